@@ -1,0 +1,199 @@
+package step
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
+
+// CheckName says whether name can be an app or target: [a-z][a-z0-9-]{0,39}.
+// The error is InvalidSpec with the given field.
+func CheckName(field, name string) error {
+	if nameForm.MatchString(name) {
+		return nil
+	}
+	return &Error{Kind: InvalidSpec, Field: field, Err: fmt.Errorf("%q is not a valid name", name),
+		Hint: "a name is a lower-case letter, then at most 39 lower-case letters, digits or hyphens"}
+}
+
+// Decode reads a step's options into *into strictly: a field it does not have
+// is InvalidSpec that names the field and the nearest known one, as is a value
+// of the wrong type. Names match exactly, unlike encoding/json's. Empty or null
+// options leave *into as it is.
+func Decode(options json.RawMessage, into any) error {
+	if trimmed := bytes.TrimSpace(options); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
+		return nil
+	}
+	if err := unknown(options, reflect.TypeOf(into).Elem(), ""); err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(options))
+	if err := d.Decode(into); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			return &Error{Kind: InvalidSpec, Field: wrong.Field,
+				Err: fmt.Errorf("want %s, not %s", typeWords(wrong.Type), wrong.Value)}
+		}
+		var e *Error
+		if errors.As(err, &e) {
+			return e
+		}
+		return &Error{Kind: InvalidSpec, Err: fmt.Errorf("options: %w", err)}
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return &Error{Kind: InvalidSpec, Err: errors.New("options: more than one JSON value")}
+	}
+	return nil
+}
+
+// unknown looks for object members that t has no field for, all the way down.
+func unknown(raw json.RawMessage, t reflect.Type, path string) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		var members map[string]json.RawMessage
+		if json.Unmarshal(raw, &members) != nil {
+			return nil // a wrong type: Decode says so
+		}
+		fields := jsonFields(t)
+		for _, name := range sortedKeys(members) {
+			f, ok := fields[name]
+			if !ok {
+				return unknownField(join(path, name), name, sortedKeys(fields))
+			}
+			if err := unknown(members[name], f, join(path, name)); err != nil {
+				return err
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		var elems []json.RawMessage
+		if json.Unmarshal(raw, &elems) != nil {
+			return nil
+		}
+		for i, e := range elems {
+			if err := unknown(e, t.Elem(), path+"["+strconv.Itoa(i)+"]"); err != nil {
+				return err
+			}
+		}
+	case reflect.Map:
+		var members map[string]json.RawMessage
+		if json.Unmarshal(raw, &members) != nil {
+			return nil
+		}
+		for _, name := range sortedKeys(members) {
+			if err := unknown(members[name], t.Elem(), join(path, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func unknownField(path, name string, known []string) error {
+	e := &Error{Kind: InvalidSpec, Field: path, Err: errors.New("unknown field"),
+		Hint: "known fields: " + strings.Join(known, ", ")}
+	if near := Nearest(name, known); near != "" {
+		e.Hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	return e
+}
+
+func jsonFields(t reflect.Type) map[string]reflect.Type {
+	fields := map[string]reflect.Type{}
+	for _, f := range reflect.VisibleFields(t) {
+		tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case !f.IsExported(), tag == "-", f.Anonymous && tag == "":
+		case tag != "":
+			fields[tag] = f.Type
+		default:
+			fields[f.Name] = f.Type
+		}
+	}
+	return fields
+}
+
+func typeWords(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	default:
+		return "a mapping"
+	}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// Nearest is the one of known that a misspelt name was most likely meant to
+// be, "" if none is near.
+func Nearest(name string, known []string) string {
+	best, at := "", max(2, len(name)/3)+1
+	for _, k := range known {
+		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < at {
+			best, at = k, d
+		}
+	}
+	return best
+}
+
+// distance counts the insertions, deletions, replacements and swaps of
+// neighbours that make b of a (optimal string alignment).
+func distance(a, b string) int {
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,87 @@
+package step
+
+import (
+	"errors"
+	"strings"
+)
+
+// Kind says what sort of error it is. It is the Temporal error type as well,
+// the same in every language.
+type Kind string
+
+// The kinds. All but Exhausted are final; an error without a kind is taken as
+// passing trouble and retried.
+const (
+	// InvalidSpec: a field is wrong. Field names it, Hint gives the allowed values.
+	InvalidSpec Kind = "InvalidSpec"
+	// Unsupported: this cannot work here. Hint says what would.
+	Unsupported Kind = "Unsupported"
+	// BuildFailed: configure or build failed. Hint has the last lines.
+	BuildFailed Kind = "BuildFailed"
+	// BootFailed: the machine started and did not get ready. Hint has the
+	// console's tail.
+	BootFailed Kind = "BootFailed"
+	// Unauthorized: Hint names the permission or credential that is missing.
+	Unauthorized Kind = "Unauthorized"
+	// NotFound: something named is not there.
+	NotFound Kind = "NotFound"
+	// Conflict: something is in the way. Hint names the flag that resolves it.
+	Conflict Kind = "Conflict"
+	// NoSpace: a disk is full. Hint names the folder.
+	NoSpace Kind = "NoSpace"
+	// Exhausted: a quota or throttle; retried later. Hint names the quota.
+	Exhausted Kind = "Exhausted"
+)
+
+// Final reports whether trying again cannot help.
+func (k Kind) Final() bool { return k != "" && k != Exhausted }
+
+// Mine reports whether the user's input or environment is to blame rather than
+// the deploy: the starter's exit code 2.
+func (k Kind) Mine() bool {
+	switch k {
+	case InvalidSpec, Unsupported, Unauthorized, NotFound, Conflict, NoSpace:
+		return true
+	}
+	return false
+}
+
+// Error is what a step returns when it fails. Its text is "<Op>: <Err>": lower
+// case, no period, the cause once.
+type Error struct {
+	Kind Kind
+	// Op is what was being done, as "register image in eu-west-1".
+	Op string
+	// Field is the option to blame, as "memory" or "ports[1].host"; empty if none.
+	Field string
+	// Hint is what to do about it, possibly several lines; empty if nothing.
+	Hint string
+	// Left names what was left behind, if anything was.
+	Left []string
+	Err  error
+}
+
+func (e *Error) Error() string {
+	var parts []string
+	if e.Op != "" {
+		parts = append(parts, e.Op)
+	}
+	if e.Field != "" {
+		parts = append(parts, e.Field)
+	}
+	if e.Err != nil {
+		parts = append(parts, e.Err.Error())
+	}
+	return strings.Join(parts, ": ")
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// KindOf is the kind of the first [*Error] in err's chain, "" if there is none.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return ""
+}

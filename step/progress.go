@@ -1,0 +1,42 @@
+package step
+
+import "context"
+
+// Progress tells how far long work is. It travels as the activity's heartbeat,
+// so it is what people see and what a second try resumes from.
+type Progress struct {
+	Done  int64 `json:"done,omitempty"`
+	Total int64 `json:"total,omitempty"`
+	// Unit of Done and Total: "bytes", "blocks".
+	Unit string `json:"unit,omitempty"`
+	// Note is one line for people: the build's last output, "waiting for the console".
+	Note string `json:"note,omitempty"`
+}
+
+type reporterKey struct{}
+
+type reporter struct {
+	report func(Progress)
+	last   *Progress
+}
+
+// WithReporter gives ctx a place for [Report] to go, and the last Progress an
+// earlier try reported (nil if none) for [Resume]. report must not block.
+func WithReporter(ctx context.Context, report func(Progress), last *Progress) context.Context {
+	return context.WithValue(ctx, reporterKey{}, reporter{report, last})
+}
+
+// Report tells how far the work is. It is cheap and may be called often.
+func Report(ctx context.Context, p Progress) {
+	if r, ok := ctx.Value(reporterKey{}).(reporter); ok {
+		r.report(p)
+	}
+}
+
+// Resume is what the last try of this activity reported, if there was one.
+func Resume(ctx context.Context) (Progress, bool) {
+	if r, ok := ctx.Value(reporterKey{}).(reporter); ok && r.last != nil {
+		return *r.last, true
+	}
+	return Progress{}, false
+}

@@ -1,0 +1,78 @@
+package step
+
+import (
+	"context"
+	"log/slog"
+)
+
+// Toolchain makes a kernel. Its methods are activities: each may be run twice,
+// on different hosts, at the same time as another deploy's, and may be cut off
+// anywhere by a crash. All return an [*Error] or an error that wraps one;
+// anything else is taken as passing trouble and retried.
+//
+// They stop within 5 s of ctx being done, ending every process they started,
+// and report their progress with [Report] at least every few seconds of work.
+type Toolchain interface {
+	// Configure makes a configured source tree of spec.Origin on this host. It
+	// refuses options it does not know (InvalidSpec) and says what the host
+	// lacks (Unsupported) before it does anything long. A half-made tree of an
+	// earlier try is replaced.
+	Configure(ctx context.Context, spec Spec) (Source, error)
+	// Build builds the tree and puts the kernel into the store. The kernel is
+	// checked to exist and to be made by this build. NotFound, with Op
+	// [OpTreeGone], says that the tree is gone and configure must run again.
+	// A build that fails is BuildFailed: Err says in one line what failed, Hint
+	// has the last 20 lines and where the whole log is.
+	Build(ctx context.Context, src Source) (Kernel, error)
+	// Clean removes the trees of the rollout spec.Tags from this host and ends
+	// what still runs in them. It is idempotent.
+	Clean(ctx context.Context, spec Spec) (Destroyed, error)
+}
+
+// OpTreeGone is the Op of the NotFound error by which Build says that the
+// configured tree is not on this host any more.
+const OpTreeGone = "find the configured tree"
+
+// Target is a kind of place that machines run in. The rules given for
+// [Toolchain] hold for it as well.
+//
+// Law one is adopt or create: whatever is created outside has a name derived
+// from Tags and digest and carries the Tags from the moment it exists; a method
+// called again, or whose answer was lost, finds what it made and adopts it.
+type Target interface {
+	// Check says in seconds whether this can work at all: options known and
+	// sane (InvalidSpec with the field), credentials good (Unauthorized), the
+	// kernel's ABI one that can boot here if spec.Origin tells it (Unsupported),
+	// what the machine needs is free (Conflict). It creates nothing. It returns
+	// the spec completed: Host set if machines are bound to this host, options
+	// with their defaults filled in if later stages want them.
+	Check(ctx context.Context, spec Spec) (Spec, error)
+	// Package makes of the kernel what the target takes, in the store. It is
+	// pure: the same kernel and options give the same Digest on any host.
+	// Unsupported if the kernel's ABI cannot boot here.
+	Package(ctx context.Context, k Kernel) (Image, error)
+	// Register makes the image known to the target.
+	Register(ctx context.Context, img Image) (Registration, error)
+	// Boot starts a machine, or adopts the one that runs, and waits until it is
+	// ready. One that does not get ready in time is BootFailed with the
+	// console's tail as Hint; the machine is left for Destroy. It may take over
+	// what an earlier generation holds (a port), never before it is ready.
+	Boot(ctx context.Context, r Registration) (Machine, error)
+	// Console reads a piece of the machine's console.
+	Console(ctx context.Context, from ConsoleFrom) (ConsoleText, error)
+	// Destroy removes machines and registrations that spec.Tags match, by
+	// looking for the tags, never by remembering: it works when register or
+	// boot never finished. It is idempotent; nothing to remove is no error.
+	Destroy(ctx context.Context, spec Spec) (Destroyed, error)
+}
+
+// Site is where a worker stands; a room is made from it.
+type Site struct {
+	// Host is this host's name, as in task queue "qemu@<host>".
+	Host string
+	// State is an absolute folder for what must outlive the worker: a room
+	// keeps to State/<room>.
+	State string
+	Store Store
+	Log   *slog.Logger
+}
