@@ -1,0 +1,87 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const initHint = "run `morgana init` to make one"
+
+// find gives the absolute path of the project file that path stands for.
+func find(path string) (string, error) {
+	if path != "" {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			path = filepath.Join(path, Filename)
+		}
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return "", fmt.Errorf("find %s: %w", path, err)
+		}
+		return abs, nil
+	}
+	start, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the current folder: %w", err)
+	}
+	home, _ := os.UserHomeDir() // without a home the search ends at the root
+	for folder := start; ; folder = filepath.Dir(folder) {
+		file := filepath.Join(folder, Filename)
+		if _, err := os.Stat(file); err == nil {
+			return file, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", unreadable(asTyped(file), err)
+		}
+		if folder == home || folder == filepath.Dir(folder) {
+			return "", &step.Error{Kind: step.NotFound, Hint: initHint,
+				Err: fmt.Errorf("no %s in %s or a folder above it", Filename, start)}
+		}
+	}
+}
+
+// readFile reads a file, at most a byte more than readYAML takes.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return io.ReadAll(io.LimitReader(f, maxBytes+1))
+}
+
+// unreadable is the error of a file of ours that cannot be read.
+func unreadable(shown string, err error) *step.Error {
+	e := &step.Error{Kind: step.InvalidSpec, Op: "read " + shown, Err: err}
+	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
+		e.Err = cause.Err // it names the path again
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.Kind, e.Hint = step.NotFound, initHint
+	case errors.Is(err, fs.ErrPermission):
+		e.Kind = step.Unauthorized
+	}
+	return e
+}
+
+func lineOf(shown string) func(int) string {
+	return func(line int) string { return fmt.Sprintf("%s:%d", shown, line) }
+}
+
+// asTyped is an absolute path as somebody who stands here would type it:
+// relative, unless that is longer.
+func asTyped(path string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(here, path); err == nil && len(rel) < len(path) {
+		return rel
+	}
+	return path
+}

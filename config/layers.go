@@ -1,0 +1,154 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+// scalarKey is a setting that flag, environment and file can give. Its
+// variable is MORGANA_ and the flag's name: log-level, MORGANA_LOG_LEVEL.
+type scalarKey struct {
+	name string // in the file
+	flag string
+	is   string // text, number or list (of strings)
+}
+
+func (k scalarKey) variable() string {
+	return "MORGANA_" + strings.ToUpper(strings.ReplaceAll(k.flag, "-", "_"))
+}
+
+// layers are the places a setting can come from: flags before environment
+// before file before defaults. Viper picks the value; layers knows which place
+// it was, for errors to name and relative paths to start from.
+type layers struct {
+	viper *viper.Viper
+	flags *pflag.FlagSet // may be nil
+	file  *value
+	keys  []scalarKey
+}
+
+// newLayers takes the keys' values from a file's mapping, whose other fields
+// are none of its business.
+func newLayers(keys []scalarKey, flags *pflag.FlagSet, file *value) (*layers, error) {
+	l := &layers{viper.New(), flags, file, keys}
+	content := map[string]any{}
+	for _, k := range keys {
+		if err := l.viper.BindEnv(k.name, k.variable()); err != nil {
+			return nil, fmt.Errorf("bind %s: %w", k.variable(), err)
+		}
+		if flags != nil && flags.Lookup(k.flag) != nil {
+			if err := l.viper.BindPFlag(k.name, flags.Lookup(k.flag)); err != nil {
+				return nil, fmt.Errorf("bind --%s: %w", k.flag, err)
+			}
+		}
+		f := file.field(k.name)
+		if f == nil || f.is == null {
+			continue
+		}
+		if err := f.want(k.name, k.is); err != nil {
+			return nil, err
+		}
+		switch k.is {
+		case list:
+			var items []string
+			for i, item := range f.items {
+				if err := item.want(fmt.Sprintf("%s[%d]", k.name, i), text); err != nil {
+					return nil, err
+				}
+				items = append(items, item.text)
+			}
+			content[k.name] = items
+		case number:
+			content[k.name] = string(f.scalar)
+		default:
+			content[k.name] = f.text
+		}
+	}
+	if err := l.viper.MergeConfigMap(content); err != nil {
+		return nil, fmt.Errorf("merge settings: %w", err)
+	}
+	return l, nil
+}
+
+// text is a key's value as text, and fallback if nobody gave one.
+func (l *layers) text(name, fallback string) string {
+	l.viper.SetDefault(name, fallback)
+	return l.viper.GetString(name)
+}
+
+// list is a key's value as a list: of a file's list, or between the commas of
+// a flag or variable. Nil if nobody gave one.
+func (l *layers) list(name string) []string {
+	switch v := l.viper.Get(name).(type) {
+	case []string:
+		return v
+	case string:
+		return strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	return nil
+}
+
+// origin says who gave a key's value: "--store", "MORGANA_STORE" or
+// "config.yaml:3", "" if it is the default; and whether the user typed it,
+// which a flag or variable is.
+func (l *layers) origin(name string) (at string, typed bool) {
+	k := l.key(name)
+	if l.flags != nil && l.flags.Changed(k.flag) {
+		return "--" + k.flag, true
+	}
+	if os.Getenv(k.variable()) != "" { // viper takes an empty variable as unset, too
+		return k.variable(), true
+	}
+	if f := l.file.field(name); f != nil && f.is != null {
+		return f.at, false
+	}
+	return "", false
+}
+
+func (l *layers) key(name string) scalarKey {
+	for _, k := range l.keys {
+		if k.name == name {
+			return k
+		}
+	}
+	panic("config: no setting " + name)
+}
+
+// blame gives Op and Field of an error about a key's value.
+func (l *layers) blame(name string) (at, path string) {
+	at, typed := l.origin(name)
+	if typed {
+		return at, "" // "--builds: builds: ..." would say it twice
+	}
+	return at, name
+}
+
+// invalid is an error about a key's value that says who gave it.
+func (l *layers) invalid(name, hint, format string, args ...any) error {
+	at, path := l.blame(name)
+	return invalid(at, path, hint, format, args...)
+}
+
+// checkName checks that a key's value is a name.
+func (l *layers) checkName(name, value string) error {
+	at, path := l.blame(name)
+	return checkName(at, path, value)
+}
+
+// path makes a key's path absolute: one in the file starts from folder, one
+// that was typed from where the user stands.
+func (l *layers) path(name, fallback, folder string) (string, error) {
+	path := l.text(name, fallback)
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path), nil
+	}
+	if _, typed := l.origin(name); typed {
+		return filepath.Abs(path)
+	}
+	return filepath.Join(folder, path), nil
+}

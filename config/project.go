@@ -1,0 +1,272 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Filename is the name of a project's file.
+const Filename = "morgana.yaml"
+
+// Prebuilt is the kind of the toolchain whose kernel is a file of the user's.
+const Prebuilt = "prebuilt"
+
+// Project is what a morgana.yaml says:
+//
+//	app: hello
+//	source: .                  # folder, relative to the file; default "."
+//	toolchain:
+//	  kind: command
+//	  build: [[make]]          # what is not kind is the toolchain's own
+//	targets:
+//	  dev:
+//	    kind: qemu             # default: the target's name
+//	    memory: 64             # what is not kind, steps or after is the target's own
+//	    steps: {build: {activity: acme.Build, taskQueue: acme}}
+//	    after: {package: [{activity: sign.Sign, taskQueue: sign}]}
+//
+// Steps and after may stand at the top as well, for every target; a target's
+// own win, stage by stage.
+type Project struct {
+	File   string // absolute
+	Folder string // File's folder
+	App    string
+	// Source is the source folder, absolute; empty if the toolchain is prebuilt.
+	Source string
+	// Kernel is the kernel file, absolute, of a prebuilt toolchain; else empty.
+	// It is not among the toolchain's options.
+	Kernel    string
+	Toolchain step.Recipe
+	Targets   []Target // in the file's order, at least one
+
+	shown     string // File as the user would type it
+	root      *value
+	flags     *pflag.FlagSet
+	// Where Source or Kernel was given, for errors.
+	inputAt, inputField string
+}
+
+// Target is one of a project's targets.
+type Target struct {
+	Name string
+	Kind string
+	// Options are the target's own, as JSON with sorted keys; nil if it has none.
+	Options json.RawMessage
+	// Steps replace stages, After inserts steps behind them; both with what
+	// the top of the file says.
+	Steps map[step.Stage]step.Step
+	After map[step.Stage][]step.Step
+}
+
+// ProjectFlags adds the flags that override what a project says of itself.
+func ProjectFlags(flags *pflag.FlagSet) {
+	flags.String("app", "", "deploy under this name instead of the project file's")
+	flags.String("source", "", "build this folder instead of the project file's")
+}
+
+var projectKeys = []scalarKey{{"app", "app", text}, {"source", "source", text}}
+
+// Load reads a project. path is its file or its file's folder; if empty, it is
+// the morgana.yaml of the current folder or of the nearest folder above it, up
+// to the user's home.
+//
+// For app and source flags win over MORGANA_APP and MORGANA_SOURCE, which win
+// over the file; flags may be nil, or lack any of [ProjectFlags]. A relative
+// source starts from the file's folder if the file gives it, else from the
+// current one.
+//
+// Errors are InvalidSpec with the file and line as Op, or NotFound.
+// Whether the source or kernel is there says [Project.CheckInput]: a deployment
+// can be looked at and destroyed without it.
+func Load(path string, flags *pflag.FlagSet) (*Project, error) {
+	file, err := find(path)
+	if err != nil {
+		return nil, err
+	}
+	shown := asTyped(file)
+	data, err := readFile(file)
+	if err != nil {
+		return nil, unreadable(shown, err)
+	}
+	root, err := readYAML(data, lineOf(shown))
+	if err != nil {
+		return nil, err
+	}
+	return newProject(Project{File: file, Folder: filepath.Dir(file), shown: shown, root: root, flags: flags})
+}
+
+// newProject fills in what p's root says.
+func newProject(p Project) (*Project, error) {
+	root := p.root
+	if root.is == null {
+		return nil, &step.Error{Kind: step.InvalidSpec, Op: p.shown, Err: errors.New("the file is empty"), Hint: initHint}
+	}
+	if err := root.want("", mapping); err != nil {
+		return nil, err
+	}
+	if err := root.known("", "app", "source", "toolchain", "targets", "steps", "after"); err != nil {
+		return nil, err
+	}
+	settings, err := newLayers(projectKeys, p.flags, root)
+	if err != nil {
+		return nil, err
+	}
+	if p.App = settings.text("app", ""); p.App == "" {
+		return nil, invalid(p.shown, "app", "give the unikernel a name, as in `app: hello`", "missing")
+	}
+	if err := settings.checkName("app", p.App); err != nil {
+		return nil, err
+	}
+	if err := p.readToolchain(settings); err != nil {
+		return nil, err
+	}
+	if err := p.readTargets(); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+func (p *Project) readToolchain(settings *layers) error {
+	f := p.root.field("toolchain")
+	if f == nil {
+		return invalid(p.shown, "toolchain", "say what makes the kernel, as in `toolchain: {kind: command, build: [[make]]}`", "missing")
+	}
+	if err := f.want("toolchain", mapping); err != nil {
+		return err
+	}
+	kind := f.field("kind")
+	if kind == nil {
+		return invalid(f.at, "toolchain.kind", "give a kind, as in `kind: command`", "missing")
+	}
+	if err := wantName(kind, "toolchain.kind"); err != nil {
+		return err
+	}
+	p.Toolchain = step.Recipe{Kind: kind.text, Options: f.without("kind").json()}
+	p.Source, p.Kernel = "", ""
+	if kind.text != Prebuilt {
+		source, err := settings.path("source", ".", p.Folder)
+		if err != nil {
+			return fmt.Errorf("find the source folder: %w", err)
+		}
+		p.Source = source
+		p.inputAt, p.inputField = settings.blame("source")
+		if p.inputAt == "" {
+			p.inputAt = p.shown
+		}
+		return nil
+	}
+	kernel := f.field("kernel")
+	if kernel == nil {
+		return invalid(f.at, "toolchain.kernel", "give the path of the kernel, as in `kernel: build/hello.xen`", "missing")
+	}
+	if err := kernel.want("toolchain.kernel", text); err != nil {
+		return err
+	}
+	if kernel.text == "" {
+		return invalid(kernel.at, "toolchain.kernel", "", "want a path, not an empty string")
+	}
+	p.Toolchain.Options = f.without("kind", "kernel").json()
+	p.Kernel = kernel.text
+	p.inputAt, p.inputField = kernel.at, "toolchain.kernel"
+	if !filepath.IsAbs(p.Kernel) {
+		p.Kernel = filepath.Join(p.Folder, p.Kernel)
+	}
+	return nil
+}
+
+func (p *Project) readTargets() error {
+	f := p.root.field("targets")
+	if f == nil {
+		return invalid(p.shown, "targets", "say where to run it, as in `targets: {dev: {kind: qemu}}`", "missing")
+	}
+	if err := f.want("targets", mapping); err != nil {
+		return err
+	}
+	if len(f.fields) == 0 {
+		return invalid(f.at, "targets", "say where to run it, as in `targets: {dev: {kind: qemu}}`", "want at least one target")
+	}
+	steps, after, err := readSteps(p.root, "")
+	if err != nil {
+		return err
+	}
+	p.Targets = nil
+	for _, tf := range f.fields {
+		path := join("targets", tf.name)
+		if err := checkName(tf.at, path, tf.name); err != nil {
+			return err
+		}
+		if err := tf.want(path, mapping); err != nil {
+			return err
+		}
+		t := Target{Name: tf.name, Kind: tf.name, Options: tf.without("kind", "steps", "after").json()}
+		if kind := tf.field("kind"); kind != nil {
+			if err := wantName(kind, path+".kind"); err != nil {
+				return err
+			}
+			t.Kind = kind.text
+		}
+		own, ownAfter, err := readSteps(tf.value, path)
+		if err != nil {
+			return err
+		}
+		t.Steps, t.After = overlay(steps, own), overlay(after, ownAfter)
+		p.Targets = append(p.Targets, t)
+	}
+	return nil
+}
+
+// Target finds a target by its name; NotFound if there is none.
+func (p *Project) Target(name string) (Target, error) { return p.target(name, p.shown) }
+
+// target blames at for the name.
+func (p *Project) target(name, at string) (Target, error) {
+	names := make([]string, 0, len(p.Targets))
+	for _, t := range p.Targets {
+		if t.Name == name {
+			return t, nil
+		}
+		names = append(names, t.Name)
+	}
+	return Target{}, &step.Error{Kind: step.NotFound, Op: at,
+		Err: fmt.Errorf("no target %q", name), Hint: nearest(name, names, "targets")}
+}
+
+// Plan is the plan of a deploy to t: each kind does its own stages, except for
+// those that t has replaced.
+func (p *Project) Plan(t Target) step.Plan {
+	plan := step.NewPlan(p.Toolchain.Kind, t.Kind)
+	for stage, s := range t.Steps {
+		*plan.Stage(stage) = s
+	}
+	plan.After = maps.Clone(t.After)
+	return plan
+}
+
+// CheckInput says whether what is to be deployed is there: the source folder,
+// or the prebuilt kernel's file. If not, the error is NotFound or InvalidSpec
+// and says where the path was given.
+func (p *Project) CheckInput() error {
+	path, what, right := p.Source, "folder", fs.FileMode.IsDir
+	if p.Toolchain.Kind == Prebuilt {
+		path, what, right = p.Kernel, "file", fs.FileMode.IsRegular
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &step.Error{Kind: step.NotFound, Op: p.inputAt, Field: p.inputField, Err: fmt.Errorf("no such %s: %s", what, asTyped(path))}
+	case err != nil:
+		return invalid(p.inputAt, p.inputField, "", "%w", err)
+	case !right(info.Mode()):
+		return invalid(p.inputAt, p.inputField, "", "%s is not a %s", asTyped(path), what)
+	}
+	return nil
+}

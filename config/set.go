@@ -1,0 +1,170 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Set changes a field of a target, as in "dev.memory=128", "dev.ports[0]=8080"
+// or "dev.kind=xen". The value is YAML; what is missing on the way is made, and
+// the index behind a list's last one appends. Keys that hold a dot or bracket
+// cannot be set. Errors have Op "--set dev.memory=128", and p is then as it was.
+func (p *Project) Set(assignment string) error {
+	at := "--set " + assignment
+	path, content, ok := strings.Cut(assignment, "=")
+	if !ok {
+		return invalid(at, "", "give it as in `--set dev.memory=128`", "want <target>.<field>=<value>")
+	}
+	segments, err := parsePath(path)
+	if err != nil || len(segments) < 2 || segments[0].list || segments[1].list {
+		return invalid(at, "", "give it as in `--set dev.memory=128`", "want <target>.<field>=<value>")
+	}
+	if _, err := p.target(segments[0].name, at); err != nil {
+		return err
+	}
+	v, err := readYAML([]byte(content), func(int) string { return at })
+	if err != nil {
+		return err
+	}
+	segments = slices.Insert(segments, 0, segment{name: "targets"})
+	root, err := put(p.root, segments, v, at, "")
+	if err != nil {
+		return err
+	}
+	changed := *p
+	changed.root = root
+	next, err := newProject(changed)
+	if err != nil {
+		return err
+	}
+	*p = *next
+	return nil
+}
+
+// segment is a step of a path: a mapping's key, or an index of a list.
+type segment struct {
+	name  string
+	index int
+	list  bool
+}
+
+// parsePath takes "net.ports[1]" apart.
+func parsePath(path string) ([]segment, error) {
+	var segments []segment
+	for _, part := range strings.Split(path, ".") {
+		name, rest, indexed := strings.Cut(part, "[")
+		if name == "" {
+			return nil, fmt.Errorf("%q has an empty name", path)
+		}
+		segments = append(segments, segment{name: name})
+		for indexed {
+			var digits string
+			digits, rest, _ = strings.Cut(rest, "]")
+			index, err := strconv.ParseUint(digits, 10, 16)
+			if err != nil {
+				return nil, fmt.Errorf("%q has a bad index", path)
+			}
+			segments = append(segments, segment{index: int(index), list: true})
+			if rest == "" {
+				break
+			}
+			if rest[0] != '[' {
+				return nil, fmt.Errorf("%q has text behind an index", path)
+			}
+			rest = rest[1:]
+		}
+	}
+	return segments, nil
+}
+
+// put is v with leaf in the place that segments lead to. v itself stays as it is.
+func put(v *value, segments []segment, leaf *value, at, path string) (*value, error) {
+	if len(segments) == 0 {
+		return leaf, nil
+	}
+	s, is := segments[0], mapping
+	if s.list {
+		is = list
+	}
+	if v == nil || v.is == null {
+		v = &value{at: at, is: is}
+	}
+	if v.is != is {
+		return nil, invalid(at, path, "", "is %s, not %s (%s)", v.is, is, v.at)
+	}
+	next := *v
+	if s.list {
+		path += "[" + strconv.Itoa(s.index) + "]"
+		if s.index > len(v.items) {
+			return nil, invalid(at, path, "", "the list has only %d items", len(v.items))
+		}
+		next.items = slices.Clone(v.items)
+		if s.index == len(v.items) {
+			next.items = append(next.items, nil)
+		}
+		var err error
+		next.items[s.index], err = put(next.items[s.index], segments[1:], leaf, at, path)
+		return &next, err
+	}
+	path = join(path, s.name)
+	next.fields = slices.Clone(v.fields)
+	i := slices.IndexFunc(v.fields, func(f field) bool { return f.name == s.name })
+	if i < 0 {
+		i = len(v.fields)
+		next.fields = append(next.fields, field{name: s.name, at: at})
+	}
+	child, err := put(next.fields[i].value, segments[1:], leaf, at, path)
+	if err != nil {
+		return nil, err
+	}
+	next.fields[i].value = child
+	if len(segments) == 1 {
+		next.fields[i].at = at
+	}
+	return &next, nil
+}
+
+// Locate says where a field of a target's options was written, for an error of
+// its Check to point at: field is a [step.Error]'s Field ("memory", "ports[1]"),
+// the answer "morgana.yaml:12", or "--set dev.memory=128". With an empty target
+// the field is one of the toolchain's options. A field that was not written is
+// located at the nearest one around it.
+func (p *Project) Locate(target, field string) string {
+	here := p.root.field("toolchain")
+	if target != "" {
+		here = p.root.field("targets").field(target)
+	}
+	if here == nil {
+		return p.shown
+	}
+	at, v := here.at, here.value
+	for rest := field; rest != "" && v != nil; {
+		at, v, rest = descend(at, v, strings.TrimPrefix(rest, "."))
+	}
+	return at
+}
+
+// descend follows the first name or index of path, and gives where it leads
+// and what is left of path; nothing is left if it leads nowhere. Names are
+// matched with what is there, longest first, as they may hold dots.
+func descend(at string, v *value, path string) (string, *value, string) {
+	var best *field
+	for i, f := range v.fields {
+		rest, ok := strings.CutPrefix(path, f.name)
+		ends := rest == "" || rest[0] == '.' || rest[0] == '['
+		if ok && f.name != "" && ends && (best == nil || len(f.name) > len(best.name)) {
+			best = &v.fields[i]
+		}
+	}
+	if best != nil {
+		return best.at, best.value, path[len(best.name):]
+	}
+	if digits, rest, ok := strings.Cut(strings.TrimPrefix(path, "["), "]"); ok && path[0] == '[' {
+		if i, err := strconv.Atoi(digits); err == nil && i >= 0 && i < len(v.items) {
+			return v.items[i].at, v.items[i], rest
+		}
+	}
+	return at, nil, ""
+}

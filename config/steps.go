@@ -1,0 +1,137 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// readSteps reads the steps and after of mapping v, which stands at path.
+func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage][]step.Step, error) {
+	steps := map[step.Stage]step.Step{}
+	err := eachStage(v, path, "steps", func(stage step.Stage, f field, path string) (err error) {
+		steps[stage], err = readStep(f.value, path)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	after := map[step.Stage][]step.Step{}
+	err = eachStage(v, path, "after", func(stage step.Stage, f field, path string) error {
+		if err := f.want(path, list); err != nil {
+			return err
+		}
+		after[stage] = []step.Step{} // an empty list of a target's undoes the file's
+		for i, item := range f.items {
+			s, err := readStep(item, path+"["+strconv.Itoa(i)+"]")
+			if err != nil {
+				return err
+			}
+			after[stage] = append(after[stage], s)
+		}
+		return nil
+	})
+	return steps, after, err
+}
+
+func eachStage(v *value, path, name string, read func(step.Stage, field, string) error) error {
+	f := v.field(name)
+	if f == nil {
+		return nil
+	}
+	path = join(path, name)
+	if err := f.want(path, mapping); err != nil {
+		return err
+	}
+	names := make([]string, 0, len(step.Stages))
+	for _, s := range step.Stages {
+		names = append(names, string(s))
+	}
+	if err := f.known(path, names...); err != nil {
+		return err
+	}
+	for _, sf := range f.fields {
+		if err := read(step.Stage(sf.name), sf, join(path, sf.name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readStep(v *value, path string) (s step.Step, err error) {
+	if err := v.want(path, mapping); err != nil {
+		return s, err
+	}
+	if err := v.known(path, "activity", "taskQueue", "onHost"); err != nil {
+		return s, err
+	}
+	if s.Activity, err = stepName(v, path, "activity"); err != nil {
+		return s, err
+	}
+	if s.TaskQueue, err = stepName(v, path, "taskQueue"); err != nil {
+		return s, err
+	}
+	if f := v.field("onHost"); f != nil {
+		if err := f.want(join(path, "onHost"), boolean); err != nil {
+			return s, err
+		}
+		s.OnHost = string(f.scalar) == "true"
+	}
+	return s, nil
+}
+
+func stepName(v *value, path, name string) (string, error) {
+	path = join(path, name)
+	f := v.field(name)
+	if f == nil {
+		return "", invalid(v.at, path, "a step is {activity: acme.Build, taskQueue: acme}", "missing")
+	}
+	if err := f.want(path, text); err != nil {
+		return "", err
+	}
+	if f.text == "" {
+		return "", invalid(f.at, path, "", "want a name, not an empty string")
+	}
+	return f.text, nil
+}
+
+// overlay is base with what own has in its place; nil if there is neither.
+func overlay[V any](base, own map[step.Stage]V) map[step.Stage]V {
+	if len(base)+len(own) == 0 {
+		return nil
+	}
+	both := maps.Clone(base)
+	maps.Copy(both, own)
+	return both
+}
+
+// wantName checks that v is text and a name.
+func wantName(f *field, path string) error {
+	if err := f.want(path, text); err != nil {
+		return err
+	}
+	return checkName(f.at, path, f.text)
+}
+
+func checkName(at, path, name string) error {
+	err := step.CheckName(path, name)
+	var e *step.Error
+	if errors.As(err, &e) {
+		located := *e
+		located.Op = at
+		return &located
+	}
+	return err
+}
+
+// nearest is a hint for a name that is none of known.
+func nearest(name string, known []string, what string) string {
+	if near := step.Nearest(name, known); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return what + ": " + strings.Join(known, ", ")
+}

@@ -1,0 +1,56 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Template is a commented morgana.yaml to start from, which [Load] takes as it
+// is. app is a valid name. With toolchain [Prebuilt] kernel is the path of a
+// kernel file, relative to the morgana.yaml; with any other the toolchain is
+// command, `make` builds it, and kernel is the file that make leaves.
+func Template(app, toolchain, kernel string) []byte {
+	made := `toolchain:
+  kind: command
+  # configure: [[./configure]]   # commands that run once before build
+  build: [[make]]                # commands, each a list of words; no shell
+  kernel: %s # what the build leaves, relative to source
+`
+	source := `source: .   # the folder to build, relative to this file
+`
+	if toolchain == Prebuilt {
+		source, made = "", `toolchain:
+  kind: prebuilt   # nothing is built, the kernel is there already
+  kernel: %s # relative to this file
+`
+	}
+	text := `# What to deploy and where. "morgana deploy" does it.
+app: %s
+` + source + `
+` + made + `
+# Places to run it. The first is the default; "morgana deploy --target NAME"
+# takes another.
+targets:
+  dev:
+    kind: qemu
+    memory: 64   # MiB
+    # ports: ["8080:80"]    # 127.0.0.1:8080 on this host is port 80 of the machine
+    # expect: "listening"   # the machine is up when its console says so (a regular expression)
+`
+	return fmt.Appendf(nil, text, scalarText(app), scalarText(kernel))
+}
+
+// scalarText writes s so that YAML reads it as a string on one line.
+func scalarText(s string) string {
+	node := yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	if strings.ContainsAny(s, "\n\r\u0085\u2028\u2029") {
+		node.Style = yaml.DoubleQuotedStyle
+	}
+	out, err := yaml.Marshal(&node)
+	if err != nil {
+		return fmt.Sprintf("%q", s)
+	}
+	return strings.TrimSpace(string(out))
+}

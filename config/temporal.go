@@ -1,0 +1,109 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/spf13/pflag"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Temporal gives the connection to Temporal the way its own tools find it: a
+// profile of the TOML file ($TEMPORAL_CONFIG_FILE, by default temporalio/temporal.toml
+// in the user's configuration folder), over it the TEMPORAL_* variables, over
+// them --address, --namespace and --profile (see [StarterFlags]; flags may be nil).
+//
+// configured says that somebody chose a server: by an address, an API key, TLS
+// settings, or a profile by name. If not, the options are for localhost:7233
+// and the starter may run a server of its own.
+//
+// Errors are InvalidSpec or NotFound and name the file or profile.
+func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, err error) {
+	flag := func(name string) string {
+		if flags == nil || flags.Lookup(name) == nil {
+			return ""
+		}
+		return flags.Lookup(name).Value.String()
+	}
+	named := cmp.Or(flag("profile"), os.Getenv("TEMPORAL_PROFILE"))
+	profile, err := temporalProfile(named)
+	if err != nil {
+		return client.Options{}, false, err
+	}
+	if err := profile.ApplyEnvVars(nil); err != nil {
+		return client.Options{}, false, &step.Error{Kind: step.InvalidSpec, Op: "read the TEMPORAL_ variables", Err: err}
+	}
+	profile.Address = cmp.Or(flag("address"), profile.Address)
+	profile.Namespace = cmp.Or(flag("namespace"), profile.Namespace)
+	configured = named != "" || profile.Address != "" || profile.APIKey != "" ||
+		profile.TLS != nil && !profile.TLS.Disabled
+	profile.Address = cmp.Or(profile.Address, client.DefaultHostPort)
+	profile.Namespace = cmp.Or(profile.Namespace, client.DefaultNamespace)
+	options, err = profile.ToClientOptions(envconfig.ToClientOptionsRequest{})
+	if err != nil {
+		return client.Options{}, false, badTLS(err)
+	}
+	return options, configured, nil
+}
+
+// temporalProfile reads a profile of the TOML file; without a name the default
+// one, empty if there is none. A file or profile that was asked for by name
+// must be there: the library would go on without the file.
+func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
+	file := os.Getenv("TEMPORAL_CONFIG_FILE")
+	if file != "" {
+		if _, err := os.Stat(file); err != nil {
+			e := unreadable(file, err)
+			e.Hint = "correct or unset TEMPORAL_CONFIG_FILE"
+			return envconfig.ClientConfigProfile{}, e
+		}
+	}
+	file = cmp.Or(file, envconfig.DefaultConfigFilePath())
+	all, err := envconfig.LoadClientConfig(envconfig.LoadClientConfigOptions{ConfigFilePath: file})
+	if err != nil {
+		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+			return envconfig.ClientConfigProfile{}, unreadable(file, pathErr)
+		}
+		return envconfig.ClientConfigProfile{}, &step.Error{Kind: step.InvalidSpec, Op: "read " + asTyped(file), Err: cause(err)}
+	}
+	profile, ok := all.Profiles[cmp.Or(named, envconfig.DefaultConfigFileProfile)]
+	if ok {
+		return *profile, nil
+	}
+	if named != "" {
+		known := slices.Sorted(maps.Keys(all.Profiles))
+		e := &step.Error{Kind: step.NotFound, Op: "read " + asTyped(file), Err: fmt.Errorf("no profile %q", named)}
+		if len(known) > 0 {
+			e.Hint = nearest(named, known, "profiles")
+		}
+		return envconfig.ClientConfigProfile{}, e
+	}
+	return envconfig.ClientConfigProfile{}, nil
+}
+
+func badTLS(err error) error {
+	e := &step.Error{Kind: step.InvalidSpec, Op: "set up TLS to Temporal", Err: cause(err)}
+	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+		e.Err = pathErr
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		e.Kind = step.NotFound
+	}
+	return e
+}
+
+// cause takes off the outermost words, which say no more than our Op does.
+func cause(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
+}

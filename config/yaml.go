@@ -1,0 +1,369 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Limits of a file of ours. They end alias bombs and aliases that hold
+// themselves as well.
+const (
+	maxBytes  = 64 << 10
+	maxValues = 10_000
+	maxDepth  = 50
+)
+
+// value is a value of a YAML file with aliases and merge keys resolved. It is
+// never changed once read, so it may be shared.
+//
+// The files are read this way and not by viper because viper lower-cases every
+// key, and because neither viper nor a decoder to Go values says on which line
+// a value stood.
+type value struct {
+	at     string // where it is written: "morgana.yaml:12", "--set dev.memory=128"
+	is     string // what it is, in words: "a mapping", "a list", "a string", ...
+	fields []field
+	items  []*value
+	text   string          // a string's text
+	scalar json.RawMessage // a scalar, as JSON
+}
+
+type field struct {
+	name string
+	at   string
+	*value
+}
+
+// The words for kinds of values, as in "want a string, not a list".
+const (
+	mapping = "a mapping"
+	list    = "a list"
+	text    = "a string"
+	boolean = "true or false"
+	number  = "a number"
+	null    = "null"
+)
+
+// readYAML reads one YAML document. at gives the name of a line, from 1.
+func readYAML(data []byte, at func(line int) string) (*value, error) {
+	if len(data) > maxBytes {
+		return nil, invalid(at(1), "", "", "more than %d KiB", maxBytes>>10)
+	}
+	docs, err := documents(data)
+	if err != nil {
+		return nil, &step.Error{Kind: step.InvalidSpec, Op: at(faultyLine(data)), Err: plainCause(err)}
+	}
+	if len(docs) > 1 {
+		return nil, invalid(at(docs[1].Line), "", "", "a second YAML document; want one")
+	}
+	if len(docs) == 0 || len(docs[0].Content) == 0 {
+		return &value{at: at(1), is: null, scalar: json.RawMessage("null")}, nil
+	}
+	r := reader{at: at, left: maxValues}
+	return r.value(docs[0].Content[0], "", 0)
+}
+
+func documents(data []byte) (docs []*yaml.Node, err error) {
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		n := new(yaml.Node)
+		switch err := d.Decode(n); {
+		case err == io.EOF:
+			return docs, nil
+		case err != nil:
+			return nil, err
+		}
+		docs = append(docs, n)
+	}
+}
+
+// faultyLine is the line on which data stops being YAML: the one behind the
+// longest run of lines that is good by itself. The library's own line is
+// missing or off by one for some errors, and is the end of the file for a
+// bracket or quote that is never closed.
+func faultyLine(data []byte) int {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	end := len(data)
+	for n := len(lines); n > 1; n-- {
+		end -= len(lines[n-1])
+		if _, err := documents(data[:end]); err == nil {
+			return n
+		}
+	}
+	return 1
+}
+
+var libraryPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
+
+// plainCause takes the library's name and line off its message.
+func plainCause(err error) error {
+	return errors.New("not YAML: " + libraryPrefix.ReplaceAllString(err.Error(), ""))
+}
+
+type reader struct {
+	at   func(line int) string
+	left int // how many more values may be read
+}
+
+func (r *reader) value(n *yaml.Node, path string, depth int) (*value, error) {
+	at := r.at(n.Line)
+	if r.left--; r.left < 0 {
+		return nil, invalid(at, "", "", "more than %d values", maxValues)
+	}
+	if depth > maxDepth {
+		return nil, invalid(at, "", "", "values nested more than %d deep", maxDepth)
+	}
+	switch n.Kind {
+	case yaml.AliasNode:
+		return r.value(n.Alias, path, depth+1)
+	case yaml.SequenceNode:
+		if n.ShortTag() != "!!seq" {
+			return nil, unknownTag(at, path, n)
+		}
+		v := &value{at: at, is: list}
+		for i, item := range n.Content {
+			iv, err := r.value(item, path+"["+strconv.Itoa(i)+"]", depth+1)
+			if err != nil {
+				return nil, err
+			}
+			v.items = append(v.items, iv)
+		}
+		return v, nil
+	case yaml.MappingNode:
+		if n.ShortTag() != "!!map" {
+			return nil, unknownTag(at, path, n)
+		}
+		return r.mapping(n, path, depth)
+	default:
+		return scalar(n, at, path)
+	}
+}
+
+func (r *reader) mapping(n *yaml.Node, path string, depth int) (*value, error) {
+	v := &value{at: r.at(n.Line), is: mapping}
+	var merged []*value
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, content := n.Content[i], n.Content[i+1]
+		at := r.at(key.Line)
+		for key.Kind == yaml.AliasNode {
+			key = key.Alias
+		}
+		if key.Kind == yaml.ScalarNode && key.ShortTag() == "!!merge" {
+			m, err := r.value(content, path, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			switch m.is {
+			case mapping:
+				merged = append(merged, m)
+			case list:
+				merged = append(merged, m.items...)
+			default:
+				return nil, invalid(at, join(path, "<<"), "", "want a mapping or a list of them, not %s", m.is)
+			}
+			continue
+		}
+		if key.Kind != yaml.ScalarNode {
+			return nil, invalid(at, path, "", "a key that is not a string")
+		}
+		if key.ShortTag() != "!!str" {
+			return nil, invalid(at, join(path, key.Value), fmt.Sprintf("write %q", key.Value), "a key that is not a string")
+		}
+		if twin := v.field(key.Value); twin != nil {
+			return nil, invalid(at, join(path, key.Value), "", "given twice, first at %s", twin.at)
+		}
+		fv, err := r.value(content, join(path, key.Value), depth+1)
+		if err != nil {
+			return nil, err
+		}
+		v.fields = append(v.fields, field{key.Value, at, fv})
+	}
+	// What the mapping says itself comes first, then the merged ones in order.
+	for _, m := range merged {
+		if m.is != mapping {
+			return nil, invalid(m.at, join(path, "<<"), "", "want a mapping, not %s", m.is)
+		}
+		for _, f := range m.fields {
+			if v.field(f.name) == nil {
+				v.fields = append(v.fields, f)
+			}
+		}
+	}
+	return v, nil
+}
+
+// leadingZero is an integer that YAML 1.1 takes as octal and YAML 1.2 as decimal.
+var leadingZero = regexp.MustCompile(`^[-+]?0[0-9_]+$`)
+
+func scalar(n *yaml.Node, at, path string) (*value, error) {
+	v := &value{at: at}
+	var content any
+	switch tag := n.ShortTag(); tag {
+	case "!!str", "!!timestamp": // JSON has no dates: one stays as it is written
+		v.is, v.text, content = text, n.Value, n.Value
+	case "!!null":
+		v.is = null
+	case "!!bool":
+		v.is = boolean
+		var b bool
+		if n.Decode(&b) != nil {
+			return nil, invalid(at, path, "", "want %s, not %q", boolean, n.Value)
+		}
+		content = b
+	case "!!int", "!!float":
+		v.is = number
+		if leadingZero.MatchString(n.Value) {
+			return nil, invalid(at, path, fmt.Sprintf("drop the leading zeros; 0o17 is octal, %q is a string", n.Value),
+				"%s is octal to some and decimal to others", n.Value)
+		}
+		var err error
+		if content, err = numeric(n, tag); err != nil {
+			return nil, invalid(at, path, "", "%w", err)
+		}
+	default:
+		return nil, unknownTag(at, path, n)
+	}
+	raw, err := json.Marshal(content)
+	if err != nil {
+		return nil, invalid(at, path, "", "%w", err)
+	}
+	v.scalar = raw
+	return v, nil
+}
+
+// numeric gives an int64, a uint64 or a float64 that JSON can carry.
+func numeric(n *yaml.Node, tag string) (any, error) {
+	var (
+		i int64
+		u uint64
+		f float64
+	)
+	if tag == "!!int" {
+		if n.Decode(&i) == nil {
+			return i, nil
+		}
+		if n.Decode(&u) == nil {
+			return u, nil
+		}
+		return nil, fmt.Errorf("want a whole number, not %q", n.Value)
+	}
+	if n.Decode(&f) != nil {
+		return nil, fmt.Errorf("want a number, not %q", n.Value)
+	}
+	if math.IsInf(f, 0) || math.IsNaN(f) {
+		return nil, fmt.Errorf("%s is no number that JSON can carry", n.Value)
+	}
+	// The library takes an integer of more than 64 bits as a float.
+	if f == math.Trunc(f) && math.Abs(f) > 1<<63 && !strings.ContainsAny(n.Value, ".eE") {
+		return nil, fmt.Errorf("%s does not fit into 64 bits", n.Value)
+	}
+	return f, nil
+}
+
+func unknownTag(at, path string, n *yaml.Node) error {
+	return invalid(at, path, "", "tag %s is not supported", n.ShortTag())
+}
+
+// invalid is an error about what the user wrote, and where.
+func invalid(at, path, hint, format string, args ...any) error {
+	return &step.Error{Kind: step.InvalidSpec, Op: at, Field: path, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// field finds a mapping's field by its name, nil if it has none.
+func (v *value) field(name string) *field {
+	for i := range v.fields {
+		if v.fields[i].name == name {
+			return &v.fields[i]
+		}
+	}
+	return nil
+}
+
+// want checks what v is; null passes for an empty mapping or list.
+func (v *value) want(path, is string) error {
+	if v.is == is || v.is == null && (is == mapping || is == list) {
+		return nil
+	}
+	return invalid(v.at, path, "", "want %s, not %s", is, v.is)
+}
+
+// known refuses a mapping's fields that are none of names.
+func (v *value) known(path string, names ...string) error {
+	for _, f := range v.fields {
+		if slices.Contains(names, f.name) {
+			continue
+		}
+		return invalid(f.at, join(path, f.name), nearest(f.name, names, "known keys"), "unknown key")
+	}
+	return nil
+}
+
+// without is mapping v less some of its fields.
+func (v *value) without(names ...string) *value {
+	rest := *v
+	rest.fields = nil
+	for _, f := range v.fields {
+		if !slices.Contains(names, f.name) {
+			rest.fields = append(rest.fields, f)
+		}
+	}
+	return &rest
+}
+
+// json writes v with keys in the order of their bytes, so that the same
+// options are the same bytes however the file is laid out. An empty mapping at
+// the top is nil: no options.
+func (v *value) json() json.RawMessage {
+	if v.is == null || v.is == mapping && len(v.fields) == 0 {
+		return nil
+	}
+	return v.appendJSON(nil)
+}
+
+func (v *value) appendJSON(b []byte) []byte {
+	switch v.is {
+	case mapping:
+		sorted := slices.SortedFunc(slices.Values(v.fields), func(a, b field) int { return cmp.Compare(a.name, b.name) })
+		b = append(b, '{')
+		for i, f := range sorted {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			name, _ := json.Marshal(f.name) // a string always has a JSON form
+			b = append(append(b, name...), ':')
+			b = f.appendJSON(b)
+		}
+		return append(b, '}')
+	case list:
+		b = append(b, '[')
+		for i, item := range v.items {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = item.appendJSON(b)
+		}
+		return append(b, ']')
+	default:
+		return append(b, v.scalar...)
+	}
+}
