@@ -1,0 +1,210 @@
+// Package store keeps artifacts in a folder or an S3 bucket, each under its own
+// SHA-256: "sha256/ab/ab12...". It implements [step.Store].
+//
+// An artifact is there whole or not at all, and its bytes are verified whenever
+// they are read, so nothing needs a lock or a database: the same bytes put by
+// two hosts at once are the same object.
+//
+// What a crash can leave is invisible to readers. In a folder it is a file
+// "<digest>.<hex>.tmp" beside the artifact, which [Open] removes once it is an
+// hour old. In a bucket it is an unfinished multipart upload; a lifecycle rule
+// (AbortIncompleteMultipartUpload) removes those.
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"iter"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
+	"gocloud.dev/blob"
+	"gocloud.dev/gcerrors"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Store is a place for artifacts. Make one with [Open].
+type Store struct {
+	// base is the URL that artifact URIs start with: "s3://bucket", without
+	// the parameters that may differ between hosts.
+	base string
+	// folder is where a file:// store keeps its files; empty otherwise.
+	folder string
+	bucket *blob.Bucket
+	// uploader does the uploads of an s3:// store; nil otherwise.
+	uploader *transfermanager.Client
+}
+
+var _ step.Store = (*Store)(nil)
+
+// Close frees what the store holds. Readers it gave must be closed before.
+func (s *Store) Close() error {
+	return s.fail("close store "+s.base, s.bucket.Close())
+}
+
+// Put implements [step.Store]. A reader whose content differs between the two
+// passes is an error and stores nothing.
+func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
+	op := "put an artifact into " + s.base
+	sum, size, err := digest(ctx, r)
+	if err != nil {
+		return step.Artifact{}, s.fail(op, err)
+	}
+	a := step.Artifact{URI: s.uri(sum), SHA256: sum, Size: size}
+	have, err := s.bucket.Attributes(ctx, key(sum))
+	switch {
+	case err == nil && have.Size == size:
+		return a, nil
+	case err != nil && gcerrors.Code(err) != gcerrors.NotFound:
+		return step.Artifact{}, s.fail(op, err)
+	}
+	if err := s.write(ctx, a, r); err != nil {
+		return step.Artifact{}, s.fail(op, err)
+	}
+	return a, nil
+}
+
+var errChanged = errors.New("the content changed while it was being stored")
+
+// write is Put's second pass. Bytes become an artifact only by Close, so
+// cancelling before that leaves nothing.
+func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) error {
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	whole, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var file *os.File
+	w, err := s.bucket.NewWriter(whole, key(a.SHA256), &blob.WriterOptions{
+		ContentType: "application/octet-stream",
+		BeforeWrite: func(as func(any) bool) error {
+			as(&file) // set in a file:// store only
+			// The bucket's own uploader neither retries a part nor removes the
+			// parts of a cancelled upload.
+			var u *transfermanager.Client
+			if as(&u) {
+				*u = *s.uploader
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	n, err := copyContext(whole, io.MultiWriter(w, h), io.LimitReader(r, a.Size+1))
+	if err == nil && (n != a.Size || hexSum(h) != a.SHA256) {
+		err = errChanged
+	}
+	if err == nil && file != nil {
+		// Put trusts name and size ever after, so both must survive a power cut.
+		err = file.Sync()
+	}
+	if err != nil {
+		cancel()
+	}
+	if closed := w.Close(); err == nil {
+		err = closed
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err() // whatever it was that a layer below made of it
+	case err != nil:
+		return err
+	case file != nil:
+		return syncFolder(s.path(a.SHA256))
+	}
+	return nil
+}
+
+// List gives every artifact in the store, in no particular order. It stops
+// after the first error.
+func (s *Store) List(ctx context.Context) iter.Seq2[step.Artifact, error] {
+	return func(yield func(step.Artifact, error) bool) {
+		list := s.bucket.List(&blob.ListOptions{Prefix: "sha256/"})
+		for {
+			obj, err := list.Next(ctx)
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				yield(step.Artifact{}, s.fail("list "+s.base, err))
+				return
+			}
+			m := keyForm.FindStringSubmatch(obj.Key)
+			if m == nil {
+				continue // what a crash left
+			}
+			if !yield(step.Artifact{URI: s.uri(m[1]), SHA256: m[1], Size: obj.Size}, nil) {
+				return
+			}
+		}
+	}
+}
+
+var (
+	digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	keyForm    = regexp.MustCompile(`^sha256/[0-9a-f]{2}/([0-9a-f]{64})$`)
+)
+
+func key(sum string) string { return "sha256/" + sum[:2] + "/" + sum }
+
+func (s *Store) uri(sum string) string { return s.base + "/" + key(sum) }
+
+// digest reads r from its start to its end.
+func digest(ctx context.Context, r io.ReadSeeker) (sum string, size int64, err error) {
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return "", 0, err
+	}
+	h := sha256.New()
+	size, err = copyContext(ctx, h, r)
+	return hexSum(h), size, err
+}
+
+func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
+
+// copyContext is io.Copy that stops when ctx is done, between two blocks.
+func copyContext(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
+	block := make([]byte, 256<<10)
+	// The bare types keep io.CopyBuffer from handing all of it to ReadFrom or
+	// WriteTo, where ctx is not looked at.
+	return io.CopyBuffer(struct{ io.Writer }{w}, contextReader{ctx, r}, block)
+}
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// belongs checks that a is one of this store's artifacts.
+func (s *Store) belongs(a step.Artifact) error {
+	if !digestForm.MatchString(a.SHA256) {
+		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%q is not a SHA-256 in hex", a.SHA256)}
+	}
+	if a.URI == s.uri(a.SHA256) {
+		return nil
+	}
+	other, ok := strings.CutSuffix(a.URI, "/"+key(a.SHA256))
+	if !ok || other == s.base {
+		return &step.Error{Kind: step.InvalidSpec,
+			Err: fmt.Errorf("artifact %q does not have digest %s in its name", a.URI, a.SHA256)}
+	}
+	return &step.Error{Kind: step.NotFound,
+		Err:  fmt.Errorf("the artifact is in store %s, and this is store %s", other, s.base),
+		Hint: "give the worker and the starter the same MORGANA_STORE"}
+}

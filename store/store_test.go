@@ -1,0 +1,522 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// need skips a test that lacks something, or fails it where all must run.
+func need(t *testing.T, ok bool, what string) {
+	t.Helper()
+	if ok {
+		return
+	}
+	if os.Getenv("MORGANA_REQUIRE") == "all" {
+		t.Fatalf("needs %s", what)
+	}
+	t.Skipf("needs %s", what)
+}
+
+func openFile(t *testing.T) (*Store, string) {
+	t.Helper()
+	folder := filepath.Join(t.TempDir(), "a store")
+	s, err := Open(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s, folder
+}
+
+func content(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{byte(n)}).Read(b) // never fails
+	return b
+}
+
+func put(t *testing.T, s *Store, b []byte) step.Artifact {
+	t.Helper()
+	a, err := s.Put(t.Context(), bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// files lists every file under folder, relative to it.
+func files(t *testing.T, folder string) []string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			rel, _ := filepath.Rel(folder, path) // path starts with folder
+			names = append(names, rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// wantError checks kind and that text and hint hold these words.
+func wantError(t *testing.T, err error, kind step.Kind, words ...string) {
+	t.Helper()
+	var e *step.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("got %v, want a *step.Error", err)
+	}
+	if e.Kind != kind {
+		t.Errorf("kind %q, want %q: %v", e.Kind, kind, e)
+	}
+	if e.Op == "" {
+		t.Errorf("no op: %v", e)
+	}
+	text := e.Error() + "\n" + e.Hint
+	for _, w := range words {
+		if !strings.Contains(text, w) {
+			t.Errorf("no %q in:\n%s", w, text)
+		}
+	}
+	if strings.Count(text, "\n") > 1 {
+		t.Errorf("more than a line:\n%s", text)
+	}
+}
+
+// anyStore runs a test on each kind of store.
+func anyStore(t *testing.T, test func(t *testing.T, s *Store)) {
+	t.Run("file", func(t *testing.T) { s, _ := openFile(t); test(t, s) })
+	t.Run("s3", func(t *testing.T) { test(t, newS3(t).open(t)) })
+}
+
+func TestPutOpenFetch(t *testing.T) {
+	anyStore(t, func(t *testing.T, s *Store) {
+		for _, n := range []int{0, 1, 511, 512, 300_000, 20 << 20} {
+			want := content(n)
+			r := bytes.NewReader(want)
+			_, _ = r.Seek(int64(n/2), io.SeekStart) // Put starts over
+			a, err := s.Put(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := sha256.Sum256(want)
+			if a.SHA256 != hex.EncodeToString(sum[:]) || a.Size != int64(n) || !strings.HasSuffix(a.URI, "/sha256/"+a.SHA256[:2]+"/"+a.SHA256) {
+				t.Fatalf("%d bytes: artifact %+v", n, a)
+			}
+			o, err := s.Open(t.Context(), a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(iotest.HalfReader(o))
+			if err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("%d bytes: read %d, %v", n, len(got), err)
+			}
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "out")
+			if err := os.WriteFile(path, []byte("before"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Fetch(t.Context(), a, path); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("%d bytes: fetched %d, %v", n, len(got), err)
+			}
+		}
+		n := 0
+		for a, err := range s.List(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.URI != s.uri(a.SHA256) {
+				t.Errorf("listed %+v", a)
+			}
+			n++
+		}
+		if n != 6 {
+			t.Errorf("listed %d, want 6", n)
+		}
+	})
+}
+
+func TestFetchModeFollowsUmask(t *testing.T) {
+	s, _ := openFile(t)
+	a := put(t, s, []byte("x"))
+	path := filepath.Join(t.TempDir(), "out")
+	defer syscall.Umask(syscall.Umask(0o027))
+	if err := s.Fetch(t.Context(), a, path); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o640 {
+		t.Errorf("mode %v, %v, want 0640", info.Mode(), err)
+	}
+}
+
+func TestFolderIsPrivateAndHasOnlyArtifacts(t *testing.T) {
+	s, folder := openFile(t)
+	t.Setenv("TMPDIR", "/nowhere") // a temp file there would fail
+	a := put(t, s, content(1000))
+	if got := files(t, folder); len(got) != 1 || got[0] != key(a.SHA256) {
+		t.Errorf("files %q, want only %s", got, key(a.SHA256))
+	}
+	for _, dir := range []string{"", "sha256", filepath.Dir(key(a.SHA256))} {
+		if info, err := os.Stat(filepath.Join(folder, dir)); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%q: mode %v, %v, want 0700", dir, info.Mode(), err)
+		}
+	}
+}
+
+func TestSameBytesTwiceWriteNothing(t *testing.T) {
+	s, folder := openFile(t)
+	a := put(t, s, content(1000))
+	path := filepath.Join(folder, key(a.SHA256))
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := put(t, s, content(1000)); b != a {
+		t.Errorf("%+v, then %+v", a, b)
+	}
+	after, err := os.Stat(path)
+	if err != nil || !os.SameFile(before, after) || !before.ModTime().Equal(after.ModTime()) {
+		t.Errorf("written again (%v)", err)
+	}
+
+	// Of the wrong size it is not the artifact, and is replaced.
+	if err := os.Truncate(path, 10); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, content(1000))
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, content(1000)) {
+		t.Errorf("not repaired: %d bytes, %v", len(got), err)
+	}
+}
+
+func TestPutAtOnce(t *testing.T) {
+	anyStore(t, func(t *testing.T, s *Store) {
+		var wg sync.WaitGroup
+		for i := range 16 {
+			wg.Go(func() {
+				a, err := s.Put(t.Context(), bytes.NewReader(content(100_000+i%2)))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := s.Fetch(t.Context(), a, filepath.Join(t.TempDir(), "out")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// passes calls second when the second reading begins and each time it goes on.
+type passes struct {
+	*bytes.Reader
+	starts int
+	second func()
+}
+
+func (p *passes) Seek(offset int64, whence int) (int64, error) {
+	p.starts++
+	return p.Reader.Seek(offset, whence)
+}
+
+func (p *passes) Read(b []byte) (int, error) {
+	if p.starts == 2 {
+		p.second()
+	}
+	return p.Reader.Read(b)
+}
+
+func TestCancelledPutLeavesNothing(t *testing.T) {
+	anyStore(t, func(t *testing.T, s *Store) {
+		for name, after := range map[string]int{"at once": 0, "in the middle": 20, "at the end": 80} {
+			t.Run(name, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				reads := 0
+				r := &passes{Reader: bytes.NewReader(content(20 << 20)), second: func() {
+					if reads++; reads > after {
+						cancel()
+					}
+				}}
+				_, err := s.Put(ctx, r)
+				wantError(t, err, "", "put an artifact", "context canceled")
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("not context.Canceled: %v", err)
+				}
+				wantEmpty(t, s)
+			})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := s.Put(ctx, strings.NewReader("x")); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// wantEmpty looks at all that is in the store, behind its back where it can.
+func wantEmpty(t *testing.T, s *Store) {
+	t.Helper()
+	for a := range s.List(t.Context()) {
+		t.Errorf("left artifact %+v", a)
+	}
+	var client *s3.Client
+	if s.bucket.As(&client) {
+		out, err := client.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: aws.String("morgana")})
+		var none smithy.APIError
+		if errors.As(err, &none) && none.ErrorCode() == "NoSuchUpload" {
+			err, out = nil, &s3.ListMultipartUploadsOutput{} // gofakes3's way to say none
+		}
+		if err != nil {
+			t.Error(err)
+		} else if len(out.Uploads) != 0 {
+			t.Errorf("left %d unfinished uploads", len(out.Uploads))
+		}
+	}
+	if s.folder != "" {
+		if got := files(t, s.folder); len(got) != 0 {
+			t.Errorf("left %q", got)
+		}
+	}
+}
+
+func TestContentThatChangesIsNotStored(t *testing.T) {
+	anyStore(t, func(t *testing.T, s *Store) {
+		for name, second := range map[string][]byte{
+			"other bytes": content(400_001)[:400_000], "shorter": content(400_000)[:399_999],
+			"longer": append(content(400_000), 'x'), "empty": nil,
+		} {
+			t.Run(name, func(t *testing.T) {
+				r := &passes{Reader: bytes.NewReader(content(400_000))}
+				r.second = func() {
+					r.starts++ // once
+					r.Reset(second)
+				}
+				_, err := s.Put(t.Context(), r)
+				wantError(t, err, "", "changed while")
+				wantEmpty(t, s)
+			})
+		}
+	})
+}
+
+func TestReadErrorIsGivenAndLeavesNothing(t *testing.T) {
+	s, _ := openFile(t)
+	broken := errors.New("the disk is on fire")
+	r := &failing{passes{Reader: bytes.NewReader(content(1 << 20))}, broken}
+	_, err := s.Put(t.Context(), r)
+	wantError(t, err, "", "the disk is on fire")
+	if !errors.Is(err, broken) {
+		t.Errorf("the cause is lost: %v", err)
+	}
+	wantEmpty(t, s)
+}
+
+type failing struct {
+	passes
+	err error
+}
+
+func (f *failing) Read(b []byte) (int, error) {
+	if f.starts == 2 && f.Len() < 500_000 {
+		return 0, f.err
+	}
+	return f.Reader.Read(b)
+}
+
+func TestDamageIsSeen(t *testing.T) {
+	good := content(100_000)
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1] ^= 1
+	for name, c := range map[string]struct {
+		bytes []byte
+		words string
+	}{
+		"flipped bit": {flipped, "another digest"},
+		"truncated":   {good[:99_999], "ends after 99999 of 100000 bytes"},
+		"longer":      {append(bytes.Clone(good), 0), "longer than 100000 bytes"},
+		"empty":       {nil, "ends after 0 of 100000 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, folder := openFile(t)
+			a := put(t, s, good)
+			if err := os.WriteFile(filepath.Join(folder, key(a.SHA256)), c.bytes, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, err := s.Open(t.Context(), a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			_, err = io.Copy(io.Discard, r)
+			wantError(t, err, step.Conflict, "read artifact "+a.SHA256[:12], c.words, "remove file://")
+			if _, again := r.Read(make([]byte, 1)); again != err {
+				t.Errorf("the next read says %v", again)
+			}
+			// Who reads exactly Size bytes must not get the wrong ones either.
+			// (Of a longer file the first Size bytes are the right ones.)
+			if name == "flipped bit" {
+				r, err := s.Open(t.Context(), a)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.Close()
+				if _, err := io.ReadFull(r, make([]byte, a.Size)); step.KindOf(err) != step.Conflict {
+					t.Errorf("ReadFull: %v", err)
+				}
+			}
+			out := t.TempDir()
+			err = s.Fetch(t.Context(), a, filepath.Join(out, "f"))
+			wantError(t, err, step.Conflict, c.words)
+			if got := files(t, out); len(got) != 0 {
+				t.Errorf("left %q", got)
+			}
+		})
+	}
+}
+
+func TestFetchFails(t *testing.T) {
+	s, folder := openFile(t)
+	a := put(t, s, content(1<<20))
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "full", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(dir, "old")
+	if err := os.WriteFile(old, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "none", "f")
+	wantError(t, s.Fetch(t.Context(), a, missing), step.NotFound, "no such file", filepath.Dir(missing))
+	wantError(t, s.Fetch(t.Context(), a, filepath.Join(dir, "full")), step.Conflict, "full")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Fetch(ctx, a, old); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	other := a
+	other.SHA256 = strings.Repeat("0", 64)
+	other.URI = s.uri(other.SHA256)
+	wantError(t, s.Fetch(t.Context(), other, old), step.NotFound, "not in store file://", "MORGANA_STORE")
+	if got, err := os.ReadFile(old); err != nil || string(got) != "old" {
+		t.Errorf("the file there before is now %q, %v", got, err)
+	}
+	if got := files(t, dir); len(got) != 1 {
+		t.Errorf("left %q", got)
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, s.Fetch(t.Context(), a, old), step.NotFound)
+}
+
+func TestArtifactsOfOthersAreRefused(t *testing.T) {
+	s, _ := openFile(t)
+	a := put(t, s, []byte("x"))
+	k := key(a.SHA256)
+	for name, c := range map[string]struct {
+		a     step.Artifact
+		kind  step.Kind
+		words []string
+	}{
+		"another folder": {step.Artifact{URI: "file:///srv/there/" + k, SHA256: a.SHA256, Size: 1}, step.NotFound,
+			[]string{"store file:///srv/there,", s.base, "worker and the starter the same MORGANA_STORE"}},
+		"a bucket":  {step.Artifact{URI: "s3://there/" + k, SHA256: a.SHA256, Size: 1}, step.NotFound, []string{"s3://there", s.base}},
+		"no digest": {step.Artifact{URI: a.URI, Size: 1}, step.InvalidSpec, []string{`""`}},
+		"a path":    {step.Artifact{URI: a.URI, SHA256: "../../../../etc/passwd", Size: 1}, step.InvalidSpec, []string{"passwd"}},
+		"digests differ": {step.Artifact{URI: s.uri(strings.Repeat("0", 64)), SHA256: a.SHA256, Size: 1}, step.InvalidSpec,
+			[]string{a.SHA256}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := s.Open(t.Context(), c.a)
+			wantError(t, err, c.kind, c.words...)
+			wantError(t, s.Fetch(t.Context(), c.a, filepath.Join(t.TempDir(), "f")), c.kind, c.words...)
+		})
+	}
+}
+
+func TestReadIsCancelled(t *testing.T) {
+	s, _ := openFile(t)
+	a := put(t, s, content(1<<20))
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := s.Open(ctx, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.ReadFull(r, make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := io.ReadAll(r); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOpenSweepsOldLeftovers(t *testing.T) {
+	s, folder := openFile(t)
+	a := put(t, s, []byte("x"))
+	in := func(name string) string { return filepath.Join(folder, filepath.Dir(key(a.SHA256)), name) }
+	old, young, foreign := in(a.SHA256+".18a0.tmp"), in(a.SHA256+".18a1.tmp"), in("notes.tmp")
+	for path, age := range map[string]time.Duration{
+		old: 61 * time.Minute, young: 59 * time.Minute, foreign: 99 * time.Hour, in(a.SHA256): 99 * time.Hour} {
+		if path != in(a.SHA256) {
+			if err := os.WriteFile(path, []byte("y"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for range s.List(t.Context()) {
+		n++
+	}
+	if n != 1 {
+		t.Errorf("listed %d, want the artifact alone", n)
+	}
+	again, err := Open(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for path, want := range map[string]bool{old: false, young: true, foreign: true, in(a.SHA256): true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: there %v, want %v", filepath.Base(path), err == nil, want)
+		}
+	}
+}
