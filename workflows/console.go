@@ -1,0 +1,28 @@
+package workflows
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// ConsoleRequest is the input of Console.
+type ConsoleRequest struct {
+	Step step.Step        `json:"step"`
+	From step.ConsoleFrom `json:"from"`
+}
+
+// Console reads a piece of a machine's console through the room that runs it:
+// a workflow of one activity, so that whoever can reach Temporal can read the
+// console of a machine on any host.
+func Console(ctx workflow.Context, in ConsoleRequest) (text step.ConsoleText, err error) {
+	r := in.From.Machine.Registration
+	wait := time.Duration(in.From.WaitSeconds) * time.Second
+	err = execute(ctx, in.Step, r.Spec.Host, consoleOptions(wait), summary(r.Spec.Tags, "console"), in.From, &text)
+	if err != nil {
+		return text, Fail(Failure(err))
+	}
+	return text, nil
+}

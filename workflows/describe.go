@@ -1,0 +1,105 @@
+package workflows
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// describe shows the rollout's stages in the UI.
+func (r *rollout) describe() {
+	var b strings.Builder
+	t := r.in.Spec.Tags
+	fmt.Fprintf(&b, "**%s/%s** generation %d, life %s\n\n", t.App, t.Target, t.Generation, t.Life)
+	b.WriteString("| stage | state | time | result |\n|---|---|---|---|\n")
+	for _, s := range r.status.Stages {
+		took := ""
+		if !s.Ended.IsZero() {
+			took = s.Ended.Sub(s.Started).Round(time.Millisecond).String()
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.Stage, s.State, took, cell(s.Result))
+	}
+	if r.status.Undoing {
+		b.WriteString("\nremoving what it made\n")
+	}
+	workflow.SetCurrentDetails(r.ctx, b.String())
+}
+
+// cell keeps a text from breaking out of its table cell.
+func cell(text string) string {
+	return strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;").Replace(text)
+}
+
+// result is one line on what a stage gave.
+func result(out any) string {
+	switch v := out.(type) {
+	case step.Spec:
+		if v.Host != "" {
+			return "on host " + v.Host
+		}
+		return "target " + v.Kind
+	case step.Source:
+		if v.Tree == "" {
+			return "nothing to configure"
+		}
+		return "tree on host " + v.Host
+	case step.Kernel:
+		how := ""
+		if v.Cached {
+			how = ", from an earlier build"
+		}
+		return fmt.Sprintf("kernel %s (%s)%s", Size(v.File.Size), strings.Join(v.ABIs, ", "), how)
+	case step.Image:
+		return fmt.Sprintf("%s image %.12s", v.Format, v.Digest)
+	case step.Registration:
+		return v.ID + adopted(v.Adopted)
+	case step.Machine:
+		return strings.Join(append([]string{v.ID + adopted(v.Adopted), v.Ready}, v.Addresses...), " ")
+	}
+	return ""
+}
+
+func adopted(yes bool) string {
+	if yes {
+		return " (was there)"
+	}
+	return ""
+}
+
+// Size writes a number of bytes for people: "91 KiB".
+func Size(n int64) string {
+	for _, u := range []string{"bytes", "KiB", "MiB"} {
+		if n < 1<<10 {
+			return fmt.Sprintf("%d %s", n, u)
+		}
+		n >>= 10
+	}
+	return fmt.Sprintf("%d GiB", n)
+}
+
+// describe shows the deployment in the UI.
+func (d *deployment) describe() {
+	s := d.status()
+	var b strings.Builder
+	fmt.Fprintf(&b, "**%s/%s** on %s, from %s\n\n", d.Last.App, d.Last.Target, s.Kind, cell(s.Folder))
+	b.WriteString("| | |\n|---|---|\n")
+	fmt.Fprintf(&b, "| last generation | %d |\n", s.Generation)
+	if m := s.Machine; m != nil {
+		fmt.Fprintf(&b, "| machine | %s of generation %d |\n", cell(m.ID), m.Registration.Spec.Generation)
+		fmt.Fprintf(&b, "| ready | %s |\n| addresses | %s |\n", cell(m.Ready), cell(strings.Join(m.Addresses, " ")))
+	}
+	if s.Rolling != nil {
+		fmt.Fprintf(&b, "| rolling out | generation %d |\n", s.Rolling.Generation)
+	}
+	if s.Failure != "" {
+		fmt.Fprintf(&b, "| last failure | %s |\n", cell(s.Failure))
+	}
+	if s.Destroying {
+		b.WriteString("| | being destroyed |\n")
+	}
+	workflow.SetCurrentDetails(d.ctx, b.String())
+}

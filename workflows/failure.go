@@ -1,0 +1,108 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// detail is what of a step.Error travels beside its kind (the error type) and
+// its text (the message): details[0] of the ApplicationError.
+type detail struct {
+	Op    string   `json:"op,omitempty"`
+	Field string   `json:"field,omitempty"`
+	Hint  string   `json:"hint,omitempty"`
+	Left  []string `json:"left,omitempty"`
+}
+
+// Fail gives err the form in which it crosses Temporal: an ApplicationError of
+// type Kind, final if the kind is. Errors that are Temporal's already, and nil,
+// pass through.
+func Fail(err error) error {
+	var done *temporal.ApplicationError
+	var canceled *temporal.CanceledError
+	if err == nil || errors.As(err, &done) || errors.As(err, &canceled) {
+		return err
+	}
+	e := &step.Error{Err: err}
+	_ = errors.As(err, &e) // a plain error keeps its text
+	o := temporal.ApplicationErrorOptions{
+		NonRetryable: e.Kind.Final(),
+		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left}},
+	}
+	if e.Kind == step.Exhausted {
+		o.NextRetryDelay = exhausted
+	}
+	text := "unknown"
+	if e.Err != nil {
+		text = e.Err.Error()
+	}
+	return temporal.NewApplicationErrorWithOptions(text, string(e.Kind), o)
+}
+
+// Failure is the step.Error that err carries, however many of Temporal's
+// wrappers are around it; of another error it keeps the innermost text. It is
+// nil only for nil.
+func Failure(err error) *step.Error {
+	if err == nil {
+		return nil
+	}
+	var own *step.Error
+	if errors.As(err, &own) {
+		return own
+	}
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		var d detail
+		if app.HasDetails() {
+			_ = app.Details(&d) // details of another shape: the message still tells
+		}
+		return &step.Error{Kind: step.Kind(app.Type()), Op: d.Op, Field: d.Field, Hint: d.Hint, Left: d.Left,
+			Err: errors.New(app.Message())}
+	}
+	var canceled *temporal.CanceledError
+	if errors.As(err, &canceled) {
+		return &step.Error{Err: errors.New("cancelled")}
+	}
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return &step.Error{Err: err}
+}
+
+// failureOf explains a timeout of Temporal's in our words; every other error is
+// passed on.
+func failureOf(err error, activity, queue string) error {
+	var timeout *temporal.TimeoutError
+	if !errors.As(err, &timeout) {
+		return err
+	}
+	switch timeout.TimeoutType() {
+	case enums.TIMEOUT_TYPE_SCHEDULE_TO_START:
+		return Fail(&step.Error{Kind: step.NotFound, Op: opFindWorker,
+			Err:  fmt.Errorf("no worker polls task queue %q", queue),
+			Hint: "start a worker that serves it, or correct the target's kind in morgana.yaml"})
+	case enums.TIMEOUT_TYPE_HEARTBEAT:
+		return Fail(&step.Error{Op: activity, Err: fmt.Errorf("the worker died %d times", attempts)})
+	case enums.TIMEOUT_TYPE_START_TO_CLOSE, enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
+		var last *temporal.ApplicationError
+		if errors.As(timeout.Unwrap(), &last) {
+			return last
+		}
+		return Fail(&step.Error{Op: activity, Err: errors.New("took too long")})
+	}
+	return err
+}
+
+// opFindWorker is the Op of the error that says that nobody polls a queue.
+const opFindWorker = "find a worker"
+
+// treeGone reports that build found no tree, or no worker on the host that has it.
+func treeGone(err error) bool {
+	f := Failure(err)
+	return f.Kind == step.NotFound && (f.Op == step.OpTreeGone || f.Op == opFindWorker)
+}

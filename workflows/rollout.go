@@ -1,0 +1,68 @@
+package workflows
+
+import (
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Rollout takes an app from source to one booted machine:
+//
+//	check -> configure -> build -> package -> register -> boot
+//
+// It is the workflow "rollout/<app>/<target>/<generation>", a child of the
+// Deployment. Whatever it makes is unmade when it fails or is cancelled, in
+// reverse order, unless in.Keep is set. The machine that ran before goes only
+// when the new one is ready.
+//
+// The query "status" gives a [RolloutStatus].
+func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
+	r, err := begin(ctx, in)
+	if err != nil {
+		return out, err
+	}
+	defer func() { err = r.end(err) }()
+
+	spec, err := run[step.Spec](r, step.Check, anyHost, in.Spec)
+	if err != nil {
+		return out, err
+	}
+
+	var source step.Source
+	var kernel step.Kernel
+	for try := 1; ; try++ { // again where the host that had the tree is gone
+		tree := r.undo.add("remove the build tree", in.Plan.Clean, spec)
+		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
+			return out, err
+		}
+		tree.host = source.Host
+		if kernel, err = run[step.Kernel](r, step.Build, source.Host, source); err == nil {
+			break
+		}
+		if !treeGone(err) || try == maxConfigures {
+			return out, err
+		}
+	}
+
+	image, err := run[step.Image](r, step.Package, anyHost, kernel)
+	if err != nil {
+		return out, err
+	}
+	if unchanged(in, image) { // boot adopts the machine if it still runs
+		out.Unchanged = true
+		out.Machine, err = run[step.Machine](r, step.Boot, in.Current.Registration.Spec.Host, in.Current.Registration)
+		return out, err
+	}
+
+	r.undo.add("destroy the new machine and its image", in.Plan.Destroy, spec).host = spec.Host
+	registration, err := run[step.Registration](r, step.Register, spec.Host, image)
+	if err != nil {
+		return out, err
+	}
+	out.Machine, err = run[step.Machine](r, step.Boot, spec.Host, registration)
+	if err != nil {
+		return out, err
+	}
+	out.Left = r.retire(in.Current)
+	return out, nil
+}

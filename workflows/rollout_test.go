@@ -1,0 +1,327 @@
+package workflows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// room is a target and toolchain whose steps are done here, and noted in order.
+type room struct {
+	env   *testsuite.TestWorkflowEnvironment
+	calls []string
+	// fail gives a step's error by its name, "Build".
+	fail map[string]error
+	// gone counts how often Build finds its tree gone.
+	gone int
+	// digest is of the image that Package makes.
+	digest string
+}
+
+func newRoom(t *testing.T) *room {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(quiet{})
+	r := &room{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, digest: "d1"}
+	register(r, "Check", func(_ context.Context, in step.Spec) (step.Spec, error) { in.Host = "h1"; return in, nil })
+	register(r, "Configure", func(_ context.Context, in step.Spec) (step.Source, error) {
+		return step.Source{Spec: in, Host: "b1", Tree: "/tree"}, nil
+	})
+	register(r, "Build", func(_ context.Context, in step.Source) (step.Kernel, error) {
+		if r.gone > 0 {
+			r.gone--
+			return step.Kernel{}, &step.Error{Kind: step.NotFound, Op: step.OpTreeGone, Err: errors.New("no tree")}
+		}
+		return step.Kernel{Spec: in.Spec}, nil
+	})
+	register(r, "Package", func(_ context.Context, in step.Kernel) (step.Image, error) {
+		return step.Image{Spec: in.Spec, Digest: r.digest}, nil
+	})
+	register(r, "Register", func(_ context.Context, in step.Image) (step.Registration, error) {
+		return step.Registration{Spec: in.Spec, Digest: in.Digest, ID: "reg"}, nil
+	})
+	register(r, "Boot", func(_ context.Context, in step.Registration) (step.Machine, error) {
+		return step.Machine{Registration: in, ID: fmt.Sprintf("machine-%d", in.Spec.Generation)}, nil
+	})
+	register(r, "Destroy", func(_ context.Context, in step.Spec) (step.Destroyed, error) {
+		return step.Destroyed{Removed: []string{fmt.Sprintf("machine-%d", in.Generation)}}, nil
+	})
+	register(r, "Clean", func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil })
+	register(r, "Sign", func(_ context.Context, in step.Image) (step.Image, error) { in.Digest += "-signed"; return in, nil })
+	return r
+}
+
+// register makes activity "lab.<name>" of f, on whatever queue it is called.
+func register[In, Out any](r *room, name string, f func(context.Context, In) (Out, error)) {
+	r.env.RegisterActivityWithOptions(func(ctx context.Context, in In) (out Out, err error) {
+		info := activity.GetInfo(ctx)
+		call := name + " " + info.TaskQueue
+		if spec, ok := any(in).(step.Spec); ok && name == "Destroy" {
+			call += fmt.Sprintf(" generation %d", spec.Generation)
+		}
+		r.calls = append(r.calls, call)
+		if err := r.fail[name]; err != nil {
+			return out, Fail(err)
+		}
+		out, err = f(ctx, in)
+		return out, Fail(err)
+	}, activity.RegisterOptions{Name: "lab." + name})
+}
+
+func (r *room) request() Request {
+	return Request{
+		Spec: step.Spec{Tags: step.Tags{App: "hello", Target: "dev", Life: "aa", Generation: 2}, Kind: "lab",
+			Toolchain: step.Recipe{Kind: "lab"}},
+		Plan: step.NewPlan("lab", "lab"),
+	}
+}
+
+func (r *room) rollout(in Request) (out Outcome, err error) {
+	r.env.ExecuteWorkflow(Rollout, in)
+	if err := r.env.GetWorkflowError(); err != nil {
+		return out, err
+	}
+	return out, r.env.GetWorkflowResult(&out)
+}
+
+var whole = []string{"Check lab", "Configure lab", "Build lab@b1", "Package lab", "Register lab@h1", "Boot lab@h1"}
+
+func TestRolloutRunsTheSentence(t *testing.T) {
+	r := newRoom(t)
+	out, err := r.rollout(r.request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Machine.ID != "machine-2" || out.Unchanged {
+		t.Errorf("outcome %+v", out)
+	}
+	if want := append(slices.Clone(whole), "Clean lab@b1"); !slices.Equal(r.calls, want) {
+		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+	}
+}
+
+// A failure at each stage undoes what came before and may have happened, last
+// first, and nothing else.
+func TestRolloutUndoes(t *testing.T) {
+	undone := map[string][]string{
+		"Check":     nil,
+		"Configure": {"Clean lab"}, // the host is not known: it never answered
+		"Build":     {"Clean lab@b1"},
+		"Package":   {"Clean lab@b1"},
+		"Register":  {"Destroy lab@h1 generation 2", "Clean lab@b1"},
+		"Boot":      {"Destroy lab@h1 generation 2", "Clean lab@b1"},
+	}
+	for i, stage := range []string{"Check", "Configure", "Build", "Package", "Register", "Boot"} {
+		t.Run(stage, func(t *testing.T) {
+			r := newRoom(t)
+			r.fail[stage] = &step.Error{Kind: step.Unsupported, Op: "try", Hint: "do not", Err: errors.New("no luck")}
+			_, err := r.rollout(r.request())
+			f := Failure(err)
+			if f == nil || f.Kind != step.Unsupported || f.Error() != "try: no luck" || f.Hint != "do not" || len(f.Left) != 0 {
+				t.Errorf("failure %+v", f)
+			}
+			if want := append(slices.Clone(whole[:i+1]), undone[stage]...); !slices.Equal(r.calls, want) {
+				t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+			}
+		})
+	}
+}
+
+// Cancelling in each stage undoes as a failure does, after the step has stopped.
+func TestRolloutCancelled(t *testing.T) {
+	for i, stage := range []string{"Check", "Configure", "Build", "Package", "Register", "Boot"} {
+		t.Run(stage, func(t *testing.T) {
+			r := newRoom(t)
+			r.env.OnActivity("lab."+stage, mock.Anything, mock.Anything).Return(
+				func(context.Context, any) (any, error) {
+					r.calls = append(r.calls, "stopped")
+					return nil, temporal.NewCanceledError()
+				}).After(time.Hour).Maybe()
+			r.env.RegisterDelayedCallback(r.env.CancelWorkflow, time.Minute/2)
+			_, err := r.rollout(r.request())
+			if !temporal.IsCanceledError(err) {
+				t.Errorf("want a cancelled workflow, got %v", err)
+			}
+			var got []string
+			for _, c := range r.calls[i:] { // those before it did their work
+				got = append(got, strings.Fields(c)[0])
+			}
+			want := append([]string{"stopped"},
+				[][]string{nil, {"Clean"}, {"Clean"}, {"Clean"}, {"Destroy", "Clean"}, {"Destroy", "Clean"}}[i]...)
+			if !slices.Equal(got, want) {
+				t.Errorf("then %q, want %q (calls %q)", got, want, r.calls)
+			}
+		})
+	}
+}
+
+func TestRolloutKeepLeavesThePieces(t *testing.T) {
+	r := newRoom(t)
+	r.fail["Boot"] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
+	in := r.request()
+	in.Keep = true
+	_, err := r.rollout(in)
+	if f := Failure(err); len(f.Left) != 2 {
+		t.Errorf("want what was kept named, got %+v", f)
+	}
+	if !slices.Equal(r.calls, whole) {
+		t.Errorf("calls %q", r.calls)
+	}
+}
+
+func TestRolloutNamesWhatItCouldNotUndo(t *testing.T) {
+	r := newRoom(t)
+	r.fail["Boot"] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
+	r.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Op: "terminate", Err: errors.New("access denied")}
+	_, err := r.rollout(r.request())
+	f := Failure(err)
+	if f.Kind != step.BootFailed || len(f.Left) != 1 || !strings.Contains(f.Left[0], "terminate: access denied") {
+		t.Errorf("failure %+v", f)
+	}
+}
+
+func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
+	r := newRoom(t)
+	r.gone = 2
+	if _, err := r.rollout(r.request()); err != nil {
+		t.Fatal(err)
+	}
+	again := []string{"Configure lab", "Build lab@b1"}
+	want := slices.Concat(whole[:1], again, again, again, whole[3:], []string{"Clean lab@b1", "Clean lab@b1", "Clean lab@b1"})
+	if !slices.Equal(r.calls, want) {
+		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+	}
+
+	r = newRoom(t)
+	r.gone = maxConfigures
+	if _, err := r.rollout(r.request()); Failure(err) == nil || Failure(err).Op != step.OpTreeGone {
+		t.Errorf("want it to give up, got %v", err)
+	}
+}
+
+func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
+	r := newRoom(t)
+	in := r.request()
+	old := step.Registration{Spec: in.Spec, Digest: "d1"}
+	old.Spec.Generation, old.Spec.Host = 1, "h0"
+	in.Current = &step.Machine{Registration: old, ID: "machine-1"}
+	out, err := r.rollout(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !out.Unchanged || out.Machine.ID != "machine-1" {
+		t.Errorf("outcome %+v", out)
+	}
+	want := append(slices.Clone(whole[:4]), "Boot lab@h0", "Clean lab@b1")
+	if !slices.Equal(r.calls, want) {
+		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+	}
+}
+
+// The machine that ran before goes after the new one is ready, and a leftover
+// does not make the deploy fail.
+func TestRolloutRetiresTheOldMachine(t *testing.T) {
+	for _, denied := range []bool{false, true} {
+		r := newRoom(t)
+		in := r.request()
+		old := step.Registration{Spec: in.Spec, Digest: "d0"}
+		old.Spec.Generation, old.Spec.Host = 1, "h0"
+		in.Current = &step.Machine{Registration: old, ID: "machine-1"}
+		if denied {
+			r.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Err: errors.New("access denied")}
+		}
+		out, err := r.rollout(in)
+		if err != nil || out.Machine.ID != "machine-2" || (len(out.Left) == 1) != denied {
+			t.Errorf("outcome %+v, %v", out, err)
+		}
+		want := append(slices.Clone(whole), "Destroy lab@h0 generation 1", "Clean lab@b1")
+		if !slices.Equal(r.calls, want) {
+			t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+		}
+	}
+}
+
+func TestRolloutSaysThatNobodyPolls(t *testing.T) {
+	r := newRoom(t)
+	r.env.OnActivity("lab.Check", mock.Anything, mock.Anything).
+		Return(step.Spec{}, temporal.NewTimeoutError(enums.TIMEOUT_TYPE_SCHEDULE_TO_START, nil))
+	_, err := r.rollout(r.request())
+	if f := Failure(err); f.Kind != step.NotFound || f.Err.Error() != `no worker polls task queue "lab"` {
+		t.Errorf("failure %+v", f)
+	}
+	if len(r.calls) != 0 {
+		t.Errorf("calls %q", r.calls)
+	}
+}
+
+func TestInsertedStepChangesTheValue(t *testing.T) {
+	r := newRoom(t)
+	in := r.request()
+	in.Plan.After = map[step.Stage][]step.Step{step.Package: {{Activity: "lab.Sign", TaskQueue: "sign"}}}
+	out, err := r.rollout(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := out.Machine.Registration.Digest; got != "d1-signed" {
+		t.Errorf("digest %q", got)
+	}
+	if !slices.Contains(r.calls, "Sign sign") {
+		t.Errorf("calls %q", r.calls)
+	}
+}
+
+func TestPassingTroubleIsRetried(t *testing.T) {
+	r := newRoom(t)
+	tries := 0
+	r.env.OnActivity("lab.Register", mock.Anything, mock.Anything).Return(
+		func(_ context.Context, in step.Image) (step.Registration, error) {
+			if tries++; tries < 3 {
+				return step.Registration{}, Fail(errors.New("connection reset"))
+			}
+			return step.Registration{Spec: in.Spec, Digest: in.Digest}, nil
+		})
+	if _, err := r.rollout(r.request()); err != nil || tries != 3 {
+		t.Errorf("tries %d, %v", tries, err)
+	}
+}
+
+func TestStatusTellsTheStages(t *testing.T) {
+	r := newRoom(t)
+	r.fail["Package"] = &step.Error{Kind: step.Unsupported, Err: errors.New("no such loader")}
+	_, _ = r.rollout(r.request()) // fails, as told above
+	answer, err := r.env.QueryWorkflow(QueryStatus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s RolloutStatus
+	if err := answer.Get(&s); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, st := range s.Stages {
+		got = append(got, string(st.Stage)+" "+string(st.State))
+	}
+	want := []string{"check done", "configure done", "build done", "package failed", "register waiting", "boot waiting"}
+	if !slices.Equal(got, want) || !s.Undoing {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+type quiet struct{}
+
+func (quiet) Debug(string, ...any) {}
+func (quiet) Info(string, ...any)  {}
+func (quiet) Warn(string, ...any)  {}
+func (quiet) Error(string, ...any) {}

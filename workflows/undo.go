@@ -1,0 +1,64 @@
+package workflows
+
+import (
+	"slices"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// undo is what to do if a rollout fails, last added first. An entry is added
+// before the act it undoes, for the act may happen and its answer be lost; so
+// what it calls finds things by tag and is content with finding nothing.
+type undo struct {
+	entries []*undoEntry
+}
+
+type undoEntry struct {
+	name string
+	step step.Step
+	spec step.Spec
+	// host may become known only after the act.
+	host string
+}
+
+func (u *undo) add(name string, s step.Step, spec step.Spec) *undoEntry {
+	e := &undoEntry{name: name, step: s, spec: spec}
+	u.entries = append(u.entries, e)
+	return e
+}
+
+// only gives the entries that call s.
+func (u *undo) only(s step.Step) *undo {
+	return &undo{slices.DeleteFunc(slices.Clone(u.entries), func(e *undoEntry) bool { return e.step != s })}
+}
+
+// forget drops the entries that call s.
+func (u *undo) forget(s step.Step) {
+	u.entries = slices.DeleteFunc(u.entries, func(e *undoEntry) bool { return e.step == s })
+}
+
+// runAll undoes everything and names what it could not.
+func (u *undo) runAll(ctx workflow.Context) (left []string) {
+	for _, e := range slices.Backward(u.entries) {
+		var removed step.Destroyed
+		err := execute(ctx, e.step, e.host, undoOptions(), summary(e.spec.Tags, e.name), e.spec, &removed)
+		if err != nil {
+			workflow.GetLogger(ctx).Error("undo", "what", e.name, "error", err)
+			left = append(left, e.left(err))
+		}
+	}
+	return left
+}
+
+func (u *undo) names() (names []string) {
+	for _, e := range u.entries {
+		names = append(names, "kept: would "+e.name)
+	}
+	return names
+}
+
+func (e *undoEntry) left(err error) string {
+	return "could not " + e.name + ": " + Failure(err).Error()
+}
