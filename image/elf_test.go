@@ -1,0 +1,176 @@
+package image
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+)
+
+// testELF describes an ELF file to build. Contents are laid out behind the
+// headers in the order given; segments are PT_LOAD unless they say otherwise.
+type testELF struct {
+	class    elf.Class   // default ELFCLASS64
+	typ      elf.Type    // default ET_EXEC
+	machine  elf.Machine // default EM_X86_64
+	segments []testPart
+	sections []testPart
+}
+
+type testPart struct {
+	kind  uint32 // elf.ProgType or elf.SectionType
+	name  string // of a section
+	bytes []byte
+	align int // default 4
+}
+
+func load(b []byte) testPart { return testPart{kind: uint32(elf.PT_LOAD), bytes: b} }
+
+func note(b []byte) testPart { return testPart{kind: uint32(elf.PT_NOTE), bytes: b} }
+
+func noteSection(b []byte) testPart {
+	return testPart{kind: uint32(elf.SHT_NOTE), name: ".note", bytes: b}
+}
+
+func (t testELF) build() []byte {
+	if t.class == 0 {
+		t.class = elf.ELFCLASS64
+	}
+	if t.typ == 0 {
+		t.typ = elf.ET_EXEC
+	}
+	if t.machine == 0 {
+		t.machine = elf.EM_X86_64
+	}
+	sections := t.sections
+	names := []byte{0}
+	if len(sections) > 0 {
+		sections = append([]testPart{{}}, sections...) // the null section
+		sections = append(sections, testPart{kind: uint32(elf.SHT_STRTAB), name: ".shstrtab"})
+	}
+	nameAt := make([]uint32, len(sections))
+	for i, s := range sections {
+		nameAt[i] = uint32(len(names))
+		names = append(append(names, s.name...), 0)
+	}
+	if n := len(sections); n > 0 {
+		sections[n-1].bytes = names
+	}
+
+	ehsize, phsize, shsize := 64, 56, 64
+	if t.class == elf.ELFCLASS32 {
+		ehsize, phsize, shsize = 52, 32, 40
+	}
+	phoff := ehsize
+	shoff := phoff + phsize*len(t.segments)
+	at := shoff + shsize*len(sections)
+
+	var content bytes.Buffer
+	place := func(p testPart) (off uint64) {
+		for (at+content.Len())%max(p.align, 4) != 0 {
+			content.WriteByte(0)
+		}
+		off = uint64(at + content.Len())
+		content.Write(p.bytes)
+		return off
+	}
+	var headers bytes.Buffer
+	put := func(v any) {
+		if err := binary.Write(&headers, binary.LittleEndian, v); err != nil {
+			panic(err)
+		}
+	}
+	ident := [16]byte{0x7f, 'E', 'L', 'F', byte(t.class), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)}
+	eh := elf.Header64{Ident: ident, Type: uint16(t.typ), Machine: uint16(t.machine), Version: 1,
+		Entry: 0x100000, Phoff: uint64(phoff), Ehsize: uint16(ehsize),
+		Phentsize: uint16(phsize), Phnum: uint16(len(t.segments)),
+		Shentsize: uint16(shsize), Shnum: uint16(len(sections))}
+	if len(sections) > 0 {
+		eh.Shoff, eh.Shstrndx = uint64(shoff), uint16(len(sections)-1)
+	}
+	if t.class == elf.ELFCLASS32 {
+		put(elf.Header32{Ident: ident, Type: eh.Type, Machine: eh.Machine, Version: 1,
+			Entry: uint32(eh.Entry), Phoff: uint32(eh.Phoff), Shoff: uint32(eh.Shoff), Ehsize: eh.Ehsize,
+			Phentsize: eh.Phentsize, Phnum: eh.Phnum, Shentsize: eh.Shentsize, Shnum: eh.Shnum, Shstrndx: eh.Shstrndx})
+	} else {
+		put(eh)
+	}
+	for _, s := range t.segments {
+		off, n := place(s), uint64(len(s.bytes))
+		if t.class == elf.ELFCLASS32 {
+			put(elf.Prog32{Type: s.kind, Off: uint32(off), Vaddr: 0x100000, Paddr: 0x100000,
+				Filesz: uint32(n), Memsz: uint32(n), Align: uint32(max(s.align, 4))})
+		} else {
+			put(elf.Prog64{Type: s.kind, Off: off, Vaddr: 0x100000, Paddr: 0x100000,
+				Filesz: n, Memsz: n, Align: uint64(max(s.align, 4))})
+		}
+	}
+	for i, s := range sections {
+		if i == 0 {
+			put(make([]byte, shsize))
+			continue
+		}
+		off, n := place(s), uint64(len(s.bytes))
+		if t.class == elf.ELFCLASS32 {
+			put(elf.Section32{Name: nameAt[i], Type: s.kind, Off: uint32(off), Size: uint32(n), Addralign: 4})
+		} else {
+			put(elf.Section64{Name: nameAt[i], Type: s.kind, Off: off, Size: n, Addralign: 4})
+		}
+	}
+	return append(headers.Bytes(), content.Bytes()...)
+}
+
+// words gives little-endian 32-bit words.
+func words(ws ...uint32) []byte {
+	var b []byte
+	for _, w := range ws {
+		b = binary.LittleEndian.AppendUint32(b, w)
+	}
+	return b
+}
+
+// oneNote gives an ELF note: sizes, type, name and value, padded to 4 bytes.
+func oneNote(owner string, kind uint32, value []byte) []byte {
+	b := words(uint32(len(owner)+1), uint32(len(value)), kind)
+	b = append(b, owner...)
+	b = append(b, 0)
+	b = padTo4(b)
+	return padTo4(append(b, value...))
+}
+
+func padTo4(b []byte) []byte {
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func xenString(kind uint32, s string) []byte { return oneNote("Xen", kind, append([]byte(s), 0)) }
+
+var (
+	pvhNote   = oneNote("Xen", xenPhys32Entry, words(0x100000, 0))
+	pvhNote32 = oneNote("Xen", xenPhys32Entry, words(0x100000))
+	pvNotes   = bytes.Join([][]byte{xenString(xenGuestOS, "Mini-OS"), xenString(xenLoader, "generic"),
+		xenString(xenVersion, "xen-3.0")}, nil)
+
+	// Multiboot headers: plain, with the a.out kludge's addresses, version 2.
+	mb1      = words(0x1badb002, 3, -(0x1badb002+3)&0xffffffff)
+	mb1AOut  = words(0x1badb002, 0x10003, -(0x1badb002+0x10003)&0xffffffff, 0x100000, 0x100000, 0, 0, 0x100020)
+	mb2      = words(0xe85250d6, 0, 24, -(0xe85250d6+24)&0xffffffff, 0, 8)
+	someCode = bytes.Repeat([]byte{0x90}, 64)
+)
+
+func solo5Note(target uint32) []byte { return oneNote("Solo5", solo5ABI, words(target, 1, 0, 0)) }
+
+// solo5Kernel lays out a kernel as Solo5's linker scripts do: an interpreter
+// that is not there, each note in a segment of its own, the manifest's aligned
+// to 8 bytes although its value begins at 20.
+func solo5Kernel(target uint32, header []byte, more ...testPart) []byte {
+	manifest := oneNote("Solo5", 0x3154464d, make([]byte, 4+16))
+	return testELF{segments: append([]testPart{
+		{kind: uint32(elf.PT_INTERP), bytes: []byte("/nonexistent/solo5/\x00")},
+		load(append(bytes.Clone(header), someCode...)),
+		note(oneNote("OpenBSD", 1, words(0))),
+		{kind: uint32(elf.PT_NOTE), bytes: manifest, align: 8},
+		note(solo5Note(target)),
+	}, more...)}.build()
+}

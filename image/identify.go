@@ -1,0 +1,201 @@
+package image
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// headSize is how much of a file's start is looked at: multiboot2's header is
+// in the first 32 KiB, an ISO image is known at 32 KiB.
+const headSize = 33 << 10
+
+// Identify reads what the kernel in r, size bytes long, can be booted as. It
+// trusts none of them: it reads little, whatever the counts and sizes in them
+// say.
+//
+// A file that is no kernel, or is damaged or cut off, is InvalidSpec with a
+// plain sentence of what it is. Errors of reading r are returned as they are.
+func Identify(r io.ReaderAt, size int64) (Info, error) {
+	f := &file{r: io.NewSectionReader(r, 0, max(size, 0))}
+	info, err := f.identify()
+	if f.err != nil {
+		return Info{}, fmt.Errorf("identify kernel: %w", f.err)
+	}
+	if err != nil {
+		return Info{}, err
+	}
+	slices.Sort(info.ABIs)
+	return info, nil
+}
+
+// file reads within size and remembers a failure to read, which is nothing
+// that the file's contents are to blame for.
+type file struct {
+	r   *io.SectionReader
+	err error
+}
+
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.r.ReadAt(p, off)
+	// Offsets come from the file: ReadAt answers a negative one with EOF.
+	if err != nil && !errors.Is(err, io.EOF) && f.err == nil {
+		f.err = err
+	}
+	return n, err
+}
+
+func (f *file) size() uint64 { return uint64(f.r.Size()) }
+
+func (f *file) identify() (Info, error) {
+	head := make([]byte, min(headSize, f.size()))
+	if n, err := f.ReadAt(head, 0); n < len(head) {
+		return Info{}, damaged("%d bytes were expected, %d are there: %w", f.size(), n, err)
+	}
+	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return f.identifyELF(head)
+	}
+	if machine, ok := bzImage(head); ok {
+		return Info{ABIs: []string{LinuxBzImage}, Machine: machine}, nil
+	}
+	if found, addressed := multiboot1(head); found && addressed {
+		return Info{ABIs: []string{Multiboot1}, Machine: "i386"}, nil
+	}
+	return Info{}, notKernel(head)
+}
+
+func (f *file) identifyELF(head []byte) (Info, error) {
+	// debug/elf checks header counts and offsets against what it can read, and
+	// allocates no more than that. What it points to is checked here.
+	e, err := elf.NewFile(f)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return Info{}, damaged("it ends inside its ELF headers")
+	}
+	if err != nil {
+		return Info{}, damaged("its ELF headers make no sense: %w", err)
+	}
+	switch e.Type {
+	case elf.ET_EXEC, elf.ET_DYN:
+	case elf.ET_REL:
+		return Info{}, invalid("this is an object file, not a kernel: it is not linked", wanted)
+	case elf.ET_CORE:
+		return Info{}, invalid("this is a core dump, not a kernel", wanted)
+	default:
+		return Info{}, invalid(fmt.Sprintf("this is an ELF file of type %d, not a kernel", uint16(e.Type)), wanted)
+	}
+	if err := f.checkSegments(e); err != nil {
+		return Info{}, err
+	}
+	notes, err := f.readNotes(e)
+	if err != nil {
+		return Info{}, err
+	}
+
+	abis := elfABIs(e, notes, head)
+	if len(abis) == 0 {
+		switch {
+		case notes.linux || hasSegment(e, elf.PT_INTERP) || hasSegment(e, elf.PT_TLS):
+			abis = []string{LinuxExecutable}
+		case e.Type == elf.ET_DYN && e.Entry == 0:
+			return Info{}, invalid("this is a shared library, not a kernel", wanted)
+		default:
+			abis = []string{ELF}
+		}
+	}
+	return Info{ABIs: abis, Machine: machineName(e.Machine)}, nil
+}
+
+// elfABIs gives the ABIs by which an ELF file is a kernel.
+func elfABIs(e *elf.File, notes notes, head []byte) []string {
+	var abis []string
+	if notes.solo5 != "" {
+		abis = append(abis, notes.solo5)
+	}
+	if e.Machine != elf.EM_X86_64 && e.Machine != elf.EM_386 {
+		return abis // the rest are ABIs of x86
+	}
+	if notes.xen.pv() {
+		abis = append(abis, XenPV)
+	}
+	if notes.xen.phys32Entry {
+		abis = append(abis, XenPVH)
+	}
+	// Solo5's Xen binding starts by whatever header finds it, and then calls a
+	// hypervisor that is not there: without Xen it hangs, printing nothing.
+	if notes.solo5 == Solo5Xen {
+		return abis
+	}
+	if notes.xen.phys32Entry && notes.xen.inSegment {
+		abis = append(abis, PVH)
+	}
+	if found, addressed := multiboot1(head); found {
+		if addressed || e.Class == elf.ELFCLASS32 {
+			abis = append(abis, Multiboot1)
+		} else {
+			abis = append(abis, Multiboot1ELF64)
+		}
+	}
+	if multiboot2(head) {
+		abis = append(abis, Multiboot2)
+	}
+	return abis
+}
+
+// checkSegments finds what a loader would stumble over.
+func (f *file) checkSegments(e *elf.File) error {
+	var memory uint64
+	for i, p := range e.Progs {
+		if p.Type != elf.PT_LOAD && p.Type != elf.PT_NOTE {
+			continue
+		}
+		if p.Off > f.size() || p.Filesz > f.size()-p.Off {
+			return damaged("segment %d is %d bytes at %d, but the file has %d bytes",
+				i, p.Filesz, p.Off, f.size())
+		}
+		if p.Type != elf.PT_LOAD {
+			continue
+		}
+		if p.Filesz > p.Memsz {
+			return damaged("segment %d has %d bytes for %d bytes of memory", i, p.Filesz, p.Memsz)
+		}
+		// One segment of no size is harmless, and Unikraft has them.
+		memory |= p.Memsz
+	}
+	if memory == 0 {
+		return damaged("it has nothing to load into memory")
+	}
+	return nil
+}
+
+func hasSegment(e *elf.File, t elf.ProgType) bool {
+	return slices.ContainsFunc(e.Progs, func(p *elf.Prog) bool { return p.Type == t })
+}
+
+func machineName(m elf.Machine) string {
+	switch m {
+	case elf.EM_386:
+		return "i386"
+	case elf.EM_S390:
+		return "s390x"
+	}
+	// "EM_X86_64" is x86_64, and so on.
+	return strings.ToLower(strings.TrimPrefix(m.String(), "EM_"))
+}
+
+const wanted = "a kernel is an ELF file (PVH, Xen PV, multiboot or Solo5) or a Linux bzImage"
+
+func invalid(what, hint string) error {
+	return &step.Error{Kind: step.InvalidSpec, Op: "identify kernel", Err: errors.New(what), Hint: hint}
+}
+
+func damaged(format string, args ...any) error {
+	return &step.Error{Kind: step.InvalidSpec, Op: "identify kernel",
+		Err:  fmt.Errorf("the file is damaged or cut off: "+format, args...),
+		Hint: "build it or copy it again"}
+}

@@ -1,0 +1,58 @@
+// Package image knows what a kernel is: it reads from a file's bytes how the
+// file can be booted, and says which kinds of target boot it that way.
+//
+// [Identify] gives a kernel's ABIs, words such as "pvh" or "xen-pv".
+// [Supports] is the table of ABI and kind of target, so that an impossible pair
+// is refused with its reason before any long work.
+//
+// The package is pure: it reads what it is given, opens nothing, runs nothing.
+package image
+
+// The ABIs: the ways a kernel can be started. A kernel often has several. They
+// travel as plain strings in step.Origin and step.Kernel.
+const (
+	// PVH: a 32-bit entry point given by Xen note 18 in a PT_NOTE segment.
+	// QEMU, Firecracker and Cloud Hypervisor start it without Xen.
+	PVH = "pvh"
+	// XenPVH: the same entry point, started by Xen in a PVH domain. Xen finds
+	// the note by section too, so not every XenPVH kernel is PVH.
+	XenPVH = "xen-pvh"
+	// XenPV: a paravirtual Xen domain, started directly or by pv-grub.
+	XenPV = "xen-pv"
+	// Multiboot1: a multiboot 1 header in a 32-bit ELF file, or with load
+	// addresses of its own (the "a.out kludge", as in Solo5's virtio kernels).
+	Multiboot1 = "multiboot1"
+	// Multiboot1ELF64: a multiboot 1 header without load addresses in a 64-bit
+	// ELF file. GRUB loads it; QEMU finds the header and gives up, even if the
+	// kernel is PVH as well.
+	Multiboot1ELF64 = "multiboot1-elf64"
+	// Multiboot2: a multiboot2 header, which GRUB loads.
+	Multiboot2 = "multiboot2"
+	// LinuxBzImage: Linux's boot protocol, header "HdrS".
+	LinuxBzImage = "linux-bzimage"
+
+	// The Solo5 ABIs name the binding a MirageOS or other Solo5 kernel is
+	// linked with. A Solo5 kernel also has the ABI by which its binding is
+	// loaded: Solo5Virtio has Multiboot1, Solo5Xen has XenPVH.
+	Solo5HVT    = "solo5-hvt"
+	Solo5SPT    = "solo5-spt"
+	Solo5Virtio = "solo5-virtio"
+	Solo5Muen   = "solo5-muen"
+	Solo5Genode = "solo5-genode"
+	Solo5Xen    = "solo5-xen"
+
+	// LinuxExecutable: no kernel but a program that Linux runs, which is what
+	// MirageOS's unix target makes.
+	LinuxExecutable = "linux-executable"
+	// ELF: a linked ELF file with none of the above; only a loader that knows
+	// it in particular can start it.
+	ELF = "elf"
+)
+
+// Info is what a kernel's bytes say.
+type Info struct {
+	// ABIs is sorted and never empty.
+	ABIs []string
+	// Machine is the processor it is for: "x86_64", "i386", "aarch64", ...
+	Machine string
+}
