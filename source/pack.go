@@ -1,0 +1,261 @@
+// Package source carries a folder of source files from the one who deploys to
+// the host that builds: [Pack] makes one file of it, [Unpack] a folder again.
+//
+// The file is an uncompressed tar whose bytes depend only on the names and
+// contents of the files, on which of them are executable, and on where symbolic
+// links point: the same source gives the same digest anywhere, so nothing is
+// uploaded or built twice.
+package source
+
+import (
+	"archive/tar"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Pack packs folder into a temporary file that has no name any more: closing it
+// is all the cleaning up there is, and the end of the process does it too. The
+// file stands at its start.
+//
+// Left out are .git, empty folders, and what the .gitignore files in folder and
+// below say. That is what `git add .` would take in a new repository: neither
+// git's index nor excludes from outside of folder (.git/info/exclude,
+// core.excludesFile, a parent's .gitignore) are looked at.
+//
+// Symbolic links are kept as links. One that leads out of folder is refused, as
+// are devices, sockets and pipes, and a file that changes under Pack's hands.
+// Errors are InvalidSpec (also: nothing to pack), NotFound, Unauthorized,
+// NoSpace in the folder for temporary files, or of no kind.
+func Pack(ctx context.Context, folder string) (*os.File, error) {
+	f, err := os.CreateTemp("", "morgana-source-*.tar")
+	if err != nil {
+		return nil, fail("pack "+folder, err, os.TempDir())
+	}
+	err = os.Remove(f.Name())
+	if err == nil {
+		err = pack(ctx, folder, f)
+	}
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		_ = f.Close() // nobody will read it
+		return nil, fail("pack "+folder, err, os.TempDir())
+	}
+	return f, nil
+}
+
+// pack writes the archive, holding no more in memory than one listing for each
+// level of folders.
+func pack(ctx context.Context, folder string, w io.Writer) error {
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }() // only read from
+	p := packer{ctx: ctx, root: root, tar: tar.NewWriter(w), block: make([]byte, 256<<10)}
+	if err := p.folder("", nil); err != nil {
+		return err
+	}
+	if p.files == 0 {
+		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%s has no files to build from", folder),
+			Hint: "is it the right folder, and does its .gitignore leave anything?"}
+	}
+	return p.tar.Close()
+}
+
+type packer struct {
+	ctx   context.Context
+	root  *os.Root
+	tar   *tar.Writer
+	block []byte
+	files int
+}
+
+// folder packs what is in dir ("" or "a/b/"), in the order of whole names.
+func (p *packer) folder(dir string, levels []level) error {
+	f, err := p.root.Open(path.Clean(dir))
+	if err != nil {
+		return err
+	}
+	entries, err := f.ReadDir(-1)
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return err
+	}
+	// "a/b" stands behind "a-b", as a sort of the whole names has it.
+	order := func(e fs.DirEntry) string {
+		if e.IsDir() {
+			return e.Name() + "/"
+		}
+		return e.Name()
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(order(a), order(b)) })
+
+	for _, e := range entries {
+		if e.Name() != ".gitignore" || !e.Type().IsRegular() {
+			continue
+		}
+		text, err := p.root.ReadFile(dir + e.Name())
+		if err != nil {
+			return err
+		}
+		levels = append(levels[:len(levels):len(levels)], level{dir, parseIgnore(text)})
+	}
+	for _, e := range entries {
+		if err := p.ctx.Err(); err != nil {
+			return err
+		}
+		name := dir + e.Name()
+		if e.Name() == ".git" || ignored(levels, name, e.IsDir()) {
+			continue
+		}
+		switch e.Type() {
+		case fs.ModeDir:
+			err = p.folder(name+"/", levels)
+		case fs.ModeSymlink:
+			err = p.link(name)
+		case 0:
+			err = p.file(name)
+		default:
+			err = refuse("%s is neither a file nor a folder nor a symbolic link", name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *packer) link(name string) error {
+	target, err := p.root.Readlink(name)
+	if err != nil {
+		return err
+	}
+	if !staysInside(name, target) {
+		return refuse("symbolic link %s leads out of the folder, to %s", name, target)
+	}
+	return p.write(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
+}
+
+func (p *packer) file(name string) error {
+	f, err := p.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return changed(name)
+	}
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: info.Size(), Mode: 0o644}
+	if info.Mode()&0o100 != 0 {
+		h.Mode = 0o755
+	}
+	if err := p.write(h); err != nil {
+		return err
+	}
+	n, err := io.CopyBuffer(onlyWriter{p.tar}, contextReader{p.ctx, f}, p.block)
+	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != h.Size {
+		return changed(name)
+	}
+	return err
+}
+
+func (p *packer) write(h *tar.Header) error {
+	p.files++
+	h.Format = tar.FormatPAX // written as plain ustar where that has room
+	return p.tar.WriteHeader(h)
+}
+
+// staysInside says whether a symbolic link at name (a/b/c) leads to a place in
+// the tree, whatever the links on its way are: it may begin with as many ".."
+// as it is deep and have none after that. "x/.." behind another link could be
+// anywhere.
+func staysInside(name, target string) bool {
+	if target == "" || path.IsAbs(target) {
+		return false
+	}
+	up, down := 0, false
+	for _, part := range strings.Split(target, "/") {
+		switch {
+		case part == "" || part == ".":
+		case part != "..":
+			down = true
+		case down:
+			return false
+		default:
+			up++
+		}
+	}
+	return up <= strings.Count(name, "/")
+}
+
+func changed(name string) error { return fmt.Errorf("%s changed while it was being packed", name) }
+
+func refuse(format string, args ...any) error {
+	return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf(format, args...),
+		Hint: "remove it, or name it in .gitignore"}
+}
+
+// fail makes a *step.Error; space is the folder that is written to.
+func fail(op string, err error, space string) error {
+	var e *step.Error
+	if errors.As(err, &e) {
+		if e.Op == "" {
+			c := *e
+			c.Op = op
+			return &c
+		}
+		return e
+	}
+	e = &step.Error{Op: op, Err: err}
+	var p *fs.PathError
+	if errors.As(err, &p) && !filepath.IsAbs(p.Path) {
+		// The system call's name, as "openat", is of no use.
+		e.Err = &fs.PathError{Op: "open", Path: p.Path, Err: p.Err}
+	}
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e.Kind, e.Hint = step.NoSpace, "make room in "+space
+	case errors.Is(err, fs.ErrNotExist):
+		e.Kind = step.NotFound
+	case errors.Is(err, fs.ErrPermission):
+		e.Kind = step.Unauthorized
+	case errors.Is(err, syscall.ENOTDIR):
+		e.Kind = step.InvalidSpec
+	}
+	return e
+}
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(b)
+}
+
+// onlyWriter hides ReadFrom, which would not look at ctx.
+type onlyWriter struct{ io.Writer }
