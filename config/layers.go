@@ -86,7 +86,9 @@ func (l *layers) text(name, fallback string) string {
 func (l *layers) list(name string) []string {
 	switch v := l.viper.Get(name).(type) {
 	case []string:
-		return v
+		if len(v) > 0 {
+			return v
+		}
 	case string:
 		return strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 	}

@@ -48,9 +48,9 @@ type Project struct {
 	Toolchain step.Recipe
 	Targets   []Target // in the file's order, at least one
 
-	shown     string // File as the user would type it
-	root      *value
-	flags     *pflag.FlagSet
+	shown string // File as the user would type it
+	root  *value
+	flags *pflag.FlagSet
 	// Where Source or Kernel was given, for errors.
 	inputAt, inputField string
 }

@@ -14,24 +14,26 @@ import (
 func Template(app, toolchain, kernel string) []byte {
 	made := `toolchain:
   kind: command
-  # configure: [[./configure]]   # commands that run once before build
-  build: [[make]]                # commands, each a list of words; no shell
-  kernel: %s # what the build leaves, relative to source
+  # Commands are lists of words that no shell reads.
+  # configure: [[./configure]]
+  build: [[make]]
+  # The file that the build makes, relative to source.
+  kernel: %s
 `
 	source := `source: .   # the folder to build, relative to this file
 `
 	if toolchain == Prebuilt {
 		source, made = "", `toolchain:
-  kind: prebuilt   # nothing is built, the kernel is there already
-  kernel: %s # relative to this file
+  kind: prebuilt
+  # The kernel's file, relative to this one.
+  kernel: %s
 `
 	}
 	text := `# What to deploy and where. "morgana deploy" does it.
 app: %s
 ` + source + `
 ` + made + `
-# Places to run it. The first is the default; "morgana deploy --target NAME"
-# takes another.
+# Where to run it: names of your choice, each with the kind of place it is.
 targets:
   dev:
     kind: qemu
