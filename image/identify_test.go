@@ -33,12 +33,14 @@ var kernels = []struct {
 		[]string{PVH, XenPVH}, "i386"},
 	{"PVH note in no segment", testELF{segments: []testPart{load(someCode)}, sections: []testPart{noteSection(pvhNote)}}.build(),
 		[]string{XenPVH}, "x86_64"},
-	// Xen itself, and Linux's vmlinux without the multiboot header.
 	{"all of Xen's and both multiboots", testELF{class: elf.ELFCLASS32, machine: elf.EM_386, segments: []testPart{
 		load(slices.Concat(mb1, mb2, someCode)), note(slices.Concat(pvNotes, pvhNote))}}.build(),
 		[]string{Multiboot1, Multiboot2, PVH, XenPV, XenPVH}, "i386"},
 	{"Xen PV, notes in a segment", testELF{segments: []testPart{load(someCode), note(pvNotes)}}.build(),
 		[]string{XenPV}, "x86_64"},
+	{"GRUB for 32-bit Xen", testELF{class: elf.ELFCLASS32, machine: elf.EM_386, segments: []testPart{load(someCode),
+		note(slices.Concat(pvNotes, words(4, 12, 9, 0x006e6558, 0x00736579)))}}.build(),
+		[]string{XenPV}, "i386"},
 	{"Unikraft on Xen", testELF{segments: []testPart{load(someCode), load(nil)}, sections: []testPart{noteSection(pvNotes)}}.build(),
 		[]string{XenPV}, "x86_64"},
 	{"old Mini-OS", testELF{segments: []testPart{load(someCode)}, sections: []testPart{{kind: uint32(elf.SHT_PROGBITS),

@@ -5,7 +5,6 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"strings"
 )
 
@@ -123,20 +122,45 @@ func (all *notes) add(raw []byte, order binary.ByteOrder) error {
 	for at := uint64(0); uint64(len(raw))-at >= 12; {
 		header := raw[at:]
 		nameSize, size, kind := order.Uint32(header), order.Uint32(header[4:]), order.Uint32(header[8:])
-		// Name and value together are under 2^33 bytes: no sum overflows.
+		// Two 32-bit sizes: no sum overflows.
 		name := at + 12
 		value := name + pad(uint64(nameSize))
 		end := value + uint64(size)
-		if end > uint64(len(raw)) {
-			return fmt.Errorf("the note at byte %d runs past the end: %w", at, io.ErrUnexpectedEOF)
+		if value > uint64(len(raw)) {
+			return pastEnd(at)
 		}
 		owner := cString(raw[name : name+uint64(nameSize)])
+		if end > uint64(len(raw)) {
+			if matters(owner, kind) {
+				return pastEnd(at)
+			}
+			// GRUB's i386-xen kernels end in a PAE_MODE note that claims 8
+			// bytes too many, and every loader lets it pass.
+			return nil
+		}
 		if err := all.addOne(owner, kind, raw[value:end], order); err != nil {
 			return fmt.Errorf("the note at byte %d: %w", at, err)
 		}
 		at = min(pad(end), uint64(len(raw)))
 	}
 	return nil
+}
+
+func pastEnd(at uint64) error {
+	return fmt.Errorf("the note at byte %d runs past the end", at)
+}
+
+// matters reports whether addOne looks at a note's value.
+func matters(owner string, kind uint32) bool {
+	switch owner {
+	case "Xen":
+		return kind == xenVersion || kind == xenGuestOS || kind == xenLoader || kind == xenPhys32Entry
+	case "Solo5":
+		return kind == solo5ABI
+	case "GNU":
+		return kind == gnuABITag
+	}
+	return false
 }
 
 func (all *notes) addOne(owner string, kind uint32, value []byte, order binary.ByteOrder) error {
