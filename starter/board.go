@@ -1,0 +1,187 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// board is the screen of a terminal: the stages of every target, rewritten in
+// place as they change.
+type board struct {
+	mu      sync.Mutex
+	w       io.Writer
+	many    bool
+	order   []string
+	targets map[string]*boardTarget
+	drawn   int // lines on the screen
+	stop    chan struct{}
+	stopped sync.WaitGroup
+}
+
+type boardTarget struct {
+	head, last, note string
+	stages           map[string]*boardStage
+	ended            bool
+}
+
+type boardStage struct {
+	event event
+	began time.Time
+}
+
+func newBoard(w io.Writer, many bool) *board {
+	b := &board{w: w, many: many, targets: map[string]*boardTarget{}, stop: make(chan struct{})}
+	b.stopped.Go(func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-b.stop:
+				return
+			case <-tick.C:
+				b.mu.Lock()
+				b.draw()
+				b.mu.Unlock()
+			}
+		}
+	})
+	return b
+}
+
+func (b *board) event(e event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name := e.App + "/" + e.Target
+	t := b.targets[name]
+	if t == nil {
+		t = &boardTarget{stages: map[string]*boardStage{}}
+		b.targets[name] = t
+		b.order = append(b.order, name)
+	}
+	switch e.Event {
+	case "accepted":
+		t.head = lineOf(e)
+	case "stage":
+		s := t.stages[e.Stage]
+		if s == nil || e.State == string(workflows.Running) {
+			s = &boardStage{began: time.Now()}
+			t.stages[e.Stage] = s
+			t.note = ""
+		}
+		s.event = e
+	case "progress":
+		t.note = e.Note
+	default:
+		t.last, t.ended = lineOf(e), true
+	}
+	b.draw()
+}
+
+// close draws once more and leaves the board on the screen.
+func (b *board) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-b.stop:
+		return
+	default:
+	}
+	b.draw()
+	close(b.stop)
+	b.drawn = 0
+}
+
+// draw rewrites the board over its last drawing.
+func (b *board) draw() {
+	select {
+	case <-b.stop:
+		return
+	default:
+	}
+	var lines []string
+	for _, name := range b.order {
+		lines = append(lines, b.targets[name].lines(name)...)
+	}
+	width := b.width()
+	var out strings.Builder
+	if b.drawn > 0 {
+		fmt.Fprintf(&out, "\x1b[%dA", b.drawn)
+	}
+	for _, l := range lines {
+		out.WriteString("\r" + clip(l, width) + "\x1b[K\n")
+	}
+	out.WriteString("\x1b[J")
+	_, _ = io.WriteString(b.w, out.String()) // the terminal went away: nobody looks
+	b.drawn = len(lines)
+}
+
+func (t *boardTarget) lines(name string) []string {
+	lines := []string{name + " " + t.head}
+	for _, stage := range step.Stages {
+		s := t.stages[string(stage)]
+		switch {
+		case s == nil:
+			if !t.ended {
+				lines = append(lines, "  "+mark("waiting")+" "+string(stage))
+			}
+		case s.event.State == string(workflows.Running) && !t.ended:
+			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, time.Since(s.began).Seconds(), t.note))
+		default:
+			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, s.event.Seconds, oneLine(s.event.Result)))
+		}
+	}
+	if t.last != "" {
+		lines = append(lines, strings.Split(name+" "+t.last, "\n")...)
+	}
+	return lines
+}
+
+func mark(state string) string {
+	switch workflows.StageState(state) {
+	case workflows.Done:
+		return "\x1b[32m✓\x1b[0m"
+	case workflows.Failed:
+		return "\x1b[31m✗\x1b[0m"
+	case workflows.Running:
+		return "\x1b[33m▸\x1b[0m"
+	case workflows.Waiting:
+	}
+	return "\x1b[2m·\x1b[0m"
+}
+
+func (b *board) width() int {
+	if f, ok := b.w.(*os.File); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
+			return w
+		}
+	}
+	return 80
+}
+
+// clip keeps a line from wrapping, which would break the rewriting. Colour
+// sequences take no room.
+func clip(line string, width int) string {
+	room, escape := width-1, false
+	for i, r := range line {
+		switch {
+		case r == '\x1b':
+			escape = true
+		case escape:
+			escape = r != 'm'
+		case room == 0:
+			return line[:i] + "\x1b[0m"
+		default:
+			room--
+		}
+	}
+	return line
+}

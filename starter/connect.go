@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// connection is a Temporal server to talk to.
+type connection struct {
+	client.Client
+	namespace string
+	// ui is the web UI's URL if it is our own server's, else "".
+	ui       string
+	settings config.Settings
+}
+
+// connect finds the server: the configured one, else our own on this machine.
+// If start is set our own is started where it does not run.
+func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
+	settings, err := config.LoadSettings(c.flags)
+	if err != nil {
+		return nil, err
+	}
+	options, configured, err := config.Temporal(c.flags)
+	if err != nil {
+		return nil, err
+	}
+	to := &connection{settings: settings, namespace: options.Namespace}
+	hint := "check TEMPORAL_ADDRESS, --address or your profile, or unset them to use a server of our own"
+	if !configured {
+		server, err := c.ownServer(ctx, settings, start)
+		if err != nil {
+			return nil, err
+		}
+		options.HostPort, options.Namespace = server.Address, server.Namespace
+		to.ui, to.namespace = server.UI, server.Namespace
+		hint = "see morgana dev status"
+	}
+	options.Logger = silent{}
+	dialing, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	to.Client, err = client.DialContext(dialing, options)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, errDetached
+		}
+		return nil, &step.Error{Kind: step.NotFound, Op: "connect to Temporal at " + options.HostPort,
+			Err: fmt.Errorf("no answer: %w", innermost(err)), Hint: hint}
+	}
+	return to, nil
+}
+
+// ownServer gives our own server, started if need be.
+func (c *cli) ownServer(ctx context.Context, settings config.Settings, start bool) (serverInfo, error) {
+	d := dev{folder: devFolder(settings.State), settings: settings}
+	if server, running := d.server(); running && (!start || d.workerRuns()) {
+		return server, nil
+	}
+	if !start {
+		return serverInfo{}, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("no Temporal server is configured and our own does not run"),
+			Hint: "set TEMPORAL_ADDRESS, or run morgana dev up"}
+	}
+	server, err := d.up(ctx)
+	if err == nil {
+		c.say("started a Temporal server and a worker on this machine, UI %s (morgana dev down stops them)", server.UI)
+	}
+	return server, err
+}
+
+// needWorker waits a moment for somebody to poll our workflows: without a
+// worker a deploy would be accepted by nobody, and hang.
+func (to *connection) needWorker(ctx context.Context) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
+			Namespace: to.namespace, TaskQueue: taskQueue(workflows.TaskQueue), TaskQueueType: enums.TASK_QUEUE_TYPE_WORKFLOW,
+		})
+		if err != nil {
+			return &step.Error{Kind: step.NotFound, Op: "look for workers", Err: innermost(err)}
+		}
+		if len(answer.GetPollers()) > 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return &step.Error{Kind: step.NotFound, Op: "look for workers",
+				Err:  fmt.Errorf("no worker polls task queue %q in namespace %s", workflows.TaskQueue, to.namespace),
+				Hint: "start one with the same TEMPORAL_* settings: morgana-worker"}
+		}
+		if err := sleep(ctx, 300*time.Millisecond); err != nil {
+			return errDetached
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// link is the page of a workflow in our own server's UI, "" with another server.
+func (to *connection) link(workflow string) string {
+	if to.ui == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s/namespaces/%s/workflows/%s", to.ui, to.namespace, url.PathEscape(workflow))
+}
+
+func taskQueue(name string) *taskqueue.TaskQueue {
+	return &taskqueue.TaskQueue{Name: name, Kind: enums.TASK_QUEUE_KIND_NORMAL}
+}
+
+// innermost drops the wrappers of an error that gRPC or the SDK made: they say
+// the same thing again.
+func innermost(err error) error {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err
+}
+
+// silent is the SDK's logger: what goes wrong is told in our words.
+type silent struct{}
+
+func (silent) Debug(string, ...any) {}
+func (silent) Info(string, ...any)  {}
+func (silent) Warn(string, ...any)  {}
+func (silent) Error(string, ...any) {}

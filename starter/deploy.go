@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/source"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/store"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// deployFlags are the flags of "morgana deploy".
+type deployFlags struct {
+	targets                            []string
+	all, detach, keep, force, takeOver bool
+}
+
+func (c *cli) deployCommand() *cobra.Command {
+	var f deployFlags
+	cmd := &cobra.Command{
+		Use:   "deploy",
+		Short: "Take the app from source to a booted machine",
+		Long: `Deploy the app of morgana.yaml, and show how it goes. If the image is the one
+that runs already, the machine is left as it is. If the deploy fails, what it
+made is removed and the machine that ran before still runs.
+
+Ctrl-C stops the watching, not the deploy: the same command attaches again.`,
+		Example: `  morgana deploy
+  morgana deploy --target dev --target prod    # built once, deployed to each
+  morgana deploy -f examples/hello --set dev.memory=128
+  morgana deploy --detach && morgana status
+  morgana deploy -o json | jq .`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.deploy(cmd.Context(), f) },
+	}
+	c.projectFlags(cmd)
+	cmd.Flags().StringSliceVarP(&f.targets, "target", "t", nil, "target of morgana.yaml (repeatable; may be left out if there is one)")
+	cmd.Flags().BoolVar(&f.all, "all", false, "every target of morgana.yaml")
+	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for the end")
+	cmd.Flags().BoolVar(&f.keep, "keep", false, "leave the pieces of a failed deploy, for debugging")
+	cmd.Flags().BoolVar(&f.force, "force", false, "make a new machine even if the image is unchanged")
+	cmd.Flags().BoolVar(&f.takeOver, "take-over", false, "replace an app of the same name that was deployed from another folder")
+	return cmd
+}
+
+func (c *cli) deploy(ctx context.Context, f deployFlags) error {
+	project, err := c.project()
+	if err != nil {
+		return err
+	}
+	targets, err := pick(project, f.targets, f.all)
+	if err != nil {
+		return err
+	}
+	if err := project.CheckInput(); err != nil {
+		return err
+	}
+	kernel, err := openKernel(project)
+	if err != nil {
+		return err
+	}
+	to, err := c.connect(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	if err := to.needWorker(ctx); err != nil {
+		return err
+	}
+	origin, err := upload(ctx, to.settings, project, kernel)
+	if err != nil {
+		if ctx.Err() != nil {
+			return errDetached
+		}
+		return err
+	}
+	show := c.screen(len(targets) > 1)
+	defer show.close()
+	failed := make([]error, len(targets))
+	var all sync.WaitGroup
+	for i, t := range targets {
+		all.Go(func() {
+			follow := &follower{to: to, project: project, target: t, show: show}
+			failed[i] = follow.deploy(ctx, request(project, t, origin, f), f.detach)
+		})
+	}
+	all.Wait()
+	show.close()
+	return c.verdict(ctx, failed)
+}
+
+// verdict tells every failure and gives one exit status.
+func (c *cli) verdict(ctx context.Context, failed []error) error {
+	status := 0
+	for _, err := range failed {
+		switch {
+		case err == nil:
+		case errors.Is(err, errDetached):
+			status = max(status, 0)
+		default:
+			f := workflows.Failure(err)
+			writeFailure(c.err, f)
+			if f.Kind.Mine() {
+				status = max(status, 2)
+			} else {
+				status = max(status, 1)
+			}
+		}
+	}
+	switch {
+	case status == 2:
+		return errToldMine
+	case status == 1:
+		return errTold
+	case ctx.Err() != nil:
+		c.say("detached: the deploy goes on; morgana deploy attaches again, morgana status tells how it stands")
+		return errDetached
+	}
+	return nil
+}
+
+// pick gives the targets to deploy to.
+func pick(p *config.Project, names []string, all bool) ([]config.Target, error) {
+	var known []string
+	for _, t := range p.Targets {
+		known = append(known, t.Name)
+	}
+	switch {
+	case all || len(names) == 0 && len(p.Targets) == 1:
+		return p.Targets, nil
+	case len(names) == 0:
+		return nil, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%s has %d targets", p.File, len(known)),
+			Hint: "choose by --target (" + strings.Join(known, ", ") + "), or --all"}
+	}
+	var picked []config.Target
+	for _, name := range names {
+		t, err := p.Target(name)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(picked, func(have config.Target) bool { return have.Name == name }) {
+			picked = append(picked, t)
+		}
+	}
+	return picked, nil
+}
+
+// prebuilt is a kernel that exists already, with what its bytes say.
+type prebuilt struct {
+	path string
+	abis []string
+}
+
+// openKernel looks at the project's ready-made kernel before anything is
+// started, nil if it has none.
+func openKernel(p *config.Project) (*prebuilt, error) {
+	if p.Kernel == "" {
+		return nil, nil
+	}
+	file, err := os.Open(p.Kernel)
+	if err != nil {
+		return nil, &step.Error{Kind: step.NotFound, Op: "read kernel", Err: err}
+	}
+	defer func() { _ = file.Close() }() // read only
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	found, err := image.Identify(file, info.Size())
+	if err != nil {
+		f := workflows.Failure(err)
+		f.Op = p.Kernel
+		return nil, f
+	}
+	return &prebuilt{path: p.Kernel, abis: found.ABIs}, nil
+}
+
+// upload puts the source folder, or the ready-made kernel, into the store.
+func upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
+	origin := step.Origin{Folder: p.Folder, Host: settings.Host}
+	s, err := store.Open(ctx, settings.Store)
+	if err != nil {
+		return origin, err
+	}
+	defer func() { _ = s.Close() }() // Put has returned: nothing is pending
+	if kernel != nil {
+		file, err := os.Open(kernel.path)
+		if err != nil {
+			return origin, &step.Error{Kind: step.NotFound, Op: "read kernel", Err: err}
+		}
+		defer func() { _ = file.Close() }() // read only
+		a, err := s.Put(ctx, file)
+		if err != nil {
+			return origin, err
+		}
+		origin.Kernel, origin.ABIs = &a, kernel.abis
+		return origin, nil
+	}
+	packed, err := source.Pack(ctx, p.Source)
+	if err != nil {
+		return origin, err
+	}
+	defer func() { _ = packed.Close() }() // a temporary file
+	a, err := s.Put(ctx, packed)
+	if err != nil {
+		return origin, err
+	}
+	origin.Archive = &a
+	return origin, nil
+}
+
+func request(p *config.Project, t config.Target, origin step.Origin, f deployFlags) workflows.DeployRequest {
+	return workflows.DeployRequest{
+		Spec: step.Spec{
+			Tags:      step.Tags{App: p.App, Target: t.Name},
+			Kind:      t.Kind,
+			Options:   t.Options,
+			Toolchain: p.Toolchain,
+			Origin:    origin,
+		},
+		Plan: p.Plan(t), Keep: f.keep, Force: f.force, TakeOver: f.takeOver,
+	}
+}
+
+// update sends a Deployment an update, starting the Deployment if it is not
+// running, and waits for the answer.
+func update(ctx context.Context, to *connection, app, target, name string, arg, answer any) error {
+	start := to.NewWithStartWorkflowOperation(client.StartWorkflowOptions{
+		ID:                       workflows.DeploymentID(app, target),
+		TaskQueue:                workflows.TaskQueue,
+		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		StaticSummary:            fmt.Sprintf("%s on %s", app, target),
+		StaticDetails:            "A running workflow is a running machine.",
+	}, "Deployment", workflows.DeploymentState{})
+	handle, err := to.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
+		StartWorkflowOperation: start,
+		UpdateOptions: client.UpdateWorkflowOptions{
+			UpdateName: name, Args: []any{arg}, WaitForStage: client.WorkflowUpdateStageCompleted,
+		},
+	})
+	if err == nil {
+		err = handle.Get(ctx, answer)
+	}
+	if ctx.Err() != nil {
+		return errDetached
+	}
+	return err
+}

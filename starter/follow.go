@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// look is how often a rollout is asked how it stands.
+const look = 250 * time.Millisecond
+
+// follower watches one target's rollout and shows what changes.
+type follower struct {
+	to      *connection
+	project *config.Project
+	target  config.Target
+	show    screen
+	seen    map[step.Stage]workflows.StageState
+	note    string
+}
+
+// deploy asks for the rollout and follows it to its end. A failure is shown
+// and returned.
+func (f *follower) deploy(ctx context.Context, in workflows.DeployRequest, detach bool) error {
+	var accepted workflows.Accepted
+	err := update(ctx, f.to, in.Spec.App, in.Spec.Target, workflows.UpdateDeploy, in, &accepted)
+	if err != nil {
+		return f.failed(in.Spec.Tags, err)
+	}
+	f.emit(event{Event: "accepted", Rollout: accepted.RolloutID, Attached: accepted.Attached, UI: f.to.link(accepted.RolloutID)}, accepted.Tags)
+	if detach {
+		return nil
+	}
+	out, err := f.follow(ctx, accepted)
+	if err != nil {
+		return f.failed(accepted.Tags, err)
+	}
+	f.emit(event{Event: "deployed", Machine: &out.Machine, Unchanged: out.Unchanged, Left: out.Left}, accepted.Tags)
+	return nil
+}
+
+func (f *follower) failed(t step.Tags, err error) error {
+	if errors.Is(err, errDetached) {
+		return err
+	}
+	e := *workflows.Failure(err)
+	if e.Field != "" { // an option of morgana.yaml: say where
+		e.Op = f.project.Locate(f.target.Name, e.Field)
+	}
+	f.emit(event{Event: "failed", Error: failureJSON(&e)}, t)
+	return &e
+}
+
+func (f *follower) emit(e event, t step.Tags) {
+	e.Time, e.App, e.Target, e.Generation = time.Now(), t.App, t.Target, t.Generation
+	f.show.event(e)
+}
+
+// follow waits for the rollout's end.
+func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out workflows.Outcome, err error) {
+	f.seen = map[step.Stage]workflows.StageState{}
+	run, err := f.find(ctx, accepted)
+	if err != nil {
+		return out, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- run.Get(ctx, &out) }()
+	for {
+		select {
+		case err := <-ended:
+			if ctx.Err() != nil {
+				return out, errDetached
+			}
+			if lost(err) { // the server went away: it will come back, or the user tires
+				f.notice(accepted.Tags, "Temporal does not answer; waiting")
+				if sleep(ctx, time.Second) != nil {
+					return out, errDetached
+				}
+				go func() { ended <- run.Get(ctx, &out) }()
+				continue
+			}
+			f.look(ctx, run, accepted.Tags)
+			return out, err
+		case <-time.After(look):
+			f.look(ctx, run, accepted.Tags)
+		}
+	}
+}
+
+// lost reports that the server did not answer, rather than the rollout failing.
+func lost(err error) bool {
+	var unavailable *serviceerror.Unavailable
+	var late *serviceerror.DeadlineExceeded
+	return errors.As(err, &unavailable) || errors.As(err, &late)
+}
+
+// find waits for the rollout to start: it may be in line behind another. An
+// older run of the same id belongs to an earlier life of the deployment.
+func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (client.WorkflowRun, error) {
+	for {
+		asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+		about, err := f.to.DescribeWorkflowExecution(asking, accepted.RolloutID, "")
+		if err == nil {
+			run := about.GetWorkflowExecutionInfo().GetExecution().GetRunId()
+			if s, err := f.status(asking, accepted.RolloutID, run); err == nil && s.Tags == accepted.Tags {
+				cancel()
+				return f.to.GetWorkflow(ctx, accepted.RolloutID, run), nil
+			}
+		}
+		cancel()
+		var absent *serviceerror.NotFound
+		if err != nil && !errors.As(err, &absent) && ctx.Err() == nil && !lost(err) {
+			return nil, err
+		}
+		f.notice(accepted.Tags, "in line")
+		if sleep(ctx, look/2) != nil {
+			return nil, errDetached
+		}
+	}
+}
+
+func (f *follower) status(ctx context.Context, id, run string) (s workflows.RolloutStatus, err error) {
+	answer, err := f.to.QueryWorkflow(ctx, id, run, workflows.QueryStatus)
+	if err != nil {
+		return s, err
+	}
+	return s, answer.Get(&s)
+}
+
+// look asks how the rollout stands and shows what is new. What cannot be asked
+// now is asked again.
+func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	s, err := f.status(ctx, run.GetID(), run.GetRunID())
+	if err != nil {
+		return
+	}
+	for _, st := range s.Stages {
+		if st.State == workflows.Waiting || f.seen[st.Stage] == st.State {
+			continue
+		}
+		if st.State != workflows.Running && f.seen[st.Stage] == "" {
+			f.stage(t, workflows.StageStatus{Stage: st.Stage, State: workflows.Running, Started: st.Started})
+		}
+		f.seen[st.Stage] = st.State
+		f.stage(t, st)
+	}
+	if s.Undoing {
+		f.notice(t, "failed; removing what it made")
+	}
+	f.heartbeat(ctx, run, t)
+}
+
+func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
+	e := event{Event: "stage", Stage: string(s.Stage), State: string(s.State), Result: s.Result}
+	if !s.Ended.IsZero() {
+		e.Seconds = s.Ended.Sub(s.Started).Seconds()
+	}
+	f.emit(e, t)
+}
+
+// heartbeat shows the progress of the step that is running, or why it is tried
+// again.
+func (f *follower) heartbeat(ctx context.Context, run client.WorkflowRun, t step.Tags) {
+	about, err := f.to.DescribeWorkflowExecution(ctx, run.GetID(), run.GetRunID())
+	if err != nil {
+		return
+	}
+	for _, p := range about.GetPendingActivities() {
+		f.notice(t, pending(p))
+	}
+}
+
+func pending(p *workflowpb.PendingActivityInfo) string {
+	switch {
+	case p.GetAttempt() > 1 && p.GetLastFailure() != nil && p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED:
+		return fmt.Sprintf("try %d follows: %s", p.GetAttempt(), p.GetLastFailure().GetMessage())
+	case p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED &&
+		time.Since(p.GetScheduledTime().AsTime()) > 3*time.Second:
+		return "waiting for a worker to take " + p.GetActivityType().GetName()
+	}
+	var progress step.Progress
+	if converter.GetDefaultDataConverter().FromPayloads(p.GetHeartbeatDetails(), &progress) != nil {
+		return ""
+	}
+	return progressLine(progress)
+}
+
+func progressLine(p step.Progress) string {
+	done := ""
+	switch {
+	case p.Total > 0 && p.Unit == "bytes":
+		done = fmt.Sprintf("%d%% of %s ", 100*p.Done/p.Total, workflows.Size(p.Total))
+	case p.Total > 0:
+		done = fmt.Sprintf("%d of %d %s ", p.Done, p.Total, p.Unit)
+	case p.Done > 0:
+		done = fmt.Sprintf("%d %s ", p.Done, p.Unit)
+	}
+	return strings.TrimSpace(done + p.Note)
+}
+
+func (f *follower) notice(t step.Tags, note string) {
+	if note != "" && note != f.note {
+		f.note = note
+		f.emit(event{Event: "progress", Note: note}, t)
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func (c *cli) initCommand() *cobra.Command {
+	var app, kernel string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "init [FOLDER]",
+		Short: "Write a morgana.yaml to start from",
+		Long: `Write a commented morgana.yaml into FOLDER (default: the current one). With
+--kernel it deploys a kernel that exists already; otherwise make builds one.`,
+		Example: "  morgana init\n  morgana init --app web --kernel dist/web.xen",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			folder := "."
+			if len(args) == 1 {
+				folder = args[0]
+			}
+			return c.init(folder, app, kernel, force)
+		},
+	}
+	cmd.Flags().StringVar(&app, "app", "", "the app's name (default: the folder's)")
+	cmd.Flags().StringVar(&kernel, "kernel", "", "deploy this kernel file as it is")
+	cmd.Flags().BoolVar(&force, "force", false, "overwrite a morgana.yaml that is there")
+	return cmd
+}
+
+func (c *cli) init(folder, app, kernel string, force bool) error {
+	whole, err := filepath.Abs(folder)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(whole); err != nil || !info.IsDir() {
+		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is no folder", folder), Hint: "create it first: mkdir -p"}
+	}
+	if app == "" {
+		app = nameFrom(filepath.Base(whole))
+	}
+	if err := step.CheckName("--app", app); err != nil {
+		return err
+	}
+	toolchain, artifact := "command", app
+	if kernel != "" {
+		toolchain, artifact = config.Prebuilt, kernel
+	}
+	path := filepath.Join(folder, config.Filename)
+	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if force {
+		mode = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	}
+	file, err := os.OpenFile(path, mode, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return &step.Error{Kind: step.Conflict, Op: path, Err: errors.New("exists already"), Hint: "edit it, or pass --force to overwrite it"}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(config.Template(app, toolchain, artifact))
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	c.say("wrote %s: look it over, then run morgana deploy", path)
+	return nil
+}
+
+var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
+
+// nameFrom makes an app's name of a folder's.
+func nameFrom(folder string) string {
+	name := strings.Trim(notInNames.ReplaceAllString(strings.ToLower(folder), "-"), "-0123456789")
+	if name == "" {
+		return "app"
+	}
+	return name[:min(len(name), 40)]
+}

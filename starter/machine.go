@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+func (c *cli) consoleCommand() *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "console [APP[/TARGET]]",
+		Short: "Print a machine's console",
+		Long: `Print what the machine has written to its console since it booted. Without a
+name it is the app of morgana.yaml. The machine may be on another host: its
+worker is asked through Temporal.`,
+		Example: "  morgana console\n  morgana console hello/dev --follow",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.console(cmd.Context(), strings.Join(args, ""), follow)
+		},
+	}
+	c.projectFlags(cmd)
+	cmd.Flags().BoolVar(&follow, "follow", false, "go on until the machine ends or Ctrl-C")
+	return cmd
+}
+
+func (c *cli) console(ctx context.Context, which string, follow bool) error {
+	to, names, err := c.named(ctx, which, nil, false)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	if len(names) != 1 {
+		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%d deployments fit", len(names)),
+			Hint: "name one: " + strings.Join(names, ", ")}
+	}
+	app, target, _ := strings.Cut(names[0], "/")
+	answer, err := to.QueryWorkflow(ctx, workflows.DeploymentID(app, target), "", workflows.QueryStatus)
+	if err != nil {
+		return notDeployed(names[0], err)
+	}
+	var s workflows.DeploymentStatus
+	if err := answer.Get(&s); err != nil {
+		return err
+	}
+	if s.Machine == nil {
+		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no machine yet", names[0]), Hint: "see morgana status"}
+	}
+	in := workflows.ConsoleRequest{Step: s.Plan.Console, From: step.ConsoleFrom{Machine: *s.Machine}}
+	for {
+		text, err := consolePart(ctx, to, in)
+		if err != nil {
+			return err
+		}
+		if c.output == "json" {
+			c.emit(text)
+		} else if _, err := fmt.Fprint(c.out, text.Text); err != nil {
+			return nil // nobody reads any more
+		}
+		atEnd := text.Next == in.From.Offset
+		in.From.Offset = text.Next
+		if text.Ended || atEnd && !follow {
+			return nil
+		}
+		if follow && atEnd {
+			in.From.WaitSeconds = 20
+		}
+	}
+}
+
+func consolePart(ctx context.Context, to *connection, in workflows.ConsoleRequest) (text step.ConsoleText, err error) {
+	t := in.From.Machine.Registration.Spec.Tags
+	run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		TaskQueue: workflows.TaskQueue,
+		ID:        fmt.Sprintf("console/%s/%s/%s", t.App, t.Target, uuid.NewString()),
+	}, "Console", in)
+	if err == nil {
+		err = run.Get(ctx, &text)
+	}
+	if ctx.Err() != nil {
+		return text, errDetached
+	}
+	return text, err
+}
+
+func (c *cli) destroyCommand() *cobra.Command {
+	var targets []string
+	cmd := &cobra.Command{
+		Use:   "destroy [APP[/TARGET]]",
+		Short: "Remove the machine and its image",
+		Long: `Remove the machines and images of an app, found by their tags, and end its
+deployment. A deploy that is going on is cancelled first. Without a name it is
+the app of morgana.yaml; there, leftovers that no deployment knows of are looked
+for as well.`,
+		Example: "  morgana destroy\n  morgana destroy hello/dev",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.destroy(cmd.Context(), strings.Join(args, ""), targets)
+		},
+	}
+	c.projectFlags(cmd)
+	cmd.Flags().StringSliceVarP(&targets, "target", "t", nil, "target of morgana.yaml (default: all)")
+	return cmd
+}
+
+func (c *cli) destroy(ctx context.Context, which string, targets []string) error {
+	requests := map[string]workflows.DestroyRequest{}
+	if which == "" {
+		project, err := c.project()
+		if err != nil {
+			return err
+		}
+		picked, err := pick(project, targets, len(targets) == 0)
+		if err != nil {
+			return err
+		}
+		for _, t := range picked {
+			r := request(project, t, step.Origin{}, deployFlags{})
+			requests[project.App+"/"+t.Name] = workflows.DestroyRequest{Spec: r.Spec, Plan: r.Plan}
+		}
+	}
+	to, names, err := c.named(ctx, which, requests, true)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	if err := to.needWorker(ctx); err != nil {
+		return err
+	}
+	for _, name := range names {
+		app, target, _ := strings.Cut(name, "/")
+		var removed step.Destroyed
+		if err := update(ctx, to, app, target, workflows.UpdateDestroy, requests[name], &removed); err != nil {
+			return err
+		}
+		c.destroyed(name, removed)
+	}
+	return nil
+}
+
+func (c *cli) destroyed(name string, d step.Destroyed) {
+	if c.output == "json" {
+		c.emit(struct {
+			Event string `json:"event"`
+			Name  string `json:"name"`
+			step.Destroyed
+		}{"destroyed", name, d})
+		return
+	}
+	if len(d.Removed) == 0 {
+		_, _ = fmt.Fprintf(c.out, "%s: nothing to remove\n", name) // a closed pipe: nobody reads
+		return
+	}
+	for _, r := range d.Removed {
+		_, _ = fmt.Fprintf(c.out, "%s: removed %s\n", name, r)
+	}
+}
+
+// named connects and finds which deployments are meant: those that requests
+// name, else the one or ones of the argument, else the app of morgana.yaml.
+func (c *cli) named(ctx context.Context, which string, requests map[string]workflows.DestroyRequest, start bool) (*connection, []string, error) {
+	app, target, err := splitName(which)
+	if err != nil {
+		return nil, nil, err
+	}
+	if app == "" && requests == nil {
+		project, err := c.project()
+		if err != nil {
+			return nil, nil, err
+		}
+		app = project.App
+	}
+	to, err := c.connect(ctx, start)
+	if err != nil {
+		return nil, nil, err
+	}
+	var names []string
+	if requests != nil && app == "" {
+		for name := range requests {
+			names = append(names, name)
+		}
+		return to, names, nil
+	}
+	lines, err := to.deployments(ctx, app, target, false)
+	if err == nil && len(lines) == 0 {
+		err = notDeployed(strings.TrimSuffix(app+"/"+target, "/"), nil)
+	}
+	if err != nil {
+		to.Close()
+		return nil, nil, err
+	}
+	for _, l := range lines {
+		if l.App == app {
+			names = append(names, l.App+"/"+l.Target)
+		}
+	}
+	return to, names, nil
+}
+
+func notDeployed(name string, err error) error {
+	var absent *serviceerror.NotFound
+	if err == nil || errors.As(err, &absent) {
+		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not deployed", name), Hint: "see morgana status"}
+	}
+	return &step.Error{Op: "ask " + name, Err: innermost(err)}
+}

@@ -1,0 +1,205 @@
+// Command morgana deploys unikernels: it starts, watches and ends the
+// workflows of package workflows on a Temporal server.
+//
+// Exit status: 0 done, 1 the deploy failed, 2 bad input or environment,
+// 130 interrupted (a deploy that is going on goes on).
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// version is set at link time: -X main.version=v1.2.3.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// cli is one call of the command.
+type cli struct {
+	out, err io.Writer
+	// output is text or json.
+	output string
+	// file is morgana.yaml's path, or "" to look for it.
+	file string
+	// set holds --set values, "target.field=value".
+	set   []string
+	flags *pflag.FlagSet
+	// commandFlags has the flags of the command that runs.
+	commandFlags *pflag.FlagSet
+}
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	c := &cli{out: out, err: errOut}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errTold):
+		return 1
+	case errors.Is(err, errToldMine):
+		return 2
+	case errors.Is(err, errDetached):
+		return 130
+	}
+	return c.tell(err)
+}
+
+// What a command returns when the user has been told already.
+var (
+	errTold     = errors.New("failed, and said so")
+	errToldMine = errors.New("bad input, and said so")
+	errDetached = errors.New("detached")
+)
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "morgana",
+		Short: "Durable deploys of unikernels",
+		Long: `Morgana takes a unikernel from source to a booted machine:
+
+    check -> configure -> build -> package -> register -> boot
+
+Each stage is a durable Temporal activity: kill any process at any moment, and
+the deploy still ends with exactly one machine and nothing left behind.
+
+Without a Temporal address (TEMPORAL_ADDRESS, --address or a profile of
+temporal.toml) it starts a server of its own on this machine; see "morgana dev".`,
+		Example: `  morgana init                 # write a morgana.yaml
+  morgana deploy               # from source to a booted machine
+  morgana status               # what runs
+  morgana console --follow     # what it says
+  morgana destroy              # remove machine and image`,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			c.commandFlags = cmd.Flags()
+			if c.output != "text" && c.output != "json" {
+				return &step.Error{Kind: step.InvalidSpec, Op: "--output", Err: fmt.Errorf("%q is no output format", c.output),
+					Hint: "use text or json"}
+			}
+			return nil
+		},
+	}
+	root.SetVersionTemplate("morgana {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &step.Error{Kind: step.InvalidSpec, Err: err, Hint: "see " + cmd.CommandPath() + " --help"}
+	})
+	c.flags = root.PersistentFlags()
+	c.flags.StringVarP(&c.output, "output", "o", "text", "text, or json: one JSON object a line")
+	config.StarterFlags(c.flags)
+	root.AddCommand(c.initCommand(), c.deployCommand(), c.statusCommand(), c.consoleCommand(),
+		c.destroyCommand(), c.devCommand(), c.versionCommand())
+	return root
+}
+
+// projectFlags adds the flags of commands that read morgana.yaml.
+func (c *cli) projectFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&c.file, "file", "f", "", "morgana.yaml or its folder (default: here or above)")
+	config.ProjectFlags(cmd.Flags())
+	cmd.Flags().StringArrayVar(&c.set, "set", nil, "override a target's option: --set dev.memory=128 (repeatable)")
+}
+
+func (c *cli) project() (*config.Project, error) {
+	p, err := config.Load(c.file, c.commandFlags)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range c.set {
+		if err := p.Set(s); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// tell writes an error for people, and for programs with -o json, and gives the
+// exit status.
+func (c *cli) tell(err error) int {
+	status := 1
+	f := workflows.Failure(err)
+	if f.Kind.Mine() || workflowFree(err) {
+		status = 2
+	}
+	if c.output == "json" {
+		c.emit(event{Event: "error", Error: failureJSON(f)})
+	}
+	writeFailure(c.err, f)
+	return status
+}
+
+// workflowFree reports that err comes from before any workflow: what the user
+// typed, or this machine.
+func workflowFree(err error) bool {
+	var e *step.Error
+	return !errors.As(err, &e) || e.Kind == ""
+}
+
+// writeFailure writes "error: ..." and what to do about it.
+func writeFailure(w io.Writer, f *step.Error) {
+	_, _ = fmt.Fprintln(w, "error:", f) // a closed stderr: nobody to tell
+	if f.Hint != "" {
+		_, _ = fmt.Fprintln(w, "hint:", strings.ReplaceAll(strings.TrimRight(f.Hint, "\n"), "\n", "\n      "))
+	}
+	for _, left := range f.Left {
+		_, _ = fmt.Fprintln(w, "left:", left)
+	}
+}
+
+func (c *cli) emit(v any) {
+	line, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own structs
+	}
+	_, _ = fmt.Fprintf(c.out, "%s\n", line) // a closed pipe: nobody reads
+}
+
+func (c *cli) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.err, format+"\n", args...)
+}
+
+// onTerminal reports whether people watch standard output.
+func (c *cli) onTerminal() bool {
+	f, ok := c.out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+}
+
+func (c *cli) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if c.output == "json" {
+				c.emit(map[string]string{"version": version})
+				return nil
+			}
+			_, err := fmt.Fprintln(c.out, "morgana", version)
+			return err
+		},
+	}
+}

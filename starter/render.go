@@ -1,0 +1,154 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// event is something that happened to a deploy: a line of -o json.
+type event struct {
+	Time       time.Time `json:"time,omitzero"`
+	Event      string    `json:"event"` // accepted stage progress deployed failed error
+	App        string    `json:"app,omitempty"`
+	Target     string    `json:"target,omitempty"`
+	Generation int       `json:"generation,omitempty"`
+	// accepted
+	Rollout  string `json:"rollout,omitempty"`
+	Attached bool   `json:"attached,omitempty"`
+	UI       string `json:"ui,omitempty"`
+	// stage
+	Stage   string  `json:"stage,omitempty"`
+	State   string  `json:"state,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+	Result  string  `json:"result,omitempty"`
+	// progress
+	Note string `json:"note,omitempty"`
+	// deployed
+	Machine   *step.Machine `json:"machine,omitempty"`
+	Unchanged bool          `json:"unchanged,omitempty"`
+	Left      []string      `json:"left,omitempty"`
+	// failed, error
+	Error *failure `json:"error,omitempty"`
+}
+
+// failure is a step.Error in JSON.
+type failure struct {
+	Kind    step.Kind `json:"kind,omitempty"`
+	Op      string    `json:"op,omitempty"`
+	Field   string    `json:"field,omitempty"`
+	Message string    `json:"message"`
+	Hint    string    `json:"hint,omitempty"`
+	Left    []string  `json:"left,omitempty"`
+}
+
+func failureJSON(e *step.Error) *failure {
+	f := &failure{Kind: e.Kind, Op: e.Op, Field: e.Field, Hint: e.Hint, Left: e.Left}
+	if e.Err != nil {
+		f.Message = e.Err.Error()
+	}
+	return f
+}
+
+// screen shows events. It is safe for concurrent use.
+type screen interface {
+	event(event)
+	close()
+}
+
+// screen gives the one that fits where the output goes. many says that several
+// targets are deployed to at once.
+func (c *cli) screen(many bool) screen {
+	switch {
+	case c.output == "json":
+		return &jsonLines{w: c.out}
+	case c.onTerminal():
+		return newBoard(c.out, many)
+	}
+	return &plain{w: c.out}
+}
+
+type jsonLines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (j *jsonLines) event(e event) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_ = json.NewEncoder(j.w).Encode(e) // a closed pipe: nobody reads
+}
+
+func (j *jsonLines) close() {}
+
+// plain writes a line for each change of a stage.
+type plain struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (p *plain) event(e event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if line := lineOf(e); line != "" && e.Event != "progress" && e.State != string(workflows.Running) {
+		_, _ = fmt.Fprintf(p.w, "%s/%s %s\n", e.App, e.Target, line) // a closed pipe: nobody reads
+	}
+}
+
+func (p *plain) close() {}
+
+// lineOf writes an event for people.
+func lineOf(e event) string {
+	switch e.Event {
+	case "accepted":
+		line := fmt.Sprintf("generation %d", e.Generation)
+		if e.Attached {
+			line += ", going on already"
+		}
+		if e.UI != "" {
+			line += "  " + e.UI
+		}
+		return line
+	case "stage":
+		return stageLine(e.Stage, e.State, e.Seconds, e.Result)
+	case "deployed":
+		m := e.Machine
+		line := "deployed"
+		if e.Unchanged {
+			line = fmt.Sprintf("unchanged, generation %d is kept", m.Registration.Spec.Generation)
+		}
+		line += ": machine " + m.ID
+		if m.Ready != "" {
+			line += ", " + m.Ready
+		}
+		if len(m.Addresses) > 0 {
+			line += ", at " + strings.Join(m.Addresses, " ")
+		}
+		for _, left := range e.Left {
+			line += "\nwarning: " + left
+		}
+		return line
+	case "failed":
+		return "failed"
+	}
+	return ""
+}
+
+func stageLine(stage, state string, seconds float64, result string) string {
+	took := ""
+	if state != string(workflows.Running) && state != string(workflows.Waiting) {
+		took = fmt.Sprintf("%.1fs", seconds)
+	}
+	return strings.TrimRight(fmt.Sprintf("%-9s  %-7s %6s  %s", stage, state, took, oneLine(result)), " ")
+}
+
+func oneLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// ensureAttributes makes the server know the search attributes that our
+// workflows set; without them it would fail each of their first tasks.
+func ensureAttributes(ctx context.Context, c client.Client, namespace string) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	want := map[string]enums.IndexedValueType{
+		workflows.AppAttribute.GetName():        workflows.AppAttribute.GetValueType(),
+		workflows.TargetAttribute.GetName():     workflows.TargetAttribute.GetValueType(),
+		workflows.GenerationAttribute.GetName(): workflows.GenerationAttribute.GetValueType(),
+		workflows.StageAttribute.GetName():      workflows.StageAttribute.GetValueType(),
+	}
+	hint := fmt.Sprintf("ask the namespace's operator to run:\n"+
+		"temporal operator search-attribute create --namespace %s --name MorganaApp --type Keyword "+
+		"--name MorganaTarget --type Keyword --name MorganaGeneration --type Int --name MorganaStage --type Keyword", namespace)
+
+	known, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return &step.Error{Op: "list search attributes", Err: err, Hint: hint}
+	}
+	for name, kind := range want {
+		have, ok := known.GetCustomAttributes()[name]
+		if ok && have != kind {
+			return &step.Error{Kind: step.Conflict, Op: "search attribute " + name,
+				Err: fmt.Errorf("is of type %s in namespace %s, want %s", have, namespace, kind), Hint: hint}
+		}
+		if ok {
+			delete(want, name)
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
+		SearchAttributes: want, Namespace: namespace,
+	})
+	if err != nil {
+		return &step.Error{Op: "add search attributes", Err: err, Hint: hint}
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+// Command morgana-worker does the work of deploys: it polls Temporal for the
+// workflows of package workflows and for the steps of the rooms in targets.go.
+//
+//	morgana-worker [--rooms qemu,command] [--store URL] [--listen 127.0.0.1:9464] ...
+//
+// The Temporal server is found as the temporal CLI finds it: TEMPORAL_ADDRESS,
+// TEMPORAL_NAMESPACE, ..., or a profile of temporal.toml.
+//
+// SIGINT and SIGTERM stop it: it takes no more work, gives what is going on 10 s,
+// then cancels it for another worker to take up. A second signal ends it at once.
+//
+// Exit status: 0 stopped as asked, 1 Temporal was lost for good, 2 bad flags,
+// configuration or environment.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
+	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/store"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the process
+	}()
+	err := run(ctx, os.Args[1:])
+	switch {
+	case err == nil, errors.Is(err, pflag.ErrHelp):
+		return
+	case errors.Is(err, errLost):
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+	fmt.Fprintln(os.Stderr, "error:", err)
+	var e *step.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		fmt.Fprintln(os.Stderr, "hint:", e.Hint)
+	}
+	os.Exit(2)
+}
+
+// errLost ends a worker whose connection cannot be mended (its namespace is gone).
+var errLost = errors.New("temporal refused the worker")
+
+func run(ctx context.Context, args []string) error {
+	flags := pflag.NewFlagSet("morgana-worker", pflag.ContinueOnError)
+	config.WorkerFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unexpected argument %q", flags.Arg(0)), Hint: "see morgana-worker --help"}
+	}
+	settings, err := config.LoadSettings(flags)
+	if err != nil {
+		return err
+	}
+	options, _, err := config.Temporal(flags)
+	if err != nil {
+		return err
+	}
+	log := logger(settings)
+
+	seen, err := observe(settings.Listen, log)
+	if err != nil {
+		return err
+	}
+	defer seen.close()
+
+	artifacts, err := store.Open(ctx, settings.Store)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = artifacts.Close() }() // all writes have returned by then
+
+	options.Logger = sdklog.NewStructuredLogger(log)
+	options.MetricsHandler = seen.metrics
+	options.Identity = fmt.Sprintf("%d@%s morgana-worker", os.Getpid(), settings.Host)
+	c, err := dial(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	seen.serve(c, log)
+	if err := ensureAttributes(ctx, c, options.Namespace); err != nil {
+		return err
+	}
+
+	site := step.Site{Host: settings.Host, State: settings.State, Store: artifacts, Log: log}
+	served, err := chosen(rooms(site), settings.Rooms)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, c, settings, served, log, seen.listener.Addr().String())
+}
+
+func dial(ctx context.Context, options client.Options) (client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	c, err := client.DialContext(ctx, options)
+	if err != nil {
+		return nil, &step.Error{Kind: step.NotFound, Op: "connect to Temporal at " + options.HostPort, Err: err,
+			Hint: "start a server (morgana dev up), or set TEMPORAL_ADDRESS"}
+	}
+	return c, nil
+}
+
+// chosen keeps the rooms whose kind is wanted; all if none is named.
+func chosen(all []room, wanted []string) ([]room, error) {
+	if len(wanted) == 0 {
+		return all, nil
+	}
+	var kinds []string
+	for _, r := range all {
+		kinds = append(kinds, r.kind)
+	}
+	for _, w := range wanted {
+		if !slices.Contains(kinds, w) {
+			return nil, &step.Error{Kind: step.InvalidSpec, Field: "rooms", Err: fmt.Errorf("unknown room %q", w),
+				Hint: "known rooms: " + strings.Join(kinds, ", ")}
+		}
+	}
+	return slices.DeleteFunc(all, func(r room) bool { return !slices.Contains(wanted, r.kind) }), nil
+}
+
+// serve polls until ctx is done.
+func serve(ctx context.Context, c client.Client, settings config.Settings, served []room, log *slog.Logger, listen string) error {
+	lost := make(chan error, 1)
+	base := worker.Options{
+		WorkerStopTimeout:            10 * time.Second,
+		MaxHeartbeatThrottleInterval: pulse,
+		Interceptors:                 []interceptor.WorkerInterceptor{&steps{log: log}},
+		OnFatalError: func(err error) {
+			select {
+			case lost <- err:
+			default:
+			}
+		},
+	}
+	var workers []worker.Worker
+
+	sentences := base
+	sentences.MaxConcurrentWorkflowTaskPollers = 10 // measured: more rollouts a second than the default 2
+	w := worker.New(c, workflows.TaskQueue, sentences)
+	w.RegisterWorkflowWithOptions(workflows.Deployment, workflow.RegisterOptions{Name: "Deployment"})
+	w.RegisterWorkflowWithOptions(workflows.Rollout, workflow.RegisterOptions{Name: "Rollout"})
+	w.RegisterWorkflowWithOptions(workflows.Console, workflow.RegisterOptions{Name: "Console"})
+	workers = append(workers, w)
+
+	var queues []string
+	for _, r := range served {
+		for _, queue := range []string{r.kind, r.kind + "@" + settings.Host} {
+			o := base
+			o.DisableWorkflowWorker = true
+			if r.builds { // builds take all of a host: few at once, whatever else is asked of it
+				o.MaxConcurrentActivityExecutionSize = settings.Builds
+			}
+			w := worker.New(c, queue, o)
+			r.register(w)
+			workers = append(workers, w)
+			queues = append(queues, queue)
+		}
+	}
+	for i, w := range workers {
+		if err := w.Start(); err != nil {
+			stop(workers[:i])
+			return &step.Error{Op: "start polling", Err: err}
+		}
+	}
+	log.Info("worker started", "host", settings.Host, "queues", strings.Join(queues, " "),
+		"store", settings.Store, "state", settings.State, "listen", "http://"+listen)
+	var err error
+	select {
+	case <-ctx.Done():
+		log.Info("stopping")
+	case cause := <-lost:
+		err = fmt.Errorf("%w: %w", errLost, cause)
+	}
+	stop(workers)
+	log.Info("worker stopped")
+	return err
+}
+
+// stop stops all at the same time, for each may take its whole stop timeout.
+func stop(workers []worker.Worker) {
+	done := make(chan struct{})
+	for _, w := range workers {
+		go func() { w.Stop(); done <- struct{}{} }()
+	}
+	for range workers {
+		<-done
+	}
+}
+
+func logger(s config.Settings) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(s.LogLevel)) // config has checked it
+	o := &slog.HandlerOptions{Level: level}
+	if s.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/opentelemetry"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// observer serves GET /healthz (200 while Temporal answers, else 503) and
+// GET /metrics (Prometheus: the SDK's metrics and the Go runtime's).
+type observer struct {
+	registry *prometheus.Registry
+	listener net.Listener
+	server   *http.Server
+	metrics  client.MetricsHandler
+}
+
+// observe listens on address at once, so that a taken port is said before
+// anything else is started.
+func observe(address string, log *slog.Logger) (*observer, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, &step.Error{Kind: step.Conflict, Op: "serve health and metrics", Err: err,
+			Hint: "another worker may run here; choose another address by --listen, or 127.0.0.1:0 for any"}
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	exporter, err := otelprom.New(otelprom.WithRegisterer(registry))
+	if err != nil {
+		return nil, fmt.Errorf("set up metrics: %w", err)
+	}
+	provider := metric.NewMeterProvider(metric.WithReader(exporter))
+	metrics := opentelemetry.NewMetricsHandler(opentelemetry.MetricsHandlerOptions{
+		Meter:                provider.Meter("temporal-sdk-go"),
+		OnError:              func(err error) { log.Error("metrics", "error", err) },
+		UseMonotonicCounters: true,
+	})
+	return &observer{registry: registry, listener: listener, metrics: metrics}, nil
+}
+
+// serve answers until close.
+func (o *observer) serve(c client.Client, log *slog.Logger) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
+		defer cancel()
+		if _, err := c.CheckHealth(ctx, &client.CheckHealthRequest{}); err != nil {
+			http.Error(w, "temporal: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok") // the peer went away: nothing to do
+	})
+	o.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := o.server.Serve(o.listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("health and metrics", "error", err)
+		}
+	}()
+}
+
+func (o *observer) close() {
+	if o.server != nil {
+		_ = o.server.Close() // nothing it holds needs to be saved
+	}
+}

@@ -1,0 +1,319 @@
+package workflows
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// site is a Deployment under test: its rollouts are mocked, its Destroy is the
+// lab's.
+type site struct {
+	*room
+	// result gives each rollout's outcome by generation; nil succeeds.
+	result map[int]error
+	// took is how long a rollout takes.
+	took time.Duration
+	ran  []Request
+	at   time.Duration
+}
+
+func newSite(t *testing.T) *site {
+	s := &site{room: newRoom(t), result: map[int]error{}, took: time.Minute}
+	s.env.RegisterWorkflowWithOptions(func(ctx workflow.Context, in Request) (Outcome, error) {
+		s.ran = append(s.ran, in)
+		if err := workflow.Sleep(ctx, s.took); err != nil {
+			s.calls = append(s.calls, "rollout cancelled")
+			return Outcome{}, err
+		}
+		if err := s.result[in.Spec.Generation]; err != nil {
+			return Outcome{}, Fail(err)
+		}
+		spec := in.Spec
+		spec.Host = "h1"
+		return Outcome{Machine: step.Machine{ID: "m", Registration: step.Registration{Spec: spec}}}, nil
+	}, workflow.RegisterOptions{Name: "Rollout"})
+	return s
+}
+
+// after runs f that long after the last one.
+func (s *site) after(d time.Duration, f func()) {
+	s.at += d
+	s.env.RegisterDelayedCallback(f, s.at)
+}
+
+func order(folder, args string) DeployRequest {
+	return DeployRequest{
+		Spec: step.Spec{Tags: step.Tags{App: "hello", Target: "dev"}, Kind: "lab", Options: []byte(`{"args":"` + args + `"}`),
+			Origin: step.Origin{Folder: folder, Host: "laptop"}},
+		Plan: step.NewPlan("lab", "lab"),
+	}
+}
+
+// answer notes how an update ends.
+type answer struct {
+	accepted, done bool
+	got            any
+	err            error
+}
+
+func (a *answer) Accept() { a.accepted = true }
+func (a *answer) Reject(err error) {
+	a.done, a.err = true, err
+}
+func (a *answer) Complete(got any, err error) {
+	a.done, a.got, a.err = true, got, err
+}
+
+func (s *site) update(name string, arg any) *answer {
+	a := &answer{}
+	s.env.UpdateWorkflow(name, "", a, arg)
+	return a
+}
+
+func (s *site) run() error {
+	s.env.ExecuteWorkflow(Deployment, DeploymentState{})
+	return s.env.GetWorkflowError()
+}
+
+func (s *site) status(t *testing.T) (d DeploymentStatus) {
+	t.Helper()
+	v, err := s.env.QueryWorkflow(QueryStatus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Get(&d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestDeploymentLivesAsLongAsTheMachine(t *testing.T) {
+	s := newSite(t)
+	var deploy, destroy *answer
+	s.after(0, func() { deploy = s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, func() {
+		if d := s.status(t); d.Machine == nil || d.Generation != 1 || d.Rolling != nil || d.Folder != "/a" {
+			t.Errorf("status %+v", d)
+		}
+		destroy = s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	got, ok := deploy.got.(Accepted)
+	if !ok || deploy.err != nil || got.Attached || got.RolloutID != "rollout/hello/dev/1" || len(got.Tags.Life) != 8 {
+		t.Errorf("accepted %+v, %v", deploy.got, deploy.err)
+	}
+	if want := []string{"Destroy lab@h1 generation 0"}; !slices.Equal(s.calls, want) {
+		t.Errorf("calls %q, want %q", s.calls, want)
+	}
+	if !destroy.done || destroy.err != nil {
+		t.Errorf("destroy %+v", destroy)
+	}
+}
+
+func TestDeploymentFailsWithItsFirstRollout(t *testing.T) {
+	s := newSite(t)
+	s.result[1] = &step.Error{Kind: step.BootFailed, Op: "boot", Err: errors.New("silent")}
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	if f := Failure(s.run()); f == nil || f.Kind != step.BootFailed || f.Error() != "boot: silent" {
+		t.Errorf("failure %+v", f)
+	}
+}
+
+func TestDeploymentOutlivesALaterFailure(t *testing.T) {
+	s := newSite(t)
+	s.result[2] = &step.Error{Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2")}
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Hour, func() {
+		d := s.status(t)
+		if d.Machine == nil || d.Machine.Registration.Spec.Generation != 1 || d.Generation != 2 || d.Failure != "build: exit status 2" {
+			t.Errorf("status %+v", d)
+		}
+		s.update(UpdateDeploy, order("/a", "y")) // the same again is a new try, not the failed one
+	})
+	s.after(time.Hour, func() {
+		if d := s.status(t); d.Machine.Registration.Spec.Generation != 3 || d.Failure != "" {
+			t.Errorf("status %+v", d)
+		}
+		s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.ran) != 3 || s.ran[0].Current != nil || s.ran[2].Current == nil {
+		t.Errorf("rollouts %+v", s.ran)
+	}
+}
+
+func TestDeploymentSerialisesAndAttaches(t *testing.T) {
+	s := newSite(t)
+	var first, again, other, otherAgain *answer
+	s.after(0, func() { first = s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Second, func() { again = s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Second, func() { other = s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Second, func() {
+		otherAgain = s.update(UpdateDeploy, order("/a", "y"))
+		if d := s.status(t); d.Rolling == nil || d.Rolling.Generation != 1 || len(d.Queued) != 1 {
+			t.Errorf("status %+v", d)
+		}
+	})
+	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		a          *answer
+		generation int
+		attached   bool
+	}{{first, 1, false}, {again, 1, true}, {other, 2, false}, {otherAgain, 2, true}} {
+		if got := want.a.got.(Accepted); got.Tags.Generation != want.generation || got.Attached != want.attached {
+			t.Errorf("%d: got %+v, want %+v", i, got, want)
+		}
+	}
+	if len(s.ran) != 2 {
+		t.Errorf("%d rollouts", len(s.ran))
+	}
+}
+
+func TestDeploymentRefusesAnotherFolder(t *testing.T) {
+	s := newSite(t)
+	var refused, taken *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, func() { refused = s.update(UpdateDeploy, order("/b", "x")) })
+	s.after(time.Second, func() {
+		in := order("/b", "x")
+		in.TakeOver = true
+		taken = s.update(UpdateDeploy, in)
+	})
+	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	f := Failure(refused.err)
+	if refused.accepted || f.Kind != step.Conflict || f.Err.Error() != "hello/dev is deployed from another folder: /a on laptop" {
+		t.Errorf("refused %+v: %+v", refused, f)
+	}
+	if taken.err != nil || len(s.ran) != 2 {
+		t.Errorf("taken over: %+v", taken)
+	}
+}
+
+func TestDestroyCancelsTheRolloutThatIsGoingOn(t *testing.T) {
+	s := newSite(t)
+	var late *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Second, func() { s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Second, func() {
+		s.update(UpdateDestroy, DestroyRequest{})
+		late = s.update(UpdateDeploy, order("/a", "z"))
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"rollout cancelled", "Destroy lab generation 0"}; !slices.Equal(s.calls, want) {
+		t.Errorf("calls %q, want %q", s.calls, want)
+	}
+	if f := Failure(late.err); f == nil || f.Kind != step.Conflict {
+		t.Errorf("a deploy while destroying: %+v", late)
+	}
+}
+
+func TestDestroyThatFailsKeepsTheDeployment(t *testing.T) {
+	s := newSite(t)
+	s.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Op: "terminate", Err: errors.New("access denied")}
+	var first, second *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, func() { first = s.update(UpdateDestroy, DestroyRequest{}) })
+	s.after(time.Hour, func() {
+		if d := s.status(t); d.Machine == nil || d.Destroying {
+			t.Errorf("status %+v", d)
+		}
+		delete(s.fail, "Destroy")
+		second = s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if f := Failure(first.err); f == nil || f.Kind != step.Unauthorized {
+		t.Errorf("first %+v", first)
+	}
+	if second.err != nil {
+		t.Errorf("second %+v", second)
+	}
+}
+
+func TestCancelledDeploymentDestroys(t *testing.T) {
+	s := newSite(t)
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, s.env.CancelWorkflow)
+	if err := s.run(); !temporal.IsCanceledError(err) {
+		t.Fatalf("want cancelled, got %v", err)
+	}
+	if want := []string{"Destroy lab@h1 generation 0"}; !slices.Equal(s.calls, want) {
+		t.Errorf("calls %q, want %q", s.calls, want)
+	}
+}
+
+func TestDestroyFindsLeftoversOfAnEarlierLife(t *testing.T) {
+	s := newSite(t)
+	var destroyed *answer
+	s.after(0, func() {
+		in := order("/a", "x")
+		destroyed = s.update(UpdateDestroy, DestroyRequest{Spec: in.Spec, Plan: in.Plan})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"Destroy lab generation 0"}; !slices.Equal(s.calls, want) || destroyed.err != nil {
+		t.Errorf("calls %q, want %q; %+v", s.calls, want, destroyed)
+	}
+}
+
+func TestDeploymentThatIsAskedForNothingEnds(t *testing.T) {
+	if err := newSite(t).run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDeploymentContinuesAsNew(t *testing.T) {
+	s := newSite(t)
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Second, func() { s.env.SetContinueAsNewSuggested(true) }) // while a rollout is going on
+	var next *workflow.ContinueAsNewError
+	if err := s.run(); !errors.As(err, &next) {
+		t.Fatalf("want continue as new, got %v", err)
+	}
+	var state DeploymentState
+	if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &state); err != nil {
+		t.Fatal(err)
+	}
+	if state.Generation != 1 || state.Current == nil || len(state.Life) != 8 || state.Last.App != "hello" {
+		t.Errorf("state %+v", state)
+	}
+
+	again := newSite(t) // and the next run goes on from there
+	again.after(time.Second, func() {
+		if d := again.status(t); d.Machine == nil || d.Generation != 1 {
+			t.Errorf("status %+v", d)
+		}
+		again.update(UpdateDeploy, order("/a", "y"))
+	})
+	again.after(time.Hour, func() { again.update(UpdateDestroy, DestroyRequest{}) })
+	again.env.ExecuteWorkflow(Deployment, state)
+	if err := again.env.GetWorkflowError(); err != nil {
+		t.Fatal(err)
+	}
+	if got := again.ran[0].Spec.Tags; got.Generation != 2 || got.Life != state.Life {
+		t.Errorf("tags %+v", got)
+	}
+}
