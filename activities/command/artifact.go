@@ -1,0 +1,280 @@
+package command
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// treeFile holds a baseline, and by being there says that the tree is whole
+// and configured.
+const treeFile = "tree.json"
+
+// baseline is the tree as it came out of the archive.
+//
+// A build that exits 0 may have built nothing. So the kernel counts as built
+// if the archive did not hold it, or if it has changed since: other content or
+// another time. What is compared is the archive, not the state before this try
+// of the build: a try that was cut off after it made the kernel leaves a later
+// one nothing to do, and that is no error.
+type baseline struct {
+	// Kernel is the archive's file in the kernel's place, nil if it had none.
+	Kernel *fileState `json:"kernel"`
+	// Unpacked is the time that all the archive's files were given.
+	Unpacked time.Time `json:"unpacked"`
+}
+
+type fileState struct {
+	Modified time.Time `json:"modified"`
+	SHA256   string    `json:"sha256"`
+}
+
+// takeBaseline gives all files of a tree just unpacked one time, a second ago,
+// and looks at the kernel's place. So a file of another time is one that the
+// commands made, and make does not take a generated file that happened to be
+// unpacked before its source (configure and configure.ac) for out of date.
+func (r *recipe) takeBaseline(ctx context.Context, now time.Time) (baseline, error) {
+	b := baseline{Unpacked: now.Add(-time.Second).Truncate(time.Second)}
+	err := filepath.WalkDir(r.rollout.tree(), func(path string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil && d.Type().IsRegular() {
+			err = os.Chtimes(path, b.Unpacked, b.Unpacked)
+		}
+		return err
+	})
+	if err != nil {
+		return b, err
+	}
+	f, err := openIn(r.rollout.tree(), r.options.Kernel)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotRegular):
+		return b, nil
+	case err != nil:
+		return b, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	b.Kernel, err = stateOf(f)
+	return b, err
+}
+
+func (b baseline) write(path string) error {
+	text, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, text)
+}
+
+func readBaseline(path string) (baseline, error) {
+	var b baseline
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	return b, err
+}
+
+func stateOf(f *os.File) (*fileState, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, info.Size())); err != nil {
+		return nil, err
+	}
+	return &fileState{info.ModTime(), hex.EncodeToString(h.Sum(nil))}, nil
+}
+
+var errNotRegular = errors.New("is not a regular file")
+
+// openIn opens a regular file inside a folder. Links are followed as long as
+// they stay inside.
+func openIn(folder, name string) (*os.File, error) {
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }() // only read
+	// Without O_NONBLOCK a named pipe would be waited on.
+	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	if err != nil {
+		_ = f.Close() // only read
+		return nil, err
+	}
+	return f, nil
+}
+
+// kernel puts the built kernel into the store, if it is one and new.
+func (t *Toolchain) kernel(ctx context.Context, r *recipe, b baseline) (step.Kernel, error) {
+	name := r.options.Kernel
+	none := step.Kernel{Spec: r.spec}
+	f, err := openIn(r.rollout.tree(), name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("the commands succeeded and made no %s", name),
+			Hint: r.madeHint(ctx, b)}
+	case err != nil:
+		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("take %s: %w", name, cause(err)),
+			Hint: "the kernel has to be a regular file inside the source folder"}
+	}
+	defer func() { _ = f.Close() }() // only read
+	state, err := stateOf(f)
+	if err != nil {
+		return none, failed("read "+name, r.rollout.dir, err)
+	}
+	if b.Kernel != nil && state.SHA256 == b.Kernel.SHA256 && state.Modified.Equal(b.Kernel.Modified) {
+		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("the commands succeeded and left %s untouched", name),
+			Hint: "it came with the source: leave it out there (.gitignore), or use toolchain prebuilt to deploy it as it is"}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return none, failed("read "+name, r.rollout.dir, err)
+	}
+	what, err := image.Identify(f, info.Size())
+	if err != nil && step.KindOf(err) != step.InvalidSpec {
+		return none, failed("read "+name, r.rollout.dir, err)
+	}
+	if err != nil {
+		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("%s is not a kernel: %w", name, err),
+			Hint: r.madeHint(ctx, b)}
+	}
+	artifact, err := t.site.Store.Put(ctx, f)
+	if err != nil {
+		return none, failed("store "+name, t.folder, err)
+	}
+	k := step.Kernel{Spec: r.spec, File: artifact, ABIs: what.ABIs}
+	for _, name := range r.options.Files {
+		a, err := t.putFile(ctx, r, name, b)
+		if err != nil {
+			return none, err
+		}
+		k.Files = append(k.Files, step.File{Name: path.Base(name), Artifact: a})
+	}
+	return k, nil
+}
+
+func (t *Toolchain) putFile(ctx context.Context, r *recipe, name string, b baseline) (step.Artifact, error) {
+	f, err := openIn(r.rollout.tree(), name)
+	if err != nil {
+		return step.Artifact{}, &step.Error{Kind: step.BuildFailed, Op: "build",
+			Err: fmt.Errorf("take %s: %w", name, cause(err)), Hint: r.madeHint(ctx, b)}
+	}
+	defer func() { _ = f.Close() }() // only read
+	a, err := t.site.Store.Put(ctx, f)
+	if err != nil {
+		return a, failed("store "+name, t.folder, err)
+	}
+	return a, nil
+}
+
+// cause is a file error without the path, which its reader has already.
+func cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// madeHint names files that the commands made, the likeliest kernel first.
+func (r *recipe) madeHint(ctx context.Context, b baseline) string {
+	const most = 8
+	made := r.made(ctx, b)
+	if len(made) == 0 {
+		return "they made no files at all"
+	}
+	slices.SortStableFunc(made, func(x, y madeFile) int { return cmp.Compare(x.rank, y.rank) })
+	var lines []string
+	for _, m := range made[:min(most, len(made))] {
+		lines = append(lines, m.line)
+	}
+	if more := len(made) - most; more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more", more))
+	}
+	return "they made:\n  " + strings.Join(lines, "\n  ")
+}
+
+// madeFile is a file that the commands made; a lower rank is a better guess.
+type madeFile struct {
+	path, line string
+	rank       int
+}
+
+// made lists regular files that the commands made or changed, at most 10,000.
+func (r *recipe) made(ctx context.Context, b baseline) []madeFile {
+	var all []madeFile
+	var bases []string
+	_ = filepath.WalkDir(r.rollout.tree(), func(p string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil || len(all) == 10_000 {
+			return filepath.SkipAll
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return nil // a hint may be incomplete
+		}
+		info, err := d.Info()
+		if err != nil || info.ModTime().Equal(b.Unpacked) {
+			return nil
+		}
+		rel, err := filepath.Rel(r.rollout.tree(), p)
+		if err == nil {
+			all = append(all, madeFile{path: rel, line: filepath.ToSlash(rel), rank: 3})
+			bases = append(bases, d.Name())
+		}
+		return nil
+	})
+	want := path.Base(r.options.Kernel)
+	near := step.Nearest(want, bases)
+	for i := range all {
+		m := &all[i]
+		switch base := filepath.Base(m.path); {
+		case base == want:
+			m.rank = 0
+		case base == near:
+			m.rank = 1
+		case len(all) <= 200 && r.isKernel(m.path):
+			m.rank = 2
+			m.line += " (a kernel)"
+		}
+	}
+	return all
+}
+
+func (r *recipe) isKernel(name string) bool {
+	f, err := openIn(r.rollout.tree(), name)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }() // only read
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	what, err := image.Identify(f, info.Size())
+	return err == nil && !slices.Contains(what.ABIs, image.LinuxExecutable) && !slices.Contains(what.ABIs, image.ELF)
+}

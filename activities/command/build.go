@@ -1,0 +1,88 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Build runs the build commands in the configured tree and puts the kernel, its
+// files and the log into the store.
+//
+// Builds of the same source with the same options and environment are one: the
+// first does it, others on this host wait for it and take its kernel. A record
+// of it serves later deploys for 30 days, as long as the store has the kernel.
+//
+// Errors: NotFound with Op [step.OpTreeGone]; BuildFailed if a command fails or
+// the kernel is not there, not new or not a kernel; NoSpace.
+func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, error) {
+	none := step.Kernel{Spec: src.Spec}
+	r, err := t.read(src.Spec)
+	if err != nil {
+		return none, err
+	}
+	key, err := t.lockKey(ctx, r)
+	if err != nil {
+		return none, err
+	}
+	defer key.release()
+	if k, hit, err := t.cached(ctx, r); err != nil || hit {
+		return k, err
+	}
+	// The folder is known by the tags. What the value says is only compared:
+	// no value makes us run commands in a folder that is not ours.
+	if src.Tree != r.rollout.tree() {
+		return none, r.treeGone(src, fs.ErrNotExist)
+	}
+	if _, err := os.Stat(r.rollout.file(treeFile)); err != nil {
+		return none, r.treeGone(src, err)
+	}
+	l, err := r.rollout.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, r.treeGone(src, err)
+	}
+	if err != nil {
+		return none, failed("use build tree", r.rollout.dir, err)
+	}
+	defer l.release()
+	b, err := readBaseline(r.rollout.file(treeFile))
+	if err != nil {
+		return none, r.treeGone(src, err)
+	}
+	log, err := t.runStage(ctx, r, step.Build, r.options.Build)
+	if err != nil {
+		return none, err
+	}
+	k, err := t.kernel(ctx, r, b)
+	if err != nil {
+		return none, withLog(err, log)
+	}
+	k.Log = log
+	if err := t.remember(r, k); err != nil {
+		return none, failed("remember the build", t.folder, err)
+	}
+	return k, nil
+}
+
+// treeGone asks for another Configure.
+func (r *recipe) treeGone(src step.Source, err error) error {
+	tree := src.Tree
+	if tree == "" {
+		tree = r.rollout.tree()
+	}
+	return &step.Error{Kind: step.NotFound, Op: step.OpTreeGone, Err: fmt.Errorf("%s: %w", tree, cause(err)),
+		Hint: "configure has to run again"}
+}
+
+// withLog adds to a BuildFailed where the log of its commands is.
+func withLog(err error, log *step.Artifact) error {
+	var e *step.Error
+	if log != nil && errors.As(err, &e) && e.Kind == step.BuildFailed {
+		e.Hint += "\nwhole log: " + log.URI
+	}
+	return err
+}

@@ -1,0 +1,58 @@
+package command
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// folderStore is a store in a folder, which re-executed tests share.
+type folderStore string
+
+func testStore(t *testing.T) step.Store { return folderStore(t.TempDir()) }
+
+func (s folderStore) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return step.Artifact{}, err
+	}
+	data, err := io.ReadAll(r)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return step.Artifact{}, err
+	}
+	sum := sha256.Sum256(data)
+	a := step.Artifact{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data))}
+	a.URI = "file://" + filepath.Join(string(s), a.SHA256)
+	return a, os.WriteFile(filepath.Join(string(s), a.SHA256), data, 0o600)
+}
+
+func (s folderStore) Open(_ context.Context, a step.Artifact) (io.ReadCloser, error) {
+	f, err := os.Open(filepath.Join(string(s), a.SHA256))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &step.Error{Kind: step.NotFound, Op: "open artifact", Err: err}
+	}
+	return f, err
+}
+
+func (s folderStore) Fetch(ctx context.Context, a step.Artifact, path string) error {
+	f, err := s.Open(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o600)
+}
