@@ -60,7 +60,7 @@ func Pack(ctx context.Context, folder string) (*os.File, error) {
 // pack writes the archive, holding no more in memory than one listing for each
 // level of folders.
 func pack(ctx context.Context, folder string, w io.Writer) error {
-	root, err := os.OpenRoot(folder)
+	root, err := openRoot(folder)
 	if err != nil {
 		return err
 	}
@@ -215,8 +215,22 @@ func refuse(format string, args ...any) error {
 		Hint: "remove it, or name it in .gitignore"}
 }
 
-// fail makes a *step.Error; space is the folder that is written to.
+// openRoot is os.OpenRoot with an error that tells a file from a folder.
+func openRoot(folder string) (*os.Root, error) {
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		if info, e := os.Stat(folder); e == nil && !info.IsDir() {
+			err = &fs.PathError{Op: "open", Path: folder, Err: syscall.ENOTDIR}
+		}
+	}
+	return root, err
+}
+
+// fail makes a *step.Error, nil of nil; space is the folder that is written to.
 func fail(op string, err error, space string) error {
+	if err == nil {
+		return nil
+	}
 	var e *step.Error
 	if errors.As(err, &e) {
 		if e.Op == "" {

@@ -29,7 +29,7 @@ func Unpack(r io.Reader, folder string) error {
 }
 
 func unpack(r io.Reader, folder string) error {
-	root, err := os.OpenRoot(folder)
+	root, err := openRoot(folder)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,378 @@
+package source
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func wantError(t *testing.T, err error, kind step.Kind, words ...string) {
+	t.Helper()
+	var e *step.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("got %v, want a *step.Error", err)
+	}
+	if e.Kind != kind || e.Op == "" {
+		t.Errorf("kind %q, op %q, want kind %q: %v", e.Kind, e.Op, kind, e)
+	}
+	for _, w := range words {
+		if !strings.Contains(e.Error()+"\n"+e.Hint, w) {
+			t.Errorf("no %q in: %v (hint: %s)", w, e, e.Hint)
+		}
+	}
+}
+
+var project = map[string]string{
+	"main.c": "int main;", "configure": "#!/bin/sh\n", "lib/a.c": "a", "lib-b/b.c": "b", "lib.c": "", ".gitignore": "*.o\n",
+	"lib/latest": "-> a.c", "lib/deep/up": "-> ../../main.c", "loop": "-> loop", "built": "-> build/out",
+	"lib/x.o": "object", strings.Repeat("long/", 30) + strings.Repeat("name", 40): "long", "naïve \xff": "bytes", ".git/config": "secret",
+}
+
+func archive(t *testing.T, folder string) []byte {
+	t.Helper()
+	f, err := Pack(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestPackDependsOnContentOnly(t *testing.T) {
+	one := tree(t, project)
+	b := archive(t, one)
+
+	defer syscall.Umask(syscall.Umask(0o077))
+	two := tree(t, project)
+	for _, name := range []string{"main.c", "lib", "lib/a.c"} {
+		if err := os.Chtimes(filepath.Join(two, name), time.Unix(1, 0), time.Unix(1e9, 5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(two, "empty", "er"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b, archive(t, two)) {
+		t.Error("the same content gave other bytes")
+	}
+	if err := os.Chmod(filepath.Join(two, "main.c"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(b, archive(t, two)) {
+		t.Error("an executable bit made no difference")
+	}
+
+	// The bytes are a promise between releases: another digest means that every
+	// user's next deploy builds again.
+	sum := sha256.Sum256(b)
+	if got, want := hex.EncodeToString(sum[:]), "b082567a8a00650773e8f2bf3131b5a433f8c1eb49f3f308086c7bb08e655cca"; got != want {
+		t.Errorf("digest %s, want %s", got, want)
+	}
+	r := tar.NewReader(bytes.NewReader(b))
+	last := ""
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name <= last || h.Uid != 0 || h.Gid != 0 || h.Uname != "" || h.Gname != "" || h.ModTime.Unix() != 0 {
+			t.Errorf("after %q: %+v", last, h)
+		}
+		last = h.Name
+	}
+}
+
+func TestUnpackGivesWhatWasPacked(t *testing.T) {
+	b := archive(t, tree(t, project))
+	folder := t.TempDir()
+	if err := Unpack(iotest.OneByteReader(bytes.NewReader(b)), folder); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b, archive(t, folder)) {
+		t.Error("packed again it is something else")
+	}
+	for name, want := range map[string]fs.FileMode{"main.c": 0o644, "configure": 0o755, "lib/latest": fs.ModeSymlink | 0o777} {
+		if info, err := os.Lstat(filepath.Join(folder, name)); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v, want %v", name, info, err, want)
+		}
+	}
+	for _, name := range []string{"lib/x.o", ".git"} {
+		if _, err := os.Lstat(filepath.Join(folder, name)); err == nil {
+			t.Errorf("%s came along", name)
+		}
+	}
+	wantError(t, Unpack(bytes.NewReader(b), folder), step.Conflict, "not empty")
+	wantError(t, Unpack(bytes.NewReader(b), filepath.Join(folder, "none")), step.NotFound)
+}
+
+func TestPackLeavesNoTemporaryFile(t *testing.T) {
+	folder, tmp := tree(t, project), t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	f, err := Pack(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Pack(ctx, folder); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	t.Setenv("TMPDIR", filepath.Join(tmp, "none"))
+	_, err = Pack(t.Context(), folder)
+	wantError(t, err, step.NotFound, "none")
+}
+
+func TestPackRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		words string
+	}{
+		"nothing":              {nil, "no files"},
+		"all ignored":          {map[string]string{".gitignore": "*", "a": ""}, "no files"},
+		"only .git":            {map[string]string{".git/HEAD": ""}, "no files"},
+		"absolute link":        {map[string]string{"a": "-> /etc/passwd"}, "link a leads out of the folder, to /etc/passwd"},
+		"link up":              {map[string]string{"a": "-> ../x"}, "link a leads out"},
+		"link up from below":   {map[string]string{"d/e/a": "-> ../../../x"}, "link d/e/a leads out"},
+		"link through a link":  {map[string]string{"d/e/up": "-> ../..", "a": "-> d/e/up/../x"}, "link a leads out"},
+		"link to the folder's": {map[string]string{"a": "-> .."}, "link a leads out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Pack(t.Context(), tree(t, c.files))
+			wantError(t, err, step.InvalidSpec, c.words, "gitignore")
+		})
+	}
+	t.Run("pipe", func(t *testing.T) {
+		folder := tree(t, project)
+		if err := syscall.Mkfifo(filepath.Join(folder, "lib", "pipe"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Pack(t.Context(), folder)
+		wantError(t, err, step.InvalidSpec, "lib/pipe is neither")
+	})
+	t.Run("socket", func(t *testing.T) {
+		folder := tree(t, map[string]string{"a": ""})
+		t.Chdir(folder) // a socket's name is short
+		l, err := net.Listen("unix", "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		_, err = Pack(t.Context(), folder)
+		wantError(t, err, step.InvalidSpec, "s is neither")
+	})
+	_, err := Pack(t.Context(), filepath.Join(t.TempDir(), "none"))
+	wantError(t, err, step.NotFound, "none")
+	_, err = Pack(t.Context(), filepath.Join(tree(t, project), "main.c"))
+	wantError(t, err, step.InvalidSpec, "main.c")
+}
+
+// growing changes a file as soon as its header is written.
+type growing struct {
+	path string
+	size int64
+	done bool
+}
+
+func (g *growing) Write(b []byte) (int, error) {
+	if !g.done {
+		g.done = true
+		if err := os.Truncate(g.path, g.size); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
+func TestPackSeesAFileChange(t *testing.T) {
+	for name, size := range map[string]int64{"grows": 9 << 20, "shrinks": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			folder := tree(t, map[string]string{"a": ""})
+			path := filepath.Join(folder, "a")
+			if err := os.Truncate(path, 8<<20); err != nil {
+				t.Fatal(err)
+			}
+			err := pack(t.Context(), folder, &growing{path: path, size: size})
+			if err == nil || !strings.Contains(err.Error(), "a changed while") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestUnpackTrustsNobody(t *testing.T) {
+	reg := func(name string) *tar.Header { return &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644} }
+	link := func(name, to string) *tar.Header {
+		return &tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
+	}
+	dir := func(name string) *tar.Header { return &tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755} }
+	for name, c := range map[string]struct {
+		headers []*tar.Header
+		words   string
+	}{
+		"absolute":               {[]*tar.Header{reg("/etc/x")}, `"/etc/x" leads out`},
+		"dot dot":                {[]*tar.Header{reg("../x")}, `"../x" leads out`},
+		"dot dot within":         {[]*tar.Header{reg("a/../../x")}, "leads out"},
+		"dot dot alone":          {[]*tar.Header{dir("..")}, "leads out"},
+		"dot":                    {[]*tar.Header{dir("./")}, "leads out"},
+		"empty":                  {[]*tar.Header{reg("")}, "leads out"},
+		"not clean":              {[]*tar.Header{reg("a//b")}, "leads out"},
+		"twice":                  {[]*tar.Header{reg("a"), reg("a")}, "a comes twice"},
+		"file then folder":       {[]*tar.Header{reg("a"), reg("a/b")}, "a comes twice"},
+		"folder then file":       {[]*tar.Header{reg("a/b"), reg("a")}, "a comes twice"},
+		"folder then link":       {[]*tar.Header{reg("a/b"), link("a", "c")}, "a comes twice"},
+		"through a link":         {[]*tar.Header{dir("d"), link("a", "d"), reg("a/b")}, "a comes twice"},
+		"onto a link":            {[]*tar.Header{link("a", "b"), reg("a")}, "a comes twice"},
+		"link twice":             {[]*tar.Header{link("a", "b"), link("a", "c")}, "a comes twice"},
+		"link out":               {[]*tar.Header{link("a", "../x")}, "link a leads out"},
+		"absolute link":          {[]*tar.Header{link("d/a", "/etc/passwd")}, "link d/a leads out"},
+		"link out by another":    {[]*tar.Header{link("d/e/up", "../.."), link("a", "d/e/up/../x")}, "link a leads out"},
+		"link to nothing":        {[]*tar.Header{link("a", "")}, "link a leads out"},
+		"hard link":              {[]*tar.Header{reg("a"), {Typeflag: tar.TypeLink, Name: "b", Linkname: "a"}}, "b is neither"},
+		"device":                 {[]*tar.Header{{Typeflag: tar.TypeBlock, Name: "b"}}, "b is neither"},
+		"pipe":                   {[]*tar.Header{{Typeflag: tar.TypeFifo, Name: "b"}}, "b is neither"},
+		"a name without end":     {[]*tar.Header{reg(strings.Repeat("a/", 3000) + "b")}, "a name of 6001 bytes"},
+		"a link without end":     {[]*tar.Header{link("a", strings.Repeat("a/", 3000))}, "a name of 6000 bytes"},
+		"sparse, as it could be": {[]*tar.Header{{Typeflag: tar.TypeGNUSparse, Name: "b"}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			w := tar.NewWriter(&b)
+			for _, h := range c.headers {
+				if h.Typeflag == tar.TypeGNUSparse { // the writer has none
+					sparse := reg(h.Name)
+					if err := w.WriteHeader(sparse); err != nil {
+						t.Fatal(err)
+					}
+					raw := b.Bytes()
+					raw[156] = tar.TypeGNUSparse
+					sum(raw)
+					continue
+				}
+				if err := w.WriteHeader(h); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			outer := t.TempDir()
+			folder := filepath.Join(outer, "1", "2")
+			if err := os.MkdirAll(folder, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			wantError(t, Unpack(&b, folder), step.InvalidSpec, c.words)
+			var outside []string
+			_ = filepath.WalkDir(outer, func(path string, d fs.DirEntry, err error) error {
+				if path == folder {
+					return fs.SkipDir
+				}
+				outside = append(outside, path)
+				return err
+			})
+			if !slices.Equal(outside, []string{outer, filepath.Join(outer, "1")}) {
+				t.Errorf("outside: %q", outside)
+			}
+		})
+	}
+}
+
+// sum sets the checksum of a raw header anew.
+func sum(header []byte) {
+	copy(header[148:156], "        ")
+	n := 0
+	for _, c := range header[:512] {
+		n += int(c)
+	}
+	for i := 5; i >= 0; i-- {
+		header[148+i] = byte('0' + n&7)
+		n >>= 3
+	}
+	header[154] = 0
+}
+
+// withRecords is an archive of a file "b" with PAX records that archive/tar
+// would not write.
+func withRecords(t *testing.T, records string) io.Reader {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range []struct{ name, body string }{{"records", records}, {"b", "0\n" + strings.Repeat("\x00", 510)}} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.body)), Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, f.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.Bytes()[156] = tar.TypeXHeader
+	sum(b.Bytes())
+	return &b
+}
+
+func TestUnpackRefusesHugeThings(t *testing.T) {
+	// A file of 1 GB in a few bytes.
+	sparse := "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n21 GNU.sparse.name=b\n34 GNU.sparse.realsize=1000000000\n"
+	wantError(t, Unpack(withRecords(t, sparse), t.TempDir()), step.InvalidSpec, "b is a sparse file")
+	wantError(t, Unpack(withRecords(t, strings.Repeat("x", 2<<20)), t.TempDir()), step.InvalidSpec, "not a source archive")
+}
+
+func TestUnpackReadsToTheEnd(t *testing.T) {
+	b := archive(t, tree(t, project))
+	late := errors.New("the digest is another one")
+	err := Unpack(io.MultiReader(bytes.NewReader(b), iotest.ErrReader(late)), t.TempDir())
+	if !errors.Is(err, late) {
+		t.Errorf("got %v", err)
+	}
+	err = Unpack(bytes.NewReader(b[:len(b)/2]), t.TempDir())
+	wantError(t, err, "", "unexpected EOF")
+	wantError(t, Unpack(strings.NewReader(strings.Repeat("no tar ", 200)), t.TempDir()), step.InvalidSpec, "not a source archive")
+}
+
+// Memory must not grow with the source.
+func TestPackStreams(t *testing.T) {
+	folder := tree(t, map[string]string{"a": ""})
+	if err := os.Truncate(filepath.Join(folder, "a"), 256<<20); err != nil {
+		t.Fatal(err)
+	}
+	r := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := pack(t.Context(), folder, io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	if got := r.AllocedBytesPerOp(); got > 2<<20 {
+		t.Errorf("%d bytes allocated for a file of 256 MiB", got)
+	}
+}
