@@ -1,0 +1,56 @@
+# Everything a person or a CI runs. Versions of tools are pinned here.
+GOLANGCI_LINT_VERSION := v2.15.0
+WORKFLOWCHECK_VERSION := v0.6.0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN     := $(CURDIR)/bin
+TOOLS   := $(CURDIR)/.bin
+
+export MORGANA_BIN := $(BIN)
+
+.PHONY: help demo build test lint bench deps clean
+
+help: ## what can be made (default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## deploy examples/hello from source to a machine booted in QEMU
+	@scripts/demo.sh
+
+build: deps ## bin/morgana, bin/morgana-worker, bin/morgana-devserver
+	@mkdir -p $(BIN)
+	@sh devserver/build.sh $(BIN)/morgana-devserver
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/morgana ./starter
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/morgana-worker ./worker
+
+test: build ## every test, on real QEMU and a real Temporal server
+	go test -race ./...
+	cd devserver && go test ./...
+
+lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint (with the walls between packages) and workflowcheck
+	$(TOOLS)/golangci-lint run ./...
+	cd devserver && $(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/workflowcheck ./workflows/...
+
+bench: build ## figures and ratios: the engine, the boot, the store
+	scripts/bench.sh
+
+deps: ## install what the host lacks (Debian), or print how
+	@scripts/deps.sh
+
+clean: ## remove what was built
+	rm -rf $(BIN) $(TOOLS)
+
+# The version is in the stamp's name, so that a new pin installs anew.
+$(TOOLS)/golangci-lint: $(TOOLS)/.golangci-lint-$(GOLANGCI_LINT_VERSION)
+$(TOOLS)/.golangci-lint-$(GOLANGCI_LINT_VERSION):
+	@echo "building golangci-lint $(GOLANGCI_LINT_VERSION): a minute or two, once"
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@touch $@
+
+$(TOOLS)/workflowcheck: $(TOOLS)/.workflowcheck-$(WORKFLOWCHECK_VERSION)
+$(TOOLS)/.workflowcheck-$(WORKFLOWCHECK_VERSION):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) go install go.temporal.io/sdk/contrib/tools/workflowcheck@$(WORKFLOWCHECK_VERSION)
+	@touch $@

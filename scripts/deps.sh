@@ -1,0 +1,36 @@
+#!/bin/sh
+# Installs what the host lacks, as Debian packages; prints the command where it may not.
+set -eu
+
+missing=
+need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+need gcc gcc
+need ld binutils
+need git git
+need qemu-system-x86_64 qemu-system-x86
+if ! command -v go >/dev/null 2>&1; then
+	echo "error: Go is not installed; see https://go.dev/doc/install (version in go.mod)" >&2
+	exit 2
+fi
+# Race-tested builds use cgo, which needs the C library's headers.
+[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+[ -n "$missing" ] || exit 0
+
+command="apt-get install -y --no-install-recommends$missing"
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "error: missing Debian packages$missing; install their equivalents on this system" >&2
+	exit 2
+fi
+if [ "$(id -u)" = 0 ]; then
+	sudo=
+elif sudo -n true 2>/dev/null; then
+	sudo=sudo
+else
+	echo "error: missing$missing; run: sudo apt-get update && sudo $command" >&2
+	exit 2
+fi
+echo "installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+$sudo apt-get update -qq
+# shellcheck disable=SC2086 # the packages are words of our own
+$sudo $command >/dev/null
