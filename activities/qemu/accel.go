@@ -1,0 +1,214 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+//go:generate sh -c "cc -c -o probe/probe.o probe/probe.S && ld -n -Ttext 0x100000 -e _start --oformat binary -o probe/probe.bin probe/probe.o && rm probe/probe.o"
+
+// probeKernel is probe/probe.S, assembled.
+//
+//go:embed probe/probe.bin
+var probeKernel []byte
+
+// probeStatus is QEMU's exit status when the probe computed rightly.
+const probeStatus = 133
+
+const (
+	kvmDevice    = "/dev/kvm"
+	probeTimeout = 5 * time.Second
+	// What libvirt gives its machines: no new programs, privileges or priorities.
+	sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+)
+
+// means is how a machine is to be run on this host.
+type means struct {
+	qemu, accel, cpu string
+	sandbox          bool
+}
+
+// accelerate finds QEMU and decides how to run a machine with it. KVM that was
+// asked for and does not work is Unsupported.
+func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
+	path, err := program(s.QEMU)
+	if err != nil {
+		return means{}, err
+	}
+	known, err := t.learn(ctx, path, s.Accel != "tcg")
+	if err != nil {
+		return means{}, err
+	}
+	with := means{qemu: path, accel: "tcg", cpu: s.CPU, sandbox: known.Sandbox}
+	if s.Accel != "tcg" && known.KVM == "" {
+		with.accel = "kvm"
+	}
+	switch {
+	case s.Accel == "kvm" && with.accel != "kvm":
+		return with, &step.Error{Kind: step.Unsupported, Field: "accel", Err: fmt.Errorf("kvm does not work here: %s", known.KVM),
+			Hint: "accel: auto, which then emulates"}
+	case s.CPU == "host" && with.accel != "kvm":
+		return with, &step.Error{Kind: step.Unsupported, Field: "cpu", Err: fmt.Errorf(`"host" needs kvm, which does not work here: %s`, known.KVM),
+			Hint: "cpu: max, or leave it out"}
+	case s.CPU == "" && with.accel == "kvm":
+		with.cpu = "host"
+	case s.CPU == "":
+		with.cpu = "max"
+	}
+	return with, nil
+}
+
+// facts are what was learnt about a QEMU on this host, kept in a file until
+// the host or the program is another.
+type facts struct {
+	// Boot, QEMU and Built say for what the facts hold.
+	Boot  string    `json:"boot"`
+	QEMU  string    `json:"qemu"`
+	Built time.Time `json:"built"`
+	// Sandbox says that this QEMU knows -sandbox.
+	Sandbox bool `json:"sandbox"`
+	// Probed says that KVM was tried; KVM is what is wrong with it, "" nothing.
+	Probed bool   `json:"probed"`
+	KVM    string `json:"kvm,omitempty"`
+}
+
+func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error) {
+	if kvm {
+		// Not kept: whoever reads the message may mend it at once.
+		if why := openKVM(); why != "" {
+			known, err := t.learn(ctx, qemu, false)
+			known.KVM = why
+			return known, err
+		}
+	}
+	program, err := os.Stat(qemu)
+	if err != nil {
+		return facts{}, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return facts{}, err
+	}
+	now := facts{Boot: strings.TrimSpace(string(boot)), QEMU: qemu, Built: program.ModTime().UTC()}
+	cache := filepath.Join(t.root(), ".facts.json")
+	var kept facts
+	if b, err := os.ReadFile(cache); err == nil && json.Unmarshal(b, &kept) == nil &&
+		kept.Boot == now.Boot && kept.QEMU == now.QEMU && kept.Built.Equal(now.Built) && (kept.Probed || !kvm) {
+		return kept, nil
+	}
+	if now.Sandbox, err = knowsSandbox(ctx, qemu); err != nil {
+		return facts{}, err
+	}
+	if kvm {
+		step.Report(ctx, step.Progress{Note: "trying " + kvmDevice})
+		if now.KVM, now.Probed, err = tryKVM(ctx, qemu); err != nil {
+			return facts{}, err
+		}
+	}
+	b, err := json.Marshal(now)
+	if err == nil {
+		err = os.MkdirAll(t.root(), 0o700)
+	}
+	if err == nil {
+		err = writeFile(cache, b)
+	}
+	return now, err
+}
+
+func openKVM() string {
+	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		_ = f.Close() // nothing was written
+		return ""
+	case errors.Is(err, fs.ErrNotExist):
+		return "there is no " + kvmDevice
+	case errors.Is(err, fs.ErrPermission):
+		return "no permission for " + kvmDevice + " (add the worker's user to group kvm)"
+	default:
+		return err.Error()
+	}
+}
+
+// knowsSandbox asks QEMU for its list of machines with -sandbox on: one that
+// was built without refuses.
+func knowsSandbox(ctx context.Context, qemu string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	err := exec.CommandContext(ctx, qemu, "-sandbox", sandbox, "-machine", "help").Run()
+	var refused *exec.ExitError
+	if errors.As(err, &refused) && ctx.Err() == nil {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// tryKVM runs the probe under KVM. A /dev/kvm that opens is no proof: some
+// hypervisors offer one that dies on what every compiler emits. It returns
+// what is wrong, "" if nothing is, and whether that will stay so: QEMU may
+// refuse for a while, as when another hypervisor has the processor.
+func tryKVM(ctx context.Context, qemu string) (why string, stays bool, err error) {
+	kernel, err := os.CreateTemp("", "morgana-probe-*")
+	if err != nil {
+		return "", false, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(kernel.Name())) }()
+	_, err = kernel.Write(probeKernel)
+	if err = errors.Join(err, kernel.Close()); err != nil {
+		return "", false, err
+	}
+	limited, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(limited, qemu, probeArgs("kvm", "host", kernel.Name())...)
+	// Under KVM's "internal error" QEMU says so and stays: not worth the wait.
+	said := complaint{heard: func() { time.AfterFunc(time.Second/2, cancel) }}
+	cmd.Stderr = &said
+	cmd.WaitDelay = time.Second
+	err = cmd.Run()
+	var status *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return "", false, ctx.Err()
+	case limited.Err() != nil:
+		return "a kernel that uses SSE hangs", true, nil
+	case errors.As(err, &status) && status.ExitCode() == probeStatus:
+		return "", true, nil
+	case status != nil && status.ExitCode() == 1:
+		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+		return line, false, nil
+	case err == nil || status != nil:
+		return "a kernel that uses SSE ends wrongly", true, nil
+	default:
+		return "", false, err
+	}
+}
+
+// complaint keeps what is written to it, and calls heard at the first byte.
+type complaint struct {
+	bytes.Buffer
+	heard func()
+}
+
+func (c *complaint) Write(b []byte) (int, error) {
+	if c.Len() == 0 {
+		c.heard()
+	}
+	return c.Buffer.Write(b)
+}
+
+func probeArgs(accel, cpu, kernel string) []string {
+	return []string{"-accel", accel, "-cpu", cpu, "-m", "16", "-no-user-config", "-nodefaults", "-display", "none",
+		"-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", kernel}
+}

@@ -1,0 +1,173 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	consolePiece  = 32 << 10
+	consoleWindow = 64 << 10
+	tick          = 50 * time.Millisecond
+)
+
+// Console reads console.log. Text that is not UTF-8 has U+FFFD in its place.
+// An offset behind the end, as after a machine was started anew, begins again
+// at 0. A machine that was destroyed, or is on another host, is NotFound.
+func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
+	m, err := t.machine(from.Machine.Registration.Spec.Tags)
+	if err == nil && from.Offset < 0 {
+		err = invalid("offset", "0 or more", "%d is no offset", from.Offset)
+	}
+	if err != nil {
+		return step.ConsoleText{}, during("read console", err)
+	}
+	op := "read console of " + m.name()
+	deadline := time.Now().Add(time.Duration(from.WaitSeconds) * time.Second)
+	every := time.NewTicker(tick)
+	defer every.Stop()
+	for {
+		if _, err := m.record(); err != nil {
+			return step.ConsoleText{}, during(op, err)
+		}
+		// QEMU makes console.log after it has locked its pid file, and the text
+		// is read last: so none is missed, and none is awaited from the dead.
+		_, unbegun := os.Stat(m.file(consoleFile))
+		pid, err := m.pid()
+		if err != nil {
+			return step.ConsoleText{}, during(op, err)
+		}
+		text, next, err := m.consoleAt(from.Offset)
+		if err != nil {
+			return step.ConsoleText{}, during(op, err)
+		}
+		gone := unbegun == nil && pid == 0
+		if text != "" || gone || !time.Now().Before(deadline) {
+			return step.ConsoleText{Text: text, Next: next, Ended: gone && text == ""}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return step.ConsoleText{}, during(op, ctx.Err())
+		case <-every.C:
+		}
+	}
+}
+
+// consoleAt reads a piece, cut between characters. None yet is "".
+func (m machine) consoleAt(offset int64) (text string, next int64, err error) {
+	f, err := os.Open(m.file(consoleFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", 0, nil
+	}
+	if err != nil {
+		return "", offset, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return "", offset, err
+	}
+	if offset > info.Size() {
+		offset = 0
+	}
+	b := make([]byte, consolePiece)
+	n, err := f.ReadAt(b, offset)
+	if err != nil && err != io.EOF {
+		return "", offset, err
+	}
+	b = b[:n]
+	// The rest of a cut character comes with the next piece, or when more is
+	// printed; a lone beginning is given as it is.
+	for back := 1; back < utf8.UTFMax && back < len(b); back++ {
+		if tail := b[len(b)-back:]; utf8.RuneStart(tail[0]) {
+			if !utf8.FullRune(tail) {
+				b = b[:len(b)-back]
+			}
+			break
+		}
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD"), offset + int64(len(b)), nil
+}
+
+// watch looks for a pattern in a console that is being written.
+type watch struct {
+	m      machine
+	expect *regexp.Regexp
+	read   int64
+	window []byte
+	found  bool
+}
+
+// matched reads what is new and reports whether the pattern has ever matched.
+func (w *watch) matched() (bool, error) {
+	if w.found {
+		return true, nil
+	}
+	f, err := os.Open(w.m.file(consoleFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	piece := make([]byte, consolePiece)
+	for {
+		n, err := f.ReadAt(piece, w.read)
+		w.read += int64(n)
+		w.window = append(w.window, bytes.ReplaceAll(piece[:n], []byte("\r"), nil)...)
+		if w.found = w.expect.Match(w.window); w.found {
+			return true, nil
+		}
+		if extra := len(w.window) - consoleWindow; extra > 0 {
+			w.window = append(w.window[:0], w.window[extra:]...)
+		}
+		if err == io.EOF {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+// consoleTail is the console's last lines for an error's hint.
+func (m machine) consoleTail() string {
+	lines := tail(m.file(consoleFile))
+	if lines == "" {
+		return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
+	}
+	return "the console's last lines (all of it: " + m.file(consoleFile) + "):\n" + lines
+}
+
+// tail is the last 20 lines of a file, as far as they are in its last 8 KiB.
+func tail(path string) string {
+	const lines, limit = 20, 8 << 10
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	start := max(0, info.Size()-limit)
+	b, err := io.ReadAll(io.NewSectionReader(f, start, limit))
+	if err != nil {
+		return ""
+	}
+	text := strings.ToValidUTF8(strings.ReplaceAll(string(b), "\r", ""), "\uFFFD")
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,78 @@
+package qemu_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// need skips a test for want of a tool, unless all tests are required.
+func need(t testing.TB, tool string) {
+	t.Helper()
+	if _, err := exec.LookPath(tool); err == nil {
+		return
+	} else if os.Getenv("MORGANA_REQUIRE") == "all" {
+		t.Fatal(err)
+	} else {
+		t.Skip(err)
+	}
+}
+
+var builds = struct {
+	once   sync.Once
+	folder string
+	err    error
+}{}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if err := os.RemoveAll(builds.folder); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+// hello gives the path of examples/hello's kernel, built in a copy.
+func hello(t testing.TB) string {
+	t.Helper()
+	for _, tool := range []string{"qemu-system-x86_64", "make", "gcc", "ld"} {
+		need(t, tool)
+	}
+	builds.once.Do(func() { builds.folder, builds.err = buildHello() })
+	if builds.err != nil {
+		t.Fatal(builds.err)
+	}
+	return filepath.Join(builds.folder, "hello")
+}
+
+func buildHello() (folder string, err error) {
+	if folder, err = os.MkdirTemp("", "morgana-hello-*"); err != nil {
+		return "", err
+	}
+	sources, err := filepath.Glob("../../examples/hello/*")
+	if err != nil {
+		return folder, err
+	}
+	for _, source := range sources {
+		name := filepath.Base(source)
+		if name == "hello" || strings.HasSuffix(name, ".o") {
+			continue // somebody's build
+		}
+		b, err := os.ReadFile(source)
+		if err != nil {
+			return folder, err
+		}
+		if err := os.WriteFile(filepath.Join(folder, name), b, 0o600); err != nil {
+			return folder, err
+		}
+	}
+	if out, err := exec.Command("make", "-s", "-C", folder, "hello").CombinedOutput(); err != nil {
+		return folder, fmt.Errorf("make hello: %w\n%s", err, out)
+	}
+	return folder, nil
+}

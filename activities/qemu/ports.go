@@ -1,0 +1,279 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// forward is one port of the host that leads into the machine.
+type forward struct {
+	proto string // "tcp" or "udp"
+	host  netip.AddrPort
+	guest uint16
+}
+
+func parseForward(s string) (forward, error) {
+	f := forward{proto: "tcp"}
+	rest := s
+	if r, proto, ok := strings.Cut(s, "/"); ok {
+		rest, f.proto = r, proto
+	}
+	if f.proto != "tcp" && f.proto != "udp" {
+		return f, fmt.Errorf("unknown protocol %q", f.proto)
+	}
+	at := strings.LastIndexByte(rest, ':')
+	if at < 0 {
+		return f, errors.New("no guest port")
+	}
+	guest, err := parsePort(rest[at+1:])
+	if err != nil {
+		return f, err
+	}
+	address := "127.0.0.1"
+	host := rest[:at]
+	if at := strings.LastIndexByte(host, ':'); at >= 0 {
+		address, host = host[:at], host[at+1:]
+	}
+	port, err := parsePort(host)
+	if err != nil {
+		return f, err
+	}
+	ip, err := netip.ParseAddr(address)
+	if err != nil || !ip.Is4() { // QEMU 7 forwards from IPv4 only
+		return f, fmt.Errorf("%q is no IPv4 address", address)
+	}
+	f.host, f.guest = netip.AddrPortFrom(ip, port), guest
+	return f, nil
+}
+
+func parsePort(s string) (uint16, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is no port", s)
+	}
+	return uint16(n), nil
+}
+
+// String is the form parseForward reads.
+func (f forward) String() string { return fmt.Sprintf("%s:%d/%s", f.host, f.guest, f.proto) }
+
+// at is the host's end, as QEMU and people write it: "tcp:127.0.0.1:8080".
+func (f forward) at() string { return f.proto + ":" + f.host.String() }
+
+// overlaps reports whether the host cannot have both.
+func (f forward) overlaps(g forward) bool {
+	a, b := f.host.Addr(), g.host.Addr()
+	return f.proto == g.proto && f.host.Port() == g.host.Port() &&
+		(a == b || a.IsUnspecified() || b.IsUnspecified())
+}
+
+// free says whether the host's end could be bound now: nil, or the system's error.
+func (f forward) free(ctx context.Context) error {
+	var lc net.ListenConfig
+	if f.proto == "udp" {
+		c, err := lc.ListenPacket(ctx, "udp4", f.host.String())
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	l, err := lc.Listen(ctx, "tcp4", f.host.String())
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// checkPorts says whether a machine of tags can have its ports: each is free,
+// or held by a machine of the same app and target, which will give it up.
+func (t *Target) checkPorts(ctx context.Context, tags step.Tags, wanted []forward) error {
+	for i, f := range wanted {
+		field := fmt.Sprintf("ports[%d]", i)
+		err := f.free(ctx)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, syscall.EADDRINUSE):
+			if err := t.checkHolder(ctx, tags, f, field); err != nil {
+				return err
+			}
+		case errors.Is(err, fs.ErrPermission):
+			return &step.Error{Kind: step.Unauthorized, Field: field, Err: fmt.Errorf("bind %s: permission denied", f.at()),
+				Hint: "choose a host port above 1023"}
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			return invalid(field, "127.0.0.1, 0.0.0.0 or an address of "+t.site.Host, "%s is no address of this host", f.host.Addr())
+		default:
+			return &step.Error{Field: field, Err: err}
+		}
+	}
+	return nil
+}
+
+// checkHolder says whether whoever holds f will give it up to tags.
+func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, field string) error {
+	holder, err := t.holder(ctx, f)
+	switch {
+	case err != nil:
+		return err
+	case holder == nil:
+		return &step.Error{Kind: step.Conflict, Field: field, Err: fmt.Errorf("%s is taken by another program", f.at()),
+			Hint: fmt.Sprintf("choose another host port, or see who has it: ss -lnp 'sport = :%d'", f.host.Port())}
+	case holder.tags.App == tags.App && holder.tags.Target == tags.Target:
+		return nil
+	default:
+		return &step.Error{Kind: step.Conflict, Field: field, Err: fmt.Errorf("%s is taken by the machine %s", f.at(), holder.name()),
+			Hint: fmt.Sprintf("choose another host port, or destroy %s on target %s", holder.tags.App, holder.tags.Target)}
+	}
+}
+
+// holder is the machine of ours that has f or what overlaps it, nil if none.
+func (t *Target) holder(ctx context.Context, f forward) (*machine, error) {
+	all, err := t.machines(func(step.Tags) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range all {
+		rows, err := m.usernet(ctx)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			continue // it does not run, or is just ending
+		}
+		if _, ok := overlapping(rows, f); ok {
+			return &m, nil
+		}
+	}
+	return nil, nil
+}
+
+func overlapping(rows []connection, f forward) (connection, bool) {
+	for _, r := range rows {
+		if r.listens() && r.forward.overlaps(f) {
+			return r, true
+		}
+	}
+	return connection{}, false
+}
+
+// takePorts makes m forward what it wants and nothing else, taking ports from
+// earlier machines of the same deployment. Doing it again completes it.
+func (t *Target) takePorts(ctx context.Context, m machine, wanted []forward) error {
+	rows, err := m.usernet(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if r.listens() && !contains(wanted, r.forward) {
+			if err := m.removeForward(ctx, r.forward); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range wanted {
+		if r, ok := overlapping(rows, f); ok && r.forward == f {
+			continue
+		}
+		if err := t.takePort(ctx, m, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func contains(all []forward, f forward) bool {
+	for _, g := range all {
+		if f == g {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Target) takePort(ctx context.Context, m machine, f forward) error {
+	others, err := t.machines(func(have step.Tags) bool {
+		return have.App == m.tags.App && have.Target == m.tags.Target && have != m.tags
+	})
+	if err != nil {
+		return err
+	}
+	var undo []func() error
+	for _, o := range others {
+		rows, err := o.usernet(ctx)
+		if err != nil {
+			continue // it does not run; if it does, adding will fail
+		}
+		if r, ok := overlapping(rows, f); ok {
+			if err := o.removeForward(ctx, r.forward); err != nil {
+				return err
+			}
+			undo = append(undo, func() error { return o.addForward(ctx, r.forward) })
+		}
+	}
+	err = m.addForward(ctx, f)
+	if err == nil {
+		return nil
+	}
+	for _, give := range undo {
+		err = errors.Join(err, give())
+	}
+	return err
+}
+
+// returnPorts gives the ports of a machine that is gone to the newest ready
+// machine of the same life, if they are free.
+func (t *Target) returnPorts(ctx context.Context, tags step.Tags) error {
+	if tags.Life == "" {
+		return nil // all of it is being removed
+	}
+	life := step.Tags{App: tags.App, Target: tags.Target, Life: tags.Life}
+	all, err := t.machines(life.Match)
+	if err != nil {
+		return err
+	}
+	var newest *machine
+	for _, m := range all {
+		pid, err := m.pid()
+		if err != nil {
+			return err
+		}
+		if _, ready := m.ready(); pid != 0 && ready && (newest == nil || m.tags.Generation > newest.tags.Generation) {
+			newest = &m
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	rec, err := newest.record()
+	if err != nil {
+		return err
+	}
+	s, err := read(rec.Options)
+	if err != nil || len(s.forwards) == 0 {
+		return err
+	}
+	rows, err := newest.usernet(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range s.forwards {
+		if _, has := overlapping(rows, f); has || f.free(ctx) != nil {
+			continue
+		}
+		if err := newest.addForward(ctx, f); err != nil {
+			return err
+		}
+		t.site.Log.InfoContext(ctx, "port returned", "machine", newest.name(), "port", f.at())
+	}
+	return nil
+}

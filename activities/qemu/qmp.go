@@ -1,0 +1,221 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// qmpPatience bounds a whole conversation with QEMU. QEMU serves one client at
+// a time, and a conversation takes a millisecond.
+const qmpPatience = 3 * time.Second
+
+// qmp is one conversation on QEMU's control socket.
+type qmp struct {
+	conn net.Conn
+	in   *json.Decoder
+	stop func() bool
+}
+
+// talk opens a conversation with the machine's QEMU.
+func (m machine) talk(ctx context.Context) (*qmp, error) {
+	dir, err := os.Open(m.path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close() //nolint:errcheck // only read
+	// A socket's path holds 107 bytes, a state folder's may be longer.
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), qmpFile)
+	conn, err := dial(ctx, short)
+	if err != nil {
+		return nil, err
+	}
+	q := &qmp{conn: conn, in: json.NewDecoder(conn)}
+	q.stop = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a read; close closes again
+	var greeting json.RawMessage
+	err = conn.SetDeadline(time.Now().Add(qmpPatience))
+	if err == nil {
+		err = q.in.Decode(&greeting)
+	}
+	if err == nil {
+		_, err = q.execute(qmpRequest{Execute: "qmp_capabilities"})
+	}
+	if err != nil {
+		q.close()
+		return nil, fmt.Errorf("qmp: %w", err)
+	}
+	return q, nil
+}
+
+// dial waits its turn when another client's conversation is on.
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	limited, cancel := context.WithTimeout(ctx, qmpPatience)
+	defer cancel()
+	every := time.NewTicker(10 * time.Millisecond)
+	defer every.Stop()
+	for {
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(limited, "unix", path)
+		if !errors.Is(err, syscall.EAGAIN) { // QEMU's queue has room for one
+			return conn, err
+		}
+		select {
+		case <-limited.Done():
+			return nil, err
+		case <-every.C:
+		}
+	}
+}
+
+func (q *qmp) close() {
+	q.stop()
+	_ = q.conn.Close() // nothing was left to write
+}
+
+type qmpRequest struct {
+	Execute   string   `json:"execute"`
+	Arguments *hmpLine `json:"arguments,omitempty"`
+}
+
+type hmpLine struct {
+	Line string `json:"command-line"`
+}
+
+func (q *qmp) execute(r qmpRequest) (json.RawMessage, error) {
+	if err := json.NewEncoder(q.conn).Encode(r); err != nil {
+		return nil, err
+	}
+	for {
+		var answer struct {
+			Return json.RawMessage `json:"return"`
+			Error  *struct {
+				Desc string `json:"desc"`
+			} `json:"error"`
+		}
+		switch err := q.in.Decode(&answer); {
+		case err != nil:
+			return nil, err
+		case answer.Error != nil:
+			return nil, fmt.Errorf("%s: %s", r.Execute, answer.Error.Desc)
+		case answer.Return != nil:
+			return answer.Return, nil
+		} // else an event
+	}
+}
+
+// monitor runs a line of the human monitor. Its answers are text without a
+// code, so callers look at the state afterwards rather than at the answer.
+func (m machine) monitor(ctx context.Context, line string) (string, error) {
+	q, err := m.talk(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer q.close()
+	raw, err := q.execute(qmpRequest{Execute: "human-monitor-command", Arguments: &hmpLine{line}})
+	if err != nil {
+		return "", err
+	}
+	var text string
+	err = json.Unmarshal(raw, &text)
+	return text, err
+}
+
+// quit asks QEMU to end; it may be gone before it answers.
+func (m machine) quit(ctx context.Context) error {
+	q, err := m.talk(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.close()
+	_, err = q.execute(qmpRequest{Execute: "quit"})
+	return err
+}
+
+// connection is a row of "info usernet": a listening forward or a connection.
+type connection struct {
+	forward forward
+	state   string // "HOST_FORWARD", "SYN_SENT", "ESTABLISHED", ...
+}
+
+func (c connection) listens() bool { return c.state == "HOST_FORWARD" }
+
+// Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
+// TCP[HOST_FORWARD]  15       127.0.0.1 18081       10.0.2.15    80     0     0
+var usernetRow = regexp.MustCompile(`(?m)^\s*(TCP|UDP)\[([^\]]+)\]\s+-?\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)\s`)
+
+// usernet lists what the machine's user network has open, nothing if it has none.
+func (m machine) usernet(ctx context.Context) ([]connection, error) {
+	text, err := m.monitor(ctx, "info usernet")
+	if err != nil {
+		return nil, err
+	}
+	return parseUsernet(text), nil
+}
+
+func parseUsernet(text string) []connection {
+	var rows []connection
+	for _, p := range usernetRow.FindAllStringSubmatch(text, -1) {
+		address := p[3]
+		if address == "*" {
+			address = "0.0.0.0"
+		}
+		ip, ipErr := netip.ParseAddr(address)
+		port, portErr := strconv.ParseUint(p[4], 10, 16)
+		guest, guestErr := strconv.ParseUint(p[5], 10, 16)
+		if errors.Join(ipErr, portErr, guestErr) != nil {
+			continue
+		}
+		rows = append(rows, connection{
+			forward{strings.ToLower(p[1]), netip.AddrPortFrom(ip, uint16(port)), uint16(guest)}, p[2]})
+	}
+	return rows
+}
+
+// netdev is the id of the user network on QEMU's command line.
+const netdev = "n0"
+
+func (m machine) addForward(ctx context.Context, f forward) error {
+	said, err := m.monitor(ctx, fmt.Sprintf("hostfwd_add %s %s-:%d", netdev, f.at(), f.guest))
+	if err != nil {
+		return err
+	}
+	rows, err := m.usernet(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if r.listens() && r.forward == f {
+			return nil
+		}
+	}
+	return fmt.Errorf("forward %s to %s: %s", f.at(), m.name(), strings.TrimSpace(said))
+}
+
+func (m machine) removeForward(ctx context.Context, f forward) error {
+	said, err := m.monitor(ctx, fmt.Sprintf("hostfwd_remove %s %s", netdev, f.at()))
+	if err != nil {
+		return err
+	}
+	rows, err := m.usernet(ctx)
+	if err != nil {
+		return err
+	}
+	if _, has := overlapping(rows, f); has {
+		return fmt.Errorf("take %s from %s: %s", f.at(), m.name(), strings.TrimSpace(said))
+	}
+	return nil
+}
+
+// anyForward is the monitor's line for a forward from a port that the host chooses.
+func anyForward(guest uint16) string {
+	return fmt.Sprintf("hostfwd_add %s tcp:127.0.0.1:0-:%d", netdev, guest)
+}

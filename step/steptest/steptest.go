@@ -1,0 +1,246 @@
+// Package steptest is the conformance suite that every target passes.
+//
+//	func TestConformance(t *testing.T) {
+//		steptest.Run(t, steptest.Case{
+//			New:       func(site step.Site) step.Target { return ec2.New(site) },
+//			...
+//		})
+//	}
+//
+// It calls a target as the workflows do: each call on a target made anew, as
+// by another worker, and with values that have been JSON in between.
+package steptest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Case is a target and what to try on it.
+type Case struct {
+	// New makes the target. All workers of a test stand at the same site.
+	New func(step.Site) step.Target
+	// Spec boots Kernel to a machine that stays. Its tags are the suite's to set.
+	Spec step.Spec
+	// Kernel is the path of a kernel that boots, ABIs what it can boot as.
+	Kernel string
+	ABIs   []string
+	// Misspelt are options with one wrong name, Nearest the right one.
+	Misspelt json.RawMessage
+	Nearest  string
+	// Changed are options that make another image than Spec's.
+	Changed json.RawMessage
+	// NeverReady are options with which the machine starts and does not get
+	// ready for at least 20 s.
+	NeverReady json.RawMessage
+	// ConsoleHas is a text that the console of Spec's machine has.
+	ConsoleHas string
+	// Secrets are the strings that this environment keeps secret: keys,
+	// passwords, tokens. Put one where the target looks for credentials.
+	Secrets []string
+	// Resources lists all that exists outside the store: folders, processes,
+	// machines, images. It is compared before and after.
+	Resources func(t *testing.T, site step.Site) []string
+}
+
+// stopTime is how long a step may go on after its context is done.
+const stopTime = 5 * time.Second
+
+// Run runs the suite.
+func Run(t *testing.T, c Case) {
+	tests := []struct {
+		name string
+		run  func(*suite)
+	}{
+		{"unknown option is refused", (*suite).unknownOption},
+		{"check completes and creates nothing", (*suite).check},
+		{"package twice gives one digest", (*suite).packageTwice},
+		{"register twice gives one registration", (*suite).registerTwice},
+		{"boot twice gives one machine", (*suite).bootTwice},
+		{"boot at the same time gives one machine", (*suite).bootTogether},
+		{"console reads to the end", (*suite).console},
+		{"destroy finds by tags", (*suite).destroyTags},
+		{"destroy after register", (*suite).destroyRegistered},
+		{"destroy after a boot cut off", (*suite).destroyHalfBooted},
+		{"cancelled", (*suite).cancelled},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s := &suite{T: t, c: c}
+			s.site = step.Site{Host: "testhost", State: t.TempDir(), Store: NewStore(t),
+				Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+			s.before = s.resources()
+			t.Cleanup(s.leaveNothing)
+			test.run(s)
+		})
+	}
+}
+
+type suite struct {
+	*testing.T
+	c      Case
+	site   step.Site
+	before []string
+}
+
+// target is one as another worker would make it.
+func (s *suite) target() step.Target { return s.c.New(s.site) }
+
+func (s *suite) resources() []string {
+	s.Helper()
+	all := s.c.Resources(s.T, s.site)
+	slices.Sort(all)
+	return all
+}
+
+// leaveNothing ends each test: destroy all, and twice, and compare.
+func (s *suite) leaveNothing() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	all := s.spec()
+	all.Life, all.Generation = "", 0
+	for range 2 {
+		must(s, "destroy", all, func() (step.Destroyed, error) { return s.target().Destroy(ctx, all) })
+	}
+	again, err := s.target().Destroy(ctx, all)
+	if err != nil || len(again.Removed) > 0 {
+		s.Errorf("destroy of nothing: removed %q, error %v", again.Removed, err)
+	}
+	if after := s.resources(); !slices.Equal(s.before, after) {
+		s.Errorf("left outside:\n%s\nbefore:\n%s", strings.Join(after, "\n"), strings.Join(s.before, "\n"))
+	}
+}
+
+func (s *suite) spec() step.Spec {
+	spec := s.c.Spec
+	spec.Tags = step.Tags{App: "conformance", Target: "suite", Life: "0a1b2c3d", Generation: 2}
+	spec.Host = s.site.Host
+	return spec
+}
+
+// checked is the case's spec, or one with other options, after Check.
+func (s *suite) checked(options json.RawMessage) step.Spec {
+	s.Helper()
+	spec := s.spec()
+	spec.Host = ""
+	if options != nil {
+		spec.Options = options
+	}
+	return must(s, "check", spec, func() (step.Spec, error) { return s.target().Check(s.Context(), spec) })
+}
+
+func (s *suite) image(spec step.Spec) step.Image {
+	s.Helper()
+	f, err := os.Open(s.c.Kernel)
+	if err != nil {
+		s.Fatal(err)
+	}
+	file, err := s.site.Store.Put(s.Context(), f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		s.Fatal(err)
+	}
+	k := step.Kernel{Spec: spec, File: file, ABIs: s.c.ABIs}
+	return must(s, "package", k, func() (step.Image, error) { return s.target().Package(s.Context(), k) })
+}
+
+func (s *suite) register(img step.Image) step.Registration {
+	s.Helper()
+	return must(s, "register", img, func() (step.Registration, error) { return s.target().Register(s.Context(), img) })
+}
+
+func (s *suite) boot(r step.Registration) step.Machine {
+	s.Helper()
+	return must(s, "boot", r, func() (step.Machine, error) { return s.target().Boot(s.Context(), r) })
+}
+
+func (s *suite) booted() step.Machine {
+	s.Helper()
+	return s.boot(s.register(s.image(s.checked(nil))))
+}
+
+// must calls a step that has to succeed, and gives its answer as the next step
+// gets it: as JSON, of known fields only, with no secret in it.
+func must[In, Out any](s *suite, what string, in In, call func() (Out, error)) Out {
+	s.Helper()
+	given := encode(s, in)
+	out, err := call()
+	s.searchError(what, err)
+	if err != nil {
+		s.Fatalf("%s: %v\nhint: %s", what, err, hintOf(err))
+	}
+	if now := encode(s, in); !bytes.Equal(given, now) {
+		s.Errorf("%s changed its input\nfrom %s\nto   %s", what, given, now)
+	}
+	b := encode(s, out)
+	s.search(what, string(b))
+	var back Out
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&back); err != nil {
+		s.Fatalf("%s: %v in %s", what, err, b)
+	}
+	if again := encode(s, back); !bytes.Equal(b, again) {
+		s.Errorf("%s: does not survive JSON\n%s\n%s", what, b, again)
+	}
+	return back
+}
+
+func encode[T any](s *suite, v T) []byte {
+	s.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return b
+}
+
+func hintOf(err error) string {
+	var e *step.Error
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
+}
+
+// searchError looks for secrets in all that is shown of an error.
+func (s *suite) searchError(what string, err error) {
+	s.Helper()
+	if err == nil {
+		return
+	}
+	s.search(what, err.Error())
+	var e *step.Error
+	if errors.As(err, &e) {
+		s.search(what, fmt.Sprintf("%s\n%s\n%s\n%q", e.Op, e.Field, e.Hint, e.Left))
+	}
+}
+
+func (s *suite) search(what, text string) {
+	s.Helper()
+	for i, secret := range s.c.Secrets {
+		if strings.Contains(text, secret) {
+			s.Errorf("%s gives away Secrets[%d]", what, i)
+		}
+	}
+}
+
+// together runs n calls at once.
+func together(n int, call func(i int)) {
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { call(i) })
+	}
+	all.Wait()
+}

@@ -1,0 +1,247 @@
+package steptest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func (s *suite) unknownOption() {
+	spec := s.spec()
+	spec.Options = s.c.Misspelt
+	_, err := s.target().Check(s.Context(), spec)
+	s.searchError("check", err)
+	var e *step.Error
+	if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field == "" {
+		s.Fatalf("options %s: got error %v, want InvalidSpec with the field", spec.Options, err)
+	}
+	if !strings.Contains(e.Hint, s.c.Nearest) {
+		s.Errorf("hint %q does not name %q", e.Hint, s.c.Nearest)
+	}
+}
+
+func (s *suite) check() {
+	spec := s.checked(nil)
+	if spec.Tags != s.spec().Tags {
+		s.Errorf("check changed the tags to %+v", spec.Tags)
+	}
+	if spec.Host != "" && spec.Host != s.site.Host {
+		s.Errorf("check set host %q, not the site's", spec.Host)
+	}
+	if now := s.resources(); !slices.Equal(now, s.before) {
+		s.Errorf("check created %q", now)
+	}
+	again := must(s, "check", spec, func() (step.Spec, error) { return s.target().Check(s.Context(), spec) })
+	if a, b := encode(s, spec), encode(s, again); string(a) != string(b) {
+		s.Errorf("check of a checked spec changed it\nfrom %s\nto   %s", a, b)
+	}
+}
+
+func (s *suite) packageTwice() {
+	spec := s.checked(nil)
+	first := s.image(spec)
+	if first.Digest == "" {
+		s.Fatal("no digest")
+	}
+	later := spec
+	later.Generation, later.Life, later.Host = 7, "ffff0000", "elsewhere"
+	if second := s.image(later); second.Digest != first.Digest {
+		s.Errorf("digest %s, then %s in another generation on another host", first.Digest, second.Digest)
+	}
+	if raw := s.image(s.spec()); raw.Digest != first.Digest {
+		s.Errorf("digest %s checked, %s unchecked", first.Digest, raw.Digest)
+	}
+	if other := s.image(s.checked(s.c.Changed)); other.Digest == first.Digest {
+		s.Errorf("options %s and %s give the same digest", s.c.Spec.Options, s.c.Changed)
+	}
+}
+
+func (s *suite) registerTwice() {
+	img := s.image(s.checked(nil))
+	first := s.register(img)
+	once := s.resources()
+	second := s.register(img)
+	if first.ID == "" || second.ID != first.ID {
+		s.Errorf("registered as %q, then as %q", first.ID, second.ID)
+	}
+	if first.Adopted || !second.Adopted {
+		s.Errorf("adopted %v, then %v; want false, then true", first.Adopted, second.Adopted)
+	}
+	if first.Digest != img.Digest || second.Digest != img.Digest {
+		s.Errorf("digests %s and %s, want %s", first.Digest, second.Digest, img.Digest)
+	}
+	together(3, func(int) {
+		if _, err := s.target().Register(s.Context(), img); err != nil {
+			s.Errorf("register at the same time: %v", err)
+		}
+	})
+	if now := s.resources(); !slices.Equal(now, once) {
+		s.Errorf("registered once: %q\nagain: %q", once, now)
+	}
+}
+
+func (s *suite) bootTwice() {
+	r := s.register(s.image(s.checked(nil)))
+	first := s.boot(r)
+	once := s.resources()
+	second := s.boot(r)
+	if first.ID == "" || second.ID != first.ID {
+		s.Errorf("booted %q, then %q", first.ID, second.ID)
+	}
+	if first.Adopted || !second.Adopted {
+		s.Errorf("adopted %v, then %v; want false, then true", first.Adopted, second.Adopted)
+	}
+	if first.Ready == "" {
+		s.Error("ready does not say how it is known")
+	}
+	// The kernel is registered again when an activity's answer was lost.
+	if again := s.register(s.image(s.checked(nil))); again.ID != r.ID || !again.Adopted {
+		s.Errorf("registering under a running machine: %+v", again)
+	}
+	if now := s.resources(); !slices.Equal(now, once) {
+		s.Errorf("booted once: %q\ntwice: %q", once, now)
+	}
+}
+
+func (s *suite) bootTogether() {
+	r := s.register(s.image(s.checked(nil)))
+	const calls = 3
+	machines := make([]step.Machine, calls)
+	together(calls, func(i int) {
+		var err error
+		if machines[i], err = s.target().Boot(s.Context(), r); err != nil {
+			s.Errorf("boot: %v", err)
+		}
+	})
+	created := 0
+	for _, m := range machines {
+		if m.ID != machines[0].ID {
+			s.Errorf("two machines, %q and %q", m.ID, machines[0].ID)
+		}
+		if !m.Adopted {
+			created++
+		}
+	}
+	if created != 1 {
+		s.Errorf("%d of %d boots say that they created the machine", created, calls)
+	}
+	once := s.resources()
+	s.boot(r)
+	if now := s.resources(); !slices.Equal(now, once) {
+		s.Errorf("booted together: %q\nonce more: %q", once, now)
+	}
+}
+
+func (s *suite) console() {
+	m := s.booted()
+	var text strings.Builder
+	from := step.ConsoleFrom{Machine: m, WaitSeconds: 2}
+	for began := time.Now(); !strings.Contains(text.String(), s.c.ConsoleHas); {
+		if time.Since(began) > 30*time.Second {
+			s.Fatalf("console does not have %q:\n%s", s.c.ConsoleHas, text.String())
+		}
+		piece := must(s, "console", from, func() (step.ConsoleText, error) { return s.target().Console(s.Context(), from) })
+		if len(piece.Text) > 32<<10 {
+			s.Errorf("a piece of %d bytes", len(piece.Text))
+		}
+		if piece.Ended {
+			s.Fatalf("console of a running machine ended:\n%s", text.String())
+		}
+		text.WriteString(piece.Text)
+		from.Offset = piece.Next
+	}
+	again := step.ConsoleFrom{Machine: m}
+	piece := must(s, "console", again, func() (step.ConsoleText, error) { return s.target().Console(s.Context(), again) })
+	if !strings.HasPrefix(text.String(), piece.Text) && !strings.HasPrefix(piece.Text, text.String()) {
+		s.Errorf("read anew the console begins with %q, first with %q", piece.Text, text.String())
+	}
+	spec := m.Registration.Spec
+	must(s, "destroy", spec, func() (step.Destroyed, error) { return s.target().Destroy(s.Context(), spec) })
+	_, err := s.target().Console(s.Context(), from)
+	s.searchError("console", err)
+	if step.KindOf(err) != step.NotFound {
+		s.Errorf("console of a destroyed machine: error %v, want NotFound", err)
+	}
+}
+
+func (s *suite) destroyTags() {
+	m := s.booted()
+	once := s.resources()
+	for _, change := range []func(*step.Tags){
+		func(t *step.Tags) { t.Generation++ },
+		func(t *step.Tags) { t.Life = "ffffffff" },
+		func(t *step.Tags) { t.App += "x" },
+		func(t *step.Tags) { t.Target += "x" },
+	} {
+		other := m.Registration.Spec
+		change(&other.Tags)
+		got := must(s, "destroy", other, func() (step.Destroyed, error) { return s.target().Destroy(s.Context(), other) })
+		if now := s.resources(); !slices.Equal(now, once) || len(got.Removed) > 0 {
+			s.Fatalf("destroy of %+v removed %q; left of %q: %q", other.Tags, got.Removed, once, now)
+		}
+	}
+	// Nothing but the tags: what a sweep knows.
+	bare := step.Spec{Tags: m.Registration.Spec.Tags, Kind: s.c.Spec.Kind, Options: s.c.Spec.Options, Host: s.site.Host}
+	got := must(s, "destroy", bare, func() (step.Destroyed, error) { return s.target().Destroy(s.Context(), bare) })
+	if len(got.Removed) == 0 {
+		s.Error("destroy does not list what it removed")
+	}
+}
+
+// Each ends with leaveNothing, which is what they are about.
+func (s *suite) destroyRegistered() { s.register(s.image(s.checked(nil))) }
+
+func (s *suite) destroyHalfBooted() {
+	r := s.register(s.image(s.checked(s.c.NeverReady)))
+	ctx, cancel := context.WithTimeout(s.Context(), 1500*time.Millisecond)
+	defer cancel()
+	if m, err := s.target().Boot(ctx, r); err == nil {
+		s.Errorf("boot with options %s gave %+v", s.c.NeverReady, m)
+	}
+}
+
+func (s *suite) cancelled() {
+	spec := s.checked(s.c.NeverReady)
+	img := s.image(spec)
+	r := s.register(img)
+	m := step.Machine{Registration: r}
+	broken := s.site
+	broken.Store = stalled{}
+	kernel := step.Kernel{Spec: spec, File: img.Files[0].Artifact, ABIs: s.c.ABIs}
+	elsewhere := img
+	elsewhere.Spec.Generation++
+	for _, test := range []struct {
+		name string
+		call func(context.Context) error
+	}{
+		{"check", func(ctx context.Context) error { _, err := s.target().Check(ctx, spec); return err }},
+		{"package", func(ctx context.Context) error { _, err := s.c.New(broken).Package(ctx, kernel); return err }},
+		{"register", func(ctx context.Context) error { _, err := s.c.New(broken).Register(ctx, elsewhere); return err }},
+		{"boot", func(ctx context.Context) error { _, err := s.target().Boot(ctx, r); return err }},
+		{"console", func(ctx context.Context) error {
+			_, err := s.target().Console(ctx, step.ConsoleFrom{Machine: m, Offset: 1 << 30, WaitSeconds: 60})
+			return err
+		}},
+		{"destroy", func(ctx context.Context) error { _, err := s.target().Destroy(ctx, spec); return err }},
+	} {
+		for _, after := range []time.Duration{0, 300 * time.Millisecond} {
+			ctx, cancel := context.WithCancel(s.Context())
+			stop := time.AfterFunc(after, cancel)
+			began := time.Now()
+			err := test.call(ctx)
+			if took := time.Since(began) - after; took > stopTime {
+				s.Errorf("%s went on for %s after it was cancelled", test.name, took)
+			}
+			s.searchError(test.name, err)
+			if err != nil && step.KindOf(err).Final() {
+				s.Errorf("%s cancelled: a final error: %v", test.name, err)
+			}
+			stop.Stop()
+			cancel()
+		}
+	}
+}
