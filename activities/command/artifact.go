@@ -235,11 +235,11 @@ func (r *recipe) made(ctx context.Context, b baseline) []madeFile {
 			return filepath.SkipAll
 		}
 		if err != nil || !d.Type().IsRegular() {
-			return nil // a hint may be incomplete
+			return nil //nolint:nilerr // a hint may be incomplete
 		}
 		info, err := d.Info()
 		if err != nil || info.ModTime().Equal(b.Unpacked) {
-			return nil
+			return nil //nolint:nilerr // a hint may be incomplete
 		}
 		rel, err := filepath.Rel(r.rollout.tree(), p)
 		if err == nil {

@@ -36,8 +36,8 @@ func (t *Toolchain) cached(ctx context.Context, r *recipe) (step.Kernel, bool, e
 		return step.Kernel{}, false, failed("read cache", t.folder, err)
 	}
 	var rec record
-	if json.Unmarshal(text, &rec) != nil || rec.Kernel.SHA256 == "" {
-		return step.Kernel{}, false, nil // to be written anew
+	if err := json.Unmarshal(text, &rec); err != nil || rec.Kernel.SHA256 == "" {
+		return step.Kernel{}, false, nil //nolint:nilerr // a broken record is written anew
 	}
 	needed := []step.Artifact{rec.Kernel}
 	for _, f := range rec.Files {

@@ -156,7 +156,15 @@ func TestJanitor(t *testing.T) {
 		}
 		age(path, old*24*time.Hour)
 	}
-	New(b.site)
+	tc.sweep(t.Context(), time.Now()) // too early
+	if _, err := os.Stat(folders["old"]); err != nil {
+		t.Error("swept twice within the hour:", err)
+	}
+	spec := b.spec(makeIt(), project)
+	spec.Target = "next"
+	if _, err := New(b.site).Configure(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
 	for path, want := range map[string]bool{
 		folders["old"]: false, folders["used"]: true, folders["new"]: true,
 		filepath.Join(cache, "old.json"): false, filepath.Join(cache, "old.lock"): false,

@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -62,7 +63,8 @@ const (
 	treeAge = 24 * time.Hour
 	// recordAge is how long a build is remembered. A record does not see that
 	// a compiler was upgraded, so it may not live for ever.
-	recordAge = 30 * 24 * time.Hour
+	recordAge  = 30 * 24 * time.Hour
+	sweepEvery = time.Hour
 )
 
 // Toolchain implements [step.Toolchain]. It is safe for concurrent use.
@@ -70,20 +72,18 @@ type Toolchain struct {
 	site step.Site
 	// folder is State/command.
 	folder string
+	// swept is when the janitor last ran, in seconds since 1970.
+	swept atomic.Int64
 }
 
 var _ step.Toolchain = (*Toolchain)(nil)
 
-// New makes the toolchain of a site. It removes trees that nobody has used for
-// 24 hours and records of builds older than 30 days, and starts nothing.
+// New makes the toolchain of a site. It starts nothing.
 func New(site step.Site) *Toolchain {
 	if site.Log == nil {
 		site.Log = slog.New(slog.DiscardHandler)
 	}
-	t := &Toolchain{site: site, folder: filepath.Join(site.State, Kind)}
-	// Bounded by the janitor itself: there is no caller to cancel it.
-	t.sweep(context.Background(), time.Now())
-	return t
+	return &Toolchain{site: site, folder: filepath.Join(site.State, Kind)}
 }
 
 // Clean removes the trees that spec.Tags match and ends what runs in them. It
@@ -110,8 +110,17 @@ func (t *Toolchain) Clean(ctx context.Context, spec step.Spec) (step.Destroyed, 
 	return gone, nil
 }
 
-// sweep is the janitor. What it cannot remove it leaves to the next one.
+// sweep is the janitor: it removes trees that nobody has used for 24 hours and
+// records of builds older than 30 days. Configure calls it, so that it needs no
+// goroutine and works in a worker that runs for months; it acts at most once an
+// hour and for at most 5 s. What it cannot remove it leaves to the next time.
 func (t *Toolchain) sweep(ctx context.Context, now time.Time) {
+	last := t.swept.Load()
+	if now.Unix()-last < int64(sweepEvery/time.Second) || !t.swept.CompareAndSwap(last, now.Unix()) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, cleanWait)
+	defer cancel()
 	all, err := t.rollouts()
 	if err != nil {
 		t.site.Log.Warn("list build trees", "error", err)
@@ -120,11 +129,9 @@ func (t *Toolchain) sweep(ctx context.Context, now time.Time) {
 		if now.Sub(r.lastUse()) < treeAge {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, cleanWait)
 		if err := r.remove(ctx, false); err != nil && !isHeld(err) {
 			t.site.Log.Warn("remove old build tree", "tree", r.dir, "error", err)
 		}
-		cancel()
 	}
 	t.sweepCache(now)
 }

@@ -22,7 +22,7 @@ import (
 // kernelC is about the smallest file that is a kernel: an ELF with a PVH note.
 const kernelC = `
 __attribute__((section(".note.Xen"), used, aligned(4)))
-static const struct { unsigned name, size, type; char xen[4]; unsigned long long entry; }
+static const struct { unsigned name, size, type; char xen[4]; unsigned long entry; }
 note = { 4, 8, 18, "Xen", 0x400000 };
 void _start(void) { for (;;) ; }
 `
@@ -304,7 +304,7 @@ func TestSpecRefused(t *testing.T) {
 	spec.Origin.Archive.SHA256 = strings.Repeat("0", 64)
 	spec.Origin.Archive.URI = strings.Replace(spec.Origin.Archive.URI, filepath.Base(spec.Origin.Archive.URI), spec.Origin.Archive.SHA256, 1)
 	_, err := b.deploy(t.Context(), spec)
-	wantError(t, err, step.NotFound, "unpack source")
+	_ = wantError(t, err, step.NotFound, "unpack source")
 }
 
 func TestBuildFails(t *testing.T) {
@@ -332,7 +332,7 @@ func TestBuildFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := b.deploy(t.Context(), b.spec(c.options, c.files))
-			wantError(t, err, step.BuildFailed, c.texts...)
+			_ = wantError(t, err, step.BuildFailed, c.texts...)
 		})
 	}
 	o := makeIt()

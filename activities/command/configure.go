@@ -22,6 +22,7 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	if err != nil {
 		return none, err
 	}
+	t.sweep(ctx, time.Now())
 	if _, hit, err := t.cached(ctx, r); err != nil || hit {
 		return step.Source{Spec: spec, Host: t.site.Host}, err
 	}

@@ -102,7 +102,7 @@ func (t *Toolchain) stageError(ctx context.Context, r *recipe, stage step.Stage,
 		e.Err = fmt.Errorf("%s: not done after %s", shown(argv), r.timeout)
 		hint = append(hint, "option timeout gives it longer")
 	case errors.As(err, &exit):
-		e.Err = fmt.Errorf("%s: %s", shown(argv), exit)
+		e.Err = fmt.Errorf("%s: %w", shown(argv), exit)
 		if s, ok := exit.Sys().(syscall.WaitStatus); ok && s.Signal() == syscall.SIGKILL {
 			hint = append(hint, "killed from outside: did the host run out of memory?")
 		}
