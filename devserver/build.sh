@@ -37,40 +37,59 @@ build() {
 	go build -v -trimpath -ldflags "-s -w" -o "$out" . 2>&1
 }
 
-tty=0
-if [ -t 2 ]; then tty=1; fi
+# progress counts packages and modules, and passes on all other lines: they are
+# errors. On a terminal it rewrites one line, else it prints one each half minute.
+# (A loop, because Debian's awk reads its whole input before the first line.)
+progress() {
+	packages=0 modules=0 total='?' shown= last=$(date +%s)
+	while IFS= read -r line; do
+		case $line in
+		'go: downloading '*)
+			modules=$((modules + 1))
+			show "devserver: $modules modules downloaded"
+			;;
+		'total '*)
+			total=$((${line#total }))
+			finish
+			;;
+		*[' :	']* | '')
+			finish
+			printf '%s\n' "$line"
+			;;
+		*)
+			packages=$((packages + 1))
+			# A handful of packages is a change to our own code.
+			if [ "$packages" -eq 20 ]; then
+				echo "devserver: first build of the embedded Temporal server: about 7 minutes on 2 cores, later ones take seconds"
+			fi
+			if [ "$packages" -ge 20 ]; then
+				show "devserver: $packages of ~$total packages"
+			fi
+			;;
+		esac
+	done
+	finish
+}
+
+show() {
+	if [ -t 1 ]; then
+		printf '\r%s' "$1"
+		shown=yes
+	elif now=$(date +%s) && [ $((now - last)) -ge 30 ]; then
+		echo "$1"
+		last=$now
+	fi
+}
+
+finish() {
+	if [ "$shown" ]; then echo; fi
+	shown=
+}
+
 {
 	status=0
 	build || status=$?
 	echo "$status" >"$tmp/status"
-} | awk -v tty="$tty" '
-	function now(  s) { "date +%s" | getline s; close("date +%s"); return s }
-	function show(line) {
-		if (tty) {
-			printf "\r%s", line
-			shown = 1
-		} else if (now() - last >= 30) {
-			print line
-			last = now()
-		}
-		fflush()
-	}
-	function finish() { if (shown) print ""; shown = 0 }
-	BEGIN { last = now() }
-	/^go: downloading / { show("devserver: downloaded " ++modules " modules"); next }
-	/^total [ 0-9]+$/ { total = $2; finish(); next }
-	# A package path. A handful of them is a change to our own code.
-	/^[^ \t:]+$/ {
-		if (++packages == 20) {
-			print "devserver: first build of the embedded Temporal server: about 7 minutes on 2 cores, later ones take seconds"
-			last = now()
-		}
-		if (packages >= 20 && (tty || packages % 10 == 0))
-			show("devserver: " packages " of ~" total " packages")
-		next
-	}
-	{ finish(); print; fflush() }
-	END { finish() }
-' >&2
+} | progress >&2
 
 exit "$(cat "$tmp/status")"
