@@ -50,7 +50,7 @@ func archive(t *testing.T, folder string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	closeLater(t, f)
 	b, err := io.ReadAll(f)
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestPackLeavesNoTemporaryFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	closeLater(t, f)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Pack(ctx, folder); !errors.Is(err, context.Canceled) {
@@ -160,7 +160,7 @@ func TestPackRefuses(t *testing.T) {
 		"absolute link":        {map[string]string{"a": "-> /etc/passwd"}, "link a leads out of the folder, to /etc/passwd"},
 		"link up":              {map[string]string{"a": "-> ../x"}, "link a leads out"},
 		"link up from below":   {map[string]string{"d/e/a": "-> ../../../x"}, "link d/e/a leads out"},
-		"link through a link":  {map[string]string{"d/e/up": "-> ../..", "a": "-> d/e/up/../x"}, "link a leads out"},
+		"link through a link":  {map[string]string{"d/e/up": "-> ../..", "d/e/a": "-> up/../x"}, "link d/e/a leads out"},
 		"link to the folder's": {map[string]string{"a": "-> .."}, "link a leads out"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -183,7 +183,7 @@ func TestPackRefuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		closeLater(t, l)
 		_, err = Pack(t.Context(), folder)
 		wantError(t, err, step.InvalidSpec, "s is neither")
 	})
@@ -252,7 +252,7 @@ func TestUnpackTrustsNobody(t *testing.T) {
 		"link twice":             {[]*tar.Header{link("a", "b"), link("a", "c")}, "a comes twice"},
 		"link out":               {[]*tar.Header{link("a", "../x")}, "link a leads out"},
 		"absolute link":          {[]*tar.Header{link("d/a", "/etc/passwd")}, "link d/a leads out"},
-		"link out by another":    {[]*tar.Header{link("d/e/up", "../.."), link("a", "d/e/up/../x")}, "link a leads out"},
+		"link out by another":    {[]*tar.Header{link("d/e/up", "../.."), link("d/e/a", "up/../x")}, "link d/e/a leads out"},
 		"link to nothing":        {[]*tar.Header{link("a", "")}, "link a leads out"},
 		"hard link":              {[]*tar.Header{reg("a"), {Typeflag: tar.TypeLink, Name: "b", Linkname: "a"}}, "b is neither"},
 		"device":                 {[]*tar.Header{{Typeflag: tar.TypeBlock, Name: "b"}}, "b is neither"},
@@ -375,4 +375,12 @@ func TestPackStreams(t *testing.T) {
 	if got := r.AllocedBytesPerOp(); got > 2<<20 {
 		t.Errorf("%d bytes allocated for a file of 256 MiB", got)
 	}
+}
+
+func closeLater(t testing.TB, c io.Closer) {
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
