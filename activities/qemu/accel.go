@@ -186,7 +186,7 @@ func tryKVM(ctx context.Context, qemu string) (why string, stays bool, err error
 	case errors.As(err, &status) && status.ExitCode() == probeStatus:
 		return "", true, nil
 	case status != nil && status.ExitCode() == 1:
-		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+		line, _, _ := strings.Cut(strings.TrimSpace(said.text.String()), "\n")
 		return line, false, nil
 	case err == nil || status != nil:
 		return "a kernel that uses SSE ends wrongly", true, nil
@@ -197,15 +197,15 @@ func tryKVM(ctx context.Context, qemu string) (why string, stays bool, err error
 
 // complaint keeps what is written to it, and calls heard at the first byte.
 type complaint struct {
-	bytes.Buffer
+	text  bytes.Buffer // not embedded: its ReadFrom would go around Write
 	heard func()
 }
 
 func (c *complaint) Write(b []byte) (int, error) {
-	if c.Len() == 0 {
+	if c.text.Len() == 0 {
 		c.heard()
 	}
-	return c.Buffer.Write(b)
+	return c.text.Write(b)
 }
 
 func probeArgs(accel, cpu, kernel string) []string {

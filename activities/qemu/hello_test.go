@@ -1,4 +1,4 @@
-package qemu_test
+package qemu
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package qemu_test
+package qemu
 
 import (
 	"bytes"
@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/morgana-deploy/morgana/activities/qemu"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
@@ -30,8 +29,8 @@ func TestConformance(t *testing.T) {
 		return withTCG(fmt.Sprintf(s, port))
 	}
 	steptest.Run(t, steptest.Case{
-		New:        func(site step.Site) step.Target { return qemu.New(site) },
-		Spec:       step.Spec{Kind: qemu.Kind, Options: options(`{"args":"stay","expect":"staying","ports":["%d:80"]}`)},
+		New:        func(site step.Site) step.Target { return New(site) },
+		Spec:       step.Spec{Kind: Kind, Options: options(`{"args":"stay","expect":"staying","ports":["%d:80"]}`)},
 		Kernel:     hello(t),
 		ABIs:       []string{image.PVH},
 		Misspelt:   json.RawMessage(`{"memroy":64}`),
@@ -106,7 +105,7 @@ func newBench(t *testing.T) *bench {
 }
 
 func (b *bench) spec(app string, generation int, options string, args ...any) step.Spec {
-	return step.Spec{Tags: step.Tags{App: app, Target: "dev", Life: "00c0ffee", Generation: generation}, Kind: qemu.Kind,
+	return step.Spec{Tags: step.Tags{App: app, Target: "dev", Life: "00c0ffee", Generation: generation}, Kind: Kind,
 		Options: withTCG(fmt.Sprintf(options, args...))}
 }
 
@@ -128,7 +127,7 @@ func withTCG(options string) json.RawMessage {
 // the test ends.
 func (b *bench) register(spec step.Spec) step.Registration {
 	b.Helper()
-	q := qemu.New(b.site)
+	q := New(b.site)
 	spec, err := q.Check(b.Context(), spec)
 	if err != nil {
 		b.Fatal(err)
@@ -148,7 +147,7 @@ func (b *bench) register(spec step.Spec) step.Registration {
 func (b *bench) destroy(spec step.Spec) step.Destroyed {
 	b.Helper()
 	// A cleanup's: the test's context is done.
-	d, err := qemu.New(b.site).Destroy(context.WithoutCancel(b.Context()), spec)
+	d, err := New(b.site).Destroy(context.WithoutCancel(b.Context()), spec)
 	if err != nil {
 		b.Errorf("%v", err)
 	}
@@ -157,7 +156,7 @@ func (b *bench) destroy(spec step.Spec) step.Destroyed {
 
 func (b *bench) boot(r step.Registration) step.Machine {
 	b.Helper()
-	m, err := qemu.New(b.site).Boot(b.Context(), r)
+	m, err := New(b.site).Boot(b.Context(), r)
 	if err != nil {
 		b.Fatalf("%v\n%s", err, detail(err).Hint)
 	}
@@ -243,11 +242,11 @@ func TestBatchMachineEnds(t *testing.T) {
 	if again, err := os.Stat(filepath.Join(r.ID, "console.log")); err != nil || !os.SameFile(console, again) || b.count("process") != 0 {
 		t.Errorf("it was started again (%v)", err)
 	}
-	text, err := qemu.New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: second, WaitSeconds: 30})
+	text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: second, WaitSeconds: 30})
 	if err != nil || !strings.Contains(text.Text, "[once]") {
 		t.Errorf("console %+v, %v", text, err)
 	}
-	text, err = qemu.New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: second, Offset: text.Next, WaitSeconds: 30})
+	text, err = New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: second, Offset: text.Next, WaitSeconds: 30})
 	if err != nil || !text.Ended || text.Text != "" {
 		t.Errorf("console's end %+v, %v", text, err)
 	}
@@ -263,7 +262,7 @@ func TestBootFailed(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			b := newBench(t)
 			r := b.register(b.spec("bad", 1, "%s", test.options))
-			m, err := qemu.New(b.site).Boot(t.Context(), r)
+			m, err := New(b.site).Boot(t.Context(), r)
 			if step.KindOf(err) != step.BootFailed {
 				t.Fatalf("got %+v, %v", m, err)
 			}
@@ -287,7 +286,7 @@ func TestSilentKernel(t *testing.T) {
 	if m := b.boot(b.register(b.spec("silent", 1, `{}`))); m.Ready != "ran for 1s" {
 		t.Errorf("ready: %q", m.Ready)
 	}
-	_, err = qemu.New(b.site).Boot(t.Context(), b.register(b.spec("silent", 2, `{"expect":"x","timeout":"1s"}`)))
+	_, err = New(b.site).Boot(t.Context(), b.register(b.spec("silent", 2, `{"expect":"x","timeout":"1s"}`)))
 	if hint := detail(err).Hint; !strings.Contains(hint, "console is empty") {
 		t.Errorf("%v\nhint: %s", err, hint)
 	}
@@ -302,11 +301,11 @@ func TestKilledMachineIsStartedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "qemu is gone", func() bool { return b.pid(r) == 0 })
-	text, err := qemu.New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: step.Machine{Registration: r}, Offset: 0})
+	text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: step.Machine{Registration: r}, Offset: 0})
 	if err != nil || text.Ended {
 		t.Errorf("console %+v, %v", text, err)
 	}
-	text, err = qemu.New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: step.Machine{Registration: r}, Offset: text.Next, WaitSeconds: 30})
+	text, err = New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: step.Machine{Registration: r}, Offset: text.Next, WaitSeconds: 30})
 	if err != nil || !text.Ended {
 		t.Errorf("console of a killed machine %+v, %v", text, err)
 	}
@@ -325,7 +324,7 @@ func TestConsoleOffsets(t *testing.T) {
 	from := step.ConsoleFrom{Machine: step.Machine{Registration: r}}
 	var got strings.Builder
 	for {
-		piece, err := qemu.New(b.site).Console(t.Context(), from)
+		piece, err := New(b.site).Console(t.Context(), from)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +356,7 @@ func TestRaces(t *testing.T) {
 				b.destroy(spec)
 				return
 			}
-			_, err := qemu.New(b.site).Boot(t.Context(), r)
+			_, err := New(b.site).Boot(t.Context(), r)
 			if k := step.KindOf(err); err != nil && k != step.NotFound && k != step.BootFailed && k != "" {
 				t.Errorf("boot: %v", err)
 			}
@@ -385,7 +384,7 @@ func TestDestroyRemovesScrap(t *testing.T) {
 
 func TestRegister(t *testing.T) {
 	b := newBench(t)
-	q := qemu.New(b.site)
+	q := New(b.site)
 	r := b.register(b.spec("reg", 1, `{"args":"stay","expect":"stay"}`))
 	// The kernel was damaged, as by a power cut: it is made anew.
 	if err := os.WriteFile(filepath.Join(r.ID, "kernel"), nil, 0o600); err != nil {

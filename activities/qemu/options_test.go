@@ -1,0 +1,122 @@
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func TestReadRefuses(t *testing.T) {
+	for _, test := range []struct{ options, field, text string }{
+		{`{"memroy":64}`, "memroy", "unknown field"},
+		{`{"memory":"1G"}`, "memory", "a whole number"},
+		{`{"memory":0}`, "memory", "too little"},
+		{`{"cpus":-1}`, "cpus", "-1"},
+		{`{"args":"a\u0000b"}`, "args", "NUL"},
+		{`{"accel":"kvn"}`, "accel", "kvn"},
+		{`{"cpu":"max -S"}`, "cpu", "max -S"},
+		{`{"accel":"tcg","cpu":"host"}`, "cpu", "needs accel kvm"},
+		{`{"ports":["80"]}`, "ports[0]", "no guest port"},
+		{`{"ports":["8080:80","1:x"]}`, "ports[1]", `"x" is no port`},
+		{`{"ports":["0:80"]}`, "ports[0]", `"0" is no port`},
+		{`{"ports":["65536:80"]}`, "ports[0]", `"65536" is no port`},
+		{`{"ports":["8080:80/sctp"]}`, "ports[0]", "sctp"},
+		{`{"ports":["localhost:8080:80"]}`, "ports[0]", "no IPv4 address"},
+		{`{"ports":["[::1]:8080:80"]}`, "ports[0]", "no IPv4 address"},
+		{`{"ports":["8080:80","0.0.0.0:8080:81"]}`, "ports[1]", "twice"},
+		{`{"ports":["8080:80,hostfwd=tcp::1-:2"]}`, "ports[0]", "no port"},
+		{`{"network":"tap"}`, "network", "tap"},
+		{`{"network":"none","ports":["8080:80"]}`, "network", "does not go with"},
+		{`{"network":"none","expectPort":80}`, "network", "does not go with"},
+		{`{"expect":"("}`, "expect", "missing closing"},
+		{`{"expectPort":70000}`, "expectPort", "70000"},
+		{`{"timeout":"60"}`, "timeout", "60"},
+		{`{"timeout":"-1s"}`, "timeout", "-1s"},
+		{`{"qemu":""}`, "qemu", "no program"},
+	} {
+		_, err := read(json.RawMessage(test.options))
+		var e *step.Error
+		if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Err.Error(), test.text) {
+			t.Errorf("%s: got %#v, want InvalidSpec of %s with %q", test.options, err, test.field, test.text)
+		}
+	}
+}
+
+func TestReadNormalises(t *testing.T) {
+	for _, test := range []struct{ options, want string }{
+		{``, `{"memory":128,"cpus":1,"accel":"auto","network":"none","timeout":"60s","qemu":"qemu-system-x86_64"}`},
+		{`{"ports":["8080:80","127.0.0.1:53:53/udp","0.0.0.0:443:8443"],"args":"a,b"}`,
+			`{"memory":128,"cpus":1,"args":"a,b","accel":"auto","ports":["127.0.0.1:8080:80/tcp","127.0.0.1:53:53/udp","0.0.0.0:443:8443/tcp"],"network":"user","timeout":"60s","qemu":"qemu-system-x86_64"}`},
+		{`{"expectPort":80}`, `{"memory":128,"cpus":1,"accel":"auto","network":"user","expectPort":80,"timeout":"60s","qemu":"qemu-system-x86_64"}`},
+	} {
+		s, err := read(json.RawMessage(test.options))
+		if err != nil {
+			t.Errorf("%s: %v", test.options, err)
+			continue
+		}
+		b, err := s.normal()
+		if err != nil || string(b) != test.want {
+			t.Errorf("%s:\ngot  %s, %v\nwant %s", test.options, b, err, test.want)
+		}
+		again, err := read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := again.normal(); err != nil || string(c) != string(b) {
+			t.Errorf("read again: %s, %v", c, err)
+		}
+	}
+}
+
+func TestParseUsernet(t *testing.T) {
+	// As QEMU 7.2 prints it; a hub first, a UDP conversation with its age.
+	const text = "Hub -1 (n0):\r\n" +
+		"  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n" +
+		"  TCP[SYN_SENT]      17       127.0.0.1 44269       10.0.2.15    81     0     0\r\n" +
+		"  TCP[HOST_FORWARD]  16       127.0.0.1 44269       10.0.2.15    81     0     0\r\n" +
+		"  TCP[HOST_FORWARD]  15               *  8080       10.0.2.15    80     0     0\r\n" +
+		"  UDP[236 sec]       14       10.0.2.15 32001        10.0.2.3    53     0     0\r\n" +
+		"  UDP[HOST_FORWARD]  13       127.0.0.1  5353       10.0.2.15    53     0     0\r\n" +
+		"  ICMP[10 sec]       12       10.0.2.15     -         1.1.1.1     -     0     0\r\n"
+	var got []string
+	for _, r := range parseUsernet(text) {
+		got = append(got, r.forward.String()+" "+r.state)
+	}
+	want := []string{
+		"127.0.0.1:44269:81/tcp SYN_SENT", "127.0.0.1:44269:81/tcp HOST_FORWARD", "0.0.0.0:8080:80/tcp HOST_FORWARD",
+		"10.0.2.15:32001:53/udp 236 sec", "127.0.0.1:5353:53/udp HOST_FORWARD",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestFolderNames(t *testing.T) {
+	q := New(step.Site{State: "/state"})
+	for _, tags := range []step.Tags{
+		{App: "a", Target: "dev", Life: "00c0ffee", Generation: 1},
+		{App: "a-b", Target: "d-1", Life: "0", Generation: 123},
+	} {
+		m, err := q.machine(tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := parseFolder(m.name()); !ok || got != tags {
+			t.Errorf("%+v is %s is %+v", tags, m.name(), got)
+		}
+	}
+	for _, tags := range []step.Tags{
+		{App: "../a", Target: "dev", Life: "0", Generation: 1},
+		{App: "a", Target: "", Life: "0", Generation: 1},
+		{App: "a", Target: "dev", Life: "../0", Generation: 1},
+		{App: "a", Target: "dev", Life: "0"},
+	} {
+		if m, err := q.machine(tags); step.KindOf(err) != step.InvalidSpec {
+			t.Errorf("%+v: got %s, %v", tags, m.path, err)
+		}
+	}
+}
