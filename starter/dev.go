@@ -60,7 +60,7 @@ func (d dev) server() (serverInfo, bool) {
 	if readJSON(d.path("server.json"), &s) != nil {
 		return s, false
 	}
-	conn, err := net.DialTimeout("tcp", s.Address, time.Second)
+	conn, err := net.DialTimeout("tcp", s.Address, time.Second) //nolint:noctx // a second on loopback
 	if err != nil {
 		return s, false
 	}
@@ -159,8 +159,8 @@ func (d dev) start(log string, env []string, binary string, args ...string) (*ex
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = out.Close() }() // the child has its own
-	cmd := exec.Command(binary, args...)
+	defer func() { _ = out.Close() }()   // the child has its own
+	cmd := exec.Command(binary, args...) //nolint:noctx // it outlives the command that starts it
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append(os.Environ(), env...)
@@ -266,7 +266,7 @@ func startTime(pid int) string {
 
 // freeOr gives port if it can be had on loopback, else "0" for any.
 func freeOr(port string) string {
-	l, err := net.Listen("tcp", "127.0.0.1:"+port)
+	l, err := net.Listen("tcp", "127.0.0.1:"+port) //nolint:noctx // does not block
 	if err != nil {
 		return "0"
 	}

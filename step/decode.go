@@ -67,7 +67,7 @@ func unknown(raw json.RawMessage, t reflect.Type, path string) error {
 	case reflect.Struct:
 		var members map[string]json.RawMessage
 		if json.Unmarshal(raw, &members) != nil {
-			return nil // a wrong type: Decode says so
+			return nil //nolint:nilerr // a wrong type: Decode says so
 		}
 		fields := jsonFields(t)
 		for _, name := range sortedKeys(members) {
@@ -82,7 +82,7 @@ func unknown(raw json.RawMessage, t reflect.Type, path string) error {
 	case reflect.Slice, reflect.Array:
 		var elems []json.RawMessage
 		if json.Unmarshal(raw, &elems) != nil {
-			return nil
+			return nil //nolint:nilerr // as above
 		}
 		for i, e := range elems {
 			if err := unknown(e, t.Elem(), path+"["+strconv.Itoa(i)+"]"); err != nil {
@@ -92,7 +92,7 @@ func unknown(raw json.RawMessage, t reflect.Type, path string) error {
 	case reflect.Map:
 		var members map[string]json.RawMessage
 		if json.Unmarshal(raw, &members) != nil {
-			return nil
+			return nil //nolint:nilerr // as above
 		}
 		for _, name := range sortedKeys(members) {
 			if err := unknown(members[name], t.Elem(), join(path, name)); err != nil {

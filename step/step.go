@@ -228,16 +228,16 @@ type Plan struct {
 // NewPlan is the plan in which the room of each kind does its own stages:
 // activity "<kind>.Boot" on task queue "<kind>", and so on.
 func NewPlan(toolchain, target string) Plan {
-	any := func(kind, name string) Step { return Step{Activity: kind + "." + name, TaskQueue: kind} }
+	anywhere := func(kind, name string) Step { return Step{Activity: kind + "." + name, TaskQueue: kind} }
 	onHost := func(kind, name string) Step {
 		return Step{Activity: kind + "." + name, TaskQueue: kind, OnHost: true}
 	}
 	return Plan{
-		Check:     any(target, "Check"),
-		Configure: any(toolchain, "Configure"),
+		Check:     anywhere(target, "Check"),
+		Configure: anywhere(toolchain, "Configure"),
 		Build:     onHost(toolchain, "Build"),
 		Clean:     onHost(toolchain, "Clean"),
-		Package:   any(target, "Package"),
+		Package:   anywhere(target, "Package"),
 		Register:  onHost(target, "Register"),
 		Boot:      onHost(target, "Boot"),
 		Console:   onHost(target, "Console"),

@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	log := logger(settings)
 
-	seen, err := observe(settings.Listen, log)
+	seen, err := observe(ctx, settings.Listen, log)
 	if err != nil {
 		return err
 	}
@@ -222,4 +222,3 @@ func logger(s config.Settings) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
-

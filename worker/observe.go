@@ -31,8 +31,8 @@ type observer struct {
 
 // observe listens on address at once, so that a taken port is said before
 // anything else is started.
-func observe(address string, log *slog.Logger) (*observer, error) {
-	listener, err := net.Listen("tcp", address)
+func observe(ctx context.Context, address string, log *slog.Logger) (*observer, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, &step.Error{Kind: step.Conflict, Op: "serve health and metrics", Err: err,
 			Hint: "another worker may run here; choose another address by --listen, or 127.0.0.1:0 for any"}
