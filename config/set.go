@@ -126,18 +126,26 @@ func put(v *value, segments []segment, leaf *value, at, path string) (*value, er
 	return &next, nil
 }
 
-// Locate says where a field of a target's options was written, for an error of
-// its Check to point at: field is a [step.Error]'s Field ("memory", "ports[1]"),
-// the answer "morgana.yaml:12", or "--set dev.memory=128". With an empty target
-// the field is one of the toolchain's options. A field that was not written is
-// located at the nearest one around it.
+// Locate says where an option was written, for the error of a stage to point
+// at: field is a [step.Error]'s Field ("memory", "ports[1]"), the answer
+// "morgana.yaml:12", or "--set dev.memory=128". What was not written is located
+// at the nearest thing around it.
+//
+// The option is the target's; the toolchain's if target is empty, or if the
+// toolchain has an option of that name and the target has none.
 func (p *Project) Locate(target, field string) string {
-	here := p.root.field("toolchain")
+	toolchain := p.root.field("toolchain")
+	here := toolchain
 	if target != "" {
 		here = p.root.field("targets").field(target)
 	}
 	if here == nil {
 		return p.shown
+	}
+	if _, v, _ := descend("", here.value, field); v == nil {
+		if _, v, _ = descend("", toolchain.value, field); v != nil {
+			here = toolchain
+		}
 	}
 	at, v := here.at, here.value
 	for rest := field; rest != "" && v != nil; {

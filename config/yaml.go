@@ -64,7 +64,7 @@ func readYAML(data []byte, at func(line int) string) (*value, error) {
 	}
 	docs, err := documents(data)
 	if err != nil {
-		return nil, &step.Error{Kind: step.InvalidSpec, Op: at(faultyLine(data)), Err: plainCause(err)}
+		return nil, &step.Error{Kind: step.InvalidSpec, Op: at(faultyLine(data, err)), Err: plainCause(err)}
 	}
 	if len(docs) > 1 {
 		return nil, invalid(at(docs[1].Line), "", "", "a second YAML document; want one")
@@ -92,21 +92,28 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 
 // faultyLine is the line on which data stops being YAML: the one behind the
 // longest run of lines that is good by itself. The library's own line is
-// missing or off by one for some errors, and is the end of the file for a
-// bracket or quote that is never closed.
-func faultyLine(data []byte) int {
+// missing or off by one for some errors, and is the end of the file for a quote
+// that is never closed; it must do for data so long that the search would take
+// more than a moment.
+func faultyLine(data []byte, err error) int {
+	const most = 4 << 20 // bytes to parse in all
 	lines := bytes.SplitAfter(data, []byte("\n"))
-	end := len(data)
+	end, parsed := len(data), 0
 	for n := len(lines); n > 1; n-- {
 		end -= len(lines[n-1])
 		if _, err := documents(data[:end]); err == nil {
 			return n
 		}
+		if parsed += end; parsed > most {
+			line, _ := strconv.Atoi(libraryPrefix.FindStringSubmatch(err.Error())[1])
+			return max(1, line)
+		}
 	}
 	return 1
 }
 
-var libraryPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
+// libraryPrefix always matches.
+var libraryPrefix = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
 
 // plainCause takes the library's name and line off its message.
 func plainCause(err error) error {

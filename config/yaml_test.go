@@ -1,6 +1,7 @@
 package config
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -123,12 +124,16 @@ func TestBadSet(t *testing.T) {
 		"dev.kind=1":             {step.InvalidSpec, "targets.dev.kind: want a string, not a number", ""},
 		"dev.steps.bild=acme":    {step.InvalidSpec, "targets.dev.steps.bild: unknown key", `did you mean "build"?`},
 		"dev.memory={1: 2}":      {step.InvalidSpec, "1: a key that is not a string", `write "1"`},
+		"dev.after.boot[0]=acme": {step.InvalidSpec, "targets.dev.after.boot[0]: want a mapping, not a string", ""},
 		"dev.after.build=[acme]": {step.InvalidSpec, "targets.dev.after.build[0]: want a mapping, not a string", ""},
 	} {
-		p := load(t, hello)
+		p := load(t, hello+"    after: {boot: [{activity: a, taskQueue: b}]}\n")
 		wantError(t, p.Set(set), c.kind, "--set "+set+": "+c.want, c.hint)
 		if got := string(p.Targets[0].Options); got != `{"memory":64}` {
 			t.Errorf("%s: left %s", set, got)
+		}
+		if err := p.Set("dev.cpus=2"); err != nil {
+			t.Errorf("after %s: %v", set, err)
 		}
 	}
 }
@@ -167,6 +172,9 @@ func TestLocate(t *testing.T) {
 		{"two", "base.a.c", "17"}, // where the merged key stands
 		{"two", "base.x", "21"},
 		{"two", "base.y", "19"},
+		{"dev", "kernel", "5"}, // the toolchain's
+		{"dev", "build[0][1]", "4"},
+		{"", "memory", "2"},
 		{"", "kernel", "5"},
 		{"", "build[0][0]", "4"},
 		{"", "nothing", "2"},
@@ -178,7 +186,24 @@ func TestLocate(t *testing.T) {
 	if got := p.Locate("dev", "cpus.max"); got != "--set dev.cpus={max: 2}" {
 		t.Errorf("a field that was set: got %s", got)
 	}
+	if err := p.Set("dev.memory=1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Locate("dev", "memory"); got != "--set dev.memory=1" {
+		t.Errorf("a field that was replaced: got %s", got)
+	}
 	if got := p.Locate("three", "memory"); got != "morgana.yaml" {
 		t.Errorf("no such target: got %s", got)
+	}
+}
+
+// TestLongFault: the search for the line of a fault is bounded.
+func TestLongFault(t *testing.T) {
+	for fault, want := range map[string]string{
+		"a: \"" + strings.Repeat("b\n", 30_000): "x:30001: not YAML: found unexpected end of stream",
+		strings.Repeat("- a\n", 15_000) + "}":   "x:15001: not YAML: did not find expected '-' indicator",
+	} {
+		_, err := readYAML([]byte(fault), lineOf("x"))
+		wantError(t, err, step.InvalidSpec, want, "")
 	}
 }
