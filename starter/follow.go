@@ -44,6 +44,7 @@ func (f *follower) deploy(ctx context.Context, in workflows.DeployRequest, detac
 		return nil
 	}
 	out, err := f.follow(ctx, accepted)
+	f.settled(ctx, accepted.Tags)
 	if err != nil {
 		return f.failed(accepted.Tags, err)
 	}
@@ -57,10 +58,33 @@ func (f *follower) failed(t step.Tags, err error) error {
 	}
 	e := *workflows.Failure(err)
 	if e.Field != "" { // an option of morgana.yaml: say where
-		e.Op = f.project.Locate(f.target.Name, e.Field)
+		e.Op = f.project.Locate(f.blamed(), e.Field)
 	}
 	f.emit(event{Event: "failed", Error: failureJSON(&e)}, t)
 	return &e
+}
+
+// blamed is the target whose options a failed stage has read; "" for the
+// toolchain's.
+func (f *follower) blamed() string {
+	if f.seen[step.Configure] == workflows.Failed || f.seen[step.Build] == workflows.Failed {
+		return ""
+	}
+	return f.target.Name
+}
+
+// settled waits until the Deployment, too, knows that the rollout is over, so
+// that status and destroy find it so.
+func (f *follower) settled(ctx context.Context, t step.Tags) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		var s workflows.DeploymentStatus
+		answer, err := f.to.QueryWorkflow(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus)
+		if err != nil || answer.Get(&s) != nil || s.Rolling == nil || *s.Rolling != t || sleep(ctx, look/5) != nil {
+			return
+		}
+	}
 }
 
 func (f *follower) emit(e event, t step.Tags) {
