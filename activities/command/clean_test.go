@@ -258,6 +258,8 @@ func TestDiskFull(t *testing.T) {
 }
 
 func diskFullTest(t *testing.T, disk string) {
+	err := failed("write log", disk, &fs.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC})
+	_ = wantError(t, err, step.NoSpace, disk)
 	b := newBench(t)
 	b.site.State = disk
 	for name, c := range map[string]struct {

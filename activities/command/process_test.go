@@ -97,6 +97,15 @@ func TestCancel(t *testing.T) {
 			}()
 			pid := 0
 			await(t, "the grandchild", func() bool { pid = pidIn(filepath.Join(src.Tree, "pid")); return pid != 0 })
+			started, err := readProcess(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { // if the test fails, nobody else ends it
+				if p, err := readProcess(pid); err == nil && p.started == started.started {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			})
 			cancel()
 			begun := time.Now()
 			if err := <-done; !errors.Is(err, context.Canceled) || step.KindOf(err) != "" {
@@ -133,11 +142,30 @@ func (b *bench) stored(text string) bool {
 	return false
 }
 
-// A daemon that leaves the group is out of reach, but may not hold the build up.
+// What a command leaves in the background ends with it, at once.
 func TestBackgroundProcesses(t *testing.T) {
 	b := newBench(t)
+	tc := New(b.site)
+	src, err := tc.Configure(t.Context(), b.spec(sh("(sh -c 'echo $$ > pid; exec sleep 1000') & sleep 0.3"), project))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	_, err = tc.Build(t.Context(), src)
+	_ = wantError(t, err, step.BuildFailed, "made no dist/hello")
+	if took := time.Since(begun); took > drainTime {
+		t.Errorf("took %s", took)
+	}
+	if pid := pidIn(filepath.Join(src.Tree, "pid")); pid == 0 || running(pid) {
+		t.Errorf("process %d lives on", pid)
+	}
+}
+
+// A daemon that leaves the group is out of reach, but may not hold the build up.
+func TestDaemon(t *testing.T) {
+	b := newBench(t)
 	o := makeIt()
-	o.Build = append(o.Build, []string{"sh", "-c", "(echo $$; exec sleep 1000) & (setsid sh -c 'echo $$ > daemon; exec sleep 5') & sleep 0.2"})
+	o.Build = append(o.Build, []string{"sh", "-c", "(setsid sh -c 'echo $$ > daemon; exec sleep 5') & sleep 0.2"})
 	spec := b.spec(o, project)
 	begun := time.Now()
 	tc := New(b.site)
@@ -225,6 +253,12 @@ func (b *bench) killWorker(src step.Source) int {
 	pid := 0
 	await(b.T, "the grandchild", func() bool { pid = pidIn(filepath.Join(src.Tree, "pid")); return pid != 0 })
 	leader := leaderIn(filepath.Join(filepath.Dir(src.Tree), groupFile))
+	b.Cleanup(func() {
+		// If the test fails, nobody else would; the group lasts as long as this.
+		if p, err := readProcess(pid); err == nil && p.group == leader {
+			_ = syscall.Kill(-leader, syscall.SIGKILL)
+		}
+	})
 	if err := worker.Process.Kill(); err != nil {
 		b.Fatal(err)
 	}
