@@ -167,6 +167,8 @@ type Machine struct {
 	Ready string `json:"ready,omitempty"`
 	// Adopted says that it ran already.
 	Adopted bool `json:"adopted,omitempty"`
+	// Ended says that it ran to its end, as a unikernel that does a job does.
+	Ended bool `json:"ended,omitempty"`
 }
 
 // ConsoleFrom asks for a machine's console text from a byte offset on.

@@ -48,10 +48,12 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	if unchanged(in, image) { // boot adopts the machine if it still runs
-		out.Unchanged = true
+	if unchanged(in, image) { // keep the machine if it still runs: boot adopts it
 		out.Machine, err = run[step.Machine](r, step.Boot, in.Current.Registration.Spec.Host, in.Current.Registration)
-		return out, err
+		if err == nil && !out.Machine.Ended || ctx.Err() != nil {
+			out.Unchanged = true
+			return out, err
+		}
 	}
 
 	r.undo.add("destroy the new machine and its image", in.Plan.Destroy, spec).host = spec.Host

@@ -226,6 +226,31 @@ func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 	}
 }
 
+// A machine that has ended, or is gone, is replaced though the image is the same.
+func TestRolloutReplacesAnUnchangedMachineThatIsGone(t *testing.T) {
+	for _, gone := range []error{nil, &step.Error{Kind: step.NotFound, Err: errors.New("no such machine")}} {
+		r := newRoom(t)
+		in := r.request()
+		old := step.Registration{Spec: in.Spec, Digest: "d1"}
+		old.Spec.Generation, old.Spec.Host = 1, "h0"
+		in.Current = &step.Machine{Registration: old, ID: "machine-1"}
+		r.env.OnActivity("lab.Boot", mock.Anything, mock.Anything).Return(
+			func(_ context.Context, in step.Registration) (step.Machine, error) {
+				if in.Spec.Generation == 1 {
+					return step.Machine{Registration: in, Ended: true}, Fail(gone)
+				}
+				return step.Machine{Registration: in, ID: "machine-2"}, nil
+			})
+		out, err := r.rollout(in)
+		if err != nil || out.Unchanged || out.Machine.ID != "machine-2" {
+			t.Errorf("outcome %+v, %v", out, err)
+		}
+		if want := "Destroy lab@h0 generation 1"; !slices.Contains(r.calls, want) {
+			t.Errorf("calls %q lack %q", r.calls, want)
+		}
+	}
+}
+
 // The machine that ran before goes after the new one is ready, and a leftover
 // does not make the deploy fail.
 func TestRolloutRetiresTheOldMachine(t *testing.T) {

@@ -45,7 +45,7 @@ func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, e
 	if err != nil {
 		return step.Machine{}, during(op, err)
 	}
-	out := step.Machine{Registration: r, ID: uuid(rec), Ready: ready, Adopted: !b.started}
+	out := step.Machine{Registration: r, ID: uuid(rec), Ready: ready, Adopted: !b.started, Ended: b.ended}
 	for _, f := range s.forwards {
 		out.Addresses = append(out.Addresses, f.host.String())
 	}
@@ -64,6 +64,7 @@ type boot struct {
 
 	started bool // by this call
 	seen    bool // running, by this call
+	ended   bool // ready, and gone since
 }
 
 // run takes the machine from whatever it is to ready.
@@ -95,7 +96,7 @@ func (b *boot) run(ctx context.Context) (ready string, err error) {
 			return how, err
 		}
 		if waited := time.Since(b.began); waited > b.s.timeout {
-			return "", failed(step.BootFailed, "", b.m.consoleTail(), "%s within %s", b.unmet(), b.s.timeout)
+			return "", failed(step.BootFailed, "", b.consoleTail(ctx), "%s within %s", b.unmet(), b.s.timeout)
 		}
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", b.awaited(), time.Since(b.began).Round(time.Second))})
 		select {
@@ -119,9 +120,9 @@ func (b *boot) notRunning(ctx context.Context) (ready string, err error) {
 	defer lock.Close() //nolint:errcheck // QEMU has its own handle by then
 	switch {
 	case b.m.ended():
-		return b.judge()
+		return b.judge(ctx)
 	case b.seen || b.started:
-		return "", b.died()
+		return "", b.died(ctx)
 	}
 	if err := b.t.checkPorts(ctx, b.m.tags, b.s.forwards); err != nil {
 		return "", err
@@ -261,7 +262,7 @@ func (b *boot) settle(ctx context.Context, how string) error {
 }
 
 // judge says whether a machine that ran to its end was ready.
-func (b *boot) judge() (string, error) {
+func (b *boot) judge(ctx context.Context) (string, error) {
 	how, ok := b.m.ready()
 	if !ok && b.s.ExpectPort == 0 {
 		if b.s.expect == nil {
@@ -278,24 +279,43 @@ func (b *boot) judge() (string, error) {
 		}
 	}
 	if !ok {
-		return "", failed(step.BootFailed, "", b.m.consoleTail(), "the machine ended and %s", b.unmet())
+		return "", failed(step.BootFailed, "", b.consoleTail(ctx), "the machine ended and %s", b.unmet())
 	}
+	b.ended = true
 	return how + "; the machine has ended", nil
 }
 
 // died is the error for a QEMU that is gone and left no console, or was killed.
-func (b *boot) died() error {
+func (b *boot) died(ctx context.Context) error {
 	said := tail(b.m.file(logFile))
 	_, err := os.Lstat(b.m.file(pidFile))
 	switch {
 	case err == nil:
-		return failed(step.BootFailed, "", strings.TrimSpace(said+"\n"+b.m.consoleTail()), "qemu was killed")
+		return failed(step.BootFailed, "", strings.TrimSpace(said+"\n"+b.consoleTail(ctx)), "qemu was killed")
 	case said != "":
 		first, _, _ := strings.Cut(said, "\n")
 		return failed(step.BootFailed, "", "qemu said:\n"+said, "%s", strings.TrimPrefix(first, "qemu-system-x86_64: "))
 	default:
-		return failed(step.BootFailed, "", b.m.consoleTail(), "the machine ended at once")
+		return failed(step.BootFailed, "", b.consoleTail(ctx), "the machine ended at once")
 	}
+}
+
+// consoleTail is the console's last lines for an error's hint. The whole of it
+// goes to the store, for the machine's folder goes with the failed rollout.
+func (b *boot) consoleTail(ctx context.Context) string {
+	path := b.m.file(consoleFile)
+	lines := tail(path)
+	if lines == "" {
+		return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
+	}
+	where := ""
+	if f, err := os.Open(path); err == nil {
+		defer func() { _ = f.Close() }() // read only
+		if a, err := b.t.site.Store.Put(ctx, f); err == nil {
+			where = " (all of it: " + a.URI + ")"
+		}
+	}
+	return "the console's last lines" + where + ":\n" + lines
 }
 
 // awaited and unmet say what readiness waits for, and that it did not come.

@@ -141,15 +141,6 @@ func (w *watch) matched() (bool, error) {
 	}
 }
 
-// consoleTail is the console's last lines for an error's hint.
-func (m machine) consoleTail() string {
-	lines := tail(m.file(consoleFile))
-	if lines == "" {
-		return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
-	}
-	return "the console's last lines (all of it: " + m.file(consoleFile) + "):\n" + lines
-}
-
 // tail is the last 20 lines of a file, as far as they are in its last 8 KiB.
 func tail(path string) string {
 	const lines, limit = 20, 8 << 10
