@@ -24,6 +24,9 @@ type dirStore string
 func (s dirStore) path(a step.Artifact) string { return filepath.Join(string(s), a.SHA256) }
 
 func (s dirStore) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return step.Artifact{}, err
+	}
 	b, err := io.ReadAll(r)
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return step.Artifact{}, err
