@@ -183,7 +183,16 @@ func TestRefusesAttributeOfOtherType(t *testing.T) {
 	if err := sqlite.CreateNamespaces(sqliteConfig(db), old); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, "MorganaStage is of type Int in this file, not Keyword", "--port", "0", "--ui-port", "0", "--db", db)
+	// What a killed server left says that there is a server, and there is none.
+	stale := filepath.Join(t.TempDir(), "ready.json")
+	if err := os.WriteFile(stale, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "MorganaStage is of type Int in this file, not Keyword",
+		"--port", "0", "--ui-port", "0", "--db", db, "--ready-file", stale)
+	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the ready file of a dead server is still there: %v", err)
+	}
 }
 
 // failures fails the test for each workflow task of a run that failed: it
@@ -248,6 +257,41 @@ func TestKilledServerResumes(t *testing.T) {
 	var got string
 	if err := c.GetWorkflow(ctx, "survivor", "").Get(ctx, &got); err != nil || got != "after" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// The server's own limit of reads per queue and second makes these hundred
+// activities, two hundred tasks one after the other, take nine seconds.
+func TestQueuesAreNotThrottled(t *testing.T) {
+	s := start(t, filepath.Join(t.TempDir(), "t.db"))
+	c := s.dial(t)
+	w := worker.New(c, queue, worker.Options{})
+	w.RegisterActivity(echo)
+	w.RegisterWorkflowWithOptions(func(ctx workflow.Context) error {
+		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Minute})
+		for range 100 {
+			if err := workflow.ExecuteActivity(ctx, echo, "x").Get(ctx, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, workflow.RegisterOptions{Name: "long"})
+	if err := w.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Stop)
+	began := time.Now()
+	run, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{TaskQueue: queue}, "long")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Get(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("100 activities took %v", took)
+	} else {
+		t.Logf("100 activities took %v", took)
 	}
 }
 
