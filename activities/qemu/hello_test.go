@@ -22,35 +22,47 @@ func need(t testing.TB, tool string) {
 	}
 }
 
-var builds = struct {
+// A kernel is examples/hello, built once in a copy, with another hello.c if
+// one is given.
+type kernel struct {
+	source string
 	once   sync.Once
 	folder string
 	err    error
-}{}
+}
+
+var (
+	plainHello     kernel
+	answeringHello = kernel{source: "testdata/answer.c"}
+)
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if err := os.RemoveAll(builds.folder); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		status = 1
+	for _, folder := range []string{plainHello.folder, answeringHello.folder} {
+		if err := os.RemoveAll(folder); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
 	}
 	os.Exit(status)
 }
 
-// hello gives the path of examples/hello's kernel, built in a copy.
-func hello(t testing.TB) string {
+// hello gives the path of examples/hello's kernel.
+func hello(t testing.TB) string { return plainHello.path(t) }
+
+func (k *kernel) path(t testing.TB) string {
 	t.Helper()
 	for _, tool := range []string{"qemu-system-x86_64", "make", "gcc", "ld"} {
 		need(t, tool)
 	}
-	builds.once.Do(func() { builds.folder, builds.err = buildHello() })
-	if builds.err != nil {
-		t.Fatal(builds.err)
+	k.once.Do(func() { k.folder, k.err = k.build() })
+	if k.err != nil {
+		t.Fatal(k.err)
 	}
-	return filepath.Join(builds.folder, "hello")
+	return filepath.Join(k.folder, "hello")
 }
 
-func buildHello() (folder string, err error) {
+func (k *kernel) build() (folder string, err error) {
 	if folder, err = os.MkdirTemp("", "morgana-hello-*"); err != nil {
 		return "", err
 	}
@@ -62,6 +74,9 @@ func buildHello() (folder string, err error) {
 		name := filepath.Base(source)
 		if name == "hello" || strings.HasSuffix(name, ".o") {
 			continue // somebody's build
+		}
+		if name == "hello.c" && k.source != "" {
+			source = k.source
 		}
 		b, err := os.ReadFile(source)
 		if err != nil {

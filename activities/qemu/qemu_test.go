@@ -82,8 +82,10 @@ type bench struct {
 	kernel step.Artifact
 }
 
-func newBench(t *testing.T) *bench {
-	kernel, err := os.Open(hello(t))
+func newBench(t *testing.T) *bench { return benchOf(t, &plainHello) }
+
+func benchOf(t *testing.T, k *kernel) *bench {
+	kernel, err := os.Open(k.path(t))
 	if err != nil {
 		t.Fatal(err)
 	}
