@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -69,8 +68,8 @@ type DeploymentState struct {
 	Current    *Settled  `json:"current,omitempty"`
 	Previous   *Settled  `json:"previous,omitempty"`
 	Failure    string    `json:"failure,omitempty"`
-	Last       step.Spec `json:"last"`
-	LastPlan   step.Plan `json:"lastPlan"`
+	Last       step.Spec `json:"last,omitzero"`
+	LastPlan   step.Plan `json:"lastPlan,omitzero"`
 }
 
 // Settled is a generation that was rolled out well.
@@ -99,11 +98,11 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 		return err
 	}
 	for {
-		got, err := workflow.AwaitWithTimeout(ctx, d.patience(), d.wanted)
+		got, err := d.await()
 		switch {
 		case err != nil: // cancelled
 			return d.cancelled(err)
-		case !got && d.Current == nil:
+		case !got:
 			return nil // started, and asked for nothing
 		case d.destroy != nil:
 			if d.end(ctx) {
@@ -136,12 +135,15 @@ type ending struct {
 	err     error
 }
 
-// patience is how long to wait for a request: without end while there is a machine.
-func (d *deployment) patience() time.Duration {
-	if d.Current == nil {
-		return abandoned
+// await waits for something to do: without end while there is a machine, else
+// for a while, and got tells whether it came.
+func (d *deployment) await() (got bool, err error) {
+	if d.Current != nil {
+		return true, workflow.Await(d.ctx, d.wanted)
 	}
-	return 10 * 365 * 24 * time.Hour
+	ctx, stopTimer := workflow.WithCancel(d.ctx)
+	defer stopTimer()
+	return workflow.AwaitWithTimeout(ctx, abandoned, d.wanted)
 }
 
 func (d *deployment) wanted() bool {
