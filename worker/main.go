@@ -108,7 +108,7 @@ func run(ctx context.Context, args []string) error {
 	}
 
 	site := step.Site{Host: settings.Host, State: settings.State, Store: artifacts, Log: log}
-	served, err := chosen(rooms(site), settings.Rooms)
+	served, err := chosen(rooms(site, settings.Builds), settings.Rooms)
 	if err != nil {
 		return err
 	}
@@ -170,12 +170,11 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 
 	var queues []string
 	for _, r := range served {
-		for _, queue := range []string{r.kind, r.kind + "@" + settings.Host} {
-			o := base
-			o.DisableWorkflowWorker = true
-			if r.builds { // builds take all of a host: few at once, whatever else is asked of it
-				o.MaxConcurrentActivityExecutionSize = settings.Builds
-			}
+		own := base
+		own.DisableWorkflowWorker = true
+		anyHost := own
+		anyHost.MaxConcurrentActivityExecutionSize = r.atOnce
+		for queue, o := range map[string]worker.Options{r.kind: anyHost, r.kind + "@" + settings.Host: own} {
 			w := worker.New(c, queue, o)
 			r.register(w)
 			workers = append(workers, w)

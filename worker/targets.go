@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/worker"
 
@@ -12,10 +14,12 @@ import (
 
 // rooms is the one list of what this worker can do. A new target or toolchain
 // is a folder under activities/ and a line here.
-func rooms(site step.Site) []room {
+// At most builds builds run at a time.
+func rooms(site step.Site, builds int) []room {
+	slots := make(chan struct{}, builds)
 	return []room{
-		toolchain("command", command.New(site)),
-		toolchain("prebuilt", prebuilt.New(site)),
+		toolchain("command", command.New(site), slots),
+		toolchain("prebuilt", prebuilt.New(site), slots),
 
 		target("qemu", qemu.New(site)),
 	}
@@ -25,8 +29,9 @@ func rooms(site step.Site) []room {
 type room struct {
 	kind     string
 	register func(worker.ActivityRegistry)
-	// builds says that its work is bounded by the setting "builds".
-	builds bool
+	// atOnce bounds the steps taken from the queue that any host may serve; 0
+	// is the SDK's default.
+	atOnce int
 }
 
 func target(kind string, t step.Target) room {
@@ -41,11 +46,28 @@ func target(kind string, t step.Target) room {
 	}}
 }
 
-func toolchain(kind string, t step.Toolchain) room {
-	return room{kind: kind, builds: true, register: func(w worker.ActivityRegistry) {
+// toolchain bounds builds apart from the rest: a host takes no more to configure
+// than it may build, for another host may be free, while a build, which is its
+// own, waits here for a slot, so that Clean never waits behind it.
+func toolchain(kind string, t step.Toolchain, slots chan struct{}) room {
+	build := func(ctx context.Context, src step.Source) (step.Kernel, error) {
+		select {
+		case slots <- struct{}{}:
+		default:
+			step.Report(ctx, step.Progress{Note: "waiting for another build on this host"})
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return step.Kernel{}, ctx.Err()
+			}
+		}
+		defer func() { <-slots }()
+		return t.Build(ctx, src)
+	}
+	return room{kind: kind, atOnce: cap(slots), register: func(w worker.ActivityRegistry) {
 		name := naming(w, kind)
 		name("Configure", t.Configure)
-		name("Build", t.Build)
+		name("Build", build)
 		name("Clean", t.Clean)
 	}}
 }
