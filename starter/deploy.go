@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/config"
@@ -253,8 +254,13 @@ func update(ctx context.Context, to *connection, app, target, name string, arg, 
 	if err == nil {
 		err = handle.Get(ctx, answer)
 	}
-	if ctx.Err() != nil {
+	var stuck *serviceerror.WorkflowNotReady
+	switch {
+	case ctx.Err() != nil:
 		return errDetached
+	case errors.As(err, &stuck):
+		return &step.Error{Op: "ask " + workflows.DeploymentID(app, target), Err: errors.New("its workflow cannot go on"),
+			Hint: "the worker's log and the UI say why; a worker of another version than the one that began it is the usual cause"}
 	}
 	return err
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // rooms is the one list of what this worker can do. A new target or toolchain
-// is a folder under activities/ and a line here.
-// At most builds builds run at a time.
+// is a folder under activities/ and a line here. Builds are how many run here at
+// a time.
 func rooms(site step.Site, builds int) []room {
 	slots := make(chan struct{}, builds)
 	return []room{
