@@ -50,7 +50,10 @@ func awaitReady(ctx context.Context, p ports, namespace string) error {
 	return nil
 }
 
-// addAttributes adds the search attributes that the namespace lacks.
+// addAttributes adds the search attributes that the namespace lacks. This is
+// once in the life of a file, and worth waiting until every service has read
+// the namespace again: history, which checks the attributes that workflows
+// set, cannot be asked whether it has.
 func addAttributes(ctx context.Context, conn *grpc.ClientConn, namespace string) error {
 	operator := operatorservice.NewOperatorServiceClient(conn)
 	have, err := operator.ListSearchAttributes(ctx,
@@ -72,7 +75,16 @@ func addAttributes(ctx context.Context, conn *grpc.ClientConn, namespace string)
 	}
 	_, err = operator.AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
 		Namespace: namespace, SearchAttributes: missing})
-	return err
+	if err != nil {
+		return err
+	}
+	const margin = 500 * time.Millisecond
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(namespaceCache + margin):
+		return nil
+	}
 }
 
 // queryAttributes uses every search attribute in one query, which the frontend

@@ -30,6 +30,8 @@ const (
 	historyShards = 4
 	// queueReads per second are more than SQLite can answer: no limit.
 	queueReads = 2000
+	// namespaceCache is how old a service's knowledge of a namespace can be.
+	namespaceCache = 2 * time.Second
 	// retention is how long a closed workflow can be looked at.
 	retention = 30 * 24 * time.Hour
 )
@@ -122,11 +124,8 @@ func dynamicConfig() dynamicconfig.StaticClient {
 		// The check asks temporal.io about new versions and tells it which
 		// SDKs connect. Nothing here talks to the internet.
 		dynamicconfig.EnableServerVersionCheck.Key(): false,
-		// Every service caches a namespace's search attributes for two
-		// seconds. Reading them from the file each time makes those added to
-		// an old file usable at once, in history too, which cannot be asked.
-		// It costs some 6 % of the server's CPU time and no latency.
-		dynamicconfig.ForceSearchAttributesCacheRefreshOnRead.Key(): true,
+		// Every service caches namespaces for so long; see addAttributes.
+		dynamicconfig.NamespaceCacheRefreshInterval.Key(): namespaceCache,
 		// Partitions spread a task queue over hosts. On one host they only
 		// make a poller look into the wrong one.
 		dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():  1,

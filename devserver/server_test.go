@@ -8,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -75,7 +73,8 @@ func runOptions(id string) client.StartWorkflowOptions {
 
 func TestNewFile(t *testing.T) {
 	// A name full of what means something in a SQLite URI.
-	dir := filepath.Join(t.TempDir(), "a #1?mode=ro&x %41")
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "a #1?mode=ro&x %41")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -84,8 +83,11 @@ func TestNewFile(t *testing.T) {
 	if s.Namespace != "mirage" {
 		t.Errorf("namespace %q", s.Namespace)
 	}
-	if info, err := os.Stat(db); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(db); err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
 		t.Errorf("database: %v, %v", info, err)
+	}
+	if others, err := os.ReadDir(parent); err != nil || len(others) != 1 {
+		t.Errorf("more than the folder was made: %v, %v", others, err)
 	}
 	c := s.dial(t)
 	checkAttributes(t, c, "mirage")
@@ -260,16 +262,17 @@ func TestKilledServerResumes(t *testing.T) {
 	}
 }
 
-// The server's own limit of reads per queue and second makes these hundred
-// activities, two hundred tasks one after the other, take nine seconds.
+// The server's own limit of reads per queue and second makes these activities
+// take twelve seconds and more, one or two without it.
 func TestQueuesAreNotThrottled(t *testing.T) {
+	const count = 300
 	s := start(t, filepath.Join(t.TempDir(), "t.db"))
 	c := s.dial(t)
 	w := worker.New(c, queue, worker.Options{})
 	w.RegisterActivity(echo)
 	w.RegisterWorkflowWithOptions(func(ctx workflow.Context) error {
 		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Minute})
-		for range 100 {
+		for range count {
 			if err := workflow.ExecuteActivity(ctx, echo, "x").Get(ctx, nil); err != nil {
 				return err
 			}
@@ -288,10 +291,8 @@ func TestQueuesAreNotThrottled(t *testing.T) {
 	if err := run.Get(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 6*time.Second {
-		t.Errorf("100 activities took %v", took)
-	} else {
-		t.Logf("100 activities took %v", took)
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("%d activities took %v", count, took)
 	}
 }
 
@@ -368,43 +369,36 @@ func TestUI(t *testing.T) {
 			if _, err := c.ExecuteWorkflow(t.Context(), runOptions(host), held); err != nil {
 				t.Fatal(err)
 			}
-			jar, err := cookiejar.New(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			browser := &http.Client{Jar: jar, Timeout: 20 * time.Second}
+			browser := &http.Client{Timeout: 20 * time.Second}
 			base := "http://" + net.JoinHostPort(host, port)
-			if code, body := fetch(t, browser, http.MethodGet, base+"/", nil); code != 200 || !strings.Contains(body, "<html") {
-				t.Errorf("page: %d %.80q", code, body)
+			page, body := fetch(t, browser, http.MethodGet, base+"/", nil)
+			if page.StatusCode != 200 || !strings.Contains(body, "<html") {
+				t.Errorf("page: %d %.80q", page.StatusCode, body)
 			}
-			if code, body := fetch(t, browser, http.MethodGet, base+"/api/v1/namespaces/default/workflows/"+host, nil); code != 200 ||
+			if res, body := fetch(t, browser, http.MethodGet, base+"/api/v1/namespaces/default/workflows/"+host, nil); res.StatusCode != 200 ||
 				!strings.Contains(body, "MorganaApp") {
-				t.Errorf("workflow: %d %.80q", code, body)
+				t.Errorf("workflow: %d %.80q", res.StatusCode, body)
 			}
 			// Terminate, as the UI's button does.
-			at, err := url.Parse(base)
-			if err != nil {
-				t.Fatal(err)
-			}
 			token := http.Header{}
-			for _, cookie := range jar.Cookies(at) {
-				if cookie.Name == "_csrf" {
-					token.Set("X-CSRF-Token", cookie.Value)
+			for _, cookie := range page.Cookies() {
+				if cookie.Name == "_csrf" && !cookie.Secure { // not every browser sends a secure one over http
+					token = http.Header{"Cookie": {"_csrf=" + cookie.Value}, "X-Csrf-Token": {cookie.Value}}
 				}
 			}
 			terminate := base + "/api/v1/namespaces/default/workflows/" + host + "/terminate"
 			foreign := http.Header{"Sec-Fetch-Site": {"cross-site"}, "Origin": {"http://example.com"}}
-			if code, _ := fetch(t, browser, http.MethodPost, terminate, foreign); code != http.StatusForbidden {
-				t.Errorf("another site's page may terminate: %d", code)
+			if res, _ := fetch(t, browser, http.MethodPost, terminate, foreign); res.StatusCode != http.StatusForbidden {
+				t.Errorf("another site's page may terminate: %d", res.StatusCode)
 			}
-			if code, body := fetch(t, browser, http.MethodPost, terminate, token); code != 200 {
-				t.Errorf("terminate: %d %s", code, body)
+			if res, body := fetch(t, browser, http.MethodPost, terminate, token); res.StatusCode != 200 {
+				t.Errorf("terminate: %d %s", res.StatusCode, body)
 			}
 		})
 	}
 }
 
-func fetch(t *testing.T, c *http.Client, method, url string, header http.Header) (int, string) {
+func fetch(t *testing.T, c *http.Client, method, url string, header http.Header) (*http.Response, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader("{}"))
 	if err != nil {
@@ -422,5 +416,5 @@ func fetch(t *testing.T, c *http.Client, method, url string, header http.Header)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res.StatusCode, string(body)
+	return res, string(body)
 }
