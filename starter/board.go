@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,10 +21,10 @@ import (
 type board struct {
 	mu      sync.Mutex
 	w       io.Writer
-	many    bool
 	order   []string
 	targets map[string]*boardTarget
 	drawn   int // lines on the screen
+	final   bool
 	stop    chan struct{}
 	stopped sync.WaitGroup
 }
@@ -38,8 +40,8 @@ type boardStage struct {
 	began time.Time
 }
 
-func newBoard(w io.Writer, many bool) *board {
-	b := &board{w: w, many: many, targets: map[string]*boardTarget{}, stop: make(chan struct{})}
+func newBoard(w io.Writer) *board {
+	b := &board{w: w, targets: map[string]*boardTarget{}, stop: make(chan struct{})}
 	b.stopped.Go(func() {
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
@@ -95,9 +97,9 @@ func (b *board) close() {
 		return
 	default:
 	}
+	b.final = true
 	b.draw()
 	close(b.stop)
-	b.drawn = 0
 }
 
 // draw rewrites the board over its last drawing.
@@ -107,11 +109,20 @@ func (b *board) draw() {
 		return
 	default:
 	}
+	width, height := b.size()
 	var lines []string
 	for _, name := range b.order {
 		lines = append(lines, b.targets[name].lines(name)...)
 	}
-	width := b.width()
+	if len(lines) >= height && !b.final { // what scrolled away cannot be rewritten
+		lines = lines[:0]
+		for _, name := range b.order[:min(len(b.order), height-1)] {
+			lines = append(lines, b.targets[name].line(name))
+		}
+	}
+	if b.final { // never rewritten: may wrap
+		width = math.MaxInt
+	}
 	var out strings.Builder
 	if b.drawn > 0 {
 		fmt.Fprintf(&out, "\x1b[%dA", b.drawn)
@@ -145,6 +156,19 @@ func (t *boardTarget) lines(name string) []string {
 	return lines
 }
 
+// line is the target in one line: the stage it is at, or how it ended.
+func (t *boardTarget) line(name string) string {
+	if t.last != "" {
+		return name + " " + oneLine(t.last)
+	}
+	for _, stage := range slices.Backward(step.Stages[:]) {
+		if s := t.stages[string(stage)]; s != nil {
+			return fmt.Sprintf("%s %s %s  %s", name, mark(s.event.State), stage, t.note)
+		}
+	}
+	return name + " " + t.head
+}
+
 func mark(state string) string {
 	switch workflows.StageState(state) {
 	case workflows.Done:
@@ -158,13 +182,13 @@ func mark(state string) string {
 	return "\x1b[2m·\x1b[0m"
 }
 
-func (b *board) width() int {
+func (b *board) size() (width, height int) {
 	if f, ok := b.w.(*os.File); ok {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
-			return w
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 20 && h > 2 {
+			return w, h
 		}
 	}
-	return 80
+	return 80, 24
 }
 
 // clip keeps a line from wrapping, which would break the rewriting. Colour

@@ -87,7 +87,7 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 		}
 		return err
 	}
-	show := c.screen(len(targets) > 1)
+	show := c.screen()
 	defer show.close()
 	failed := make([]error, len(targets))
 	var all sync.WaitGroup

@@ -62,14 +62,13 @@ type screen interface {
 	close()
 }
 
-// screen gives the one that fits where the output goes. many says that several
-// targets are deployed to at once.
-func (c *cli) screen(many bool) screen {
+// screen gives the one that fits where the output goes.
+func (c *cli) screen() screen {
 	switch {
 	case c.output == "json":
 		return &jsonLines{w: c.out}
 	case c.onTerminal():
-		return newBoard(c.out, many)
+		return newBoard(c.out)
 	}
 	return &plain{w: c.out}
 }

@@ -38,6 +38,9 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
+// version is set at link time: -X main.version=v1.2.3.
+var version = "dev"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
@@ -66,7 +69,15 @@ var errLost = errors.New("temporal refused the worker")
 func run(ctx context.Context, args []string) error {
 	flags := pflag.NewFlagSet("morgana-worker", pflag.ContinueOnError)
 	config.WorkerFlags(flags)
+	show := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return err
+		}
+		return &step.Error{Kind: step.InvalidSpec, Err: err, Hint: "see morgana-worker --help"}
+	}
+	if *show {
+		_, err := fmt.Println("morgana-worker", version)
 		return err
 	}
 	if flags.NArg() > 0 {
