@@ -251,6 +251,11 @@ func (p *Project) Plan(t Target) step.Plan {
 	return plan
 }
 
+const (
+	pathInFile = "paths in " + Filename + " start from its folder"
+	pathTyped  = "it starts from the current folder"
+)
+
 // CheckInput says whether what is to be deployed is there: the source folder,
 // or the prebuilt kernel's file. If not, the error is NotFound or InvalidSpec
 // and says where the path was given.
@@ -262,7 +267,11 @@ func (p *Project) CheckInput() error {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &step.Error{Kind: step.NotFound, Op: p.inputAt, Field: p.inputField, Err: fmt.Errorf("no such %s: %s", what, asTyped(path))}
+		e := &step.Error{Kind: step.NotFound, Op: p.inputAt, Field: p.inputField, Err: fmt.Errorf("no such %s: %s", what, asTyped(path))}
+		if e.Hint = pathInFile; e.Field == "" {
+			e.Hint = pathTyped
+		}
+		return e
 	case err != nil:
 		return invalid(p.inputAt, p.inputField, "", "%w", err)
 	case !right(info.Mode()):

@@ -166,19 +166,20 @@ func TestCheckInput(t *testing.T) {
 		file, env string
 		kind      step.Kind
 		want      string
+		hint      string
 	}{
-		"no kernel":       {strings.Replace(prebuilt, "%", "nope.xen", 1), "", step.NotFound, "morgana.yaml:4: toolchain.kernel: no such file: nope.xen"},
-		"kernel a folder": {strings.Replace(prebuilt, "%", ".", 1), "", step.InvalidSpec, "morgana.yaml:4: toolchain.kernel: . is not a file"},
-		"no source":       {hello + "source: nope\n", "", step.NotFound, "morgana.yaml:10: source: no such folder: nope"},
-		"source a file":   {hello + "source: morgana.yaml\n", "", step.InvalidSpec, "morgana.yaml:10: source: morgana.yaml is not a folder"},
-		"source by env":   {hello, "nope", step.NotFound, "MORGANA_SOURCE: no such folder: nope"},
+		"no kernel":       {strings.Replace(prebuilt, "%", "nope.xen", 1), "", step.NotFound, "morgana.yaml:4: toolchain.kernel: no such file: nope.xen", pathInFile},
+		"kernel a folder": {strings.Replace(prebuilt, "%", ".", 1), "", step.InvalidSpec, "morgana.yaml:4: toolchain.kernel: . is not a file", ""},
+		"no source":       {hello + "source: nope\n", "", step.NotFound, "morgana.yaml:10: source: no such folder: nope", pathInFile},
+		"source a file":   {hello + "source: morgana.yaml\n", "", step.InvalidSpec, "morgana.yaml:10: source: morgana.yaml is not a folder", ""},
+		"source by env":   {hello, "nope", step.NotFound, "MORGANA_SOURCE: no such folder: nope", pathTyped},
 	} {
 		t.Run(name, func(t *testing.T) {
 			alone(t)
 			if c.env != "" {
 				t.Setenv("MORGANA_SOURCE", c.env)
 			}
-			wantError(t, load(t, c.file).CheckInput(), c.kind, c.want, "")
+			wantError(t, load(t, c.file).CheckInput(), c.kind, c.want, c.hint)
 		})
 	}
 }

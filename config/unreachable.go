@@ -1,0 +1,55 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Unreachable explains why no client could be made with options. gRPC's own
+// words say the same thing four times over, so the address is dialled once
+// more to hear the system's. hint says what to do about an address that is
+// wrong.
+func Unreachable(ctx context.Context, options client.Options, hint string, err error) *step.Error {
+	e := &step.Error{Kind: step.NotFound, Op: "connect to Temporal at " + options.HostPort, Hint: hint}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	conn, dialErr := new(net.Dialer).DialContext(ctx, "tcp", options.HostPort)
+	var address *net.AddrError
+	var name *net.DNSError
+	var call *os.SyscallError
+	var denied *serviceerror.PermissionDenied
+	switch {
+	case dialErr == nil:
+		_ = conn.Close() // nothing was said
+		e.Err = fmt.Errorf("somebody listens there, and does not answer as Temporal: %w", innermost(err))
+		if errors.As(err, &denied) {
+			e.Kind, e.Err = step.Unauthorized, denied
+		}
+	case errors.As(dialErr, &address):
+		e.Kind, e.Err = step.InvalidSpec, errors.New(address.Err)
+	case errors.As(dialErr, &name):
+		e.Err = fmt.Errorf("%s: %s", name.Name, name.Err)
+	case errors.As(dialErr, &call):
+		e.Err = call.Err
+	default:
+		e.Err = innermost(dialErr)
+	}
+	return e
+}
+
+// innermost is what all the wrappers of an error are around.
+func innermost(err error) error {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err
+}
