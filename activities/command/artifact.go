@@ -157,12 +157,13 @@ func (t *Toolchain) kernel(ctx context.Context, r *recipe, b baseline) (step.Ker
 		return none, failed("read "+name, r.rollout.dir, err)
 	}
 	what, err := image.Identify(f, info.Size())
-	if err != nil && step.KindOf(err) != step.InvalidSpec {
-		return none, failed("read "+name, r.rollout.dir, err)
+	var no *step.Error
+	if errors.As(err, &no) && no.Kind == step.InvalidSpec {
+		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("%s: %w", name, no.Err),
+			Hint: no.Hint + "\n" + r.madeHint(ctx, b)}
 	}
 	if err != nil {
-		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("%s is not a kernel: %w", name, err),
-			Hint: r.madeHint(ctx, b)}
+		return none, failed("read "+name, r.rollout.dir, err)
 	}
 	artifact, err := t.site.Store.Put(ctx, f)
 	if err != nil {

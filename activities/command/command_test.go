@@ -139,7 +139,7 @@ func TestBuildFails(t *testing.T) {
 		"folder":          {sh("mkdir -p dist/hello"), project, []string{"take dist/hello: is not a regular file"}},
 		"pipe":            {sh(mkdir + "mkfifo dist/hello"), project, []string{"take dist/hello: is not a regular file"}},
 		"escape":          {sh(mkdir + "ln -s /bin/true dist/hello"), project, []string{"take dist/hello: ", "inside the source folder"}},
-		"no kernel":       {sh(mkdir + "echo text > dist/hello"), project, []string{"dist/hello is not a kernel"}},
+		"no kernel":       {sh(mkdir + "echo text > dist/hello"), project, []string{"build: dist/hello: this is text, not a kernel", "ELF", "they made:\n  dist/hello"}},
 		"no file":         {Options{Build: [][]string{{"make"}}, Kernel: "dist/hello", Files: []string{"hello.xl"}}, project, []string{"take hello.xl: no such file"}},
 	} {
 		t.Run(name, func(t *testing.T) {

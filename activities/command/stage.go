@@ -89,6 +89,9 @@ func (t *Toolchain) stageError(ctx context.Context, r *recipe, stage step.Stage,
 		return e // the log could not be written
 	}
 	hint := out.lines()
+	if len(hint) > 0 {
+		hint = append([]string{"the last lines of its output:"}, hint...)
+	}
 	if log, putErr := t.site.Store.Put(ctx, out.file); putErr == nil {
 		hint = append(hint, "whole log: "+log.URI)
 	} else {
