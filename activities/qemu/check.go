@@ -52,6 +52,9 @@ func program(name string) (string, error) {
 	}
 	e := &step.Error{Kind: step.Unsupported, Err: fmt.Errorf("%s is not installed", name),
 		Hint: "sudo apt-get install qemu-system-x86"}
+	if name != defaultQEMU {
+		e.Field, e.Hint = "qemu", "correct it, or leave it out for "+defaultQEMU
+	}
 	if !errors.Is(err, exec.ErrNotFound) || strings.Contains(name, "/") {
 		e.Field, e.Err = "qemu", err
 	}

@@ -57,6 +57,8 @@ import (
 // Kind is the name of this kind of target: the room, task queue and activity prefix.
 const Kind = "qemu"
 
+const defaultQEMU = "qemu-system-x86_64"
+
 // Options are a qemu target's options in morgana.yaml. All may be left out.
 type Options struct {
 	// Memory in MiB; 128.
@@ -116,7 +118,7 @@ var cpuForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+=,-]*$`)
 // read decodes options, fills in the defaults and refuses what cannot be
 // without looking at the host. Reading the result's own JSON gives the same.
 func read(options json.RawMessage) (settings, error) {
-	s := settings{Options: Options{Memory: 128, CPUs: 1, Accel: "auto", Timeout: "60s", QEMU: "qemu-system-x86_64"}}
+	s := settings{Options: Options{Memory: 128, CPUs: 1, Accel: "auto", Timeout: "60s", QEMU: defaultQEMU}}
 	if err := step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
