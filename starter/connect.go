@@ -8,6 +8,7 @@ import (
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -56,8 +57,7 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 		if ctx.Err() != nil {
 			return nil, errDetached
 		}
-		return nil, &step.Error{Kind: step.NotFound, Op: "connect to Temporal at " + options.HostPort,
-			Err: fmt.Errorf("no answer: %w", innermost(err)), Hint: hint}
+		return nil, config.Unreachable(ctx, options, hint, err)
 	}
 	return to, nil
 }
@@ -88,7 +88,7 @@ func (to *connection) needWorker(ctx context.Context) error {
 			Namespace: to.namespace, TaskQueue: taskQueue(workflows.TaskQueue), TaskQueueType: enums.TASK_QUEUE_TYPE_WORKFLOW,
 		})
 		if err != nil {
-			return &step.Error{Kind: step.NotFound, Op: "look for workers", Err: innermost(err)}
+			return to.refused("look for workers", err)
 		}
 		if len(answer.GetPollers()) > 0 {
 			return nil
@@ -102,6 +102,16 @@ func (to *connection) needWorker(ctx context.Context) error {
 			return errDetached
 		}
 	}
+}
+
+// refused tells what a server that answers has said no to.
+func (to *connection) refused(op string, err error) error {
+	var namespace *serviceerror.NamespaceNotFound
+	if errors.As(err, &namespace) {
+		return &step.Error{Kind: step.NotFound, Op: "use Temporal", Err: fmt.Errorf("no namespace %q", to.namespace),
+			Hint: "correct TEMPORAL_NAMESPACE or --namespace, or create it: temporal operator namespace create -n " + to.namespace}
+	}
+	return &step.Error{Op: op, Err: innermost(err)}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

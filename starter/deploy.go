@@ -182,7 +182,7 @@ func openKernel(p *config.Project) (*prebuilt, error) {
 	found, err := image.Identify(file, info.Size())
 	if err != nil {
 		f := workflows.Failure(err)
-		f.Op = p.Kernel
+		f.Op, f.Field = p.Locate("", "kernel"), "toolchain.kernel"
 		return nil, f
 	}
 	return &prebuilt{path: p.Kernel, abis: found.ABIs}, nil

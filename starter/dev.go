@@ -317,7 +317,7 @@ $XDG_STATE_HOME/morgana/dev.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	sub := func(use, short string, f func(context.Context, dev) error) {
-		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs,
+		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Example: "  morgana dev " + use, Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				settings, err := config.LoadSettings(c.flags)
 				if err != nil {

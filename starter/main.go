@@ -109,13 +109,14 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 	}
 	root.SetVersionTemplate("morgana {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &step.Error{Kind: step.InvalidSpec, Err: err, Hint: "see " + cmd.CommandPath() + " --help"}
+		return badFlag(cmd, err)
 	})
 	c.flags = root.PersistentFlags()
 	c.flags.StringVarP(&c.output, "output", "o", "text", "text, or json: one JSON object a line")
 	config.StarterFlags(c.flags)
 	root.AddCommand(c.initCommand(), c.deployCommand(), c.statusCommand(), c.consoleCommand(),
 		c.destroyCommand(), c.devCommand(), c.versionCommand())
+	checkArguments(root)
 	return root
 }
 
@@ -192,7 +193,7 @@ func (c *cli) onTerminal() bool {
 
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Example: "  morgana version\n  morgana version -o json", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if c.output == "json" {
 				c.emit(map[string]string{"version": version})

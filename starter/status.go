@@ -104,7 +104,7 @@ func (to *connection) deployments(ctx context.Context, app, target string, all b
 			Namespace: to.namespace, Query: query, NextPageToken: page,
 		})
 		if err != nil {
-			return nil, &step.Error{Op: "list deployments", Err: innermost(err)}
+			return nil, to.refused("list deployments", err)
 		}
 		for _, info := range answer.GetExecutions() {
 			if l, ok := to.describe(ctx, info); ok && (target == "" || l.Target == target) {

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// checkArguments lets a command and those below it refuse arguments in our
+// words, with the command that was probably meant.
+func checkArguments(cmd *cobra.Command) {
+	allowed := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if allowed == nil || allowed(cmd, args) == nil {
+			return nil
+		}
+		help := "see " + cmd.CommandPath() + " --help"
+		if !cmd.HasSubCommands() {
+			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unexpected argument %q", args[len(args)-1]), Hint: help}
+		}
+		var known []string
+		for _, sub := range cmd.Commands() {
+			if sub.IsAvailableCommand() {
+				known = append(known, sub.Name())
+			}
+		}
+		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unknown command %q", args[0]), Hint: meant("", args[0], known, help)}
+	}
+	for _, sub := range cmd.Commands() {
+		checkArguments(sub)
+	}
+}
+
+func badFlag(cmd *cobra.Command, err error) error {
+	hint := "see " + cmd.CommandPath() + " --help"
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		var known []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+		hint = meant("--", unknown.GetSpecifiedName(), known, hint)
+	}
+	return &step.Error{Kind: step.InvalidSpec, Err: err, Hint: hint}
+}
+
+// meant is the hint for a name that is not known.
+func meant(prefix, name string, known []string, otherwise string) string {
+	if near := step.Nearest(name, known); near != "" {
+		return fmt.Sprintf("did you mean %q?", prefix+near)
+	}
+	return otherwise
+}
