@@ -64,6 +64,10 @@ func TestGolden(t *testing.T) {
 	golden(t, "image", step.Image{Spec: goldenSpec, Digest: step.DigestOf(goldenFiles), Format: "kernel", Files: goldenFiles})
 	golden(t, "registration", goldenReg)
 	golden(t, "machine", goldenMachine)
+	ended := goldenMachine
+	ended.Addresses, ended.Ended = nil, true
+	ended.Ready += "; the machine has ended"
+	golden(t, "machine_ended", ended)
 	golden(t, "console_from", step.ConsoleFrom{Machine: goldenMachine, Offset: 4096, WaitSeconds: 10})
 	golden(t, "console_text", step.ConsoleText{Text: "hello from a unikernel\r\n\u001b[1mgrüße\u001b[0m & <bye>\n", Next: 4148, Ended: true})
 	golden(t, "destroyed", step.Destroyed{Removed: []string{

@@ -177,7 +177,7 @@ func TestCheckRefuses(t *testing.T) {
 		words          string
 	}{
 		{`{"memory":900000000}`, "memory", nil, step.Unsupported, "more than the host has"},
-		{`{"qemu":"qemu-system-none"}`, "", nil, step.Unsupported, "qemu-system-none is not installed"},
+		{`{"qemu":"qemu-system-none"}`, "qemu", nil, step.Unsupported, "qemu-system-none is not installed"},
 		{`{"qemu":"/nowhere/qemu"}`, "qemu", nil, step.Unsupported, "/nowhere/qemu"},
 		{`{}`, "", []string{image.XenPV}, step.Unsupported, "Xen PV"},
 		{`{"expect":"("}`, "expect", nil, step.InvalidSpec, "missing closing"},

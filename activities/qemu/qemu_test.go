@@ -67,6 +67,9 @@ func resources(t *testing.T, site step.Site) []string {
 			continue
 		}
 		all = append(all, "process "+filepath.Base(p))
+		if exe, err := os.Readlink(p + "/exe"); err != nil || !strings.Contains(exe, "qemu") {
+			continue // forked, not yet QEMU
+		}
 		environ, _ := os.ReadFile(p + "/environ")
 		if bytes.Contains(environ, []byte("AWS_")) {
 			t.Errorf("qemu has the worker's environment: %q", environ)
@@ -396,7 +399,7 @@ func TestRegister(t *testing.T) {
 		t.Error("adopted a damaged kernel")
 	}
 	changed := r.Spec
-	changed.Options = json.RawMessage(`{"args":"stay now","expect":"stay"}`)
+	changed.Options = withTCG(`{"args":"stay now","expect":"stay"}`)
 	r = b.register(changed)
 	if r.Adopted {
 		t.Error("adopted the folder of another image")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,11 +81,14 @@ func TestWorkerKilled(t *testing.T) {
 		}
 		if m.Adopted {
 			adopted++
-			if before != b.pid(r) {
+			if before != 0 && before != b.pid(r) { // 0: forked, not yet in its folder
 				t.Errorf("%s: process %d became %d", moment, before, b.pid(r))
 			}
 		} else if before != 0 {
 			t.Errorf("%s: a machine ran and was not adopted", moment)
+		}
+		if group, err := syscall.Getpgid(b.pid(r)); err != nil || group != b.pid(r) {
+			t.Errorf("%s: process %d is in group %d (%v): Ctrl-C at the worker would end it", moment, b.pid(r), group, err)
 		}
 		b.destroy(r.Spec)
 		if left := b.count(""); left != 0 {
