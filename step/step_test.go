@@ -249,8 +249,13 @@ func TestPlan(t *testing.T) {
 	if p.Stage("fly") != nil {
 		t.Error("there is a stage fly")
 	}
-	if got := p.Boot.Queue("rack7") + " " + p.Boot.Queue("") + " " + p.Check.Queue("rack7"); got != "qemu@rack7 qemu qemu" {
-		t.Errorf("queues %s", got)
+	for _, test := range []struct {
+		step       step.Step
+		host, want string
+	}{{p.Boot, "rack7", "qemu@rack7"}, {p.Boot, "", "qemu"}, {p.Check, "rack7", "qemu"}} {
+		if got := test.step.Queue(test.host); got != test.want {
+			t.Errorf("%s on host %q: queue %q, want %q", test.step.Activity, test.host, got, test.want)
+		}
 	}
 }
 

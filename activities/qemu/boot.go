@@ -151,7 +151,7 @@ func (b *boot) start(with means, lock *os.File) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	cmd := exec.Command(with.qemu, b.args(with)...)
+	cmd := exec.Command(with.qemu, b.args(with)...) //nolint:noctx // it outlives the call and its context
 	cmd.Dir = b.m.path
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock}

@@ -82,7 +82,7 @@ func (m machine) consoleAt(offset int64) (text string, next int64, err error) {
 	}
 	b := make([]byte, consolePiece)
 	n, err := f.ReadAt(b, offset)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return "", offset, err
 	}
 	b = b[:n]
@@ -132,7 +132,7 @@ func (w *watch) matched() (bool, error) {
 		if extra := len(w.window) - consoleWindow; extra > 0 {
 			w.window = append(w.window[:0], w.window[extra:]...)
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return false, nil
 		}
 		if err != nil {

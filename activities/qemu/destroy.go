@@ -28,7 +28,7 @@ func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, e
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, during(op, err)
 	}
-	scrap, err := t.scrap(spec.Tags.Match)
+	scrap, err := t.scrap(spec.Match)
 	if err != nil {
 		return done, during(op, err)
 	}
@@ -38,7 +38,7 @@ func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, e
 		}
 		done.Removed = append(done.Removed, "folder "+m.path)
 	}
-	machines, err := t.machines(spec.Tags.Match)
+	machines, err := t.machines(spec.Match)
 	if err != nil {
 		return done, during(op, err)
 	}
