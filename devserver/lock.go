@@ -17,15 +17,15 @@ func resolve(path string) (string, error) {
 	if err != nil {
 		return "", inputError{err}
 	}
-	if real, err := filepath.EvalSymlinks(abs); err == nil {
-		info, err := os.Stat(real)
+	if target, err := filepath.EvalSymlinks(abs); err == nil {
+		info, err := os.Stat(target)
 		switch {
 		case err != nil:
 			return "", inputError{err}
 		case !info.Mode().IsRegular():
 			return "", inputErrorf("--db %s is not a regular file", path)
 		}
-		return real, nil
+		return target, nil
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -117,12 +116,6 @@ func parse(args []string, help io.Writer) (options, error) {
 // one file: nothing of the database or the ready file is touched before the
 // lock is held, and the process holds it until it is gone.
 func run(o options, stdout io.Writer) (err error) {
-	// The ready file belongs to the directory we were started in.
-	if o.readyFile != "" {
-		if o.readyFile, err = filepath.Abs(o.readyFile); err != nil {
-			return inputError{err}
-		}
-	}
 	db, err := resolve(o.db)
 	if err != nil {
 		return err
@@ -150,11 +143,10 @@ func run(o options, stdout io.Writer) (err error) {
 	logger, quiet := newLogger(o.logLevel, ready)
 	quiet(zap.ErrorLevel)
 
-	p, release, err := choosePorts(o.port, o.uiPort)
+	p, err := choosePorts(ctx, o.port, o.uiPort)
 	if err != nil {
 		return err
 	}
-	release()
 	server, err := startTemporal(db, o.namespace, p, logger)
 	if err != nil {
 		return err

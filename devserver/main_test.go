@@ -218,6 +218,12 @@ func TestRefusesWhatIsNoDatabase(t *testing.T) {
 	}
 }
 
+func TestRefusesUnwritableReadyFile(t *testing.T) {
+	dir := t.TempDir()
+	refused(t, "--ready-file: open "+dir+"/no/", "--port", "0", "--ui-port", "0",
+		"--db", filepath.Join(dir, "t.db"), "--ready-file", filepath.Join(dir, "no", "ready.json"))
+}
+
 func TestParse(t *testing.T) {
 	o, err := parse([]string{"--db", "f"}, io.Discard)
 	if want := (options{port: 7233, uiPort: 8233, db: "f", namespace: "default", logLevel: "warn"}); err != nil || o != want {

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strconv"
 	"syscall"
@@ -25,42 +25,30 @@ func (p ports) url() string     { return "http://" + address(p.ui) }
 func address(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
 
 // choosePorts checks the wanted ports and finds free ones for the rest. The
-// server can only be told numbers, not given listeners, so the ports are let
-// go (release) just before it binds them; until then they are all held, so
-// that no two are the same.
-func choosePorts(frontend, ui int) (p ports, release func(), err error) {
-	var held []net.Listener
-	release = func() {
-		for _, l := range held {
-			_ = l.Close() // never accepted anything
+// server can only be told numbers, not given listeners, so the ports are held
+// together, that no two be the same, and then let go for it to bind.
+func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
+	var p ports
+	for _, c := range []struct {
+		flag string
+		want int
+		got  *int
+	}{
+		{"--port", frontend, &p.frontend},
+		{"--ui-port", ui, &p.ui},
+		{"a port within", 0, &p.history},
+		{"a port within", 0, &p.matching},
+		{"a port within", 0, &p.worker},
+	} {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", address(c.want))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return ports{}, inputErrorf("port %d of %s is taken: choose another with %s, or %s 0 for any free one",
+				c.want, loopback, c.flag, c.flag)
+		} else if err != nil {
+			return ports{}, inputErrorf("%s %d: %w", c.flag, c.want, err)
 		}
+		defer func() { _ = l.Close() }() // it never accepted anything
+		*c.got = l.Addr().(*net.TCPAddr).Port
 	}
-	choose := func(flag string, want int) int {
-		if err != nil {
-			return 0
-		}
-		var l net.Listener
-		l, err = net.Listen("tcp4", address(want))
-		switch {
-		case errors.Is(err, syscall.EADDRINUSE):
-			err = inputErrorf("port %d of %s is taken: choose another with %s, or %s 0 for any free one",
-				want, loopback, flag, flag)
-			return 0
-		case err != nil:
-			err = inputError{fmt.Errorf("%s %d: %w", flag, want, err)}
-			return 0
-		}
-		held = append(held, l)
-		return l.Addr().(*net.TCPAddr).Port
-	}
-	p.frontend = choose("--port", frontend)
-	p.ui = choose("--ui-port", ui)
-	p.history = choose("a free port", 0)
-	p.matching = choose("a free port", 0)
-	p.worker = choose("a free port", 0)
-	if err != nil {
-		release()
-		return ports{}, nil, err
-	}
-	return p, release, nil
+	return p, nil
 }

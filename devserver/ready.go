@@ -27,7 +27,7 @@ func (r readyFile) write(stdout io.Writer, p ports, namespace string) error {
 	line = append(line, '\n')
 	if r != "" {
 		if err := replace(string(r), line); err != nil {
-			return err
+			return inputErrorf("--ready-file: %w", err)
 		}
 	}
 	_, err = stdout.Write(line)

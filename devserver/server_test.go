@@ -371,34 +371,34 @@ func TestUI(t *testing.T) {
 			}
 			browser := &http.Client{Timeout: 20 * time.Second}
 			base := "http://" + net.JoinHostPort(host, port)
-			page, body := fetch(t, browser, http.MethodGet, base+"/", nil)
-			if page.StatusCode != 200 || !strings.Contains(body, "<html") {
-				t.Errorf("page: %d %.80q", page.StatusCode, body)
+			page, body, cookies := fetch(t, browser, http.MethodGet, base+"/", nil)
+			if page != http.StatusOK || !strings.Contains(body, "<html") {
+				t.Errorf("page: %d %.80q", page, body)
 			}
-			if res, body := fetch(t, browser, http.MethodGet, base+"/api/v1/namespaces/default/workflows/"+host, nil); res.StatusCode != 200 ||
+			if code, body, _ := fetch(t, browser, http.MethodGet, base+"/api/v1/namespaces/default/workflows/"+host, nil); code != http.StatusOK ||
 				!strings.Contains(body, "MorganaApp") {
-				t.Errorf("workflow: %d %.80q", res.StatusCode, body)
+				t.Errorf("workflow: %d %.80q", code, body)
 			}
 			// Terminate, as the UI's button does.
 			token := http.Header{}
-			for _, cookie := range page.Cookies() {
+			for _, cookie := range cookies {
 				if cookie.Name == "_csrf" && !cookie.Secure { // not every browser sends a secure one over http
 					token = http.Header{"Cookie": {"_csrf=" + cookie.Value}, "X-Csrf-Token": {cookie.Value}}
 				}
 			}
 			terminate := base + "/api/v1/namespaces/default/workflows/" + host + "/terminate"
 			foreign := http.Header{"Sec-Fetch-Site": {"cross-site"}, "Origin": {"http://example.com"}}
-			if res, _ := fetch(t, browser, http.MethodPost, terminate, foreign); res.StatusCode != http.StatusForbidden {
-				t.Errorf("another site's page may terminate: %d", res.StatusCode)
+			if code, _, _ := fetch(t, browser, http.MethodPost, terminate, foreign); code != http.StatusForbidden {
+				t.Errorf("another site's page may terminate: %d", code)
 			}
-			if res, body := fetch(t, browser, http.MethodPost, terminate, token); res.StatusCode != 200 {
-				t.Errorf("terminate: %d %s", res.StatusCode, body)
+			if code, body, _ := fetch(t, browser, http.MethodPost, terminate, token); code != http.StatusOK {
+				t.Errorf("terminate: %d %s", code, body)
 			}
 		})
 	}
 }
 
-func fetch(t *testing.T, c *http.Client, method, url string, header http.Header) (*http.Response, string) {
+func fetch(t *testing.T, c *http.Client, method, url string, header http.Header) (int, string, []*http.Cookie) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader("{}"))
 	if err != nil {
@@ -416,5 +416,5 @@ func fetch(t *testing.T, c *http.Client, method, url string, header http.Header)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res, string(body)
+	return res.StatusCode, string(body), res.Cookies()
 }
