@@ -67,7 +67,7 @@ func resources(t *testing.T, site step.Site) []string {
 			continue
 		}
 		all = append(all, "process "+filepath.Base(p))
-		if exe, err := os.Readlink(p + "/exe"); err != nil || !strings.Contains(exe, "qemu") {
+		if exe, err := os.Readlink(p + "/exe"); err != nil || !strings.HasPrefix(filepath.Base(exe), "qemu-system") {
 			continue // forked, not yet QEMU
 		}
 		environ, _ := os.ReadFile(p + "/environ")
