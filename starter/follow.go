@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,7 +134,7 @@ func lost(err error) bool {
 // find waits for the rollout to start: it may be in line behind another. An
 // older run of the same id belongs to an earlier life of the deployment.
 func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (client.WorkflowRun, error) {
-	for {
+	for misses := 0; ; {
 		asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 		about, err := f.to.DescribeWorkflowExecution(asking, accepted.RolloutID, "")
 		if err == nil {
@@ -148,11 +149,36 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		if err != nil && !errors.As(err, &absent) && ctx.Err() == nil && !lost(err) {
 			return nil, err
 		}
+		if f.dropped(ctx, accepted.Tags) {
+			if misses++; misses == 3 { // not just between the line and its start
+				return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
+					Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
+			}
+		}
 		f.notice(accepted.Tags, "in line")
 		if sleep(ctx, look/2) != nil {
 			return nil, errDetached
 		}
 	}
+}
+
+// dropped reports that the Deployment neither runs nor will run the rollout.
+func (f *follower) dropped(ctx context.Context, t step.Tags) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	about, err := f.to.DescribeWorkflowExecution(ctx, workflows.DeploymentID(t.App, t.Target), "")
+	if err != nil {
+		return false
+	}
+	if about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		return true
+	}
+	var s workflows.DeploymentStatus
+	answer, err := f.to.QueryWorkflow(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus)
+	if err != nil || answer.Get(&s) != nil {
+		return false
+	}
+	return !slices.Contains(s.Queued, t) && (s.Rolling == nil || *s.Rolling != t)
 }
 
 func (f *follower) status(ctx context.Context, id, run string) (s workflows.RolloutStatus, err error) {

@@ -244,13 +244,17 @@ func (d *deployment) rollout() error {
 	}
 	d.Failure = Failure(err).Error()
 	d.describe()
-	switch {
-	case d.ctx.Err() != nil:
+	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())
-	case d.Current == nil && len(d.queue) == 0 && d.destroy == nil:
-		return d.finish(Fail(Failure(err))) // the first failed: nothing runs
 	}
-	return nil
+	// The first failed: nothing runs, unless somebody has asked for more, be it
+	// in this very workflow task.
+	more := func() bool { return d.Current != nil || len(d.queue) > 0 || d.destroy != nil }
+	await := workflow.Await(d.ctx, func() bool { return more() || workflow.AllHandlersFinished(d.ctx) })
+	if await != nil || more() {
+		return nil
+	}
+	return Fail(Failure(err))
 }
 
 // awaitEnd asks for the end and waits for it.

@@ -129,6 +129,23 @@ func TestDeploymentFailsWithItsFirstRollout(t *testing.T) {
 	}
 }
 
+// A deploy that is accepted while the first fails is not lost with it.
+func TestDeploymentTakesADeployAsItsFirstFails(t *testing.T) {
+	s := newSite(t)
+	s.result[1] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(s.took, func() { s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Hour, func() {
+		if d := s.status(t); d.Machine == nil || d.Machine.Registration.Spec.Generation != 2 {
+			t.Errorf("status %+v", d)
+		}
+		s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestDeploymentOutlivesALaterFailure(t *testing.T) {
 	s := newSite(t)
 	s.result[2] = &step.Error{Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2")}
