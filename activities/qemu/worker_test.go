@@ -57,8 +57,8 @@ func TestWorkerKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		worker := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWorker$") //nolint:gosec // this test itself
-		worker.Env = append(os.Environ(), workerInput+"="+string(order))
+		worker := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWorker$")        //nolint:gosec // this test itself
+		worker.Env = append(os.Environ(), workerInput+"="+string(order), "TMPDIR="+t.TempDir()) // it will not clean up
 		out, err := worker.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
