@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -92,6 +93,12 @@ func run(ctx context.Context, args []string) error {
 
 // measureEngine measures what needs a server and a worker.
 func measureEngine(ctx context.Context, dir string, wanted []string, r *report) (err error) {
+	defer func() {
+		if err != nil {
+			log, _ := os.ReadFile(filepath.Join(dir, serverLog)) // not there if the server never was
+			err = fmt.Errorf("%w\nthe server's log ends:\n%s", err, log[max(0, len(log)-2000):])
+		}
+	}()
 	s, err := startServer(ctx, dir)
 	if err != nil {
 		return err

@@ -87,7 +87,7 @@ func (e *engine) insideStages(ctx context.Context, run client.WorkflowRun) (time
 // round, and how often that is done.
 type load struct{ inFlight, deploys, rounds int }
 
-var loads = []load{{1, 12, 5}, {10, 60, 3}, {100, 200, 3}}
+var loads = []load{{1, 15, 4}, {10, 50, 4}, {100, 100, 4}}
 
 // measureRates counts deploys a second.
 func measureRates(ctx context.Context, e *engine, r *report) error {

@@ -37,8 +37,9 @@ type report struct {
 	Figures    []figure      `json:"figures"`
 }
 
-// figure is a row: medians, and their ratio. Low and High bound the middle half
-// of the ratios of a sample of ours to the peer's next to it.
+// figure is a row of medians. Ratio is that of the ratios of each sample of ours
+// to the peer's next to it, which a machine that slows down changes less than
+// it does Ours and Peer; Low and High bound the middle half of them.
 type figure struct {
 	Name    string  `json:"name"`
 	Unit    unit    `json:"unit"`
@@ -56,8 +57,7 @@ func (r *report) add(name string, u unit, c comparison) {
 		ratios = append(ratios, c.ours[i]/c.peer[i])
 	}
 	f := figure{Name: name, Unit: u, Ours: quantile(c.ours, 0.5), Peer: quantile(c.peer, 0.5), Samples: len(ratios),
-		Low: quantile(ratios, 0.25), High: quantile(ratios, 0.75)}
-	f.Ratio = f.Ours / f.Peer
+		Ratio: quantile(ratios, 0.5), Low: quantile(ratios, 0.25), High: quantile(ratios, 0.75)}
 	r.Figures = append(r.Figures, f)
 }
 
@@ -83,12 +83,12 @@ func (r *report) writeTable(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "%s\n\n", r.Conditions); err != nil {
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	row := func(cells ...string) { _, _ = fmt.Fprintln(t, strings.Join(cells, "\t")+"\t") } // Flush tells
-	row("ours", "peer", "ratio", "middle half", "samples", " figure: ours / peer")
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(cells ...string) { _, _ = fmt.Fprintln(t, strings.Join(cells, "\t")) } // Flush tells
+	row("figure: ours / peer", "ours", "peer", "ratio", "(middle half)", "samples")
 	for _, f := range r.Figures {
-		row(f.Unit.format(f.Ours), f.Unit.format(f.Peer), fmt.Sprintf("%.2f", f.Ratio),
-			fmt.Sprintf("%.2f to %.2f", f.Low, f.High), fmt.Sprint(f.Samples), " "+f.Name)
+		row(f.Name, f.Unit.format(f.Ours), f.Unit.format(f.Peer), fmt.Sprintf("%.2f", f.Ratio),
+			fmt.Sprintf("(%.2f to %.2f)", f.Low, f.High), fmt.Sprint(f.Samples))
 	}
 	return t.Flush()
 }

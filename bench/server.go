@@ -12,6 +12,8 @@ import (
 	"time"
 )
 
+const serverLog = "server.log"
+
 // server is a morgana-devserver that belongs to this run.
 type server struct {
 	address string
@@ -19,8 +21,8 @@ type server struct {
 	ended   chan error
 }
 
-// startServer starts a server on free ports, with its database in dir, and
-// returns when it serves.
+// startServer starts a server on free ports, with its database and log in dir,
+// and returns when it serves.
 func startServer(ctx context.Context, dir string) (*server, error) {
 	bin := os.Getenv("MORGANA_BIN")
 	if bin == "" {
@@ -29,7 +31,12 @@ func startServer(ctx context.Context, dir string) (*server, error) {
 	program := filepath.Join(bin, "morgana-devserver")
 	//nolint:noctx // it is asked to stop, and so leaves its database whole
 	cmd := exec.Command(program, "--port", "0", "--ui-port", "0", "--db", filepath.Join(dir, "temporal.db"))
-	cmd.Stderr = os.Stderr
+	log, err := os.Create(filepath.Join(dir, serverLog)) // it warns of each call that waits behind a hundred others
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }() // the server has its own
+	cmd.Stderr = log
 	// Of no terminal's group: on ctrl-C we stop it, when nothing needs it any more.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()

@@ -21,7 +21,7 @@ var peers = []struct{ benchmark, unit, name string }{
 // measureStore runs the store's own benchmarks a few times and reads their
 // ratios.
 func measureStore(ctx context.Context, r *report) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkPut(Again)?$", "-benchtime", "5x", "-count", "3", "./store")
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkPut(Again)?$", "-benchtime", "3x", "-count", "5", "./store")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

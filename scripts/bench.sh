@@ -1,0 +1,8 @@
+#!/bin/sh
+# Figures and ratios; see bench/main.go. Arguments go to the program: --json, --only boot.
+set -eu
+cd "$(dirname "$0")/.."
+mkdir -p .bin
+# Not "go run", which does not hand on signals.
+go build -o .bin/bench ./bench
+exec .bin/bench "$@"
