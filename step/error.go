@@ -47,7 +47,8 @@ func (k Kind) Mine() bool {
 }
 
 // Error is what a step returns when it fails. Its text is "<Op>: <Err>": lower
-// case, no period, the cause once.
+// case, no period, the cause once. It is the outermost error: what wraps it does
+// not cross the wire.
 type Error struct {
 	Kind Kind
 	// Op is what was being done, as "register image in eu-west-1".
