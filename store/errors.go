@@ -39,6 +39,9 @@ func failIn(folder, op string, err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Kind, e.Hint = step.NoSpace, "make room in "+folder
+		if p != nil {
+			e.Err = p.Err // which of our files it was helps nobody
+		}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		e.Kind, e.Hint = step.Unauthorized, "the process needs read and write permission in "+folder
 	case errors.Is(err, fs.ErrNotExist):
