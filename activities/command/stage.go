@@ -115,7 +115,7 @@ func (t *Toolchain) stageError(ctx context.Context, r *recipe, stage step.Stage,
 		e.Kind, e.Err = "", fmt.Errorf("%s: %w", shown(argv), err) // the host is in trouble, not the build
 	}
 	if diskFull(r.rollout.dir) {
-		e.Kind = step.NoSpace
+		e.Kind, e.Err = step.NoSpace, fmt.Errorf("%w: the disk is full", e.Err)
 		hint = append(hint, noSpaceHint(r.rollout.dir))
 	}
 	e.Hint = strings.Join(hint, "\n")
