@@ -131,8 +131,7 @@ func dial(ctx context.Context, options client.Options) (client.Client, error) {
 	defer cancel()
 	c, err := client.DialContext(ctx, options)
 	if err != nil {
-		return nil, &step.Error{Kind: step.NotFound, Op: "connect to Temporal at " + options.HostPort, Err: err,
-			Hint: "start a server (morgana dev up), or set TEMPORAL_ADDRESS"}
+		return nil, config.Unreachable(ctx, options, "start a server (morgana dev up), or set TEMPORAL_ADDRESS", err)
 	}
 	return c, nil
 }
