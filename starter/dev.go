@@ -111,10 +111,12 @@ func (d dev) startServer(ctx context.Context) (serverInfo, error) {
 	if err != nil {
 		return serverInfo{}, err
 	}
+	var last serverInfo                        // the same ports again, for those who watch
+	_ = readJSON(d.path("server.json"), &last) // there may be none
 	if err := os.Remove(d.path("server.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return serverInfo{}, err
 	}
-	args := []string{"--port", freeOr("7233"), "--ui-port", freeOr("8233"),
+	args := []string{"--port", freePort(last.Address, "7233"), "--ui-port", freePort(strings.TrimPrefix(last.UI, "http://"), "8233"),
 		"--db", d.path("temporal.db"), "--ready-file", d.path("server.json")}
 	cmd, err := d.start("server.log", nil, binary, args...)
 	if err != nil {
@@ -264,14 +266,21 @@ func startTime(pid int) string {
 	return fields[19]
 }
 
-// freeOr gives port if it can be had on loopback, else "0" for any.
-func freeOr(port string) string {
-	l, err := net.Listen("tcp", "127.0.0.1:"+port) //nolint:noctx // does not block
-	if err != nil {
-		return "0"
+// freePort gives the port of last, a host:port, if it can be had on loopback,
+// else usual, else "0" for any.
+func freePort(last, usual string) string {
+	_, before, _ := net.SplitHostPort(last) // empty: Listen takes that for any
+	for _, port := range []string{before, usual} {
+		if port == "" {
+			continue
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:"+port) //nolint:noctx // does not block
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	_ = l.Close()
-	return port
+	return "0"
 }
 
 // tail is the last n lines of a file.

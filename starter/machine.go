@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
@@ -82,7 +82,7 @@ func consolePart(ctx context.Context, to *connection, in workflows.ConsoleReques
 	t := in.From.Machine.Registration.Spec.Tags
 	run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		TaskQueue: workflows.TaskQueue,
-		ID:        fmt.Sprintf("console/%s/%s/%s", t.App, t.Target, uuid.NewString()),
+		ID:        fmt.Sprintf("console/%s/%s/%d", t.App, t.Target, time.Now().UnixNano()),
 	}, "Console", in)
 	if err == nil {
 		err = run.Get(ctx, &text)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"go.temporal.io/sdk/temporal"
 	"golang.org/x/term"
 
 	"github.com/morgana-deploy/morgana/config"
@@ -145,7 +146,7 @@ func (c *cli) project() (*config.Project, error) {
 func (c *cli) tell(err error) int {
 	status := 1
 	f := workflows.Failure(err)
-	if f.Kind.Mine() || workflowFree(err) {
+	if f.Kind.Mine() || early(err) {
 		status = 2
 	}
 	if c.output == "json" {
@@ -155,11 +156,11 @@ func (c *cli) tell(err error) int {
 	return status
 }
 
-// workflowFree reports that err comes from before any workflow: what the user
-// typed, or this machine.
-func workflowFree(err error) bool {
-	var e *step.Error
-	return !errors.As(err, &e) || e.Kind == ""
+// early reports that err comes from before any workflow: what the user typed,
+// or this machine.
+func early(err error) bool {
+	var ofWorkflow *temporal.ApplicationError
+	return !errors.As(err, &ofWorkflow)
 }
 
 // writeFailure writes "error: ..." and what to do about it.

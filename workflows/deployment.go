@@ -66,7 +66,6 @@ type DeploymentState struct {
 	Life       string    `json:"life,omitempty"`
 	Generation int       `json:"generation,omitempty"`
 	Current    *Settled  `json:"current,omitempty"`
-	Previous   *Settled  `json:"previous,omitempty"`
 	Failure    string    `json:"failure,omitempty"`
 	Last       step.Spec `json:"last,omitzero"`
 	LastPlan   step.Plan `json:"lastPlan,omitzero"`
@@ -183,7 +182,7 @@ func (d *deployment) acceptable(in DeployRequest) error {
 
 // accept gives the request a generation, or attaches it to the same request
 // that is going on.
-func (d *deployment) accept(_ workflow.Context, in DeployRequest) (Accepted, error) {
+func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
 	next := Request{Spec: in.Spec, Plan: in.Plan, Keep: in.Keep, Force: in.Force}
 	if last := d.lastWanted(); last != nil && same(last, &next) {
 		return Accepted{Tags: last.Spec.Tags, RolloutID: RolloutID(last.Spec.Tags), Attached: true}, nil
@@ -193,7 +192,8 @@ func (d *deployment) accept(_ workflow.Context, in DeployRequest) (Accepted, err
 	d.Last, d.LastPlan = next.Spec, next.Plan
 	d.queue = append(d.queue, next)
 	d.describe()
-	return Accepted{Tags: next.Spec.Tags, RolloutID: RolloutID(next.Spec.Tags)}, nil
+	return Accepted{Tags: next.Spec.Tags, RolloutID: RolloutID(next.Spec.Tags)},
+		workflow.UpsertTypedSearchAttributes(ctx, attributes(next.Spec.Tags)...)
 }
 
 // lastWanted is the request that will have been rolled out last.
@@ -234,9 +234,6 @@ func (d *deployment) rollout() error {
 
 	if err == nil {
 		d.Failure = ""
-		if !out.Unchanged {
-			d.Previous = d.Current
-		}
 		next.Current = nil
 		d.Current = &Settled{Request: next, Machine: out.Machine}
 		d.describe()
