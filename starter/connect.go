@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
@@ -72,9 +73,9 @@ func (c *cli) ownServer(ctx context.Context, settings config.Settings, start boo
 		return serverInfo{}, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("no Temporal server is configured and our own does not run"),
 			Hint: "set TEMPORAL_ADDRESS, or run morgana dev up"}
 	}
-	server, err := d.up(ctx)
-	if err == nil {
-		c.say("started a Temporal server and a worker on this machine, UI %s (morgana dev down stops them)", server.UI)
+	server, started, err := d.up(ctx)
+	if err == nil && len(started) > 0 {
+		c.say("started %s on this machine, UI %s (morgana dev down stops them)", strings.Join(started, " and "), server.UI)
 	}
 	return server, err
 }

@@ -83,27 +83,29 @@ func (d dev) worker() (workerInfo, bool) {
 	return w, err == nil && w.PID > 0 && w.Started != "" && startTime(w.PID) == w.Started
 }
 
-// up starts what does not run, and waits until it is ready.
-func (d dev) up(ctx context.Context) (serverInfo, error) {
+// up starts what does not run, waits until it is ready, and tells what it
+// started.
+func (d dev) up(ctx context.Context) (server serverInfo, started []string, err error) {
 	if err := os.MkdirAll(d.folder, 0o700); err != nil {
-		return serverInfo{}, &step.Error{Op: "start the development server", Err: err, Hint: "set MORGANA_STATE to a folder you can write"}
+		return server, nil, &step.Error{Op: "start the development server", Err: err, Hint: "set MORGANA_STATE to a folder you can write"}
 	}
 	unlock, err := d.lock(ctx)
 	if err != nil {
-		return serverInfo{}, err
+		return server, nil, err
 	}
 	defer unlock()
 	server, running := d.server()
 	if !running {
 		if server, err = d.startServer(ctx); err != nil {
-			return server, err
+			return server, nil, err
 		}
+		started = append(started, "a Temporal server")
 	}
 	if d.workerRuns() {
-		return server, nil
+		return server, started, nil
 	}
 	d.stopWorker(ctx) // an older one, or one of a server that is gone
-	return server, d.startWorker(server)
+	return server, append(started, "a worker"), d.startWorker(server)
 }
 
 func (d dev) startServer(ctx context.Context) (serverInfo, error) {
@@ -336,7 +338,7 @@ $XDG_STATE_HOME/morgana/dev.`,
 			}})
 	}
 	sub("up", "Start them, if they do not run", func(ctx context.Context, d dev) error {
-		if _, err := d.up(ctx); err != nil {
+		if _, _, err := d.up(ctx); err != nil {
 			return err
 		}
 		return c.devStatus(d)

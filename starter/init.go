@@ -55,7 +55,7 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	}
 	toolchain, artifact := "command", app
 	if kernel != "" {
-		toolchain, artifact = config.Prebuilt, kernel
+		toolchain, artifact = config.Prebuilt, fromFolder(whole, kernel)
 	}
 	path := filepath.Join(folder, config.Filename)
 	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
@@ -75,6 +75,19 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	}
 	c.say("wrote %s: look it over, then run morgana deploy", path)
 	return nil
+}
+
+// fromFolder is a path that was typed here, as somebody in folder writes it.
+func fromFolder(folder, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	if whole, err := filepath.Abs(path); err == nil {
+		if rel, err := filepath.Rel(folder, whole); err == nil {
+			return rel
+		}
+	}
+	return path
 }
 
 var notInNames = regexp.MustCompile(`[^a-z0-9]+`)

@@ -142,6 +142,8 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 		l.State = fmt.Sprintf("rolling out %d", l.Rolling.Generation)
 	case l.Failure != "":
 		l.State = "up, last deploy failed"
+	case l.Machine != nil && l.Machine.Ended:
+		l.State = "ended"
 	case l.Machine != nil:
 		l.State = "up"
 	default:
