@@ -81,7 +81,7 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 	for {
 		n := new(yaml.Node)
 		switch err := d.Decode(n); {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return docs, nil
 		case err != nil:
 			return nil, err

@@ -98,8 +98,8 @@ func TestKilledPutIsSweptLater(t *testing.T) {
 	if len(left) != 1 || !strings.HasSuffix(left[0], ".tmp") {
 		t.Fatalf("files %q, want one temporary file", left)
 	}
-	for a := range s.List(t.Context()) {
-		t.Errorf("listed %+v", a)
+	for a, err := range s.List(t.Context()) {
+		t.Errorf("listed %+v, %v", a, err)
 	}
 	reopen := func() []string {
 		again, err := Open(t.Context(), folder)
@@ -199,8 +199,8 @@ func fillDisk(folder string) error {
 	if err := check("put", err, "make room in "+s.folder); err != nil {
 		return err
 	}
-	for a := range s.List(ctx) {
-		return fmt.Errorf("put left %+v", a)
+	for a, err := range s.List(ctx) {
+		return fmt.Errorf("put left %+v, %w", a, err)
 	}
 	a, err := s.Put(ctx, bytes.NewReader(content(40_000)))
 	if err != nil {

@@ -118,7 +118,7 @@ func sweep(ctx context.Context, folder string) {
 			return fs.SkipAll
 		}
 		if err != nil || !d.Type().IsRegular() || !tempForm.MatchString(d.Name()) {
-			return nil
+			return nil //nolint:nilerr // as said above
 		}
 		if info, err := d.Info(); err == nil && info.ModTime().Before(old) {
 			_ = os.Remove(path)

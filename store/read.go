@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -56,11 +57,11 @@ func (v *verified) Read(p []byte) (int, error) {
 	switch {
 	case v.n > v.want.Size:
 		v.err = v.corrupt("it is longer than %d bytes", v.want.Size)
-	case v.n == v.want.Size && (n > 0 || err == io.EOF) && hexSum(v.hash) != v.want.SHA256:
+	case v.n == v.want.Size && (n > 0 || errors.Is(err, io.EOF)) && hexSum(v.hash) != v.want.SHA256:
 		v.err = v.corrupt("its bytes have another digest")
-	case err == io.EOF && v.n < v.want.Size:
+	case errors.Is(err, io.EOF) && v.n < v.want.Size:
 		v.err = v.corrupt("it ends after %d of %d bytes", v.n, v.want.Size)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		v.err = err
 		return n, err
 	case err != nil:

@@ -53,7 +53,7 @@ func TestDamageIsSeen(t *testing.T) {
 			closeLater(t, r)
 			_, err = io.Copy(io.Discard, r)
 			wantError(t, err, step.Conflict, "read artifact "+a.SHA256[:12], c.words, "remove file://")
-			if _, again := r.Read(make([]byte, 1)); again != err {
+			if _, again := r.Read(make([]byte, 1)); !errors.Is(again, err) {
 				t.Errorf("the next read says %v", again)
 			}
 			// Who reads exactly Size bytes must not get the wrong ones either.

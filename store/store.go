@@ -132,7 +132,7 @@ func (s *Store) List(ctx context.Context) iter.Seq2[step.Artifact, error] {
 		list := s.bucket.List(&blob.ListOptions{Prefix: "sha256/"})
 		for {
 			obj, err := list.Next(ctx)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			if err != nil {

@@ -274,8 +274,8 @@ func TestCancelledPutLeavesNothing(t *testing.T) {
 // wantEmpty looks at all that is in the store, behind its back where it can.
 func wantEmpty(t *testing.T, s *Store) {
 	t.Helper()
-	for a := range s.List(t.Context()) {
-		t.Errorf("left artifact %+v", a)
+	for a, err := range s.List(t.Context()) {
+		t.Errorf("left artifact %+v, %v", a, err)
 	}
 	var client *s3.Client
 	if s.bucket.As(&client) {
@@ -359,7 +359,10 @@ func TestOpenSweepsOldLeftovers(t *testing.T) {
 		}
 	}
 	n := 0
-	for range s.List(t.Context()) {
+	for _, err := range s.List(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		n++
 	}
 	if n != 1 {
