@@ -94,8 +94,8 @@ func run(ctx context.Context, args []string) error {
 // measureEngine measures what needs a server and a worker.
 func measureEngine(ctx context.Context, dir string, wanted []string, r *report) (err error) {
 	defer func() {
-		if err != nil {
-			log, _ := os.ReadFile(filepath.Join(dir, serverLog)) // not there if the server never was
+		log, _ := os.ReadFile(filepath.Join(dir, serverLog)) // not there if the server never was
+		if err != nil && len(log) > 0 {
 			err = fmt.Errorf("%w\nthe server's log ends:\n%s", err, log[max(0, len(log)-2000):])
 		}
 	}()
