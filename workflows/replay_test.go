@@ -1,0 +1,45 @@
+package workflows_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// Deployments run for as long as their machines do, so today's code meets
+// yesterday's histories: it has to take the same steps. The histories come from
+// a real server and released code; e2e/record_test.go records them.
+func TestReplay(t *testing.T) {
+	files, err := filepath.Glob("testdata/replay/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no histories in testdata/replay (%v)", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			r := worker.NewWorkflowReplayer()
+			// The names are those of worker/main.go.
+			r.RegisterWorkflowWithOptions(workflows.Deployment, workflow.RegisterOptions{Name: "Deployment"})
+			r.RegisterWorkflowWithOptions(workflows.Rollout, workflow.RegisterOptions{Name: "Rollout"})
+			r.RegisterWorkflowWithOptions(workflows.Console, workflow.RegisterOptions{Name: "Console"})
+			if err := r.ReplayWorkflowHistoryFromJSONFile(silent{}, file); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// silent drops the replayer's log: what matters is in its error.
+type silent struct{}
+
+func (silent) Debug(string, ...any) {}
+func (silent) Info(string, ...any)  {}
+func (silent) Warn(string, ...any)  {}
+func (silent) Error(string, ...any) {}
+
+var _ log.Logger = silent{}
