@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/johannesboyne/gofakes3"
@@ -138,23 +139,29 @@ func (b *bucket) objects() (names []string, err error) {
 	return names, nil
 }
 
+// read gives an object's bytes.
+func (b *bucket) read(t *testing.T, name string) []byte {
+	t.Helper()
+	object, err := b.backend.GetObject("artifacts", name, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := io.ReadAll(object.Contents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
 // whole fails the test if the bucket holds anything but whole artifacts.
 func (b *bucket) whole(l *lab) {
 	l.t.Helper()
 	names, err := b.objects()
-	if err != nil {
-		l.t.Fatal(err)
+	if err != nil || len(names) == 0 {
+		l.t.Fatalf("artifacts %q, %v", names, err)
 	}
 	for _, name := range names {
-		object, err := b.backend.GetObject("artifacts", name, nil)
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		sum := sha256.New()
-		if _, err := io.Copy(sum, object.Contents); err != nil {
-			l.t.Fatal(err)
-		}
-		if hex.EncodeToString(sum.Sum(nil)) != path.Base(name) {
+		if sum := sha256.Sum256(b.read(l.t, name)); hex.EncodeToString(sum[:]) != path.Base(name) {
 			l.t.Errorf("half-written artifact %q", name)
 		}
 	}
