@@ -222,7 +222,7 @@ func (l *lab) outside() (left []string) {
 		switch {
 		case rel == "store":
 			return fs.SkipDir
-		case d.IsDir() && (rel == "." || rel == "qemu" || rel == "command" || rel == "command/cache"):
+		case d.IsDir() && (rel == "." || rel == "qemu" || rel == "prebuilt" || rel == "command" || rel == "command/cache"):
 		case strings.HasPrefix(rel, "command/cache/"), rel == "qemu/.facts.json", strings.HasPrefix(rel, "qemu/.facts"):
 		default:
 			left = append(left, rel)
