@@ -16,7 +16,7 @@ func failed(op, folder string, err error) *step.Error {
 	case errors.As(err, &inner):
 		e.Kind, e.Hint, e.Left = inner.Kind, inner.Hint, inner.Left
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		e.Kind, e.Hint = step.NoSpace, noSpaceHint(folder)
+		e.Kind, e.Hint, e.Err = step.NoSpace, noSpaceHint(folder), cause(err)
 	}
 	return e
 }
