@@ -77,6 +77,7 @@ func TestBadInput(t *testing.T) {
 	kernel := string(l.kernel())
 	nobody := l.begin(l.beside(input{"app: lonely\ntoolchain: {kind: prebuilt, kernel: k}\ntargets: {dev: {kind: ecc2}}\n", map[string]string{"k": kernel}}), "deploy")
 	asked := time.Now()
+	l.eventually(20*time.Second, "it is accepted", func() bool { return strings.Contains(nobody.out.String(), "generation 1") })
 
 	program := readAll(t, "/bin/true")
 	taken, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -301,7 +302,7 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 
-	folder := l.beside(made("head -c 8000000 /dev/zero > big && touch k"))
+	folder := l.beside(made("sleep 0.3; head -c 8000000 /dev/zero > big && touch k"))
 	l.write(filepath.Join(folder, "large"), strings.Repeat("x", 8_000_000))
 	small := l.in(t, "MORGANA_STATE="+disk)
 	refusal{code: 2, line: "put an artifact into file://" + disk + "/store: no space left on device", hint: disk}.matches(t, small.morgana(folder, "deploy"))
