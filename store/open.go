@@ -108,21 +108,25 @@ func openFolder(ctx context.Context, folder string) (*Store, error) {
 
 var tempForm = regexp.MustCompile(`^[0-9a-f]{64}\.[0-9a-f]+\.tmp$`)
 
-// sweep removes what a Put that was killed left behind. A Put that still runs
-// touches its file far more often than once an hour. Errors do not matter:
-// leftovers do no harm, and the next Open tries again.
+// sweep removes what a Put that was killed left behind: a temporary file that
+// nobody has locked, that is, whose writer is gone. Errors do not matter: leftovers do no harm, and the next
+// Open tries again.
 func sweep(ctx context.Context, folder string) {
-	old := time.Now().Add(-time.Hour)
 	_ = filepath.WalkDir(filepath.Join(folder, "sha256"), func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return fs.SkipAll
 		}
 		if err != nil || !d.Type().IsRegular() || !tempForm.MatchString(d.Name()) {
-			return nil //nolint:nilerr // as said above
+			return nil
 		}
-		if info, err := d.Info(); err == nil && info.ModTime().Before(old) {
+		f, err := os.OpenFile(path, os.O_RDWR, 0) // a lock on NFS wants it writable
+		if err != nil {
+			return nil
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			_ = os.Remove(path)
 		}
+		_ = f.Close() // nothing was written
 		return nil
 	})
 }

@@ -2,12 +2,12 @@
 // SHA-256: "sha256/ab/ab12...". It implements [step.Store].
 //
 // An artifact is there whole or not at all, and its bytes are verified whenever
-// they are read, so nothing needs a lock or a database: the same bytes put by
-// two hosts at once are the same object.
+// they are read, so no reader and no writer waits for a lock or needs a database:
+// the same bytes put by two hosts at once are the same object.
 //
 // What a crash can leave is invisible to readers. In a folder it is a file
-// "<digest>.<hex>.tmp" beside the artifact, which [Open] removes once it is an
-// hour old. In a bucket it is an unfinished multipart upload; a lifecycle rule
+// "<digest>.<hex>.tmp" beside the artifact, which [Open] removes if
+// nobody writes it. In a bucket it is an unfinished multipart upload; a lifecycle rule
 // (AbortIncompleteMultipartUpload) removes those.
 package store
 
@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"regexp"
@@ -27,6 +28,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
+	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -72,7 +74,12 @@ func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error)
 	return a, nil
 }
 
-var errChanged = errors.New("the content changed while it was being stored")
+var (
+	errChanged = errors.New("the content changed while it was being stored")
+	// errSwept is passing trouble: a sweep came between the making of a file
+	// and its lock.
+	errSwept = errors.New("the file was removed while it was being written")
+)
 
 // write is Put's second pass. Bytes become an artifact only by Close, so
 // cancelling before that leaves nothing.
@@ -86,7 +93,14 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 	w, err := s.bucket.NewWriter(whole, key(a.SHA256), &blob.WriterOptions{
 		ContentType: "application/octet-stream",
 		BeforeWrite: func(as func(any) bool) error {
-			as(&file) // set in a file:// store only
+			if as(&file) { // in a file:// store only
+				// By its lock a file in the making is told from a leftover.
+				// Where there are no locks, sweep cannot take one either.
+				err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+				if errors.Is(err, unix.EWOULDBLOCK) {
+					return errSwept
+				}
+			}
 			// The bucket's own uploader neither retries a part nor removes the
 			// parts of a cancelled upload.
 			var u *transfermanager.Client
@@ -115,6 +129,8 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 		err = closed
 	}
 	switch {
+	case file != nil && errors.Is(err, fs.ErrNotExist):
+		return errSwept
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err() // whatever it was that a layer below made of it
 	case err != nil:

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -341,20 +340,13 @@ func (f *failing) Read(b []byte) (int, error) {
 	return f.Reader.Read(b)
 }
 
-func TestOpenSweepsOldLeftovers(t *testing.T) {
+func TestOpenSweepsLeftovers(t *testing.T) {
 	s, folder := openFile(t)
 	a := put(t, s, []byte("x"))
 	in := func(name string) string { return filepath.Join(folder, filepath.Dir(key(a.SHA256)), name) }
-	old, young, foreign := in(a.SHA256+".18a0.tmp"), in(a.SHA256+".18a1.tmp"), in("notes.tmp")
-	for path, age := range map[string]time.Duration{
-		old: 61 * time.Minute, young: 59 * time.Minute, foreign: 99 * time.Hour, in(a.SHA256): 99 * time.Hour} {
-		if path != in(a.SHA256) {
-			if err := os.WriteFile(path, []byte("y"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		at := time.Now().Add(-age)
-		if err := os.Chtimes(path, at, at); err != nil {
+	left, foreign := in(a.SHA256+".18a0.tmp"), in("notes.tmp")
+	for _, path := range []string{left, foreign} {
+		if err := os.WriteFile(path, []byte("y"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -373,11 +365,44 @@ func TestOpenSweepsOldLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeLater(t, again)
-	for path, want := range map[string]bool{old: false, young: true, foreign: true, in(a.SHA256): true} {
+	for path, want := range map[string]bool{left: false, foreign: true, in(a.SHA256): true} {
 		if _, err := os.Stat(path); (err == nil) != want {
 			t.Errorf("%s: there %v, want %v", filepath.Base(path), err == nil, want)
 		}
 	}
+}
+
+// A sweep that comes while a file is written leaves it alone; if one comes
+// before the file is locked, the Put fails in a way that is tried again.
+func TestSweepDuringPut(t *testing.T) {
+	s, folder := openFile(t)
+	half := func(do func()) *passes {
+		r := &passes{Reader: bytes.NewReader(content(2 << 20))}
+		r.second = func() {
+			if r.Len() < 1<<20 {
+				do()
+			}
+		}
+		return r
+	}
+	swept := false
+	if _, err := s.Put(t.Context(), half(func() { sweep(t.Context(), folder); swept = true })); err != nil || !swept {
+		t.Errorf("put: %v; swept %v", err, swept)
+	}
+	if err := os.RemoveAll(filepath.Join(folder, "sha256")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Put(t.Context(), half(func() {
+		for _, name := range files(t, folder) {
+			if err := os.Remove(filepath.Join(folder, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}))
+	if !errors.Is(err, errSwept) || step.KindOf(err).Final() {
+		t.Errorf("put of a file that was swept: %v, kind %q", err, step.KindOf(err))
+	}
+	put(t, s, content(2<<20))
 }
 
 func closeLater(t testing.TB, c io.Closer) {
