@@ -136,7 +136,7 @@ func refusedFiles() []refusal {
 		{name: "wrong type in target", in: input{yaml: hello("64", "lots")}, code: 2, line: "morgana.yaml:9: memory: want a whole number, not string"},
 		{name: "no name", in: input{yaml: hello("bad", "Bad_name")}, code: 2, line: `morgana.yaml:1: app: "Bad_name" is not a valid name`, hint: nameHint},
 		{name: "no source", in: input{yaml: "source: nowhere\n" + hello("", "")}, code: 2, line: "morgana.yaml:1: source: no such folder: nowhere", hint: "start from its folder"},
-		{name: "no build tool", in: input{yaml: hello("[[make]]", "[[mkae]]")}, code: 2, line: "look for build tools on HOST: mkae is not installed", hint: "PATH"},
+		{name: "no build tool", in: input{yaml: hello("[[make]]", "[[nosuchmake]]")}, code: 2, line: "look for build tools on HOST: nosuchmake is not installed", hint: "PATH"},
 	}
 }
 
