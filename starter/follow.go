@@ -100,26 +100,41 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 	if err != nil {
 		return out, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- run.Get(ctx, &out) }()
+	type ending struct {
+		out workflows.Outcome
+		err error
+	}
+	ended := make(chan ending, 2)
+	await := func() {
+		var e ending
+		e.err = run.Get(ctx, &e.out)
+		ended <- e
+	}
+	go await()
+	missed := false
 	for {
 		select {
-		case err := <-ended:
-			if ctx.Err() != nil {
+		case e := <-ended:
+			switch {
+			case ctx.Err() != nil:
+				return out, errDetached
+			case !lost(e.err):
+				f.look(ctx, run, accepted.Tags)
+				return e.out, e.err
+			}
+			// The server went away: it will come back, or the user tires.
+			f.notice(accepted.Tags, "Temporal does not answer; waiting")
+			if sleep(ctx, time.Second) != nil {
 				return out, errDetached
 			}
-			if lost(err) { // the server went away: it will come back, or the user tires
-				f.notice(accepted.Tags, "Temporal does not answer; waiting")
-				if sleep(ctx, time.Second) != nil {
-					return out, errDetached
-				}
-				go func() { ended <- run.Get(ctx, &out) }()
-				continue
-			}
-			f.look(ctx, run, accepted.Tags)
-			return out, err
+			go await()
 		case <-time.After(look):
-			f.look(ctx, run, accepted.Tags)
+			// The server sometimes (once in 500, measured) does not wake who
+			// waits for an end until its long poll is over: ask anew.
+			if closed := f.look(ctx, run, accepted.Tags); closed && !missed {
+				missed = true
+				go await()
+			}
 		}
 	}
 }
@@ -189,14 +204,14 @@ func (f *follower) status(ctx context.Context, id, run string) (s workflows.Roll
 	return s, answer.Get(&s)
 }
 
-// look asks how the rollout stands and shows what is new. What cannot be asked
-// now is asked again.
-func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) {
+// look asks how the rollout stands, shows what is new, and tells whether it is
+// over. What cannot be asked now is asked again.
+func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	s, err := f.status(ctx, run.GetID(), run.GetRunID())
 	if err != nil {
-		return
+		return false
 	}
 	for _, st := range s.Stages {
 		if st.State == workflows.Waiting || f.seen[st.Stage] == st.State {
@@ -211,7 +226,7 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 	if s.Undoing {
 		f.notice(t, "failed; removing what it made")
 	}
-	f.heartbeat(ctx, run, t)
+	return f.heartbeat(ctx, run, t)
 }
 
 func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
@@ -223,15 +238,16 @@ func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
 }
 
 // heartbeat shows the progress of the step that is running, or why it is tried
-// again.
-func (f *follower) heartbeat(ctx context.Context, run client.WorkflowRun, t step.Tags) {
+// again, and tells whether the rollout is over.
+func (f *follower) heartbeat(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
 	about, err := f.to.DescribeWorkflowExecution(ctx, run.GetID(), run.GetRunID())
 	if err != nil {
-		return
+		return false
 	}
 	for _, p := range about.GetPendingActivities() {
 		f.notice(t, pending(p))
 	}
+	return about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 }
 
 func pending(p *workflowpb.PendingActivityInfo) string {

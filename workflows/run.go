@@ -81,7 +81,6 @@ func begin(ctx workflow.Context, in Request) (*rollout, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = workflow.UpsertTypedSearchAttributes(ctx, attributes(in.Spec.Tags)...)
 	r.describe()
 	return r, err
 }
