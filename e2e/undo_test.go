@@ -142,7 +142,7 @@ func TestCancellingLeavesNothing(t *testing.T) {
 			mark := filepath.Join(t.TempDir(), "stubborn")
 
 			stubborn := l.source("in-build", // takes a second to end
-				"trap 'sleep 1; echo ended > "+mark+"; exit 1' TERM\nsleep 1000 & wait\nwait\n", stays)
+				"trap 'sleep 1; test -e Makefile && echo ended > "+mark+"; exit 1' TERM\nsleep 1000 & wait\nwait\n", stays)
 			configured := l.hello()
 			l.write(filepath.Join(configured, "morgana.yaml"), "app: in-configure\ntoolchain: {kind: command, configure: "+
 				"[[sleep, '2000']], build: [[make]], kernel: hello}\ntargets: {dev: {kind: qemu}}\n")
@@ -195,7 +195,7 @@ func TestCancellingLeavesNothing(t *testing.T) {
 				l.ends(d, 0)
 			}
 			if _, err := os.Stat(mark); err != nil {
-				t.Errorf("the build was not given the time to end: %v", err)
+				t.Errorf("the build was not given the time to end, or its tree was taken away meanwhile: %v", err)
 			}
 			l.eventually(waits, "no deployment runs", func() bool { return l.morgana(t.TempDir(), "status").out == "" })
 			l.gone()
