@@ -216,7 +216,7 @@ func (l *lab) machines() (pids []int) {
 func (l *lab) outside() (left []string) {
 	_ = filepath.WalkDir(l.state(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // gone meanwhile
 		}
 		rel, _ := filepath.Rel(l.state(), path)
 		switch {

@@ -73,7 +73,7 @@ func (l *lab) begin(folder string, args ...string) *running {
 func (l *lab) end(r *running) result {
 	l.t.Helper()
 	select {
-	case <-r.done:
+	case <-r.done: //nolint:errcheck // how it ended is in ProcessState
 	case <-time.After(3 * time.Minute):
 		l.t.Fatalf("%v has not ended:\n%s%s", r.cmd.Args[1:], r.out, r.errOut)
 	}

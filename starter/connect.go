@@ -80,24 +80,57 @@ func (c *cli) ownServer(ctx context.Context, settings config.Settings, start boo
 	return server, err
 }
 
-// needWorker waits a moment for somebody to poll our workflows: without a
-// worker a deploy would be accepted by nobody, and hang.
-func (to *connection) needWorker(ctx context.Context) error {
-	deadline := time.Now().Add(10 * time.Second)
+// patience is how long a worker that is just starting is waited for.
+const patience = 10 * time.Second
+
+// needWorker waits a moment for somebody to poll our workflows, and the queues
+// of the plans: without a worker a deploy would be accepted by nobody, and hang.
+func (to *connection) needWorker(ctx context.Context, plans ...step.Plan) error {
+	deadline := time.Now().Add(patience)
+	err := to.awaitPoller(ctx, deadline, workflows.TaskQueue, enums.TASK_QUEUE_TYPE_WORKFLOW,
+		&step.Error{Kind: step.NoWorker, Op: "look for workers",
+			Err:  fmt.Errorf("no worker polls task queue %q in namespace %s", workflows.TaskQueue, to.namespace),
+			Hint: "start one with the same TEMPORAL_* settings: morgana-worker"})
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, p := range plans {
+		steps := []step.Step{p.Check, p.Configure, p.Build, p.Package, p.Register, p.Boot, p.Console, p.Destroy, p.Clean}
+		for _, stage := range step.Stages {
+			steps = append(steps, p.After[stage]...)
+		}
+		for _, s := range steps {
+			if seen[s.TaskQueue] {
+				continue
+			}
+			seen[s.TaskQueue] = true
+			if err := to.awaitPoller(ctx, deadline, s.TaskQueue, enums.TASK_QUEUE_TYPE_ACTIVITY, workflows.NoWorker(s.TaskQueue)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// awaitPoller waits until somebody polls a queue; none is the error if nobody
+// does by the deadline.
+func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue string, kind enums.TaskQueueType, none error) error {
 	for {
 		answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
-			Namespace: to.namespace, TaskQueue: taskQueue(workflows.TaskQueue), TaskQueueType: enums.TASK_QUEUE_TYPE_WORKFLOW,
+			Namespace: to.namespace, TaskQueue: taskQueue(queue), TaskQueueType: kind,
 		})
 		if err != nil {
 			return to.refused("look for workers", err)
 		}
-		if len(answer.GetPollers()) > 0 {
-			return nil
+		for _, p := range answer.GetPollers() {
+			// A poll lasts a minute; the server remembers pollers for five.
+			if time.Since(p.GetLastAccessTime().AsTime()) < 70*time.Second {
+				return nil
+			}
 		}
 		if time.Now().After(deadline) {
-			return &step.Error{Kind: step.NotFound, Op: "look for workers",
-				Err:  fmt.Errorf("no worker polls task queue %q in namespace %s", workflows.TaskQueue, to.namespace),
-				Hint: "start one with the same TEMPORAL_* settings: morgana-worker"}
+			return none
 		}
 		if err := sleep(ctx, 300*time.Millisecond); err != nil {
 			return errDetached

@@ -77,7 +77,11 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 		return err
 	}
 	defer to.Close()
-	if err := to.needWorker(ctx); err != nil {
+	var plans []step.Plan
+	for _, t := range targets {
+		plans = append(plans, project.Plan(t))
+	}
+	if err := to.needWorker(ctx, plans...); err != nil {
 		return err
 	}
 	origin, err := upload(ctx, to.settings, project, kernel)
@@ -113,7 +117,7 @@ func (c *cli) verdict(ctx context.Context, failed []error) error {
 		default:
 			f := workflows.Failure(err)
 			writeFailure(c.err, f)
-			if f.Kind.Mine() {
+			if f.Kind.UserError() {
 				status = max(status, 2)
 			} else {
 				status = max(status, 1)
@@ -251,6 +255,11 @@ func update(ctx context.Context, to *connection, app, target, name string, arg, 
 			UpdateName: name, Args: []any{arg}, WaitForStage: client.WorkflowUpdateStageCompleted,
 		},
 	})
+	return answered(ctx, app, target, handle, err, answer)
+}
+
+// answered waits for an update's answer.
+func answered(ctx context.Context, app, target string, handle client.WorkflowUpdateHandle, err error, answer any) error {
 	if err == nil {
 		err = handle.Get(ctx, answer)
 	}

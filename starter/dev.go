@@ -46,8 +46,9 @@ type workerInfo struct {
 	Started string `json:"started"`
 	// Binary tells a worker built since from the one that runs.
 	Binary string `json:"binary"`
-	// Server is the address it polls.
+	// Server is the address it polls, Store the store it was given.
 	Server string `json:"server"`
+	Store  string `json:"store"`
 }
 
 func devFolder(state string) string { return filepath.Join(state, "dev") }
@@ -65,7 +66,7 @@ func (d dev) server() (serverInfo, bool) {
 		return s, false
 	}
 	_ = conn.Close() // only asked whether somebody listens
-	return s, startTime(s.PID) != ""
+	return s, startTime(s.PID) != "" && d.isOurs(s.PID)
 }
 
 // workerRuns reports whether the worker runs, is the binary we would start, and
@@ -74,7 +75,7 @@ func (d dev) workerRuns() bool {
 	w, running := d.worker()
 	server, _ := d.server()
 	binary, err := besides("morgana-worker")
-	return running && err == nil && w.Binary == stamp(binary) && w.Server == server.Address
+	return running && err == nil && w.Binary == stamp(binary) && w.Server == server.Address && w.Store == d.settings.Store
 }
 
 func (d dev) worker() (workerInfo, bool) {
@@ -152,7 +153,7 @@ func (d dev) startWorker(server serverInfo) error {
 	if err != nil {
 		return err
 	}
-	w := workerInfo{PID: cmd.Process.Pid, Started: startTime(cmd.Process.Pid), Binary: stamp(binary), Server: server.Address}
+	w := workerInfo{PID: cmd.Process.Pid, Started: startTime(cmd.Process.Pid), Binary: stamp(binary), Server: server.Address, Store: d.settings.Store}
 	go func() { _ = cmd.Wait() }() // it outlives us; its log says how it ended
 	return writeJSON(d.path("worker.json"), w)
 }
@@ -180,7 +181,7 @@ func (d dev) down(ctx context.Context) (stopped []string) {
 	if d.stopWorker(ctx) {
 		stopped = append(stopped, "worker")
 	}
-	if server, running := d.server(); running && d.isOurs(server.PID) {
+	if server, running := d.server(); running {
 		end(ctx, server.PID, startTime(server.PID))
 		stopped = append(stopped, "server")
 	}
@@ -203,12 +204,18 @@ func (d dev) isOurs(pid int) bool {
 
 // end asks a process to stop and insists after 25 s.
 func end(ctx context.Context, pid int, started string) {
+	if started == "" {
+		return // gone already
+	}
 	_ = syscall.Kill(pid, syscall.SIGTERM) // gone already: the loop sees it
 	deadline := time.Now().Add(25 * time.Second)
 	for startTime(pid) == started {
-		if time.Now().After(deadline) || sleep(ctx, 50*time.Millisecond) != nil {
+		if time.Now().After(deadline) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			return
+		}
+		if sleep(ctx, 50*time.Millisecond) != nil {
+			return // it has been asked
 		}
 	}
 }

@@ -164,11 +164,11 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		if err != nil && !errors.As(err, &absent) && ctx.Err() == nil && !lost(err) {
 			return nil, err
 		}
-		if f.dropped(ctx, accepted.Tags) {
-			if misses++; misses == 3 { // not just between the line and its start
-				return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
-					Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
-			}
+		if !f.dropped(ctx, accepted.Tags) {
+			misses = 0
+		} else if misses++; misses == 3 { // not just between the line and its start
+			return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
+				Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
 		}
 		f.notice(accepted.Tags, "in line")
 		if sleep(ctx, look/2) != nil {

@@ -67,13 +67,18 @@ func (c *cli) console(ctx context.Context, which string, follow bool) error {
 		} else if _, err := fmt.Fprint(c.out, text.Text); err != nil {
 			return nil // nobody reads any more
 		}
-		atEnd := text.Next == in.From.Offset
+		// A piece that is not full is the end for now, even of a console that
+		// never stands still.
+		atEnd := len(text.Text) < 16<<10
 		in.From.Offset = text.Next
 		if text.Ended || atEnd && !follow {
 			return nil
 		}
-		if follow && atEnd {
+		if follow && atEnd { // wait for more, and a second for more of it at once
 			in.From.WaitSeconds = 20
+			if sleep(ctx, time.Second) != nil {
+				return errDetached
+			}
 		}
 	}
 }
@@ -140,7 +145,22 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string) error
 	for _, name := range names {
 		app, target, _ := strings.Cut(name, "/")
 		var removed step.Destroyed
-		if err := update(ctx, to, app, target, workflows.UpdateDestroy, requests[name], &removed); err != nil {
+		request, known := requests[name]
+		if known { // from morgana.yaml: looks for leftovers even where no deployment runs
+			err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed)
+		} else {
+			var handle client.WorkflowUpdateHandle
+			handle, err = to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+				WorkflowID: workflows.DeploymentID(app, target), UpdateName: workflows.UpdateDestroy,
+				Args: []any{request}, WaitForStage: client.WorkflowUpdateStageCompleted,
+			})
+			err = answered(ctx, app, target, handle, err, &removed)
+		}
+		var gone *serviceerror.NotFound
+		if errors.As(err, &gone) {
+			err = notDeployed(name, nil)
+		}
+		if err != nil {
 			return err
 		}
 		c.destroyed(name, removed)

@@ -31,7 +31,10 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the process
+	}()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -146,7 +149,7 @@ func (c *cli) project() (*config.Project, error) {
 func (c *cli) tell(err error) int {
 	status := 1
 	f := workflows.Failure(err)
-	if f.Kind.Mine() || early(err) {
+	if f.Kind.UserError() || early(err) {
 		status = 2
 	}
 	if c.output == "json" {

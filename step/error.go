@@ -25,6 +25,11 @@ const (
 	Unauthorized Kind = "Unauthorized"
 	// NotFound: something named is not there.
 	NotFound Kind = "NotFound"
+	// TreeGone: the configured tree is not on this host any more (Build only);
+	// configure runs again.
+	TreeGone Kind = "TreeGone"
+	// NoWorker: nobody polls the task queue a step is to run on.
+	NoWorker Kind = "NoWorker"
 	// Conflict: something is in the way. Hint names the flag that resolves it.
 	Conflict Kind = "Conflict"
 	// NoSpace: a disk is full. Hint names the folder.
@@ -36,11 +41,11 @@ const (
 // Final reports whether trying again cannot help.
 func (k Kind) Final() bool { return k != "" && k != Exhausted }
 
-// Mine reports whether the user's input or environment is to blame rather than
-// the deploy: the starter's exit code 2.
-func (k Kind) Mine() bool {
+// UserError reports whether the user's input or environment is to blame rather
+// than the deploy: the starter's exit code 2.
+func (k Kind) UserError() bool {
 	switch k {
-	case InvalidSpec, Unsupported, Unauthorized, NotFound, Conflict, NoSpace:
+	case InvalidSpec, Unsupported, Unauthorized, NotFound, NoWorker, Conflict, NoSpace:
 		return true
 	}
 	return false

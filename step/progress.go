@@ -1,6 +1,9 @@
 package step
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+)
 
 // Progress tells how far long work is. It travels as the activity's heartbeat,
 // so it is what people see and what a second try resumes from.
@@ -9,6 +12,10 @@ type Progress struct {
 	Total int64 `json:"total,omitempty"`
 	// Unit of Done and Total: "bytes", "blocks".
 	Unit string `json:"unit,omitempty"`
+	// State is what a second try resumes from where a number of Done is not
+	// enough (an upload's id): the step's own JSON. A Report without it keeps
+	// the last one.
+	State json.RawMessage `json:"state,omitempty"`
 	// Note is one line for people: the build's last output, "waiting for the console".
 	Note string `json:"note,omitempty"`
 }

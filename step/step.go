@@ -56,13 +56,16 @@ type Tags struct {
 	// Generation is the number of the rollout, from 1. Zero matches every
 	// generation (Destroy only).
 	Generation int `json:"generation,omitempty"`
+	// NotLife is a life to leave alone (Destroy only): with it Life is empty.
+	NotLife string `json:"notLife,omitempty"`
 }
 
 // Match reports whether a resource tagged have is one that t asks for: same
-// app and target, and same life and generation unless t leaves them open.
+// app and target, and same life and generation unless t leaves them open, and not of NotLife.
 func (t Tags) Match(have Tags) bool {
 	return t.App == have.App && t.Target == have.Target &&
 		(t.Life == "" || t.Life == have.Life) &&
+		(t.NotLife == "" || t.NotLife != have.Life) &&
 		(t.Generation == 0 || t.Generation == have.Generation)
 }
 
@@ -222,7 +225,7 @@ type Plan struct {
 	Console   Step `json:"console"`
 	Destroy   Step `json:"destroy"`
 	Clean     Step `json:"clean"`
-	// After holds steps inserted behind a stage (sign, scan, approve): each
+	// After holds steps inserted behind a stage (sign, scan): each
 	// takes that stage's output and gives a value of the same type.
 	After map[Stage][]Step `json:"after,omitempty"`
 }

@@ -176,6 +176,8 @@ func TestTagsMatch(t *testing.T) {
 		{step.Tags{App: "hello", Target: "dev", Generation: 3}, true},
 		{step.Tags{App: "hello", Target: "dev", Generation: 2}, false},
 		{step.Tags{App: "hello", Target: "dev", Life: "ffffffff", Generation: 3}, false},
+		{step.Tags{App: "hello", Target: "dev", NotLife: "ffffffff"}, true},
+		{step.Tags{App: "hello", Target: "dev", NotLife: "0a1b2c3d"}, false},
 		{step.Tags{App: "hell", Target: "dev"}, false},
 		{step.Tags{App: "hello", Target: "prod"}, false},
 		{step.Tags{}, false},
@@ -219,7 +221,7 @@ func TestKinds(t *testing.T) {
 		if k.Final() {
 			final = append(final, k)
 		}
-		if k.Mine() {
+		if k.UserError() {
 			mine = append(mine, k)
 		}
 	}

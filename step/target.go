@@ -19,8 +19,8 @@ type Toolchain interface {
 	// earlier try is replaced.
 	Configure(ctx context.Context, spec Spec) (Source, error)
 	// Build builds the tree and puts the kernel into the store. The kernel is
-	// checked to exist and to be made by this build. NotFound, with Op
-	// [OpTreeGone], says that the tree is gone and configure must run again.
+	// checked to exist and to be made by this build. TreeGone says that the
+	// tree is gone and configure must run again.
 	// A build that fails is BuildFailed: Err says in one line what failed, Hint
 	// has the last 20 lines and where the whole log is.
 	Build(ctx context.Context, src Source) (Kernel, error)
@@ -28,10 +28,6 @@ type Toolchain interface {
 	// what still runs in them. It is idempotent.
 	Clean(ctx context.Context, spec Spec) (Destroyed, error)
 }
-
-// OpTreeGone is the Op of the NotFound error by which Build says that the
-// configured tree is not on this host any more.
-const OpTreeGone = "find the configured tree"
 
 // Target is a kind of place that machines run in. The rules given for
 // [Toolchain] hold for it as well.

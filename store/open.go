@@ -109,19 +109,19 @@ func openFolder(ctx context.Context, folder string) (*Store, error) {
 var tempForm = regexp.MustCompile(`^[0-9a-f]{64}\.[0-9a-f]+\.tmp$`)
 
 // sweep removes what a Put that was killed left behind: a temporary file that
-// nobody has locked, that is, whose writer is gone. Errors do not matter: leftovers do no harm, and the next
-// Open tries again.
+// nobody has locked, that is, whose writer is gone. Errors do not matter:
+// leftovers do no harm, and the next Open tries again.
 func sweep(ctx context.Context, folder string) {
 	_ = filepath.WalkDir(filepath.Join(folder, "sha256"), func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return fs.SkipAll
 		}
 		if err != nil || !d.Type().IsRegular() || !tempForm.MatchString(d.Name()) {
-			return nil
+			return nil //nolint:nilerr // as said above
 		}
 		f, err := os.OpenFile(path, os.O_RDWR, 0) // a lock on NFS wants it writable
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // as said above
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			_ = os.Remove(path)

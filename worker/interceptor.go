@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -39,23 +39,19 @@ type stepInbound struct {
 }
 
 func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
-	var latest atomic.Pointer[step.Progress]
+	h := &heart{ctx: ctx}
 	if activity.HasHeartbeatDetails(ctx) {
 		var last step.Progress
 		if activity.GetHeartbeatDetails(ctx, &last) == nil {
-			latest.Store(&last)
+			h.latest = &last
 		}
 	}
-	report := func(p step.Progress) {
-		latest.Store(&p)
-		activity.RecordHeartbeat(ctx, p) // the SDK sends at most one in a pulse
-	}
-	last := latest.Load()
+	last := h.latest
 	beating, stop := context.WithCancel(ctx)
 	defer stop()
-	go beat(beating, ctx, &latest)
+	go h.beat(beating)
 
-	out, err := i.Next.ExecuteActivity(step.WithReporter(ctx, report, last), in)
+	out, err := i.Next.ExecuteActivity(step.WithReporter(ctx, h.report, last), in)
 	if err == nil {
 		return out, nil
 	}
@@ -65,8 +61,26 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 	return nil, ended(ctx, err)
 }
 
+// heart sends the heartbeats of one activity.
+type heart struct {
+	ctx    context.Context
+	mu     sync.Mutex // also keeps an older progress from being sent after a newer
+	latest *step.Progress
+}
+
+// report sends a progress; the SDK sends at most one in a pulse.
+func (h *heart) report(p step.Progress) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p.State == nil && h.latest != nil {
+		p.State = h.latest.State
+	}
+	h.latest = &p
+	activity.RecordHeartbeat(h.ctx, p)
+}
+
 // beat keeps the heartbeat going with the latest progress.
-func beat(until, ctx context.Context, latest *atomic.Pointer[step.Progress]) {
+func (h *heart) beat(until context.Context) {
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
 	for {
@@ -74,11 +88,13 @@ func beat(until, ctx context.Context, latest *atomic.Pointer[step.Progress]) {
 		case <-until.Done():
 			return
 		case <-tick.C:
-			if p := latest.Load(); p != nil {
-				activity.RecordHeartbeat(ctx, *p)
+			h.mu.Lock()
+			if h.latest != nil {
+				activity.RecordHeartbeat(h.ctx, *h.latest)
 			} else {
-				activity.RecordHeartbeat(ctx)
+				activity.RecordHeartbeat(h.ctx)
 			}
+			h.mu.Unlock()
 		}
 	}
 }
@@ -90,8 +106,11 @@ func ended(ctx context.Context, err error) error {
 		return workflows.Fail(err)
 	}
 	var canceled *temporal.CanceledError
-	if errors.As(context.Cause(ctx), &canceled) {
+	switch {
+	case errors.As(context.Cause(ctx), &canceled):
 		return canceled
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return workflows.Fail(&step.Error{Err: errors.New("took too long")})
 	}
 	return workflows.Fail(&step.Error{Err: errors.New("the worker stopped")})
 }

@@ -19,7 +19,7 @@ func rooms(site step.Site, builds int) []room {
 	slots := make(chan struct{}, builds)
 	return []room{
 		toolchain("command", command.New(site), slots),
-		toolchain("prebuilt", prebuilt.New(site), slots),
+		toolchain("prebuilt", prebuilt.New(site), make(chan struct{}, 100)), // builds nothing
 
 		target("qemu", qemu.New(site)),
 	}

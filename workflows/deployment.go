@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"go.temporal.io/sdk/temporal"
@@ -65,16 +66,10 @@ type DeploymentStatus struct {
 type DeploymentState struct {
 	Life       string    `json:"life,omitempty"`
 	Generation int       `json:"generation,omitempty"`
-	Current    *Settled  `json:"current,omitempty"`
+	Current    *Current  `json:"current,omitempty"`
 	Failure    string    `json:"failure,omitempty"`
 	Last       step.Spec `json:"last,omitzero"`
 	LastPlan   step.Plan `json:"lastPlan,omitzero"`
-}
-
-// Settled is a generation that was rolled out well.
-type Settled struct {
-	Request Request      `json:"request"`
-	Machine step.Machine `json:"machine"`
 }
 
 // Deployment is an app on a target for as long as its machine lives: a running
@@ -104,7 +99,7 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 		case !got:
 			return nil // started, and asked for nothing
 		case d.destroy != nil:
-			if d.end(ctx) {
+			if d.end() {
 				return d.finish(nil)
 			}
 		case len(d.queue) > 0:
@@ -134,10 +129,10 @@ type ending struct {
 	err     error
 }
 
-// await waits for something to do: without end while there is a machine, else
-// for a while, and got tells whether it came.
+// await waits for something to do: without end while there is or may be a
+// machine, else for a while, and got tells whether it came.
 func (d *deployment) await() (got bool, err error) {
-	if d.Current != nil {
+	if d.Last.App != "" {
 		return true, workflow.Await(d.ctx, d.wanted)
 	}
 	ctx, stopTimer := workflow.WithCancel(d.ctx)
@@ -161,11 +156,14 @@ func (d *deployment) listen() error {
 		return err
 	}
 	return workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateDestroy, d.awaitEnd,
-		workflow.UpdateHandlerOptions{Description: "remove the machine and its image, and end"})
+		workflow.UpdateHandlerOptions{Validator: d.destroyable, Description: "remove the machine and its image, and end"})
 }
 
 // acceptable refuses a deploy before it leaves a trace in history.
 func (d *deployment) acceptable(in DeployRequest) error {
+	if err := d.addressed(in.Spec); err != nil {
+		return err
+	}
 	last := d.Last.Origin
 	switch {
 	case d.destroy != nil:
@@ -175,9 +173,28 @@ func (d *deployment) acceptable(in DeployRequest) error {
 		return Fail(&step.Error{Kind: step.Conflict,
 			Err: fmt.Errorf("%s/%s is deployed from another folder: %s on %s",
 				in.Spec.App, in.Spec.Target, last.Folder, last.Host),
-			Hint: "choose another name for this app, or pass --take-over to replace that one"})
+			Hint: "choose another name for this app, or pass --take-over to replace that one; " +
+				"a host whose name changes wants MORGANA_HOST"})
 	}
 	return nil
+}
+
+// destroyable refuses a destroy of what nobody has said what it is.
+func (d *deployment) destroyable(in DestroyRequest) error {
+	if d.Last.App != "" {
+		return nil
+	}
+	return d.addressed(in.Spec)
+}
+
+// addressed refuses a request that is meant for another deployment, or for none.
+func (d *deployment) addressed(s step.Spec) error {
+	id := workflow.GetInfo(d.ctx).WorkflowExecution.ID
+	if DeploymentID(s.App, s.Target) == id && s.Kind != "" {
+		return nil
+	}
+	return Fail(&step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the request is for %q on %q of kind %q, not for %s",
+		s.App, s.Target, s.Kind, id)})
 }
 
 // accept gives the request a generation, or attaches it to the same request
@@ -217,10 +234,7 @@ func same(a, b *Request) bool {
 func (d *deployment) rollout() error {
 	next := d.queue[0]
 	d.queue = d.queue[1:]
-	if d.Current != nil {
-		machine := d.Current.Machine
-		next.Current = &machine
-	}
+	next.Current = d.Current
 	d.rolling = &next
 	d.describe()
 
@@ -234,10 +248,13 @@ func (d *deployment) rollout() error {
 
 	if err == nil {
 		d.Failure = ""
-		next.Current = nil
-		d.Current = &Settled{Request: next, Machine: out.Machine}
+		d.Current = &Current{Machine: out.Machine, Plan: next.Plan}
 		d.describe()
 		return nil
+	}
+	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		err = Fail(&step.Error{Kind: step.Conflict, Op: RolloutID(next.Spec.Tags), Err: errors.New("runs already, for an earlier life"),
+			Hint: "it is being undone after its deployment was terminated; deploy again when it has ended"})
 	}
 	d.Failure = Failure(err).Error()
 	d.describe()
@@ -275,8 +292,10 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (step.Des
 }
 
 // end destroys whatever carries our app and target, of any life and
-// generation, and reports whether that went well.
-func (d *deployment) end(ctx workflow.Context) bool {
+// generation, and reports whether that went well. It cannot be cancelled.
+func (d *deployment) end() bool {
+	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
+	defer cancel()
 	e := d.destroy
 	spec, plan := d.where()
 	spec.Life, spec.Generation = "", 0
@@ -295,7 +314,7 @@ func (d *deployment) end(ctx workflow.Context) bool {
 // where says what to destroy: the machine that runs, else what was last asked for.
 func (d *deployment) where() (step.Spec, step.Plan) {
 	if d.Current != nil {
-		return d.Current.Machine.Registration.Spec, d.Current.Request.Plan
+		return d.Current.Machine.Registration.Spec, d.Current.Plan
 	}
 	return d.Last, d.LastPlan
 }
@@ -303,16 +322,13 @@ func (d *deployment) where() (step.Spec, step.Plan) {
 // cancelled ends the workflow as destroy would: a running workflow is a running
 // machine, and this one will not run any more.
 func (d *deployment) cancelled(err error) error {
-	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
-	defer cancel()
-	d.ctx = ctx
 	if d.Last.App == "" {
 		return d.finish(err)
 	}
 	if d.destroy == nil {
 		d.destroy = &ending{}
 	}
-	if e := d.destroy; !d.end(ctx) {
+	if e := d.destroy; !d.end() {
 		return d.finish(e.err)
 	}
 	return d.finish(err)
@@ -335,7 +351,7 @@ func (d *deployment) status() DeploymentStatus {
 	s := DeploymentStatus{Folder: d.Last.Origin.Folder, Host: d.Last.Origin.Host, Kind: d.Last.Kind,
 		Generation: d.Generation, Plan: d.LastPlan, Failure: d.Failure, Destroying: d.destroy != nil}
 	if d.Current != nil {
-		s.Machine, s.Plan = &d.Current.Machine, d.Current.Request.Plan
+		s.Machine, s.Plan = &d.Current.Machine, d.Current.Plan
 	}
 	if d.rolling != nil {
 		s.Rolling = &d.rolling.Spec.Tags

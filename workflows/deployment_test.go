@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -27,6 +28,7 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	s := &site{room: newRoom(t), result: map[int]error{}, took: time.Minute}
+	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: DeploymentID("hello", "dev"), TaskQueue: TaskQueue})
 	s.env.RegisterWorkflowWithOptions(func(ctx workflow.Context, in Request) (Outcome, error) {
 		s.ran = append(s.ran, in)
 		if err := workflow.Sleep(ctx, s.took); err != nil {
@@ -293,6 +295,30 @@ func TestDestroyFindsLeftoversOfAnEarlierLife(t *testing.T) {
 	}
 	if want := []string{"Destroy lab generation 0"}; !slices.Equal(s.calls, want) || destroyed.err != nil {
 		t.Errorf("calls %q, want %q; %+v", s.calls, want, destroyed)
+	}
+}
+
+// A request for another deployment, or a destroy that does not say what, would
+// make this one do what nobody asked of it.
+func TestDeploymentRefusesWhatIsNotForIt(t *testing.T) {
+	s := newSite(t)
+	var other, empty *answer
+	s.after(0, func() {
+		in := order("/a", "x")
+		in.Spec.App = "web"
+		other = s.update(UpdateDeploy, in)
+		empty = s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []*answer{other, empty} {
+		if f := Failure(a.err); a.accepted || f == nil || f.Kind != step.InvalidSpec {
+			t.Errorf("answer %+v", a)
+		}
+	}
+	if len(s.calls) != 0 || len(s.ran) != 0 {
+		t.Errorf("calls %q, rollouts %+v", s.calls, s.ran)
 	}
 }
 

@@ -83,11 +83,10 @@ func failureOf(err error, activity, queue string) error {
 	}
 	switch timeout.TimeoutType() {
 	case enums.TIMEOUT_TYPE_SCHEDULE_TO_START:
-		return Fail(&step.Error{Kind: step.NotFound, Op: opFindWorker,
-			Err:  fmt.Errorf("no worker polls task queue %q", queue),
-			Hint: "start a worker that serves it, or correct the target's kind in morgana.yaml"})
+		return Fail(NoWorker(queue))
 	case enums.TIMEOUT_TYPE_HEARTBEAT:
-		return Fail(&step.Error{Op: activity, Err: fmt.Errorf("the worker died %d times", attempts)})
+		return Fail(&step.Error{Op: activity, Err: fmt.Errorf("no heartbeat for %s, again and again", heartbeat),
+			Hint: "the worker died each time, or the step does not heartbeat"})
 	case enums.TIMEOUT_TYPE_START_TO_CLOSE, enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
 		var last *temporal.ApplicationError
 		if errors.As(timeout.Unwrap(), &last) {
@@ -98,11 +97,15 @@ func failureOf(err error, activity, queue string) error {
 	return err
 }
 
-// opFindWorker is the Op of the error that says that nobody polls a queue.
-const opFindWorker = "find a worker"
+// NoWorker is the error that says that nobody polls a task queue.
+func NoWorker(queue string) *step.Error {
+	return &step.Error{Kind: step.NoWorker, Op: "find a worker",
+		Err:  fmt.Errorf("no worker polls task queue %q", queue),
+		Hint: "start a worker that serves it, or correct the kind or taskQueue in morgana.yaml"}
+}
 
 // treeGone reports that build found no tree, or no worker on the host that has it.
 func treeGone(err error) bool {
-	f := Failure(err)
-	return f.Kind == step.NotFound && (f.Op == step.OpTreeGone || f.Op == opFindWorker)
+	kind := Failure(err).Kind
+	return kind == step.TreeGone || kind == step.NoWorker
 }

@@ -25,6 +25,8 @@ const (
 	// or rebooting.
 	hostGone = 15 * time.Minute
 
+	day = 24 * time.Hour
+
 	// attempts bounds the tries of one step: enough to outlive a worker that
 	// is killed again and again, few enough to end.
 	attempts = 10
@@ -44,11 +46,11 @@ const (
 // only a hung step meets it. Dead workers are the heartbeat's business.
 var longest = map[step.Stage]time.Duration{
 	step.Check:     2 * time.Minute, // "in seconds", over ssh and cloud APIs
-	step.Configure: time.Hour,       // opam may build a compiler
-	step.Build:     6 * time.Hour,
-	step.Package:   time.Hour,     // gigabytes to disk and to the store
-	step.Register:  6 * time.Hour, // gigabytes over a slow line; cloud imports
-	step.Boot:      2 * time.Hour, // the target's own timeout is the real one
+	step.Configure: day,             // the toolchain's own timeout is the real one
+	step.Build:     day,             // the same, and it may wait for other builds
+	step.Package:   time.Hour,       // gigabytes to disk and to the store
+	step.Register:  day,             // gigabytes over a slow line; cloud imports
+	step.Boot:      day,             // the target's own timeout is the real one
 }
 
 func optionsOf(stage step.Stage) workflow.ActivityOptions {
@@ -60,11 +62,9 @@ func optionsOf(stage step.Stage) workflow.ActivityOptions {
 		// must not start before it has stopped.
 		WaitForCancellation: true,
 	}
-	switch stage {
-	case step.Check:
+	o.ScheduleToStartTimeout = hostGone
+	if stage == step.Check {
 		o.ScheduleToStartTimeout = unpolled
-	case step.Build, step.Register, step.Boot:
-		o.ScheduleToStartTimeout = hostGone
 	}
 	return o
 }
@@ -72,14 +72,17 @@ func optionsOf(stage step.Stage) workflow.ActivityOptions {
 // undoOptions: undoing tries harder than doing, and for longer than a reboot.
 func undoOptions() workflow.ActivityOptions {
 	return workflow.ActivityOptions{
+		ScheduleToStartTimeout: hostGone,
 		ScheduleToCloseTimeout: time.Hour,
 		StartToCloseTimeout:    15 * time.Minute,
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            retry(0),
+		WaitForCancellation:    true,
 	}
 }
 
-// destroyOptions: somebody asked for it and waits for the answer.
+// destroyOptions: somebody waits for the answer, as for the tidying after a
+// rollout that went well.
 func destroyOptions() workflow.ActivityOptions {
 	o := undoOptions()
 	o.ScheduleToStartTimeout = unpolled

@@ -21,7 +21,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	defer func() { err = r.end(err) }()
+	defer func() { err = r.end(&out, err) }()
 
 	spec, err := run[step.Spec](r, step.Check, anyHost, in.Spec)
 	if err != nil {
@@ -33,6 +33,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	for try := 1; ; try++ { // again where the host that had the tree is gone
 		tree := r.undo.add("remove the build tree", in.Plan.Clean, spec)
 		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
+			tree.never = Failure(err).Kind == step.NoWorker
 			return out, err
 		}
 		tree.host = source.Host
@@ -49,7 +50,8 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		return out, err
 	}
 	if unchanged(in, image) { // keep the machine if it still runs: boot adopts it
-		out.Machine, err = run[step.Machine](r, step.Boot, in.Current.Registration.Spec.Host, in.Current.Registration)
+		was := in.Current.Machine.Registration
+		out.Machine, err = run[step.Machine](r, step.Boot, was.Spec.Host, was)
 		if err == nil && !out.Machine.Ended || ctx.Err() != nil {
 			out.Unchanged = true
 			return out, err
@@ -65,6 +67,6 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	out.Left = r.retire(in.Current)
+	out.Left = r.retire(spec)
 	return out, nil
 }

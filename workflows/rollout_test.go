@@ -42,7 +42,7 @@ func newRoom(t *testing.T) *room {
 	register(r, "Build", func(_ context.Context, in step.Source) (step.Kernel, error) {
 		if r.gone > 0 {
 			r.gone--
-			return step.Kernel{}, &step.Error{Kind: step.NotFound, Op: step.OpTreeGone, Err: errors.New("no tree")}
+			return step.Kernel{}, &step.Error{Kind: step.TreeGone, Op: "find", Err: errors.New("no tree")}
 		}
 		return step.Kernel{Spec: in.Spec}, nil
 	})
@@ -107,7 +107,7 @@ func TestRolloutRunsTheSentence(t *testing.T) {
 	if out.Machine.ID != "machine-2" || out.Unchanged {
 		t.Errorf("outcome %+v", out)
 	}
-	if want := append(slices.Clone(whole), "Clean lab@b1"); !slices.Equal(r.calls, want) {
+	if want := append(slices.Clone(whole), "Destroy lab@h1 generation 0", "Clean lab@b1"); !slices.Equal(r.calls, want) {
 		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
 	}
 }
@@ -195,14 +195,15 @@ func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := []string{"Configure lab", "Build lab@b1"}
-	want := slices.Concat(whole[:1], again, again, again, whole[3:], []string{"Clean lab@b1", "Clean lab@b1", "Clean lab@b1"})
+	want := slices.Concat(whole[:1], again, again, again, whole[3:],
+		[]string{"Destroy lab@h1 generation 0", "Clean lab@b1", "Clean lab@b1", "Clean lab@b1"})
 	if !slices.Equal(r.calls, want) {
 		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
 	}
 
 	r = newRoom(t)
 	r.gone = maxConfigures
-	if _, err := r.rollout(r.request()); Failure(err) == nil || Failure(err).Op != step.OpTreeGone {
+	if _, err := r.rollout(r.request()); Failure(err) == nil || Failure(err).Kind != step.TreeGone {
 		t.Errorf("want it to give up, got %v", err)
 	}
 }
@@ -212,7 +213,7 @@ func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 	in := r.request()
 	old := step.Registration{Spec: in.Spec, Digest: "d1"}
 	old.Spec.Generation, old.Spec.Host = 1, "h0"
-	in.Current = &step.Machine{Registration: old, ID: "machine-1"}
+	in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Plan: in.Plan}
 	out, err := r.rollout(in)
 	if err != nil {
 		t.Fatal(err)
@@ -226,6 +227,37 @@ func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 	}
 }
 
+// Another kind of target knows nothing of the old machine: the steps that made
+// it end it.
+func TestRolloutRetiresByTheOldPlan(t *testing.T) {
+	r := newRoom(t)
+	in := r.request()
+	old := step.Registration{Spec: in.Spec, Digest: "d1"}
+	old.Spec.Generation, old.Spec.Host = 1, "h0"
+	before := step.NewPlan("lab", "lab")
+	before.Boot.TaskQueue, before.Destroy.TaskQueue = "old", "old"
+	in.Current = &Current{Machine: step.Machine{Registration: old}, Plan: before}
+	if out, err := r.rollout(in); err != nil || out.Unchanged {
+		t.Errorf("outcome %+v, %v", out, err)
+	}
+	if want := "Destroy old@h0 generation 1"; !slices.Contains(r.calls, want) {
+		t.Errorf("calls %q lack %q", r.calls, want)
+	}
+}
+
+// What nobody could begin needs no undoing, which nobody could do either.
+func TestRolloutDoesNotUndoWhatNeverBegan(t *testing.T) {
+	r := newRoom(t)
+	r.env.OnActivity("lab.Configure", mock.Anything, mock.Anything).
+		Return(step.Source{}, temporal.NewTimeoutError(enums.TIMEOUT_TYPE_SCHEDULE_TO_START, nil))
+	if _, err := r.rollout(r.request()); Failure(err).Kind != step.NoWorker {
+		t.Errorf("failure %+v", Failure(err))
+	}
+	if want := whole[:1]; !slices.Equal(r.calls, want) {
+		t.Errorf("calls %q, want %q", r.calls, want)
+	}
+}
+
 // A machine that has ended, or is gone, is replaced though the image is the same.
 func TestRolloutReplacesAnUnchangedMachineThatIsGone(t *testing.T) {
 	for _, gone := range []error{nil, &step.Error{Kind: step.NotFound, Err: errors.New("no such machine")}} {
@@ -233,7 +265,7 @@ func TestRolloutReplacesAnUnchangedMachineThatIsGone(t *testing.T) {
 		in := r.request()
 		old := step.Registration{Spec: in.Spec, Digest: "d1"}
 		old.Spec.Generation, old.Spec.Host = 1, "h0"
-		in.Current = &step.Machine{Registration: old, ID: "machine-1"}
+		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Plan: in.Plan}
 		r.env.OnActivity("lab.Boot", mock.Anything, mock.Anything).Return(
 			func(_ context.Context, in step.Registration) (step.Machine, error) {
 				if in.Spec.Generation == 1 {
@@ -259,7 +291,7 @@ func TestRolloutRetiresTheOldMachine(t *testing.T) {
 		in := r.request()
 		old := step.Registration{Spec: in.Spec, Digest: "d0"}
 		old.Spec.Generation, old.Spec.Host = 1, "h0"
-		in.Current = &step.Machine{Registration: old, ID: "machine-1"}
+		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Plan: in.Plan}
 		if denied {
 			r.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Err: errors.New("access denied")}
 		}
@@ -279,7 +311,7 @@ func TestRolloutSaysThatNobodyPolls(t *testing.T) {
 	r.env.OnActivity("lab.Check", mock.Anything, mock.Anything).
 		Return(step.Spec{}, temporal.NewTimeoutError(enums.TIMEOUT_TYPE_SCHEDULE_TO_START, nil))
 	_, err := r.rollout(r.request())
-	if f := Failure(err); f.Kind != step.NotFound || f.Err.Error() != `no worker polls task queue "lab"` {
+	if f := Failure(err); f.Kind != step.NoWorker || f.Err.Error() != `no worker polls task queue "lab"` {
 		t.Errorf("failure %+v", f)
 	}
 	if len(r.calls) != 0 {

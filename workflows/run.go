@@ -15,11 +15,17 @@ type Request struct {
 	Plan step.Plan `json:"plan"`
 	// Current runs now, nil if nothing does. A rollout that makes the same
 	// image again keeps it.
-	Current *step.Machine `json:"current,omitempty"`
+	Current *Current `json:"current,omitempty"`
 	// Keep leaves the pieces of a failed rollout for debugging.
 	Keep bool `json:"keep,omitempty"`
 	// Force makes a new machine even if the image is the same.
 	Force bool `json:"force,omitempty"`
+}
+
+// Current is a machine that runs, with the plan that made it and can end it.
+type Current struct {
+	Machine step.Machine `json:"machine"`
+	Plan    step.Plan    `json:"plan"`
 }
 
 // Outcome is the result of a Rollout.
@@ -145,11 +151,11 @@ func (r *rollout) stage(stage step.Stage) *StageStatus {
 
 // end unmakes what a failed rollout made, and drops the build tree of one that
 // went well: the kernel is in the store.
-func (r *rollout) end(err error) error {
+func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	if err == nil {
-		r.undo.only(r.in.Plan.Clean).runAll(ctx)
+		out.Left = append(out.Left, r.undo.only(r.in.Plan.Clean).runAll(ctx, destroyOptions())...)
 		return nil
 	}
 	failure := Failure(err)
@@ -158,7 +164,7 @@ func (r *rollout) end(err error) error {
 	} else {
 		r.status.Undoing = true
 		r.describe()
-		failure.Left = append(failure.Left, r.undo.runAll(ctx)...)
+		failure.Left = append(failure.Left, r.undo.runAll(ctx, undoOptions())...)
 	}
 	if r.ctx.Err() != nil && len(failure.Left) == 0 {
 		return r.ctx.Err() // cancelled, and nothing left
@@ -166,22 +172,26 @@ func (r *rollout) end(err error) error {
 	return Fail(failure)
 }
 
-// retire destroys the machine that ran before. From here on the rollout has
+// retire destroys the machine that ran before, or, in a deployment's first
+// rollout, what an earlier life of it left. From here on the rollout has
 // succeeded: it can be cancelled no more, and a leftover does not fail it.
-func (r *rollout) retire(old *step.Machine) (left []string) {
+func (r *rollout) retire(spec step.Spec) (left []string) {
 	r.undo.forget(r.in.Plan.Destroy)
-	if old == nil {
-		return nil
-	}
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
-	was := old.Registration.Spec
 	before := &undo{}
-	before.add("destroy the machine of generation "+fmt.Sprint(was.Generation), r.in.Plan.Destroy, was).host = was.Host
-	return before.runAll(ctx)
+	if old := r.in.Current; old != nil {
+		was := old.Machine.Registration.Spec
+		before.add(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Plan.Destroy, was).host = was.Host
+	} else {
+		spec.NotLife, spec.Life, spec.Generation = spec.Life, "", 0
+		before.add("destroy what an earlier life left", r.in.Plan.Destroy, spec).host = spec.Host
+	}
+	return before.runAll(ctx, destroyOptions())
 }
 
-// unchanged reports whether image is the one that runs.
+// unchanged reports whether image is the one that runs, made by the same steps.
 func unchanged(in Request, image step.Image) bool {
-	return in.Current != nil && !in.Force && in.Current.Registration.Digest == image.Digest
+	return in.Current != nil && !in.Force && in.Current.Machine.Registration.Digest == image.Digest &&
+		in.Current.Plan.Boot == in.Plan.Boot
 }

@@ -21,6 +21,8 @@ type undoEntry struct {
 	spec step.Spec
 	// host may become known only after the act.
 	host string
+	// never says that the act did not even begin.
+	never bool
 }
 
 func (u *undo) add(name string, s step.Step, spec step.Spec) *undoEntry {
@@ -40,10 +42,13 @@ func (u *undo) forget(s step.Step) {
 }
 
 // runAll undoes everything and names what it could not.
-func (u *undo) runAll(ctx workflow.Context) (left []string) {
+func (u *undo) runAll(ctx workflow.Context, o workflow.ActivityOptions) (left []string) {
 	for _, e := range slices.Backward(u.entries) {
+		if e.never {
+			continue
+		}
 		var removed step.Destroyed
-		err := execute(ctx, e.step, e.host, undoOptions(), summary(e.spec.Tags, e.name), e.spec, &removed)
+		err := execute(ctx, e.step, e.host, o, summary(e.spec.Tags, e.name), e.spec, &removed)
 		if err != nil {
 			workflow.GetLogger(ctx).Error("undo", "what", e.name, "error", err)
 			left = append(left, e.left(err))

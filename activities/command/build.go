@@ -17,7 +17,7 @@ import (
 // first does it, others on this host wait for it and take its kernel. A record
 // of it serves later deploys for 30 days, as long as the store has the kernel.
 //
-// Errors: NotFound with Op [step.OpTreeGone]; BuildFailed if a command fails or
+// Errors: TreeGone; BuildFailed if a command fails or
 // the kernel is not there, not new or not a kernel; NoSpace.
 func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, error) {
 	none := step.Kernel{Spec: src.Spec}
@@ -74,7 +74,7 @@ func (r *recipe) treeGone(src step.Source, err error) error {
 	if tree == "" {
 		tree = r.rollout.tree()
 	}
-	return &step.Error{Kind: step.NotFound, Op: step.OpTreeGone, Err: fmt.Errorf("%s: %w", tree, cause(err)),
+	return &step.Error{Kind: step.TreeGone, Op: "find the configured tree", Err: fmt.Errorf("%s: %w", tree, cause(err)),
 		Hint: "configure has to run again"}
 }
 

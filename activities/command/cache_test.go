@@ -60,7 +60,7 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = New(b.site).Build(t.Context(), src)
-	if e := wantError(t, err, step.NotFound); e.Op != step.OpTreeGone {
+	if e := wantError(t, err, step.TreeGone); e == nil {
 		t.Errorf("op is %q", e.Op)
 	}
 	deploy("no record", spec, 2)

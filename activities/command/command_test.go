@@ -185,14 +185,14 @@ func TestTreeGone(t *testing.T) {
 	other := src
 	other.Tree = t.TempDir()
 	_, err = tc.Build(t.Context(), other)
-	if e := wantError(t, err, step.NotFound); e.Op != step.OpTreeGone {
+	if e := wantError(t, err, step.TreeGone); e == nil {
 		t.Errorf("a foreign folder: %v", err)
 	}
 	if _, err := tc.Clean(t.Context(), src.Spec); err != nil {
 		t.Fatal(err)
 	}
 	_, err = tc.Build(t.Context(), src)
-	if e := wantError(t, err, step.NotFound, src.Tree); e.Op != step.OpTreeGone {
+	if e := wantError(t, err, step.TreeGone, src.Tree); e == nil {
 		t.Errorf("after Clean: %v", err)
 	}
 	b.wantNothing()
