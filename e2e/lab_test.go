@@ -119,8 +119,11 @@ func (l *lab) kill(cmd *exec.Cmd) {
 func (l *lab) sweep() {
 	l.kill(l.worker)
 	l.kill(l.server)
-	for _, pid := range l.machines() {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+	for _, p := range l.processes() {
+		var pid int
+		if _, err := fmt.Sscanf(p, "%d ", &pid); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // a machine, or what a failed test's build left
+		}
 	}
 	if l.t.Failed() {
 		for _, name := range []string{"morgana-worker", "morgana-devserver"} {
