@@ -20,6 +20,14 @@ import (
 // cancelled.
 const pulse = 2 * time.Second
 
+const (
+	// grace is what work has when the worker is told to stop, before it is
+	// handed over.
+	grace = 10 * time.Second
+	// ending is what a cancelled step may take: the contract's 5 s, and its answer.
+	ending = 7 * time.Second
+)
+
 // steps is what stands between Temporal and the rooms, which know nothing of
 // it: heartbeats carry their progress, errors get their wire form.
 type steps struct {
@@ -39,6 +47,9 @@ type stepInbound struct {
 }
 
 func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go handOver(ctx, activity.GetWorkerStopChannel(ctx), cancel)
 	h := &heart{ctx: ctx}
 	if activity.HasHeartbeatDetails(ctx) {
 		var last step.Progress
@@ -60,6 +71,25 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 		"attempt", info.Attempt, "error", err)
 	return nil, ended(ctx, err)
 }
+
+// handOver cancels what is going on a while after the worker was told to stop.
+// The SDK does so only when it stops waiting, and so the process ends before
+// the step could end what it runs and give its answer: another worker would
+// take it up only when the heartbeat is missed.
+func handOver(ctx context.Context, stopping <-chan struct{}, cancel context.CancelCauseFunc) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-stopping:
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(grace):
+		cancel(errStopping)
+	}
+}
+
+var errStopping = errors.New("the worker stopped")
 
 // heart sends the heartbeats of one activity.
 type heart struct {
@@ -112,5 +142,5 @@ func ended(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return workflows.Fail(&step.Error{Err: errors.New("took too long")})
 	}
-	return workflows.Fail(&step.Error{Err: errors.New("the worker stopped")})
+	return workflows.Fail(&step.Error{Err: errStopping})
 }

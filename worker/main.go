@@ -158,7 +158,7 @@ func chosen(all []room, wanted []string) ([]room, error) {
 func serve(ctx context.Context, c client.Client, settings config.Settings, served []room, log *slog.Logger, listen string) error {
 	lost := make(chan error, 1)
 	base := worker.Options{
-		WorkerStopTimeout:            10 * time.Second,
+		WorkerStopTimeout:            grace + ending,
 		MaxHeartbeatThrottleInterval: pulse,
 		Interceptors:                 []interceptor.WorkerInterceptor{&steps{log: log}},
 		OnFatalError: func(err error) {

@@ -67,6 +67,7 @@ type DeploymentState struct {
 	Life       string    `json:"life,omitempty"`
 	Generation int       `json:"generation,omitempty"`
 	Current    *Current  `json:"current,omitempty"`
+	Kept       bool      `json:"kept,omitempty"` // pieces of a failed rollout are about
 	Failure    string    `json:"failure,omitempty"`
 	Last       step.Spec `json:"last,omitzero"`
 	LastPlan   step.Plan `json:"lastPlan,omitzero"`
@@ -256,7 +257,7 @@ func (d *deployment) rollout() error {
 		err = Fail(&step.Error{Kind: step.Conflict, Op: RolloutID(next.Spec.Tags), Err: errors.New("runs already, for an earlier life"),
 			Hint: "it is being undone after its deployment was terminated; deploy again when it has ended"})
 	}
-	d.Failure = Failure(err).Error()
+	d.Failure, d.Kept = Failure(err).Error(), d.Kept || next.Keep
 	d.describe()
 	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())
@@ -304,11 +305,24 @@ func (d *deployment) end() bool {
 		e.err = Fail(Failure(err))
 		d.destroy = nil // the machine may still be there: live on, ask again
 	} else {
-		d.Current = nil
+		if d.Current == nil || d.Kept { // there may be a build tree
+			d.clean(ctx, spec, plan)
+		}
+		d.Current, d.Kept = nil, false
 	}
 	e.done = true
 	d.describe()
 	return err == nil
+}
+
+// clean removes build trees, as far as that goes: it does not hold up the end.
+func (d *deployment) clean(ctx workflow.Context, spec step.Spec, plan step.Plan) {
+	var trees step.Destroyed
+	err := execute(ctx, plan.Clean, anyHost, destroyOptions(), summary(spec.Tags, "remove build trees"), spec, &trees)
+	if err != nil {
+		workflow.GetLogger(ctx).Error("clean", "error", err)
+	}
+	d.destroy.removed.Removed = append(d.destroy.removed.Removed, trees.Removed...)
 }
 
 // where says what to destroy: the machine that runs, else what was last asked for.

@@ -239,7 +239,7 @@ func TestDestroyCancelsTheRolloutThatIsGoingOn(t *testing.T) {
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"rollout cancelled", "Destroy lab generation 0"}; !slices.Equal(s.calls, want) {
+	if want := []string{"rollout cancelled", "Destroy lab generation 0", "Clean lab"}; !slices.Equal(s.calls, want) {
 		t.Errorf("calls %q, want %q", s.calls, want)
 	}
 	if f := Failure(late.err); f == nil || f.Kind != step.Conflict {
@@ -293,7 +293,7 @@ func TestDestroyFindsLeftoversOfAnEarlierLife(t *testing.T) {
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"Destroy lab generation 0"}; !slices.Equal(s.calls, want) || destroyed.err != nil {
+	if want := []string{"Destroy lab generation 0", "Clean lab"}; !slices.Equal(s.calls, want) || destroyed.err != nil {
 		t.Errorf("calls %q, want %q; %+v", s.calls, want, destroyed)
 	}
 }
