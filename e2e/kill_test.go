@@ -97,7 +97,8 @@ func TestKillTheStarter(t *testing.T) {
 	folder := l.source("unwatched", "sleep 3\nmake\n", stays)
 	first := l.begin(folder, "deploy")
 	l.eventually(waits, "a build runs", func() bool { return l.runs("sleep 3") })
-	l.kill(first.cmd)
+	_ = first.cmd.Process.Kill() // begin waits for it
+	<-first.done                 //nolint:errcheck // killed
 	again := l.ends(l.begin(folder, "deploy", "-o", "json"), 0)
 	if !strings.Contains(again.out, `"attached":true`) || strings.Contains(again.out, `"generation":2`) {
 		t.Errorf("the second deploy did not attach to the first:\n%s", again.out)
