@@ -164,6 +164,9 @@ func (p *Project) readToolchain(settings *layers) error {
 		}
 		return nil
 	}
+	if err := f.known("toolchain", "kind", "kernel"); err != nil {
+		return err
+	}
 	kernel := f.field("kernel")
 	if kernel == nil {
 		return invalid(f.at, "toolchain.kernel", "give the path of the kernel, as in `kernel: build/hello.xen`", "missing")

@@ -151,13 +151,16 @@ func TestPlanWithoutSteps(t *testing.T) {
 func TestPrebuilt(t *testing.T) {
 	folder := alone(t)
 	write(t, "k/hello.xen", "kernel")
-	p := load(t, "app: hello\nsource: nowhere\ntoolchain: {kind: prebuilt, kernel: k/hello.xen, other: 1}\ntargets: {qemu: }\n")
-	if p.Kernel != filepath.Join(folder, "k/hello.xen") || p.Source != "" || string(p.Toolchain.Options) != `{"other":1}` {
+	p := load(t, "app: hello\nsource: nowhere\ntoolchain: {kind: prebuilt, kernel: k/hello.xen}\ntargets: {qemu: }\n")
+	if p.Kernel != filepath.Join(folder, "k/hello.xen") || p.Source != "" || len(p.Toolchain.Options) != 0 {
 		t.Errorf("got %+v", p)
 	}
 	if err := p.CheckInput(); err != nil {
 		t.Errorf("CheckInput: %v", err)
 	}
+	write(t, Filename, "app: hello\ntoolchain:\n  kind: prebuilt\n  kernal: k/hello.xen\ntargets: {qemu: }\n")
+	_, err := Load("", nil)
+	wantError(t, err, step.InvalidSpec, "morgana.yaml:4: toolchain.kernal: unknown key", `did you mean "kernel"?`)
 }
 
 func TestCheckInput(t *testing.T) {

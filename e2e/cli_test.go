@@ -90,7 +90,7 @@ func TestJSON(t *testing.T) {
 		if e.Time.IsZero() || e.App != "said" || e.Target != "dev" || e.Generation != 1 {
 			t.Errorf("event %+v", e)
 		}
-		if e.Event != "progress" {
+		if e.Event != "progress" && e.Event != "waiting" {
 			told = append(told, strings.Trim(e.Event+" "+e.Stage+" "+e.State, " "))
 		}
 		if e.Event == "deployed" && (e.Machine == nil || !strings.Contains(e.Machine.Ready, "hello from a unikernel")) {

@@ -80,7 +80,7 @@ func (b *board) event(e event) {
 			t.note = ""
 		}
 		s.event = e
-	case "progress":
+	case "progress", "waiting":
 		t.note = e.Note
 	default:
 		t.last, t.ended = lineOf(e), true

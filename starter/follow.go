@@ -123,7 +123,7 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 				return e.out, e.err
 			}
 			// The server went away: it will come back, or the user tires.
-			f.notice(accepted.Tags, "Temporal does not answer; waiting")
+			f.waits(accepted.Tags, "Temporal does not answer; trying again (if it is our own: morgana dev up)")
 			if sleep(ctx, time.Second) != nil {
 				return out, errDetached
 			}
@@ -149,6 +149,7 @@ func lost(err error) bool {
 // find waits for the rollout to start: it may be in line behind another. An
 // older run of the same id belongs to an earlier life of the deployment.
 func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (client.WorkflowRun, error) {
+	since := time.Now()
 	for misses := 0; ; {
 		asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 		about, err := f.to.DescribeWorkflowExecution(asking, accepted.RolloutID, "")
@@ -170,7 +171,9 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 			return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
 				Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
 		}
-		f.notice(accepted.Tags, "in line")
+		if time.Since(since) > 2*time.Second {
+			f.waits(accepted.Tags, "in line behind the rollout that is going on (morgana status)")
+		}
 		if sleep(ctx, look/2) != nil {
 			return nil, errDetached
 		}
@@ -224,7 +227,7 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 		f.stage(t, st)
 	}
 	if s.Undoing {
-		f.notice(t, "failed; removing what it made")
+		f.waits(t, "failed; removing what it made")
 	}
 	return f.heartbeat(ctx, run, t)
 }
@@ -245,24 +248,30 @@ func (f *follower) heartbeat(ctx context.Context, run client.WorkflowRun, t step
 		return false
 	}
 	for _, p := range about.GetPendingActivities() {
-		f.notice(t, pending(p))
+		note, stuck := pending(p)
+		if stuck {
+			f.waits(t, note)
+		} else {
+			f.notice(t, note)
+		}
 	}
 	return about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 }
 
-func pending(p *workflowpb.PendingActivityInfo) string {
+// pending says what a step is doing, or what keeps it from doing it.
+func pending(p *workflowpb.PendingActivityInfo) (note string, stuck bool) {
 	switch {
 	case p.GetAttempt() > 1 && p.GetLastFailure() != nil && p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED:
-		return fmt.Sprintf("try %d follows: %s", p.GetAttempt(), p.GetLastFailure().GetMessage())
+		return fmt.Sprintf("try %d of %s follows: %s", p.GetAttempt(), p.GetActivityType().GetName(), p.GetLastFailure().GetMessage()), true
 	case p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED &&
 		time.Since(p.GetScheduledTime().AsTime()) > 3*time.Second:
-		return "waiting for a worker to take " + p.GetActivityType().GetName()
+		return "waiting for a worker to take " + p.GetActivityType().GetName(), true
 	}
 	var progress step.Progress
 	if converter.GetDefaultDataConverter().FromPayloads(p.GetHeartbeatDetails(), &progress) != nil {
-		return ""
+		return "", false
 	}
-	return progressLine(progress)
+	return progressLine(progress), false
 }
 
 func progressLine(p step.Progress) string {
@@ -278,9 +287,14 @@ func progressLine(p step.Progress) string {
 	return strings.TrimSpace(done + p.Note)
 }
 
-func (f *follower) notice(t step.Tags, note string) {
+// notice shows the running step's progress, waits what everything waits for.
+func (f *follower) notice(t step.Tags, note string) { f.tell("progress", t, note) }
+
+func (f *follower) waits(t step.Tags, note string) { f.tell("waiting", t, note) }
+
+func (f *follower) tell(what string, t step.Tags, note string) {
 	if note != "" && note != f.note {
 		f.note = note
-		f.emit(event{Event: "progress", Note: note}, t)
+		f.emit(event{Event: what, Note: note}, t)
 	}
 }

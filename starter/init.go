@@ -45,7 +45,7 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 		return err
 	}
 	if info, err := os.Stat(whole); err != nil || !info.IsDir() {
-		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is no folder", folder), Hint: "create it first: mkdir -p"}
+		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is no folder", folder), Hint: "create it first: mkdir -p " + folder}
 	}
 	if app == "" {
 		app = nameFrom(filepath.Base(whole))

@@ -232,5 +232,6 @@ func notDeployed(name string, err error) error {
 	if err == nil || errors.As(err, &absent) {
 		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not deployed", name), Hint: "see morgana status"}
 	}
-	return &step.Error{Op: "ask " + name, Err: innermost(err)}
+	return &step.Error{Op: "ask " + name, Err: innermost(err),
+		Hint: "a worker must run to answer: morgana dev up, or morgana-worker with the same TEMPORAL_* settings"}
 }

@@ -15,7 +15,7 @@ import (
 // event is something that happened to a deploy: a line of -o json.
 type event struct {
 	Time       time.Time `json:"time,omitzero"`
-	Event      string    `json:"event"` // accepted stage progress deployed failed error
+	Event      string    `json:"event"` // accepted waiting stage progress deployed failed error
 	App        string    `json:"app,omitempty"`
 	Target     string    `json:"target,omitempty"`
 	Generation int       `json:"generation,omitempty"`
@@ -28,7 +28,7 @@ type event struct {
 	State   string  `json:"state,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
 	Result  string  `json:"result,omitempty"`
-	// progress
+	// progress, waiting
 	Note string `json:"note,omitempty"`
 	// deployed
 	Machine   *step.Machine `json:"machine,omitempty"`
@@ -121,6 +121,9 @@ func lineOf(e event) string {
 		line := "deployed"
 		if e.Unchanged {
 			line = fmt.Sprintf("unchanged, generation %d is kept", m.Registration.Spec.Generation)
+			if !m.Adopted {
+				line = fmt.Sprintf("unchanged, generation %d was gone and is started again", m.Registration.Spec.Generation)
+			}
 		}
 		line += ": machine " + m.ID
 		if m.Ready != "" {
@@ -133,6 +136,8 @@ func lineOf(e event) string {
 			line += "\nwarning: " + left
 		}
 		return line
+	case "waiting":
+		return e.Note
 	case "failed":
 		return "failed"
 	}

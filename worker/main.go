@@ -87,9 +87,13 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	options, _, err := config.Temporal(flags)
+	options, configured, err := config.Temporal(flags)
 	if err != nil {
 		return err
+	}
+	if !configured { // not whatever listens on the usual port: the starter does not use that either
+		return &step.Error{Kind: step.InvalidSpec, Err: errors.New("no Temporal server is configured"),
+			Hint: "set TEMPORAL_ADDRESS or --address; morgana dev up runs a server and a worker of its own"}
 	}
 	log := logger(settings)
 
@@ -123,7 +127,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, c, settings, served, log, seen.listener.Addr().String())
+	return serve(ctx, c, settings, served, log, options.HostPort, seen.listener.Addr().String())
 }
 
 func dial(ctx context.Context, options client.Options) (client.Client, error) {
@@ -155,7 +159,7 @@ func chosen(all []room, wanted []string) ([]room, error) {
 }
 
 // serve polls until ctx is done.
-func serve(ctx context.Context, c client.Client, settings config.Settings, served []room, log *slog.Logger, listen string) error {
+func serve(ctx context.Context, c client.Client, settings config.Settings, served []room, log *slog.Logger, address, listen string) error {
 	lost := make(chan error, 1)
 	base := worker.Options{
 		WorkerStopTimeout:            grace + ending,
@@ -197,7 +201,7 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 			return &step.Error{Op: "start polling", Err: err}
 		}
 	}
-	log.Info("worker started", "host", settings.Host, "queues", strings.Join(queues, " "),
+	log.Info("worker started", "temporal", address, "host", settings.Host, "queues", strings.Join(queues, " "),
 		"store", settings.Store, "state", settings.State, "listen", "http://"+listen)
 	var err error
 	select {

@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 
 	"go.temporal.io/sdk/workflow"
@@ -59,7 +61,8 @@ func (u *undo) runAll(ctx workflow.Context, o workflow.ActivityOptions) (left []
 
 func (u *undo) names() (names []string) {
 	for _, e := range u.entries {
-		names = append(names, "kept: would "+e.name)
+		names = append(names, fmt.Sprintf("kept, until morgana destroy: to undo: %s (%s/%s life %s generation %d, host %s)",
+			e.name, e.spec.App, e.spec.Target, e.spec.Life, e.spec.Generation, cmp.Or(e.host, "unknown")))
 	}
 	return names
 }
