@@ -1,0 +1,53 @@
+package e2e
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Health follows Temporal, and the metrics are Prometheus's text.
+func TestWorkerTellsHealthAndMetrics(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := port.Addr().String()
+	if err := port.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l.kill(l.worker)
+	l.worker = l.start("morgana-worker", "--listen", address)
+
+	get := func(path string) (status int, body string) {
+		answer, err := http.Get("http://" + address + path)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer func() { _ = answer.Body.Close() }()
+		text, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return 0, err.Error()
+		}
+		return answer.StatusCode, string(text)
+	}
+	l.eventually(20*time.Second, "the worker is healthy", func() bool {
+		status, _ := get("/healthz")
+		return status == http.StatusOK
+	})
+	l.eventually(20*time.Second, "the worker's pollers are counted", func() bool {
+		_, text := get("/metrics")
+		return strings.Contains(text, "\ntemporal_num_pollers{") && strings.Contains(text, `task_queue="qemu"`) &&
+			strings.Contains(text, "\ngo_goroutines ")
+	})
+	l.kill(l.server)
+	l.eventually(20*time.Second, "the worker says that Temporal is gone", func() bool {
+		status, _ := get("/healthz")
+		return status == http.StatusServiceUnavailable
+	})
+}
