@@ -70,6 +70,9 @@ func register[In, Out any](r *room, name string, f func(context.Context, In) (Ou
 		call := name + " " + info.TaskQueue
 		if spec, ok := any(in).(step.Spec); ok && name == "Destroy" {
 			call += fmt.Sprintf(" generation %d", spec.Generation)
+			if spec.NotLife != "" {
+				call += " sparing life " + spec.NotLife
+			}
 		}
 		r.calls = append(r.calls, call)
 		if err := r.fail[name]; err != nil {
@@ -107,7 +110,7 @@ func TestRolloutRunsTheSentence(t *testing.T) {
 	if out.Machine.ID != "machine-2" || out.Unchanged {
 		t.Errorf("outcome %+v", out)
 	}
-	if want := append(slices.Clone(whole), "Destroy lab@h1 generation 0", "Clean lab@b1"); !slices.Equal(r.calls, want) {
+	if want := append(slices.Clone(whole), "Destroy lab@h1 generation 0 sparing life aa", "Clean lab@b1"); !slices.Equal(r.calls, want) {
 		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
 	}
 }
@@ -196,7 +199,7 @@ func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
 	}
 	again := []string{"Configure lab", "Build lab@b1"}
 	want := slices.Concat(whole[:1], again, again, again, whole[3:],
-		[]string{"Destroy lab@h1 generation 0", "Clean lab@b1", "Clean lab@b1", "Clean lab@b1"})
+		[]string{"Destroy lab@h1 generation 0 sparing life aa", "Clean lab@b1", "Clean lab@b1", "Clean lab@b1"})
 	if !slices.Equal(r.calls, want) {
 		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
 	}
