@@ -64,6 +64,8 @@ type Error struct {
 	Hint string
 	// Left names what was left behind, if anything was.
 	Left []string
+	// Host is where it happened; the worker fills it in.
+	Host string
 	Err  error
 }
 

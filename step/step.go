@@ -39,36 +39,6 @@ const (
 // Stages lists the stages in the order they run.
 var Stages = [...]Stage{Check, Configure, Build, Package, Register, Boot}
 
-// Tags say whose a resource is. Whatever a step creates outside carries them
-// from the moment it exists, so that Destroy can find it even if the answer
-// that named it was lost.
-type Tags struct {
-	// App is the unikernel's name, [a-z][a-z0-9-]{0,39}.
-	App string `json:"app"`
-	// Target is the name the target has in morgana.yaml, same form as App.
-	Target string `json:"target"`
-	// Life tells one deployment from an earlier one of the same app and target
-	// that was destroyed: 8 hex digits, new whenever a deployment starts from
-	// nothing. Clouds burn names and client tokens for good, so a name made of
-	// app, target and generation alone would one day be refused. Empty matches
-	// every life (Destroy only).
-	Life string `json:"life,omitempty"`
-	// Generation is the number of the rollout, from 1. Zero matches every
-	// generation (Destroy only).
-	Generation int `json:"generation,omitempty"`
-	// NotLife is a life to leave alone (Destroy only): with it Life is empty.
-	NotLife string `json:"notLife,omitempty"`
-}
-
-// Match reports whether a resource tagged have is one that t asks for: same
-// app and target, and same life and generation unless t leaves them open, and not of NotLife.
-func (t Tags) Match(have Tags) bool {
-	return t.App == have.App && t.Target == have.Target &&
-		(t.Life == "" || t.Life == have.Life) &&
-		(t.NotLife == "" || t.NotLife != have.Life) &&
-		(t.Generation == 0 || t.Generation == have.Generation)
-}
-
 // Spec is what to deploy and where: the input of check and, completed by it,
 // a part of every later value. It holds no secret: credentials are found by
 // the worker where the ecosystem keeps them, a Spec only names a profile.

@@ -72,3 +72,25 @@ type Site struct {
 	Store Store
 	Log   *slog.Logger
 }
+
+// Need is something a room wants of the host it works on, for morgana doctor.
+type Need struct {
+	// For is what it is wanted for, as "boot from a UEFI disk" or "build".
+	For string `json:"for"`
+	// What is wanted, as "grub-mkimage" or "KVM".
+	What string `json:"what"`
+	// Found is what is there, as a path or a version; empty if it is missing.
+	Found string `json:"found,omitempty"`
+	// Why says in one line why it is not there, if more is known than that.
+	Why string `json:"why,omitempty"`
+	// Fix is the command that mends it, as "apt-get install ovmf", or what to do.
+	Fix string `json:"fix,omitempty"`
+	// Optional says that the room does without, less well.
+	Optional bool `json:"optional,omitempty"`
+}
+
+// Needer is a room that can say what it needs of this host. It changes nothing,
+// takes seconds, and lists what is there as well as what is missing.
+type Needer interface {
+	Needs(ctx context.Context) []Need
+}
