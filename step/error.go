@@ -2,7 +2,9 @@ package step
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
+	"syscall"
 )
 
 // Kind says what sort of error it is. It is the Temporal error type as well,
@@ -92,4 +94,32 @@ func KindOf(err error) Kind {
 		return e.Kind
 	}
 	return ""
+}
+
+// During says what was being done when err came up, unless err says so already,
+// and gives the errors of the file system that a user can do something about
+// their kind: NoSpace, Unauthorized.
+func During(op string, err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		if e.Op != "" {
+			return err
+		}
+		with := *e
+		with.Op = op
+		return &with
+	}
+	e = &Error{Op: op, Err: err}
+	where := "the state folder"
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		where = at.Path
+	}
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e.Kind, e.Hint = NoSpace, "make room for "+where
+	case errors.Is(err, fs.ErrPermission):
+		e.Kind, e.Hint = Unauthorized, "let the worker's user write to "+where
+	}
+	return e
 }

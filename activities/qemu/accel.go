@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -102,7 +103,7 @@ func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error
 		return facts{}, err
 	}
 	now := facts{Boot: strings.TrimSpace(string(boot)), QEMU: qemu, Built: program.ModTime().UTC()}
-	cache := filepath.Join(t.root(), ".facts.json")
+	cache := filepath.Join(t.room.Root(), ".facts.json")
 	var kept facts
 	if b, err := os.ReadFile(cache); err == nil && json.Unmarshal(b, &kept) == nil &&
 		kept.Boot == now.Boot && kept.QEMU == now.QEMU && kept.Built.Equal(now.Built) && (kept.Probed || !kvm) {
@@ -119,10 +120,10 @@ func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error
 	}
 	b, err := json.Marshal(now)
 	if err == nil {
-		err = os.MkdirAll(t.root(), 0o700)
+		err = os.MkdirAll(t.room.Root(), 0o700)
 	}
 	if err == nil {
-		err = writeFile(cache, b)
+		err = machine.WriteFile(cache, b)
 	}
 	return now, err
 }

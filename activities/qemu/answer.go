@@ -11,7 +11,7 @@ import (
 // a forward proves nothing: QEMU accepts it before it asks the guest. Whether
 // the guest has answered stands in QEMU's table of connections.
 type portProbe struct {
-	m     machine
+	m     guest
 	guest uint16
 
 	conn   net.Conn

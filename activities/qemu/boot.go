@@ -2,15 +2,15 @@ package qemu
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -24,28 +24,28 @@ const silence = time.Second
 // telling that it ended, as is right for a unikernel that does a job. Else it
 // is BootFailed. A machine that was killed is started again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
-	m, err := t.machine(r.Spec.Tags)
+	m, err := t.room.Of(r.Spec.Tags)
 	if err != nil {
-		return step.Machine{}, during("boot", err)
+		return step.Machine{}, step.During("boot", err)
 	}
-	op := "boot " + m.name()
-	rec, err := m.record()
+	op := "boot " + m.Name()
+	rec, err := m.Record()
 	if err != nil {
-		return step.Machine{}, during(op, err)
+		return step.Machine{}, step.During(op, err)
 	}
 	if rec.Digest != r.Digest {
 		return step.Machine{}, failed(step.Conflict, op, "deploy again", "another image is registered under this name")
 	}
 	s, err := read(rec.Options)
 	if err != nil {
-		return step.Machine{}, during(op, err)
+		return step.Machine{}, step.During(op, err)
 	}
-	b := &boot{t: t, m: m, rec: rec, s: s, began: time.Now(), console: watch{m: m, expect: s.expect}}
+	b := &boot{t: t, m: guest{m}, rec: rec, s: s, began: time.Now(), console: m.Watch(s.expect)}
 	ready, err := b.run(ctx)
 	if err != nil {
-		return step.Machine{}, during(op, err)
+		return step.Machine{}, step.During(op, err)
 	}
-	out := step.Machine{Registration: r, ID: uuid(rec), Ready: ready, Adopted: !b.started, Ended: b.ended}
+	out := step.Machine{Registration: r, ID: rec.UUID(), Ready: ready, Adopted: !b.started, Ended: b.ended}
 	for _, f := range s.forwards {
 		out.Addresses = append(out.Addresses, f.host.String())
 	}
@@ -55,11 +55,11 @@ func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, e
 // boot is one call of Boot.
 type boot struct {
 	t       *Target
-	m       machine
-	rec     record
+	m       guest
+	rec     machine.Record
 	s       settings
 	began   time.Time
-	console watch
+	console *machine.Watch
 	port    *portProbe
 
 	started bool // by this call
@@ -72,7 +72,7 @@ func (b *boot) run(ctx context.Context) (ready string, err error) {
 	defer func() { b.port.close() }()
 	// A unikernel greets within 60 ms: look often at first, then less.
 	for pause := tick / 10; ; pause = min(pause+time.Millisecond, tick) {
-		pid, err := b.m.pid()
+		pid, err := b.m.Pid()
 		if err != nil {
 			return "", err
 		}
@@ -87,7 +87,7 @@ func (b *boot) run(ctx context.Context) (ready string, err error) {
 				if err == nil {
 					return how, nil
 				}
-				if pid, pidErr := b.m.pid(); pid != 0 || pidErr != nil {
+				if pid, pidErr := b.m.Pid(); pid != 0 || pidErr != nil {
 					return "", err
 				} // else it ended meanwhile, as one that does a job may
 			}
@@ -109,8 +109,8 @@ func (b *boot) run(ctx context.Context) (ready string, err error) {
 // notRunning deals with a machine that has no QEMU: it ran to its end, it died,
 // it is being started by another call ("", nil), or it is to be started here.
 func (b *boot) notRunning(ctx context.Context) (ready string, err error) {
-	lock, err := b.m.lock()
-	if errors.Is(err, errHeld) {
+	lock, err := b.m.Lock()
+	if errors.Is(err, machine.ErrHeld) {
 		return "", nil
 	}
 	if err != nil {
@@ -123,7 +123,7 @@ func (b *boot) notRunning(ctx context.Context) (ready string, err error) {
 	case b.seen || b.started:
 		return "", b.died(ctx)
 	}
-	if err := b.t.checkPorts(ctx, b.m.tags, b.s.forwards); err != nil {
+	if err := b.t.checkPorts(ctx, b.m.Tags, b.s.forwards); err != nil {
 		return "", err
 	}
 	with, err := b.t.accelerate(ctx, b.s)
@@ -137,57 +137,33 @@ func (b *boot) notRunning(ctx context.Context) (ready string, err error) {
 	return "", nil
 }
 
-// start runs QEMU in a session of its own, bound to nothing of this process,
-// and leaves the lock to it.
+// start runs QEMU, and leaves the lock to it.
 func (b *boot) start(with means, lock *os.File) (err error) {
-	for _, old := range []string{readyFile, pidFile, qmpFile, consoleFile} {
-		if err := os.Remove(b.m.file(old)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+	if err := os.Remove(b.m.File(qmpFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	log, err := os.Create(b.m.file(logFile))
+	log, err := os.Create(b.m.File(logFile))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	cmd := exec.Command(with.qemu, b.args(with)...) //nolint:noctx // it outlives the call and its context
-	cmd.Dir = b.m.path
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{lock}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Env = environment()
-	if err := cmd.Start(); err != nil {
-		return &step.Error{Kind: step.Unsupported, Err: err, Hint: "is " + with.qemu + " a program for this host?"}
-	}
-	// Reap it when it ends, so that it leaves no zombie; its status is not
-	// needed, and the machine may outlive this goroutine.
-	go func() { _ = cmd.Wait() }()
-	return nil
-}
-
-// environment is what QEMU gets of the worker's: nothing that may be secret.
-func environment() []string {
-	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH"} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
-	}
-	return env
+	return b.m.Start(cmd, lock)
 }
 
 // args is QEMU's command line. Paths are relative to the machine's folder: a
 // socket's may not be longer than 107 bytes, and commas would need quoting.
 func (b *boot) args(with means) []string {
 	args := []string{
-		"-name", b.m.name(), "-uuid", uuid(b.rec),
+		"-name", b.m.Name(), "-uuid", b.rec.UUID(),
 		"-no-user-config", "-nodefaults", "-display", "none", // nothing but what is said here
-		"-pidfile", pidFile,
+		"-pidfile", machine.PidFile,
 		"-qmp", "unix:" + qmpFile + ",server=on,wait=off",
 		"-accel", with.accel, "-cpu", with.cpu,
 		"-m", fmt.Sprintf("%dM", b.s.Memory), "-smp", fmt.Sprint(b.s.CPUs),
 		"-kernel", kernelFile, "-append", b.s.Args,
-		"-serial", "file:" + consoleFile,
+		"-serial", "file:" + machine.ConsoleFile,
 		"-no-reboot",                // a triple fault ends the machine instead of looping
 		"-device", "isa-debug-exit", // how Solo5 and test kernels end
 	}
@@ -201,17 +177,9 @@ func (b *boot) args(with means) []string {
 	return args
 }
 
-// uuid is the machine's, the same whenever it is booted.
-func uuid(rec record) string {
-	u := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d\n%s", rec.Tags.App, rec.Tags.Target, rec.Tags.Life, rec.Tags.Generation, rec.Digest))
-	u[6] = u[6]&0x0f | 0x80 // version 8: made by a rule of our own
-	u[8] = u[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
-}
-
 // isReady says how the running machine is known to be ready, "" if it is not.
 func (b *boot) isReady(ctx context.Context) (string, error) {
-	if how, ok := b.m.ready(); ok {
+	if how, ok := b.m.Ready(); ok {
 		return how, nil
 	}
 	if b.s.expect == nil && b.s.ExpectPort == 0 {
@@ -219,7 +187,7 @@ func (b *boot) isReady(ctx context.Context) (string, error) {
 	}
 	var how []string
 	if b.s.expect != nil {
-		ok, err := b.console.matched()
+		ok, err := b.console.Matched()
 		if !ok || err != nil {
 			return "", err
 		}
@@ -239,10 +207,10 @@ func (b *boot) isReady(ctx context.Context) (string, error) {
 
 // alive is readiness without an expectation.
 func (b *boot) alive() (string, error) {
-	if printed, err := os.Stat(b.m.file(consoleFile)); err == nil && printed.Size() > 0 {
+	if b.m.Printed() > 0 {
 		return "console printed", nil
 	}
-	started, err := os.Stat(b.m.file(pidFile))
+	started, err := os.Stat(b.m.File(machine.PidFile))
 	if err == nil && time.Since(started.ModTime()) > silence {
 		return fmt.Sprintf("ran for %s", silence), nil
 	}
@@ -257,22 +225,22 @@ func (b *boot) settle(ctx context.Context, how string) error {
 			return err
 		}
 	}
-	return b.m.setReady(how)
+	return b.m.SetReady(how)
 }
 
 // judge says whether a machine that ran to its end was ready.
 func (b *boot) judge(ctx context.Context) (string, error) {
-	how, ok := b.m.ready()
+	how, ok := b.m.Ready()
 	if !ok && b.s.ExpectPort == 0 {
 		if b.s.expect == nil {
 			how, ok = "console printed", true
-		} else if matched, err := b.console.matched(); err != nil {
+		} else if matched, err := b.console.Matched(); err != nil {
 			return "", err
 		} else if matched {
 			how, ok = fmt.Sprintf("console matched %q", b.s.Expect), true
 		}
 		if ok {
-			if err := b.m.setReady(how); err != nil {
+			if err := b.m.SetReady(how); err != nil {
 				return "", err
 			}
 		}
@@ -286,8 +254,8 @@ func (b *boot) judge(ctx context.Context) (string, error) {
 
 // died is the error for a QEMU that is gone and left no console, or was killed.
 func (b *boot) died(ctx context.Context) error {
-	said := tail(b.m.file(logFile))
-	_, err := os.Lstat(b.m.file(pidFile))
+	said := machine.Tail(b.m.File(logFile))
+	_, err := os.Lstat(b.m.File(machine.PidFile))
 	switch {
 	case err == nil:
 		return failed(step.BootFailed, "", strings.TrimSpace(said+"\n"+b.consoleTail(ctx)), "qemu was killed")
@@ -299,28 +267,25 @@ func (b *boot) died(ctx context.Context) error {
 	}
 }
 
-// consoleTail is the console's last lines for an error's hint. The whole of it
-// goes to the store, for the machine's folder goes with the failed rollout.
+// consoleTail is the console's last lines for an error's hint.
 func (b *boot) consoleTail(ctx context.Context) string {
-	path := b.m.file(consoleFile)
-	lines := tail(path)
-	if lines == "" {
-		return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
+	if lines := b.t.room.ConsoleTail(ctx, b.m.Machine); lines != "" {
+		return lines
 	}
-	where := ""
-	if f, err := os.Open(path); err == nil {
-		defer func() { _ = f.Close() }() // read only
-		if a, err := b.t.site.Store.Put(ctx, f); err == nil {
-			where = " (all of it: " + a.URI + ")"
-		}
-	}
-	return "the console's last lines" + where + ":\n" + lines
+	return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
+}
+
+// ended reports whether a machine that does not run ran to its end by itself.
+// Only meaningful with the machine's lock, or without a pid.
+func (m guest) ended() bool {
+	_, err := os.Lstat(m.File(machine.PidFile))
+	return errors.Is(err, fs.ErrNotExist) && m.Printed() > 0
 }
 
 // awaited and unmet say what readiness waits for, and that it did not come.
 func (b *boot) awaited() string {
 	switch {
-	case b.s.expect != nil && !b.console.found:
+	case b.s.expect != nil && !b.console.Found():
 		return fmt.Sprintf("the console to match %q", b.s.Expect)
 	case b.s.ExpectPort != 0:
 		return fmt.Sprintf("port %d to answer", b.s.ExpectPort)
@@ -331,7 +296,7 @@ func (b *boot) awaited() string {
 
 func (b *boot) unmet() string {
 	switch {
-	case b.s.expect != nil && !b.console.found:
+	case b.s.expect != nil && !b.console.Found():
 		return fmt.Sprintf("its console did not match %q", b.s.Expect)
 	case b.s.ExpectPort != 0:
 		return fmt.Sprintf("its port %d did not answer", b.s.ExpectPort)

@@ -20,24 +20,24 @@ import (
 // others hold (Conflict). The spec returned has Host, and all options written out.
 func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	const op = "check qemu target"
-	if _, err := t.machine(spec.Tags); err != nil {
-		return spec, during(op, err)
+	if _, err := t.room.Of(spec.Tags); err != nil {
+		return spec, step.During(op, err)
 	}
 	s, err := read(spec.Options)
 	if err != nil {
-		return spec, during(op, err)
+		return spec, step.During(op, err)
 	}
 	if _, err := image.Supports(Kind, spec.Origin.ABIs); err != nil {
-		return spec, during(op, err)
+		return spec, step.During(op, err)
 	}
 	if err := checkMemory(s.Memory); err != nil {
-		return spec, during(op, err)
+		return spec, step.During(op, err)
 	}
 	if _, err := t.accelerate(ctx, s); err != nil {
-		return spec, during(op, err)
+		return spec, step.During(op, err)
 	}
 	if err := t.checkPorts(ctx, spec.Tags, s.forwards); err != nil {
-		return spec, during(op, err)
+		return spec, step.During(op, err)
 	}
 	spec.Host = t.site.Host
 	spec.Options, err = s.normal()

@@ -94,29 +94,3 @@ func TestParseUsernet(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
-
-func TestFolderNames(t *testing.T) {
-	q := New(step.Site{State: "/state"})
-	for _, tags := range []step.Tags{
-		{App: "a", Target: "dev", Life: "00c0ffee", Generation: 1},
-		{App: "a-b", Target: "d-1", Life: "0", Generation: 123},
-	} {
-		m, err := q.machine(tags)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, ok := parseFolder(m.name()); !ok || got != tags {
-			t.Errorf("%+v is %s is %+v", tags, m.name(), got)
-		}
-	}
-	for _, tags := range []step.Tags{
-		{App: "../a", Target: "dev", Life: "0", Generation: 1},
-		{App: "a", Target: "", Life: "0", Generation: 1},
-		{App: "a", Target: "dev", Life: "../0", Generation: 1},
-		{App: "a", Target: "dev", Life: "0"},
-	} {
-		if m, err := q.machine(tags); step.KindOf(err) != step.InvalidSpec {
-			t.Errorf("%+v: got %s, %v", tags, m.path, err)
-		}
-	}
-}

@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 
 	"github.com/morgana-deploy/morgana/image"
@@ -14,20 +13,19 @@ import (
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for qemu"
 	if _, err := image.Supports(Kind, k.ABIs); err != nil {
-		return step.Image{}, during(op, err)
+		return step.Image{}, step.During(op, err)
 	}
 	s, err := read(k.Spec.Options)
 	if err != nil {
-		return step.Image{}, during(op, err)
+		return step.Image{}, step.During(op, err)
 	}
 	options, err := s.normal()
 	if err != nil {
-		return step.Image{}, during(op, err)
+		return step.Image{}, step.During(op, err)
 	}
-	config, err := t.site.Store.Put(ctx, bytes.NewReader(options))
+	img, err := t.room.Image(ctx, k.Spec, "kernel", options, step.File{Name: kernelFile, Artifact: k.File})
 	if err != nil {
-		return step.Image{}, during(op, err)
+		return step.Image{}, step.During(op, err)
 	}
-	files := []step.File{{Name: kernelFile, Artifact: k.File}, {Name: recordFile, Artifact: config}}
-	return step.Image{Spec: k.Spec, Digest: step.DigestOf(files), Format: "kernel", Files: files}, nil
+	return img, nil
 }

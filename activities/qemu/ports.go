@@ -128,21 +128,22 @@ func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, fie
 	case holder == nil:
 		return &step.Error{Kind: step.Conflict, Field: field, Err: fmt.Errorf("%s is taken by another program", f.at()),
 			Hint: fmt.Sprintf("choose another host port, or see who has it: ss -lnp 'sport = :%d'", f.host.Port())}
-	case holder.tags.App == tags.App && holder.tags.Target == tags.Target:
+	case holder.Tags.App == tags.App && holder.Tags.Target == tags.Target:
 		return nil
 	default:
-		return &step.Error{Kind: step.Conflict, Field: field, Err: fmt.Errorf("%s is taken by the machine %s", f.at(), holder.name()),
-			Hint: fmt.Sprintf("choose another host port, or destroy %s on target %s", holder.tags.App, holder.tags.Target)}
+		return &step.Error{Kind: step.Conflict, Field: field, Err: fmt.Errorf("%s is taken by the machine %s", f.at(), holder.Name()),
+			Hint: fmt.Sprintf("choose another host port, or destroy %s on target %s", holder.Tags.App, holder.Tags.Target)}
 	}
 }
 
 // holder is the machine of ours that has f or what overlaps it, nil if none.
-func (t *Target) holder(ctx context.Context, f forward) (*machine, error) {
-	all, err := t.machines(func(step.Tags) bool { return true })
+func (t *Target) holder(ctx context.Context, f forward) (*guest, error) {
+	all, err := t.room.All(func(step.Tags) bool { return true })
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range all {
+	for _, one := range all {
+		m := guest{one}
 		rows, err := m.usernet(ctx)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -168,7 +169,7 @@ func overlapping(rows []connection, f forward) (connection, bool) {
 
 // takePorts makes m forward what it wants and nothing else, taking ports from
 // earlier machines of the same deployment. Doing it again completes it.
-func (t *Target) takePorts(ctx context.Context, m machine, wanted []forward) error {
+func (t *Target) takePorts(ctx context.Context, m guest, wanted []forward) error {
 	rows, err := m.usernet(ctx)
 	if err != nil {
 		return err
@@ -200,15 +201,16 @@ func contains(all []forward, f forward) bool {
 	return false
 }
 
-func (t *Target) takePort(ctx context.Context, m machine, f forward) error {
-	others, err := t.machines(func(have step.Tags) bool {
-		return have.App == m.tags.App && have.Target == m.tags.Target && have != m.tags
+func (t *Target) takePort(ctx context.Context, m guest, f forward) error {
+	others, err := t.room.All(func(have step.Tags) bool {
+		return have.App == m.Tags.App && have.Target == m.Tags.Target && have != m.Tags
 	})
 	if err != nil {
 		return err
 	}
 	var undo []func() error
-	for _, o := range others {
+	for _, other := range others {
+		o := guest{other}
 		rows, err := o.usernet(ctx)
 		if err != nil {
 			continue // it does not run; if it does, adding will fail
@@ -237,24 +239,24 @@ func (t *Target) returnPorts(ctx context.Context, tags step.Tags) error {
 		return nil // all of it is being removed
 	}
 	life := step.Tags{App: tags.App, Target: tags.Target, Life: tags.Life}
-	all, err := t.machines(life.Match)
+	all, err := t.room.All(life.Match)
 	if err != nil {
 		return err
 	}
-	var newest *machine
+	var newest *guest
 	for _, m := range all {
-		pid, err := m.pid()
+		pid, err := m.Pid()
 		if err != nil {
 			return err
 		}
-		if _, ready := m.ready(); pid != 0 && ready && (newest == nil || m.tags.Generation > newest.tags.Generation) {
-			newest = &m
+		if _, ready := m.Ready(); pid != 0 && ready && (newest == nil || m.Tags.Generation > newest.Tags.Generation) {
+			newest = &guest{m}
 		}
 	}
 	if newest == nil {
 		return nil
 	}
-	rec, err := newest.record()
+	rec, err := newest.Record()
 	if err != nil {
 		return err
 	}
@@ -273,7 +275,7 @@ func (t *Target) returnPorts(ctx context.Context, tags step.Tags) error {
 		if err := newest.addForward(ctx, f); err != nil {
 			return err
 		}
-		t.site.Log.InfoContext(ctx, "port returned", "machine", newest.name(), "port", f.at())
+		t.site.Log.InfoContext(ctx, "port returned", "machine", newest.Name(), "port", f.at())
 	}
 	return nil
 }

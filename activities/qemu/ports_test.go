@@ -14,18 +14,18 @@ import (
 func (b *bench) holders(app string, port int) string {
 	b.Helper()
 	var who []string
-	all, err := New(b.site).machines(func(t step.Tags) bool { return t.App == app })
+	all, err := New(b.site).room.All(func(t step.Tags) bool { return t.App == app })
 	if err != nil {
 		b.Fatal(err)
 	}
 	for _, m := range all {
-		rows, err := m.usernet(b.Context())
+		rows, err := guest{m}.usernet(b.Context())
 		if err != nil {
 			continue
 		}
 		for _, r := range rows {
 			if r.listens() && int(r.forward.host.Port()) == port {
-				who = append(who, fmt.Sprint(m.tags.Generation))
+				who = append(who, fmt.Sprint(m.Tags.Generation))
 			}
 		}
 	}
@@ -89,7 +89,7 @@ func TestPortsHalfMoved(t *testing.T) {
 	b.boot(r1)
 	take := func(r step.Registration) {
 		t.Helper()
-		m, err := New(b.site).machine(r.Spec.Tags)
+		m, err := New(b.site).room.Of(r.Spec.Tags)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestPortsHalfMoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.removeForward(t.Context(), f); err != nil {
+		if err := (guest{m}).removeForward(t.Context(), f); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -110,11 +110,8 @@ func TestPortsHalfMoved(t *testing.T) {
 	b.boot(r2)
 	b.expectHolder("boot again", "web", port, "2")
 	// Destroy ended the new one and died before it returned the port.
-	m, err := New(b.site).machine(r2.Spec.Tags)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.destroy(t.Context()); err != nil {
+	room := New(b.site).room
+	if _, err := room.Destroy(t.Context(), r2.Spec, quit); err != nil {
 		t.Fatal(err)
 	}
 	b.expectHolder("half destroyed", "web", port, "")

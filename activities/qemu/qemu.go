@@ -2,39 +2,16 @@
 // loaded directly (-kernel), its console is the first serial port, its network
 // is QEMU's user network. Nothing of it needs root.
 //
-// # What is on the host
-//
-// A machine is a folder, State/qemu/<app>.<target>.<life>-<generation>/:
+// A machine is kept as package machine keeps it: a folder under State/qemu, its
+// process a QEMU that outlives the worker. To those files come
 //
 //	kernel        the kernel, verified
-//	machine.json  tags, digest and options: what Register was given
-//	lock          held by whoever changes the machine, and by its QEMU
-//	pid           QEMU's -pidfile, locked by QEMU as long as it runs
 //	qmp.sock      QEMU's control socket
-//	console.log   what the kernel printed
 //	qemu.log      what QEMU itself printed
-//	ready         how the machine was known to be ready; absent until it is
 //
-// The folder is the registration; there is no other record. Register makes it
-// in one rename, Destroy removes it. A folder whose name begins with a dot is
-// half made or half removed.
-//
-// # Who runs
-//
-// A worker may die at any moment, and two may be told to boot the same machine.
-// So nothing is concluded from a number in a file. Whoever starts QEMU takes
-// the lock first and QEMU inherits it: from before the fork until QEMU is gone
-// nobody else can start or remove the machine. The process id is the one the
-// kernel reports as the holder of QEMU's lock on its pid file, which a later
-// process of the same number cannot be.
-//
-// QEMU removes its pid file when it ends by itself. So a machine without one
-// that has printed something ran to its end and is not started again, and one
-// whose pid file is there but not locked was killed (or its host was) and is.
-//
-// QEMU gets a session of its own and outlives the worker. A service manager
-// that ends all processes of the worker's control group ends the machines too:
-// under systemd set KillMode=process.
+// QEMU locks its pid file, and removes it when it ends by itself. So a machine
+// without one that has printed something ran to its end and is not started
+// again.
 //
 // # Ports
 //
@@ -51,11 +28,19 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
 // Kind is the name of this kind of target: the room, task queue and activity prefix.
 const Kind = "qemu"
+
+// The files of a machine's folder, beside those of package machine.
+const (
+	kernelFile = "kernel"
+	qmpFile    = "qmp.sock"
+	logFile    = "qemu.log"
+)
 
 const defaultQEMU = "qemu-system-x86_64"
 
@@ -98,12 +83,13 @@ type Options struct {
 // Target is the qemu target. It keeps nothing in memory between calls.
 type Target struct {
 	site step.Site
+	room *machine.Room
 }
 
 var _ step.Target = (*Target)(nil)
 
 // New makes the target of a worker at site.
-func New(site step.Site) *Target { return &Target{site} }
+func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind)} }
 
 // settings are Options that have been read: complete, sane, parsed.
 type settings struct {

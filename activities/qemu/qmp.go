@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/morgana-deploy/morgana/machine"
 )
 
 // qmpPatience bounds a whole conversation with QEMU. QEMU serves one client at
@@ -26,9 +28,12 @@ type qmp struct {
 	stop func() bool
 }
 
+// guest is a machine whose process is QEMU.
+type guest struct{ machine.Machine }
+
 // talk opens a conversation with the machine's QEMU.
-func (m machine) talk(ctx context.Context) (*qmp, error) {
-	dir, err := os.Open(m.path)
+func (m guest) talk(ctx context.Context) (*qmp, error) {
+	dir, err := os.Open(m.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +119,7 @@ func (q *qmp) execute(r qmpRequest) (json.RawMessage, error) {
 
 // monitor runs a line of the human monitor. Its answers are text without a
 // code, so callers look at the state afterwards rather than at the answer.
-func (m machine) monitor(ctx context.Context, line string) (string, error) {
+func (m guest) monitor(ctx context.Context, line string) (string, error) {
 	q, err := m.talk(ctx)
 	if err != nil {
 		return "", err
@@ -130,7 +135,7 @@ func (m machine) monitor(ctx context.Context, line string) (string, error) {
 }
 
 // quit asks QEMU to end; it may be gone before it answers.
-func (m machine) quit(ctx context.Context) error {
+func (m guest) quit(ctx context.Context) error {
 	q, err := m.talk(ctx)
 	if err != nil {
 		return err
@@ -153,7 +158,7 @@ func (c connection) listens() bool { return c.state == "HOST_FORWARD" }
 var usernetRow = regexp.MustCompile(`(?m)^\s*(TCP|UDP)\[([^\]]+)\]\s+-?\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)\s`)
 
 // usernet lists what the machine's user network has open, nothing if it has none.
-func (m machine) usernet(ctx context.Context) ([]connection, error) {
+func (m guest) usernet(ctx context.Context) ([]connection, error) {
 	text, err := m.monitor(ctx, "info usernet")
 	if err != nil {
 		return nil, err
@@ -183,7 +188,7 @@ func parseUsernet(text string) []connection {
 // netdev is the id of the user network on QEMU's command line.
 const netdev = "n0"
 
-func (m machine) addForward(ctx context.Context, f forward) error {
+func (m guest) addForward(ctx context.Context, f forward) error {
 	said, err := m.monitor(ctx, fmt.Sprintf("hostfwd_add %s %s-:%d", netdev, f.at(), f.guest))
 	if err != nil {
 		return err
@@ -197,10 +202,10 @@ func (m machine) addForward(ctx context.Context, f forward) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("forward %s to %s: %s", f.at(), m.name(), strings.TrimSpace(said))
+	return fmt.Errorf("forward %s to %s: %s", f.at(), m.Name(), strings.TrimSpace(said))
 }
 
-func (m machine) removeForward(ctx context.Context, f forward) error {
+func (m guest) removeForward(ctx context.Context, f forward) error {
 	said, err := m.monitor(ctx, fmt.Sprintf("hostfwd_remove %s %s", netdev, f.at()))
 	if err != nil {
 		return err
@@ -210,7 +215,7 @@ func (m machine) removeForward(ctx context.Context, f forward) error {
 		return err
 	}
 	if _, has := overlapping(rows, f); has {
-		return fmt.Errorf("take %s from %s: %s", f.at(), m.name(), strings.TrimSpace(said))
+		return fmt.Errorf("take %s from %s: %s", f.at(), m.Name(), strings.TrimSpace(said))
 	}
 	return nil
 }

@@ -1,9 +1,10 @@
-package qemu
+package machine
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -18,38 +19,37 @@ import (
 const (
 	consolePiece  = 32 << 10
 	consoleWindow = 64 << 10
-	tick          = 50 * time.Millisecond
 )
 
 // Console reads console.log. Text that is not UTF-8 has U+FFFD in its place.
 // An offset behind the end, as after a machine was started anew, begins again
 // at 0. A machine that was destroyed, or is on another host, is NotFound.
-func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
-	m, err := t.machine(from.Machine.Registration.Spec.Tags)
+func (r *Room) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
+	m, err := r.Of(from.Machine.Registration.Spec.Tags)
 	if err == nil && from.Offset < 0 {
-		err = invalid("offset", "0 or more", "%d is no offset", from.Offset)
+		err = &step.Error{Kind: step.InvalidSpec, Field: "offset", Hint: "0 or more", Err: fmt.Errorf("%d is no offset", from.Offset)}
 	}
 	if err != nil {
-		return step.ConsoleText{}, during("read console", err)
+		return step.ConsoleText{}, step.During("read console", err)
 	}
-	op := "read console of " + m.name()
+	op := "read console of " + m.Name()
 	deadline := time.Now().Add(time.Duration(from.WaitSeconds) * time.Second)
 	every := time.NewTicker(tick)
 	defer every.Stop()
 	for {
-		if _, err := m.record(); err != nil {
-			return step.ConsoleText{}, during(op, err)
+		if _, err := m.Record(); err != nil {
+			return step.ConsoleText{}, step.During(op, err)
 		}
-		// QEMU makes console.log after it has locked its pid file, and the text
-		// is read last: so none is missed, and none is awaited from the dead.
-		_, unbegun := os.Stat(m.file(consoleFile))
-		pid, err := m.pid()
+		// console.log is made after the pid file is locked, and the text is read
+		// last: so none is missed, and none is awaited from the dead.
+		_, unbegun := os.Stat(m.File(ConsoleFile))
+		pid, err := m.Pid()
 		if err != nil {
-			return step.ConsoleText{}, during(op, err)
+			return step.ConsoleText{}, step.During(op, err)
 		}
 		text, next, err := m.consoleAt(from.Offset)
 		if err != nil {
-			return step.ConsoleText{}, during(op, err)
+			return step.ConsoleText{}, step.During(op, err)
 		}
 		gone := unbegun == nil && pid == 0
 		if text != "" || gone || !time.Now().Before(deadline) {
@@ -57,15 +57,24 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.Conso
 		}
 		select {
 		case <-ctx.Done():
-			return step.ConsoleText{}, during(op, ctx.Err())
+			return step.ConsoleText{}, step.During(op, ctx.Err())
 		case <-every.C:
 		}
 	}
 }
 
+// Printed is the console's size so far, 0 if there is none.
+func (m Machine) Printed() int64 {
+	info, err := os.Stat(m.File(ConsoleFile))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
 // consoleAt reads a piece, cut between characters. None yet is "".
-func (m machine) consoleAt(offset int64) (text string, next int64, err error) {
-	f, err := os.Open(m.file(consoleFile))
+func (m Machine) consoleAt(offset int64) (text string, next int64, err error) {
+	f, err := os.Open(m.File(ConsoleFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", 0, nil
 	}
@@ -99,21 +108,28 @@ func (m machine) consoleAt(offset int64) (text string, next int64, err error) {
 	return strings.ToValidUTF8(string(b), "\uFFFD"), offset + int64(len(b)), nil
 }
 
-// watch looks for a pattern in a console that is being written.
-type watch struct {
-	m      machine
+// Watch looks for a pattern in a console that is being written.
+type Watch struct {
+	m      Machine
 	expect *regexp.Regexp
 	read   int64
 	window []byte
 	found  bool
 }
 
-// matched reads what is new and reports whether the pattern has ever matched.
-func (w *watch) matched() (bool, error) {
+// Watch looks for expect in the machine's console. It sees "\n" for "\r\n", and
+// the last 64 KiB.
+func (m Machine) Watch(expect *regexp.Regexp) *Watch { return &Watch{m: m, expect: expect} }
+
+// Found reports whether the pattern had matched when the console was last read.
+func (w *Watch) Found() bool { return w.found }
+
+// Matched reads what is new and reports whether the pattern has ever matched.
+func (w *Watch) Matched() (bool, error) {
 	if w.found {
 		return true, nil
 	}
-	f, err := os.Open(w.m.file(consoleFile))
+	f, err := os.Open(w.m.File(ConsoleFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -141,8 +157,8 @@ func (w *watch) matched() (bool, error) {
 	}
 }
 
-// tail is the last 20 lines of a file, as far as they are in its last 8 KiB.
-func tail(path string) string {
+// Tail is the last 20 lines of a file, as far as they are in its last 8 KiB.
+func Tail(path string) string {
 	const lines, limit = 20, 8 << 10
 	f, err := os.Open(path)
 	if err != nil {
@@ -161,4 +177,23 @@ func tail(path string) string {
 	text := strings.ToValidUTF8(strings.ReplaceAll(string(b), "\r", ""), "\uFFFD")
 	all := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// ConsoleTail is the console's last lines for an error's hint, "" if it is
+// empty. The whole of it goes to the store, for the machine's folder goes with
+// the failed rollout.
+func (r *Room) ConsoleTail(ctx context.Context, m Machine) string {
+	path := m.File(ConsoleFile)
+	lines := Tail(path)
+	if lines == "" {
+		return ""
+	}
+	where := ""
+	if f, err := os.Open(path); err == nil {
+		defer func() { _ = f.Close() }() // read only
+		if a, err := r.store.Put(ctx, f); err == nil {
+			where = " (all of it: " + a.URI + ")"
+		}
+	}
+	return "the console's last lines" + where + ":\n" + lines
 }

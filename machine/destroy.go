@@ -1,0 +1,141 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// killGrace is how long the kernel may take to clear a killed process away.
+	killGrace = 10 * time.Second
+	tick      = 50 * time.Millisecond
+)
+
+// Quit is how a room asks a machine's process to end, and how long that may
+// take until it is killed. An error of Ask means that it is not even listening.
+type Quit struct {
+	Ask   func(ctx context.Context, m Machine, pid int) error
+	Grace time.Duration
+}
+
+// Destroy ends the machines whose tags match and removes their folders, half
+// made ones as well. What it cannot end is named in the error's Left; the rest
+// is removed all the same. It is idempotent.
+func (r *Room) Destroy(ctx context.Context, spec step.Spec, quit Quit) (step.Destroyed, error) {
+	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
+	var done step.Destroyed
+	// Without names the tags would match what belongs to nobody.
+	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
+		return done, step.During(op, err)
+	}
+	scrap, err := r.scrap(spec.Match)
+	if err != nil {
+		return done, step.During(op, err)
+	}
+	for _, m := range scrap {
+		if err := os.RemoveAll(m.Path); err != nil {
+			return done, step.During(op, err)
+		}
+		done.Removed = append(done.Removed, "folder "+m.Path)
+	}
+	machines, err := r.All(spec.Match)
+	if err != nil {
+		return done, step.During(op, err)
+	}
+	var errs []error
+	var left []string
+	for _, m := range machines {
+		pid, err := m.destroy(ctx, quit)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+			left = append(left, m.Path)
+		case pid != 0:
+			done.Removed = append(done.Removed, fmt.Sprintf("machine %s (process %d)", m.Name(), pid), "folder "+m.Path)
+		default:
+			done.Removed = append(done.Removed, "folder "+m.Path)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return done, &step.Error{Kind: step.KindOf(err), Op: op, Left: left, Err: err}
+	}
+	return done, nil
+}
+
+// destroy ends the machine and removes its folder; one that is gone is no
+// error. pid is what it ended, 0 if nothing ran.
+func (m Machine) destroy(ctx context.Context, quit Quit) (pid int, err error) {
+	pid, lock, err := m.end(ctx, quit)
+	switch {
+	case step.KindOf(err) == step.NotFound: // no lock to take: nothing runs, and maybe a ruin to remove
+		return pid, m.remove()
+	case err != nil:
+		return pid, err
+	}
+	return pid, errors.Join(m.remove(), lock.Close())
+}
+
+// end ends the machine's process, if it runs, and returns with its lock held.
+func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, err error) {
+	began := time.Now()
+	told, killed := false, false
+	every := time.NewTicker(tick)
+	defer every.Stop()
+	for {
+		lock, err := m.Lock()
+		if !errors.Is(err, ErrHeld) {
+			return ended, lock, err
+		}
+		pid, err := m.Pid()
+		if err != nil {
+			return ended, nil, err
+		}
+		since := time.Since(began)
+		switch {
+		case pid == 0: // starting, ending, or a call that changes it: wait
+		case !told:
+			told, ended = true, pid
+			if quit.Ask(ctx, m, pid) != nil {
+				began = began.Add(-quit.Grace) // no use in waiting
+			}
+		case since > quit.Grace && !killed:
+			killed = true
+			if err := m.Signal(pid, syscall.SIGKILL); err != nil {
+				return ended, nil, err
+			}
+		}
+		if since > quit.Grace+killGrace {
+			return ended, nil, fmt.Errorf("%s does not end (process %d)", m.Name(), pid)
+		}
+		select {
+		case <-ctx.Done():
+			return ended, nil, ctx.Err()
+		case <-every.C:
+		}
+	}
+}
+
+// Signal sends a signal to the machine's process. The handle is taken before it
+// is asked once more whose the lock is, so that it cannot be another process's
+// of the same number. One that is gone is no error.
+func (m Machine) Signal(pid int, signal os.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	defer p.Release() //nolint:errcheck // frees a handle
+	if now, err := m.Pid(); err != nil || now != pid {
+		return err
+	}
+	err = p.Signal(signal)
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}

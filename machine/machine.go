@@ -1,0 +1,302 @@
+// Package machine keeps machines that are processes on this host, for the rooms
+// that start them (qemu, local).
+//
+// # What is on the host
+//
+// A machine is a folder, State/<kind>/<app>.<target>.<life>-<generation>/ with
+//
+//	machine.json  tags, digest and options: what Register was given
+//	lock          held by whoever changes the machine, and by its process
+//	pid           locked (fcntl) by the process as long as it runs
+//	console.log   what the machine printed
+//	ready         how the machine was known to be ready; absent until it is
+//
+// and the files of its image. The folder is the registration; there is no other
+// record. Register makes it in one rename, Destroy removes it. A folder whose
+// name begins with a dot is half made or half removed.
+//
+// # Who runs
+//
+// A worker may die at any moment, and two may be told to boot the same machine.
+// So nothing is concluded from a number in a file. Whoever starts the process
+// takes the lock first and the process inherits it: from before the fork until
+// it is gone nobody else can start or remove the machine. The process id is the
+// one the kernel reports as the holder of the fcntl lock on the pid file, which
+// a later process of the same number cannot be.
+//
+// A process that ends by itself removes its pid file; one whose pid file is
+// there but not locked was killed, or its host was.
+//
+// It gets a session of its own and outlives the worker. A service manager that
+// ends all processes of the worker's control group ends the machines too: under
+// systemd set KillMode=process.
+package machine
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// The files of a machine's folder; see the package's documentation.
+const (
+	RecordFile  = "machine.json"
+	PidFile     = "pid"
+	ConsoleFile = "console.log"
+	readyFile   = "ready"
+	lockFile    = "lock"
+)
+
+// Room is the machines of one kind on this host. It keeps nothing in memory.
+type Room struct {
+	kind, root string
+	store      step.Store
+}
+
+// In is the room of a kind at site.
+func In(site step.Site, kind string) *Room {
+	return &Room{kind, filepath.Join(site.State, kind), site.Store}
+}
+
+// Root is the room's folder, State/<kind>; it may not be there yet.
+func (r *Room) Root() string { return r.root }
+
+// Machine is a machine's folder, and so a registration. It may not be there.
+type Machine struct {
+	Path string
+	Tags step.Tags
+}
+
+// Record is machine.json.
+type Record struct {
+	Tags   step.Tags `json:"tags"`
+	Digest string    `json:"digest"`
+	// Files are those of the image that are kept as they came: name to SHA-256.
+	Files   map[string]string `json:"files"`
+	Options json.RawMessage   `json:"options"`
+}
+
+// Half made or half removed: a dot, the folder's name, a random number.
+var scrapForm = regexp.MustCompile(`^\.(.*)\.[0-9]+$`)
+
+// Of is the machine of tags, there or not. Tags that do not name one machine
+// are InvalidSpec.
+func (r *Room) Of(tags step.Tags) (Machine, error) {
+	name, err := tags.Folder()
+	if err != nil {
+		return Machine{}, err
+	}
+	return Machine{filepath.Join(r.root, name), tags}, nil
+}
+
+// All lists the machines whose tags are wanted.
+func (r *Room) All(wanted func(step.Tags) bool) ([]Machine, error) {
+	return r.folders(func(name string) (step.Tags, bool) {
+		tags, ok := step.ParseFolder(name)
+		return tags, ok && wanted(tags)
+	})
+}
+
+// scrap lists what is half made or half removed and wanted.
+func (r *Room) scrap(wanted func(step.Tags) bool) ([]Machine, error) {
+	return r.folders(func(name string) (step.Tags, bool) {
+		p := scrapForm.FindStringSubmatch(name)
+		if p == nil {
+			return step.Tags{}, false
+		}
+		tags, ok := step.ParseFolder(p[1])
+		return tags, ok && wanted(tags)
+	})
+}
+
+func (r *Room) folders(wanted func(name string) (step.Tags, bool)) ([]Machine, error) {
+	entries, err := os.ReadDir(r.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []Machine
+	for _, e := range entries {
+		if tags, ok := wanted(e.Name()); ok {
+			found = append(found, Machine{filepath.Join(r.root, e.Name()), tags})
+		}
+	}
+	return found, nil
+}
+
+// Name is the folder's name.
+func (m Machine) Name() string { return filepath.Base(m.Path) }
+
+// File is the path of a file of the machine's.
+func (m Machine) File(name string) string { return filepath.Join(m.Path, name) }
+
+// Record reads machine.json. A folder that is not there is NotFound.
+func (m Machine) Record() (Record, error) {
+	var rec Record
+	b, err := os.ReadFile(m.File(RecordFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return rec, m.notFound()
+	}
+	if err != nil {
+		return rec, err
+	}
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return rec, fmt.Errorf("%s: %w", m.File(RecordFile), err)
+	}
+	return rec, nil
+}
+
+// UUID is the machine's, the same whenever it is started.
+func (rec Record) UUID() string {
+	u := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d\n%s", rec.Tags.App, rec.Tags.Target, rec.Tags.Life, rec.Tags.Generation, rec.Digest))
+	u[6] = u[6]&0x0f | 0x80 // version 8: made by a rule of our own
+	u[8] = u[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
+}
+
+func (m Machine) notFound() error {
+	return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("no machine %s on this host", m.Name()),
+		Hint: "it was destroyed, or never registered: deploy again"}
+}
+
+// ErrHeld says that the machine runs, starts or ends, or that somebody else
+// changes it.
+var ErrHeld = errors.New("somebody else changes the machine, or it runs")
+
+// Lock takes the machine for changing; closing the file lets go, unless a
+// process was started with it. It does not wait: [ErrHeld]. NotFound if the
+// folder is gone.
+func (m Machine) Lock() (*os.File, error) {
+	f, err := os.OpenFile(m.File(lockFile), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, m.notFound()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	// What was locked may have been removed in between, and made anew.
+	locked, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	there, err := os.Stat(m.File(lockFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errors.Join(m.notFound(), f.Close())
+	case err != nil:
+		return nil, errors.Join(err, f.Close())
+	case !os.SameFile(locked, there):
+		return nil, errors.Join(ErrHeld, f.Close())
+	}
+	return f, nil
+}
+
+// flock locks for the open file, not for the process: a child that inherits
+// the file keeps the lock, and the kernel lets go when the last one is gone.
+func flock(f *os.File) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, syscall.EWOULDBLOCK):
+			return ErrHeld
+		case !errors.Is(err, syscall.EINTR):
+			return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+		}
+	}
+}
+
+// Start starts cmd as the machine's process, in the machine's folder and in a
+// session of its own, bound to nothing of this process. It inherits lock as
+// its first extra file (descriptor 3), before those of cmd.ExtraFiles, and gets
+// cmd.Env, or of the worker's environment only what cannot be secret. What is
+// left of an earlier run is removed first.
+func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
+	for _, old := range []string{readyFile, PidFile, ConsoleFile} {
+		if err := os.Remove(m.File(old)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	cmd.Dir = m.Path
+	cmd.ExtraFiles = append([]*os.File{lock}, cmd.ExtraFiles...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if cmd.Env == nil {
+		cmd.Env = []string{} // nil would be all of the worker's
+		for _, name := range []string{"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH"} {
+			if v, ok := os.LookupEnv(name); ok {
+				cmd.Env = append(cmd.Env, name+"="+v)
+			}
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		return &step.Error{Kind: step.Unsupported, Err: err, Hint: "is " + cmd.Path + " a program for this host?"}
+	}
+	// Reap it when it ends, so that it leaves no zombie; its status is not
+	// needed, and the machine may outlive this goroutine.
+	go func() { _ = cmd.Wait() }()
+	return nil
+}
+
+// Pid is the process id of the machine's process, 0 if none runs: the holder
+// of the fcntl lock on the pid file.
+func (m Machine) Pid() (int, error) {
+	f, err := os.Open(m.File(PidFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	lock := syscall.Flock_t{Type: syscall.F_WRLCK}
+	err = errors.Join(syscall.FcntlFlock(f.Fd(), syscall.F_GETLK, &lock), f.Close())
+	if err != nil {
+		return 0, &fs.PathError{Op: "query lock", Path: f.Name(), Err: err}
+	}
+	if lock.Type == syscall.F_UNLCK {
+		return 0, nil
+	}
+	return int(lock.Pid), nil
+}
+
+// Ready says how the machine was known to be ready, if it ever was.
+func (m Machine) Ready() (how string, ok bool) {
+	b, err := os.ReadFile(m.File(readyFile))
+	return string(b), err == nil && len(b) > 0
+}
+
+// SetReady keeps how the machine was known to be ready.
+func (m Machine) SetReady(how string) error {
+	return WriteFile(m.File(readyFile), []byte(how))
+}
+
+// WriteFile writes a file all or not at all.
+func WriteFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
