@@ -161,16 +161,29 @@ var (
 
 func solo5Note(target uint32) []byte { return oneNote("Solo5", solo5ABI, words(target, 1, 0, 0)) }
 
+// manifestNote is what solo5-elftool has compiled and linked: struct mft1_note,
+// whose manifest begins 24 bytes into the note, 4 after the end of its header.
+func manifestNote(devices ...Device) []byte {
+	value := words(0, 1, uint32(len(devices)+1))
+	for _, d := range append([]Device{{}}, devices...) {
+		entry := make([]byte, 104)
+		copy(entry, d.Name)
+		kind := map[string]uint32{"": 1 << 30, BlockBasic: 1, NetBasic: 2}[d.Type]
+		binary.LittleEndian.PutUint32(entry[68:], kind)
+		value = append(value, entry...)
+	}
+	return oneNote("Solo5", solo5Manifest, value)
+}
+
 // solo5Kernel lays out a kernel as Solo5's linker scripts do: an interpreter
 // that is not there, each note in a segment of its own, the manifest's aligned
 // to 8 bytes although its value begins at 20.
 func solo5Kernel(target uint32, header []byte, more ...testPart) []byte {
-	manifest := oneNote("Solo5", 0x3154464d, make([]byte, 4+16))
 	return testELF{segments: append([]testPart{
 		{kind: uint32(elf.PT_INTERP), bytes: []byte("/nonexistent/solo5/\x00")},
 		load(append(bytes.Clone(header), someCode...)),
 		note(oneNote("OpenBSD", 1, words(0))),
-		{kind: uint32(elf.PT_NOTE), bytes: manifest, align: 8},
+		{kind: uint32(elf.PT_NOTE), bytes: manifestNote(Device{"service", NetBasic}, Device{"data", BlockBasic}), align: 8},
 		note(solo5Note(target)),
 	}, more...)}.build()
 }

@@ -108,7 +108,7 @@ func (f *file) identifyELF(head []byte) (Info, error) {
 			abis = []string{ELF}
 		}
 	}
-	return Info{ABIs: abis, Machine: machineName(e.Machine)}, nil
+	return Info{ABIs: abis, Machine: machineName(e.Machine), Devices: notes.devices, EmptyLoad: emptyLoad(e)}, nil
 }
 
 // elfABIs gives the ABIs by which an ELF file is a kernel.
@@ -164,13 +164,17 @@ func (f *file) checkSegments(e *elf.File) error {
 		if p.Filesz > p.Memsz {
 			return damaged("segment %d has %d bytes for %d bytes of memory", i, p.Filesz, p.Memsz)
 		}
-		// One segment of no size is harmless, and Unikraft has them.
+		// One segment of no size is no damage: Unikraft has them.
 		memory |= p.Memsz
 	}
 	if memory == 0 {
 		return damaged("it has nothing to load into memory")
 	}
 	return nil
+}
+
+func emptyLoad(e *elf.File) bool {
+	return slices.ContainsFunc(e.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_LOAD && p.Memsz == 0 })
 }
 
 func hasSegment(e *elf.File, t elf.ProgType) bool {

@@ -8,6 +8,12 @@
 // The package is pure: it reads what it is given, opens nothing, runs nothing.
 package image
 
+import (
+	"fmt"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
 // The ABIs: the ways a kernel can be started. A kernel often has several. They
 // travel as plain strings in step.Origin and step.Kernel.
 const (
@@ -51,8 +57,29 @@ const (
 
 // Info is what a kernel's bytes say.
 type Info struct {
-	// ABIs is sorted and never empty.
+	// ABIs is sorted and never empty. Of a compressed kernel they are those of
+	// the kernel inside; whether it starts compressed is up to its loader.
 	ABIs []string
 	// Machine is the processor it is for: "x86_64", "i386", "aarch64", ...
 	Machine string
+	// Compression is how the file is packed: "", "gzip", "xz" or "bzip2".
+	Compression string
+	// Devices are those a Solo5 kernel was linked for, in the manifest's order;
+	// nil for any other kernel, and for one that wants none.
+	Devices []Device
+	// EmptyLoad says that it has a PT_LOAD segment of no size, as Unikraft's
+	// kernels have. GRUB's multiboot loader refuses those: "overlap detected".
+	EmptyLoad bool
+}
+
+// CheckMachine is nil if a machine of the given processor, in the words of
+// [Info.Machine], runs the kernel; else Unsupported. A 32-bit x86 kernel runs
+// on x86_64, and is often a 64-bit one in a 32-bit ELF file for its loader.
+func CheckMachine(info Info, machine string) error {
+	if info.Machine == machine || info.Machine == "" || info.Machine == "i386" && machine == "x86_64" {
+		return nil
+	}
+	return &step.Error{Kind: step.Unsupported,
+		Err:  fmt.Errorf("the kernel is for %s, the machine is %s", info.Machine, machine),
+		Hint: "build it for " + machine + ", or run it on a machine that is " + info.Machine}
 }

@@ -16,7 +16,9 @@ const maxNotes = 1 << 20
 type notes struct {
 	xen   xenNotes
 	solo5 string // a Solo5 ABI, "" if it is none
-	linux bool   // made by a toolchain for Linux programs
+	// devices are those of a Solo5 manifest
+	devices []Device
+	linux   bool // made by a toolchain for Linux programs
 }
 
 // xenNotes is what Xen's loader looks at; see xen/include/public/elfnote.h and
@@ -42,7 +44,8 @@ const (
 	xenLoader      = 8
 	xenPhys32Entry = 18
 
-	solo5ABI = 0x31494241 // "ABI1"; Solo5's include/elf_abi.h
+	solo5ABI      = 0x31494241 // "ABI1"; Solo5's include/elf_abi.h
+	solo5Manifest = 0x3154464d // "MFT1"; Solo5's include/mft_abi.h
 
 	gnuABITag = 1
 )
@@ -156,7 +159,7 @@ func matters(owner string, kind uint32) bool {
 	case "Xen":
 		return kind == xenVersion || kind == xenGuestOS || kind == xenLoader || kind == xenPhys32Entry
 	case "Solo5":
-		return kind == solo5ABI
+		return kind == solo5ABI || kind == solo5Manifest
 	case "GNU":
 		return kind == gnuABITag
 	}
@@ -182,6 +185,9 @@ func (all *notes) addOne(owner string, kind uint32, value []byte, order binary.B
 			all.xen.phys32Entry = true
 		}
 	case "Solo5":
+		if kind == solo5Manifest {
+			return all.addManifest(value, order)
+		}
 		if kind != solo5ABI {
 			break
 		}

@@ -55,6 +55,67 @@ var table = []struct{ target, abi, why, hint string }{
 		"build it as a kernel (MirageOS: -t xen), or run it on a target of kind local"},
 	{"xen", "", "xen cannot boot this kernel: it has no Xen notes",
 		"xen boots a kernel whose ELF notes say PVH (note 18) or PV (XEN_VERSION xen-3.0)"},
+
+	// The worker's own host: its Linux, and the tenders of Solo5.
+	{"local", LinuxExecutable, "", ""},
+	{"local", Solo5HVT, "", ""},
+	{"local", Solo5SPT, "", ""},
+	{"local", Solo5Virtio, "local cannot boot a Solo5 virtio kernel: it has no tender",
+		"build it with -t unix, spt or hvt, or run it on a target of kind qemu"},
+	{"local", Solo5Xen, "local cannot boot a Solo5 xen kernel: it has no tender",
+		"build it with -t unix, spt or hvt, or run it on a target of kind xen"},
+	{"local", Solo5Muen, "local cannot boot a Solo5 muen kernel: it has no tender", "build it with -t unix, spt or hvt"},
+	{"local", Solo5Genode, "local cannot boot a Solo5 genode kernel: it has no tender", "build it with -t unix, spt or hvt"},
+	{"local", Multiboot1, "local cannot boot a kernel for a whole machine", "run it on a target of kind qemu"},
+	{"local", PVH, "local cannot boot a kernel for a whole machine", "run it on a target of kind qemu"},
+	{"local", LinuxBzImage, "local cannot boot a Linux kernel", "run it on a target of kind qemu"},
+	{"local", XenPVH, "local cannot boot a Xen kernel", "run it on a target of kind xen"},
+	{"local", XenPV, "local cannot boot a Xen kernel", "run it on a target of kind xen"},
+	{"local", "", "local cannot boot this kernel: it is no Linux program and no Solo5 kernel with a tender",
+		"local runs what MirageOS makes with -t unix, spt or hvt"},
+
+	// GRUB on a BIOS or UEFI disk. It takes its commands from us, so the order
+	// is of what they do best: linux, multiboot2, multiboot. The last loads by
+	// the header's addresses too, and 64-bit ELF files, unlike QEMU's loader.
+	{"grub", LinuxBzImage, "", ""},
+	{"grub", Multiboot2, "", ""},
+	{"grub", Multiboot1, "", ""},
+	{"grub", Multiboot1ELF64, "", ""},
+	{"grub", Solo5Xen, "grub cannot boot a Solo5 xen kernel: only Xen starts it",
+		"build it with -t virtio, or run it on a target of kind xen"},
+	{"grub", Solo5HVT, "grub cannot boot a Solo5 hvt kernel: only its tender starts it",
+		"build it with -t virtio, or run it on a target of kind local"},
+	{"grub", Solo5SPT, "grub cannot boot a Solo5 spt kernel: only its tender starts it",
+		"build it with -t virtio, or run it on a target of kind local"},
+	{"grub", Solo5Muen, "grub cannot boot a Solo5 muen kernel", "build it with -t virtio"},
+	{"grub", Solo5Genode, "grub cannot boot a Solo5 genode kernel", "build it with -t virtio"},
+	{"grub", PVH, "grub cannot boot a kernel by its PVH entry point", "give it a multiboot 1 or 2 header (as examples/hello has), " +
+		"or start it without a disk: target qemu with via: kernel, or target xen"},
+	{"grub", XenPVH, "grub cannot boot a kernel by its PVH entry point",
+		"give it a multiboot 1 or 2 header (as examples/hello has), or run it on a target of kind xen"},
+	{"grub", XenPV, "grub cannot boot a Xen PV kernel on a BIOS or UEFI machine",
+		"run it on a target of kind xen, or boot it by pv-grub"},
+	{"grub", LinuxExecutable, "grub cannot boot a Linux program: it is no kernel",
+		"build it as a kernel (MirageOS: -t virtio), or run it on a target of kind local"},
+	{"grub", "", "grub cannot boot this ELF file: it has none of the headers grub looks for",
+		"grub boots a kernel by a multiboot 1 or 2 header or Linux's boot protocol"},
+
+	// pv-grub is GRUB as a Xen PV domain, and hands over to another one. It
+	// unpacks gzip, bzip2, lzo and xz by itself.
+	{"pv-grub", XenPV, "", ""},
+	// As on xen: the notes of the kernel inside are not seen here.
+	{"pv-grub", LinuxBzImage, "", ""},
+	{"pv-grub", Solo5Xen, "pv-grub cannot boot a Solo5 xen kernel (MirageOS 3.9 or later): it is PVH only, and pv-grub starts PV kernels",
+		"build it with MirageOS 3.8 or earlier, which makes PV kernels, or run it on a target of kind xen"},
+	{"pv-grub", XenPVH, "pv-grub cannot boot a kernel that is PVH only: it starts PV kernels",
+		"give it PV notes and a PV entry point (as examples/hello has), or run it on a target of kind xen"},
+	{"pv-grub", Solo5Virtio, "pv-grub cannot boot a Solo5 virtio kernel: it is not for Xen",
+		"run it on a target of kind qemu, or boot it from a BIOS or UEFI disk"},
+	{"pv-grub", Solo5HVT, "pv-grub cannot boot a Solo5 hvt kernel: it is not for Xen", "run it on a target of kind local"},
+	{"pv-grub", Solo5SPT, "pv-grub cannot boot a Solo5 spt kernel: it is not for Xen", "run it on a target of kind local"},
+	{"pv-grub", LinuxExecutable, "pv-grub cannot boot a Linux program: it is no kernel", "run it on a target of kind local"},
+	{"pv-grub", "", "pv-grub cannot boot this kernel: it has no Xen PV notes",
+		"pv-grub boots a kernel whose ELF notes say PV (XEN_VERSION xen-3.0)"},
 }
 
 // Supports gives the ABI by which a kind of target boots a kernel with these
