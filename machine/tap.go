@@ -1,0 +1,297 @@
+package machine
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// TapConfig is a tap device of a machine's: an Ethernet cable whose other end
+// is a network interface of this host.
+//
+// A tap that Morgana makes has the machine's tags as its alias ("ip link" shows
+// it), so that it is found even if the machine's folder is gone.
+type TapConfig struct {
+	// Tags are the machine's, Index the number of its tap, from 0.
+	Tags  step.Tags
+	Index int
+	// Name is the interface's name, at most 15 bytes. Empty is one made of Tags
+	// and Index, see [TapConfig.Interface]. A tap of this name that somebody
+	// else made is used as it is, and then Bridge and Address must be empty.
+	Name string
+	// Bridge is a bridge of this host that the tap joins; empty for none.
+	Bridge string
+	// Address is given to the host's end, as 10.0.0.1/24; the zero Prefix gives none.
+	Address netip.Prefix
+	// Option is the option that describes the tap, as "networks[0]"; an error's
+	// Field is the option and one of ".tap", ".bridge" and ".address".
+	Option string
+}
+
+const (
+	tunDevice   = "/dev/net/tun"
+	aliasPrefix = "morgana "
+	// letGo is how long the kernel may take to take back the tap of a process
+	// that is ending.
+	letGo = 2 * time.Second
+)
+
+// Interface is the name of the host's end: Name, or "mg", 10 hex digits that
+// belong to the tags, and the index.
+func (c TapConfig) Interface() string {
+	if c.Name != "" {
+		return c.Name
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d", c.Tags.App, c.Tags.Target, c.Tags.Life, c.Tags.Generation))
+	return fmt.Sprintf("mg%x-%d", sum[:5], c.Index)
+}
+
+// OpenTap opens the tap, made if it is not there, and up. A tap that was made
+// is gone with the last process that has the file, however that ends. Frames
+// are read and written without a header before them (IFF_NO_PI, no
+// IFF_VNET_HDR). One that another process has is Conflict.
+func OpenTap(ctx context.Context, c TapConfig) (*os.File, error) {
+	f, err := openTap(ctx, c, false)
+	if err != nil {
+		return nil, step.During("open tap "+c.Interface(), err)
+	}
+	return f, nil
+}
+
+// MakeTap makes the tap for a program that opens it by its name and may be
+// without rights: it belongs to the worker's user and stays until [RemoveTaps].
+func MakeTap(ctx context.Context, c TapConfig) error {
+	f, err := openTap(ctx, c, true)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return step.During("make tap "+c.Interface(), err)
+	}
+	return nil
+}
+
+func openTap(ctx context.Context, c TapConfig, keep bool) (f *os.File, err error) {
+	if err := c.sane(); err != nil {
+		return nil, err
+	}
+	whose, err := c.find()
+	if err != nil {
+		return nil, err
+	}
+	if f, err = attachWhenFree(ctx, c, whose); err != nil {
+		return nil, err
+	}
+	if whose == others {
+		return f, nil
+	}
+	err = c.dress()
+	if err == nil {
+		err = persist(f, keep) // last: what stays has its tags
+	}
+	if err != nil {
+		return nil, errors.Join(c.denied(err), f.Close())
+	}
+	return f, nil
+}
+
+// owner says to whom the tap of a name belongs.
+type owner int
+
+const (
+	nobody owner = iota // there is none
+	same                // this machine
+	ours                // another generation of it, or an earlier life
+	others              // not of Morgana's making
+)
+
+// find looks for the tap, and refuses another machine's.
+func (c TapConfig) find() (owner, error) {
+	link, err := linkNamed(c.Interface())
+	if link == nil || err != nil {
+		return nobody, err
+	}
+	if tap, ok := link.(*netlink.Tuntap); !ok || tap.Mode != netlink.TUNTAP_MODE_TAP {
+		return others, c.invalid("tap", "give the name of a tap device, or of none", "%s is a device of type %s", c.Interface(), link.Type())
+	}
+	tags, ok := aliasTags(link.Attrs().Alias)
+	switch {
+	case !ok:
+		return others, c.checkOthers()
+	case tags.App != c.Tags.App || tags.Target != c.Tags.Target:
+		return others, c.conflict(fmt.Sprintf("morgana destroy for %s.%s, or give another name", tags.App, tags.Target),
+			"%s belongs to %s.%s", c.Interface(), tags.App, tags.Target)
+	case tags == c.Tags:
+		return same, nil
+	}
+	return ours, nil
+}
+
+// checkOthers refuses to change what somebody else set up.
+func (c TapConfig) checkOthers() error {
+	field := "bridge"
+	if c.Bridge == "" {
+		field = "address"
+	}
+	if c.Bridge == "" && !c.Address.IsValid() {
+		return nil
+	}
+	return c.invalid(field, "leave it out: whoever made the device sets it up; or give a name that is free",
+		"%s is there already and is not Morgana's", c.Interface())
+}
+
+// attachWhenFree waits a moment for a process that is ending.
+func attachWhenFree(ctx context.Context, c TapConfig, whose owner) (*os.File, error) {
+	for began := time.Now(); ; {
+		f, err := attach(c.Interface(), whose == nobody)
+		if !errors.Is(err, unix.EBUSY) {
+			return f, c.denied(err)
+		}
+		if time.Since(began) > letGo {
+			return nil, c.held()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(tick):
+		}
+	}
+}
+
+// attach makes the tap or takes one that is there; create refuses the latter.
+// The file goes to a child and is not for reading here: it blocks.
+func attach(name string, create bool) (*os.File, error) {
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: tunDevice, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), tunDevice)
+	ifr, err := unix.NewIfreq(name)
+	if err == nil {
+		flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		if create {
+			flags |= unix.IFF_TUN_EXCL
+		}
+		ifr.SetUint16(flags)
+		if err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+			err = os.NewSyscallError("TUNSETIFF", err)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// persist says whether the tap outlives its file.
+func persist(f *os.File, keep bool) error {
+	on := 0
+	if keep {
+		on = 1
+		if err := unix.IoctlSetInt(int(f.Fd()), unix.TUNSETOWNER, os.Getuid()); err != nil {
+			return os.NewSyscallError("TUNSETOWNER", err)
+		}
+	}
+	return os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(int(f.Fd()), unix.TUNSETPERSIST, on))
+}
+
+// dress gives a tap of ours its tags, its bridge and its address, and turns it on.
+func (c TapConfig) dress() error {
+	link, err := linkNamed(c.Interface())
+	if err != nil {
+		return err
+	}
+	if link == nil {
+		return fmt.Errorf("%s was removed meanwhile", c.Interface())
+	}
+	if err := netlink.LinkSetAlias(link, alias(c.Tags)); err != nil {
+		return err
+	}
+	if c.Bridge != "" {
+		bridge, err := c.bridge()
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetMaster(link, bridge); err != nil {
+			return err
+		}
+	}
+	if c.Address.IsValid() {
+		address, err := netlink.ParseAddr(c.Address.String())
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrReplace(link, address); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// RemoveTaps removes the taps whose tags match, whether somebody has them open
+// or not, and gives their names.
+func RemoveTaps(tags step.Tags) ([]string, error) {
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // then it has at least what was there before
+		return nil, os.NewSyscallError("netlink", err)
+	}
+	var removed []string
+	var errs []error
+	for _, link := range links {
+		have, ok := aliasTags(link.Attrs().Alias)
+		if _, tap := link.(*netlink.Tuntap); !ok || !tap || !tags.Match(have) {
+			continue
+		}
+		name := link.Attrs().Name
+		switch err := netlink.LinkDel(link); {
+		case err == nil:
+			removed = append(removed, name)
+		case !gone(err):
+			errs = append(errs, TapConfig{Name: name}.denied(err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return removed, step.During("remove taps", err)
+	}
+	return removed, nil
+}
+
+// linkNamed is nil if there is none.
+func linkNamed(name string) (netlink.Link, error) {
+	link, err := netlink.LinkByName(name)
+	if gone(err) {
+		return nil, nil
+	}
+	return link, err
+}
+
+func gone(err error) bool {
+	var none netlink.LinkNotFoundError
+	return errors.As(err, &none) || errors.Is(err, unix.ENODEV)
+}
+
+func alias(tags step.Tags) string {
+	return fmt.Sprintf("%s%s/%s/%s/%d", aliasPrefix, tags.App, tags.Target, tags.Life, tags.Generation)
+}
+
+func aliasTags(alias string) (step.Tags, bool) {
+	rest, ok := strings.CutPrefix(alias, aliasPrefix)
+	p := strings.Split(rest, "/")
+	if !ok || len(p) != 4 {
+		return step.Tags{}, false
+	}
+	generation, err := strconv.Atoi(p[3])
+	return step.Tags{App: p[0], Target: p[1], Life: p[2], Generation: generation}, err == nil
+}

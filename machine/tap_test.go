@@ -1,0 +1,400 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// needTaps skips a test where taps cannot be made, unless all tests are required.
+func needTaps(t *testing.T) {
+	t.Helper()
+	for _, n := range TapNeeds() {
+		if n.Found != "" {
+			continue
+		}
+		if os.Getenv("MORGANA_REQUIRE") == "all" {
+			t.Fatal(n.What, n.Why)
+		}
+		t.Skip(n.What, n.Why)
+	}
+}
+
+// tapTest is a test's own tags, and sees that none of its taps are left.
+func tapTest(t *testing.T) TapConfig {
+	t.Helper()
+	needTaps(t)
+	c := TapConfig{Tags: step.Tags{App: "taptest", Target: strings.ToLower(t.Name()[4:min(len(t.Name()), 40)]), Life: "0a1b2c3d", Generation: 1}}
+	t.Cleanup(func() {
+		if _, err := RemoveTaps(step.Tags{App: c.Tags.App, Target: c.Tags.Target}); err != nil {
+			t.Error(err)
+		}
+		if left := tapsOf(t, c.Tags); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
+	return c
+}
+
+// tapsOf lists the taps of an app and target, of all generations.
+func tapsOf(t *testing.T, tags step.Tags) (names []string) {
+	t.Helper()
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Alias, "morgana "+tags.App+"/"+tags.Target+"/") || l.Attrs().Name == (TapConfig{Tags: tags}).Interface() {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names
+}
+
+// addLink makes a device for a test.
+func addLink(t *testing.T, link netlink.Link) {
+	t.Helper()
+	if err := netlink.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.LinkDel(link); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func wantKind(t *testing.T, err error, kind step.Kind, field, text string) {
+	t.Helper()
+	var e *step.Error
+	if !errors.As(err, &e) || e.Kind != kind || e.Field != field || !strings.Contains(err.Error(), text) || e.Hint == "" {
+		t.Errorf("got %#v (%v), want %s of %s, %q, with a hint", e, err, kind, field, text)
+	}
+	if err != nil && strings.Contains(err.Error(), "\n") {
+		t.Errorf("more than a line: %q", err)
+	}
+}
+
+func TestTapIsGoneWithItsFile(t *testing.T) {
+	c := tapTest(t)
+	addLink(t, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "mgtestbr0"}})
+	c.Bridge = "mgtestbr0"
+	f, err := OpenTap(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := netlink.LinkByName(c.Interface())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bridge, err := netlink.LinkByName(c.Bridge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := link.Attrs()
+	if a.Alias != "morgana taptest/"+c.Tags.Target+"/0a1b2c3d/1" || a.MasterIndex != bridge.Attrs().Index || a.RawFlags&unix.IFF_UP == 0 {
+		t.Errorf("got %+v", a)
+	}
+	if err := CheckTap(c); err != nil {
+		t.Errorf("check of a machine that runs: %v", err)
+	}
+	// It lives as long as the last process that has it, even one that is killed.
+	sleeper := exec.Command("sleep", "60")
+	sleeper.ExtraFiles = []*os.File{f}
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := tapsOf(t, c.Tags); !slices.Equal(got, []string{c.Interface()}) {
+		t.Errorf("got %q", got)
+	}
+	again := c
+	again.Tags.Generation = 0 // not this machine
+	again.Name, again.Bridge = c.Interface(), ""
+	wantKind(t, CheckTap(again), step.Conflict, "tap", "another program has")
+	_, err = OpenTap(t.Context(), c)
+	wantKind(t, err, step.Conflict, "tap", "another program has")
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := OpenTap(short, c); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if err := sleeper.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = sleeper.Wait() // it was killed
+	if got := tapsOf(t, c.Tags); len(got) > 0 {
+		t.Errorf("left: %q", got)
+	}
+}
+
+func TestTapWithAddressPassesFrames(t *testing.T) {
+	c := tapTest(t)
+	c.Address = netip.MustParsePrefix("10.213.7.1/24")
+	f, err := OpenTap(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // ends the tap
+	fd := int(f.Fd())
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	// Who has 10.213.7.1? Tell 10.213.7.2.
+	mac := []byte{2, 0, 0, 0, 0, 7}
+	ask := slices.Concat([]byte{255, 255, 255, 255, 255, 255}, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1},
+		mac, []byte{10, 213, 7, 2}, make([]byte, 6), []byte{10, 213, 7, 1})
+	if _, err := unix.Write(fd, ask); err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Concat(mac, hostMAC(t, c), []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2})
+	buffer := make([]byte, 2000)
+	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, 500); err != nil && !errors.Is(err, unix.EINTR) {
+			t.Fatal(err)
+		}
+		if n, err := unix.Read(fd, buffer); err == nil && n >= len(want) && string(buffer[:len(want)]) == string(want) {
+			return
+		}
+	}
+	t.Error("the host does not answer on its end of the tap")
+}
+
+func hostMAC(t *testing.T, c TapConfig) []byte {
+	t.Helper()
+	link, err := netlink.LinkByName(c.Interface())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link.Attrs().HardwareAddr
+}
+
+func TestTapsThatStayAreRemovedByTags(t *testing.T) {
+	c := tapTest(t)
+	second, later := c, c
+	second.Index, second.Name = 1, "mgtesttap1"
+	later.Tags.Generation = 2
+	for _, tap := range []TapConfig{c, second, later, c} { // the last one again: adopted
+		if err := MakeTap(t.Context(), tap); err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckTap(tap); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := tapsOf(t, c.Tags); len(got) != 3 {
+		t.Errorf("made %q", got)
+	}
+	removed, err := RemoveTaps(c.Tags)
+	if want := []string{c.Interface(), second.Name}; err != nil || !slices.Equal(slices.Sorted(slices.Values(removed)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("removed %q, want %q (%v)", removed, want, err)
+	}
+	if again, err := RemoveTaps(c.Tags); err != nil || len(again) > 0 {
+		t.Errorf("removed again: %q (%v)", again, err)
+	}
+	if got := tapsOf(t, c.Tags); !slices.Equal(got, []string{later.Interface()}) {
+		t.Errorf("left %q", got)
+	}
+}
+
+// A name of the user's own goes from one generation to the next, when it is free.
+func TestTapOfAnEarlierGenerationIsTakenOver(t *testing.T) {
+	c := tapTest(t)
+	c.Name = "mgtesttap2"
+	if err := MakeTap(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	later := c
+	later.Tags.Generation = 2
+	if err := CheckTap(later); err != nil {
+		t.Error(err)
+	}
+	if err := MakeTap(t.Context(), later); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := RemoveTaps(c.Tags); err != nil || len(removed) > 0 {
+		t.Errorf("the earlier generation removed %q (%v)", removed, err)
+	}
+	stranger := c
+	stranger.Tags.App = "other"
+	wantKind(t, CheckTap(stranger), step.Conflict, "tap", "belongs to taptest.")
+	_, err := OpenTap(t.Context(), stranger)
+	wantKind(t, err, step.Conflict, "tap", "belongs to taptest.")
+}
+
+func TestTapOfSomebodyElseIsUsedAsItIs(t *testing.T) {
+	c := tapTest(t)
+	c.Name, c.Option = "mgtesttap3", "networks[0]"
+	addLink(t, &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: c.Name}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI})
+	if err := CheckTap(c); err != nil {
+		t.Error(err)
+	}
+	f, err := OpenTap(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, CheckTap(c), step.Conflict, "networks[0].tap", "another program has")
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	addressed := c
+	addressed.Address = netip.MustParsePrefix("10.213.7.1/24")
+	wantKind(t, CheckTap(addressed), step.InvalidSpec, "networks[0].address", "is there already")
+	if link, err := netlink.LinkByName(c.Name); err != nil || link.Attrs().Alias != "" {
+		t.Errorf("it was changed: %+v (%v)", link, err)
+	}
+}
+
+func TestTapRefused(t *testing.T) {
+	needTaps(t)
+	addLink(t, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "mgtestbr1"}})
+	tags := step.Tags{App: "taptest", Target: "refused", Life: "0a1b2c3d", Generation: 1}
+	for _, test := range []struct {
+		c           TapConfig
+		kind        step.Kind
+		field, text string
+	}{
+		{TapConfig{Bridge: "mgnobridge"}, step.NotFound, "bridge", "no bridge mgnobridge"},
+		{TapConfig{Bridge: "lo"}, step.InvalidSpec, "bridge", "lo is a device of type"},
+		{TapConfig{Name: "mgtestbr1"}, step.InvalidSpec, "tap", "of type bridge"},
+		{TapConfig{Name: "tap%d"}, step.InvalidSpec, "tap", "no name"},
+		{TapConfig{Name: "a/b"}, step.InvalidSpec, "tap", "no name"},
+		{TapConfig{Name: ".."}, step.InvalidSpec, "tap", "no name"},
+		{TapConfig{Name: "sixteencharsname"}, step.InvalidSpec, "tap", "no name"},
+		{TapConfig{Bridge: "br0", Address: netip.MustParsePrefix("10.0.0.1/24")}, step.InvalidSpec, "address", "in a bridge"},
+	} {
+		test.c.Tags = tags
+		wantKind(t, CheckTap(test.c), test.kind, test.field, test.text)
+		f, err := OpenTap(t.Context(), test.c)
+		if err == nil {
+			t.Errorf("%+v was opened", test.c)
+			_ = f.Close()
+		}
+		wantKind(t, err, test.kind, test.field, test.text)
+	}
+}
+
+func TestTapNamesAreTheirOwn(t *testing.T) {
+	seen := map[string]bool{}
+	for _, life := range []string{"0a1b2c3d", "0a1b2c3e"} {
+		for generation := range 3 {
+			for index := range 3 {
+				c := TapConfig{Tags: step.Tags{App: "a", Target: "b", Life: life, Generation: generation}, Index: index}
+				if name := c.Interface(); seen[name] || len(name) > 15 {
+					t.Errorf("%+v: %s", c, name)
+				} else {
+					seen[name] = true
+				}
+			}
+		}
+	}
+}
+
+// asNobody, when set, makes TestTapAsNobody the worker without rights.
+const asNobody = "MORGANA_TEST_TAP_NOBODY"
+
+// Without CAP_NET_ADMIN a tap cannot be made, but one's own can be opened.
+func TestTapAsNobody(t *testing.T) {
+	if os.Getenv(asNobody) != "" {
+		says := map[string]string{}
+		say := func(what string, err error) {
+			says[what] = ""
+			if err != nil {
+				says[what] = string(step.KindOf(err)) + ": " + err.Error()
+			}
+		}
+		tags := step.Tags{App: "taptest", Target: "nobody", Life: "0a1b2c3d", Generation: 1}
+		say("check", CheckTap(TapConfig{Tags: tags}))
+		_, err := OpenTap(context.Background(), TapConfig{Tags: tags})
+		say("open", err)
+		say("check own", CheckTap(TapConfig{Tags: tags, Name: "mgtesttap4"}))
+		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap4"})
+		say("open own", err)
+		say("check another's", CheckTap(TapConfig{Tags: tags, Name: "mgtesttap5"}))
+		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap5"})
+		say("open another's", err)
+		say("needs", nil)
+		for _, n := range TapNeeds() {
+			says["needs"] += n.What + "=" + n.Found + " "
+		}
+		_ = json.NewEncoder(os.Stdout).Encode(says)
+		os.Exit(0)
+	}
+	needTaps(t)
+	if os.Getuid() != 0 {
+		t.Skip("becomes another user")
+	}
+	const uid = 54321
+	// A node of the device that everybody may open, as udev makes it elsewhere.
+	for name, owner := range map[string]uint32{"mgtesttap4": uid, "mgtesttap5": uid + 1} {
+		addLink(t, &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI,
+			Owner: owner, Group: owner})
+	}
+	run := func(opens bool) map[string]string {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		open, err := os.MkdirTemp("", "morgana-tap-*") // t.TempDir is closed to others
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(open) //nolint:errcheck // a test's
+		copied := filepath.Join(open, "test")
+		if out, err := exec.Command("sh", "-c", `chmod 755 "$1" && install -m 755 "$2" "$3"`, "sh", open, exe, copied).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		cmd := exec.Command("unshare", "-m", "sh", "-c", `
+			set -e
+			if [ "$1" = true ]; then chmod=666; else chmod=600; fi
+			mknod "$2/tun" c 10 200 && chmod $chmod "$2/tun" && mount --bind "$2/tun" /dev/net/tun
+			exec setpriv --reuid 54321 --regid 54321 --clear-groups "$3" -test.run '^TestTapAsNobody$'`, "sh",
+			map[bool]string{true: "true", false: "false"}[opens], t.TempDir(), copied)
+		cmd.Env = append(os.Environ(), asNobody+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		out, err := cmd.Output()
+		if err != nil {
+			var e *exec.ExitError
+			if errors.As(err, &e) {
+				out = append(out, e.Stderr...)
+			}
+			t.Fatalf("%v: %s", err, out)
+		}
+		var says map[string]string
+		if err := json.Unmarshal(out, &says); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return says
+	}
+	const no = "Unauthorized: "
+	says := run(true)
+	for what, want := range map[string]string{
+		"check": no + "tap: the worker may not make", "open": no + "open tap mg", "check own": "", "open own": "",
+		"check another's": no + "tap: mgtesttap5 belongs to another user", "open another's": no + "open tap mgtesttap5",
+		"needs": "/dev/net/tun=/dev/net/tun CAP_NET_ADMIN= ",
+	} {
+		if got := says[what]; !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	if got := run(false)["check own"]; !strings.HasPrefix(got, no) {
+		t.Errorf("a device that may not be opened: %q", got)
+	}
+}
