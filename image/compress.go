@@ -1,6 +1,19 @@
 package image
 
-import "io"
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// maxKernel bounds what is unpacked of one file.
+const maxKernel = 1 << 30
 
 // Decompress gives the plain kernel of a file that is size bytes long, and how
 // it was packed: "gzip", "xz", "bzip2", or "" for any other file, which is given
@@ -9,5 +22,130 @@ import "io"
 // The reader ends with InvalidSpec if the file is damaged or cut off, or holds
 // more than 1 GiB. Errors of reading r are returned as they are.
 func Decompress(r io.ReaderAt, size int64) (plain io.Reader, compression string, err error) {
-	return io.NewSectionReader(r, 0, max(size, 0)), "", nil
+	f := newFile(r, size)
+	head := make([]byte, min(magicSize, f.size()))
+	if _, err := f.ReadAt(head, 0); f.err != nil {
+		return nil, "", fmt.Errorf("unpack kernel: %w", err)
+	}
+	p := packing(head)
+	if p == nil {
+		return f.r, "", nil
+	}
+	return f.unpack(p), p.name, nil
+}
+
+// packer is a way to compress a file.
+type packer struct {
+	name string
+	is   func(head []byte) bool
+	open func(io.Reader) (io.Reader, error)
+}
+
+// magicSize is how much of a file packing wants to see.
+const magicSize = 6
+
+var packers = []packer{
+	{"gzip", startsWith("\x1f\x8b"), func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }},
+	{"xz", startsWith(xzMagic), func(r io.Reader) (io.Reader, error) { return newXZ(r) }},
+	{"bzip2", func(head []byte) bool {
+		// A digit follows; text may well begin with "BZh".
+		return startsWith("BZh")(head) && len(head) > 3 && head[3] >= '1' && head[3] <= '9'
+	}, func(r io.Reader) (io.Reader, error) { return bzip2.NewReader(r), nil }},
+}
+
+func startsWith(magic string) func([]byte) bool {
+	return func(head []byte) bool { return bytes.HasPrefix(head, []byte(magic)) }
+}
+
+// packing is how the file that begins with head is packed, nil if it is not.
+func packing(head []byte) *packer {
+	for i := range packers {
+		if packers[i].is(head) {
+			return &packers[i]
+		}
+	}
+	return nil
+}
+
+// unpack reads the file's contents from their beginning.
+func (f *file) unpack(p *packer) *unpacked {
+	return &unpacked{file: f, packer: p, left: maxKernel + 1}
+}
+
+// unpacked is the contents of a compressed file. Its errors are ready for the
+// user.
+type unpacked struct {
+	file   *file
+	packer *packer
+	r      io.Reader // nil before the first Read
+	left   int64     // what may come, and one byte more
+	err    error
+}
+
+func (u *unpacked) Read(p []byte) (int, error) {
+	if u.r == nil && u.err == nil {
+		packed := bufio.NewReaderSize(io.NewSectionReader(u.file, 0, u.file.r.Size()), 64<<10)
+		r, err := u.packer.open(packed)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		u.r, u.err = r, u.explain(err)
+	}
+	if u.err != nil {
+		return 0, u.err
+	}
+	n, err := u.r.Read(p[:min(int64(len(p)), u.left)])
+	u.left -= int64(n)
+	u.err = u.explain(err)
+	if u.left == 0 && u.err == nil {
+		u.err = u.explain(refusal("it holds more than 1 GiB, too much for a kernel"))
+	}
+	return n, u.err
+}
+
+// refusal is why a file is not unpacked although it is not damaged.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+func (u *unpacked) explain(err error) error {
+	if err == nil || err == io.EOF { //nolint:errorlint // exactly EOF is an io.Reader's good end
+		return err
+	}
+	if u.file.err != nil {
+		return fmt.Errorf("unpack kernel: %w", u.file.err)
+	}
+	e := &step.Error{Kind: step.InvalidSpec, Op: "unpack kernel", Hint: again}
+	var no refusal
+	switch {
+	case errors.As(err, &no):
+		e.Err, e.Hint = no, unpack
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		e.Err = fmt.Errorf("the file is damaged or cut off: it ends inside its %s data", u.packer.name)
+	default:
+		e.Err = fmt.Errorf("the file is damaged or cut off: its %s data is corrupt", u.packer.name)
+	}
+	return e
+}
+
+// identifyPacked looks into a compressed file. Its contents are read several
+// times rather than kept: what is looked at may be anywhere in them.
+func (f *file) identifyPacked(p *packer) (Info, error) {
+	contents, err := newReplay(func() io.Reader { return f.unpack(p) })
+	if err != nil {
+		return Info{}, err
+	}
+	in := newFile(contents, contents.size)
+	info, err := in.identifyPlain()
+	if in.err != nil {
+		return Info{}, in.err
+	}
+	var e *step.Error
+	if errors.As(err, &e) {
+		inside := *e
+		inside.Err = fmt.Errorf("in the %s file: %w", p.name, e.Err)
+		return Info{}, &inside
+	}
+	info.Compression = p.name
+	return info, err
 }

@@ -16,14 +16,18 @@ import (
 // in the first 32 KiB, an ISO image is known at 32 KiB.
 const headSize = 33 << 10
 
+// maxHeaders bounds what an ELF file's headers and the names of its sections
+// may take. A kernel's are a few KiB.
+const maxHeaders = 2 << 20
+
 // Identify reads what the kernel in r, size bytes long, can be booted as. It
-// trusts none of them: it reads little, whatever the counts and sizes in them
-// say.
+// trusts none of them: it keeps little, whatever the counts and sizes in them
+// say. A compressed kernel is unpacked to its end, and to 1 GiB at most.
 //
 // A file that is no kernel, or is damaged or cut off, is InvalidSpec with a
 // plain sentence of what it is. Errors of reading r are returned as they are.
 func Identify(r io.ReaderAt, size int64) (Info, error) {
-	f := &file{r: io.NewSectionReader(r, 0, max(size, 0))}
+	f := newFile(r, size)
 	info, err := f.identify()
 	if f.err != nil {
 		return Info{}, fmt.Errorf("identify kernel: %w", f.err)
@@ -42,6 +46,10 @@ type file struct {
 	err error
 }
 
+func newFile(r io.ReaderAt, size int64) *file {
+	return &file{r: io.NewSectionReader(r, 0, max(size, 0))}
+}
+
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.r.ReadAt(p, off)
 	// Offsets come from the file: ReadAt answers a negative one with EOF.
@@ -53,10 +61,29 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 
 func (f *file) size() uint64 { return uint64(f.r.Size()) }
 
-func (f *file) identify() (Info, error) {
+func (f *file) head() ([]byte, error) {
 	head := make([]byte, min(headSize, f.size()))
-	if n, err := f.ReadAt(head, 0); n < len(head) {
-		return Info{}, damaged("%d bytes were expected, %d are there: %w", f.size(), n, err)
+	if n, _ := f.ReadAt(head, 0); n < len(head) {
+		return nil, damaged("it is shorter than %d bytes", f.size())
+	}
+	return head, nil
+}
+
+func (f *file) identify() (Info, error) {
+	head, err := f.head()
+	if err != nil {
+		return Info{}, err
+	}
+	if p := packing(head); p != nil {
+		return f.identifyPacked(p)
+	}
+	return f.identifyPlain()
+}
+
+func (f *file) identifyPlain() (Info, error) {
+	head, err := f.head()
+	if err != nil {
+		return Info{}, err
 	}
 	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return f.identifyELF(head)
@@ -70,10 +97,31 @@ func (f *file) identify() (Info, error) {
 	return Info{}, notKernel(head)
 }
 
+// frugal reads for debug/elf, which keeps as many sections and as long a table
+// of names as the file says it has, and takes their number on trust where the
+// ELF header has no room for it.
+type frugal struct {
+	f    *file
+	left int
+}
+
+var errHeaders = errors.New("too large")
+
+func (l *frugal) ReadAt(p []byte, off int64) (int, error) {
+	if len(p) > l.left && off <= l.f.r.Size()-int64(len(p)) {
+		return 0, errHeaders
+	}
+	l.left -= len(p)
+	return l.f.ReadAt(p, off)
+}
+
 func (f *file) identifyELF(head []byte) (Info, error) {
-	// debug/elf checks header counts and offsets against what it can read, and
-	// allocates no more than that. What it points to is checked here.
-	e, err := elf.NewFile(f)
+	// debug/elf checks offsets of headers against what it can read. What they
+	// point to is checked here.
+	e, err := elf.NewFile(&frugal{f, maxHeaders})
+	if errors.Is(err, errHeaders) {
+		return Info{}, damaged("its ELF headers take more than %d bytes", maxHeaders)
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return Info{}, damaged("it ends inside its ELF headers")
 	}
@@ -194,6 +242,8 @@ func machineName(m elf.Machine) string {
 
 const wanted = "a kernel is an ELF file (PVH, Xen PV, multiboot or Solo5) or a Linux bzImage"
 
+const again = "build it or copy it again"
+
 func invalid(what, hint string) error {
 	return &step.Error{Kind: step.InvalidSpec, Op: "identify kernel", Err: errors.New(what), Hint: hint}
 }
@@ -201,5 +251,5 @@ func invalid(what, hint string) error {
 func damaged(format string, args ...any) error {
 	return &step.Error{Kind: step.InvalidSpec, Op: "identify kernel",
 		Err:  fmt.Errorf("the file is damaged or cut off: "+format, args...),
-		Hint: "build it or copy it again"}
+		Hint: again}
 }

@@ -71,6 +71,8 @@ var kernels = []struct {
 		[]string{LinuxExecutable}, "x86_64"},
 	{"static program", testELF{segments: []testPart{load(someCode), note(oneNote("GNU", 1, words(0, 3, 2, 0)))}}.build(),
 		[]string{LinuxExecutable}, "x86_64"},
+	{"Linux program for arm", testELF{machine: elf.EM_AARCH64, segments: []testPart{load(someCode), note(oneNote("GNU", 1, words(0, 3, 2, 0)))}}.build(),
+		[]string{LinuxExecutable}, "aarch64"},
 	{"nothing known", testELF{machine: elf.EM_RISCV, segments: []testPart{load(someCode)}}.build(), []string{ELF}, "riscv"},
 }
 
@@ -119,7 +121,13 @@ func wantInvalid(t *testing.T, name string, err error, text string) {
 		t.Errorf("%s: got %v, want InvalidSpec", name, err)
 		return
 	}
-	if !strings.Contains(e.Error(), text) || strings.Contains(e.Error(), "\n") || e.Hint == "" {
+	said := e.Error()
+	for _, unclear := range []string{"\n", "EOF", "failed to", "%!"} {
+		if strings.Contains(said, unclear) {
+			t.Errorf("%s: %q is not one clear line", name, said)
+		}
+	}
+	if !strings.Contains(said, text) || e.Hint == "" {
 		t.Errorf("%s: got %q with hint %q, want %q with a hint", name, e.Error(), e.Hint, text)
 	}
 }
@@ -139,7 +147,11 @@ func TestIdentifyOtherFiles(t *testing.T) {
 		{"#!", "this is a script"},
 		{"app: hello\nsource: größer\n", "this is text"},
 		{strings.Repeat("a", 511) + "ö", "this is text"},
-		{"\x1f\x8b\x08\x00\x00", "this is a gzip file"},
+		{"\x1f\x8b\x08\x00\x00", "damaged or cut off: it ends inside its gzip data"},
+		{"\x28\xb5\x2f\xfd\x04", "this is a zstd file, not a kernel"},
+		{"\x04\x22\x4d\x18\x04", "this is an lz4 file, not a kernel"},
+		{"\x89LZO\x00\r\n\x1a\n", "this is an lzop file, not a kernel"},
+		{"BZhang is a name\n", "this is text"},
 		{"MZ\x90\x00\x03\x00", "this is a Windows or EFI program"},
 		{"!<arch>\nx.o/", "this is a static library"},
 		{"!<arch>\ndebian-binary", "this is a Debian package"},
@@ -191,6 +203,13 @@ func TestIdentifyDamaged(t *testing.T) {
 		copy(b[at:], value)
 		return b
 	}
+	// The names are the last section but the null one and a note.
+	manyNames := append(good.build(), make([]byte, 3<<20)...)
+	copy(manyNames[binary.LittleEndian.Uint64(manyNames[shoff:])+2*64+32:], words(3<<20, 0))
+	// More than the ELF header has room for: the number is in section 0.
+	manySections := append(good.build(), make([]byte, 0xff00*64)...)
+	copy(manySections[shnum:], []byte{0, 0, 0x10, 0xff})
+	copy(manySections[binary.LittleEndian.Uint64(manySections[shoff:])+32:], words(0xff00, 0))
 	huge, ones := words(0, 0x80000000), words(0xffffffff, 0xffffffff)
 	withNote := func(b []byte) []byte { return testELF{segments: []testPart{load(someCode), note(b)}}.build() }
 	for _, c := range []struct {
@@ -220,6 +239,9 @@ func TestIdentifyDamaged(t *testing.T) {
 		{"second note cut off", withNote(append(bytes.Clone(pvhNote), words(4, 8, 18)...)), "the note at byte 24 runs past the end"},
 		{"PVH entry of 3 bytes", withNote(oneNote("Xen", 18, []byte{1, 2, 3})), "the PVH entry point has 3 bytes, not 4 or 8"},
 		{"PVH entry of no bytes", withNote(oneNote("Xen", 18, nil)), "the PVH entry point has 0 bytes"},
+		{"PVH entry of 16 bytes", withNote(oneNote("Xen", 18, make([]byte, 16))), "the PVH entry point has 16 bytes"},
+		{"names of 3 MiB", manyNames, "its ELF headers take more than 2097152 bytes"},
+		{"65280 sections, names in one that is not there", manySections, "its ELF headers take more than 2097152 bytes"},
 		{"Solo5 ABI of 8 bytes", withNote(oneNote("Solo5", solo5ABI, words(1, 1))), "the Solo5 ABI has 8 bytes, not 16"},
 	} {
 		_, err := identify(c.bytes)

@@ -109,8 +109,8 @@ func (f *file) take(left *uint64, off, n uint64) ([]byte, error) {
 	}
 	*left -= n
 	raw := make([]byte, n)
-	if got, err := f.ReadAt(raw, int64(off)); got < len(raw) {
-		return nil, err
+	if got, _ := f.ReadAt(raw, int64(off)); got < len(raw) {
+		return nil, fmt.Errorf("only %d of %d bytes at %d are there", got, n, off)
 	}
 	return raw, nil
 }

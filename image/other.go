@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-const unpack = "unpack it first: a kernel is read from its own bytes"
+const unpack = "unpack it first: only plain kernels and those packed once by gzip, xz or bzip2 are read"
 
 // others are files that people take for kernels, by what they have at an offset.
 var others = []struct {
@@ -16,9 +16,6 @@ var others = []struct {
 	magic, what string
 	hint        string
 }{
-	{0, "\x1f\x8b", "a gzip file", unpack},
-	{0, "BZh", "a bzip2 file", unpack},
-	{0, "\xfd7zXZ\x00", "an xz file", unpack},
 	{0, "\x28\xb5\x2f\xfd", "a zstd file", unpack},
 	{0, "\x04\x22\x4d\x18", "an lz4 file", unpack},
 	{0, "\x89LZO", "an lzop file", unpack},
@@ -42,6 +39,9 @@ var others = []struct {
 func notKernel(head []byte) error {
 	if len(head) == 0 {
 		return invalid("the file is empty", wanted)
+	}
+	if p := packing(head); p != nil {
+		return invalid("this is packed once more, by "+p.name, unpack)
 	}
 	if interpreter, ok := script(head); ok {
 		if strings.HasSuffix(interpreter, "sh") {
