@@ -2,12 +2,29 @@
 # Installs what the host lacks, as Debian packages; prints the command where it may not.
 set -eu
 
+PATH=$PATH:/usr/sbin:/sbin # where mke2fs and sgdisk are, also for users who are not root
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need gcc gcc
 need ld binutils
 need git git
 need qemu-system-x86_64 qemu-system-x86
+# Boot disks (image/disk), and the tools that judge them in tests.
+need mke2fs e2fsprogs
+need grub-mkimage grub-common
+need mformat mtools
+need sgdisk gdisk
+need sfdisk fdisk
+need fsck.fat dosfstools
+need file file
+need xz xz-utils
+need bzip2 bzip2
+need ip iproute2
+[ -d /usr/lib/grub/i386-pc ] || missing="$missing grub-pc-bin"
+[ -d /usr/lib/grub/x86_64-efi ] || missing="$missing grub-efi-amd64-bin"
+[ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"
+# A step in Python (examples/python-step). Debian's python3 has no ensurepip of its own.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
 if ! command -v go >/dev/null 2>&1; then
 	echo "error: Go is not installed; see https://go.dev/doc/install (version in go.mod)" >&2
 	exit 2

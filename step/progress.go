@@ -16,6 +16,8 @@ type Progress struct {
 	// enough (an upload's id): the step's own JSON. A Report without it keeps
 	// the last one.
 	State json.RawMessage `json:"state,omitempty"`
+	// Host is where the work is done; the worker fills it in.
+	Host string `json:"host,omitempty"`
 	// Note is one line for people: the build's last output, "waiting for the console".
 	Note string `json:"note,omitempty"`
 }

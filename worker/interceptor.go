@@ -32,29 +32,34 @@ const (
 // it: heartbeats carry their progress, errors get their wire form.
 type steps struct {
 	interceptor.WorkerInterceptorBase
-	log *slog.Logger
+	log  *slog.Logger
+	host string
 }
 
 func (s *steps) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
-	i := &stepInbound{log: s.log}
+	i := &stepInbound{log: s.log, host: s.host}
 	i.Next = next
 	return i
 }
 
 type stepInbound struct {
 	interceptor.ActivityInboundInterceptorBase
-	log *slog.Logger
+	log  *slog.Logger
+	host string
 }
 
 func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go handOver(ctx, activity.GetWorkerStopChannel(ctx), cancel)
-	h := &heart{ctx: ctx}
+	h := &heart{ctx: ctx, host: i.host}
 	if activity.HasHeartbeatDetails(ctx) {
 		var last step.Progress
 		if activity.GetHeartbeatDetails(ctx, &last) == nil {
-			h.latest = &last
+			// A bare heartbeat says no more than where the last try was.
+			if last.Done != 0 || last.Total != 0 || last.Note != "" || last.State != nil {
+				h.latest = &last
+			}
 		}
 	}
 	last := h.latest
@@ -69,7 +74,7 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 	info := activity.GetInfo(ctx)
 	i.log.Warn("step", "activity", info.ActivityType.Name, "workflow", info.WorkflowExecution.ID,
 		"attempt", info.Attempt, "error", err)
-	return nil, ended(ctx, err)
+	return nil, ended(ctx, i.host, err)
 }
 
 // handOver cancels what is going on a while after the worker was told to stop.
@@ -94,6 +99,7 @@ var errStopping = errors.New("the worker stopped")
 // heart sends the heartbeats of one activity.
 type heart struct {
 	ctx    context.Context
+	host   string
 	mu     sync.Mutex // also keeps an older progress from being sent after a newer
 	latest *step.Progress
 }
@@ -105,6 +111,7 @@ func (h *heart) report(p step.Progress) {
 	if p.State == nil && h.latest != nil {
 		p.State = h.latest.State
 	}
+	p.Host = h.host
 	h.latest = &p
 	activity.RecordHeartbeat(h.ctx, p)
 }
@@ -119,11 +126,11 @@ func (h *heart) beat(until context.Context) {
 			return
 		case <-tick.C:
 			h.mu.Lock()
+			p := step.Progress{Host: h.host}
 			if h.latest != nil {
-				activity.RecordHeartbeat(h.ctx, *h.latest)
-			} else {
-				activity.RecordHeartbeat(h.ctx)
+				p = *h.latest
 			}
+			activity.RecordHeartbeat(h.ctx, p)
 			h.mu.Unlock()
 		}
 	}
@@ -131,16 +138,28 @@ func (h *heart) beat(until context.Context) {
 
 // ended tells a cancelled activity, which is over, from one whose worker is
 // stopping, which another worker takes up.
-func ended(ctx context.Context, err error) error {
+func ended(ctx context.Context, host string, err error) error {
 	if ctx.Err() == nil {
-		return workflows.Fail(err)
+		return workflows.Fail(at(host, err))
 	}
 	var canceled *temporal.CanceledError
 	switch {
 	case errors.As(context.Cause(ctx), &canceled):
-		return canceled
+		return workflows.Cancelled(host)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return workflows.Fail(&step.Error{Err: errors.New("took too long")})
 	}
 	return workflows.Fail(&step.Error{Err: errStopping})
+}
+
+// at adds to err where it happened, so that what a step left there can be
+// removed there.
+func at(host string, err error) error {
+	e := step.Error{Err: err}
+	var own *step.Error
+	if errors.As(err, &own) {
+		e = *own
+	}
+	e.Host = host
+	return &e
 }

@@ -164,7 +164,7 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	base := worker.Options{
 		WorkerStopTimeout:            grace + ending,
 		MaxHeartbeatThrottleInterval: pulse,
-		Interceptors:                 []interceptor.WorkerInterceptor{&steps{log: log}},
+		Interceptors:                 []interceptor.WorkerInterceptor{&steps{log: log, host: settings.Host}},
 		OnFatalError: func(err error) {
 			select {
 			case lost <- err:

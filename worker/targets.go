@@ -27,7 +27,9 @@ func rooms(site step.Site, builds int) []room {
 
 // room is a kind with its activities, "<kind>.<Stage>".
 type room struct {
-	kind     string
+	kind string
+	// does is the step.Target or step.Toolchain; it may be a step.Needer.
+	does     any
 	register func(worker.ActivityRegistry)
 	// atOnce bounds the steps taken from the queue that any host may serve; 0
 	// is the SDK's default.
@@ -35,7 +37,7 @@ type room struct {
 }
 
 func target(kind string, t step.Target) room {
-	return room{kind: kind, register: func(w worker.ActivityRegistry) {
+	return room{kind: kind, does: t, register: func(w worker.ActivityRegistry) {
 		name := naming(w, kind)
 		name("Check", t.Check)
 		name("Package", t.Package)
@@ -64,7 +66,7 @@ func toolchain(kind string, t step.Toolchain, slots chan struct{}) room {
 		defer func() { <-slots }()
 		return t.Build(ctx, src)
 	}
-	return room{kind: kind, atOnce: cap(slots), register: func(w worker.ActivityRegistry) {
+	return room{kind: kind, does: t, atOnce: cap(slots), register: func(w worker.ActivityRegistry) {
 		name := naming(w, kind)
 		name("Configure", t.Configure)
 		name("Build", build)

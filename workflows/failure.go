@@ -17,6 +17,7 @@ type detail struct {
 	Field string   `json:"field,omitempty"`
 	Hint  string   `json:"hint,omitempty"`
 	Left  []string `json:"left,omitempty"`
+	Host  string   `json:"host,omitempty"`
 }
 
 // Fail gives err the form in which it crosses Temporal: an ApplicationError of
@@ -32,7 +33,7 @@ func Fail(err error) error {
 	_ = errors.As(err, &e) // a plain error keeps its text
 	o := temporal.ApplicationErrorOptions{
 		NonRetryable: e.Kind.Final(),
-		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left}},
+		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left, e.Host}},
 	}
 	if e.Kind == step.Exhausted {
 		o.NextRetryDelay = exhausted
@@ -61,7 +62,7 @@ func Failure(err error) *step.Error {
 		if app.HasDetails() {
 			_ = app.Details(&d) // details of another shape: the message still tells
 		}
-		return &step.Error{Kind: step.Kind(app.Type()), Op: d.Op, Field: d.Field, Hint: d.Hint, Left: d.Left,
+		return &step.Error{Kind: step.Kind(app.Type()), Op: d.Op, Field: d.Field, Hint: d.Hint, Left: d.Left, Host: d.Host,
 			Err: errors.New(app.Message())}
 	}
 	var canceled *temporal.CanceledError
@@ -74,6 +75,24 @@ func Failure(err error) *step.Error {
 	return &step.Error{Err: err}
 }
 
+// whereIt is the host on which a step failed, was cancelled, or was last heard
+// of; empty if nobody knows.
+func whereIt(err error) string {
+	var canceled *temporal.CanceledError
+	if errors.As(err, &canceled) && canceled.HasDetails() {
+		var d detail
+		_ = canceled.Details(&d) // details of another shape: not known
+		return d.Host
+	}
+	if err == nil {
+		return ""
+	}
+	return Failure(err).Host
+}
+
+// Cancelled is the answer of a step that was cancelled on host.
+func Cancelled(host string) error { return temporal.NewCanceledError(detail{Host: host}) }
+
 // failureOf explains a timeout of Temporal's in our words; every other error is
 // passed on.
 func failureOf(err error, activity, queue string) error {
@@ -85,7 +104,11 @@ func failureOf(err error, activity, queue string) error {
 	case enums.TIMEOUT_TYPE_SCHEDULE_TO_START:
 		return Fail(NoWorker(queue))
 	case enums.TIMEOUT_TYPE_HEARTBEAT:
-		return Fail(&step.Error{Op: activity, Err: fmt.Errorf("no heartbeat for %s, again and again", heartbeat),
+		var last step.Progress
+		if timeout.HasLastHeartbeatDetails() {
+			_ = timeout.LastHeartbeatDetails(&last) // details of another shape: not known
+		}
+		return Fail(&step.Error{Op: activity, Err: fmt.Errorf("no heartbeat for %s, again and again", heartbeat), Host: last.Host,
 			Hint: "the worker died each time, or the step does not heartbeat"})
 	case enums.TIMEOUT_TYPE_START_TO_CLOSE, enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
 		var last *temporal.ApplicationError

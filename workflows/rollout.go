@@ -33,7 +33,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	for try := 1; ; try++ { // again where the host that had the tree is gone
 		tree := r.undo.add("remove the build tree", in.Plan.Clean, spec)
 		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
-			tree.never = Failure(err).Kind == step.NoWorker
+			tree.never, tree.host = Failure(err).Kind == step.NoWorker, whereIt(err)
 			return out, err
 		}
 		tree.host = source.Host

@@ -142,6 +142,18 @@ func TestRolloutUndoes(t *testing.T) {
 	}
 }
 
+// A tree is removed where it was made, if configure says where it failed.
+func TestRolloutCleansWhereConfigureFailed(t *testing.T) {
+	r := newRoom(t)
+	r.fail["Configure"] = &step.Error{Kind: step.BuildFailed, Host: "b7", Err: errors.New("no luck")}
+	if _, err := r.rollout(r.request()); Failure(err).Host != "b7" {
+		t.Errorf("failure %+v", Failure(err))
+	}
+	if want := append(slices.Clone(whole[:2]), "Clean lab@b7"); !slices.Equal(r.calls, want) {
+		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+	}
+}
+
 // Cancelling in each stage undoes as a failure does. (That undo waits for the
 // step to stop is tested on a real server: the test environment does not.)
 func TestRolloutCancelled(t *testing.T) {
