@@ -1,4 +1,4 @@
-package command
+package buildtest
 
 import (
 	"context"
@@ -9,17 +9,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"testing"
 
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// folderStore is a store in a folder, which re-executed tests share.
-type folderStore string
+// Store is a step.Store in a folder, which several processes may share.
+type Store string
 
-func testStore(t *testing.T) step.Store { return folderStore(t.TempDir()) }
-
-func (s folderStore) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
+// Put implements [step.Store].
+func (s Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return step.Artifact{}, err
 	}
@@ -36,7 +34,8 @@ func (s folderStore) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, e
 	return a, os.WriteFile(filepath.Join(string(s), a.SHA256), data, 0o600)
 }
 
-func (s folderStore) Open(_ context.Context, a step.Artifact) (io.ReadCloser, error) {
+// Open implements [step.Store].
+func (s Store) Open(_ context.Context, a step.Artifact) (io.ReadCloser, error) {
 	f, err := os.Open(filepath.Join(string(s), a.SHA256))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &step.Error{Kind: step.NotFound, Op: "open artifact", Err: err}
@@ -44,7 +43,8 @@ func (s folderStore) Open(_ context.Context, a step.Artifact) (io.ReadCloser, er
 	return f, err
 }
 
-func (s folderStore) Fetch(ctx context.Context, a step.Artifact, path string) error {
+// Fetch implements [step.Store].
+func (s Store) Fetch(ctx context.Context, a step.Artifact, path string) error {
 	f, err := s.Open(ctx, a)
 	if err != nil {
 		return err

@@ -1,7 +1,9 @@
-package command
+package build
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,8 +28,8 @@ func (t *Toolchain) cacheFile(name string) string { return filepath.Join(t.folde
 
 // cached finds the kernel of an earlier build of the same recipe, if the store
 // still has it.
-func (t *Toolchain) cached(ctx context.Context, r *recipe) (step.Kernel, bool, error) {
-	path := t.cacheFile(r.key + ".json")
+func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, error) {
+	path := t.cacheFile(w.key + ".json")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return step.Kernel{}, false, nil
@@ -53,27 +55,49 @@ func (t *Toolchain) cached(ctx context.Context, r *recipe) (step.Kernel, bool, e
 		}
 		_ = f.Close() // nothing was read
 	}
-	return step.Kernel{Spec: r.spec, File: rec.Kernel, ABIs: rec.ABIs, Files: rec.Files, Log: rec.Log, Cached: true}, true, nil
+	return step.Kernel{Spec: w.spec, File: rec.Kernel, ABIs: rec.ABIs, Files: rec.Files, Log: rec.Log, Cached: true}, true, nil
 }
 
-func (t *Toolchain) remember(r *recipe, k step.Kernel) error {
+func (t *Toolchain) remember(w *work, k step.Kernel) error {
 	text, err := json.Marshal(record{k.File, k.ABIs, k.Files, k.Log})
 	if err != nil {
 		return err
 	}
-	return writeFile(t.cacheFile(r.key+".json"), text)
+	return writeFile(t.cacheFile(w.key+".json"), text)
 }
 
 // lockKey waits until nobody else on this host builds the same.
-func (t *Toolchain) lockKey(ctx context.Context, r *recipe) (*lock, error) {
+func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
 		return nil, failed("lock the cache", t.folder, err)
 	}
-	l, err := waitLock(ctx, t.cacheFile(r.key+".lock"), r.rollout.name(), func(holder string) {
+	l, err := waitLock(ctx, t.cacheFile(w.key+".lock"), w.rollout.name(), func(holder string) {
 		step.Report(ctx, step.Progress{Note: "waiting for the same build in " + holder})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wait for the same build: %w", failed("lock the cache", t.folder, err))
+	}
+	return l, nil
+}
+
+// lockExclusive waits until no other command on this host uses what name says;
+// nil if that is nothing. The lock is kept with those of the cache, which has
+// the same need to be swept.
+func (t *Toolchain) lockExclusive(ctx context.Context, w *work, name string) (*lock, error) {
+	if name == "" {
+		return nil, nil
+	}
+	sum := sha256.Sum256([]byte(name))
+	// Build has made the folder, Configure may be the first to come.
+	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
+		return nil, failed("lock "+name, t.folder, err)
+	}
+	path := t.cacheFile("uses-" + hex.EncodeToString(sum[:8]) + ".lock")
+	l, err := waitLock(ctx, path, w.rollout.name(), func(holder string) {
+		step.Report(ctx, step.Progress{Note: "waiting for " + name + ", which " + holder + " uses"})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for %s: %w", name, failed("lock", t.folder, err))
 	}
 	return l, nil
 }

@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"context"
@@ -18,25 +18,33 @@ var errTimeout = errors.New("timed out")
 
 // runStage runs the commands of a stage in the tree and puts what they print
 // into the store. The log is nil if there is nothing to run.
-func (t *Toolchain) runStage(ctx context.Context, r *recipe, stage step.Stage, commands [][]string) (*step.Artifact, error) {
+func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, commands []Command) (*step.Artifact, error) {
 	if len(commands) == 0 {
 		return nil, nil
 	}
-	path := r.rollout.file(logName(stage))
+	path := w.rollout.file(logName(stage))
 	out, err := newOutput(path)
 	if err != nil {
-		return nil, failed("write log", r.rollout.dir, err)
+		return nil, failed("write log", w.rollout.dir, err)
 	}
 	defer out.close()
-	timed, cancel := context.WithTimeoutCause(ctx, r.timeout, errTimeout)
-	defer cancel()
-	for i, argv := range commands {
+	left := w.Timeout
+	for i, c := range commands {
+		argv := c.Argv
+		lock, err := t.lockExclusive(ctx, w, c.Exclusive)
+		if err != nil {
+			return nil, err
+		}
 		begun := time.Now()
 		out.printf("==> %s %s", begun.UTC().Format(time.RFC3339), shown(argv))
-		err := r.runCommand(timed, argv, out, i, len(commands))
+		timed, cancel := context.WithTimeoutCause(ctx, left, errTimeout)
+		err = w.runCommand(timed, argv, out, i, len(commands))
+		cancel()
+		lock.release()
+		left -= time.Since(begun)
 		out.printf("<== %s after %s", outcome(err), time.Since(begun).Round(10*time.Millisecond))
 		if err != nil {
-			return nil, t.stageError(ctx, r, stage, argv, out, err)
+			return nil, t.stageError(ctx, w, stage, argv, out, err)
 		}
 	}
 	log, err := t.site.Store.Put(ctx, out.file)
@@ -47,8 +55,8 @@ func (t *Toolchain) runStage(ctx context.Context, r *recipe, stage step.Stage, c
 }
 
 // runCommand runs one command, and reports its last line as it changes.
-func (r *recipe) runCommand(ctx context.Context, argv []string, out *output, done, total int) error {
-	program, err := lookup(argv[0], r.environ)
+func (w *work) runCommand(ctx context.Context, argv []string, out *output, done, total int) error {
+	program, err := w.environ.LookPath(argv[0])
 	if err != nil {
 		return &startError{err}
 	}
@@ -58,8 +66,8 @@ func (r *recipe) runCommand(ctx context.Context, argv []string, out *output, don
 	}
 	report()
 	seen, quiet := out.last(), 0
-	c := command{argv: argv, program: program, dir: r.rollout.tree(), env: r.environ.all, out: out,
-		record: r.rollout.file(groupFile),
+	c := command{argv: argv, program: program, dir: w.rollout.tree(), env: w.environ.all, out: out,
+		record: w.rollout.file(groupFile),
 		tick: func() {
 			line := out.last()
 			if quiet++; line == seen && quiet < 8 {
@@ -76,16 +84,16 @@ func (r *recipe) runCommand(ctx context.Context, argv []string, out *output, don
 
 // stageError says why a stage failed, or passes on that it was cancelled. The
 // log is kept either way.
-func (t *Toolchain) stageError(ctx context.Context, r *recipe, stage step.Stage, argv []string, out *output, err error) error {
+func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, argv []string, out *output, err error) error {
 	if ctx.Err() != nil {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if log, putErr := t.site.Store.Put(end, out.file); putErr == nil {
-			t.site.Log.Info("kept the log of a cancelled stage", "stage", stage, "rollout", r.rollout.name(), "log", log.URI)
+			t.site.Log.Info("kept the log of a cancelled stage", "stage", stage, "rollout", w.rollout.name(), "log", log.URI)
 		}
 		return fmt.Errorf("%s: %s: %w", stage, shown(argv), ctx.Err())
 	}
-	if e := failed(string(stage), r.rollout.dir, err); e.Kind != "" {
+	if e := failed(string(stage), w.rollout.dir, err); e.Kind != "" {
 		return e // the log could not be written
 	}
 	hint := out.lines()
@@ -102,7 +110,7 @@ func (t *Toolchain) stageError(ctx context.Context, r *recipe, stage step.Stage,
 	var start *startError
 	switch {
 	case errors.Is(err, errTimeout):
-		e.Err = fmt.Errorf("%s: not done after %s", shown(argv), r.timeout)
+		e.Err = fmt.Errorf("%s: not done after %s", shown(argv), w.Timeout)
 		hint = append(hint, "option timeout gives it longer")
 	case errors.As(err, &exit):
 		e.Err = fmt.Errorf("%s: %w", shown(argv), exit)
@@ -114,9 +122,9 @@ func (t *Toolchain) stageError(ctx context.Context, r *recipe, stage step.Stage,
 	default:
 		e.Kind, e.Err = "", fmt.Errorf("%s: %w", shown(argv), err) // the host is in trouble, not the build
 	}
-	if diskFull(r.rollout.dir) {
+	if diskFull(w.rollout.dir) {
 		e.Kind, e.Err = step.NoSpace, fmt.Errorf("%w: the disk is full", e.Err)
-		hint = append(hint, noSpaceHint(r.rollout.dir))
+		hint = append(hint, noSpaceHint(w.rollout.dir))
 	}
 	e.Hint = strings.Join(hint, "\n")
 	return e

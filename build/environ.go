@@ -1,7 +1,8 @@
-package command
+package build
 
 import (
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,7 +11,7 @@ import (
 // A command gets these variables of the worker's environment, if they are set,
 // and no others: a worker's environment holds credentials. A name that ends in
 // * stands for all that start so. Whatever else a build needs is to be written
-// in Options.Env, where everybody who deploys the project gets it too.
+// in Recipe.Env, where everybody who deploys the project gets it too.
 //
 // MAKEFLAGS is left out on purpose: a worker that was started by a Makefile
 // has that make's job server in it, which is no business of the build's.
@@ -32,16 +33,22 @@ var (
 	withPassword = regexp.MustCompile(`://[^/\s@]+@`)
 )
 
-// environ is a command's environment.
-type environ struct {
+// Environ is the environment of commands: what they see of the worker's, and
+// what a recipe adds. The zero value is empty.
+type Environ struct {
 	// all is every variable as "NAME=value", in order of the names.
 	all []string
 	// shaping is those of the worker's that may change what is built.
 	shaping []string
 }
 
+// EnvironOf gives the environment of commands on this host. It has the variables
+// of this process that are listed above, SOURCE_DATE_EPOCH=0 unless that is one
+// of them, and env, which wins.
+func EnvironOf(env map[string]string) Environ { return environOf(os.Environ(), env) }
+
 // environOf picks from the worker's environment and adds env, which wins.
-func environOf(worker []string, env map[string]string) environ {
+func environOf(worker []string, env map[string]string) Environ {
 	vars := map[string]string{"SOURCE_DATE_EPOCH": "0"}
 	for _, v := range worker {
 		name, value, _ := strings.Cut(v, "=")
@@ -49,7 +56,7 @@ func environOf(worker []string, env map[string]string) environ {
 			vars[name] = value
 		}
 	}
-	var e environ
+	var e Environ
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		if _, over := env[name]; !over && listed(shaping, name) {
 			e.shaping = append(e.shaping, name+"="+vars[name])
@@ -69,8 +76,8 @@ func listed(list []string, name string) bool {
 	})
 }
 
-// get is a variable's value, "" if it is not set.
-func (e environ) get(name string) string {
+// Get is a variable's value, "" if it is not set.
+func (e Environ) Get(name string) string {
 	for _, v := range e.all {
 		if n, value, _ := strings.Cut(v, "="); n == name {
 			return value

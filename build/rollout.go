@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"context"
@@ -7,9 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -36,40 +33,6 @@ const (
 func (r rollout) tree() string            { return filepath.Join(r.dir, "tree") }
 func (r rollout) file(name string) string { return filepath.Join(r.dir, name) }
 func (r rollout) name() string            { return filepath.Base(r.dir) }
-
-var lifeForm = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
-
-// folderName is "<app>.<target>.<life>-<generation>", which parseFolder reads.
-func folderName(t step.Tags) (string, error) {
-	if err := step.CheckName("app", t.App); err != nil {
-		return "", err
-	}
-	if err := step.CheckName("target", t.Target); err != nil {
-		return "", err
-	}
-	if !lifeForm.MatchString(t.Life) {
-		return "", invalid("life", fmt.Sprintf("%q is not a deployment's life", t.Life), "8 hex digits")
-	}
-	if t.Generation < 1 {
-		return "", invalid("generation", fmt.Sprintf("%d is not a rollout's number", t.Generation), "1 or more")
-	}
-	return fmt.Sprintf("%s.%s.%s-%d", t.App, t.Target, t.Life, t.Generation), nil
-}
-
-func parseFolder(name string) (step.Tags, bool) {
-	parts := strings.Split(name, ".")
-	if len(parts) != 3 {
-		return step.Tags{}, false
-	}
-	life, number, _ := strings.Cut(parts[2], "-")
-	generation, err := strconv.Atoi(number)
-	if err != nil {
-		return step.Tags{}, false
-	}
-	tags := step.Tags{App: parts[0], Target: parts[1], Life: life, Generation: generation}
-	again, err := folderName(tags)
-	return tags, err == nil && again == name
-}
 
 // create makes the folder if need be and locks it.
 func (r rollout) create(ctx context.Context) (*lock, error) {

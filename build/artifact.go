@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"cmp"
@@ -49,9 +49,9 @@ type fileState struct {
 // and looks at the kernel's place. So a file of another time is one that the
 // commands made, and make does not take a generated file that happened to be
 // unpacked before its source (configure and configure.ac) for out of date.
-func (r *recipe) takeBaseline(ctx context.Context, now time.Time) (baseline, error) {
+func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error) {
 	b := baseline{Unpacked: now.Add(-time.Second).Truncate(time.Second)}
-	err := filepath.WalkDir(r.rollout.tree(), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(w.rollout.tree(), func(path string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -63,7 +63,10 @@ func (r *recipe) takeBaseline(ctx context.Context, now time.Time) (baseline, err
 	if err != nil {
 		return b, err
 	}
-	f, err := openIn(r.rollout.tree(), r.options.Kernel)
+	if w.Product.Kernel == "" {
+		return b, nil // known afterwards, by its time
+	}
+	f, err := openIn(w.rollout.tree(), w.Product.Kernel)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotRegular):
 		return b, nil
@@ -73,6 +76,15 @@ func (r *recipe) takeBaseline(ctx context.Context, now time.Time) (baseline, err
 	defer func() { _ = f.Close() }() // only read
 	b.Kernel, err = stateOf(f)
 	return b, err
+}
+
+// untouched reports whether the kernel is as the archive had it: expected says
+// that its place was known beforehand.
+func (b baseline) untouched(expected bool, now fileState) bool {
+	if !expected {
+		return now.Modified.Equal(b.Unpacked)
+	}
+	return b.Kernel != nil && now.SHA256 == b.Kernel.SHA256 && now.Modified.Equal(b.Kernel.Modified)
 }
 
 func (b baseline) write(path string) error {
@@ -131,67 +143,100 @@ func openIn(folder, name string) (*os.File, error) {
 }
 
 // kernel puts the built kernel into the store, if it is one and new.
-func (t *Toolchain) kernel(ctx context.Context, r *recipe, b baseline) (step.Kernel, error) {
-	name := r.options.Kernel
-	none := step.Kernel{Spec: r.spec}
-	f, err := openIn(r.rollout.tree(), name)
+func (t *Toolchain) kernel(ctx context.Context, w *work, b baseline) (step.Kernel, error) {
+	none := step.Kernel{Spec: w.spec}
+	product, err := w.product(ctx, b)
+	if err != nil {
+		return none, err
+	}
+	name := product.Kernel
+	f, err := openIn(w.rollout.tree(), name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("the commands succeeded and made no %s", name),
-			Hint: r.madeHint(ctx, b)}
+		return none, buildFailed(fmt.Errorf("the commands succeeded and made no %s", name), w.madeHint(ctx, b))
 	case err != nil:
-		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("take %s: %w", name, cause(err)),
-			Hint: "the kernel has to be a regular file inside the source folder"}
+		return none, buildFailed(fmt.Errorf("take %s: %w", name, cause(err)), "the kernel has to be a regular file inside the source folder")
 	}
 	defer func() { _ = f.Close() }() // only read
 	state, err := stateOf(f)
 	if err != nil {
-		return none, failed("read "+name, r.rollout.dir, err)
+		return none, failed("read "+name, w.rollout.dir, err)
 	}
-	if b.Kernel != nil && state.SHA256 == b.Kernel.SHA256 && state.Modified.Equal(b.Kernel.Modified) {
-		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("the commands succeeded and left %s untouched", name),
-			Hint: "it came with the source: leave it out there (.gitignore), or use toolchain prebuilt to deploy it as it is"}
+	if b.untouched(name == w.Product.Kernel, *state) {
+		return none, buildFailed(fmt.Errorf("the commands succeeded and left %s untouched", name),
+			"it came with the source: leave it out there (.gitignore), or use toolchain prebuilt to deploy it as it is")
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return none, failed("read "+name, r.rollout.dir, err)
+		return none, failed("read "+name, w.rollout.dir, err)
 	}
 	what, err := image.Identify(f, info.Size())
 	var no *step.Error
 	if errors.As(err, &no) && no.Kind == step.InvalidSpec {
-		return none, &step.Error{Kind: step.BuildFailed, Op: "build", Err: fmt.Errorf("%s: %w", name, no.Err),
-			Hint: no.Hint + "\n" + r.madeHint(ctx, b)}
+		return none, buildFailed(fmt.Errorf("%s: %w", name, no.Err), no.Hint+"\n"+w.madeHint(ctx, b))
 	}
 	if err != nil {
-		return none, failed("read "+name, r.rollout.dir, err)
+		return none, failed("read "+name, w.rollout.dir, err)
+	}
+	if w.Accept != nil {
+		if err := w.Accept(what); err != nil {
+			return none, buildFailed(fmt.Errorf("%s %w", name, err), w.madeHint(ctx, b))
+		}
 	}
 	artifact, err := t.site.Store.Put(ctx, f)
 	if err != nil {
 		return none, failed("store "+name, t.folder, err)
 	}
-	k := step.Kernel{Spec: r.spec, File: artifact, ABIs: what.ABIs}
-	for _, name := range r.options.Files {
-		a, err := t.putFile(ctx, r, name, b)
+	k := step.Kernel{Spec: w.spec, File: artifact, ABIs: what.ABIs}
+	for _, file := range product.Files {
+		a, err := t.putFile(ctx, w, file, b)
 		if err != nil {
 			return none, err
 		}
-		k.Files = append(k.Files, step.File{Name: path.Base(name), Artifact: a})
+		if a != nil {
+			k.Files = append(k.Files, step.File{Name: file.Name, Artifact: *a})
+		}
 	}
 	return k, nil
 }
 
-func (t *Toolchain) putFile(ctx context.Context, r *recipe, name string, b baseline) (step.Artifact, error) {
-	f, err := openIn(r.rollout.tree(), name)
+// product says where the kernel and its files are.
+func (w *work) product(ctx context.Context, b baseline) (Product, error) {
+	if w.Find == nil {
+		return w.Product, nil
+	}
+	tree, err := os.OpenRoot(w.rollout.tree())
 	if err != nil {
-		return step.Artifact{}, &step.Error{Kind: step.BuildFailed, Op: "build",
-			Err: fmt.Errorf("take %s: %w", name, cause(err)), Hint: r.madeHint(ctx, b)}
+		return Product{}, failed("look for the kernel", w.rollout.dir, err)
+	}
+	defer func() { _ = tree.Close() }() // only read
+	p, err := w.Find(tree)
+	if err != nil && step.KindOf(err) == "" {
+		err = buildFailed(err, w.madeHint(ctx, b))
+	}
+	return p, err
+}
+
+func buildFailed(err error, hint string) error {
+	return &step.Error{Kind: step.BuildFailed, Op: string(step.Build), Err: err, Hint: hint}
+}
+
+// putFile stores a file that travels with the kernel; nil if it may be missing
+// and is.
+func (t *Toolchain) putFile(ctx context.Context, w *work, file File, b baseline) (*step.Artifact, error) {
+	f, err := openIn(w.rollout.tree(), file.Path)
+	if file.Optional && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, buildFailed(fmt.Errorf("take %s: %w", file.Path, cause(err)), w.madeHint(ctx, b))
 	}
 	defer func() { _ = f.Close() }() // only read
 	a, err := t.site.Store.Put(ctx, f)
 	if err != nil {
-		return a, failed("store "+name, t.folder, err)
+		return nil, failed("store "+file.Path, t.folder, err)
 	}
-	return a, nil
+	return &a, nil
 }
 
 // cause is a file error without the path, which its reader has already.
@@ -204,9 +249,9 @@ func cause(err error) error {
 }
 
 // madeHint names files that the commands made, the likeliest kernel first.
-func (r *recipe) madeHint(ctx context.Context, b baseline) string {
+func (w *work) madeHint(ctx context.Context, b baseline) string {
 	const most = 8
-	made := r.made(ctx, b)
+	made := w.made(ctx, b)
 	if len(made) == 0 {
 		return "they made no files at all"
 	}
@@ -228,10 +273,10 @@ type madeFile struct {
 }
 
 // made lists regular files that the commands made or changed, at most 10,000.
-func (r *recipe) made(ctx context.Context, b baseline) []madeFile {
+func (w *work) made(ctx context.Context, b baseline) []madeFile {
 	var all []madeFile
 	var bases []string
-	_ = filepath.WalkDir(r.rollout.tree(), func(p string, d fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(w.rollout.tree(), func(p string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil || len(all) == 10_000 {
 			return filepath.SkipAll
 		}
@@ -242,14 +287,14 @@ func (r *recipe) made(ctx context.Context, b baseline) []madeFile {
 		if err != nil || info.ModTime().Equal(b.Unpacked) {
 			return nil //nolint:nilerr // a hint may be incomplete
 		}
-		rel, err := filepath.Rel(r.rollout.tree(), p)
+		rel, err := filepath.Rel(w.rollout.tree(), p)
 		if err == nil {
 			all = append(all, madeFile{path: rel, line: filepath.ToSlash(rel), rank: 3})
 			bases = append(bases, d.Name())
 		}
 		return nil
 	})
-	want := path.Base(r.options.Kernel)
+	want := path.Base(w.Product.Kernel)
 	near := step.Nearest(want, bases)
 	for i := range all {
 		m := &all[i]
@@ -258,7 +303,7 @@ func (r *recipe) made(ctx context.Context, b baseline) []madeFile {
 			m.rank = 0
 		case base == near:
 			m.rank = 1
-		case len(all) <= 200 && r.isKernel(m.path):
+		case len(all) <= 200 && w.isKernel(m.path):
 			m.rank = 2
 			m.line += " (a kernel)"
 		}
@@ -266,8 +311,8 @@ func (r *recipe) made(ctx context.Context, b baseline) []madeFile {
 	return all
 }
 
-func (r *recipe) isKernel(name string) bool {
-	f, err := openIn(r.rollout.tree(), name)
+func (w *work) isKernel(name string) bool {
+	f, err := openIn(w.rollout.tree(), name)
 	if err != nil {
 		return false
 	}

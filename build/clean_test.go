@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"context"
@@ -12,12 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/morgana-deploy/morgana/build/buildtest"
 	"github.com/morgana-deploy/morgana/step"
 )
 
 func TestCleanMatchesTags(t *testing.T) {
 	b := newBench(t)
-	tc := New(b.site)
+	tc := b.toolchain()
 	for _, tags := range []step.Tags{
 		{App: "hello", Target: "dev", Life: "0a1b2c3d", Generation: 1},
 		{App: "hello", Target: "dev", Life: "0a1b2c3d", Generation: 2},
@@ -25,7 +26,7 @@ func TestCleanMatchesTags(t *testing.T) {
 		{App: "hello", Target: "dev-2", Life: "0a1b2c3d", Generation: 1},
 		{App: "hello-dev", Target: "dev", Life: "0a1b2c3d", Generation: 11},
 	} {
-		spec := b.spec(makeIt(), project)
+		spec := b.Spec(makeIt(), project)
 		spec.Tags = tags
 		if _, err := tc.Configure(t.Context(), spec); err != nil {
 			t.Fatal(err)
@@ -56,7 +57,7 @@ func TestCleanMatchesTags(t *testing.T) {
 			t.Errorf("%+v removed %q, want %q", c.tags, names, c.want)
 		}
 	}
-	b.wantNothing()
+	b.WantNothing()
 	if _, err := os.Stat(filepath.Join(tc.folder, "hello.dev.notes")); err != nil {
 		t.Error("removed a folder that is no tree:", err)
 	}
@@ -66,14 +67,14 @@ func TestCleanMatchesTags(t *testing.T) {
 // ever for one that does not let go.
 func TestCleanOfABuildThatRuns(t *testing.T) {
 	b := newBench(t)
-	tc := New(b.site)
-	src, err := tc.Configure(t.Context(), b.spec(sh(`trap '' TERM; echo $$ > pid; while :; do sleep 1; done`), project))
+	tc := b.toolchain()
+	src, err := tc.Configure(t.Context(), b.Spec(sh(`trap '' TERM; echo $$ > pid; while :; do sleep 1; done`), project))
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := New(b.site).Build(t.Context(), src)
+		_, err := b.toolchain().Build(t.Context(), src)
 		done <- err
 	}()
 	pid := 0
@@ -87,7 +88,7 @@ func TestCleanOfABuildThatRuns(t *testing.T) {
 	if running(pid) {
 		t.Error("the command lives on")
 	}
-	b.wantNothing()
+	b.WantNothing()
 
 	src, err = tc.Configure(t.Context(), src.Spec)
 	if err != nil {
@@ -109,7 +110,7 @@ func TestCleanOfABuildThatRuns(t *testing.T) {
 
 func TestJanitor(t *testing.T) {
 	b := newBench(t)
-	tc := New(b.site)
+	tc := b.toolchain()
 	age := func(path string, by time.Duration) {
 		t.Helper()
 		then := time.Now().Add(-by)
@@ -122,7 +123,7 @@ func TestJanitor(t *testing.T) {
 	}
 	folders := map[string]string{}
 	for target, old := range map[string]time.Duration{"old": 25 * time.Hour, "used": 25 * time.Hour, "new": 23 * time.Hour} {
-		spec := b.spec(makeIt(), project)
+		spec := b.Spec(makeIt(), project)
 		spec.Target = target
 		src, err := tc.Configure(t.Context(), spec)
 		if err != nil {
@@ -160,9 +161,9 @@ func TestJanitor(t *testing.T) {
 	if _, err := os.Stat(folders["old"]); err != nil {
 		t.Error("swept twice within the hour:", err)
 	}
-	spec := b.spec(makeIt(), project)
+	spec := b.Spec(makeIt(), project)
 	spec.Target = "next"
-	if _, err := New(b.site).Configure(t.Context(), spec); err != nil {
+	if _, err := b.toolchain().Configure(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]bool{
@@ -179,7 +180,7 @@ func TestJanitor(t *testing.T) {
 // Folders that a build made read-only are removed as well. Root may do so
 // anyway, so the test gives up being root.
 func TestRemoveReadOnly(t *testing.T) {
-	const dirVar = "MORGANA_COMMAND_TEST_REMOVE"
+	const dirVar = "MORGANA_BUILD_TEST_REMOVE"
 	if dir := os.Getenv(dirVar); dir != "" {
 		if err := removeAll(t.Context(), filepath.Join(dir, "mod")); err != nil {
 			t.Error(err)
@@ -230,12 +231,12 @@ func TestRemoveReadOnly(t *testing.T) {
 
 // TestDiskFull runs itself with a disk of 1 MiB, in a mount namespace.
 func TestDiskFull(t *testing.T) {
-	const dirVar = "MORGANA_COMMAND_TEST_DISK"
+	const dirVar = "MORGANA_BUILD_TEST_DISK"
 	if dir := os.Getenv(dirVar); dir != "" {
 		diskFullTest(t, dir)
 		return
 	}
-	needTools(t)
+	buildtest.Require(t, "make", "gcc", "sh")
 	dir := t.TempDir()
 	c := exec.Command("sh", "-c", `mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"`, "sh", dir, os.Args[0], "-test.run=^TestDiskFull$", "-test.v")
 	c.Env = append(os.Environ(), dirVar+"="+dir)
@@ -261,38 +262,22 @@ func diskFullTest(t *testing.T, disk string) {
 	err := failed("write log", disk, &fs.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC})
 	_ = wantError(t, err, step.NoSpace, disk)
 	b := newBench(t)
-	b.site.State = disk
+	b.Site.State = disk
 	for name, c := range map[string]struct {
-		options Options
+		options options
 		files   map[string]string
 	}{
 		"source": {makeIt(), with(project, "big", strings.Repeat("x", 2<<20))},
 		"build":  {sh("dd if=/dev/zero of=big bs=64k; exit 1"), project},
 		"log":    {sh("yes"), project},
 	} {
-		spec := b.spec(c.options, c.files)
+		spec := b.Spec(c.options, c.files)
 		_, err := b.deploy(t.Context(), spec)
 		e := wantError(t, err, step.NoSpace, disk)
 		t.Logf("%s: %v\n%s", name, e, e.Hint)
-		if _, err := New(b.site).Clean(t.Context(), spec); err != nil {
+		if _, err := b.toolchain().Clean(t.Context(), spec); err != nil {
 			t.Errorf("%s: clean of a full disk: %v", name, err)
 		}
 	}
-	b.wantNothing()
-}
-
-func TestFolderNames(t *testing.T) {
-	for _, name := range []string{"", "cache", "a.b", "a.b.c", "a.b.c-x", "a.b.c-01", "a.b.c-0", "a.b.c--1", "A.b.c-1", "a.b.-1", "a.b.c-1.d"} {
-		if tags, ok := parseFolder(name); ok {
-			t.Errorf("%q is taken for %+v", name, tags)
-		}
-	}
-	want := step.Tags{App: "a-1", Target: "b-2", Life: "0a1b2c3d", Generation: 12}
-	name, err := folderName(want)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, ok := parseFolder(name); !ok || got != want {
-		t.Errorf("%q is taken for %+v", name, got)
-	}
+	b.WantNothing()
 }

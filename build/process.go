@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"context"
@@ -46,8 +46,8 @@ func (e *startError) Unwrap() error { return e.err }
 // 2 s, SIGKILL. On return nothing of the group runs. A command that ran and
 // failed is an *exec.ExitError; one that was cut off gives ctx's error.
 func (c *command) run(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	pipe, theirs, err := os.Pipe()
 	if err != nil {

@@ -1,75 +1,17 @@
-package command
+package build
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
 )
-
-// workerVar makes this binary a worker that builds the Source in the file that
-// it names: somebody to kill.
-const workerVar = "MORGANA_COMMAND_TEST_WORKER"
-
-type workerInput struct {
-	State, Store string
-	Source       step.Source
-}
-
-func TestMain(m *testing.M) {
-	if path := os.Getenv(workerVar); path != "" {
-		text, err := os.ReadFile(path)
-		var in workerInput
-		if err == nil {
-			err = json.Unmarshal(text, &in)
-		}
-		if err == nil {
-			tc := New(step.Site{Host: "here", State: in.State, Store: folderStore(in.Store)})
-			_, err = tc.Build(context.Background(), in.Source)
-		}
-		fmt.Println("worker:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-// await polls until what it waits for is there.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(15 * time.Second)
-	for !ok() {
-		select {
-		case <-deadline:
-			t.Fatal("no sign of", what)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-func running(pid int) bool {
-	p, err := readProcess(pid)
-	return err == nil && !p.dead()
-}
-
-// pidIn reads a pid from a file, 0 if it is not there yet.
-func pidIn(path string) int {
-	text, _ := os.ReadFile(path)
-	if !strings.HasSuffix(string(text), "\n") {
-		return 0
-	}
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-	return pid
-}
 
 func TestCancel(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -84,15 +26,15 @@ func TestCancel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
-			tc := New(b.site)
-			src, err := tc.Configure(t.Context(), b.spec(sh(c.script), project))
+			tc := b.toolchain()
+			src, err := tc.Configure(t.Context(), b.Spec(sh(c.script), project))
 			if err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() {
-				_, err := tc.Build(b.context(ctx), src)
+				_, err := tc.Build(b.Reporting(ctx), src)
 				done <- err
 			}()
 			pid := 0
@@ -131,22 +73,11 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// stored reports whether some log in the store holds text as a line.
-func (b *bench) stored(text string) bool {
-	files, _ := filepath.Glob(filepath.Join(string(b.site.Store.(folderStore)), "*"))
-	for _, f := range files {
-		if data, _ := os.ReadFile(f); strings.Contains(string(data), "\n"+text+"\n") {
-			return true
-		}
-	}
-	return false
-}
-
 // What a command leaves in the background ends with it, at once.
 func TestBackgroundProcesses(t *testing.T) {
 	b := newBench(t)
-	tc := New(b.site)
-	src, err := tc.Configure(t.Context(), b.spec(sh("(sh -c 'echo $$ > pid; exec sleep 1000') & sleep 0.3"), project))
+	tc := b.toolchain()
+	src, err := tc.Configure(t.Context(), b.Spec(sh("(sh -c 'echo $$ > pid; exec sleep 1000') & sleep 0.3"), project))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,9 +97,9 @@ func TestDaemon(t *testing.T) {
 	b := newBench(t)
 	o := makeIt()
 	o.Build = append(o.Build, []string{"sh", "-c", "(setsid sh -c 'echo $$ > daemon; exec sleep 5') & sleep 0.2"})
-	spec := b.spec(o, project)
+	spec := b.Spec(o, project)
 	begun := time.Now()
-	tc := New(b.site)
+	tc := b.toolchain()
 	src, err := tc.Configure(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
@@ -193,16 +124,13 @@ func TestWorkerKilled(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
 			const block = `@if [ ! -e once ]; then touch once; (trap '' TERM HUP; sh -c 'echo $$$$ > pid; while :; do sleep 1; done') & wait; fi`
-			spec := b.spec(makeIt(), with(project, "Makefile", makefile(block)))
-			tc := New(b.site)
+			spec := b.Spec(makeIt(), with(project, "Makefile", makefile(block)))
+			tc := b.toolchain()
 			src, err := tc.Configure(t.Context(), spec)
 			if err != nil {
 				t.Fatal(err)
 			}
-			grandchild := b.killWorker(src)
-			if !running(grandchild) {
-				t.Fatal("the grandchild died with the worker: this test proves nothing")
-			}
+			grandchild := b.KillWorker(step.Build, src, filepath.Join(src.Tree, "pid"))
 			begun := time.Now()
 			switch next {
 			case "Build":
@@ -220,7 +148,7 @@ func TestWorkerKilled(t *testing.T) {
 				if gone, err := tc.Clean(t.Context(), spec); err != nil || len(gone.Removed) != 1 {
 					t.Errorf("clean: %+v, %v", gone, err)
 				}
-				b.wantNothing()
+				b.WantNothing()
 			}
 			if running(grandchild) {
 				t.Error("the grandchild lives on")
@@ -232,52 +160,10 @@ func TestWorkerKilled(t *testing.T) {
 	}
 }
 
-// killWorker has another process build src until the build has a grandchild,
-// whose pid it gives, and kills that process.
-func (b *bench) killWorker(src step.Source) int {
-	b.Helper()
-	text, err := json.Marshal(workerInput{b.site.State, string(b.site.Store.(folderStore)), src})
-	if err != nil {
-		b.Fatal(err)
-	}
-	input := filepath.Join(b.TempDir(), "input.json")
-	if err := os.WriteFile(input, text, 0o600); err != nil {
-		b.Fatal(err)
-	}
-	worker := exec.Command(os.Args[0])
-	worker.Env = append(os.Environ(), workerVar+"="+input)
-	worker.Stdout, worker.Stderr = os.Stderr, os.Stderr
-	if err := worker.Start(); err != nil {
-		b.Fatal(err)
-	}
-	pid := 0
-	await(b.T, "the grandchild", func() bool { pid = pidIn(filepath.Join(src.Tree, "pid")); return pid != 0 })
-	leader := leaderIn(filepath.Join(filepath.Dir(src.Tree), groupFile))
-	b.Cleanup(func() {
-		// If the test fails, nobody else would; the group lasts as long as this.
-		if p, err := readProcess(pid); err == nil && p.group == leader {
-			_ = syscall.Kill(-leader, syscall.SIGKILL)
-		}
-	})
-	if err := worker.Process.Kill(); err != nil {
-		b.Fatal(err)
-	}
-	_ = worker.Wait() // killed
-	await(b.T, "the end of the group's leader", func() bool { return !running(leader) })
-	return pid
-}
-
-func leaderIn(path string) int {
-	var g group
-	text, _ := os.ReadFile(path)
-	_ = json.Unmarshal(text, &g)
-	return g.ID
-}
-
 // A process group of the same number that is not ours is left alone.
 func TestGroupOfAnother(t *testing.T) {
 	c := exec.Command("sleep", "1000")
-	c.SysProcAttr = newGroup()
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -311,5 +197,3 @@ func TestGroupOfAnother(t *testing.T) {
 		}
 	}
 }
-
-func newGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"context"
@@ -21,58 +21,58 @@ import (
 // the kernel is not there, not new or not a kernel; NoSpace.
 func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, error) {
 	none := step.Kernel{Spec: src.Spec}
-	r, err := t.read(src.Spec)
+	w, err := t.read(ctx, src.Spec)
 	if err != nil {
 		return none, err
 	}
-	key, err := t.lockKey(ctx, r)
+	key, err := t.lockKey(ctx, w)
 	if err != nil {
 		return none, err
 	}
 	defer key.release()
-	if k, hit, err := t.cached(ctx, r); err != nil || hit {
+	if k, hit, err := t.cached(ctx, w); err != nil || hit {
 		return k, err
 	}
 	// The folder is known by the tags. What the value says is only compared:
 	// no value makes us run commands in a folder that is not ours.
-	if src.Tree != r.rollout.tree() {
-		return none, r.treeGone(src, fs.ErrNotExist)
+	if src.Tree != w.rollout.tree() {
+		return none, w.treeGone(src, fs.ErrNotExist)
 	}
-	if _, err := os.Stat(r.rollout.file(treeFile)); err != nil {
-		return none, r.treeGone(src, err)
+	if _, err := os.Stat(w.rollout.file(treeFile)); err != nil {
+		return none, w.treeGone(src, err)
 	}
-	l, err := r.rollout.lock(ctx)
+	l, err := w.rollout.lock(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
-		return none, r.treeGone(src, err)
+		return none, w.treeGone(src, err)
 	}
 	if err != nil {
-		return none, failed("use build tree", r.rollout.dir, err)
+		return none, failed("use build tree", w.rollout.dir, err)
 	}
 	defer l.release()
-	b, err := readBaseline(r.rollout.file(treeFile))
+	b, err := readBaseline(w.rollout.file(treeFile))
 	if err != nil {
-		return none, r.treeGone(src, err)
+		return none, w.treeGone(src, err)
 	}
-	log, err := t.runStage(ctx, r, step.Build, r.options.Build)
+	log, err := t.runStage(ctx, w, step.Build, w.Build)
 	if err != nil {
 		return none, err
 	}
-	k, err := t.kernel(ctx, r, b)
+	k, err := t.kernel(ctx, w, b)
 	if err != nil {
 		return none, withLog(err, log)
 	}
 	k.Log = log
-	if err := t.remember(r, k); err != nil {
+	if err := t.remember(w, k); err != nil {
 		return none, failed("remember the build", t.folder, err)
 	}
 	return k, nil
 }
 
 // treeGone asks for another Configure.
-func (r *recipe) treeGone(src step.Source, err error) error {
+func (w *work) treeGone(src step.Source, err error) error {
 	tree := src.Tree
 	if tree == "" {
-		tree = r.rollout.tree()
+		tree = w.rollout.tree()
 	}
 	return &step.Error{Kind: step.TreeGone, Op: "find the configured tree", Err: fmt.Errorf("%s: %w", tree, cause(err)),
 		Hint: "configure has to run again"}

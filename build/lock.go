@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"context"
@@ -90,6 +90,10 @@ func waitLock(ctx context.Context, path, who string, waiting func(holder string)
 	}
 }
 
+// release gives up the lock; nil is a lock of nothing.
 func (l *lock) release() {
+	if l == nil {
+		return
+	}
 	_ = l.file.Close() // which gives up the flock; nothing to lose
 }

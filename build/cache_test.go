@@ -1,4 +1,4 @@
-package command
+package build
 
 import (
 	"context"
@@ -10,11 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/morgana-deploy/morgana/build/buildtest"
 	"github.com/morgana-deploy/morgana/step"
 )
 
 // counted builds project and appends a line to a file outside the tree.
-func (b *bench) counted() (Options, func() int) {
+func (b *bench) counted() (options, func() int) {
 	path := filepath.Join(b.TempDir(), "builds")
 	o := makeIt()
 	o.Build = append(o.Build, []string{"sh", "-c", "echo built >> " + path + "; sleep 0.5"})
@@ -27,7 +28,7 @@ func (b *bench) counted() (Options, func() int) {
 func TestCache(t *testing.T) {
 	b := newBench(t)
 	o, builds := b.counted()
-	first, err := b.deploy(t.Context(), b.spec(o, project))
+	first, err := b.deploy(t.Context(), b.Spec(o, project))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,36 +45,36 @@ func TestCache(t *testing.T) {
 			t.Errorf("%s: another kernel", what)
 		}
 	}
-	spec := b.spec(o, project)
+	spec := b.Spec(o, project)
 	spec.Target, spec.Generation = "other", 7
 	deploy("another target", spec, 1)
-	src, err := New(b.site).Configure(t.Context(), spec)
+	src, err := b.toolchain().Configure(t.Context(), spec)
 	if err != nil || src.Tree != "" || src.Host != "here" {
 		t.Errorf("configure of a cached build: %+v, %v", src, err)
 	}
 	patient := o
-	patient.Timeout = "2h"
-	deploy("another timeout", b.spec(patient, project), 1)
+	patient.Timeout = 2 * time.Hour
+	deploy("another timeout", b.Spec(patient, project), 1)
 
 	// A record that went between Configure and Build.
-	if err := os.RemoveAll(filepath.Join(b.site.State, Kind, "cache")); err != nil {
+	if err := os.RemoveAll(filepath.Join(b.Site.State, testKind, "cache")); err != nil {
 		t.Fatal(err)
 	}
-	_, err = New(b.site).Build(t.Context(), src)
+	_, err = b.toolchain().Build(t.Context(), src)
 	if e := wantError(t, err, step.TreeGone); e == nil {
 		t.Errorf("op is %q", e.Op)
 	}
 	deploy("no record", spec, 2)
 	o.Env = map[string]string{"A": "b"}
-	deploy("other options", b.spec(o, project), 3)
-	deploy("other source", b.spec(o, with(project, "new", "file")), 4)
+	deploy("other options", b.Spec(o, project), 3)
+	deploy("other source", b.Spec(o, with(project, "new", "file")), 4)
 	t.Setenv("CC", "cc")
-	deploy("other environment", b.spec(o, project), 5)
-	if err := os.Remove(filepath.Join(string(b.site.Store.(folderStore)), first.File.SHA256)); err != nil {
+	deploy("other environment", b.Spec(o, project), 5)
+	if err := os.Remove(filepath.Join(string(b.Site.Store.(buildtest.Store)), first.File.SHA256)); err != nil {
 		t.Fatal(err)
 	}
-	deploy("the store lost the kernel", b.spec(o, project), 6)
-	records, err := filepath.Glob(filepath.Join(b.site.State, Kind, "cache", "*.json"))
+	deploy("the store lost the kernel", b.Spec(o, project), 6)
+	records, err := filepath.Glob(filepath.Join(b.Site.State, testKind, "cache", "*.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestCache(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deploy("broken records", b.spec(o, project), 7)
+	deploy("broken records", b.Spec(o, project), 7)
 }
 
 // Targets that are deployed at the same time share one build.
@@ -92,16 +93,16 @@ func TestBuiltOnce(t *testing.T) {
 	var all sync.WaitGroup
 	start := make(chan struct{})
 	for _, target := range []string{"one", "two", "three"} {
-		spec := b.spec(o, project)
+		spec := b.Spec(o, project)
 		spec.Target = target
-		tc := New(b.site)
+		tc := b.toolchain()
 		src, err := tc.Configure(t.Context(), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
 		all.Go(func() {
 			<-start
-			if _, err := tc.Build(b.context(t.Context()), src); err != nil {
+			if _, err := tc.Build(b.Reporting(t.Context()), src); err != nil {
 				t.Error(target, err)
 			}
 		})
@@ -111,24 +112,24 @@ func TestBuiltOnce(t *testing.T) {
 	if n := builds(); n != 1 {
 		t.Errorf("built %d times", n)
 	}
-	if notes := strings.Join(b.notes(), "\n"); !strings.Contains(notes, "waiting for the same build in hello.") {
+	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for the same build in hello.") {
 		t.Errorf("nobody said what it waits for:\n%s", notes)
 	}
 }
 
 func TestWaitingEndsWithContext(t *testing.T) {
 	b := newBench(t)
-	spec := b.spec(makeIt(), project)
-	tc := New(b.site)
+	spec := b.Spec(makeIt(), project)
+	tc := b.toolchain()
 	src, err := tc.Configure(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := tc.read(spec)
+	w, err := tc.read(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, path := range map[string]string{"key": tc.cacheFile(r.key + ".lock"), "tree": r.rollout.file(lockFile)} {
+	for name, path := range map[string]string{"key": tc.cacheFile(w.key + ".lock"), "tree": w.rollout.file(lockFile)} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}
