@@ -94,9 +94,10 @@ var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
 
 // nameFrom makes an app's name of a folder's.
 func nameFrom(folder string) string {
-	name := strings.Trim(notInNames.ReplaceAllString(strings.ToLower(folder), "-"), "-0123456789")
+	name := strings.TrimLeft(notInNames.ReplaceAllString(strings.ToLower(folder), "-"), "-0123456789")
+	name = strings.TrimRight(name[:min(len(name), 40)], "-")
 	if name == "" {
 		return "app"
 	}
-	return name[:min(len(name), 40)]
+	return name
 }

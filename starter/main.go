@@ -94,8 +94,8 @@ Without a Temporal address (TEMPORAL_ADDRESS, --address or a profile of
 temporal.toml) it starts a server of its own on this machine; see "morgana dev".`,
 		Example: `  morgana init                 # write a morgana.yaml
   morgana deploy               # from source to a booted machine
-  morgana status               # what runs
-  morgana console --follow     # what it says
+  morgana status               # which deployments run
+  morgana console --follow     # what the machine prints
   morgana destroy              # remove machine and image`,
 		Version:       version,
 		SilenceErrors: true,
@@ -119,7 +119,7 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 	c.flags.StringVarP(&c.output, "output", "o", "text", "text, or json: one JSON object a line")
 	config.StarterFlags(c.flags)
 	root.AddCommand(c.initCommand(), c.deployCommand(), c.statusCommand(), c.consoleCommand(),
-		c.destroyCommand(), c.devCommand(), c.versionCommand())
+		c.destroyCommand(), c.devCommand(), c.importCommand(), c.versionCommand())
 	checkArguments(root)
 	return root
 }

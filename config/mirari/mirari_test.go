@@ -1,0 +1,272 @@
+package mirari_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/config/mirari"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// web has every key.
+const web = `# IP configuration
+ip-address: 10.0.0.9
+ip-netmask: 255.255.0.0
+# ip-gateway: 10.0.0.1
+
+fs-static: ../files
+fs-template: tmpl
+http-port: 80
+http-address: *
+main-http: Dispatch.main
+depends: cohttp.syntax, uri, re.str
+depends: re, mirage
+packages: mirage-net, cow.0.6
+compiler: 4.01.0+mirage-xen
+xl-memory: 032
+xl-vcpus: 2
+xl-on_crash: preserve
+xl-vif: [ 'mac=00:16:3E:74:34:32', "bridge=br0" ]
+xl-extra: --verbose "x"
+xl-kernel: mir-web.xen
+ip-netmsk: 255.0.0.0
+`
+
+const webProject = `# Made by morgana import from web.conf, a configuration of mirari.
+app: "web"
+source: .
+toolchain:
+  kind: mirage   # MirageOS 4: config.ml says what the unikernel is made of
+
+targets:
+  # A -t virtio kernel in QEMU, on this host.
+  qemu:
+    memory: 32   # MiB, from xl-memory
+    cpus: 2
+    ports: ["8080:80"]   # 127.0.0.1:8080 here is port 80 of the unikernel
+    expectPort: 80
+    # 10.0.0.9/16, gateway 10.0.0.1 in web.conf; QEMU's user network has these:
+    args: "--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2 --verbose \"x\""
+  # A -t unix program, a process of this host.
+  local:
+    kind: local
+    # It has this host's sockets. mirari run --unix gave it a tap: with the key
+    # ` + "`net: ocaml`" + ` under toolchain.keys it has one, and its address by args.
+    # args: "--ipv4=10.0.0.9/16 --ipv4-gateway=10.0.0.1"
+  # The xl- lines, for the kind xen, which is not built yet. Memory is in MiB,
+  # the rest is as in xl.cfg(5).
+  # xen:
+  #   args: "--ipv4=10.0.0.9/16 --ipv4-gateway=10.0.0.1 --verbose \"x\""
+  #   memory: 32
+  #   cpus: 2
+  #   on_crash: "preserve"
+  #   vif: ["mac=00:16:3E:74:34:32", "bridge=br0"]
+
+# What has no counterpart, or one that differs:
+#   web.conf:10: main-http: write it as ` + "`start`" + ` of a module Unikernel, in unikernel.ml: MirageOS 4 gives it its devices as arguments
+#   web.conf:11: depends: cohttp.syntax was for camlp4, which is gone; its library is asked for, its syntax needs a ppx
+#   web.conf:12: depends: mirage is left out: it comes with the devices of config.ml
+#   web.conf:13: packages: mirage-net is left out: it comes with the devices of config.ml
+#   web.conf:13: packages: cow.0.6 is asked for without its version, which is of 2013
+#   web.conf:14: compiler: no counterpart: the opam switch that is current when the worker starts builds it; the kind of a target says what for
+#   web.conf:17: xl-on_crash: kept for the target xen, commented out: that kind is not built yet
+#   web.conf:18: xl-vif: kept for the target xen, commented out: that kind is not built yet
+#   web.conf:19: xl-extra: kept for the target xen, commented out: that kind is not built yet
+#   web.conf:20: xl-kernel: left out: it is the kernel that was built
+#   web.conf:21: ip-netmsk: left out: mirari did not know it either (ip-netmask?)
+`
+
+const webSketch = `(* mirage >= 4.9.0 & < 5.0.0 *)
+(* A sketch made by morgana import. unikernel.ml has the program: what was
+   Dispatch.main is ` + "`start`" + ` of Unikernel.Main there,
+   which takes one argument for each device. *)
+open Mirage
+
+let stack = generic_stackv4v6 default_network
+let http_server = cohttp_server @@ conduit_direct ~tls:false stack
+let fs_static = crunch "../files"
+let fs_template = crunch "tmpl"
+
+let packages = [
+  package "cohttp";
+  package "uri";
+  package ~sublibs:["str"] "re";
+  package "cow";
+  package "cohttp-mirage";
+]
+
+let main = main ~packages "Unikernel.Main" (http @-> kv_ro @-> kv_ro @-> job)
+let () = register "web" [ main $ http_server $ fs_static $ fs_template ]
+`
+
+func TestEveryKey(t *testing.T) {
+	c, err := mirari.Parse("web.conf", []byte(web))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(c.Project("web")); got != webProject {
+		t.Errorf("morgana.yaml:\n%s\nwant:\n%s", got, webProject)
+	}
+	if got := string(c.Sketch("web")); got != webSketch {
+		t.Errorf("config.ml:\n%s\nwant:\n%s", got, webSketch)
+	}
+	p := load(t, string(c.Project("web")))
+	if p.Toolchain.Kind != "mirage" || len(p.Targets) != 2 || p.Targets[0].Kind != "qemu" || p.Targets[1].Kind != "local" {
+		t.Errorf("%+v", p)
+	}
+	const options = `{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2 --verbose \"x\"","cpus":2,"expectPort":80,"memory":32,"ports":["8080:80"]}`
+	if got := string(p.Targets[0].Options); got != options {
+		t.Errorf("options %s", got)
+	}
+	// The commented target, uncommented.
+	var lines []string
+	_, xen, _ := strings.Cut(string(c.Project("web")), "  # xen:\n")
+	for l := range strings.Lines(xen) {
+		rest, ok := strings.CutPrefix(l, "  # ")
+		if !ok {
+			break
+		}
+		lines = append(lines, "  "+rest)
+	}
+	p = load(t, "app: a\ntoolchain: {kind: mirage}\ntargets:\n  xen:\n"+strings.Join(lines, ""))
+	const asXen = `{"args":"--ipv4=10.0.0.9/16 --ipv4-gateway=10.0.0.1 --verbose \"x\"","cpus":2,"memory":32,"on_crash":"preserve","vif":["mac=00:16:3E:74:34:32","bridge=br0"]}`
+	if got := string(p.Targets[0].Options); got != asXen {
+		t.Errorf("options of xen %s", got)
+	}
+}
+
+func TestVariants(t *testing.T) {
+	for name, c := range map[string]struct {
+		conf                string
+		options, sketchHas  string
+		notes, sketchHasNot string
+	}{
+		"no network": {"main-noip: Noip.main\nip-use-dhcp: true\nhttp-port: 80\nhttp-address: *\n", `{"memory":64}`,
+			"let main = main \"Unikernel\" job\nlet () = register \"x\" [ main ]\n", "ip-*: left out: main-noip has no network", "stack"},
+		"DHCP": {"main-ip: Ping.main\nip-use-dhcp: true\nip-address: 10.0.0.2\n", `{"memory":64,"network":"user"}`,
+			"(stackv4v6 @-> job)", "`dhcp: true`", "packages"},
+		"DHCP refused": {"main-ip: Ping.main\nip-use-dhcp: false\n", `{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","memory":64,"network":"user"}`,
+			"generic_stackv4v6", "", "http"},
+		"nothing said": {"main-ip:main\n", `{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","memory":64,"network":"user"}`,
+			"register \"x\" [ main $ stack ]", "", ""},
+		"high port": {"main-http: A.b\nhttp-port: 8080\nhttp-address: 10.0.0.2\n",
+			`{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","expectPort":8080,"memory":64,"ports":["8080:8080"]}`, "http @-> job",
+			"http-address: no counterpart: the unikernel serves on every address it has", ""},
+		"no address": {"main-http: A.b\nhttp-port: 443\n",
+			`{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","expectPort":443,"memory":64,"ports":["8443:443"]}`, "http @-> job",
+			"mirari passed over it", ""},
+		"quotes": {"main-noip: M.m\nfs-A: a\"b\\c\nfs-a: \tx *) y\r\n", `{"memory":64}`,
+			"let fs_a = crunch \"a\\\"b\\\\c\"\nlet fs_a_1 = crunch \"x *) y\"\n", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			parsed, err := mirari.Parse("x.conf", []byte(c.conf))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := load(t, string(parsed.Project("x")))
+			if got := string(p.Targets[0].Options); got != c.options {
+				t.Errorf("options %s", got)
+			}
+			sketch := string(parsed.Sketch("x"))
+			if !strings.Contains(sketch, c.sketchHas) || c.sketchHasNot != "" && strings.Contains(sketch, c.sketchHasNot) {
+				t.Errorf("config.ml:\n%s", sketch)
+			}
+			if notes := fmt.Sprint(parsed.Notes); !strings.Contains(notes, c.notes) {
+				t.Errorf("notes %s", notes)
+			}
+		})
+	}
+}
+
+func TestBad(t *testing.T) {
+	const form = `a line is "key: value", or begins with #`
+	const exactly = "give exactly one of main-http, main-ip and main-noip"
+	noip := func(more string) string { return "main-noip: M.main\n" + more }
+	for name, c := range map[string]struct{ conf, want, hint string }{
+		"empty":           {"", "x.conf: no main function", exactly},
+		"two mains":       {"main-ip: A.a\n\nmain-http: B.b\n", "x.conf:3: main-http: a second main function, the first is at x.conf:1", exactly},
+		"no colon":        {"# x\nmain-ip A.a\n", `x.conf:2: no colon in "main-ip A.a"`, form},
+		"no key":          {": a\n", "x.conf:1: no key before the colon", form},
+		"space in key":    {"main ip: a\n", `x.conf:1: a key with a space, "main ip"`, form},
+		"no value":        {"main-ip:\n", "x.conf:1: main-ip: no value", ""},
+		"twice":           {noip("compiler: a\ncompiler: b\n"), "x.conf:3: compiler: given twice, first at x.conf:2", ""},
+		"main's name":     {"main-ip: let x =\n", `x.conf:1: main-ip: "let x =" is not the name of a function`, `as "Dispatch.main"`},
+		"not UTF-8":       {noip("compiler: \xff\n"), "x.conf:2: not UTF-8", ""},
+		"line separator":  {noip("compiler: a\u2028b\n"), "x.conf:2: an unprintable character, U+2028", ""},
+		"escape":          {noip("compiler: \x1b[1m\n"), "x.conf:2: an unprintable character, U+001B", ""},
+		"too long":        {noip(strings.Repeat("#\n", 5000)), "x.conf:1: more than 8 KiB", ""},
+		"too many":        {noip(strings.Repeat("depends: a\n", 200)), "x.conf:201: more than 200 keys", ""},
+		"DHCP perhaps":    {noip("ip-use-dhcp: yes\n"), `x.conf:2: ip-use-dhcp: want true or false, not "yes"`, ""},
+		"address":         {noip("ip-address: 10.0.0\n"), `x.conf:2: ip-address: "10.0.0" is no IPv4 address`, ""},
+		"IPv6":            {noip("ip-gateway: ::1\n"), `x.conf:2: ip-gateway: "::1" is no IPv4 address`, ""},
+		"netmask":         {"main-ip: A.a\nip-netmask: 255.0.255.0\n", `x.conf:2: ip-netmask: "255.0.255.0" is no netmask`, "as 255.255.255.0"},
+		"http, no port":   {"main-http: A.a\n", "x.conf:1: main-http: a server without a port", "give http-port and http-address"},
+		"address alone":   {noip("http-address: *\n"), "x.conf:2: http-address: an address without a port", "give http-port as well"},
+		"port 0":          {noip("http-port: 0\n"), `x.conf:2: http-port: "0" is no port`, "1 to 65535"},
+		"port too high":   {noip("http-port: 65536\n"), `x.conf:2: http-port: "65536" is no port`, "1 to 65535"},
+		"http's address":  {noip("http-port: 80\nhttp-address: localhost\n"), `x.conf:3: http-address: "localhost" is no address`, "an IPv4 address, or * for any"},
+		"fs without name": {noip("fs-: x\n"), `x.conf:2: fs-: "" is no name for a filesystem`, ""},
+		"library":         {noip("depends: a b\n"), `x.conf:2: depends: "a b" is no library`, "as in: depends: cohttp, re.str"},
+		"package":         {noip("packages: a,\"b\"\n"), `x.conf:2: packages: "\"b\"" is no package`, "as in: packages: cow, re"},
+		"memory":          {noip("xl-memory: lots\n"), `x.conf:2: xl-memory: want a whole number from 1, not "lots"`, ""},
+		"xl's key":        {noip("xl-a-b: 1\n"), `x.conf:2: xl-a-b: "a-b" is no key of xl.cfg(5)`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := mirari.Parse("x.conf", []byte(c.conf))
+			var e *step.Error
+			if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Error() != c.want || e.Hint != c.hint {
+				t.Errorf("got %v, hint %q\nwant %s, hint %q", err, hintOf(e), c.want, c.hint)
+			}
+		})
+	}
+}
+
+// FuzzParse: whatever is taken gives a morgana.yaml that is taken as well.
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{web, "main-noip: a\nxl-vif: [&a [*a]]\n", "main-ip: A.b\nxl-x: \"'\nfs-a: *)\"\n", "main-ip: a\nxl-disk: ['\\x', \"\\q\"]\n",
+		"main-ip: a\nip-netmask: 0.0.0.0\n", "main-http: a\nhttp-port: 1\nunknown key: x\n", "main-ip: a\n#: \n:\n", "main-ip: a\nxl-extra: \t\\\n"} {
+		f.Add([]byte(seed))
+	}
+	path := filepath.Join(f.TempDir(), config.Filename)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := mirari.Parse("x.conf", data)
+		if err != nil {
+			if step.KindOf(err) != step.InvalidSpec {
+				t.Errorf("%v is of kind %q", err, step.KindOf(err))
+			}
+			return
+		}
+		c.Sketch("x")
+		if err := os.WriteFile(path, c.Project("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := config.Load(path, nil); err != nil {
+			t.Errorf("%v\n%s", err, c.Project("x"))
+		}
+	})
+}
+
+func hintOf(e *step.Error) string {
+	if e == nil {
+		return ""
+	}
+	return e.Hint
+}
+
+func load(t *testing.T, content string) *config.Project {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), config.Filename)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := config.Load(path, nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, content)
+	}
+	return p
+}
