@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// venv gives the Python of a virtual environment with the example's
+// requirements. It is made once for each requirements.txt and kept in the
+// user's cache folder, as Go keeps what it has built.
+func venv(t *testing.T) (python string) {
+	t.Helper()
+	need(t, "python3", "ssh-keygen", "strip")
+	pinned := readAll(t, "../examples/python-step/requirements.txt")
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(cache, "morgana-e2e", fmt.Sprintf("python-%x", sha256.Sum256([]byte(pinned)))[:len("python-")+12])
+	python = filepath.Join(folder, "bin", "python")
+	if err := os.MkdirAll(filepath.Dir(folder), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.OpenFile(folder+".lock", os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Close() }() // nothing was written
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	whole := filepath.Join(folder, "whole")
+	if _, err := os.Stat(whole); err == nil {
+		return python
+	}
+	if err := os.RemoveAll(folder); err != nil { // what an interrupted test left
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"python3", "-m", "venv", folder}, // Debian: package python3-venv
+		{python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes",
+			"--requirement", "../examples/python-step/requirements.txt"},
+	} {
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			cannot(t, "%s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	if err := os.WriteFile(whole, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return python
+}
+
+// pythonLab is a lab with the example's worker, and a copy of the example
+// beside a copy of the hello kernel, as in the work tree.
+type pythonLab struct {
+	*lab
+	python string
+	worker *exec.Cmd
+	folder string // has the example's morgana.yaml
+}
+
+func newPythonLab(t *testing.T) *pythonLab {
+	t.Helper()
+	p := &pythonLab{python: venv(t), lab: newLab(t)}
+	p.folder = filepath.Join(filepath.Dir(p.hello()), "python-step")
+	if err := os.CopyFS(p.folder, os.DirFS("../examples/python-step")); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "the test's", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+	p.env = append(p.env, "PYTHONDONTWRITEBYTECODE=1", "SIGN_KEY="+key)
+	p.startPython()
+	return p
+}
+
+// startPython starts the example's worker, with more in its environment.
+func (p *pythonLab) startPython(env ...string) {
+	p.t.Helper()
+	log, err := os.CreateTemp(p.lab.folder, "python.*.log")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	p.worker = exec.Command(p.python, filepath.Join(p.folder, "worker.py"))
+	p.worker.Env, p.worker.Stdout, p.worker.Stderr = append(p.env, env...), log, log
+	if err := p.worker.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	worker := p.worker
+	said := func() string { text, _ := os.ReadFile(log.Name()); return string(lastOf(text, 4000)) }
+	p.t.Cleanup(func() {
+		p.kill(worker)
+		if p.t.Failed() {
+			p.t.Logf("python:\n%s", said())
+		}
+	})
+	p.eventually(waits, "the Python worker serves", func() bool { return strings.Contains(said(), "serving pyqemu") })
+}
+
+// stopPython tells the worker to stop, which it does well.
+func (p *pythonLab) stopPython() {
+	p.t.Helper()
+	if err := errors.Join(p.worker.Process.Signal(syscall.SIGTERM), p.worker.Wait()); err != nil {
+		p.t.Errorf("the Python worker that was told to stop: %v", err)
+	}
+}
+
+// root is where the Python target keeps its machines.
+func (p *pythonLab) root() string { return filepath.Join(p.lab.folder, "state", "pyqemu") }
+
+// folders lists them, half-made ones as well.
+func (p *pythonLab) folders() (names []string) {
+	entries, _ := os.ReadDir(p.root()) // not there: none
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// only fails the test unless the Python target has one machine, with one
+// process, of an app and target.
+func (p *pythonLab) only(rollout string) (pid, folder string) {
+	p.t.Helper()
+	all := p.folders()
+	if len(all) != 1 || !strings.HasPrefix(all[0], rollout+".") {
+		p.t.Fatalf("folders %q, want one of %s", all, rollout)
+	}
+	folder = filepath.Join(p.root(), all[0])
+	var pids []string
+	for _, line := range p.processes() {
+		pid, _, _ := strings.Cut(line, " ")
+		if cwd, _ := os.Readlink("/proc/" + pid + "/cwd"); cwd == folder {
+			pids = append(pids, pid)
+		}
+	}
+	if len(pids) != 1 {
+		p.t.Fatalf("processes %q of machine %s, want one", pids, all[0])
+	}
+	return pids[0], folder
+}
+
+// nothingLeft fails the test if anything is left: a process, a folder, a build
+// tree, a half-written artifact. It stops the Python worker.
+func (p *pythonLab) nothingLeft() {
+	p.t.Helper()
+	p.stopPython()
+	p.gone()
+	if all := p.folders(); len(all) > 0 {
+		p.t.Errorf("left behind: %q", all)
+	}
+}
+
+// edit replaces a text of a file of the lab's projects.
+func (p *pythonLab) edit(path, old, text string) {
+	p.t.Helper()
+	before := readAll(p.t, path)
+	if !strings.Contains(before, old) {
+		p.t.Fatalf("%s has no %q", path, old)
+	}
+	p.write(path, strings.Replace(before, old, text, 1))
+}

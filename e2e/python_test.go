@@ -1,0 +1,123 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// A target that a third party wrote in Python is deployed to, looked at and
+// destroyed as if it were ours.
+func TestPythonTarget(t *testing.T) {
+	t.Parallel()
+	p := newPythonLab(t)
+	r := p.deployed(p.folder, "-t", "lab")
+	for _, want := range []string{"hello/lab boot", `console has "hello from a unikernel"`} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("no %q in:\n%s", want, r.out)
+		}
+	}
+	first, _ := p.only("hello.lab")
+	if c := p.morgana(p.folder, "console", "hello/lab"); c.code != 0 || !strings.Contains(c.out, "command line: [stay]") {
+		t.Errorf("console %+v", c)
+	}
+	if s := p.morgana(p.folder, "status"); !strings.Contains(s.out, "pyqemu") || !strings.Contains(s.out, "up") {
+		t.Errorf("status %+v", s)
+	}
+
+	if again := p.deployed(p.folder, "-t", "lab"); !strings.Contains(again.out, "unchanged, generation 1 is kept") {
+		t.Errorf("deployed anew:\n%s", again.out)
+	}
+	if same, _ := p.only("hello.lab"); same != first {
+		t.Errorf("process %s runs, it was %s", same, first)
+	}
+	p.deployed(p.folder, "-t", "lab", "--set", "lab.memory=72")
+	if next, folder := p.only("hello.lab"); next == first || !strings.HasSuffix(folder, "-3") {
+		t.Errorf("process %s of %s runs, it was %s", next, folder, first)
+	}
+
+	if d := p.morgana(p.folder, "destroy", "hello/lab"); d.code != 0 || !strings.Contains(d.out, "removed machine hello.lab.") {
+		t.Errorf("destroy %+v", d)
+	}
+	p.nothingLeft()
+}
+
+// What the Python target refuses is told as what ours refuse: one line, with
+// its place.
+func TestPythonTargetRefuses(t *testing.T) {
+	t.Parallel()
+	p := newPythonLab(t)
+	file := filepath.Join(p.folder, "morgana.yaml")
+	whole := readAll(t, file)
+	for _, c := range []struct {
+		old, text string
+		refusal
+	}{
+		{"memory: 64", "memroy: 64", refusal{code: 2, line: "morgana.yaml:11: memroy: unknown field", hint: `did you mean "memory"?`}},
+		{"memory: 64", "colour: red", refusal{code: 2, line: "morgana.yaml:11: colour: unknown field", hint: "known fields: args, expect, memory, timeout"}},
+		{"memory: 64", "memory: true", refusal{code: 2, line: "morgana.yaml:11: memory: want a whole number, not true"}},
+		{"memory: 64", "memory: 0", refusal{code: 2, line: "morgana.yaml:11: memory: 0 MiB is not enough", hint: "1 or more"}},
+	} {
+		p.write(file, strings.Replace(whole, c.old, c.text, 1))
+		c.matches(t, p.morgana(p.folder, "deploy", "-t", "lab"))
+	}
+	// A machine that starts and does not get ready goes again.
+	p.write(file, strings.Replace(whole, "memory: 64", "timeout: 1", 1))
+	refusal{code: 1, line: `boot hello.lab.LIFE-1: within 1 s the console did not have "never"`, hint: "hello from a unikernel"}.
+		matches(t, p.morgana(p.folder, "deploy", "-t", "lab", "--set", "lab.expect=never"))
+	refusal{code: 1, line: `boot hello.lab.LIFE-1: the machine ended and did not print "never"`, hint: "shutting down"}.
+		matches(t, p.morgana(p.folder, "deploy", "-t", "lab", "--set", "lab.expect=never", "--set", "lab.args=now"))
+	p.nothingLeft()
+}
+
+// kill -9 of the Python worker while it boots a machine: the worker that comes
+// after it adopts the machine, or removes it if it is not wanted any more.
+func TestKillThePythonWorkerInBoot(t *testing.T) {
+	t.Parallel()
+	p := newPythonLab(t)
+	slow, letGo := p.slowQEMU("-pidfile")
+	path := t.TempDir()
+	if err := os.Symlink(slow, filepath.Join(path, "qemu-system-x86_64")); err != nil {
+		t.Fatal(err)
+	}
+	p.edit(slow, "exec qemu", "PATH=${PATH#*:}; exec qemu") // the true one
+	p.edit(slow, "$0.go", slow+".go")
+	p.stopPython()
+	slowly := "PATH=" + path + ":" + os.Getenv("PATH")
+	p.startPython(slowly)
+
+	wanted := p.begin(p.folder, "deploy", "-t", "lab")
+	p.eventually(waits, "a machine starts", func() bool { return p.runs("-pidfile pid") })
+	p.kill(p.worker)
+	if len(p.folders()) != 1 || !p.runs("-pidfile pid") {
+		t.Fatalf("not in the middle of boot: folders %q, processes %q", p.folders(), p.processes())
+	}
+	p.startPython(slowly)
+	letGo()
+	p.ends(wanted, 0)
+	p.only("hello.lab")
+	id := workflows.RolloutID(step.Tags{App: "hello", Target: "lab", Generation: 1})
+	if n := p.attempts(p.client(), id, "pyqemu.Boot"); n != 2 {
+		t.Errorf("boot was started %d times, want 2", n)
+	}
+
+	if err := os.Remove(slow + ".go"); err != nil {
+		t.Fatal(err)
+	}
+	unwanted := p.begin(p.folder, "deploy", "-t", "lab", "--app", "unwanted")
+	p.eventually(waits, "another machine starts", func() bool { return p.runs("-name unwanted.lab.") })
+	p.kill(p.worker)
+	destroy := p.begin(p.folder, "destroy", "unwanted/lab")
+	p.startPython(slowly)
+	if r := p.ends(unwanted, 1); !strings.Contains(r.errOut, "cancelled") {
+		t.Errorf("deploy:\n%s%s", r.out, r.errOut)
+	}
+	p.ends(destroy, 0)
+	p.only("hello.lab")
+	p.ends(p.begin(p.folder, "destroy", "hello/lab"), 0)
+	p.nothingLeft()
+}
