@@ -2,8 +2,11 @@ package disk
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 )
+
+var escape = regexp.MustCompile(`\\x[0-9a-fA-F]{2}`)
 
 // words cuts a command line into the words to give to a command of GRUB 2.
 //
@@ -25,7 +28,7 @@ func words(line string) ([]string, error) {
 		if w == "" && quoted {
 			return errors.New(`GRUB cannot pass on an empty word ("")`)
 		}
-		if i := strings.Index(w, `\x`); i >= 0 && len(w) >= i+4 && isHex(w[i+2]) && isHex(w[i+3]) {
+		if escape.MatchString(w) { // which GRUB leaves alone
 			return errors.New(`GRUB cannot pass on a backslash before x and two hexadecimal digits`)
 		}
 		all = append(all, w)
@@ -57,10 +60,6 @@ func words(line string) ([]string, error) {
 		return nil, nil
 	}
 	return all, end()
-}
-
-func isHex(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
 // quote writes a word for GRUB's script language. Nothing is special between

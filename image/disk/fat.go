@@ -1,0 +1,114 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+)
+
+const (
+	// fat32Clusters is the least that makes it FAT32, which is what UEFI
+	// (2.10, 13.3) wants of a disk that cannot be taken out.
+	fat32Clusters = 65525
+	fatReserved   = 32 // sectors in front of the first FAT
+	maxCluster    = 32 << 10
+)
+
+// fat is the arithmetic of a FAT32 file system.
+type fat struct {
+	cluster  int64 // bytes
+	clusters int64
+}
+
+// newFAT takes the biggest clusters with which the partition need not grow to be
+// FAT32: big ones are read faster.
+func newFAT(c content) fat {
+	best := fat{cluster: sectorSize}
+	best.clusters = best.count(c)
+	for size := best.cluster * 2; size <= maxCluster; size *= 2 {
+		f := fat{cluster: size}
+		if f.clusters = f.count(c); f.clusters < fat32Clusters {
+			break
+		}
+		best = f
+	}
+	// Some are left over, because drivers disagree about the limit by a few.
+	best.clusters = max(best.clusters, fat32Clusters) + 16
+	return best
+}
+
+func (f fat) count(c content) int64 {
+	n := int64(1 + len(c.dirs)) // the root folder, and one for each
+	var entries int64
+	for _, file := range c.files {
+		n += ceil(file.size, f.cluster)
+		// A short name, and 13 letters of the long one for each entry.
+		entries += 32 * (1 + ceil(int64(len(path.Base(file.name))), 13))
+	}
+	return n + ceil(entries, f.cluster)
+}
+
+// size is the partition's size in bytes.
+func (f fat) size() int64 {
+	table := ceil((f.clusters+2)*4, sectorSize)
+	return roundUp((fatReserved+2*table)*sectorSize+f.clusters*f.cluster, mebi)
+}
+
+// writeUEFI makes the disk of layout UEFI.
+func (w *work) writeUEFI(ctx context.Context, b Boot, minSize int64) error {
+	// Without a device in the prefix GRUB takes the partition it was read from.
+	if err := w.makeCore(ctx, uefiPlatform, "/boot/grub", rootName+"/EFI/BOOT/BOOTX64.EFI", b.ABI); err != nil {
+		return err
+	}
+	const loader = "EFI/BOOT/BOOTX64.EFI" // what firmware starts if nobody told it otherwise
+	info, err := os.Stat(w.staged(loader))
+	if err == nil {
+		err = w.date(loader)
+	}
+	if err != nil {
+		return w.fail(opWrite, err)
+	}
+	w.files = append(w.files, staged{loader, info.Size()})
+
+	f := newFAT(w.content)
+	size, err := sizeOf(partitionStart+f.size()+gptTail, minSize)
+	if err != nil {
+		return err
+	}
+	g := gpt{disk: w.identity("disk"), part: w.identity("partition"), size: size,
+		start: partitionStart / sectorSize, sectors: f.size() / sectorSize, name: "EFI system partition"}
+	if err := w.create(size); err != nil {
+		return err
+	}
+	if err := w.formatFAT(ctx, f); err != nil {
+		return err
+	}
+	if err := w.put(g.head(), 0); err != nil {
+		return err
+	}
+	return w.put(g.tail(), size-int64(len(g.tail())))
+}
+
+// formatFAT makes the file system and copies the content, in a fixed order.
+func (w *work) formatFAT(ctx context.Context, f fat) error {
+	image := fmt.Sprintf("%s@@%d", imageName, partitionStart)
+	const heads, sectors = 255, 63 // nobody reads them
+	_, err := w.run(ctx, "mformat", "-i", image, "-F", "-T", fmt.Sprint(f.size()/sectorSize),
+		"-h", fmt.Sprint(heads), "-s", fmt.Sprint(sectors), "-H", fmt.Sprint(partitionStart/sectorSize),
+		"-c", fmt.Sprint(f.cluster/sectorSize), "-N", fmt.Sprintf("%08x", w.serial()), "::")
+	if err != nil {
+		return err
+	}
+	for _, dir := range w.dirs {
+		if _, err := w.run(ctx, "mmd", "-i", image, "::/"+dir); err != nil {
+			return err
+		}
+	}
+	for _, file := range w.files {
+		if _, err := w.run(ctx, "mcopy", "-m", "-i", image, rootName+"/"+file.name, "::/"+file.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// texts are the files that boot loaders read.
+type texts struct {
+	grub string // /boot/grub/grub.cfg, for GRUB 2
+	menu string // /boot/grub/menu.lst, for GRUB legacy and pv-grub; "" if nobody reads it
+}
+
+// loader says how GRUB starts kernels of an ABI.
+type loader struct {
+	kernel, module string   // the commands of GRUB 2
+	menuModule     string   // the command of GRUB legacy
+	layouts        []Layout // where it works
+	path           bool     // the kernel expects its path in front of its arguments
+	initrd         bool     // modules are in one command and have no arguments
+}
+
+var (
+	machine = []Layout{BIOS, UEFI}
+	xen     = []Layout{Whole, Partition}
+	both    = []Layout{Whole, Partition, BIOS, UEFI}
+)
+
+// GRUB legacy does not know multiboot2. In GRUB 2 for Xen, multiboot and module
+// are the commands for PV kernels.
+var loaders = map[string]loader{
+	image.Multiboot1:      {"multiboot", "module", "modulenounzip", both, true, false},
+	image.Multiboot1ELF64: {"multiboot", "module", "modulenounzip", both, true, false},
+	image.Multiboot2:      {"multiboot2", "module2", "", machine, false, false},
+	image.LinuxBzImage:    {"linux", "initrd", "initrd", both, false, true},
+	image.XenPV:           {"multiboot", "module", "modulenounzip", xen, false, false},
+}
+
+const (
+	kernelPath = "/boot/kernel"
+	// maxMenuLine is what GRUB legacy reads of a line (NEW_HEAPSIZE); it drops
+	// the rest without a word.
+	maxMenuLine = 1499
+	// maxXenArgs is the room in Xen's start_info, less the zero at the end.
+	maxXenArgs = 1023
+)
+
+// render checks what can be checked without looking at a file, and writes what
+// the boot loader reads.
+func render(l Layout, b Boot) (texts, error) {
+	if !slices.Contains(both, l) {
+		return texts{}, &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: "layout",
+			Err: fmt.Errorf("%q is no layout", l), Hint: `"hd0", "hd0,0", "bios" or "uefi"`}
+	}
+	how, ok := loaders[b.ABI]
+	if !ok || !slices.Contains(how.layouts, l) {
+		return texts{}, &step.Error{Kind: step.Unsupported, Op: opWrite,
+			Err: fmt.Errorf("no boot loader starts a kernel of ABI %q from a disk of layout %q", b.ABI, l)}
+	}
+	if err := checkNames(b.Modules); err != nil {
+		return texts{}, err
+	}
+	if how.initrd {
+		for i, m := range b.Modules {
+			if m.Args != "" {
+				return texts{}, invalid(moduleField(i)+".args", errors.New("an initrd of Linux has no arguments"))
+			}
+		}
+	}
+	if b.ABI == image.XenPV && len(b.Args) > maxXenArgs {
+		return texts{}, invalid("args", fmt.Errorf("%d bytes, and Xen passes on %d", len(b.Args), maxXenArgs))
+	}
+	grub, err := renderConfig(l, b, how)
+	if err != nil || !slices.Contains(xen, l) {
+		return texts{grub: grub}, err
+	}
+	menu, err := renderMenu(l, b, how)
+	return texts{grub: grub, menu: menu}, err
+}
+
+// renderConfig writes grub.cfg. What goes wrong is said, and then the machine is
+// halted: there is nobody at a prompt.
+func renderConfig(l Layout, b Boot, how loader) (string, error) {
+	var s strings.Builder
+	s.WriteString("set timeout=0\n")
+	if slices.Contains(machine, l) {
+		// Without a serial port the console alone is what GRUB starts with.
+		s.WriteString("if serial --unit=0 --speed=115200; then\n" +
+			"  terminal_input console serial\n  terminal_output console serial\nfi\n")
+	}
+	args, err := words(b.Args)
+	if err = errors.Join(plain(b.Args), err); err != nil {
+		return "", invalid("args", err)
+	}
+	if how.path {
+		args = append([]string{kernelPath}, args...)
+	}
+	commands := []string{command(how.kernel, kernelPath, args)}
+	if how.initrd && len(b.Modules) > 0 {
+		commands = append(commands, command(how.module, modulePaths(b.Modules)[0], modulePaths(b.Modules)[1:]))
+	}
+	for i, path := range modulePaths(b.Modules) {
+		if how.initrd {
+			break
+		}
+		args, err := words(b.Modules[i].Args)
+		if err = errors.Join(plain(b.Modules[i].Args), err); err != nil {
+			return "", invalid(moduleField(i)+".args", err)
+		}
+		commands = append(commands, command(how.module+" --nounzip", path, append([]string{path}, args...)))
+	}
+	for _, c := range commands {
+		s.WriteString("if " + c + "; then\n")
+	}
+	s.WriteString("boot\n" + strings.Repeat("fi\n", len(commands)))
+	s.WriteString("echo 'GRUB did not start the kernel'\nhalt\n")
+	return s.String(), nil
+}
+
+func command(name, path string, words []string) string {
+	var s strings.Builder
+	s.WriteString(name + " " + path)
+	for _, w := range words {
+		s.WriteString(" " + quote(w))
+	}
+	return s.String()
+}
+
+// renderMenu writes menu.lst, which has no quoting: the rest of a line goes to
+// the kernel as it is.
+func renderMenu(l Layout, b Boot, how loader) (string, error) {
+	s := "default 0\ntimeout 0\ntitle morgana\nroot (" + string(l) + ")\n"
+	line, err := menuLine("kernel "+kernelPath, b.Args)
+	if err != nil {
+		return "", invalid("args", err)
+	}
+	s += line
+	paths := modulePaths(b.Modules)
+	if how.initrd && len(paths) > 0 {
+		if len(paths) > 1 {
+			return "", invalid(moduleField(1), errors.New("menu.lst has room for one initrd of Linux"))
+		}
+		return s + "initrd " + paths[0] + "\n", nil
+	}
+	for i, path := range paths {
+		line, err := menuLine(how.menuModule+" "+path, b.Modules[i].Args)
+		if err != nil {
+			return "", invalid(moduleField(i)+".args", err)
+		}
+		s += line
+	}
+	return s, nil
+}
+
+func menuLine(command, args string) (string, error) {
+	line := command
+	if args != "" {
+		line += " " + args
+	}
+	switch {
+	case strings.ContainsAny(args, "\t\r"):
+		return "", errors.New("a tab or carriage return, which menu.lst cannot hold")
+	case strings.HasSuffix(args, `\`):
+		return "", errors.New("a backslash at the end, which joins lines in menu.lst")
+	case len(line) > maxMenuLine:
+		return "", fmt.Errorf("a line of %d bytes in menu.lst, which has room for %d", len(line), maxMenuLine)
+	}
+	return line + "\n", nil
+}
+
+// plain says whether a text can be in one line of a file at all.
+func plain(text string) error {
+	if strings.ContainsAny(text, "\n\x00") {
+		return errors.New("a newline or NUL, which no boot loader passes on")
+	}
+	return nil
+}
+
+var moduleName = regexp.MustCompile(`^[0-9A-Za-z_+-][0-9A-Za-z._+-]{0,63}$`)
+
+func checkNames(modules []Module) error {
+	taken := map[string]bool{"kernel": true, "grub": true}
+	for i, m := range modules {
+		name := m.name(i)
+		// FAT drops a period at the end.
+		if !moduleName.MatchString(name) || strings.HasSuffix(name, ".") {
+			return &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: moduleField(i) + ".name",
+				Err: fmt.Errorf("%q is no name for a module", name), Hint: `up to 64 letters, digits and "._+-"`}
+		}
+		if key := strings.ToLower(name); taken[key] {
+			return &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: moduleField(i) + ".name",
+				Err: fmt.Errorf("%q is taken", name), Hint: "give it another name"}
+		} else {
+			taken[key] = true
+		}
+	}
+	return nil
+}
+
+func (m Module) name(i int) string {
+	if m.Name == "" {
+		return fmt.Sprint("module", i)
+	}
+	return m.Name
+}
+
+func modulePaths(modules []Module) []string {
+	var paths []string
+	for i, m := range modules {
+		paths = append(paths, "/boot/"+m.name(i))
+	}
+	return paths
+}
+
+func moduleField(i int) string { return fmt.Sprintf("modules[%d]", i) }
+
+func invalid(field string, err error) error {
+	return &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: field, Err: err}
+}

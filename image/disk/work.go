@@ -1,0 +1,101 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	opWrite   = "write disk image"
+	imageName = "disk.raw"
+	// epoch is every time on a disk: 1980-01-01, the first that FAT knows, in
+	// seconds. e2fsprogs takes 0 for "not given".
+	epoch = 315532800
+	// full is how much room a file system has that we take for full.
+	full = mebi
+)
+
+// work is a folder where a disk is made, next to where it will be.
+type work struct {
+	host
+	dir string
+	content
+}
+
+func (h host) newWork(folder string) (*work, error) {
+	dir, err := os.MkdirTemp(folder, ".disk-*")
+	if err != nil {
+		return nil, (&work{dir: folder}).fail(opWrite, err)
+	}
+	return &work{host: h, dir: dir}, nil
+}
+
+func (w *work) file(name string) string { return filepath.Join(w.dir, name) }
+
+// run runs a tool in the work folder, so that names need no quoting, and makes
+// one line of what it says if it fails. What it said to stderr is returned.
+func (w *work) run(ctx context.Context, name string, args ...string) (string, error) {
+	program, err := w.find(name)
+	if err != nil {
+		return "", w.fail(opWrite, err)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = w.dir
+	seconds := strconv.Itoa(epoch)
+	// Nothing of the host's: language, time and zone, configuration files.
+	cmd.Env = []string{
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + w.dir, "TMPDIR=" + w.dir, "LC_ALL=C", "TZ=UTC",
+		"SOURCE_DATE_EPOCH=" + seconds, "E2FSPROGS_FAKE_TIME=" + seconds, "MKE2FS_CONFIG=/dev/null",
+		"MTOOLSRC=/dev/null", "MTOOLS_SKIP_CHECK=1",
+	}
+	cmd.WaitDelay = 5 * time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		said := lastLine(stderr.String() + "\n" + stdout.String())
+		return "", w.fail("run "+name, fmt.Errorf("%w: %s", err, said))
+	}
+	return stderr.String(), w.fail("run "+name, err)
+}
+
+// lastLine is where programs say what ended them.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.TrimSpace(lines[len(lines)-1])
+}
+
+// fail gives an error of the file system its kind. A tool has no code for a full
+// disk, so then the disk itself is asked.
+func (w *work) fail(op string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	e := &step.Error{Op: op, Err: err}
+	var exit *exec.ExitError
+	var stat syscall.Statfs_t
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT),
+		errors.As(err, &exit) && syscall.Statfs(w.dir, &stat) == nil && stat.Bavail*uint64(stat.Bsize) < full:
+		e.Kind, e.Hint = step.NoSpace, "make room in "+filepath.Dir(w.dir)
+	case errors.Is(err, fs.ErrNotExist):
+		e.Kind = step.NotFound
+	}
+	return e
+}
