@@ -29,6 +29,45 @@ func (r *Room) Image(ctx context.Context, spec step.Spec, format string, options
 	return step.Image{Spec: spec, Digest: step.DigestOf(files), Format: format, Files: files}, nil
 }
 
+// Scratch makes a folder for work that comes before Register. What a crash
+// leaves of it is removed by later work for the same tags, and by Destroy.
+func (r *Room) Scratch(tags step.Tags) (folder string, done func() error, err error) {
+	m, err := r.Of(tags)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(r.root, 0o700); err != nil {
+		return "", nil, err
+	}
+	if err := r.sweep(tags); err != nil {
+		return "", nil, err
+	}
+	made, lock, err := r.scratch(m)
+	done = func() error { return errors.Join(os.RemoveAll(made.Path), lock.Close()) }
+	if err != nil {
+		if made.Path != "" {
+			_ = done() // else sweep's
+		}
+		return "", nil, err
+	}
+	return made.Path, done, nil
+}
+
+// scratch makes a folder under a passing name. The lock it holds keeps sweep
+// from taking it for scrap.
+func (r *Room) scratch(m Machine) (Machine, *os.File, error) {
+	path, err := os.MkdirTemp(r.root, "."+m.Name()+".")
+	if err != nil {
+		return Machine{}, nil, err
+	}
+	made := Machine{path, m.Tags}
+	lock, err := os.OpenFile(made.File(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return made, nil, err
+	}
+	return made, lock, flock(lock)
+}
+
 // Prepare completes a machine's folder that is being made: it refuses options
 // that are wrong and turns the image's files into what the machine uses. A file
 // that it removes is not missed later.
@@ -91,8 +130,7 @@ func (r *Room) register(ctx context.Context, m Machine, img step.Image, prepare 
 	return false, err
 }
 
-// make writes the folder under a passing name. The lock it holds keeps sweep
-// from taking it for scrap.
+// make writes the folder under a passing name.
 func (r *Room) make(ctx context.Context, m Machine, img step.Image, prepare Prepare) (Machine, *os.File, error) {
 	config, ok := step.FileNamed(img.Files, RecordFile)
 	if !ok {
@@ -103,15 +141,7 @@ func (r *Room) make(ctx context.Context, m Machine, img step.Image, prepare Prep
 	if err != nil {
 		return Machine{}, nil, err
 	}
-	path, err := os.MkdirTemp(r.root, "."+m.Name()+".")
-	if err != nil {
-		return Machine{}, nil, err
-	}
-	made := Machine{path, m.Tags}
-	lock, err := os.OpenFile(made.File(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if err == nil {
-		err = flock(lock)
-	}
+	made, lock, err := r.scratch(m)
 	for _, f := range img.Files {
 		if err == nil && f.Name != RecordFile {
 			err = r.fetch(ctx, made, f)

@@ -4,17 +4,14 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -31,8 +28,6 @@ const probeStatus = 133
 const (
 	kvmDevice    = "/dev/kvm"
 	probeTimeout = 5 * time.Second
-	// What libvirt gives its machines: no new programs, privileges or priorities.
-	sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 )
 
 // means is how a machine is to be run on this host.
@@ -42,7 +37,8 @@ type means struct {
 }
 
 // accelerate finds QEMU and decides how to run a machine with it. KVM that was
-// asked for and does not work is Unsupported.
+// asked for and does not work is Unsupported, as is a machine type or processor
+// that this QEMU does not have.
 func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
 	path, err := program(s.QEMU)
 	if err != nil {
@@ -50,6 +46,9 @@ func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
 	}
 	known, err := t.learn(ctx, path, s.Accel != "tcg")
 	if err != nil {
+		return means{}, err
+	}
+	if err := known.check(s); err != nil {
 		return means{}, err
 	}
 	with := means{qemu: path, accel: "tcg", cpu: s.CPU, sandbox: known.Sandbox}
@@ -71,63 +70,6 @@ func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
 	return with, nil
 }
 
-// facts are what was learnt about a QEMU on this host, kept in a file until
-// the host or the program is another.
-type facts struct {
-	// Boot, QEMU and Built say for what the facts hold.
-	Boot  string    `json:"boot"`
-	QEMU  string    `json:"qemu"`
-	Built time.Time `json:"built"`
-	// Sandbox says that this QEMU knows -sandbox.
-	Sandbox bool `json:"sandbox"`
-	// Probed says that KVM was tried; KVM is what is wrong with it, "" nothing.
-	Probed bool   `json:"probed"`
-	KVM    string `json:"kvm,omitempty"`
-}
-
-func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error) {
-	if kvm {
-		// Not kept: whoever reads the message may mend it at once.
-		if why := openKVM(); why != "" {
-			known, err := t.learn(ctx, qemu, false)
-			known.KVM = why
-			return known, err
-		}
-	}
-	program, err := os.Stat(qemu)
-	if err != nil {
-		return facts{}, err
-	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return facts{}, err
-	}
-	now := facts{Boot: strings.TrimSpace(string(boot)), QEMU: qemu, Built: program.ModTime().UTC()}
-	cache := filepath.Join(t.room.Root(), ".facts.json")
-	var kept facts
-	if b, err := os.ReadFile(cache); err == nil && json.Unmarshal(b, &kept) == nil &&
-		kept.Boot == now.Boot && kept.QEMU == now.QEMU && kept.Built.Equal(now.Built) && (kept.Probed || !kvm) {
-		return kept, nil
-	}
-	if now.Sandbox, err = knowsSandbox(ctx, qemu); err != nil {
-		return facts{}, err
-	}
-	if kvm {
-		step.Report(ctx, step.Progress{Note: "trying " + kvmDevice})
-		if now.KVM, now.Probed, err = tryKVM(ctx, qemu); err != nil {
-			return facts{}, err
-		}
-	}
-	b, err := json.Marshal(now)
-	if err == nil {
-		err = os.MkdirAll(t.room.Root(), 0o700)
-	}
-	if err == nil {
-		err = machine.WriteFile(cache, b)
-	}
-	return now, err
-}
-
 func openKVM() string {
 	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
 	switch {
@@ -141,19 +83,6 @@ func openKVM() string {
 	default:
 		return err.Error()
 	}
-}
-
-// knowsSandbox asks QEMU for its list of machines with -sandbox on: one that
-// was built without refuses.
-func knowsSandbox(ctx context.Context, qemu string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	err := exec.CommandContext(ctx, qemu, "-sandbox", sandbox, "-machine", "help").Run()
-	var refused *exec.ExitError
-	if errors.As(err, &refused) && ctx.Err() == nil {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // tryKVM runs the probe under KVM. A /dev/kvm that opens is no proof: some

@@ -126,55 +126,62 @@ func (b *boot) notRunning(ctx context.Context) (ready string, err error) {
 	if err := b.t.checkPorts(ctx, b.m.Tags, b.s.forwards); err != nil {
 		return "", err
 	}
+	if err := b.t.checkDisks(b.m.Tags, b.s.Disks, false); err != nil {
+		return "", err
+	}
 	with, err := b.t.accelerate(ctx, b.s)
 	if err != nil {
 		return "", err
 	}
-	if err := b.start(with, lock); err != nil {
+	if err := b.start(ctx, with, lock); err != nil {
 		return "", err
 	}
 	b.started, b.began = true, time.Now()
 	return "", nil
 }
 
-// start runs QEMU, and leaves the lock to it.
-func (b *boot) start(with means, lock *os.File) (err error) {
+// start runs QEMU, and leaves the lock and the taps to it.
+func (b *boot) start(ctx context.Context, with means, lock *os.File) (err error) {
 	if err := os.Remove(b.m.File(qmpFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	manifest, err := readManifest(b.m.Machine)
+	if err != nil {
+		return err
+	}
+	devices, err := b.s.devices(manifest)
+	if err != nil {
+		return err
+	}
+	var uefi firmware
+	if b.s.Via == viaUEFI {
+		if uefi, err = findFirmware(b.s.Firmware); err == nil {
+			err = uefi.install(b.m.File(varsFile))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	args, err := b.args(with, devices, uefi)
+	if err != nil {
 		return err
 	}
 	log, err := os.Create(b.m.File(logFile))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
-	cmd := exec.Command(with.qemu, b.args(with)...) //nolint:noctx // it outlives the call and its context
-	cmd.Stdout, cmd.Stderr = log, log
+	taps, err := b.s.openTaps(ctx, b.m.Tags)
+	defer func() {
+		for _, f := range append(taps, log) {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(with.qemu, args...) //nolint:noctx // it outlives the call and its context
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, taps
 	return b.m.Start(cmd, lock)
-}
-
-// args is QEMU's command line. Paths are relative to the machine's folder: a
-// socket's may not be longer than 107 bytes, and commas would need quoting.
-func (b *boot) args(with means) []string {
-	args := []string{
-		"-name", b.m.Name(), "-uuid", b.rec.UUID(),
-		"-no-user-config", "-nodefaults", "-display", "none", // nothing but what is said here
-		"-pidfile", machine.PidFile,
-		"-qmp", "unix:" + qmpFile + ",server=on,wait=off",
-		"-accel", with.accel, "-cpu", with.cpu,
-		"-m", fmt.Sprintf("%dM", b.s.Memory), "-smp", fmt.Sprint(b.s.CPUs),
-		"-kernel", kernelFile, "-append", b.s.Args,
-		"-serial", "file:" + machine.ConsoleFile,
-		"-no-reboot",                // a triple fault ends the machine instead of looping
-		"-device", "isa-debug-exit", // how Solo5 and test kernels end
-	}
-	if with.sandbox {
-		args = append(args, "-sandbox", sandbox)
-	}
-	if b.s.Network == "user" {
-		// Solo5 knows legacy virtio only; every other driver knows it too.
-		args = append(args, "-netdev", "user,id="+netdev, "-device", "virtio-net-pci,disable-modern=on,netdev="+netdev)
-	}
-	return args
 }
 
 // isReady says how the running machine is known to be ready, "" if it is not.
@@ -219,7 +226,7 @@ func (b *boot) alive() (string, error) {
 
 // settle completes a machine that is ready: its ports, then the mark.
 func (b *boot) settle(ctx context.Context, how string) error {
-	if b.s.Network == "user" {
+	if b.s.userNetwork() >= 0 {
 		step.Report(ctx, step.Progress{Note: "opening ports"})
 		if err := b.t.takePorts(ctx, b.m, b.s.forwards); err != nil {
 			return err

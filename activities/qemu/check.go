@@ -10,14 +10,17 @@ import (
 	"os/exec"
 	"strings"
 
-	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Check refuses, in seconds and creating nothing: options that are wrong
-// (InvalidSpec), a kernel that QEMU cannot load, a host without QEMU, without
-// the KVM asked for or with too little memory (Unsupported), a port that
-// others hold (Conflict). The spec returned has Host, and all options written out.
+// Check refuses, in seconds and creating nothing: options that are wrong, a
+// machine type or processor that this QEMU does not have (InvalidSpec), a kernel
+// that QEMU or GRUB cannot load, a host without QEMU, UEFI firmware or the tools
+// for a disk, without the KVM asked for or with too little memory (Unsupported),
+// a disk or bridge that is not there (NotFound), a disk or tap that the worker may
+// not have (Unauthorized), a port, disk or tap that others hold (Conflict). The
+// spec returned has Host, and all options written out.
 func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	const op = "check qemu target"
 	if _, err := t.room.Of(spec.Tags); err != nil {
@@ -27,21 +30,48 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if err != nil {
 		return spec, step.During(op, err)
 	}
-	if _, err := image.Supports(Kind, spec.Origin.ABIs); err != nil {
-		return spec, step.During(op, err)
-	}
-	if err := checkMemory(s.Memory); err != nil {
-		return spec, step.During(op, err)
-	}
-	if _, err := t.accelerate(ctx, s); err != nil {
-		return spec, step.During(op, err)
-	}
-	if err := t.checkPorts(ctx, spec.Tags, s.forwards); err != nil {
-		return spec, step.During(op, err)
+	for _, check := range []func() error{
+		func() error { _, err := s.starts(spec.Origin.ABIs); return err },
+		func() error { return checkMemory(s.Memory) },
+		func() error { _, err := t.accelerate(ctx, s); return err },
+		func() error { return s.checkBoot(ctx) },
+		func() error { return t.checkDisks(spec.Tags, s.Disks, true) },
+		func() error { return s.checkTaps(spec.Tags) },
+		func() error { return t.checkPorts(ctx, spec.Tags, s.forwards) },
+	} {
+		if err := check(); err != nil {
+			return spec, step.During(op, err)
+		}
 	}
 	spec.Host = t.site.Host
 	spec.Options, err = s.normal()
 	return spec, err
+}
+
+// checkBoot says whether this host can make the disk the machine boots from and
+// start it.
+func (s *settings) checkBoot(ctx context.Context) error {
+	if !s.disk() {
+		return nil
+	}
+	if s.Via == viaUEFI {
+		if _, err := findFirmware(s.Firmware); err != nil {
+			return err
+		}
+	}
+	for _, n := range disk.Needs(ctx, s.layout()) {
+		if n.Found == "" && !n.Optional {
+			return &step.Error{Kind: step.Unsupported, Field: "via", Err: fmt.Errorf("%s is not installed, to %s", n.What, n.For), Hint: n.Fix}
+		}
+	}
+	return nil
+}
+
+func (s *settings) layout() disk.Layout {
+	if s.Via == viaUEFI {
+		return disk.UEFI
+	}
+	return disk.BIOS
 }
 
 // program finds QEMU.
@@ -51,7 +81,7 @@ func program(name string) (string, error) {
 		return path, nil
 	}
 	e := &step.Error{Kind: step.Unsupported, Err: fmt.Errorf("%s is not installed", name),
-		Hint: "sudo apt-get install qemu-system-x86"}
+		Hint: qemuFix}
 	if name != defaultQEMU {
 		e.Field, e.Hint = "qemu", "correct it, or leave it out for "+defaultQEMU
 	}

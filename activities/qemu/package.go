@@ -1,31 +1,224 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Package gives the kernel itself and machine.json, the options with their
-// defaults written out: what changes the machine changes the digest, and
-// nothing else does. It is pure. Unsupported if QEMU cannot load the kernel.
+// Package gives the kernel itself, not compressed, with its modules, or the
+// disk that boots it, packed; and machine.json, the options with their defaults
+// written out: what changes the machine changes the digest, and nothing else
+// does. It is pure. Unsupported if QEMU, or GRUB, cannot start the kernel;
+// InvalidSpec if a module is missing, or a device of a Solo5 kernel.
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for qemu"
-	if _, err := image.Supports(Kind, k.ABIs); err != nil {
-		return step.Image{}, step.During(op, err)
-	}
-	s, err := read(k.Spec.Options)
-	if err != nil {
-		return step.Image{}, step.During(op, err)
-	}
-	options, err := s.normal()
-	if err != nil {
-		return step.Image{}, step.During(op, err)
-	}
-	img, err := t.room.Image(ctx, k.Spec, "kernel", options, step.File{Name: kernelFile, Artifact: k.File})
+	img, err := t.pack(ctx, k)
 	if err != nil {
 		return step.Image{}, step.During(op, err)
 	}
 	return img, nil
+}
+
+func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+	s, err := read(k.Spec.Options)
+	if err != nil {
+		return img, err
+	}
+	if _, err := s.starts(k.ABIs); err != nil {
+		return img, err // before anything is fetched
+	}
+	options, err := s.normal()
+	if err != nil {
+		return img, err
+	}
+	folder, done, err := t.room.Scratch(k.Spec.Tags)
+	if err != nil {
+		return img, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	p := &packing{t: t, s: s, k: k, folder: folder}
+	if err := p.openKernel(ctx); err != nil {
+		return img, err
+	}
+	if _, err := s.devices(manifestOf(p.info)); err != nil {
+		return img, err
+	}
+	format := viaKernel
+	var files []step.File
+	if s.disk() {
+		format = "disk"
+		files, err = p.disk(ctx)
+	} else {
+		files, err = p.files()
+	}
+	if err != nil {
+		return img, err
+	}
+	if m := manifestOf(p.info); m != nil {
+		b, err := m.json()
+		if err != nil {
+			return img, err
+		}
+		a, err := t.site.Store.Put(ctx, bytes.NewReader(b))
+		if err != nil {
+			return img, err
+		}
+		files = append(files, step.File{Name: manifestFile, Artifact: a})
+	}
+	return t.room.Image(ctx, k.Spec, format, options, files...)
+}
+
+// packing is one call of Package.
+type packing struct {
+	t      *Target
+	s      settings
+	k      step.Kernel
+	folder string // for files that are in work
+
+	path   string        // the kernel, plain
+	kernel step.Artifact // the same
+	info   image.Info
+	abi    string
+}
+
+// openKernel fetches the kernel, unpacks it if it is compressed, and refuses
+// one that cannot start.
+func (p *packing) openKernel(ctx context.Context) error {
+	p.path, p.kernel = filepath.Join(p.folder, kernelFile), p.k.File
+	step.Report(ctx, step.Progress{Total: p.kernel.Size, Unit: "bytes", Note: "fetching the kernel"})
+	if err := p.t.site.Store.Fetch(ctx, p.k.File, p.path); err != nil {
+		return err
+	}
+	f, err := os.Open(p.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if p.info, err = image.Identify(f, p.kernel.Size); err != nil {
+		return err
+	}
+	if err := image.CheckMachine(p.info, "x86_64"); err != nil {
+		return err
+	}
+	if p.abi, err = p.s.starts(p.info.ABIs); err != nil {
+		return err
+	}
+	if p.s.disk() && p.info.EmptyLoad && p.abi != image.LinuxBzImage {
+		return &step.Error{Kind: step.Unsupported, Field: "via", Hint: "via: kernel, or link it without such a segment",
+			Err: errors.New(`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)}
+	}
+	if p.info.Compression == "" {
+		return nil
+	}
+	return p.unpack(ctx, f)
+}
+
+// unpack puts the plain kernel into the store: QEMU's loader reads no other,
+// and GRUB not every compression.
+func (p *packing) unpack(ctx context.Context, f *os.File) (err error) {
+	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + p.info.Compression + ")"})
+	from, _, err := image.Decompress(f, p.kernel.Size)
+	if err != nil {
+		return err
+	}
+	p.path = filepath.Join(p.folder, "plain")
+	plain, err := os.Create(p.path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	if _, err := io.Copy(plain, from); err != nil {
+		return err
+	}
+	p.kernel, err = p.t.site.Store.Put(ctx, plain)
+	return err
+}
+
+// starts is the ABI by which a kernel with these starts as the options say,
+// "" if it is not known.
+func (s *settings) starts(abis []string) (string, error) {
+	abi, err := image.Supports(s.loader(), abis)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case abi == "":
+	case s.Machine == microvm && abi != image.PVH && abi != image.LinuxBzImage:
+		return "", &step.Error{Kind: step.Unsupported, Field: "machine", Hint: "machine: pc, or leave it out",
+			Err: fmt.Errorf("a microvm starts PVH and Linux kernels only, not one that is %s", abi)}
+	case len(s.Modules) > 1 && !s.disk() && abi != image.Multiboot1:
+		return "", &step.Error{Kind: step.Unsupported, Field: "modules", Hint: "make one ramdisk of them, or use via: bios",
+			Err: fmt.Errorf("qemu gives a kernel that is %s one ramdisk, not %d", abi, len(s.Modules))}
+	}
+	return abi, nil
+}
+
+// modules are the files that were asked for by name.
+func (p *packing) modules() ([]step.File, error) {
+	var all []step.File
+	for i, name := range p.s.Modules {
+		a, ok := step.FileNamed(p.k.Files, name)
+		if !ok {
+			names := make([]string, 0, len(p.k.Files))
+			for _, f := range p.k.Files {
+				names = append(names, f.Name)
+			}
+			hint := "no file comes with the kernel: name it among the toolchain's files"
+			if near := step.Nearest(name, names); near != "" {
+				hint = fmt.Sprintf("did you mean %q?", near)
+			} else if len(names) > 0 {
+				hint = "with the kernel come: " + strings.Join(names, ", ")
+			}
+			return nil, invalid(fmt.Sprintf("modules[%d]", i), hint, "no file %q comes with the kernel", name)
+		}
+		all = append(all, step.File{Name: name, Artifact: a})
+	}
+	return all, nil
+}
+
+func (p *packing) files() ([]step.File, error) {
+	modules, err := p.modules()
+	return append([]step.File{{Name: kernelFile, Artifact: p.kernel}}, modules...), err
+}
+
+// disk makes the disk and puts it into the store, packed: what is zero costs nothing.
+func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
+	boot := disk.Boot{Kernel: p.path, ABI: p.abi, Args: p.s.Args}
+	modules, err := p.modules()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range modules {
+		path := filepath.Join(p.folder, "module-"+m.Name)
+		if err := p.t.site.Store.Fetch(ctx, m.Artifact, path); err != nil {
+			return nil, err
+		}
+		boot.Modules = append(boot.Modules, disk.Module{Path: path, Name: m.Name})
+	}
+	raw := filepath.Join(p.folder, bootDisk)
+	step.Report(ctx, step.Progress{Note: "making the disk"})
+	if err := disk.Write(ctx, raw, p.s.layout(), boot, p.s.size); err != nil {
+		return nil, err
+	}
+	packed, err := os.Create(filepath.Join(p.folder, packedDisk))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, packed.Close()) }()
+	if err := disk.Pack(ctx, packed, raw); err != nil {
+		return nil, err
+	}
+	step.Report(ctx, step.Progress{Note: "storing the disk"})
+	a, err := p.t.site.Store.Put(ctx, packed)
+	return []step.File{{Name: packedDisk, Artifact: a}}, err
 }

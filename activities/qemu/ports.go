@@ -14,6 +14,26 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
+func (s *settings) readPorts() error {
+	for i, p := range s.Ports {
+		f, err := parseForward(p)
+		if err != nil {
+			return invalid(fmt.Sprintf("ports[%d]", i), `[address:]hostPort:guestPort[/tcp|/udp], as "8080:80"`, "%q: %w", p, err)
+		}
+		for _, other := range s.forwards {
+			if f.overlaps(other) {
+				return invalid(fmt.Sprintf("ports[%d]", i), "", "%s is forwarded twice", f.at())
+			}
+		}
+		s.forwards = append(s.forwards, f)
+	}
+	s.Ports = nil
+	for _, f := range s.forwards {
+		s.Ports = append(s.Ports, f.String())
+	}
+	return nil
+}
+
 // forward is one port of the host that leads into the machine.
 type forward struct {
 	proto string // "tcp" or "udp"

@@ -262,7 +262,7 @@ func TestBootFailed(t *testing.T) {
 		{"never matches", `{"args":"stay","expect":"nothing like it","timeout":"1s"}`, `did not match "nothing like it" within 1s`, "command line: [stay]"},
 		{"ends without a match", `{"expect":"nothing like it"}`, `the machine ended and its console did not match`, "command line: []"},
 		{"port never answers", `{"args":"stay","expectPort":80,"timeout":"3s"}`, `its port 80 did not answer within 3s`, "command line: [stay]"},
-		{"qemu dies", `{"cpu":"8086"}`, `unable to find CPU model '8086'`, "qemu said"},
+		{"qemu dies", `{"cpu":"max,nope=on"}`, `Property 'max-x86_64-cpu.nope' not found`, "qemu said"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := newBench(t)

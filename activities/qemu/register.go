@@ -3,10 +3,12 @@ package qemu
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
+	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -21,14 +23,42 @@ const (
 // with the same digest is adopted. One with another digest is replaced, unless
 // its machine runs: Conflict.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
-	return t.room.Register(ctx, img, func(_ context.Context, made machine.Machine, options json.RawMessage) error {
-		if _, err := os.Lstat(made.File(kernelFile)); err != nil {
-			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", kernelFile),
+	return t.room.Register(ctx, img, prepare)
+}
+
+// prepare unpacks the disk it boots from, and makes the data disks.
+func prepare(ctx context.Context, made machine.Machine, options json.RawMessage) error {
+	s, err := read(options)
+	if err != nil {
+		return err
+	}
+	files := append([]string{kernelFile}, s.Modules...)
+	if s.disk() {
+		files = []string{packedDisk}
+	}
+	for _, name := range files {
+		if _, err := os.Lstat(made.File(name)); err != nil {
+			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", name),
 				Hint: "only images of the qemu target can be registered here"}
 		}
-		_, err := read(options)
+	}
+	if s.disk() {
+		step.Report(ctx, step.Progress{Note: "unpacking the disk"})
+		if err := unpack(ctx, made); err != nil {
+			return err
+		}
+	}
+	return makeDisks(made, s.Disks)
+}
+
+// unpack makes the disk it boots from of the packed one.
+func unpack(ctx context.Context, made machine.Machine) error {
+	packed, err := os.Open(made.File(packedDisk))
+	if err != nil {
 		return err
-	})
+	}
+	err = disk.Unpack(ctx, packed, made.File(bootDisk))
+	return errors.Join(err, packed.Close(), os.Remove(made.File(packedDisk)))
 }
 
 // Console reads what the kernel printed. Text that is not UTF-8 has U+FFFD in

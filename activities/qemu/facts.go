@@ -1,0 +1,202 @@
+package qemu
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// facts are what was learnt about a QEMU on this host, kept in a file until
+// the host or the program is another.
+type facts struct {
+	// Boot, QEMU and Built say for what the facts hold.
+	Boot  string    `json:"boot"`
+	QEMU  string    `json:"qemu"`
+	Built time.Time `json:"built"`
+	// Version is as QEMU says it: "7.2.22".
+	Version string `json:"version"`
+	// Machines are its machine types that unikernels run in, CPUs its processors.
+	Machines []string `json:"machines"`
+	CPUs     []string `json:"cpus"`
+	// Sandbox says that this QEMU knows -sandbox.
+	Sandbox bool `json:"sandbox"`
+	// Probed says that KVM was tried; KVM is what is wrong with it, "" nothing.
+	Probed bool   `json:"probed"`
+	KVM    string `json:"kvm,omitempty"`
+}
+
+// sandbox is what libvirt gives its machines: no new programs, privileges or
+// priorities.
+const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error) {
+	if kvm {
+		// Not kept: whoever reads the message may mend it at once.
+		if why := openKVM(); why != "" {
+			known, err := t.learn(ctx, qemu, false)
+			known.KVM = why
+			return known, err
+		}
+	}
+	program, err := os.Stat(qemu)
+	if err != nil {
+		return facts{}, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return facts{}, err
+	}
+	now := facts{Boot: strings.TrimSpace(string(boot)), QEMU: qemu, Built: program.ModTime().UTC()}
+	cache := filepath.Join(t.room.Root(), ".facts.json")
+	var kept facts
+	if b, err := os.ReadFile(cache); err == nil && json.Unmarshal(b, &kept) == nil &&
+		kept.Boot == now.Boot && kept.QEMU == now.QEMU && kept.Built.Equal(now.Built) &&
+		len(kept.Machines) > 0 && (kept.Probed || !kvm) {
+		return kept, nil
+	}
+	if err := now.ask(ctx); err != nil {
+		return facts{}, err
+	}
+	if kvm {
+		step.Report(ctx, step.Progress{Note: "trying " + kvmDevice})
+		if now.KVM, now.Probed, err = tryKVM(ctx, qemu); err != nil {
+			return facts{}, err
+		}
+	}
+	b, err := json.Marshal(now)
+	if err == nil {
+		err = os.MkdirAll(t.room.Root(), 0o700)
+	}
+	if err == nil {
+		err = machine.WriteFile(cache, b)
+	}
+	return now, err
+}
+
+// ask asks QEMU what it is and has. A program that does not know its machine
+// types is no QEMU for x86: InvalidSpec.
+func (f *facts) ask(ctx context.Context) error {
+	version, err := tell(ctx, f.QEMU, "--version")
+	if err != nil {
+		return err
+	}
+	// "QEMU emulator version 7.2.22 (Debian ...)"
+	if _, rest, ok := strings.Cut(version, "QEMU emulator version "); ok {
+		f.Version, _, _ = strings.Cut(strings.TrimSpace(rest), " ")
+		f.Version, _, _ = strings.Cut(f.Version, "\n")
+	}
+	machines, err := tell(ctx, f.QEMU, "-machine", "help")
+	if err != nil {
+		return err
+	}
+	for _, name := range firstWords(machines, "Supported machines") {
+		if name == "pc" || name == "q35" || name == microvm || strings.HasPrefix(name, "pc-") {
+			f.Machines = append(f.Machines, name)
+		}
+	}
+	if f.Version == "" || len(f.Machines) == 0 {
+		return invalid("qemu", "leave it out for "+defaultQEMU, "%s is no QEMU for x86", f.QEMU)
+	}
+	cpus, err := tell(ctx, f.QEMU, "-cpu", "help")
+	if err != nil {
+		return err
+	}
+	f.CPUs = firstWords(cpus, "Available CPUs")
+	f.Sandbox, err = knowsSandbox(ctx, f.QEMU)
+	return err
+}
+
+// knowsSandbox asks QEMU for its list of machines with -sandbox on: one that
+// was built without refuses.
+func knowsSandbox(ctx context.Context, qemu string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	err := exec.CommandContext(ctx, qemu, "-sandbox", sandbox, "-machine", "help").Run()
+	var refused *exec.ExitError
+	if errors.As(err, &refused) && ctx.Err() == nil {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// tell is what QEMU prints. One that fails, or goes on, is no QEMU.
+func tell(ctx context.Context, qemu string, args ...string) (string, error) {
+	limited, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(limited, qemu, args...)
+	cmd.WaitDelay = time.Second
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	var status *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case limited.Err() != nil:
+		return "", invalid("qemu", "leave it out for "+defaultQEMU, "%s %s does not end: it is no QEMU", qemu, strings.Join(args, " "))
+	case errors.As(err, &status):
+		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+		return "", invalid("qemu", "leave it out for "+defaultQEMU, "%s %s failed: %s", qemu, strings.Join(args, " "), cmp.Or(line, status.String()))
+	case err != nil:
+		return "", &step.Error{Kind: step.Unsupported, Field: "qemu", Err: err, Hint: "is " + qemu + " a program for this host?"}
+	}
+	return string(out), nil
+}
+
+// firstWords gives the first word of each line of a list of QEMU's, which ends
+// with an empty line. In some versions "x86" stands before a processor.
+func firstWords(text, title string) []string {
+	var all []string
+	in := false
+	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
+		words := strings.Fields(lines.Text())
+		switch {
+		case strings.HasPrefix(lines.Text(), title):
+			in = true
+		case len(words) == 0:
+			in = false
+		case in && words[0] == "x86" && len(words) > 1:
+			all = append(all, words[1])
+		case in:
+			all = append(all, words[0])
+		}
+	}
+	return all
+}
+
+// check refuses a machine type and a processor that this QEMU does not have.
+func (f facts) check(s settings) error {
+	if s.Machine != "" && !slices.Contains(f.Machines, s.Machine) {
+		return invalid("machine", known(s.Machine, "pc, q35 or microvm, or a version that "+f.QEMU+" -machine help prints", f.Machines),
+			"QEMU %s has no machine type %q for unikernels", f.Version, s.Machine)
+	}
+	// What follows the name are features, which QEMU knows best.
+	name, _, _ := strings.Cut(s.CPU, ",")
+	if name != "" && name != "host" && len(f.CPUs) > 0 && !slices.Contains(f.CPUs, name) {
+		return invalid("cpu", known(name, "a name that "+f.QEMU+" -cpu help prints", f.CPUs),
+			"QEMU %s has no processor %q", f.Version, name)
+	}
+	return nil
+}
+
+// known is the hint for a name that is not in a long list.
+func known(given, otherwise string, all []string) string {
+	if near := step.Nearest(given, all); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return otherwise
+}

@@ -1,0 +1,49 @@
+package qemu
+
+import (
+	"context"
+	"os/exec"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+var _ step.Needer = (*Target)(nil)
+
+const qemuFix = "sudo apt-get install qemu-system-x86"
+
+// Needs is what a host must have to run machines, and what it may have: KVM,
+// UEFI firmware, the tools that make disks, the right to make taps.
+func (t *Target) Needs(ctx context.Context) []step.Need {
+	run := step.Need{For: "run", What: defaultQEMU, Fix: qemuFix}
+	kvm := step.Need{For: "run fast", What: "KVM", Optional: true, Fix: "add the worker's user to group kvm, or turn on virtualization (nested, in a virtual machine)"}
+	if path, err := exec.LookPath(defaultQEMU); err == nil {
+		known, err := t.learn(ctx, path, true)
+		if err != nil {
+			run.Why = err.Error()
+		} else {
+			run.Found, run.Fix = path+" "+known.Version, ""
+			kvm.Why = known.KVM
+		}
+		if err == nil && known.KVM == "" {
+			kvm.Found, kvm.Fix = kvmDevice, ""
+		}
+	} else {
+		kvm.Why = openKVM()
+	}
+	uefi := step.Need{For: "boot from a UEFI disk", What: "OVMF", Optional: true}
+	if f, err := findFirmware(""); err == nil {
+		uefi.Found = f.code
+	} else {
+		uefi.Fix = ovmfFix
+	}
+	all := []step.Need{run, kvm, uefi}
+	for _, layout := range []disk.Layout{disk.BIOS, disk.UEFI} {
+		for _, n := range disk.Needs(ctx, layout) {
+			n.Optional = true // via: kernel does without
+			all = append(all, n)
+		}
+	}
+	return append(all, machine.TapNeeds()...)
+}

@@ -1,0 +1,205 @@
+package qemu
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Network is one virtio-net device of the machine's, and what it is plugged into.
+type Network struct {
+	// Name binds it to the network device of that name which a Solo5 kernel
+	// asks for. A network without a name takes the first one that is left.
+	Name string `json:"name,omitempty"`
+	// Kind is "user", QEMU's user network, or "tap", a tap device of the host,
+	// which goes with the machine; "tap" if Tap, Bridge or Address are given,
+	// else "user".
+	Kind string `json:"kind"`
+	// Tap is the name of the tap device; a name is made up. One that is there
+	// already and not Morgana's is used as it is, without Bridge and Address.
+	Tap string `json:"tap,omitempty"`
+	// Bridge is a bridge of the host that the tap joins.
+	Bridge string `json:"bridge,omitempty"`
+	// Address is given to the host's end of the tap, as "10.0.0.1/24".
+	Address string `json:"address,omitempty"`
+	// MAC is the machine's address, as "52:54:00:12:34:56"; one is made up,
+	// another one for each rollout.
+	MAC string `json:"mac,omitempty"`
+
+	address netip.Prefix
+}
+
+const (
+	userNetwork = "user"
+	tapNetwork  = "tap"
+)
+
+// readNetworks gives networks their one form, whichever way they are written.
+func (s *settings) readNetworks() error {
+	needed := len(s.forwards) > 0 || s.ExpectPort > 0
+	if len(s.Networks) > 0 && s.Network != "" {
+		return invalid("network", "write it as one of networks", "give either network or networks")
+	}
+	if len(s.Networks) == 0 && s.Network == "" {
+		s.Network = "none"
+		switch {
+		case s.Bridge != "":
+			s.Network = tapNetwork
+		case needed:
+			s.Network = userNetwork
+		}
+	}
+	switch {
+	case len(s.Networks) > 0 && s.Bridge != "":
+		return invalid("bridge", "write it in one of networks", "bridge goes with network: tap")
+	case s.Network == "" || s.Network == tapNetwork || s.Bridge == "":
+	default:
+		return invalid("bridge", "network: tap", "network %s has no bridge", s.Network)
+	}
+	switch s.Network {
+	case "":
+		s.networks = s.Networks
+	case "none":
+		s.networks = nil
+	case userNetwork, tapNetwork:
+		s.networks = []Network{{Kind: s.Network, Bridge: s.Bridge}}
+	default:
+		return invalid("network", oneOf(s.Network, userNetwork, tapNetwork, "none"), "unknown network %q", s.Network)
+	}
+	for i := range s.networks {
+		if err := s.networks[i].read(fmt.Sprintf("networks[%d]", i)); err != nil {
+			return err
+		}
+		for _, other := range s.networks[:i] {
+			if n := s.networks[i]; n.Name != "" && n.Name == other.Name {
+				return invalid(fmt.Sprintf("networks[%d].name", i), "", "there is another network named %q", n.Name)
+			}
+		}
+	}
+	if needed && s.userNetwork() < 0 {
+		field := "networks"
+		if len(s.Networks) == 0 {
+			field = "network"
+		}
+		return invalid(field, "add one of kind user, or leave out ports and expectPort", "ports and expectPort need a network of kind user")
+	}
+	return nil
+}
+
+func (n *Network) read(field string) error {
+	if n.Kind == "" {
+		n.Kind = userNetwork
+		if n.Tap != "" || n.Bridge != "" || n.Address != "" {
+			n.Kind = tapNetwork
+		}
+	}
+	switch {
+	case n.Name != "" && !deviceForm.MatchString(n.Name):
+		return invalid(field+".name", deviceNames, "%q is no name of a network", n.Name)
+	case n.Kind != userNetwork && n.Kind != tapNetwork:
+		return invalid(field+".kind", oneOf(n.Kind, userNetwork, tapNetwork), "unknown kind of network %q", n.Kind)
+	case n.Kind == userNetwork && (n.Tap != "" || n.Bridge != "" || n.Address != ""):
+		return invalid(field+".kind", "kind: tap", "tap, bridge and address go with kind tap")
+	}
+	if n.Address != "" {
+		var err error
+		if n.address, err = netip.ParsePrefix(n.Address); err != nil {
+			return invalid(field+".address", `an address with its network's length, as "10.0.0.1/24"`, "%q is no address", n.Address)
+		}
+	}
+	if n.MAC != "" {
+		mac, err := net.ParseMAC(n.MAC)
+		if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+			return invalid(field+".mac", `an address of one station, as "52:54:00:12:34:56"`, "%q is no MAC address", n.MAC)
+		}
+		n.MAC = mac.String()
+	}
+	return nil
+}
+
+// userNetwork is the index of the network that ports lead into, -1 if none does.
+func (s *settings) userNetwork() int {
+	return slices.IndexFunc(s.networks, func(n Network) bool { return n.Kind == userNetwork })
+}
+
+// netdevID names networks[i] on QEMU's command line: the one that ports lead
+// into is netdev, whatever its place.
+func (s *settings) netdevID(i int) string {
+	switch user := s.userNetwork(); {
+	case i == user:
+		return netdev
+	case i < user:
+		return fmt.Sprintf("n%d", i+1)
+	default:
+		return fmt.Sprintf("n%d", i)
+	}
+}
+
+// tap is the tap device of networks[i].
+func (s *settings) tap(tags step.Tags, i int) machine.TapConfig {
+	n := s.networks[i]
+	c := machine.TapConfig{Tags: tags, Index: i, Name: n.Tap, Bridge: n.Bridge, Address: n.address}
+	if len(s.Networks) > 0 {
+		c.Option = fmt.Sprintf("networks[%d]", i)
+	}
+	return c
+}
+
+// blame names the option that a tap's error is about, which has another name
+// in the short form.
+func (s *settings) blame(err error) error {
+	var e *step.Error
+	if errors.As(err, &e) && len(s.Networks) == 0 && e.Field == "tap" {
+		with := *e
+		with.Field = "network"
+		return &with
+	}
+	return err
+}
+
+// mac is the address of networks[i]. Two generations run side by side for a
+// while, so they have different ones. 52:54:00 is QEMU's own range.
+func (s *settings) mac(rec machine.Record, i int) string {
+	if s.networks[i].MAC != "" {
+		return s.networks[i].MAC
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%d", rec.UUID(), i))
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
+}
+
+// checkTaps says whether this worker can make the machine's taps.
+func (s *settings) checkTaps(tags step.Tags) error {
+	for i, n := range s.networks {
+		if n.Kind != tapNetwork {
+			continue
+		}
+		if err := machine.CheckTap(s.tap(tags, i)); err != nil {
+			return s.blame(err)
+		}
+	}
+	return nil
+}
+
+// openTaps opens the machine's taps, in the order of its networks. What it
+// returns with an error is to be closed as well.
+func (s *settings) openTaps(ctx context.Context, tags step.Tags) (taps []*os.File, err error) {
+	for i, n := range s.networks {
+		if n.Kind != tapNetwork {
+			continue
+		}
+		f, err := machine.OpenTap(ctx, s.tap(tags, i))
+		if err != nil {
+			return taps, s.blame(err)
+		}
+		taps = append(taps, f)
+	}
+	return taps, nil
+}

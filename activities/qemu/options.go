@@ -1,0 +1,227 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Options are a qemu target's options in morgana.yaml. All may be left out.
+type Options struct {
+	// Via is how the kernel is started: "kernel", by QEMU's own loader, or from
+	// a disk with GRUB, the same disk that clouds get: "bios" or "uefi"; "kernel".
+	Via string `json:"via"`
+	// Size of the boot disk, as "64MiB" or "1GiB"; as small as it may be. Only
+	// with via bios or uefi.
+	Size string `json:"size,omitempty"`
+	// Firmware is the UEFI firmware's code, a file of the worker's host as
+	// "/usr/share/OVMF/OVMF_CODE_4M.fd"; looked for where distributions keep it.
+	// Its variables are the file with VARS for CODE in its name, if it is there.
+	// Only with via uefi.
+	Firmware string `json:"firmware,omitempty"`
+	// Machine is QEMU's machine type: "pc", "q35", one of their versions as
+	// "pc-q35-7.2", or "microvm", which goes with via kernel and a kernel that
+	// is PVH or Linux; QEMU's own default, which is pc.
+	Machine string `json:"machine,omitempty"`
+	// Memory in MiB; 128.
+	Memory int `json:"memory"`
+	// CPUs is the number of virtual processors; 1.
+	CPUs int `json:"cpus"`
+	// Args is the kernel's command line; empty.
+	Args string `json:"args,omitempty"`
+	// Modules are files that came with the kernel, by name, as "initrd.img": its
+	// multiboot modules in this order, or the ramdisk of a Linux or PVH kernel.
+	Modules []string `json:"modules,omitempty"`
+	// Accel is "kvm", "tcg" (emulation) or "auto", which is kvm if it works on
+	// this host and tcg if not; "auto". Works means: it has run a kernel that
+	// uses SSE.
+	Accel string `json:"accel"`
+	// CPU is QEMU's -cpu; "host" with kvm, "max" with tcg.
+	CPU string `json:"cpu,omitempty"`
+	// Disks are further disks (virtio-blk), in this order. The boot disk of via
+	// bios or uefi is none of them and is never a virtio device.
+	Disks []Disk `json:"disks,omitempty"`
+	// Ports are forwarded from the host to the machine, written as for docker:
+	// [address:]hostPort:guestPort[/tcp|/udp], as "8080:80", "127.0.0.1:5353:53/udp".
+	// The address is an IPv4 address of the host, 127.0.0.1 if left out. They
+	// lead into the first network of kind user, where the guest must have
+	// 10.0.2.15, which QEMU's DHCP gives it; its gateway is 10.0.2.2.
+	Ports []string `json:"ports,omitempty"`
+	// Network is the machine's one virtio-net device: "user", on QEMU's user
+	// network, "tap", on a tap device of the host, or "none": some unikernels
+	// refuse to start with a device they did not ask for. "user" if Ports or
+	// ExpectPort are given, else "none". Several, or more to say: Networks.
+	Network string `json:"network,omitempty"`
+	// Bridge is a bridge of the host that the tap of network: tap joins.
+	Bridge string `json:"bridge,omitempty"`
+	// Networks are the machine's virtio-net devices, in this order, instead of
+	// Network and Bridge.
+	Networks []Network `json:"networks,omitempty"`
+	// Expect is a regular expression (RE2) that the console matches when the
+	// machine is ready. It sees "\n" for "\r\n", and the last 64 KiB.
+	Expect string `json:"expect,omitempty"`
+	// ExpectPort is a TCP port of the guest that answers when the machine is
+	// ready; it need not be in Ports. With Expect both must hold. With neither
+	// the machine is ready once it has printed a byte or run for a second; with
+	// via bios or uefi one of them must be given, for firmware and GRUB print as well.
+	ExpectPort int `json:"expectPort,omitempty"`
+	// Timeout is how long it may take to be ready, as "90s"; "60s".
+	Timeout string `json:"timeout"`
+	// QEMU is the program; "qemu-system-x86_64", looked for in PATH.
+	QEMU string `json:"qemu"`
+}
+
+// The values of Options.Via.
+const (
+	viaKernel = "kernel"
+	viaBIOS   = "bios"
+	viaUEFI   = "uefi"
+)
+
+// microvm is the machine type without a PCI bus and without firmware that
+// boots from disks.
+const microvm = "microvm"
+
+const defaultQEMU = "qemu-system-x86_64"
+
+// settings are Options that have been read: complete, sane, parsed.
+type settings struct {
+	Options
+	networks []Network // of Network or of Networks
+	forwards []forward
+	expect   *regexp.Regexp // nil if none
+	timeout  time.Duration
+	size     int64 // of the boot disk, 0 as small as may be
+}
+
+var (
+	cpuForm     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+=,-]*$`)
+	machineForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	moduleForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$`)
+)
+
+// read decodes options, fills in the defaults and refuses what cannot be
+// without looking at the host. Reading the result's own JSON gives the same.
+func read(options json.RawMessage) (settings, error) {
+	s := settings{Options: Options{Via: viaKernel, Memory: 128, CPUs: 1, Accel: "auto", Timeout: "60s", QEMU: defaultQEMU}}
+	if err := step.Decode(options, &s.Options); err != nil {
+		return s, err
+	}
+	switch {
+	case s.Memory < 1:
+		return s, invalid("memory", "memory is in MiB, as 128", "%d is too little", s.Memory)
+	case s.CPUs < 1 || s.CPUs > 255:
+		return s, invalid("cpus", "1 to 255", "%d processors", s.CPUs)
+	case strings.ContainsRune(s.Args, 0):
+		return s, invalid("args", "", "a command line cannot hold a NUL")
+	case s.Accel != "auto" && s.Accel != "kvm" && s.Accel != "tcg":
+		return s, invalid("accel", oneOf(s.Accel, "auto", "kvm", "tcg"), "unknown accelerator %q", s.Accel)
+	case s.CPU != "" && !cpuForm.MatchString(s.CPU):
+		return s, invalid("cpu", "a name that qemu-system-x86_64 -cpu help prints", "%q is no processor", s.CPU)
+	case s.CPU == "host" && s.Accel == "tcg":
+		return s, invalid("cpu", "with accel tcg: max, or leave it out", `"host" needs accel kvm`)
+	case s.ExpectPort < 0 || s.ExpectPort > 65535:
+		return s, invalid("expectPort", "1 to 65535", "%d is no port", s.ExpectPort)
+	case s.QEMU == "":
+		return s, invalid("qemu", "leave it out for qemu-system-x86_64", "no program given")
+	case s.Machine != "" && !machineForm.MatchString(s.Machine):
+		return s, invalid("machine", "pc, q35 or microvm", "%q is no machine type", s.Machine)
+	}
+	var err error
+	for _, read := range []func() error{s.readVia, s.readModules, s.readDisks, s.readPorts, s.readNetworks} {
+		if err = read(); err != nil {
+			return s, err
+		}
+	}
+	if s.Expect != "" {
+		if s.expect, err = regexp.Compile(s.Expect); err != nil {
+			return s, &step.Error{Kind: step.InvalidSpec, Field: "expect", Err: err,
+				Hint: "a regular expression as in https://github.com/google/re2/wiki/Syntax"}
+		}
+	}
+	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
+		return s, invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
+	}
+	return s, nil
+}
+
+// normal is the JSON of the options with all defaults filled in.
+func (s settings) normal() (json.RawMessage, error) { return json.Marshal(s.Options) }
+
+// disk reports whether the machine boots from a disk.
+func (s *settings) disk() bool { return s.Via != viaKernel }
+
+// loader is who starts the kernel, as package image names it.
+func (s *settings) loader() string {
+	if s.disk() {
+		return "grub"
+	}
+	return Kind
+}
+
+func (s *settings) readVia() (err error) {
+	switch {
+	case s.Via != viaKernel && s.Via != viaBIOS && s.Via != viaUEFI:
+		return invalid("via", oneOf(s.Via, viaKernel, viaBIOS, viaUEFI), "unknown way to boot %q", s.Via)
+	case s.disk() && s.Machine == microvm:
+		return invalid("machine", "via: kernel, or machine: pc or q35", "a microvm does not boot from a disk")
+	case s.disk() && s.Expect == "" && s.ExpectPort == 0:
+		return invalid("expect", `what the kernel prints when it is ready, as "listening", or expectPort`,
+			"needed with via %s: firmware and GRUB print as well", s.Via)
+	case s.Size != "" && !s.disk():
+		return invalid("size", "via: bios or uefi, or leave it out", "via kernel has no boot disk")
+	case s.Firmware != "" && s.Via != viaUEFI:
+		return invalid("firmware", "via: uefi, or leave it out", "via %s has no UEFI firmware", s.Via)
+	case s.Firmware != "" && !filepath.IsAbs(s.Firmware):
+		return invalid("firmware", "an absolute path on the worker's host", "%q is no absolute path", s.Firmware)
+	}
+	if s.Size != "" {
+		s.size, err = parseSize("size", s.Size)
+	}
+	return err
+}
+
+// readModules sees to it that a module can be a file in the machine's folder
+// and a word on QEMU's command line.
+func (s *settings) readModules() error {
+	for i, name := range s.Modules {
+		field := fmt.Sprintf("modules[%d]", i)
+		switch {
+		case !moduleForm.MatchString(name) || own(name):
+			return invalid(field, `the plain name of a file that comes with the kernel, as "initrd.img"`, "%q cannot be a module's name", name)
+		case slices.Contains(s.Modules[:i], name):
+			return invalid(field, "", "%q is given twice", name)
+		}
+	}
+	return nil
+}
+
+// own reports whether a file of that name in the machine's folder is another's.
+func own(name string) bool {
+	return slices.Contains([]string{kernelFile, packedDisk, bootDisk, varsFile, manifestFile, qmpFile, logFile,
+		machine.RecordFile, machine.PidFile, machine.ConsoleFile, "ready", "lock"}, name) || dataDiskForm.MatchString(name)
+}
+
+var sizeForm = regexp.MustCompile(`^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$`)
+
+// parseSize reads a size in bytes.
+func parseSize(field, s string) (int64, error) {
+	var n int64
+	var unit string
+	if sizeForm.MatchString(s) {
+		if _, err := fmt.Sscanf(s, "%d%s", &n, &unit); err == nil {
+			n <<= 10 * (1 + strings.Index("KMGT", unit[:1]))
+		}
+	}
+	if n <= 0 || n > 64<<40 {
+		return 0, invalid(field, `a whole number with its unit, as "512MiB" or "1GiB", at most "64TiB"`, "%q is no size", s)
+	}
+	return n, nil
+}
