@@ -55,9 +55,10 @@ targets:
   # A -t unix program, a process of this host.
   local:
     kind: local
-    # It has this host's sockets. mirari run --unix gave it a tap: with the key
-    # ` + "`net: ocaml`" + ` under toolchain.keys it has one, and its address by args.
-    # args: "--ipv4=10.0.0.9/16 --ipv4-gateway=10.0.0.1"
+    # It has this host's sockets. mirari run --unix gave it a tap; that is the key
+    # ` + "`net: ocaml`" + ` under toolchain.keys, and here:
+    # networks: [{name: service, tap: tap0, address: 10.0.0.1/16}]
+    # args: ["--ipv4=10.0.0.9/16", "--ipv4-gateway=10.0.0.1"]
   # The xl- lines, for the kind xen, which is not built yet. Memory is in MiB,
   # the rest is as in xl.cfg(5).
   # xen:

@@ -36,10 +36,13 @@ func (c *Conf) Project(app string) []byte {
 	line("  local:")
 	line("    kind: local")
 	if c.networked() {
-		line("    # It has this host's sockets. mirari run --unix gave it a tap: with the key")
-		line("    # `net: ocaml` under toolchain.keys it has one, and its address by args.")
-		if c.Static != nil {
-			line("    # args: %s", scalar(bootArgs(c.Static.Address.String(), c.Static.Gateway.String())))
+		line("    # It has this host's sockets. mirari run --unix gave it a tap; that is the key")
+		line("    # `net: ocaml` under toolchain.keys, and here:")
+		if s := c.Static; s != nil {
+			line("    # networks: [{name: service, tap: tap0, address: %s/%d}]", s.Gateway, s.Address.Bits())
+			line("    # args: [\"--ipv4=%s\", \"--ipv4-gateway=%s\"]", s.Address, s.Gateway)
+		} else {
+			line("    # networks: [{name: service, tap: tap0}]")
 		}
 	}
 	c.xen(line)

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func (c *cli) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor [KIND...]",
+		Short: "Say what this host can build, package and run",
+		Long: `Say what this host can build, package and run, what is missing for the rest, and
+the command that installs it. Nothing is changed, nothing is started.
+
+It looks at the host it runs on: run it on each host with a worker. Each kind of
+toolchain and target is
+  ready    nothing is missing
+  in part  what it does first of all works, not all of the rest
+  not      it cannot work yet
+What is only better to have is marked optional.
+
+Exit status: 0 if Temporal, store and state folder can be used and at least one
+toolchain and one target are ready, or in part. With KINDs these must be ready,
+too. 1 if not.`,
+		Example: "  morgana doctor\n  morgana doctor mirage qemu    # can this host do that?\n  morgana doctor -o json | jq 'select(.usable == \"not\")'",
+		RunE:    func(cmd *cobra.Command, kinds []string) error { return c.doctor(cmd.Context(), kinds) },
+	}
+}
+
+// How much of a kind, or of Morgana itself, can be used.
+const (
+	ready  = "ready"
+	inPart = "in part"
+	not    = "not"
+)
+
+// checkup is what was found about a kind, or about Morgana itself; a line of
+// "morgana doctor -o json".
+type checkup struct {
+	// Role is "toolchain", "target" or "morgana"; Kind is empty for the last.
+	Role  string      `json:"role"`
+	Kind  string      `json:"kind,omitempty"`
+	Needs []step.Need `json:"needs"`
+	// Usable is ready, in part or not.
+	Usable string `json:"usable"`
+}
+
+func (k checkup) name() string { return strings.TrimSpace(k.Role + " " + k.Kind) }
+
+// judge says how much can be used. A room names first what it can do nothing
+// without: what it wants for that must be there.
+func (k *checkup) judge() {
+	k.Usable = ready
+	for _, n := range k.Needs {
+		switch {
+		case n.Found != "" || n.Optional:
+		case n.For == k.Needs[0].For || k.Role == "morgana":
+			k.Usable = not
+			return
+		default:
+			k.Usable = inPart
+		}
+	}
+}
+
+func (c *cli) doctor(ctx context.Context, kinds []string) error {
+	settings, err := config.LoadSettings(c.flags)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	rooms, worker := c.roomNeeds(ctx, settings)
+	own := checkup{Role: "morgana", Needs: append([]step.Need{c.temporalNeed(ctx, settings), worker}, placeNeeds(ctx, settings)...)}
+	all := append([]checkup{own}, rooms...)
+	for i := range all {
+		all[i].judge()
+	}
+	if worker.Found != "" {
+		if err := knownKinds(kinds, rooms); err != nil {
+			return err
+		}
+	}
+	install := packages(all)
+	if c.output == "json" {
+		for _, k := range all {
+			c.emit(k)
+		}
+	} else {
+		writeCheckups(c.out, all, install)
+	}
+	if problem := verdictOf(all, kinds); problem != "" {
+		c.say("%s", problem)
+		return errTold
+	}
+	return nil
+}
+
+func knownKinds(kinds []string, rooms []checkup) error {
+	var known []string
+	for _, r := range rooms {
+		known = append(known, r.Kind)
+	}
+	for _, k := range kinds {
+		if !slices.Contains(known, k) {
+			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unknown kind %q", k),
+				Hint: meant("", k, known, "known kinds: "+strings.Join(known, ", "))}
+		}
+	}
+	return nil
+}
+
+// verdictOf says in one line why this host cannot do what is asked, "" if it can.
+func verdictOf(all []checkup, kinds []string) string {
+	best := map[string]bool{}
+	for _, k := range all {
+		best[k.Role] = best[k.Role] || k.Usable != not
+	}
+	for _, role := range []string{"morgana", "toolchain", "target"} {
+		switch {
+		case best[role]:
+		case role == "morgana":
+			return "this host cannot deploy: see morgana above"
+		default:
+			return "this host cannot deploy: no " + role + " can be used"
+		}
+	}
+	var lacking []string
+	for _, k := range all {
+		if slices.Contains(kinds, k.Kind) && k.Usable != ready {
+			lacking = append(lacking, k.name())
+		}
+	}
+	if len(lacking) > 0 {
+		return "not ready: " + strings.Join(lacking, ", ")
+	}
+	return ""
+}
+
+// packages are the Debian packages of all that is missing and that apt-get
+// installs, each once.
+func packages(all []checkup) (names []string) {
+	for _, k := range all {
+		for _, n := range k.Needs {
+			if n.Found == "" {
+				names = append(names, aptPackages(n.Fix)...)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// aptPackages reads "[sudo ]apt-get install [-y] NAME...", nil if fix is another command.
+func aptPackages(fix string) (names []string) {
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(fix, "sudo "), "apt-get install ")
+	if !ok || strings.ContainsAny(rest, ";&|,()") {
+		return nil
+	}
+	for _, word := range strings.Fields(rest) {
+		if !strings.HasPrefix(word, "-") {
+			names = append(names, word)
+		}
+	}
+	return names
+}
+
+func writeCheckups(out io.Writer, all []checkup, install []string) {
+	for _, k := range all {
+		_, _ = fmt.Fprintf(out, "%s: %s\n", k.name(), k.Usable) // a closed pipe: nobody reads
+		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+		for _, n := range k.Needs {
+			state, found := "ok", n.Found
+			if found == "" {
+				state, found = "missing", n.Why
+				if n.Optional {
+					state = "optional"
+				}
+				if n.Fix != "" && len(aptPackages(n.Fix)) == 0 {
+					found = strings.TrimPrefix(found+"; "+n.Fix, "; ")
+				}
+			}
+			_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", state, n.For, n.What, oneLine(found))
+		}
+		_ = w.Flush()
+	}
+	if len(install) > 0 {
+		_, _ = fmt.Fprintf(out, "\nto install what is missing:\n  sudo apt-get install -y %s\n", strings.Join(install, " "))
+	}
+}
+
+// missing is the need that err says is not met.
+func missing(purpose, what string, err error) step.Need {
+	n := step.Need{For: purpose, What: what, Why: err.Error()}
+	if e := (*step.Error)(nil); errors.As(err, &e) {
+		n.Fix = e.Hint
+	}
+	return n
+}
