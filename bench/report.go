@@ -22,6 +22,7 @@ type unit string
 const (
 	seconds   unit = "s"
 	perSecond unit = "/s"
+	mebibytes unit = "MiB"
 )
 
 // comparison is a row's samples, ours and the peer's in turn.
@@ -96,6 +97,9 @@ func (r *report) writeTable(w io.Writer) error {
 func (u unit) format(v float64) string {
 	if u == seconds {
 		return fmt.Sprintf("%.1f ms", 1000*v)
+	}
+	if u == mebibytes {
+		return fmt.Sprintf("%.1f MiB", v)
 	}
 	return fmt.Sprintf("%.1f%s", v, u)
 }
