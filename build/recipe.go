@@ -54,8 +54,9 @@ type Command struct {
 	// source's own, any other is looked up in PATH.
 	Argv []string
 	// Exclusive names what no other command of this toolchain on this host may
-	// use meanwhile, as "opam switch default". Waiting for it is not part of
-	// the Timeout. Empty: nothing.
+	// use meanwhile, as "opam switch $OPAMSWITCH": variables of the commands'
+	// environment are filled in. Waiting for it is not part of the Timeout.
+	// Empty: nothing.
 	Exclusive string
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -31,7 +32,7 @@ func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, com
 	left := w.Timeout
 	for i, c := range commands {
 		argv := c.Argv
-		lock, err := t.lockExclusive(ctx, w, c.Exclusive)
+		lock, err := t.lockExclusive(ctx, w, os.Expand(c.Exclusive, w.environ.Get))
 		if err != nil {
 			return nil, err
 		}

@@ -203,3 +203,10 @@ func pack(t *testing.T, files map[string]string) []byte {
 	}
 	return out.Bytes()
 }
+
+// Command is a program to be run in a folder, with the test's environment.
+func Command(t *testing.T, dir string, argv ...string) *exec.Cmd {
+	c := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	c.Dir = dir
+	return c
+}

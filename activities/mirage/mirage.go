@@ -1,0 +1,126 @@
+// Package mirage is the toolchain of MirageOS 4: mirage configure, make depends
+// and make build, in a tree of its own for each rollout (package build).
+//
+// Outside are an opam root and one switch of it, which belong to whoever set up
+// the host. The toolchain installs nothing there by itself, but make depends
+// does: packages that a unikernel needs in the switch. Only one make depends at
+// a time uses a switch.
+//
+// What the build says about itself is not believed: make build says "ready" and
+// exits 0 when the dune files have been overwritten (by mirage describe, say)
+// and nothing is built. The kernel is the one file in dist/ that has the
+// target's extension; dist/ and mirage/ are removed from the source before, so
+// what is in them was made by this build.
+package mirage
+
+import (
+	"context"
+	"os"
+
+	"github.com/morgana-deploy/morgana/build"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Kind is the name of this toolchain in morgana.yaml.
+const Kind = "mirage"
+
+// Options of the toolchain.
+type Options struct {
+	// Target is the -t of mirage configure: unix, macosx, xen, qubes, virtio,
+	// hvt, spt, muen, genode, unikraft-firecracker or unikraft-qemu. Default:
+	// what suits the kind of the deploy's target, as virtio for qemu.
+	Target string `json:"target,omitempty"`
+	// Keys are configuration keys that config.ml has, or options of mirage
+	// configure: {dhcp: true} is --dhcp=true, {no-depext: null} is --no-depext.
+	// Runtime arguments (ipv4 and all that boot takes) are none of them: they
+	// are the machine's args.
+	Keys map[string]*Value `json:"keys,omitempty"`
+	// Config is the path of config.ml in the source folder. Default "config.ml".
+	Config string `json:"config,omitempty"`
+	// Switch is the opam switch to build in: a name, or the absolute path of a
+	// local one. Default: the one that opam switch show names for the worker.
+	Switch string `json:"switch,omitempty"`
+	// Depends is whether to run make depends. Default true; false is for a
+	// source that has its duniverse folder, and a switch that is ready.
+	Depends *bool `json:"depends,omitempty"`
+	// Env is added to the environment of all commands. It is kept in the
+	// deploy's history in the clear and so is not for secrets.
+	Env map[string]string `json:"env,omitempty"`
+	// Timeout bounds the commands of each stage, as "90m". Default "1h".
+	// Waiting for the switch is not counted.
+	Timeout string `json:"timeout,omitempty"`
+}
+
+// Toolchain implements [step.Toolchain] and [step.Needer]. It is safe for
+// concurrent use.
+//
+// The kernel's files are manifest.json (Solo5's, of every target but unix,
+// macosx and Unikraft's) and xl.in (target xen): mirage/manifest.json and
+// mirage/NAME.xl.in of the tree.
+type Toolchain struct{ *build.Toolchain }
+
+var (
+	_ step.Toolchain = (*Toolchain)(nil)
+	_ step.Needer    = (*Toolchain)(nil)
+)
+
+// New makes the toolchain of a site. It starts nothing.
+func New(site step.Site) *Toolchain { return &Toolchain{build.New(site, Kind, read)} }
+
+// Needs implements [step.Needer].
+func (*Toolchain) Needs(ctx context.Context) []step.Need {
+	found, err := look(ctx, build.EnvironOf(nil))
+	if err != nil {
+		return []step.Need{{For: purpose, What: "opam", Why: err.Error(), Fix: "opam switch show"}}
+	}
+	return found.needs
+}
+
+// read makes a recipe of a spec's options.
+func read(spec step.Spec) (build.Recipe, error) {
+	var o Options
+	if err := step.Decode(spec.Toolchain.Options, &o); err != nil {
+		return build.Recipe{}, err
+	}
+	if err := o.complete(spec.Kind); err != nil {
+		return build.Recipe{}, err
+	}
+	timeout, err := build.Timeout("timeout", o.Timeout)
+	if err != nil {
+		return build.Recipe{}, err
+	}
+	configure := []string{"mirage", "configure", "-t", o.Target}
+	if o.Config != defaultConfig {
+		configure = append(configure, "-f", o.Config)
+	}
+	r := build.Recipe{
+		Configure:   []build.Command{inSwitch(append(configure, o.keyArgs()...)...)},
+		Build:       []build.Command{inSwitch("make", "build")},
+		Find:        o.find,
+		Accept:      o.accept,
+		Discard:     []string{o.beside("dist"), o.beside("mirage"), "_build"},
+		CheckSource: func(tree *os.Root) error { return checkConfig(tree, o.Config) },
+		Inspect:     inspect,
+		// Nobody is there to answer opam.
+		Env:     map[string]string{"OPAMYES": "1", "OPAMCOLOR": "never"},
+		Timeout: timeout,
+	}
+	if *o.Depends {
+		depends := inSwitch("make", "depends")
+		depends.Exclusive = "opam switch $OPAMSWITCH"
+		r.Configure = append(r.Configure, depends)
+	}
+	if o.Switch != "" {
+		r.Env[switchVar] = o.Switch
+	}
+	for name, value := range o.Env {
+		r.Env[name] = value
+	}
+	return r, nil
+}
+
+// inSwitch is a command with the environment of the switch, whatever shell the
+// worker was started from.
+func inSwitch(argv ...string) build.Command {
+	return build.Command{Argv: append([]string{"opam", "exec", "--"}, argv...)}
+}

@@ -1,0 +1,160 @@
+package mirage
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/build"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// switchVar makes every opam command use a switch.
+	switchVar = "OPAMSWITCH"
+	purpose   = "build with toolchain " + Kind
+	// oldest is the first version of mirage that writes a Makefile which
+	// fetches dependencies into the tree.
+	oldest = 4
+)
+
+// host is what a look at opam found.
+type host struct {
+	// needs are in order: what one is about wants those before it.
+	needs   []step.Need
+	name    string // of the switch
+	version string // of mirage
+}
+
+// inspect says what the host lacks, and fixes the switch for all commands: opam
+// would choose by the folder that it runs in, too.
+func inspect(ctx context.Context, e build.Environ) (build.Facts, error) {
+	h, err := look(ctx, e)
+	if err != nil {
+		return build.Facts{}, fmt.Errorf("look at opam: %w", err)
+	}
+	for _, n := range h.needs {
+		if n.Found == "" {
+			why := cmp.Or(n.Why, n.What+" is not installed")
+			return build.Facts{}, &step.Error{Kind: step.Unsupported, Err: errors.New(why), Hint: n.Fix}
+		}
+	}
+	return build.Facts{Env: map[string]string{switchVar: h.name}, Tools: []string{"mirage " + h.version}}, nil
+}
+
+// look asks opam. It stops at the first thing that is missing, for the others
+// cannot be known then. An error says that it could not ask.
+func look(ctx context.Context, e build.Environ) (host, error) {
+	var h host
+	add := func(n step.Need) bool {
+		n.For = purpose
+		h.needs = append(h.needs, n)
+		return n.Found != ""
+	}
+	if !add(e.Need(purpose, "make")) || !add(e.Need(purpose, "opam")) {
+		return h, nil
+	}
+	name, err := e.Output(ctx, "opam", "switch", "show")
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return h, err
+	}
+	root := cmp.Or(e.Get("OPAMROOT"), filepath.Join(e.Get("HOME"), ".opam"))
+	initialised := step.Need{What: "opam root", Found: root}
+	// opam init writes the file; other ways to fail have it.
+	if _, statErr := os.Stat(filepath.Join(root, "config")); err != nil && statErr != nil {
+		initialised = step.Need{What: "opam root", Why: "opam has not been initialised: there is no " + filepath.Join(root, "config"),
+			Fix: "opam init, as the worker's user"}
+	}
+	if !add(initialised) {
+		return h, nil
+	}
+	if err != nil {
+		name = "" // it says on its standard error that there is none
+	}
+	chosen, err := lookSwitch(ctx, e, name)
+	if err != nil {
+		return h, err
+	}
+	if !add(chosen) {
+		return h, nil
+	}
+	h.name = name
+	mirage, err := lookMirage(ctx, e, name)
+	if err != nil {
+		return h, err
+	}
+	h.version = mirage.Found
+	add(mirage)
+	return h, nil
+}
+
+// lookSwitch says whether the switch that opam switch show named is there: it
+// names one that is set and does not exist as well, and "" is none.
+func lookSwitch(ctx context.Context, e build.Environ, name string) (step.Need, error) {
+	need := step.Need{What: "opam switch"}
+	if name == "" {
+		need.Why = "opam has no current switch"
+		need.Fix = "opam switch set NAME, or opam switch create default ocaml-base-compiler; option switch names one"
+		return need, nil
+	}
+	text, err := e.Output(ctx, "opam", "switch", "list", "--short")
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return need, err
+	}
+	all := strings.Fields(text)
+	if slices.Contains(all, name) {
+		need.Found = name
+		return need, nil
+	}
+	need.Why = "opam has no switch " + name
+	if len(all) > 0 {
+		need.Why += ", only " + strings.Join(all, ", ")
+	}
+	need.Fix = fmt.Sprintf("opam switch create %s ocaml-base-compiler", name)
+	return need, nil
+}
+
+// lookMirage finds mirage's version as commands in the switch see it.
+func lookMirage(ctx context.Context, e build.Environ, name string) (step.Need, error) {
+	install := "opam install --switch=" + name + " mirage"
+	need := step.Need{What: "mirage", Fix: install}
+	version, err := e.Output(ctx, "opam", "exec", "--switch="+name, "--", "mirage", "--version")
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		need.Why = "mirage is not installed in opam switch " + name
+		if bin, err := e.Output(ctx, "opam", "var", "--switch="+name, "bin"); err == nil {
+			if _, err := os.Stat(filepath.Join(bin, "mirage")); err == nil {
+				need.Why = fmt.Sprintf("mirage of opam switch %s does not run: %s", name, cmp.Or(lastLine(exit.Stderr), exit.Error()))
+				need.Fix = "opam reinstall --switch=" + name + " mirage"
+			}
+		}
+		return need, nil
+	case err != nil:
+		return need, err
+	}
+	version = strings.TrimPrefix(lastLine([]byte(version)), "v")
+	major, _, _ := strings.Cut(version, ".")
+	// A version of one's own making may be no number, and is believed.
+	if n, err := strconv.Atoi(major); err == nil && n < oldest {
+		need.Why = fmt.Sprintf("mirage %s of opam switch %s is too old: toolchain %s wants %d or later", version, name, Kind, oldest)
+		need.Fix = "opam update && opam upgrade --switch=" + name + " mirage"
+		return need, nil
+	}
+	need.Found = cmp.Or(version, "unknown")
+	return need, nil
+}
+
+func lastLine(text []byte) string {
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.TrimSpace(all[len(all)-1])
+}

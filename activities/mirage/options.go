@@ -1,0 +1,161 @@
+package mirage
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/build"
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const defaultConfig = "config.ml"
+
+// Value is a configuration key's: in JSON a string, a number or true or false.
+type Value string
+
+// UnmarshalJSON takes a scalar as it is written.
+func (v *Value) UnmarshalJSON(raw []byte) error {
+	switch raw = bytes.TrimSpace(raw); raw[0] {
+	case '{', '[':
+		return invalid("keys", fmt.Sprintf("%.40s is not a key's value", raw), "a string, a number, true or false; null for a key that takes none")
+	case '"':
+		return json.Unmarshal(raw, (*string)(v))
+	}
+	*v = Value(raw)
+	return nil
+}
+
+// extensions are the file names that targets of mirage 4.11 give a kernel.
+var extensions = map[string]string{
+	"unix": "", "macosx": "", "xen": ".xen", "qubes": ".xen", "virtio": ".virtio", "hvt": ".hvt", "spt": ".spt",
+	"muen": ".muen", "genode": ".genode", "unikraft-firecracker": ".fc", "unikraft-qemu": ".qemu",
+}
+
+// complete fills in defaults and finds what is wrong.
+func (o *Options) complete(kind string) error {
+	targets := slices.Sorted(maps.Keys(extensions))
+	if o.Target == "" {
+		if o.Target = image.MirageTarget(kind); o.Target == "" {
+			return invalid("target", fmt.Sprintf("is missing, and there is no default for a target of kind %q", kind),
+				"one of "+strings.Join(targets, ", "))
+		}
+	}
+	if _, ok := extensions[o.Target]; !ok {
+		hint := "one of " + strings.Join(targets, ", ")
+		if near := step.Nearest(o.Target, targets); near != "" {
+			hint = fmt.Sprintf("did you mean %q? %s", near, hint)
+		}
+		return invalid("target", fmt.Sprintf("%q is not a target of mirage configure", o.Target), hint)
+	}
+	if _, err := image.Supports(kind, image.MirageABIs(o.Target)); err != nil {
+		var e *step.Error
+		if errors.As(err, &e) {
+			return &step.Error{Kind: e.Kind, Field: "target", Err: e.Err, Hint: e.Hint}
+		}
+		return err
+	}
+	if o.Config == "" {
+		o.Config = defaultConfig
+	}
+	if err := build.CheckPath("config", o.Config); err != nil {
+		return err
+	}
+	o.Config = path.Clean(o.Config)
+	if o.Depends == nil {
+		yes := true
+		o.Depends = &yes
+	}
+	if err := build.CheckEnv("env", o.Env); err != nil {
+		return err
+	}
+	if err := o.checkSwitch(); err != nil {
+		return err
+	}
+	return o.checkKeys()
+}
+
+func (o *Options) checkSwitch() error {
+	const hint = "one that opam switch list names, or the absolute path of a local one"
+	if _, both := o.Env[switchVar]; both && o.Switch != "" {
+		return invalid("switch", "env."+switchVar+" names a switch as well", "give one of them")
+	}
+	name := o.Switch
+	if strings.HasPrefix(name, "-") || strings.HasPrefix(name, ".") || strings.ContainsAny(name, " \t\n\x00") ||
+		strings.Contains(name, "/") && !filepath.IsAbs(name) {
+		return invalid("switch", fmt.Sprintf("%q is not the name of an opam switch", name), hint)
+	}
+	return nil
+}
+
+var keyForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]+$`)
+
+// taken are options of mirage configure that are not the user's to give.
+var taken = map[string]string{
+	"target": "option target is for that", "file": "option config is for that", "config-file": "option config is for that",
+	"output":       "the kernel goes into the store, whatever it is called",
+	"context-file": "it is a file of the build tree", "context": "it is a file of the build tree",
+	"dry-run": "nothing would be built", "help": "try mirage configure --help", "version": "try mirage --version",
+}
+
+func (o *Options) checkKeys() error {
+	for _, name := range slices.Sorted(maps.Keys(o.Keys)) {
+		field := "keys." + name
+		if !keyForm.MatchString(name) {
+			return invalid(field, fmt.Sprintf("%q is not a configuration key's name", name),
+				"without dashes in front, and at least two letters, as in: keys: {dhcp: true}")
+		}
+		if hint, ok := taken[name]; ok {
+			return invalid(field, "is not a configuration key", hint)
+		}
+		if v := o.Keys[name]; v != nil && strings.ContainsRune(string(*v), 0) {
+			return invalid(field, "has a NUL byte", "")
+		}
+	}
+	return nil
+}
+
+// keyArgs is the keys as arguments, in order of their names.
+func (o *Options) keyArgs() []string {
+	var args []string
+	for _, name := range slices.Sorted(maps.Keys(o.Keys)) {
+		arg := "--" + name
+		if v := o.Keys[name]; v != nil {
+			arg += "=" + string(*v)
+		}
+		args = append(args, arg)
+	}
+	return args
+}
+
+// beside is a path in the folder of config.ml, where mirage writes.
+func (o *Options) beside(name string) string { return path.Join(path.Dir(o.Config), name) }
+
+// checkConfig says if the source is no unikernel's.
+func checkConfig(tree *os.Root, config string) error {
+	info, err := tree.Stat(filepath.FromSlash(config))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return invalid("config", "the source has no "+config,
+			"a MirageOS unikernel has a config.ml; option config says where, if it is in another folder")
+	case err != nil:
+		return invalid("config", fmt.Sprintf("%s cannot be read: %v", config, err), "")
+	case !info.Mode().IsRegular():
+		return invalid("config", config+" is not a file", "")
+	}
+	return nil
+}
+
+func invalid(field, cause, hint string) error {
+	return &step.Error{Kind: step.InvalidSpec, Field: field, Err: errors.New(cause), Hint: hint}
+}

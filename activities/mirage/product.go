@@ -1,0 +1,101 @@
+package mirage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/build"
+	"github.com/morgana-deploy/morgana/image"
+)
+
+// The names of the files that travel with a kernel.
+const (
+	// Manifest is Solo5's manifest.json: the devices that the kernel wants.
+	Manifest = "manifest.json"
+	// XLIn is the template of Xen's configuration, with @NAME@, @KERNEL@,
+	// @MEMORY@, @NETWORK:n@ and @BLOCK:f@ to be replaced.
+	XLIn = "xl.in"
+)
+
+// find looks for the kernel by the target's extension: its name is config.ml's
+// to choose. What dist/ and mirage/ hold was made in this tree.
+func (o *Options) find(tree *os.Root) (build.Product, error) {
+	ext := extensions[o.Target]
+	kernels, err := list(tree, o.beside("dist"), func(info fs.FileInfo) bool {
+		if ext != "" {
+			return strings.HasSuffix(info.Name(), ext)
+		}
+		return info.Mode()&0o111 != 0 // NAME.xl and dune's own files are not
+	})
+	if err != nil {
+		return build.Product{}, err
+	}
+	switch len(kernels) {
+	case 0:
+		return build.Product{}, fmt.Errorf("make build succeeded and made no %s for target %s", o.beside("dist/*"+ext), o.Target)
+	case 1:
+	default:
+		return build.Product{}, fmt.Errorf("make build made %d kernels: %s", len(kernels), strings.Join(kernels, ", "))
+	}
+	p := build.Product{Kernel: kernels[0]}
+	switch o.Target {
+	case "hvt", "spt", "virtio", "muen", "genode":
+		p.Files = append(p.Files, build.File{Path: o.beside("mirage/manifest.json"), Name: Manifest})
+	case "xen", "qubes": // have no devices in it, and Xen does not ask
+		p.Files = append(p.Files, build.File{Path: o.beside("mirage/manifest.json"), Name: Manifest, Optional: true})
+	}
+	// The template is named after the unikernel, even if -o names the kernel.
+	templates, err := list(tree, o.beside("mirage"), func(info fs.FileInfo) bool { return strings.HasSuffix(info.Name(), ".xl.in") })
+	if err != nil {
+		return build.Product{}, err
+	}
+	switch {
+	case len(templates) == 1:
+		p.Files = append(p.Files, build.File{Path: templates[0], Name: XLIn})
+	case len(templates) > 1:
+		return build.Product{}, fmt.Errorf("mirage configure made %d templates: %s", len(templates), strings.Join(templates, ", "))
+	}
+	return p, nil
+}
+
+// list gives the paths of a folder's files that are wanted, none if the folder
+// is missing.
+func list(tree *os.Root, folder string, want func(fs.FileInfo) bool) ([]string, error) {
+	entries, err := fs.ReadDir(tree.FS(), folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for the kernel: %w", err)
+	}
+	var all []string
+	for _, e := range entries {
+		name := path.Join(folder, e.Name())
+		info, err := tree.Stat(name) // a link may be the kernel
+		if err == nil && info.Mode().IsRegular() && want(named{info, e.Name()}) {
+			all = append(all, name)
+		}
+	}
+	return all, nil
+}
+
+// named is a file under the name that its folder has it by.
+type named struct {
+	fs.FileInfo
+	name string
+}
+
+func (n named) Name() string { return n.name }
+
+// accept refuses a kernel that was made for another target.
+func (o *Options) accept(info image.Info) error {
+	for _, abi := range image.MirageABIs(o.Target) {
+		if !slices.Contains(info.ABIs, abi) {
+			return fmt.Errorf("is no kernel of target %s: it is %s, not %s", o.Target,
+				strings.Join(info.ABIs, ", "), strings.Join(image.MirageABIs(o.Target), ", "))
+		}
+	}
+	return nil
+}

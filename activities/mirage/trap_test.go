@@ -1,0 +1,227 @@
+package mirage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/build/buildtest"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// configured is a project configured for -t target, and New's toolchain.
+func (b *bench) configured(spec step.Spec) (*Toolchain, step.Source) {
+	b.Helper()
+	tc := New(b.Site)
+	src, err := tc.Configure(b.Reporting(b.Context()), spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return tc, src
+}
+
+// After mirage describe or query, make build says "ready", exits 0 and builds
+// nothing.
+func TestReadyAndNothingBuilt(t *testing.T) {
+	for _, command := range []string{"describe", "query"} {
+		b := newBench(t)
+		tc, src := b.configured(b.spec("qemu", "{}", project))
+		cmd := buildtest.Command(t, src.Tree, "opam", "exec", "--", "mirage", command)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		_, err := tc.Build(t.Context(), src)
+		_ = buildtest.WantError(t, err, step.BuildFailed, "make build succeeded and made no dist/*.virtio", "whole log: ")
+	}
+}
+
+// -o renames the kernel, and neither xl.in nor anything else.
+func TestOtherName(t *testing.T) {
+	b := newBench(t)
+	tc, src := b.configured(b.spec("xen", "{}", project))
+	cmd := buildtest.Command(t, src.Tree, "opam", "exec", "--", "mirage", "configure", "-t", "xen", "-o", "other")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	k, err := tc.Build(t.Context(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := step.FileNamed(k.Files, XLIn); !ok {
+		t.Errorf("files are %+v", k.Files)
+	}
+}
+
+// What a build left in the source, for this target or another, is not taken for
+// what is to be built.
+func TestStaleFiles(t *testing.T) {
+	b := newBench(t)
+	stale := buildtest.With(project)
+	for _, target := range []string{"hvt", "xen", "virtio"} {
+		_, src := b.configured(b.spec("somewhere", `{"target":"`+target+`"}`, stale))
+		if out, err := buildtest.Command(t, src.Tree, "opam", "exec", "--", "make", "build").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		err := filepath.WalkDir(src.Tree, func(path string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			rel, err := filepath.Rel(src.Tree, path)
+			text, readErr := os.ReadFile(path)
+			stale[rel] = string(text)
+			return errors.Join(err, readErr)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	stale["dist/hello.virtio"], stale["mirage/old.xl.in"] = "an old kernel", "an old template"
+	stale["dist/other.virtio!"] = "another"
+	if _, ok := stale["dune.build"]; !ok {
+		t.Fatal("no stale files: this test proves nothing")
+	}
+	built := b.builds("default")
+	k, err := b.deploy(b.spec("qemu", "{}", stale))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.builds("default") != built+1 || len(k.Files) != 1 || k.Files[0].Name != Manifest {
+		t.Errorf("%d builds more, files %+v", b.builds("default")-built, k.Files)
+	}
+}
+
+func TestBuildFails(t *testing.T) {
+	b := newBench(t)
+	for name, c := range map[string]struct {
+		options string
+		files   map[string]string
+		texts   []string
+	}{
+		"unknown key": {`{"keys":{"ipv4":"10.0.0.2/24"}}`, project,
+			[]string{"configure: opam exec -- mirage configure", "exit status 1", "unknown option '--ipv4'", "whole log: "}},
+		"config.ml": {"{}", buildtest.With(project, "config.ml", "oops"), []string{"exit status 1", "Syntax error"}},
+		"unikernel.ml": {"{}", buildtest.With(project, "unikernel.ml", "oops"),
+			[]string{"build: opam exec -- make build: exit status 2", "Unbound value oops"}},
+		"hand-written Makefile": {"{}", buildtest.With(project, "Makefile", "all:\n"), []string{"make depends: exit status 2", "depends"}},
+		"another ABI": {"{}", buildtest.With(project, "linked-for", "hvt"),
+			[]string{"build: dist/hello.virtio is no kernel of target virtio: it is solo5-hvt, not multiboot1, solo5-virtio"}},
+		"a program": {"{}", buildtest.With(project, "linked-for", "unix"), []string{"it is linux-executable"}},
+	} {
+		_, err := b.deploy(b.spec("qemu", c.options, c.files))
+		t.Log(name, err)
+		_ = buildtest.WantError(t, err, step.BuildFailed, c.texts...)
+	}
+}
+
+// Nothing is configured or built for what was built before; what shapes a
+// kernel builds another.
+func TestCached(t *testing.T) {
+	b := newBench(t)
+	b.newSwitch("five")
+	total := func() int { return b.builds("default") + b.builds("five") }
+	deploy := func(what, kind, options string, files map[string]string, built bool) {
+		t.Helper()
+		before := total()
+		k, err := b.deploy(b.spec(kind, options, files))
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if k.Cached == built || (total() > before) != built {
+			t.Errorf("%s: cached %t, %d builds", what, k.Cached, total()-before)
+		}
+	}
+	deploy("the first", "qemu", "{}", project, true)
+	deploy("the same", "qemu", "{}", project, false)
+	deploy("its default said", "openstack", `{"target":"virtio","config":"config.ml","timeout":"2h"}`, project, false)
+	src, err := New(b.Site).Configure(t.Context(), b.spec("qemu", "{}", project))
+	if err != nil || src.Tree != "" {
+		t.Errorf("configured again: %+v, %v", src, err)
+	}
+	deploy("another target", "xen", "{}", project, true)
+	deploy("a key", "qemu", `{"keys":{"dhcp":true}}`, project, true)
+	deploy("the key's other value", "qemu", `{"keys":{"dhcp":false}}`, project, true)
+	deploy("another source", "qemu", "{}", buildtest.With(project, "unikernel.ml", "let start () = 1\n"), true)
+	deploy("another switch", "qemu", `{"switch":"five"}`, project, true)
+	b.write(filepath.Join(b.root, "default/mirage-version"), "4.12.0\n")
+	deploy("another mirage", "qemu", "{}", project, true)
+}
+
+// Several targets of one source at the same time: each has its tree, and only
+// one at a time installs into the switch.
+func TestTogether(t *testing.T) {
+	b := newBench(t)
+	files := buildtest.With(project, "slow-depends", "")
+	var all sync.WaitGroup
+	for _, target := range []string{"hvt", "spt", "virtio", "xen"} {
+		spec := b.spec("somewhere", `{"target":"`+target+`","timeout":"1500ms"}`, files)
+		spec.Target = target
+		all.Go(func() {
+			if _, err := b.deploy(spec); err != nil {
+				t.Errorf("%s: %v", target, err)
+			}
+		})
+	}
+	all.Wait()
+	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for opam switch default, which hello.") {
+		t.Errorf("nobody said what it waits for:\n%s", notes)
+	}
+}
+
+// When a worker is killed in make depends or make build, the next to come ends
+// what they still run, and goes on.
+func TestWorkerKilled(t *testing.T) {
+	for stage, hang := range map[step.Stage]string{step.Configure: "hang-depends", step.Build: "hang-build"} {
+		for _, next := range []string{"again", "Clean"} {
+			t.Run(string(stage)+" "+next, func(t *testing.T) {
+				b := newBench(t)
+				spec := b.spec("qemu", "{}", buildtest.With(project, hang, ""))
+				folder, err := spec.Folder()
+				if err != nil {
+					t.Fatal(err)
+				}
+				tc, src := New(b.Site), step.Source{Spec: spec}
+				if stage == step.Build {
+					tc, src = b.configured(spec)
+				}
+				tree := filepath.Join(b.Site.State, Kind, folder, "tree")
+				pid := b.KillWorker(stage, src, filepath.Join(tree, "pid"))
+				begun := time.Now()
+				switch {
+				case next == "Clean":
+					if gone, err := tc.Clean(t.Context(), spec); err != nil || len(gone.Removed) != 1 {
+						t.Errorf("clean: %+v, %v", gone, err)
+					}
+					b.WantNothing()
+				case stage == step.Build:
+					if k, err := tc.Build(t.Context(), src); err != nil || k.Cached {
+						t.Errorf("build: %+v, %v", k, err)
+					}
+				default:
+					// The new tree hangs as well: what counts is that it is new
+					// and the old processes are gone, and that Clean ends it.
+					if err := os.Remove(filepath.Join(tree, "pid")); err != nil {
+						t.Fatal(err)
+					}
+					b.KillWorker(stage, src, filepath.Join(tree, "pid"))
+					if buildtest.Running(pid) {
+						t.Error("the grandchild lived on when the new tree was made")
+					}
+					if _, err := tc.Clean(t.Context(), spec); err != nil {
+						t.Error(err)
+					}
+					b.WantNothing()
+				}
+				if buildtest.Running(pid) {
+					t.Error("the grandchild lives on")
+				}
+				if took := time.Since(begun); took > 5*time.Second {
+					t.Errorf("took %s", took)
+				}
+			})
+		}
+	}
+}
