@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 
@@ -239,6 +240,11 @@ func (b *boot) settle(ctx context.Context, how string) error {
 func (b *boot) judge(ctx context.Context) (string, error) {
 	how, ok := b.m.Ready()
 	if !ok && b.s.ExpectPort == 0 {
+		if status, err := b.solo5Status(); err != nil {
+			return "", err
+		} else if status != "" {
+			return "", failed(step.BootFailed, "", b.consoleTail(ctx), "the kernel ended: %s", status)
+		}
 		if b.s.expect == nil {
 			how, ok = "console printed", true
 		} else if matched, err := b.console.Matched(); err != nil {
@@ -257,6 +263,17 @@ func (b *boot) judge(ctx context.Context) (string, error) {
 	}
 	b.ended = true
 	return how + "; the machine has ended", nil
+}
+
+var solo5End = regexp.MustCompile(`solo5_exit\([1-9][0-9]*\) called|solo5_abort\(\) called`)
+
+// solo5Status is how a Solo5 kernel says that it failed, "" if it does not. Its
+// exit status is text.
+func (b *boot) solo5Status() (string, error) {
+	if m, err := readManifest(b.m.Machine); m == nil || err != nil {
+		return "", err
+	}
+	return solo5End.FindString(machine.Tail(b.m.File(machine.ConsoleFile))), nil
 }
 
 // died is the error for a QEMU that is gone and left no console, or was killed.

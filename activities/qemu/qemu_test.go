@@ -83,6 +83,7 @@ type bench struct {
 	*testing.T
 	site   step.Site
 	kernel step.Artifact
+	files  []step.File // that come with the kernel
 }
 
 func newBench(t *testing.T) *bench { return benchOf(t, &plainHello) }
@@ -132,17 +133,13 @@ func withTCG(options string) json.RawMessage {
 // the test ends.
 func (b *bench) register(spec step.Spec) step.Registration {
 	b.Helper()
-	q := New(b.site)
-	spec, err := q.Check(b.Context(), spec)
-	if err != nil {
-		b.Fatal(err)
-	}
-	img, err := q.Package(b.Context(), step.Kernel{Spec: spec, File: b.kernel, ABIs: []string{image.PVH}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { b.destroy(spec) })
-	r, err := q.Register(b.Context(), img)
+	return b.registerImage(b.image(spec))
+}
+
+func (b *bench) registerImage(img step.Image) step.Registration {
+	b.Helper()
+	b.Cleanup(func() { b.destroy(img.Spec) })
+	r, err := New(b.site).Register(b.Context(), img)
 	if err != nil {
 		b.Fatal(err)
 	}

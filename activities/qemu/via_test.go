@@ -1,0 +1,209 @@
+package qemu
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// needDisk skips a test for want of what makes and boots a disk.
+func needDisk(t *testing.T, via string) {
+	for _, tool := range []string{"grub-mkimage", "mke2fs"} {
+		need(t, tool)
+	}
+	if via != viaUEFI {
+		return
+	}
+	need(t, "mformat")
+	if _, err := findFirmware(""); err != nil && os.Getenv("MORGANA_REQUIRE") == "all" {
+		t.Fatal(err)
+	} else if err != nil {
+		t.Skip(err)
+	}
+}
+
+// console is all that the machine has printed.
+func (b *bench) console(m step.Machine) string {
+	b.Helper()
+	text, err := os.ReadFile(filepath.Join(m.Registration.ID, "console.log"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return string(text)
+}
+
+// One kernel starts every way, and its console says which it was and that the
+// arguments arrived.
+func TestEveryWay(t *testing.T) {
+	for _, test := range []struct{ name, via, options, mode string }{
+		{"kernel", viaKernel, ``, "pvh"},
+		{"q35", viaKernel, `,"machine":"q35"`, "pvh"},
+		{"microvm", viaKernel, `,"machine":"microvm"`, "pvh"},
+		{"bios", viaBIOS, ``, "multiboot2"},
+		{"bios on q35", viaBIOS, `,"machine":"q35","size":"1GiB"`, "multiboot2"},
+		{"uefi", viaUEFI, `,"memory":256`, "multiboot2"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t)
+			if test.via != viaKernel {
+				needDisk(t, test.via)
+			}
+			m := b.boot(b.register(b.spec("way", 1, `{"via":%q,"args":"a=b stay","expect":"staying"%s}`, test.via, test.options)))
+			console := b.console(m)
+			if !strings.Contains(console, "boot mode: "+test.mode+"\r\n") && !strings.Contains(console, "boot mode: "+test.mode+"\n") {
+				t.Errorf("not started as %s:\n%s", test.mode, console)
+			}
+			if !strings.Contains(console, "a=b stay]") {
+				t.Errorf("the arguments are not those given:\n%s", console)
+			}
+			if test.via == viaKernel {
+				return
+			}
+			var stat syscall.Stat_t
+			if err := syscall.Stat(filepath.Join(m.Registration.ID, bootDisk), &stat); err != nil {
+				t.Fatal(err)
+			}
+			if stat.Blocks*512 > 16<<20 {
+				t.Errorf("the disk takes %d MiB of %d", stat.Blocks>>11, stat.Size>>20)
+			}
+			if strings.Contains(test.options, "1GiB") && stat.Size != 1<<30 {
+				t.Errorf("the disk has %d bytes", stat.Size)
+			}
+			if _, err := os.Stat(filepath.Join(m.Registration.ID, packedDisk)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the packed disk is still there: %v", err)
+			}
+		})
+	}
+}
+
+// A compressed kernel is unpacked for QEMU's loader, and is the same image as
+// the plain one.
+func TestCompressedKernel(t *testing.T) {
+	b := newBench(t)
+	plain := b.image(b.spec("z", 1, `{"args":"stay","expect":"staying"}`))
+	f, err := b.site.Store.Open(t.Context(), b.kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, err = io.Copy(z, f)
+	if err := errors.Join(err, z.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if b.kernel, err = b.site.Store.Put(t.Context(), bytes.NewReader(packed.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	spec := b.spec("z", 1, `{"args":"stay","expect":"staying"}`)
+	if z := b.image(spec); z.Digest != plain.Digest {
+		t.Errorf("digest %s, of the plain kernel %s", z.Digest, plain.Digest)
+	}
+	b.boot(b.register(spec))
+	// Cut off, it is refused, and nothing is left.
+	if b.kernel, err = b.site.Store.Put(t.Context(), bytes.NewReader(packed.Bytes()[:packed.Len()/2])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(b.site).Package(t.Context(), step.Kernel{Spec: spec, File: b.kernel}); step.KindOf(err) != step.InvalidSpec {
+		t.Errorf("a kernel that is cut off: %v", err)
+	}
+}
+
+// image runs the sentence up to package.
+func (b *bench) image(spec step.Spec) step.Image {
+	b.Helper()
+	q := New(b.site)
+	spec, err := q.Check(b.Context(), spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	img, err := q.Package(b.Context(), step.Kernel{Spec: spec, File: b.kernel, Files: b.files})
+	if err != nil {
+		b.Fatalf("%v\n%s", err, detail(err).Hint)
+	}
+	return img
+}
+
+func TestPackageIsTheSameAnywhere(t *testing.T) {
+	for _, via := range []string{viaKernel, viaBIOS, viaUEFI} {
+		t.Run(via, func(t *testing.T) {
+			a, b := newBench(t), newBench(t)
+			if via != viaKernel {
+				needDisk(t, via)
+			}
+			const options = `{"via":%q,"expect":"x","args":"stay"}`
+			if x, y := a.image(a.spec("one", 1, options, via)), b.image(b.spec("two", 7, options, via)); x.Digest != y.Digest {
+				t.Errorf("%+v\n%+v", x, y)
+			}
+			if left := resources(t, a.site); len(left) > 0 {
+				t.Errorf("package left %q", left)
+			}
+		})
+	}
+}
+
+// A packaging that is cut off leaves nothing.
+func TestPackageCancelled(t *testing.T) {
+	needDisk(t, viaBIOS)
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ctx = step.WithReporter(ctx, func(p step.Progress) {
+		if p.Note == "making the disk" {
+			cancel()
+		}
+	}, nil)
+	_, err := New(b.site).Package(ctx, step.Kernel{Spec: b.spec("cut", 1, `{"via":"bios","expect":"x"}`), File: b.kernel})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if left := resources(t, b.site); len(left) > 0 {
+		t.Errorf("left %q", left)
+	}
+}
+
+func TestModules(t *testing.T) {
+	b := newBench(t)
+	a, err := b.site.Store.Put(t.Context(), strings.NewReader("a ramdisk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.files = []step.File{{Name: "initrd.img", Artifact: a}, {Name: "manifest.json", Artifact: a}}
+	for _, test := range []struct{ modules, field, text, hint string }{
+		{`["initrd.img"]`, "", "", ""},
+		{`["initrd.gz"]`, "modules[0]", `no file "initrd.gz" comes with the kernel`, `"initrd.img"`},
+		{`["nothing"]`, "modules[0]", `no file "nothing"`, "initrd.img, manifest.json"},
+		{`["initrd.img","second"]`, "modules", "one ramdisk", "via: bios"},
+	} {
+		spec := b.spec("mod", 1, `{"modules":%s}`, test.modules)
+		img, err := New(b.site).Package(t.Context(), step.Kernel{Spec: spec, File: b.kernel, Files: b.files})
+		if e := detail(err); (err == nil) != (test.text == "") || e.Field != test.field || !strings.Contains(e.Error(), test.text) || !strings.Contains(e.Hint, test.hint) {
+			t.Errorf("%s: %s %v, hint %q", test.modules, e.Field, err, e.Hint)
+		}
+		if err == nil && !slices.ContainsFunc(img.Files, func(f step.File) bool { return f.Name == "initrd.img" }) {
+			t.Errorf("%s: files %+v", test.modules, img.Files)
+		}
+	}
+	// QEMU takes the ramdisk: hello does not look at it, but must start with it.
+	m := b.boot(b.registerImage(b.image(b.spec("mod", 1, `{"modules":["initrd.img"],"args":"stay","expect":"staying"}`))))
+	if !strings.Contains(cmdline(t, b.pid(m.Registration)), "-initrd\x00initrd.img\x00") {
+		t.Errorf("qemu has no ramdisk")
+	}
+}
+
+func cmdline(t *testing.T, pid int) string {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
