@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -227,6 +228,9 @@ func upload(ctx context.Context, settings config.Settings, p *config.Project, ke
 }
 
 func request(p *config.Project, t config.Target, origin step.Origin, f deployFlags) workflows.DeployRequest {
+	if origin.Archive != nil {
+		origin.ABIs = expectedABIs(p, t)
+	}
 	return workflows.DeployRequest{
 		Spec: step.Spec{
 			Tags:      step.Tags{App: p.App, Target: t.Name},
@@ -238,6 +242,29 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 		Plan: p.Plan(t), Keep: f.keep, Force: f.force, TakeOver: f.takeOver,
 	}
 }
+
+// expectedABIs are the ABIs that a kernel which is not built yet will have, so
+// that check refuses it at once where it cannot boot; nil if that cannot be told.
+func expectedABIs(p *config.Project, t config.Target) []string {
+	_, configured := t.Steps[step.Configure]
+	_, built := t.Steps[step.Build]
+	if p.Toolchain.Kind != mirage || configured || built {
+		return nil
+	}
+	var options struct {
+		Target string `json:"target"`
+	}
+	if json.Unmarshal(p.Toolchain.Options, &options) != nil && len(p.Toolchain.Options) > 0 {
+		return nil // the toolchain says what is wrong
+	}
+	if options.Target == "" {
+		options.Target = image.MirageTarget(t.Kind)
+	}
+	return image.MirageABIs(options.Target)
+}
+
+// mirage is the kind of the toolchain whose -t tells what the kernel will be.
+const mirage = "mirage"
 
 // update sends a Deployment an update, starting the Deployment if it is not
 // running, and waits for the answer.

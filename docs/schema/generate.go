@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"github.com/invopop/jsonschema"
+
+	"github.com/morgana-deploy/morgana/activities/command"
+	"github.com/morgana-deploy/morgana/activities/local"
+	"github.com/morgana-deploy/morgana/activities/mirage"
+	"github.com/morgana-deploy/morgana/activities/qemu"
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const module = "github.com/morgana-deploy/morgana"
+
+// kind is a room whose options are known.
+type kind struct {
+	name    string
+	about   string
+	options any
+	// required are the options that cannot be left out.
+	required []string
+}
+
+var (
+	toolchains = []kind{
+		{"command", "Configures and builds by any commands.", command.Options{}, []string{"build", "kernel"}},
+		{"mirage", "Builds a MirageOS unikernel.", mirage.Options{}, nil},
+		{config.Prebuilt, "Takes a kernel that exists already.", prebuilt{}, []string{"kernel"}},
+	}
+	targets = []kind{
+		{"local", "A process on the worker's host.", local.Options{}, nil},
+		{"qemu", "A machine in QEMU on the worker's host.", qemu.Options{}, nil},
+	}
+)
+
+// prebuilt is the one option of that toolchain, which package config reads.
+type prebuilt struct {
+	Kernel string `json:"kernel" jsonschema:"description=The kernel's file; a relative path starts from the folder of morgana.yaml."`
+}
+
+// object is a JSON object. A schema is put together of these rather than of
+// structs for what it has of if and then.
+type object = map[string]any
+
+// generate gives the schema. root is the module's folder.
+func generate(root string) ([]byte, error) {
+	defs := object{
+		"name": object{"type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$"},
+		"step": object{
+			"type": "object", "additionalProperties": false, "required": []string{"activity", "taskQueue"},
+			"description": "An activity of yours, as {activity: acme.Build, taskQueue: acme}.",
+			"properties": object{
+				"activity":  object{"type": "string", "minLength": 1},
+				"taskQueue": object{"type": "string", "minLength": 1},
+				"onHost":    object{"type": "boolean", "description": "Add @<host> to the task queue once a host is known."},
+			},
+		},
+		"steps": stages("Steps of your own in the place of stages.", object{"$ref": "#/$defs/step"}),
+		"after": stages("Steps of your own behind stages.", object{"type": []string{"array", "null"}, "items": object{"$ref": "#/$defs/step"}}),
+	}
+	toolchain, err := byKind(root, defs, "toolchain", toolchains, nil)
+	if err != nil {
+		return nil, err
+	}
+	toolchain["required"] = []string{"kind"}
+	toolchain["type"] = "object"
+	defs["toolchain"] = toolchain
+	ofTargets := object{"steps": object{"$ref": "#/$defs/steps"}, "after": object{"$ref": "#/$defs/after"}}
+	target, err := byKind(root, defs, "target", targets, ofTargets)
+	if err != nil {
+		return nil, err
+	}
+	target["type"] = []string{"object", "null"}
+	defs["target"] = target
+
+	// A target without a kind is of the kind that is its name.
+	named := object{}
+	for _, k := range targets {
+		named[k.name] = object{"allOf": []object{
+			{"$ref": "#/$defs/target"},
+			{"if": object{"not": object{"type": "object", "required": []string{"kind"}}}, "then": object{"$ref": "#/$defs/target." + k.name}},
+		}}
+	}
+	return indented(object{
+		"$schema":     "https://json-schema.org/draft/2020-12/schema",
+		"title":       "morgana.yaml",
+		"description": "What to deploy and where.",
+		"$defs":       defs,
+		"type":        "object", "additionalProperties": false, "required": []string{"app", "toolchain", "targets"},
+		"properties": object{
+			"app":       described("The unikernel's name.", object{"$ref": "#/$defs/name"}),
+			"source":    object{"type": "string", "default": ".", "description": "The folder to build; a relative path starts from the folder of morgana.yaml."},
+			"toolchain": described("What makes the kernel.", object{"$ref": "#/$defs/toolchain"}),
+			"targets": object{
+				"type": "object", "minProperties": 1, "propertyNames": object{"$ref": "#/$defs/name"},
+				"description": "Where to run it: names of your choice.",
+				"properties":  named, "additionalProperties": object{"$ref": "#/$defs/target"},
+			},
+			"steps": object{"$ref": "#/$defs/steps"},
+			"after": object{"$ref": "#/$defs/after"},
+		},
+	})
+}
+
+// byKind is the schema of a toolchain or target, whose kind says which options
+// it has. A kind that is not among kinds may have any. common are properties
+// that each has. It adds a definition for each kind.
+func byKind(root string, defs object, role string, kinds []kind, common object) (object, error) {
+	var names []string
+	var choices []object
+	for _, k := range kinds {
+		options, err := optionsOf(root, k)
+		if err != nil {
+			return nil, err
+		}
+		properties := options["properties"].(object)
+		properties["kind"] = object{"const": k.name}
+		maps.Copy(properties, common)
+		if role == "target" {
+			options["type"] = []string{"object", "null"} // null: all by default
+		}
+		options["description"] = k.about
+		defs[role+"."+k.name] = options
+		names = append(names, k.name)
+		choices = append(choices, object{
+			"if":   object{"type": "object", "required": []string{"kind"}, "properties": object{"kind": object{"const": k.name}}},
+			"then": object{"$ref": "#/$defs/" + role + "." + k.name},
+		})
+	}
+	kindSchema := described("The room that does it.", object{"anyOf": []object{{"enum": names}, {"$ref": "#/$defs/name"}}})
+	properties := object{"kind": kindSchema}
+	maps.Copy(properties, common)
+	return object{"properties": properties, "allOf": choices}, nil
+}
+
+// optionsOf reflects the options of a room, with their comments.
+func optionsOf(root string, k kind) (object, error) {
+	r := &jsonschema.Reflector{
+		Anonymous: true, DoNotReference: true, ExpandedStruct: true, RequiredFromJSONSchemaTags: true,
+		Mapper: func(t reflect.Type) *jsonschema.Schema {
+			if t == reflect.TypeFor[mirage.Value]() {
+				return &jsonschema.Schema{Extras: object{"type": []string{"string", "number", "boolean", "null"}}}
+			}
+			return nil
+		},
+	}
+	if folder, ours := strings.CutPrefix(reflect.TypeOf(k.options).PkgPath(), module+"/activities/"); ours {
+		if err := addComments(r, root, path.Join("activities", folder)); err != nil {
+			return nil, fmt.Errorf("comments of %s: %w", folder, err)
+		}
+	}
+	data, err := json.Marshal(r.Reflect(k.options))
+	if err != nil {
+		return nil, err
+	}
+	var options object
+	if err := json.Unmarshal(data, &options); err != nil {
+		return nil, err
+	}
+	delete(options, "$schema")
+	if len(k.required) > 0 {
+		options["required"] = k.required
+	}
+	return options, nil
+}
+
+// addComments reads the comments of a package of ours. The library takes its
+// name from the path to it that starts here.
+func addComments(r *jsonschema.Reflector, root, folder string) error {
+	whole, err := filepath.Abs(root)
+	if err != nil {
+		return err
+	}
+	here, err := filepath.Abs(".")
+	if err != nil {
+		return err
+	}
+	below, err := filepath.Rel(whole, here)
+	if err != nil {
+		return err
+	}
+	err = r.AddGoComments(path.Join(module, filepath.ToSlash(below)), filepath.Join(root, filepath.FromSlash(folder)), jsonschema.WithFullComment())
+	for name, comment := range r.CommentMap { // its lines are wrapped for Go
+		r.CommentMap[name] = strings.ReplaceAll(comment, "\n", " ")
+	}
+	return err
+}
+
+// stages is a mapping from the stages to what is of a schema.
+func stages(about string, of object) object {
+	properties := object{}
+	for _, s := range step.Stages {
+		properties[string(s)] = of
+	}
+	return object{"type": []string{"object", "null"}, "additionalProperties": false, "description": about, "properties": properties}
+}
+
+func described(about string, schema object) object {
+	schema["description"] = about
+	return schema
+}
+
+func indented(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(v)
+	return b.Bytes(), err
+}
