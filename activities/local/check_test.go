@@ -1,0 +1,151 @@
+package local
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func TestOptionsRefused(t *testing.T) {
+	for _, test := range []struct{ options, field, text, hint string }{
+		{`{"networks":[{"nam":"a"}]}`, "networks[0].nam", "unknown field", `"name"`},
+		{`{"networks":[{}]}`, "networks[0].name", "no name", "manifest"},
+		{`{"networks":[{"name":"a b"}]}`, "networks[0].name", "no name", "manifest"},
+		{`{"networks":[{"name":"a"},{"name":"a"}]}`, "networks[1].name", "two networks", ""},
+		{`{"networks":[{"name":"a","tap":"tap0"},{"name":"b","tap":"tap0"}]}`, "networks[1].tap", "two networks have the tap tap0", "auto"},
+		{`{"networks":[{"name":"a","by":"post"}]}`, "networks[0].by", "not handed over", "name or fd"},
+		{`{"networks":[{"name":"a","address":"10.0.0.1"}]}`, "networks[0].address", "no address", "10.0.0.1/24"},
+		{`{"networks":[{"name":"a","tap":"a-very-long-name"}]}`, "networks[0].tap", "no name for a device", "at most 15"},
+		{`{"networks":[{"name":"a","bridge":"br0","address":"10.0.0.1/24"}]}`, "networks[0].address", "in a bridge", "bridge"},
+		{`{"blocks":[{"name":"a"}]}`, "blocks[0]", "one of path and size", "MiB"},
+		{`{"blocks":[{"name":"a","path":"/x","size":1}]}`, "blocks[0]", "one of path and size", "MiB"},
+		{`{"blocks":[{"name":"a","path":"x"}]}`, "blocks[0].path", "relative", "absolute"},
+		{`{"blocks":[{"name":"a","size":-1}]}`, "blocks[0].size", "no size", "MiB"},
+		{`{"blocks":[{"name":"a","size":1},{"name":"a","size":1}]}`, "blocks[1].name", "two block devices", ""},
+		{`{"blocks":[{"name":"../a","size":1}]}`, "blocks[0].name", "no name", "letters"},
+		{`{"args":["{tap:servcie}"],"networks":[{"name":"service"}]}`, "args[0]", "{tap:servcie}", `"service"`},
+		{`{"args":["x","--disk={block:a}"]}`, "args[1]", "{block:a}", "there is no block"},
+		{`{"args":["a\u0000b"]}`, "args[0]", "NUL", ""},
+		{`{"env":{"A=B":"c"}}`, "env", "no name of a variable", "OCAMLRUNPARAM"},
+		{`{"env":{"A":"{tap:x}"}}`, "env.A", "{tap:x}", "there is no tap"},
+		{`{"expect":"("}`, "expect", "missing closing", "regular expression"},
+		{`{"timeout":"soon"}`, "timeout", "no duration", "90s"},
+		{`{"timeout":"-1s"}`, "timeout", "no duration", "90s"},
+		{`{"memory":-1}`, "memory", "no size", "MiB"},
+		{`{"tender":"./solo5-spt"}`, "tender", "relative", "PATH"},
+	} {
+		b := &bench{T: t, site: step.Site{Host: "testhost", State: t.TempDir()}}
+		_, err := b.target().Check(t.Context(), b.spec(test.options))
+		if step.KindOf(err) != step.InvalidSpec {
+			t.Errorf("%s: got %v", test.options, err)
+			continue
+		}
+		if test.hint != "" {
+			wantError(t, err, step.InvalidSpec, test.field, test.text, test.hint)
+		} else if !strings.Contains(err.Error(), test.field+": ") || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%s: got %v", test.options, err)
+		}
+	}
+}
+
+// What the kernel says: Check refuses it of a kernel that is there, Package of any.
+func TestKernelRefused(t *testing.T) {
+	withTenders(t)
+	const devices = `"networks":[{"name":"service"}],"blocks":[{"name":"storage","size":1}]`
+	for _, test := range []struct {
+		kernel, options   string
+		kind              step.Kind
+		field, text, hint string
+	}{
+		{spt, `{}`, step.InvalidSpec, "networks", `network device "service" is not given`, "{name: service, tap: auto}"},
+		{spt, `{"networks":[{"name":"service"}]}`, step.InvalidSpec, "blocks", `block device "storage" is not given`, "{name: storage, size: 64}"},
+		{spt, `{"networks":[{"name":"servcie"}]}`, step.InvalidSpec, "networks[0].name", `no network device "servcie"`, `did you mean "service"?`},
+		{spt, `{"networks":[{"name":"storage"}]}`, step.InvalidSpec, "networks[0].name", `no network device "storage"`, "there is service"},
+		{sptBare, `{"blocks":[{"name":"a","size":1}]}`, step.InvalidSpec, "blocks[0].name", `no block device "a"`, "there is no block device in the kernel's manifest"},
+		{linux, `{"memory":64}`, step.InvalidSpec, "memory", "no meaning", "Linux program"},
+		{linux, `{"tender":"solo5-spt"}`, step.InvalidSpec, "tender", "no meaning", "Linux program"},
+		{arm, `{}`, step.Unsupported, "", "the kernel is for aarch64", "build it for"},
+	} {
+		t.Run(test.kernel+test.options, func(t *testing.T) {
+			b := newBench(t)
+			spec := b.spec(test.options)
+			k := b.kernel(test.kernel, spec)
+			_, err := b.target().Package(t.Context(), k)
+			wantError(t, err, test.kind, test.field, test.text, test.hint)
+			spec.Origin = step.Origin{Kernel: &k.File, ABIs: k.ABIs}
+			_, err = b.target().Check(t.Context(), spec)
+			wantError(t, err, test.kind, test.field, test.text, test.hint)
+		})
+	}
+	b := newBench(t)
+	virtio := step.Kernel{Spec: b.spec(`{` + devices + `}`), ABIs: []string{image.Multiboot1, image.Solo5Virtio}}
+	_, err := b.target().Package(t.Context(), virtio)
+	wantError(t, err, step.Unsupported, "", "has no tender", "kind qemu")
+}
+
+// What the host lacks.
+func TestHostRefused(t *testing.T) {
+	b := newBench(t)
+	folder := t.TempDir()
+	odd := filepath.Join(folder, "odd")
+	if err := os.WriteFile(odd, make([]byte, 700), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		options           string
+		abis              []string
+		kind              step.Kind
+		field, text, hint string
+	}{
+		{`{}`, []string{image.Solo5SPT}, step.Unsupported, "tender", "solo5-spt is not in the worker's PATH", "opam install solo5"},
+		{`{"tender":"solo5-spt-debug"}`, nil, step.Unsupported, "tender", "solo5-spt-debug is not in the worker's PATH", "opam install solo5"},
+		{`{"tender":"/nonexistent/solo5-spt"}`, nil, step.Unsupported, "tender", "/nonexistent/solo5-spt: no such file", "opam install solo5"},
+		{`{"blocks":[{"name":"a","path":"` + folder + `/none"}]}`, nil, step.NotFound, "blocks[0].path", "there is no " + folder + "/none", "size:"},
+		{`{"blocks":[{"name":"a","path":"` + folder + `"}]}`, nil, step.InvalidSpec, "blocks[0].path", "neither a file nor a block device", "file"},
+		{`{"blocks":[{"name":"a","path":"/dev/null"}]}`, nil, step.InvalidSpec, "blocks[0].path", "neither a file nor a block device", "file"},
+		{`{"blocks":[{"name":"a","path":"` + odd + `"}]}`, nil, step.InvalidSpec, "blocks[0].path", "has 700 bytes", "truncate -s %512"},
+		{`{"networks":[{"name":"a","bridge":"mgnobridge"}]}`, nil, step.NotFound, "networks[0].bridge", "no bridge mgnobridge", "ip link"},
+		{`{"networks":[{"name":"a","tap":"lo"}]}`, nil, step.InvalidSpec, "networks[0].tap", "lo is a device of type", "tap device"},
+	} {
+		spec := b.spec(test.options)
+		spec.Origin.ABIs = test.abis
+		_, err := b.target().Check(t.Context(), spec)
+		wantError(t, err, test.kind, test.field, test.text, test.hint)
+	}
+}
+
+func TestCheckCompletes(t *testing.T) {
+	b := newBench(t)
+	spec, err := b.target().Check(t.Context(), b.spec(`{"networks":[{"name":"service"}]}`))
+	if err != nil {
+		t.Fatal(told(err))
+	}
+	var o Options
+	if err := json.Unmarshal(spec.Options, &o); err != nil || o.Timeout != "60s" || o.Networks[0].Tap != "auto" || spec.Host != "testhost" {
+		t.Errorf("got %s on %s (%v)", spec.Options, spec.Host, err)
+	}
+}
+
+func TestNeeds(t *testing.T) {
+	withTenders(t)
+	found := map[string]string{}
+	for _, n := range New(step.Site{}).Needs(t.Context()) {
+		if n.For == "" || (n.Found == "") != (n.Fix != "") {
+			t.Errorf("%+v", n)
+		}
+		found[n.What] = n.Found
+	}
+	if found["solo5-spt"] != file(t, tenderOf) {
+		t.Errorf("got %q", found)
+	}
+	for _, what := range []string{"/dev/net/tun", "CAP_NET_ADMIN", "solo5-hvt", "KVM"} {
+		if _, ok := found[what]; !ok {
+			t.Errorf("%s is not told", what)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/machine"
+)
+
+// How a tap is handed over.
+const (
+	byName = "name"
+	byFD   = "fd"
+)
+
+const (
+	kernelFile  = "kernel"
+	blockPrefix = "block-"
+	// firstFD is the first descriptor of a program's own: 0 to 2 are the
+	// console, 3 is the machine's lock.
+	firstFD = 4
+)
+
+var placeholder = regexp.MustCompile(`\{(tap|block):([^{}]*)\}`)
+
+// program is what the supervisor starts: path with args and env, in the
+// machine's folder.
+type program struct {
+	path string
+	args []string
+	env  []string
+}
+
+// command says how the machine is started. ifaces are the taps' interface
+// names; those handed over by descriptor are open from firstFD on, in order.
+func (s *settings) command(m machine.Machine, tender string, ifaces []string) program {
+	var given []string // what the program is told, per network
+	next := firstFD
+	for i, n := range s.Networks {
+		if s.handing(n) == byFD {
+			given = append(given, strconv.Itoa(next))
+			next++
+		} else {
+			given = append(given, ifaces[i])
+		}
+	}
+	fill := func(word string) string {
+		return placeholder.ReplaceAllStringFunc(word, func(found string) string {
+			p := placeholder.FindStringSubmatch(found)
+			if p[1] == "block" {
+				return m.File(blockPrefix + p[2])
+			}
+			for i, n := range s.Networks {
+				if n.Name == p[2] {
+					return given[i]
+				}
+			}
+			return found // complete has refused it
+		})
+	}
+	p := program{path: m.File(kernelFile)}
+	if s.ABI != image.LinuxExecutable {
+		p.path, p.args = tender, s.tenderArgs(given)
+	}
+	for _, a := range s.Args {
+		p.args = append(p.args, fill(a))
+	}
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"} {
+		if v, ok := os.LookupEnv(name); ok && s.Env[name] == "" {
+			p.env = append(p.env, name+"="+v)
+		}
+	}
+	for _, name := range sortedKeys(s.Env) {
+		p.env = append(p.env, name+"="+fill(s.Env[name]))
+	}
+	return p
+}
+
+// tenderArgs is the command line of solo5-spt and solo5-hvt up to the kernel's
+// own words: see Solo5's docs/building.md and the usage of their modules. Paths
+// are relative to the machine's folder: a tender reads them with scanf's %s,
+// which stops at a blank.
+func (s *settings) tenderArgs(given []string) []string {
+	var args []string
+	if s.Memory > 0 {
+		args = append(args, fmt.Sprintf("--mem=%d", s.Memory))
+	}
+	for i, n := range s.Networks {
+		tap := given[i]
+		if s.handing(n) == byFD {
+			tap = "@" + tap
+		}
+		args = append(args, "--net:"+n.Name+"="+tap)
+	}
+	for _, b := range s.Blocks {
+		args = append(args, "--block:"+b.Name+"="+blockPrefix+b.Name)
+	}
+	return append(args, "--", "."+string(filepath.Separator)+kernelFile)
+}

@@ -1,0 +1,307 @@
+// Package local runs unikernels as processes on the worker's own host: a
+// MirageOS program (-t unix), or a Solo5 kernel (-t spt or hvt) under its
+// tender. They run as the worker's user, with no rights added; what keeps an
+// spt kernel to its devices is the tender's seccomp filter, an hvt kernel KVM.
+//
+// A machine is kept as package machine keeps it: a folder under State/local. To
+// those files come
+//
+//	kernel          the program or kernel, unpacked
+//	block-NAME      a block device: a file, or a link to the user's
+//	status          how the program ended; absent until it has
+//	supervisor.log  what the supervisor had to say; empty
+//
+// # Who waits for it
+//
+// The worker may die while the machine runs, so the program is the child of a
+// small supervisor: the worker's own binary, started anew (see [Supervise]). It
+// is the machine's process of package machine: it has the lock and the pid
+// file, passes SIGTERM on, and writes down how the program ended. If it is
+// killed the kernel kills the program with it.
+//
+// A program is not started again when it ends: restart policy none. One whose
+// supervisor or host was killed is.
+//
+// # Networks
+//
+// A tap made here is handed over as a file descriptor, and is gone with the
+// program; or by its name, and then it stays until Destroy, which finds it by
+// its alias. See [machine.TapConfig].
+package local
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Kind is the name of this kind of target: the room, task queue and activity prefix.
+const Kind = "local"
+
+// Options are a local target's options in morgana.yaml. All may be left out.
+type Options struct {
+	// Args are the program's arguments, or the Solo5 kernel's command line,
+	// word by word. In them and in Env, {tap:NAME} is the network's tap: the
+	// interface's name, or the number of the file descriptor; {block:NAME} is
+	// the block device's path.
+	Args []string `json:"args,omitempty"`
+	// Env is added to the program's environment, which has nothing else of the
+	// worker's than PATH, HOME, TMPDIR, LANG, LC_ALL, TZ and LD_LIBRARY_PATH.
+	// It is stored readable by all who can see the deployment: not for secrets.
+	Env map[string]string `json:"env,omitempty"`
+	// Networks are the machine's. A Solo5 kernel must be given all the devices
+	// that are in its manifest, and no other.
+	Networks []Network `json:"networks,omitempty"`
+	// Blocks are the machine's block devices; as Networks.
+	Blocks []Block `json:"blocks,omitempty"`
+	// Memory in MiB, for a Solo5 kernel only; its tender's default, 512.
+	Memory int `json:"memory,omitempty"`
+	// Tender is the program that runs a Solo5 kernel: a name in PATH or an
+	// absolute path; "solo5-spt" or "solo5-hvt", as the kernel wants.
+	Tender string `json:"tender,omitempty"`
+	// Expect is a regular expression (RE2) that the console matches when the
+	// machine is ready. It sees "\n" for "\r\n", and the last 64 KiB. Without
+	// it the machine is ready once it has printed something and goes on, has
+	// run for a second, or has ended with status 0.
+	Expect string `json:"expect,omitempty"`
+	// Timeout is how long it may take to be ready, as "90s"; "60s".
+	Timeout string `json:"timeout"`
+}
+
+// Network is a network device of the machine's.
+type Network struct {
+	// Name is the device's: in the manifest of a Solo5 kernel, and in {tap:NAME}.
+	Name string `json:"name"`
+	// Tap is a tap device: "auto", one that Morgana makes and names, or a name.
+	// A device of that name that is there already is used as it is, and must
+	// belong to the worker's user; else it is made.
+	Tap string `json:"tap"`
+	// By is how the program gets it: "fd", open, or "name". "fd" for a Solo5
+	// kernel, "name" for a Linux program.
+	By string `json:"by,omitempty"`
+	// Bridge is a bridge of the host that the tap joins.
+	Bridge string `json:"bridge,omitempty"`
+	// Address is given to the host's end of the tap, as "10.0.0.1/24"; not with Bridge.
+	Address string `json:"address,omitempty"`
+}
+
+// Block is a block device of the machine's; either Path or Size is given.
+type Block struct {
+	// Name is the device's: in the manifest of a Solo5 kernel, and in {block:NAME}.
+	Name string `json:"name"`
+	// Path is a file or block device of the worker's host, absolute. No two
+	// machines have it at the same time.
+	Path string `json:"path,omitempty"`
+	// Size in MiB of a file of zeros that is the machine's own: made when it is
+	// registered, and destroyed with it.
+	Size int `json:"size,omitempty"`
+}
+
+// Target is the local target. It keeps nothing in memory between calls.
+type Target struct {
+	site step.Site
+	room *machine.Room
+}
+
+var (
+	_ step.Target = (*Target)(nil)
+	_ step.Needer = (*Target)(nil)
+)
+
+// New makes the target of a worker at site. The worker's main must call
+// [Supervise] first.
+func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind)} }
+
+// settings are options that have been read: complete, sane, parsed.
+type settings struct {
+	Options
+	// ABI is how the kernel is started, a word of package image; empty until it
+	// is packaged.
+	ABI string `json:"abi,omitempty"`
+
+	expect  *regexp.Regexp // nil if none
+	timeout time.Duration
+}
+
+const autoTap = "auto"
+
+var (
+	deviceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,66}$`) // a name of Solo5's or the user's
+	envForm    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
+
+// readOptions decodes what the user wrote, fills in the defaults and refuses
+// what cannot be without looking at the host or the kernel. Reading the
+// result's own JSON gives the same.
+func readOptions(options json.RawMessage) (settings, error) {
+	var s settings
+	if err := step.Decode(options, &s.Options); err != nil {
+		return s, err
+	}
+	return s, s.complete()
+}
+
+// readRecord decodes what Package wrote.
+func readRecord(options json.RawMessage) (settings, error) {
+	var s settings
+	if err := step.Decode(options, &s); err != nil {
+		return s, err
+	}
+	return s, s.complete()
+}
+
+func (s *settings) complete() error {
+	for i := range s.Networks {
+		if s.Networks[i].Tap == "" {
+			s.Networks[i].Tap = autoTap
+		}
+	}
+	if s.Timeout == "" {
+		s.Timeout = "60s"
+	}
+	if err := s.checkDevices(); err != nil {
+		return err
+	}
+	if err := s.checkWords(); err != nil {
+		return err
+	}
+	var err error
+	if s.Expect != "" {
+		if s.expect, err = regexp.Compile(s.Expect); err != nil {
+			return &step.Error{Kind: step.InvalidSpec, Field: "expect", Err: err,
+				Hint: "a regular expression as in https://github.com/google/re2/wiki/Syntax"}
+		}
+	}
+	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
+		return invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
+	}
+	if s.Memory < 0 || s.Memory > 1<<20 {
+		return invalid("memory", "memory is in MiB, as 512", "%d is no size", s.Memory)
+	}
+	if strings.Contains(s.Tender, "/") && !strings.HasPrefix(s.Tender, "/") {
+		return invalid("tender", "a name in the worker's PATH, or an absolute path", "%q is a relative path", s.Tender)
+	}
+	return nil
+}
+
+func (s *settings) checkDevices() error {
+	seen := map[string]bool{}
+	for i, n := range s.Networks {
+		field := fmt.Sprintf("networks[%d]", i)
+		switch {
+		case !deviceForm.MatchString(n.Name):
+			return invalid(field+".name", "the device's name in the kernel's manifest: letters and digits", "%q is no name", n.Name)
+		case seen["tap:"+n.Name]:
+			return invalid(field+".name", "", "there are two networks %q", n.Name)
+		case n.Tap != autoTap && seen["device:"+n.Tap]:
+			return invalid(field+".tap", "tap: auto, or another name", "two networks have the tap %s", n.Tap)
+		case n.By != "" && n.By != byName && n.By != byFD:
+			return invalid(field+".by", "name or fd", "a tap is not handed over by %q", n.By)
+		}
+		if _, err := n.address(); err != nil {
+			return invalid(field+".address", `an address of the host with the network's prefix length, as "10.0.0.1/24"`, "%q is no address: %w", n.Address, err)
+		}
+		seen["tap:"+n.Name], seen["device:"+n.Tap] = true, true
+	}
+	for i, b := range s.Blocks {
+		field := fmt.Sprintf("blocks[%d]", i)
+		switch {
+		case !deviceForm.MatchString(b.Name):
+			return invalid(field+".name", "the device's name in the kernel's manifest: letters and digits", "%q is no name", b.Name)
+		case seen["block:"+b.Name]:
+			return invalid(field+".name", "", "there are two block devices %q", b.Name)
+		case (b.Path == "") == (b.Size == 0):
+			return invalid(field, "path is a file of the worker's host, size is in MiB and makes an empty one", "want one of path and size")
+		case b.Size < 0 || b.Size > 1<<24:
+			return invalid(field+".size", "size is in MiB, as 64", "%d is no size", b.Size)
+		case b.Path != "" && !strings.HasPrefix(b.Path, "/"):
+			return invalid(field+".path", "an absolute path on the worker's host", "%q is a relative path", b.Path)
+		}
+		seen["block:"+b.Name] = true
+	}
+	return nil
+}
+
+// checkWords checks what goes to the program. A string with a NUL is none.
+func (s *settings) checkWords() error {
+	for i, a := range s.Args {
+		if err := s.checkWord(fmt.Sprintf("args[%d]", i), a); err != nil {
+			return err
+		}
+	}
+	for _, name := range sortedKeys(s.Env) {
+		if !envForm.MatchString(name) {
+			return invalid("env", `a variable's name, as "OCAMLRUNPARAM"`, "%q is no name of a variable", name)
+		}
+		if err := s.checkWord("env."+name, s.Env[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *settings) checkWord(field, word string) error {
+	if strings.ContainsRune(word, 0) {
+		return invalid(field, "", "it cannot hold a NUL")
+	}
+	for _, p := range placeholder.FindAllStringSubmatch(word, -1) {
+		known := s.names(p[1])
+		if !contains(known, p[2]) {
+			return invalid(field, deviceHint(p[2], known, p[1]), "%s is none of the target's", p[0])
+		}
+	}
+	return nil
+}
+
+// names are those of the networks ("tap") or of the block devices ("block").
+func (s *settings) names(what string) (names []string) {
+	if what == "tap" {
+		for _, n := range s.Networks {
+			names = append(names, n.Name)
+		}
+		return names
+	}
+	for _, b := range s.Blocks {
+		names = append(names, b.Name)
+	}
+	return names
+}
+
+func (n Network) address() (netip.Prefix, error) {
+	if n.Address == "" {
+		return netip.Prefix{}, nil
+	}
+	return netip.ParsePrefix(n.Address)
+}
+
+// handing is how the program gets the network.
+func (s *settings) handing(n Network) string {
+	switch {
+	case n.By != "":
+		return n.By
+	case s.ABI == image.LinuxExecutable:
+		return byName
+	}
+	return byFD
+}
+
+// taps are the networks' taps, as package machine makes them.
+func (s *settings) taps(tags step.Tags) []machine.TapConfig {
+	var taps []machine.TapConfig
+	for i, n := range s.Networks {
+		address, _ := n.address() // complete has read it
+		tap := machine.TapConfig{Tags: tags, Index: i, Bridge: n.Bridge, Address: address, Option: fmt.Sprintf("networks[%d]", i)}
+		if n.Tap != autoTap {
+			tap.Name = n.Tap
+		}
+		taps = append(taps, tap)
+	}
+	return taps
+}

@@ -1,0 +1,241 @@
+package local
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/step/steptest"
+)
+
+func TestConformance(t *testing.T) {
+	t.Setenv("MORGANA_TEST_TOKEN", "abracadabra-42")
+	steptest.Run(t, steptest.Case{
+		New: func(site step.Site) step.Target { return New(site) },
+		Spec: step.Spec{Kind: Kind, Options: json.RawMessage(
+			`{"args":["hello","env","stay"],"expect":"hello","networks":[{"name":"service","by":"fd"},{"name":"other"}],"blocks":[{"name":"data","size":1}]}`)},
+		Kernel:     file(t, linux),
+		ABIs:       []string{image.LinuxExecutable},
+		Misspelt:   json.RawMessage(`{"netwroks":[]}`),
+		Nearest:    "networks",
+		Changed:    json.RawMessage(`{"args":["hello"]}`),
+		NeverReady: json.RawMessage(`{"args":["hello","stay"],"expect":"never said","networks":[{"name":"service","by":"fd"},{"name":"other"}]}`),
+		ConsoleHas: "hello from a Linux process",
+		Secrets:    []string{"abracadabra-42"},
+		Resources:  resources,
+	})
+}
+
+// What a program is given: its words, its environment and nothing of the
+// worker's, and where it stands.
+func TestProgramIsGiven(t *testing.T) {
+	t.Setenv("MORGANA_TEST_TOKEN", "abracadabra-42")
+	t.Setenv("LANG", "C.UTF-8")
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"args":["say","two words","say","{block:data}","env","mark","{block:data}","complain","exit","0"],
+		"env":{"GREETING":"hi {block:data}","TZ":"Europe/Berlin"},"blocks":[{"name":"data","size":3}]}`))
+	m := b.boot(r)
+	if want := "ended with status 0"; m.Ready != want || !m.Ended || m.Adopted {
+		t.Errorf("got %+v, want %q", m, want)
+	}
+	text, block := b.console(m), r.ID+"/block-data"
+	for _, want := range []string{"said: two words\n", "said: " + block + "\n", "env: GREETING=hi " + block + "\n", "env: TZ=Europe/Berlin\n",
+		"env: LANG=C.UTF-8\n", "env: PATH=", "block of 3145728 bytes had nothing\n", "this is wrong\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "abracadabra-42") {
+		t.Errorf("the worker's environment is given away:\n%s", text)
+	}
+}
+
+// Restart policy none: what has ended is told again, and stays ended.
+func TestEndedIsNotStartedAgain(t *testing.T) {
+	for _, test := range []struct {
+		name, options, ready, failure string
+	}{
+		{"success", `{"args":["hello"]}`, "ended with status 0", ""},
+		{"silent success", `{"args":["nap","300"]}`, "ended with status 0", ""},
+		{"success as expected", `{"args":["hello","nap","400"],"expect":"h.llo"}`, `console matched "h.llo"`, ""},
+		{"success, not as expected", `{"args":["hello"],"expect":"bye"}`, "", `ended with status 0 and its console did not match "bye"`},
+		{"failure", `{"args":["complain","exit","3"]}`, "", "ended with status 3 and it was not ready"},
+		{"late failure", `{"args":["hello","nap","600","exit","3"]}`, "console printed", ""},
+		{"crash", `{"args":["exit","250"]}`, "", "ended with status 250"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t)
+			r := b.register(linux, b.spec(test.options))
+			if test.failure != "" {
+				for range 2 {
+					b.refused(r, step.BootFailed, test.failure, "console")
+				}
+				return
+			}
+			m := b.boot(r)
+			if !strings.HasPrefix(m.Ready, test.ready) {
+				t.Errorf("got %+v, want %q", m, test.ready)
+			}
+			b.until("its end", func() bool { return len(processes(t, b.site)) == 0 })
+			again := b.boot(r)
+			if !again.Adopted || !again.Ended || !strings.Contains(again.Ready, test.ready) || again.ID != m.ID {
+				t.Errorf("then got %+v", again)
+			}
+			if test.name == "late failure" && !strings.Contains(again.Ready, "ended with status 3") {
+				t.Errorf("the status is lost: %+v", again)
+			}
+		})
+	}
+}
+
+func TestProgramKilled(t *testing.T) {
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"args":["hello","stay"],"expect":"never said"}`))
+	errs := make(chan error)
+	go func() { _, err := b.target().Boot(t.Context(), r); errs <- err }()
+	b.until("the program", func() bool { _, program := b.pids(r); return program != 0 })
+	_, program := b.pids(r)
+	b.until("its words", func() bool { return b.machine(r).Printed() > 0 })
+	if err := syscall.Kill(program, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, <-errs, step.BootFailed, "", "killed by signal 9 (killed) and its console did not match", "hello from a Linux process")
+	b.refused(r, step.BootFailed, "killed by signal 9 (killed)", "hello from a Linux process")
+}
+
+// The kernel kills the program with its supervisor, and the machine is started
+// again, as after a power cut.
+func TestSupervisorKilled(t *testing.T) {
+	b := newBench(t)
+	spec := b.spec(`{"args":["hello","ignore-term","stay"],"expect":"hello","networks":[{"name":"service","by":"fd"},{"name":"other"}]}`)
+	r := b.register(linux, spec)
+	first := b.boot(r)
+	supervisor, program := b.pids(r)
+	if supervisor == 0 || program == 0 {
+		t.Fatalf("supervisor %d, program %d", supervisor, program)
+	}
+	if group, err := syscall.Getpgid(program); err != nil || group != program {
+		t.Errorf("the program is in group %d (%v), not its own", group, err)
+	}
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("its end", func() bool { return len(processes(t, b.site)) == 0 })
+	second := b.boot(r)
+	if second.Adopted || second.Ended || second.ID != first.ID {
+		t.Errorf("got %+v", second)
+	}
+	supervisor, _ = b.pids(r)
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.destroy(spec)
+	if left := resources(t, b.site); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+func TestDestroyEnds(t *testing.T) {
+	for _, test := range []struct {
+		name, args string
+		least      time.Duration
+		most       time.Duration
+	}{
+		{"one that listens", `"stay"`, 0, 2 * time.Second},
+		{"one that does not", `"ignore-term","stay"`, quitGrace, quitGrace + 2*time.Second},
+		{"one with children", `"child","stay"`, 0, 2 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			spec := b.spec(`{"args":["hello",` + test.args + `]}`)
+			b.boot(b.register(linux, spec))
+			began := time.Now()
+			b.destroy(spec)
+			if took := time.Since(began); took < test.least || took > test.most {
+				t.Errorf("took %s", took)
+			}
+			if left := resources(t, b.site); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+		})
+	}
+}
+
+func TestNotReadyInTime(t *testing.T) {
+	b := newBench(t)
+	spec := b.spec(`{"args":["hello","stay"],"expect":"never","timeout":"400ms"}`)
+	b.refused(b.register(linux, spec), step.BootFailed, `not ready after 400ms: its console did not match "never"`, "hello from a Linux process")
+	b.destroy(spec)
+}
+
+func TestSilentProgramIsReady(t *testing.T) {
+	b := newBench(t)
+	if m := b.boot(b.register(linux, b.spec(`{"args":["stay"]}`))); m.Ready != "ran for 1s" || m.Ended {
+		t.Errorf("got %+v", m)
+	}
+}
+
+// A compressed kernel is stored and started plain.
+func TestCompressedProgram(t *testing.T) {
+	b := newBench(t)
+	plain, err := os.ReadFile(file(t, linux))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := w.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "program.gz")
+	if err := os.WriteFile(path, packed.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := b.kernel(linux, b.spec(`{"args":["hello"]}`))
+	want, err := b.target().Package(t.Context(), k)
+	if err != nil {
+		t.Fatal(told(err))
+	}
+	k.File = b.store(path)
+	img, err := b.target().Package(t.Context(), k)
+	if err != nil {
+		t.Fatal(told(err))
+	}
+	if img.Digest != want.Digest {
+		t.Error("a compressed kernel makes another image")
+	}
+	r, err := b.target().Register(t.Context(), img)
+	if err != nil {
+		t.Fatal(told(err))
+	}
+	if m := b.boot(r); m.Ready != "ended with status 0" {
+		t.Errorf("got %+v", m)
+	}
+}
+
+// A program for another processor or without its loader cannot be started.
+func TestProgramCannotStart(t *testing.T) {
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"args":["hello"]}`))
+	if err := os.WriteFile(r.ID+"/kernel", []byte("\x7fELF no more"), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	b.refused(r, step.BootFailed, "exec format error", "program for this host")
+	m := step.Machine{Registration: r}
+	text, err := b.target().Console(t.Context(), step.ConsoleFrom{Machine: m})
+	if err != nil || !text.Ended {
+		t.Errorf("console: %+v, %v", text, err)
+	}
+}

@@ -1,0 +1,167 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Package gives the kernel, unpacked if it is compressed, and machine.json: the
+// options with their defaults written out and how the kernel is started. It
+// refuses a kernel that cannot run here (Unsupported), and options that do not
+// fit it: a device of its manifest that is not given, or one it does not have
+// (InvalidSpec).
+func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
+	img, err := t.pack(ctx, k)
+	if err != nil {
+		return step.Image{}, step.During("package for local", err)
+	}
+	return img, nil
+}
+
+func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
+	if _, err := image.Supports(Kind, k.ABIs); err != nil {
+		return step.Image{}, err
+	}
+	s, err := readOptions(k.Spec.Options)
+	if err != nil {
+		return step.Image{}, err
+	}
+	kernel := k.File
+	err = t.inspect(ctx, k.File, func(f *os.File, info image.Info) error {
+		if err := s.fit(info); err != nil || info.Compression == "" {
+			return err
+		}
+		kernel, err = t.unpack(ctx, f)
+		return err
+	})
+	if err != nil {
+		return step.Image{}, err
+	}
+	options, err := json.Marshal(s)
+	if err != nil {
+		return step.Image{}, err
+	}
+	return t.room.Image(ctx, k.Spec, s.ABI, options, step.File{Name: kernelFile, Artifact: kernel})
+}
+
+// inspect fetches a kernel and says what it is.
+func (t *Target) inspect(ctx context.Context, a step.Artifact, use func(*os.File, image.Info) error) (err error) {
+	folder, err := os.MkdirTemp("", "morgana-local-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	path := filepath.Join(folder, kernelFile)
+	if err := t.site.Store.Fetch(ctx, a, path); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := image.Identify(f, a.Size)
+	if err != nil {
+		return err
+	}
+	return use(f, info)
+}
+
+// unpack puts the plain kernel into the store.
+func (t *Target) unpack(ctx context.Context, packed *os.File) (a step.Artifact, err error) {
+	size, err := packed.Seek(0, io.SeekEnd)
+	if err != nil {
+		return a, err
+	}
+	r, _, err := image.Decompress(packed, size)
+	if err != nil {
+		return a, err
+	}
+	plain, err := os.Create(packed.Name() + ".plain")
+	if err != nil {
+		return a, err
+	}
+	defer plain.Close() //nolint:errcheck // its folder goes as well
+	if _, err := io.Copy(plain, r); err != nil {
+		return a, err
+	}
+	return t.site.Store.Put(ctx, plain)
+}
+
+// fit says how the kernel is started, or why not with these options.
+func (s *settings) fit(info image.Info) error {
+	if err := image.CheckMachine(info, processor()); err != nil {
+		return err
+	}
+	abi, err := image.Supports(Kind, info.ABIs)
+	if err != nil {
+		return err
+	}
+	if abi == image.LinuxExecutable {
+		err = s.fitLinux()
+	} else {
+		err = s.fitSolo5(info.Devices)
+	}
+	s.ABI = abi
+	return err
+}
+
+// processor is this host's in the words of package image.
+func processor() string {
+	switch runtime.GOARCH {
+	case "amd64":
+		return "x86_64"
+	case "arm64":
+		return "aarch64"
+	}
+	return runtime.GOARCH
+}
+
+func (s *settings) fitLinux() error {
+	const hint = "leave it out: the kernel is a Linux program, which no tender runs"
+	if s.Memory != 0 {
+		return invalid("memory", hint, "it has no meaning here")
+	}
+	if s.Tender != "" {
+		return invalid("tender", hint, "it has no meaning here")
+	}
+	return nil
+}
+
+// fitSolo5 binds the devices of the manifest, for the tender would refuse any
+// other, and only after it was started.
+func (s *settings) fitSolo5(devices []image.Device) error {
+	for _, kind := range []struct{ what, option, mft, example string }{
+		{"network device", "networks", image.NetBasic, "{name: %s, tap: auto}"},
+		{"block device", "blocks", image.BlockBasic, "{name: %s, size: 64}"},
+	} {
+		var has, given []string
+		for _, d := range devices {
+			if d.Type == kind.mft {
+				has = append(has, d.Name)
+			}
+		}
+		given = s.names(map[string]string{"networks": "tap", "blocks": "block"}[kind.option])
+		for i, name := range given {
+			if !contains(has, name) {
+				return invalid(fmt.Sprintf("%s[%d].name", kind.option, i), deviceHint(name, has, kind.what+" in the kernel's manifest"),
+					"the kernel has no %s %q", kind.what, name)
+			}
+		}
+		for _, name := range has {
+			if !contains(given, name) {
+				return invalid(kind.option, "add "+fmt.Sprintf(kind.example, name), "the kernel's %s %q is not given", kind.what, name)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// quitGrace is how long a program may take to end after SIGTERM.
+const quitGrace = 3 * time.Second
+
+// Register makes the machine's folder, whole or not at all. One that is there
+// with the same digest is adopted. One with another digest is replaced, unless
+// its machine runs: Conflict.
+func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
+	return t.room.Register(ctx, img, func(_ context.Context, made machine.Machine, options json.RawMessage) error {
+		s, err := readRecord(options)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Lstat(made.File(kernelFile)); err != nil || s.ABI == "" {
+			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", kernelFile),
+				Hint: "only images of the local target can be registered here"}
+		}
+		if err := os.Chmod(made.File(kernelFile), 0o700); err != nil { //nolint:gosec // it is to be executed
+			return err
+		}
+		return s.makeBlocks(made)
+	})
+}
+
+// makeBlocks makes the machine's block devices: empty files, and links.
+func (s *settings) makeBlocks(made machine.Machine) error {
+	for _, b := range s.Blocks {
+		path := made.File(blockPrefix + b.Name)
+		if b.Path != "" {
+			if err := os.Symlink(b.Path, path); err != nil {
+				return err
+			}
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Truncate(int64(b.Size)<<20), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Console reads what the program printed, stdout and stderr. Text that is not
+// UTF-8 has U+FFFD in its place. A machine that was destroyed, or is on another
+// host, is NotFound.
+func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
+	return t.room.Console(ctx, from)
+}
+
+// quit asks by SIGTERM; the kernel kills the program with its supervisor.
+var quit = machine.Quit{Grace: quitGrace, Ask: func(_ context.Context, m machine.Machine, pid int) error {
+	return m.Signal(pid, unix.SIGTERM)
+}}
+
+// Destroy ends the machines whose tags match, by SIGTERM and after 3 s by
+// SIGKILL, and removes their folders, half made ones as well, and their taps.
+// What it cannot end is named in the error's Left; the rest is removed all the
+// same.
+func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
+	done, err := t.room.Destroy(ctx, spec, quit)
+	if err != nil {
+		return done, err
+	}
+	taps, err := machine.RemoveTaps(spec.Tags)
+	for _, name := range taps {
+		done.Removed = append(done.Removed, "tap "+name)
+	}
+	return done, err
+}

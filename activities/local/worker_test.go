@@ -1,0 +1,162 @@
+package local
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/step/steptest"
+)
+
+// workerInput, when set, makes TestWorker a worker to be killed.
+const workerInput = "MORGANA_TEST_LOCAL_WORKER"
+
+type workerOrder struct {
+	State        string            `json:"state"`
+	Registration step.Registration `json:"registration"`
+}
+
+// TestWorker is the other process of TestWorkerKilled.
+func TestWorker(t *testing.T) {
+	input, ok := os.LookupEnv(workerInput)
+	if !ok {
+		t.Skip("run by TestWorkerKilled")
+	}
+	var order workerOrder
+	if err := json.Unmarshal([]byte(input), &order); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stdout.WriteString("begin\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(step.Site{Host: "testhost", State: order.State, Store: steptest.NewStore(t)}).Boot(t.Context(), order.Registration); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stdout.WriteString("booted\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-t.Context().Done() // to be killed
+}
+
+// The worker dies by SIGKILL at some moment of boot, or after it. The next one
+// that boots ends with one machine, the first if it got that far; destroy
+// leaves nothing, even if no other boot came.
+func TestWorkerKilled(t *testing.T) {
+	needTaps(t)
+	b := newBench(t)
+	adopted, tries := 0, 0
+	try := func(moment string, again bool, kill func(lines *bufio.Scanner)) {
+		tries++
+		spec := b.spec(`{"args":["hello","stay"],"expect":"hello","networks":[{"name":"service","by":"fd"},{"name":"other"}],"blocks":[{"name":"data","size":1}]}`)
+		spec.Generation = tries
+		r := b.register(linux, spec)
+		order, err := json.Marshal(workerOrder{b.site.State, r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		worker := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWorker$")        //nolint:gosec // this test itself
+		worker.Env = append(os.Environ(), workerInput+"="+string(order), "TMPDIR="+t.TempDir()) // it will not clean up
+		out, err := worker.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := worker.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for lines.Scan() && lines.Text() != "begin" {
+		}
+		kill(lines)
+		if err := worker.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = worker.Wait() // it was killed
+		if again {
+			before, _ := b.pids(r)
+			m := b.boot(r)
+			after, program := b.pids(r)
+			if all := processes(t, b.site); len(all) != 2 || program == 0 {
+				t.Errorf("%s: processes %d, supervisor %d", moment, all, after)
+			}
+			if m.Adopted {
+				adopted++
+				if before != 0 && before != after { // 0: forked, not yet in its folder
+					t.Errorf("%s: supervisor %d became %d", moment, before, after)
+				}
+			} else if before != 0 {
+				t.Errorf("%s: a machine ran and was not adopted", moment)
+			}
+		}
+		b.destroy(r.Spec)
+		if left := resources(t, b.site); len(left) != 0 {
+			t.Errorf("%s: destroy left %q", moment, left)
+		}
+	}
+	for i := range time.Duration(16) { // densest at the start, where the supervisor is started
+		at := i * i * time.Millisecond / 5
+		try(at.String(), i%3 != 2, func(*bufio.Scanner) { time.Sleep(at) })
+	}
+	try("booted", true, func(lines *bufio.Scanner) {
+		for lines.Scan() && lines.Text() != "booted" {
+		}
+	})
+	if adopted == 0 {
+		t.Error("no machine outlived its worker")
+	}
+	t.Logf("%d of %d machines outlived their worker", adopted, tries)
+}
+
+// Boot died after it made a tap that stays, and before it started anything.
+func TestTapOfAnUnfinishedBoot(t *testing.T) {
+	needTaps(t)
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"networks":[{"name":"service"}]}`))
+	if err := machine.MakeTap(t.Context(), machine.TapConfig{Tags: r.Spec.Tags}); err != nil {
+		t.Fatal(err)
+	}
+	done, err := b.target().Destroy(t.Context(), r.Spec)
+	if err != nil || len(done.Removed) != 2 {
+		t.Errorf("removed %q (%v)", done.Removed, err)
+	}
+}
+
+// asNobody, when set, makes TestWithoutRights the worker of another user.
+const asNobody = "MORGANA_TEST_LOCAL_NOBODY"
+
+// A worker without CAP_NET_ADMIN: taps are refused in one line, the rest works.
+func TestWithoutRights(t *testing.T) {
+	if os.Getenv(asNobody) != "" {
+		b := newBench(t)
+		_, err := b.target().Check(t.Context(), b.spec(`{"networks":[{"name":"service"}]}`))
+		wantError(t, err, step.Unauthorized, "networks[0].tap", "the worker may not make or open tap devices", "setcap cap_net_admin+ep")
+		for _, by := range []string{byFD, byName} {
+			r := b.register(linux, b.spec(`{"networks":[{"name":"service","by":"`+by+`"}]}`))
+			b.refused(r, step.Unauthorized, "the worker may not make or open tap devices", "setcap cap_net_admin+ep")
+			b.destroy(r.Spec)
+		}
+		r := b.register(linux, b.spec(`{"args":["hello","stay"],"expect":"hello"}`))
+		b.boot(r)
+		b.destroy(r.Spec)
+		return
+	}
+	if os.Getuid() != 0 {
+		t.Skip("becomes another user")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := file(t, "test") // where others may look
+	run := exec.CommandContext(t.Context(), "sh", "-c", `
+		install -m 755 "$1" "$2" && mkdir -m 1777 "$2.tmp" && cd "$2.tmp" && TMPDIR=$2.tmp MORGANA_TEST_LOCAL_BUILT=${2%/*} \
+		exec setpriv --reuid 54321 --regid 54321 --clear-groups "$2" -test.run '^TestWithoutRights$'`, "sh", exe, copied)
+	run.Env = append(os.Environ(), asNobody+"=1")
+	if out, err := run.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
