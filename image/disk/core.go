@@ -23,7 +23,8 @@ func modulesOf(platform string, abi string) []string {
 	if platform == biosPlatform {
 		return append(all, "biosdisk", "part_msdos", "ext2")
 	}
-	return append(all, "part_gpt", "fat")
+	// Firmware has no text mode for a kernel: it gets a frame buffer, or a warning.
+	return append(all, "part_gpt", "fat", "efi_gop")
 }
 
 // makeCore runs grub-mkimage. GRUB takes the disk it was started from, and adds

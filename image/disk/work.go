@@ -37,7 +37,7 @@ type work struct {
 func (h host) newWork(folder string) (*work, error) {
 	dir, err := os.MkdirTemp(folder, ".disk-*")
 	if err != nil {
-		return nil, (&work{dir: folder}).fail(opWrite, err)
+		return nil, failIn(folder, opWrite, err)
 	}
 	return &work{host: h, dir: dir}, nil
 }
@@ -81,9 +81,11 @@ func lastLine(text string) string {
 	return strings.TrimSpace(lines[len(lines)-1])
 }
 
-// fail gives an error of the file system its kind. A tool has no code for a full
-// disk, so then the disk itself is asked.
-func (w *work) fail(op string, err error) error {
+func (w *work) fail(op string, err error) error { return failIn(filepath.Dir(w.dir), op, err) }
+
+// failIn gives an error of the file system its kind. A tool has no code for a
+// full disk, so then the disk itself is asked.
+func failIn(folder, op string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -92,8 +94,8 @@ func (w *work) fail(op string, err error) error {
 	var stat syscall.Statfs_t
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT),
-		errors.As(err, &exit) && syscall.Statfs(w.dir, &stat) == nil && stat.Bavail*uint64(stat.Bsize) < full:
-		e.Kind, e.Hint = step.NoSpace, "make room in "+filepath.Dir(w.dir)
+		errors.As(err, &exit) && syscall.Statfs(folder, &stat) == nil && stat.Bavail*uint64(stat.Bsize) < full:
+		e.Kind, e.Hint = step.NoSpace, "make room in "+folder
 	case errors.Is(err, fs.ErrNotExist):
 		e.Kind = step.NotFound
 	}

@@ -1,0 +1,357 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+var judges = []string{"e2fsck", "debugfs", "sfdisk", "sgdisk", "file", "fsck.fat", "mcopy"}
+
+// cut copies the partition out of a disk, for judges that know no offsets.
+func cut(t *testing.T, l Layout, disk string) string {
+	t.Helper()
+	if l == Whole {
+		return disk
+	}
+	raw, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l == UEFI { // the partition ends before the table's copy
+		raw = raw[:len(raw)-gptTail]
+	}
+	part := filepath.Join(t.TempDir(), "part")
+	if err := os.WriteFile(part, raw[partitionStart:], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return part
+}
+
+func TestWriteIsWhatOthersTakeItFor(t *testing.T) {
+	tools(t, judges...)
+	makes(t, both...)
+	kernel, module := file(t, 3_000_000), file(t, 5)
+	for _, l := range both {
+		t.Run(string(l), func(t *testing.T) {
+			b := Boot{Kernel: kernel, ABI: abiFor(l), Args: "a=b", Modules: []Module{{Path: module, Name: "A_long-name.of.a.module"}}}
+			disk := write(t, l, b, 0)
+			part := cut(t, l, disk)
+			read := func(name string) string {
+				copied := filepath.Join(t.TempDir(), "copy")
+				if l == UEFI {
+					_ = sh(t, "mcopy", "-i", part, "::/"+name, copied)
+				} else {
+					_ = sh(t, "debugfs", "-R", "dump /"+name+" "+copied, part)
+				}
+				return copied
+			}
+			if digest(t, read("boot/kernel")) != digest(t, kernel) || digest(t, read("boot/"+b.Modules[0].Name)) != digest(t, module) {
+				t.Error("the kernel or the module on the disk is another one")
+			}
+			want, err := render(l, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, text := range map[string]string{"grub.cfg": want.grub, "menu.lst": want.menu} {
+				if text == "" {
+					continue
+				}
+				if got, err := os.ReadFile(read("boot/grub/" + name)); err != nil || string(got) != text {
+					t.Errorf("%s: %q, %v, want %q", name, got, err, text)
+				}
+			}
+
+			if l == UEFI {
+				_ = sh(t, "fsck.fat", "-n", part)
+				if out := sh(t, "sgdisk", "-v", disk); !strings.Contains(out, "No problems found") {
+					t.Error(out)
+				}
+			} else {
+				_ = sh(t, "e2fsck", "-fn", part)
+				for _, name := range []string{"/", "/boot", "/boot/kernel", "/boot/grub/grub.cfg"} {
+					out := sh(t, "debugfs", "-R", "stat "+name, part)
+					if !strings.Contains(out, "User:     0   Group:     0") || strings.Count(out, "0x12cea600") != 3 || strings.Contains(out, "crtime") {
+						t.Errorf("%s has an owner or a time of this host:\n%s", name, out)
+					}
+				}
+			}
+			if l == Whole {
+				if out := sh(t, "file", "-b", disk); !strings.Contains(out, "ext2 filesystem") {
+					t.Error(out)
+				}
+				return
+			}
+			_ = sh(t, "sfdisk", "-V", disk)
+			out := sh(t, "sfdisk", "--dump", disk)
+			want1 := map[Layout]string{Partition: "type=83, bootable", BIOS: "type=83, bootable", UEFI: "type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B"}[l]
+			if !strings.Contains(out, "start=        2048") || !strings.Contains(out, want1) {
+				t.Error(out)
+			}
+			if out := sh(t, "file", "-b", disk); !strings.Contains(out, "DOS/MBR boot sector") {
+				t.Error(out)
+			}
+		})
+	}
+}
+
+func TestWriteIsReproducible(t *testing.T) {
+	makes(t, both...)
+	kernel, module := file(t, 1_000_000), textFile(t, "module")
+	for _, l := range both {
+		for _, size := range []int64{0, 1 << 30} {
+			t.Run(fmt.Sprintf("%s %d", l, size), func(t *testing.T) {
+				b := Boot{Kernel: kernel, ABI: abiFor(l), Modules: []Module{{Path: module, Name: "zz"}, {Path: module, Name: "aa"}}}
+				digest := digest
+				if size != 0 {
+					digest = packedDigest // of 1 GiB the zeros alone take seconds
+				}
+				first := digest(t, write(t, l, b, size))
+
+				// Elsewhere, later, with other ways of the host.
+				b.Kernel = filepath.Join(t.TempDir(), "another name")
+				raw, err := os.ReadFile(kernel)
+				if err == nil {
+					err = os.WriteFile(b.Kernel, raw, 0o600)
+				}
+				if err == nil {
+					err = os.Chtimes(b.Kernel, time.Unix(1e9, 0), time.Unix(1e9, 0))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				for name, value := range map[string]string{"TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8", "TMPDIR": t.TempDir(),
+					"SOURCE_DATE_EPOCH": "86400", "E2FSPROGS_FAKE_TIME": "86400", "MKE2FS_FIRST_META_BG": "1", "MTOOLS_LOWER_CASE": "1"} {
+					t.Setenv(name, value)
+				}
+				defer syscall.Umask(syscall.Umask(0o077))
+				second := t.TempDir()
+				if dir, err := os.MkdirTemp("/dev/shm", "disk-test-"); err == nil { // another file system, with another order of names
+					second = dir
+					defer func() { _ = os.RemoveAll(dir) }()
+				}
+				path := filepath.Join(second, "x.img")
+				if err := Write(t.Context(), path, l, b, size); err != nil {
+					t.Fatal(err)
+				}
+				if digest(t, path) != first {
+					t.Error("two runs gave two images")
+				}
+
+				if size != 0 {
+					return
+				}
+				b.Modules[0].Args = "x"
+				if digest(t, write(t, l, b, size)) == first {
+					t.Error("another content gave the same image")
+				}
+			})
+		}
+	}
+}
+
+func TestWriteCostsWhatTheContentCosts(t *testing.T) {
+	makes(t, both...)
+	const size, content = 1 << 30, 10_000_000
+	b := Boot{Kernel: file(t, content)}
+	for _, l := range both {
+		b.ABI = abiFor(l)
+		path := write(t, l, b, size)
+		if info, err := os.Stat(path); err != nil || info.Size() != size {
+			t.Errorf("%s: %v, %v, want %d bytes", l, info, err, size)
+		}
+		// GRUB, the FATs and the inodes are within 2 MiB.
+		if got := used(t, path); got > content+2*mebi {
+			t.Errorf("%s: %d bytes on the host's disk", l, got)
+		}
+	}
+}
+
+// The size is a bound, found without trying: the tools agree, and hardly more
+// than is needed is asked for.
+func TestSizeFits(t *testing.T) {
+	makes(t, Whole, BIOS, UEFI)
+	sizes := []int64{0, 1, 12 << 10, 900 << 10, 1<<20 - 70<<10, 7<<20 + 900<<10, 8 << 20, 15 << 20, 34 << 20}
+	for _, size := range sizes {
+		b := Boot{Kernel: file(t, size)}
+		for i := range 40 {
+			b.Modules = append(b.Modules, Module{Path: textFile(t, "x"), Name: fmt.Sprint(strings.Repeat("x", 60), i)})
+		}
+		for _, l := range []Layout{Whole, BIOS, UEFI} {
+			b.ABI = abiFor(l)
+			if l == Whole {
+				b.ABI = image.Multiboot1
+			}
+			path := filepath.Join(t.TempDir(), "disk")
+			if err := Write(t.Context(), path, l, b, 0); err != nil {
+				t.Errorf("%s, %d bytes: %v", l, size, err)
+				continue
+			}
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			most := size + size/64 + 3*mebi
+			if l == UEFI {
+				most = max(size+size/64, 33*mebi) + 5*mebi
+			}
+			if info.Size()%mebi != 0 || info.Size() > most {
+				t.Errorf("%s: %d bytes for %d", l, info.Size(), size)
+			}
+			if l == UEFI {
+				_ = sh(t, "fsck.fat", "-n", cut(t, l, path))
+			}
+		}
+	}
+}
+
+func TestWriteRefuses(t *testing.T) {
+	makes(t, both...)
+	kernel := file(t, 2_000_000)
+	gone := filepath.Join(t.TempDir(), "gone")
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	huge := textFile(t, "")
+	if err := os.Truncate(huge, 4<<30); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		boot  Boot
+		size  int64
+		kind  step.Kind
+		field string
+	}{
+		"size too small":   {Boot{Kernel: kernel}, mebi, step.InvalidSpec, "size"},
+		"size negative":    {Boot{Kernel: kernel}, -1, step.InvalidSpec, "size"},
+		"size absurd":      {Boot{Kernel: kernel}, maxSize + 1, step.InvalidSpec, "size"},
+		"no kernel":        {Boot{}, 0, step.InvalidSpec, "kernel"},
+		"kernel missing":   {Boot{Kernel: gone}, 0, step.NotFound, "kernel"},
+		"kernel a folder":  {Boot{Kernel: t.TempDir()}, 0, step.InvalidSpec, "kernel"},
+		"kernel a pipe":    {Boot{Kernel: pipe}, 0, step.InvalidSpec, "kernel"},
+		"kernel too large": {Boot{Kernel: huge}, 0, step.InvalidSpec, "kernel"},
+		"module missing":   {Boot{Kernel: kernel, Modules: []Module{{Path: kernel}, {Path: gone}}}, 0, step.NotFound, "modules[1]"},
+	} {
+		for _, l := range both {
+			t.Run(name+" "+string(l), func(t *testing.T) {
+				dir := t.TempDir()
+				c.boot.ABI = abiFor(l)
+				e := wantError(t, Write(t.Context(), filepath.Join(dir, "disk"), l, c.boot, c.size), c.kind, c.field)
+				if name == "size too small" && !strings.Contains(e.Error()+e.Hint, "MiB") {
+					t.Errorf("%v (%s) does not say how much it needs", e, e.Hint)
+				}
+				empty(t, dir)
+			})
+		}
+	}
+	err := Write(t.Context(), filepath.Join(gone, "disk"), Whole, Boot{Kernel: kernel, ABI: image.XenPV}, 0)
+	_ = wantError(t, err, step.NotFound, "")
+}
+
+// The size that is said to be needed is enough, and no less is.
+func TestSizeNeeded(t *testing.T) {
+	makes(t, both...)
+	b := Boot{Kernel: file(t, 2_000_000)}
+	for _, l := range both {
+		b.ABI = abiFor(l)
+		info, err := os.Stat(write(t, l, b, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = Write(t.Context(), filepath.Join(t.TempDir(), "disk"), l, b, info.Size()-mebi)
+		e := wantError(t, err, step.InvalidSpec, "size")
+		if want := fmt.Sprintf("%d MiB", info.Size()/mebi); !strings.Contains(e.Hint, want) {
+			t.Errorf("%s: %v (%s) does not say %s", l, e, e.Hint, want)
+		}
+		_ = write(t, l, b, info.Size())
+	}
+}
+
+// A tool that fails, or never ends, leaves nothing.
+func TestToolFails(t *testing.T) {
+	makes(t, both...)
+	kernel := file(t, 1000)
+	for name, script := range map[string]string{
+		"fails":   "#!/bin/sh\necho first >&2; echo second >&2; exit 3\n",
+		"hangs":   "#!/bin/sh\nexec /bin/sleep 60\n",
+		"missing": "",
+	} {
+		for l, tool := range map[Layout]string{Whole: "mke2fs", Partition: "debugfs", BIOS: "grub-mkimage", UEFI: "mcopy"} {
+			t.Run(name+" "+tool, func(t *testing.T) {
+				h := host{path: []string{t.TempDir()}, grub: thisHost().grub}
+				for _, other := range toolsOf(l) {
+					if strings.Contains(other.name, "/") {
+						continue
+					}
+					if other.name != tool {
+						found, err := thisHost().find(other.name)
+						if err == nil {
+							err = os.Symlink(found, filepath.Join(h.path[0], other.name))
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+					} else if script != "" {
+						if err := os.WriteFile(filepath.Join(h.path[0], tool), []byte(script), 0o755); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+				defer cancel()
+				if name != "hangs" {
+					ctx = t.Context()
+				}
+				dir := t.TempDir()
+				begin := time.Now()
+				err := h.write(ctx, filepath.Join(dir, "disk"), l, Boot{Kernel: kernel, ABI: abiFor(l)}, 0)
+				switch name {
+				case "fails":
+					if e := wantError(t, err, "", ""); e.Error() != "run "+tool+": exit status 3: second" {
+						t.Error(e)
+					}
+				case "hangs":
+					if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 4*time.Second {
+						t.Errorf("%v after %v", err, time.Since(begin))
+					}
+				case "missing":
+					e := wantError(t, err, step.Unsupported, "")
+					if !strings.Contains(e.Error(), tool) || !strings.HasPrefix(e.Hint, "apt-get install ") {
+						t.Errorf("%v (%s)", e, e.Hint)
+					}
+				}
+				empty(t, dir)
+			})
+		}
+	}
+}
+
+func TestNeeds(t *testing.T) {
+	h := host{path: []string{t.TempDir(), "."}, grub: t.TempDir()}
+	for l, want := range map[Layout]string{
+		Whole: "apt-get install e2fsprogs",
+		BIOS:  "apt-get install e2fsprogs grub-common grub-pc-bin",
+		UEFI:  "apt-get install grub-common grub-efi-amd64-bin mtools",
+	} {
+		if e := wantError(t, missing(l, h.needs(l)), step.Unsupported, ""); e.Hint != want {
+			t.Errorf("%s: %s, want %s", l, e.Hint, want)
+		}
+	}
+	for _, l := range both {
+		makes(t, l)
+		if needs := Needs(t.Context(), l); slices.ContainsFunc(needs, func(n step.Need) bool { return n.Found == "" || n.Fix != "" || n.For == "" }) {
+			t.Errorf("%+v", needs)
+		}
+	}
+}
