@@ -21,19 +21,21 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Use:   "doctor [KIND...]",
 		Short: "Say what this host can build, package and run",
 		Long: `Say what this host can build, package and run, what is missing for the rest, and
-the command that installs it. Nothing is changed, nothing is started.
+the command that installs it. It installs nothing; tools may be tried out, which
+takes seconds.
 
 It looks at the host it runs on: run it on each host with a worker. Each kind of
 toolchain and target is
-  ready    nothing is missing
-  in part  what it does first of all works, not all of the rest
-  not      it cannot work yet
-What is only better to have is marked optional.
+  ready       nothing is missing
+  in part     what it does first of all works, not all of the rest
+  not usable  it cannot work yet
+What a kind does without, if less well or with less to choose from, is marked
+optional.
 
 Exit status: 0 if Temporal, store and state folder can be used and at least one
-toolchain and one target are ready, or in part. With KINDs these must be ready,
-too. 1 if not.`,
-		Example: "  morgana doctor\n  morgana doctor mirage qemu    # can this host do that?\n  morgana doctor -o json | jq 'select(.usable == \"not\")'",
+toolchain and one target are ready, or in part; 1 if not. With KINDs only these
+are looked at, and all of them must be ready.`,
+		Example: "  morgana doctor\n  morgana doctor mirage qemu    # can this host do that?\n  morgana doctor -o json | jq 'select(.usable != \"ready\")'",
 		RunE:    func(cmd *cobra.Command, kinds []string) error { return c.doctor(cmd.Context(), kinds) },
 	}
 }
@@ -42,7 +44,7 @@ too. 1 if not.`,
 const (
 	ready  = "ready"
 	inPart = "in part"
-	not    = "not"
+	not    = "not usable"
 )
 
 // checkup is what was found about a kind, or about Morgana itself; a line of
@@ -83,14 +85,19 @@ func (c *cli) doctor(ctx context.Context, kinds []string) error {
 	defer cancel()
 	rooms, worker := c.roomNeeds(ctx, settings)
 	own := checkup{Role: "morgana", Needs: append([]step.Need{c.temporalNeed(ctx, settings), worker}, placeNeeds(ctx, settings)...)}
-	all := append([]checkup{own}, rooms...)
-	for i := range all {
-		all[i].judge()
-	}
 	if worker.Found != "" {
 		if err := knownKinds(kinds, rooms); err != nil {
 			return err
 		}
+	}
+	all := []checkup{own}
+	for _, r := range rooms {
+		if len(kinds) == 0 || slices.Contains(kinds, r.Kind) {
+			all = append(all, r)
+		}
+	}
+	for i := range all {
+		all[i].judge()
 	}
 	install := packages(all)
 	if c.output == "json" {
@@ -124,26 +131,25 @@ func knownKinds(kinds []string, rooms []checkup) error {
 // verdictOf says in one line why this host cannot do what is asked, "" if it can.
 func verdictOf(all []checkup, kinds []string) string {
 	best := map[string]bool{}
-	for _, k := range all {
-		best[k.Role] = best[k.Role] || k.Usable != not
-	}
-	for _, role := range []string{"morgana", "toolchain", "target"} {
-		switch {
-		case best[role]:
-		case role == "morgana":
-			return "this host cannot deploy: see morgana above"
-		default:
-			return "this host cannot deploy: no " + role + " can be used"
-		}
-	}
 	var lacking []string
 	for _, k := range all {
-		if slices.Contains(kinds, k.Kind) && k.Usable != ready {
+		best[k.Role] = best[k.Role] || k.Usable != not
+		if k.Kind != "" && k.Usable != ready {
 			lacking = append(lacking, k.name())
 		}
 	}
-	if len(lacking) > 0 {
+	switch {
+	case !best["morgana"]:
+		return "this host cannot deploy: see morgana above"
+	case len(kinds) > 0 && len(lacking) > 0:
 		return "not ready: " + strings.Join(lacking, ", ")
+	case len(kinds) > 0:
+		return ""
+	}
+	for _, role := range []string{"toolchain", "target"} {
+		if !best[role] {
+			return "this host cannot deploy: no " + role + " can be used"
+		}
 	}
 	return ""
 }

@@ -56,7 +56,7 @@ func TestDoctorTable(t *testing.T) {
 		"Temporal       our own server; the next deploy starts it: " + home + "/morgana-devserver\n",
 		"morgana-worker  " + home + "/morgana-worker\n",
 		"store           " + home + "/.local/state/morgana/store\n",
-		"toolchain command: ready\ntoolchain mirage: not\n",
+		"toolchain command: ready\ntoolchain mirage: not usable\n",
 		"  missing  build  opam    \n  missing  build  mirage  opam install mirage\n",
 		"target qemu: in part\n",
 		"  ok        boot              qemu  /usr/bin/qemu\n  missing   boot a UEFI disk  OVMF  not found\n" +
@@ -101,6 +101,8 @@ func TestDoctorVerdict(t *testing.T) {
 		"kind ready":      {goodTool + badTool + goodTarget, []string{"command"}, 0, ""},
 		"kind in part":    {goodTool + goodTarget, []string{"qemu"}, 1, "not ready: target qemu\n"},
 		"kind not":        {goodTool + badTool + goodTarget, []string{"mirage"}, 1, "not ready: toolchain mirage\n"},
+		"kinds":           {badTool + goodTool + badTarget, []string{"command", "qemu"}, 1, "not ready: target qemu\n"},
+		"kind of its own": {badTool + goodTool + badTarget, []string{"command"}, 0, ""},
 		"unknown kind":    {goodTool + goodTarget, []string{"quemu"}, 2, "error: unknown kind \"quemu\"\nhint: did you mean \"qemu\"?\n"},
 		"no toolchain":    {badTool + goodTarget, nil, 1, "this host cannot deploy: no toolchain can be used\n"},
 		"no target":       {goodTool + badTarget, nil, 1, "this host cannot deploy: no target can be used\n"},
@@ -116,6 +118,9 @@ func TestDoctorVerdict(t *testing.T) {
 			status, out, errOut := morgana(t, append([]string{"doctor"}, c.args...)...)
 			if status != c.status || errOut != c.said {
 				t.Errorf("exit %d, said %q, printed\n%s", status, errOut, out)
+			}
+			if len(c.args) > 0 && c.args[0] == "command" && strings.Contains(out, "mirage") {
+				t.Errorf("not asked for:\n%s", out)
 			}
 		})
 	}
