@@ -32,6 +32,7 @@ import (
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
+	"github.com/morgana-deploy/morgana/activities/local"
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/store"
@@ -42,6 +43,9 @@ import (
 var version = "dev"
 
 func main() {
+	if local.Supervise(os.Args) {
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
@@ -70,6 +74,7 @@ func run(ctx context.Context, args []string) error {
 	flags := pflag.NewFlagSet("morgana-worker", pflag.ContinueOnError)
 	config.WorkerFlags(flags)
 	show := flags.Bool("version", false, "print the version")
+	needs := flags.Bool("doctor", false, "print what the rooms need of this host, a JSON object a line, and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return err
@@ -86,6 +91,9 @@ func run(ctx context.Context, args []string) error {
 	settings, err := config.LoadSettings(flags)
 	if err != nil {
 		return err
+	}
+	if *needs {
+		return doctor(ctx, os.Stdout, settings)
 	}
 	options, configured, err := config.Temporal(flags)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/morgana-deploy/morgana/activities/command"
+	"github.com/morgana-deploy/morgana/activities/local"
+	"github.com/morgana-deploy/morgana/activities/mirage"
 	"github.com/morgana-deploy/morgana/activities/prebuilt"
 	"github.com/morgana-deploy/morgana/activities/qemu"
 	"github.com/morgana-deploy/morgana/step"
@@ -19,8 +21,10 @@ func rooms(site step.Site, builds int) []room {
 	slots := make(chan struct{}, builds)
 	return []room{
 		toolchain("command", command.New(site), slots),
+		toolchain("mirage", mirage.New(site), slots),
 		toolchain("prebuilt", prebuilt.New(site), make(chan struct{}, 100)), // builds nothing
 
+		target("local", local.New(site)),
 		target("qemu", qemu.New(site)),
 	}
 }
