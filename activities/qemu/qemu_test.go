@@ -43,6 +43,24 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// The same from the disk that clouds get.
+func TestConformanceFromDisk(t *testing.T) {
+	t.Parallel()
+	needDisk(t, viaBIOS)
+	steptest.Run(t, steptest.Case{
+		New:        func(site step.Site) step.Target { return New(site) },
+		Spec:       step.Spec{Kind: Kind, Options: withTCG(`{"via":"bios","args":"stay","expect":"staying"}`)},
+		Kernel:     hello(t),
+		ABIs:       []string{image.PVH, image.Multiboot2},
+		Misspelt:   json.RawMessage(`{"viaa":"bios"}`),
+		Nearest:    "via",
+		Changed:    withTCG(`{"via":"bios","args":"stay","expect":"staying","size":"1GiB"}`),
+		NeverReady: withTCG(`{"via":"bios","args":"stay","expect":"never printed"}`),
+		ConsoleHas: "hello from a unikernel",
+		Resources:  resources,
+	})
+}
+
 // resources lists the machines' folders and QEMUs, and fails on a secret in
 // the environment of one.
 func resources(t *testing.T, site step.Site) []string {

@@ -55,6 +55,7 @@ func TestEveryWay(t *testing.T) {
 		{"uefi", viaUEFI, `,"memory":256`, "multiboot2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t)
 			if test.via != viaKernel {
 				needDisk(t, test.via)
