@@ -103,6 +103,7 @@ func TestDoctorVerdict(t *testing.T) {
 		"kind not":        {goodTool + badTool + goodTarget, []string{"mirage"}, 1, "not ready: toolchain mirage\n"},
 		"kinds":           {badTool + goodTool + badTarget, []string{"command", "qemu"}, 1, "not ready: target qemu\n"},
 		"kind of its own": {badTool + goodTool + badTarget, []string{"command"}, 0, ""},
+		"only an option":  {goodTool + easyTarget, []string{"qemu"}, 0, ""},
 		"unknown kind":    {goodTool + goodTarget, []string{"quemu"}, 2, "error: unknown kind \"quemu\"\nhint: did you mean \"qemu\"?\n"},
 		"no toolchain":    {badTool + goodTarget, nil, 1, "this host cannot deploy: no toolchain can be used\n"},
 		"no target":       {goodTool + badTarget, nil, 1, "this host cannot deploy: no target can be used\n"},
@@ -153,5 +154,19 @@ func TestAptPackages(t *testing.T) {
 		if got := strings.Join(aptPackages(fix), " "); got != want {
 			t.Errorf("%q: got %q, want %q", fix, got, want)
 		}
+	}
+}
+
+func TestFolderThatIsNotOurs(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may write anywhere")
+	}
+	folder := t.TempDir()
+	if err := os.Chmod(folder, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	needs := folderNeeds("store", filepath.Join(folder, "a", "b"), "set it")
+	if len(needs) != 1 || needs[0].Found != "" || needs[0].Why != folder+": permission denied" || needs[0].Fix != "set it" {
+		t.Errorf("%+v", needs)
 	}
 }
