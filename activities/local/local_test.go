@@ -143,6 +143,28 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
+// What the program itself had started survives the kill of its supervisor, and
+// keeps the machine's lock.
+func TestOrphansAreEnded(t *testing.T) {
+	b := newBench(t)
+	spec := b.spec(`{"args":["child","hello","stay"],"expect":"hello"}`)
+	r := b.register(linux, spec)
+	b.boot(r)
+	supervisor, program := b.pids(r)
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("the program's end", func() bool { return zombie(program) || parent(program) == 0 })
+	if left := processes(t, b.site); len(left) != 1 {
+		t.Errorf("left alone: %d", left)
+	}
+	began := time.Now()
+	b.destroy(spec)
+	if left := resources(t, b.site); len(left) > 0 || time.Since(began) > 2*time.Second {
+		t.Errorf("left: %q after %s", left, time.Since(began))
+	}
+}
+
 func TestDestroyEnds(t *testing.T) {
 	for _, test := range []struct {
 		name, args string

@@ -75,9 +75,13 @@ var quit = machine.Quit{Grace: quitGrace, Ask: func(_ context.Context, m machine
 // What it cannot end is named in the error's Left; the rest is removed all the
 // same.
 func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
-	done, err := t.room.Destroy(ctx, spec, quit)
-	if err != nil {
-		return done, err
+	machines, err := t.room.All(spec.Match)
+	for _, m := range machines {
+		err = errors.Join(err, endOrphans(ctx, m))
+	}
+	done, errDestroy := t.room.Destroy(ctx, spec, quit)
+	if err := errors.Join(errDestroy, err); err != nil {
+		return done, step.During(fmt.Sprintf("destroy %s.%s", spec.App, spec.Target), err)
 	}
 	taps, err := machine.RemoveTaps(spec.Tags)
 	for _, name := range taps {
