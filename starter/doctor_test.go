@@ -39,7 +39,8 @@ const (
 	goodTarget = `echo '{"role":"target","kind":"qemu","needs":[{"for":"boot","what":"qemu","found":"/usr/bin/qemu"},` +
 		`{"for":"boot a UEFI disk","what":"OVMF","why":"not found","fix":"sudo apt-get install ovmf"},` +
 		`{"for":"speed","what":"KVM","why":"no /dev/kvm","fix":"load the module kvm","optional":true}]}';`
-	badTool = `echo '{"role":"toolchain","kind":"mirage","needs":[{"for":"build","what":"opam","fix":"apt-get install -y opam ovmf"},` +
+	easyTarget = `echo '{"role":"target","kind":"qemu","needs":[{"for":"boot","what":"KVM","why":"no /dev/kvm","optional":true}]}';`
+	badTool    = `echo '{"role":"toolchain","kind":"mirage","needs":[{"for":"build","what":"opam","fix":"apt-get install -y opam ovmf"},` +
 		`{"for":"build","what":"mirage","fix":"opam install mirage"}]}';`
 	badTarget = `echo '{"role":"target","kind":"qemu","needs":[{"for":"boot","what":"qemu","fix":"apt-get install qemu-system-x86"}]}';`
 )
