@@ -86,9 +86,6 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	if u.r == nil && u.err == nil {
 		packed := bufio.NewReaderSize(io.NewSectionReader(u.file, 0, u.file.r.Size()), 64<<10)
 		r, err := u.packer.open(packed)
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
 		u.r, u.err = r, u.explain(err)
 	}
 	if u.err != nil {

@@ -35,6 +35,43 @@ func TestSupports(t *testing.T) {
 		{"qemu", []string{LinuxExecutable}, "", "no kernel"},
 		{"qemu", []string{ELF}, "", "none of the headers"},
 		{"qemu", []string{Multiboot1, PVH, XenPVH}, Multiboot1, ""},
+
+		{"local", []string{LinuxExecutable}, LinuxExecutable, ""},
+		{"local", []string{Solo5HVT}, Solo5HVT, ""},
+		{"local", []string{Solo5SPT}, Solo5SPT, ""},
+		{"local", []string{Multiboot1, Solo5Virtio}, "", "Solo5 virtio kernel: it has no tender"},
+		{"local", []string{Solo5Xen, XenPVH}, "", "Solo5 xen kernel"},
+		{"local", []string{Solo5Muen}, "", "Solo5 muen"},
+		{"local", hello, "", "a kernel for a whole machine"},
+		{"local", []string{Multiboot1}, "", "a kernel for a whole machine"},
+		{"local", []string{LinuxBzImage}, "", "a Linux kernel"},
+		{"local", []string{XenPV}, "", "a Xen kernel"},
+		{"local", []string{ELF}, "", "it is no Linux program"},
+
+		{"grub", hello, Multiboot2, ""},
+		{"grub", []string{Multiboot1, Multiboot2}, Multiboot2, ""},
+		{"grub", []string{Multiboot1, PVH, XenPVH}, Multiboot1, ""},
+		{"grub", []string{Multiboot1ELF64, PVH, XenPVH}, Multiboot1ELF64, ""},
+		{"grub", []string{Multiboot1, Solo5Virtio}, Multiboot1, ""},
+		{"grub", []string{LinuxBzImage}, LinuxBzImage, ""},
+		{"grub", []string{PVH, XenPVH}, "", "by its PVH entry point"},
+		{"grub", []string{XenPVH}, "", "by its PVH entry point"},
+		{"grub", []string{XenPV}, "", "a Xen PV kernel"},
+		{"grub", []string{Solo5Xen, XenPVH}, "", "only Xen starts it"},
+		{"grub", []string{Solo5HVT}, "", "only its tender starts it"},
+		{"grub", []string{Solo5SPT}, "", "only its tender starts it"},
+		{"grub", []string{LinuxExecutable}, "", "no kernel"},
+		{"grub", []string{"solo5-9"}, "", "none of the headers grub looks for"},
+
+		{"pv-grub", hello, XenPV, ""},
+		{"pv-grub", []string{XenPV}, XenPV, ""},
+		{"pv-grub", []string{LinuxBzImage}, LinuxBzImage, ""},
+		{"pv-grub", []string{Solo5Xen, XenPVH}, "", "(MirageOS 3.9 or later): it is PVH only"},
+		{"pv-grub", []string{PVH, XenPVH}, "", "PVH only"},
+		{"pv-grub", []string{Multiboot1, Solo5Virtio}, "", "not for Xen"},
+		{"pv-grub", []string{Solo5HVT}, "", "not for Xen"},
+		{"pv-grub", []string{LinuxExecutable}, "", "no kernel"},
+		{"pv-grub", []string{Multiboot1}, "", "no Xen PV notes"},
 	} {
 		abi, err := Supports(c.target, c.abis)
 		if c.abi != "" {
@@ -86,7 +123,50 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s has no row for the kernels it knows nothing of", target)
 		}
 	}
-	if !slices.Contains([]string{last["qemu"], last["xen"]}, "") {
-		t.Error("qemu and xen are missing")
+	for _, target := range []string{"qemu", "xen", "local", "grub", "pv-grub"} {
+		if _, ok := last[target]; !ok {
+			t.Errorf("%s is missing", target)
+		}
+	}
+}
+
+// The -t that suits a kind of target makes kernels which boot there.
+func TestMirageTarget(t *testing.T) {
+	for _, c := range []struct{ kind, want string }{
+		{"qemu", "virtio"}, {"xen", "xen"}, {"xenserver", "xen"}, {"openstack", "virtio"}, {"local", "unix"},
+		{"ec2", ""}, {"acme", ""}, {"", ""},
+	} {
+		got := MirageTarget(c.kind)
+		if got != c.want {
+			t.Errorf("%s: got %q, want %q", c.kind, got, c.want)
+		}
+		if _, err := Supports(c.kind, MirageABIs(got)); err != nil {
+			t.Errorf("%s: -t %s: %v", c.kind, got, err)
+		}
+	}
+	for _, c := range []struct {
+		target, mirage string
+		ok             bool
+	}{
+		{"qemu", "hvt", false}, {"qemu", "xen", false}, {"qemu", "unix", false}, {"xen", "virtio", false},
+		{"local", "spt", true}, {"local", "hvt", true}, {"local", "xen", false}, {"grub", "virtio", true},
+		{"pv-grub", "xen", false}, {"xen", "qubes", true}, {"qemu", "unikraft-qemu", true}, {"acme", "muen", true},
+	} {
+		if _, err := Supports(c.target, MirageABIs(c.mirage)); (err == nil) != c.ok {
+			t.Errorf("%s: -t %s: %v", c.target, c.mirage, err)
+		}
+	}
+	// What is promised before a build is what the built kernel has.
+	for _, c := range []struct {
+		mirage string
+		kernel []byte
+	}{
+		{"hvt", solo5Kernel(1, nil)}, {"spt", solo5Kernel(2, nil)}, {"virtio", solo5Kernel(3, mb1AOut)},
+		{"muen", solo5Kernel(4, nil)}, {"genode", solo5Kernel(5, nil)}, {"xen", solo5Kernel(6, mb1AOut, note(pvhNote))},
+	} {
+		info, err := identify(c.kernel)
+		if err != nil || !slices.Equal(info.ABIs, MirageABIs(c.mirage)) {
+			t.Errorf("-t %s: promised %v, got %v, %v", c.mirage, MirageABIs(c.mirage), info.ABIs, err)
+		}
 	}
 }

@@ -19,7 +19,7 @@ const (
 	// maxDictionary is what xz -9 asks for.
 	maxDictionary = 64 << 20
 	// maxDictionaries bounds the work of making them, one for each block.
-	maxDictionaries = 16 << 30
+	maxDictionaries = 4 << 30
 )
 
 var errXZ = errors.New("not as The .xz File Format wants it")
@@ -123,7 +123,7 @@ func (x *xzReader) nextBlock() error {
 	}
 	x.asked += dictionary
 	if dictionary > maxDictionary || x.asked > maxDictionaries {
-		return refusal("it wants more memory for unpacking than any preset of xz does")
+		return refusal("it wants more memory for unpacking than xz -9 would")
 	}
 	x.data = &counted{r: x.r}
 	x.block, err = lzma.Reader2Config{DictCap: int(dictionary)}.NewReader2(x.data)
