@@ -68,6 +68,7 @@ func TestEndedIsNotStartedAgain(t *testing.T) {
 		{"success as expected", `{"args":["hello","nap","400"],"expect":"h.llo"}`, `console matched "h.llo"`, ""},
 		{"success, not as expected", `{"args":["hello"],"expect":"bye"}`, "", `ended with status 0 and its console did not match "bye"`},
 		{"failure", `{"args":["complain","exit","3"]}`, "", "ended with status 3 and it was not ready"},
+		{"failure after its words", `{"args":["complain","nap","100","exit","3"]}`, "", "ended with status 3 and it was not ready"},
 		{"late failure", `{"args":["hello","nap","600","exit","3"]}`, "console printed", ""},
 		{"crash", `{"args":["exit","250"]}`, "", "ended with status 250"},
 	} {
@@ -174,6 +175,7 @@ func TestDestroyEnds(t *testing.T) {
 		{"one that listens", `"stay"`, 0, 2 * time.Second},
 		{"one that does not", `"ignore-term","stay"`, quitGrace, quitGrace + 2*time.Second},
 		{"one with children", `"child","stay"`, 0, 2 * time.Second},
+		{"one with children that do not", `"ignore-term","child","stay"`, quitGrace, quitGrace + 2*time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

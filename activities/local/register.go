@@ -14,7 +14,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// quitGrace is how long a program may take to end after SIGTERM.
+// quitGrace is how long a program may take to end after SIGTERM, until its
+// supervisor kills it.
 const quitGrace = 3 * time.Second
 
 // Register makes the machine's folder, whole or not at all. One that is there
@@ -65,8 +66,9 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.Conso
 	return t.room.Console(ctx, from)
 }
 
-// quit asks by SIGTERM; the kernel kills the program with its supervisor.
-var quit = machine.Quit{Grace: quitGrace, Ask: func(_ context.Context, m machine.Machine, pid int) error {
+// quit tells the supervisor. One that does not do its work is killed after all,
+// and the kernel kills the program with it.
+var quit = machine.Quit{Grace: quitGrace + time.Second, Ask: func(_ context.Context, m machine.Machine, pid int) error {
 	return m.Signal(pid, unix.SIGTERM)
 }}
 

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,20 +103,25 @@ func lockPid() (*os.File, error) {
 	return f, err
 }
 
-// await runs the program, passing on that it is to stop. What it leaves of its
-// process group is killed before its number is free for others.
+// await runs the program, passes on that it is to stop, and kills it if it does
+// not. What it leaves of its process group is killed before its number is free
+// for others.
 func await(cmd *exec.Cmd, stop <-chan os.Signal) outcome {
 	if err := cmd.Start(); err != nil {
 		return outcome{Status: -1, Error: err.Error()}
 	}
 	ended := make(chan struct{})
 	go func() {
+		var late <-chan time.Time
 		for {
 			select {
 			case <-ended:
 				return
 			case <-stop:
 				_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended meanwhile
+				late = time.After(quitGrace)
+			case <-late:
+				_ = cmd.Process.Kill()
 			}
 		}
 	}()
