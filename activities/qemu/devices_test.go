@@ -1,8 +1,10 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -250,6 +252,49 @@ func TestFirmware(t *testing.T) {
 	for path, kind := range map[string]step.Kind{filepath.Join(dir, "none"): step.NotFound, dir: step.InvalidSpec} {
 		if _, err := findFirmware(path); step.KindOf(err) != kind || detail(err).Field != "firmware" {
 			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// What a disk is made with is looked for before any build.
+func TestDiskToolsMissing(t *testing.T) {
+	b := newBench(t)
+	program, err := exec.LookPath(defaultQEMU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	if err := os.Symlink(program, filepath.Join(bin, defaultQEMU)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin)
+	_, err = New(b.site).Check(t.Context(), b.spec("tools", 1, `{"via":"bios","expect":"x"}`))
+	if e := detail(err); e.Kind != step.Unsupported || e.Field != "via" || !strings.Contains(e.Hint, "apt-get install") {
+		t.Errorf("%s %s: %v, hint %q", e.Kind, e.Field, err, e.Hint)
+	}
+}
+
+// A worker that is killed while it packages leaves what the next one, or
+// destroy, removes.
+func TestKilledPackaging(t *testing.T) {
+	b := newBench(t)
+	for _, clean := range []func(step.Spec){
+		func(spec step.Spec) { b.image(spec) },
+		func(spec step.Spec) { b.destroy(spec) },
+	} {
+		spec := b.spec("scratch", 1, `{}`)
+		left := filepath.Join(New(b.site).room.Root(), ".scratch.dev.00c0ffee-1.123")
+		if err := os.MkdirAll(left, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"lock", "disk.raw"} { // as a crash leaves them: the lock is nobody's
+			if err := os.WriteFile(filepath.Join(left, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clean(spec)
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", left, err)
 		}
 	}
 }

@@ -22,7 +22,7 @@ type Network struct {
 	// Kind is "user", QEMU's user network, or "tap", a tap device of the host,
 	// which goes with the machine; "tap" if Tap, Bridge or Address are given,
 	// else "user".
-	Kind string `json:"kind"`
+	Kind string `json:"kind" jsonschema:"enum=user,enum=tap"`
 	// Tap is the name of the tap device; a name is made up. One that is there
 	// already and not Morgana's is used as it is, without Bridge and Address.
 	Tap string `json:"tap,omitempty"`

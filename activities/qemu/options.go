@@ -17,7 +17,7 @@ import (
 type Options struct {
 	// Via is how the kernel is started: "kernel", by QEMU's own loader, or from
 	// a disk with GRUB, the same disk that clouds get: "bios" or "uefi"; "kernel".
-	Via string `json:"via"`
+	Via string `json:"via" jsonschema:"enum=kernel,enum=bios,enum=uefi"`
 	// Size of the boot disk, as "64MiB" or "1GiB"; as small as it may be. Only
 	// with via bios or uefi.
 	Size string `json:"size,omitempty"`
@@ -42,7 +42,7 @@ type Options struct {
 	// Accel is "kvm", "tcg" (emulation) or "auto", which is kvm if it works on
 	// this host and tcg if not; "auto". Works means: it has run a kernel that
 	// uses SSE.
-	Accel string `json:"accel"`
+	Accel string `json:"accel" jsonschema:"enum=auto,enum=kvm,enum=tcg"`
 	// CPU is QEMU's -cpu; "host" with kvm, "max" with tcg.
 	CPU string `json:"cpu,omitempty"`
 	// Disks are further disks (virtio-blk), in this order. The boot disk of via
@@ -58,7 +58,7 @@ type Options struct {
 	// network, "tap", on a tap device of the host, or "none": some unikernels
 	// refuse to start with a device they did not ask for. "user" if Ports or
 	// ExpectPort are given, else "none". Several, or more to say: Networks.
-	Network string `json:"network,omitempty"`
+	Network string `json:"network,omitempty" jsonschema:"enum=user,enum=tap,enum=none"`
 	// Bridge is a bridge of the host that the tap of network: tap joins.
 	Bridge string `json:"bridge,omitempty"`
 	// Networks are the machine's virtio-net devices, in this order, instead of

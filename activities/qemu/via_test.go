@@ -208,3 +208,44 @@ func cmdline(t *testing.T, pid int) string {
 	}
 	return string(b)
 }
+
+// Kernels that would start nowhere are refused in words.
+func TestPackageRefusesKernels(t *testing.T) {
+	b := newBench(t)
+	plain, err := os.ReadFile(hello(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, options, field, text string
+		kind                       step.Kind
+		spoil                      func(elf []byte) []byte
+	}{
+		{"another machine", `{}`, "", "the kernel is for aarch64", step.Unsupported, func(elf []byte) []byte {
+			elf[18] = 183 // e_machine
+			return elf
+		}},
+		{"segment of no size", `{"via":"bios","expect":"x"}`, "via", "overlap detected", step.Unsupported, func(elf []byte) []byte {
+			header := elf[64+2*56:][:56] // the notes, which grub does not need
+			header[0] = 1                // PT_LOAD
+			clear(header[32:48])         // sizes in the file and in memory
+			return elf
+		}},
+		{"cut off", `{}`, "", "damaged or cut off", step.InvalidSpec, func(elf []byte) []byte { return elf[:len(elf)/2] }},
+		{"disk too small", `{"via":"bios","expect":"x","size":"1KiB"}`, "size", "", step.InvalidSpec, func(elf []byte) []byte { return elf }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.options != `{}` {
+				needDisk(t, viaBIOS)
+			}
+			a, err := b.site.Store.Put(t.Context(), bytes.NewReader(test.spoil(bytes.Clone(plain))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = New(b.site).Package(t.Context(), step.Kernel{Spec: b.spec("no", 1, "%s", test.options), File: a})
+			if e := detail(err); e.Kind != test.kind || e.Field != test.field || !strings.Contains(e.Error(), test.text) || e.Hint == "" {
+				t.Errorf("%s %s: %v, hint %q", e.Kind, e.Field, err, e.Hint)
+			}
+		})
+	}
+}
