@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -79,17 +83,7 @@ func TestPythonTargetRefuses(t *testing.T) {
 func TestKillThePythonWorkerInBoot(t *testing.T) {
 	t.Parallel()
 	p := newPythonLab(t)
-	slow, letGo := p.slowQEMU("-pidfile")
-	path := t.TempDir()
-	if err := os.Symlink(slow, filepath.Join(path, "qemu-system-x86_64")); err != nil {
-		t.Fatal(err)
-	}
-	p.edit(slow, "exec qemu", "PATH=${PATH#*:}; exec qemu") // the true one
-	p.edit(slow, "$0.go", slow+".go")
-	p.stopPython()
-	slowly := "PATH=" + path + ":" + os.Getenv("PATH")
-	p.startPython(slowly)
-
+	slowly, letGo, hold := p.slowly()
 	wanted := p.begin(p.folder, "deploy", "-t", "lab")
 	p.eventually(waits, "a machine starts", func() bool { return p.runs("-pidfile pid") })
 	p.kill(p.worker)
@@ -100,14 +94,11 @@ func TestKillThePythonWorkerInBoot(t *testing.T) {
 	letGo()
 	p.ends(wanted, 0)
 	p.only("hello.lab")
-	id := workflows.RolloutID(step.Tags{App: "hello", Target: "lab", Generation: 1})
-	if n := p.attempts(p.client(), id, "pyqemu.Boot"); n != 2 {
+	if n := p.attempts(p.client(), p.rollout(), "pyqemu.Boot"); n != 2 {
 		t.Errorf("boot was started %d times, want 2", n)
 	}
 
-	if err := os.Remove(slow + ".go"); err != nil {
-		t.Fatal(err)
-	}
+	hold()
 	unwanted := p.begin(p.folder, "deploy", "-t", "lab", "--app", "unwanted")
 	p.eventually(waits, "another machine starts", func() bool { return p.runs("-name unwanted.lab.") })
 	p.kill(p.worker)
@@ -120,4 +111,71 @@ func TestKillThePythonWorkerInBoot(t *testing.T) {
 	p.only("hello.lab")
 	p.ends(p.begin(p.folder, "destroy", "hello/lab"), 0)
 	p.nothingLeft()
+}
+
+// A Python worker that is told to stop while it boots a machine hands the boot
+// over, and does not wait to be missed.
+func TestStopThePythonWorkerInBoot(t *testing.T) {
+	t.Parallel()
+	p := newPythonLab(t)
+	slowly, letGo, _ := p.slowly()
+	deploy := p.begin(p.folder, "deploy", "-t", "lab")
+	p.eventually(waits, "a machine starts", func() bool { return p.runs("-pidfile pid") })
+	old := p.worker
+	p.startPython(slowly)
+	if err := errors.Join(old.Process.Signal(syscall.SIGTERM), old.Wait()); err != nil {
+		t.Errorf("the worker that was told to stop: %v", err)
+	}
+	letGo()
+	p.ends(deploy, 0)
+	p.only("hello.lab")
+	if n := p.attempts(p.client(), p.rollout(), "pyqemu.Boot"); n != 2 {
+		t.Errorf("boot was started %d times, want 2", n)
+	}
+	if failure := p.lastFailure(p.client(), p.rollout(), "pyqemu.Boot"); strings.Contains(failure, "heartbeat") {
+		t.Errorf("the first try ended with %q: it was missed, not handed over", failure)
+	}
+	p.ends(p.begin(p.folder, "destroy", "hello/lab"), 0)
+	p.nothingLeft()
+}
+
+// rollout is the workflow id of the first rollout on target lab.
+func (p *pythonLab) rollout() string {
+	return workflows.RolloutID(step.Tags{App: "hello", Target: "lab", Generation: 1})
+}
+
+// slowly starts the Python worker anew, with a QEMU that starts when it is let
+// go, and is held again.
+func (p *pythonLab) slowly() (env string, letGo, hold func()) {
+	p.t.Helper()
+	slow, letGo := p.slowQEMU("-pidfile")
+	path := p.t.TempDir()
+	if err := os.Symlink(slow, filepath.Join(path, "qemu-system-x86_64")); err != nil {
+		p.t.Fatal(err)
+	}
+	p.edit(slow, "exec qemu", "PATH=${PATH#*:}; exec qemu") // the true one
+	p.edit(slow, "$0.go", slow+".go")
+	p.stopPython()
+	env = "PATH=" + path + ":" + os.Getenv("PATH")
+	p.startPython(env)
+	return env, letGo, func() {
+		if err := os.Remove(slow + ".go"); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// lastFailure is what the try before the last of an activity ended with.
+func (p *pythonLab) lastFailure(c client.Client, id, activity string) (text string) {
+	p.t.Helper()
+	scheduled := int64(-1)
+	for _, e := range p.history(c, id, "").Events {
+		if a := e.GetActivityTaskScheduledEventAttributes(); a.GetActivityType().GetName() == activity {
+			scheduled = e.GetEventId()
+		}
+		if a := e.GetActivityTaskStartedEventAttributes(); a != nil && a.GetScheduledEventId() == scheduled {
+			text = a.GetLastFailure().String()
+		}
+	}
+	return text
 }

@@ -128,6 +128,31 @@ func TestAfterStepsOfATargetWin(t *testing.T) {
 	p.nothingLeft()
 }
 
+// The worker that docs/steps.md shows does what the page says.
+func TestTheSmallestStep(t *testing.T) {
+	t.Parallel()
+	p := newPythonLab(t)
+	_, page, _ := strings.Cut(readAll(t, "../docs/steps.md"), "\n```python\n")
+	code, _, found := strings.Cut(page, "\n```\n")
+	if !found {
+		t.Fatal("docs/steps.md shows no Python")
+	}
+	p.stopPython()
+	p.write(filepath.Join(p.folder, "worker.py"), code)
+	p.startPython()
+	kernel := p.kernel()
+	const after = stays + ", after: {package: [{activity: limit.Size, taskQueue: limit}]}"
+	small, bytes := p.built(kernel, "small", after)
+	p.deployed(small)
+	p.one("small")
+	p.ends(p.begin(small, "destroy"), 0)
+	large, _ := p.built(slices.Concat(kernel, make([]byte, 16<<20)), "large", after)
+	refusal{code: 2, hint: "make it 16777216 or smaller",
+		line: fmt.Sprintf("limit the image's size: kernel has %d bytes", len(bytes)+(16<<20))}.matches(t, p.morgana(large, "deploy"))
+	p.kill(p.worker)
+	p.gone()
+}
+
 var refusedKey = refusal{code: 2, hint: "keep it out of the kernel",
 	line: `scan the image: kernel has a private key in it: "-----BEGIN RSA PRIVATE KEY-----"`}
 
