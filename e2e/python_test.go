@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,8 +46,17 @@ func TestPythonTarget(t *testing.T) {
 		t.Errorf("process %s of %s runs, it was %s", next, folder, first)
 	}
 
+	_, folder := p.only("hello.lab")
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(readAll(t, filepath.Join(folder, "kernel")))))
 	if d := p.morgana(p.folder, "destroy", "hello/lab"); d.code != 0 || !strings.Contains(d.out, "removed machine hello.lab.") {
 		t.Errorf("destroy %+v", d)
+	}
+
+	// What it reads from the store it verifies.
+	stored := p.state("store", "sha256", sum[:2], sum)
+	p.edit(stored, "hello from", "hullo from")
+	if bad := p.morgana(p.folder, "deploy", "-t", "lab"); bad.code != 2 || !strings.Contains(bad.errOut, stored+" has other bytes") {
+		t.Errorf("deploy of a damaged kernel: %+v", bad)
 	}
 	p.nothingLeft()
 }
