@@ -21,7 +21,7 @@ func TestCancel(t *testing.T) {
 	}{
 		"polite":    {`trap 'echo bye; exit 1' TERM; (sh -c 'echo $$ > pid; exec sleep 1000') & wait`, 2 * time.Second, "bye"},
 		"obstinate": {`trap '' TERM; echo begun; (sh -c 'echo $$ > pid; while :; do sleep 1; done')`, 4500 * time.Millisecond, "begun"},
-		"orphan":    {`(sh -c 'trap "" TERM; echo $$ > pid; while :; do sleep 1; done') & echo begun; wait`, 4500 * time.Millisecond, "begun"},
+		"orphan":    {`echo begun; (sh -c 'trap "" TERM; echo $$ > pid; while :; do sleep 1; done') & wait`, 4500 * time.Millisecond, "begun"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

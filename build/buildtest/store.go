@@ -31,7 +31,16 @@ func (s Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) 
 	sum := sha256.Sum256(data)
 	a := step.Artifact{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data))}
 	a.URI = "file://" + filepath.Join(string(s), a.SHA256)
-	return a, os.WriteFile(filepath.Join(string(s), a.SHA256), data, 0o600)
+	// By another name first: somebody may be reading the same artifact.
+	f, err := os.CreateTemp(string(s), ".put-*")
+	if err != nil {
+		return a, err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return a, err
+	}
+	return a, os.Rename(f.Name(), filepath.Join(string(s), a.SHA256))
 }
 
 // Open implements [step.Store].
