@@ -199,6 +199,9 @@ func TestModules(t *testing.T) {
 	if !strings.Contains(cmdline(t, b.pid(m.Registration)), "-initrd\x00initrd.img\x00") {
 		t.Errorf("qemu has no ramdisk")
 	}
+	needDisk(t, viaBIOS)
+	b.files = append(b.files, step.File{Name: "second", Artifact: a})
+	b.boot(b.register(b.spec("mod", 2, `{"via":"bios","modules":["second","initrd.img"],"args":"stay","expect":"staying"}`)))
 }
 
 func cmdline(t *testing.T, pid int) string {
