@@ -20,6 +20,7 @@ need file file
 need xz xz-utils
 need bzip2 bzip2
 need ip iproute2
+need ssh-keygen openssh-client
 [ -d /usr/lib/grub/i386-pc ] || missing="$missing grub-pc-bin"
 [ -d /usr/lib/grub/x86_64-efi ] || missing="$missing grub-efi-amd64-bin"
 [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"

@@ -74,8 +74,10 @@ type Origin struct {
 	// Archive is the packed source folder (an uncompressed tar whose bytes
 	// depend only on the files' names, contents and executable bits).
 	Archive *Artifact `json:"archive,omitempty"`
-	// Kernel is a kernel that exists already (toolchain prebuilt), ABIs what
-	// its bytes say it can boot as, so that check can refuse it at once.
+	// Kernel is a kernel that exists already (toolchain prebuilt). ABIs is what
+	// its bytes say it can boot as, or what a kernel yet to be built will be
+	// where the toolchain's options tell (mirage -t), so that check can refuse it
+	// at once.
 	Kernel *Artifact `json:"kernel,omitempty"`
 	ABIs   []string  `json:"abis,omitempty"`
 }
