@@ -145,7 +145,7 @@ func (b *boot) start(ctx context.Context, lock *os.File) (err error) {
 	var ifaces []string
 	for i, tap := range b.s.taps(b.m.Tags) {
 		ifaces = append(ifaces, tap.Interface())
-		if b.s.handing(b.s.Networks[i]) == byName {
+		if b.s.Networks[i].By == byName {
 			if err := machine.MakeTap(ctx, tap); err != nil {
 				return err
 			}

@@ -126,7 +126,7 @@ func TestCheckCompletes(t *testing.T) {
 		t.Fatal(told(err))
 	}
 	var o Options
-	if err := json.Unmarshal(spec.Options, &o); err != nil || o.Timeout != "60s" || o.Networks[0].Tap != "auto" || spec.Host != "testhost" {
+	if err := json.Unmarshal(spec.Options, &o); err != nil || o.Timeout != "60s" || o.Networks[0].Tap != "auto" || o.Networks[0].By != "name" || spec.Host != "testhost" {
 		t.Errorf("got %s on %s (%v)", spec.Options, spec.Host, err)
 	}
 }

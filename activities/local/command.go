@@ -41,7 +41,7 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) pr
 	var given []string // what the program is told, per network
 	next := firstFD
 	for i, n := range s.Networks {
-		if s.handing(n) == byFD {
+		if n.By == byFD {
 			given = append(given, strconv.Itoa(next))
 			next++
 		} else {
@@ -91,7 +91,7 @@ func (s *settings) tenderArgs(given []string) []string {
 	}
 	for i, n := range s.Networks {
 		tap := given[i]
-		if s.handing(n) == byFD {
+		if n.By == byFD {
 			tap = "@" + tap
 		}
 		args = append(args, "--net:"+n.Name+"="+tap)

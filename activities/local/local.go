@@ -24,9 +24,9 @@
 //
 // # Networks
 //
-// A tap made here is handed over as a file descriptor, and is gone with the
-// program; or by its name, and then it stays until Destroy, which finds it by
-// its alias. See [machine.TapConfig].
+// A tap made here is handed over by its name, and then it stays until Destroy,
+// which finds it by its alias; or as a file descriptor, and is gone with the
+// program. See [machine.TapConfig].
 package local
 
 import (
@@ -37,7 +37,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -78,14 +77,14 @@ type Options struct {
 // Network is a network device of the machine's.
 type Network struct {
 	// Name is the device's: in the manifest of a Solo5 kernel, and in {tap:NAME}.
-	Name string `json:"name"`
+	Name string `json:"name" jsonschema:"required"`
 	// Tap is a tap device: "auto", one that Morgana makes and names, or a name.
 	// A device of that name that is there already is used as it is, and must
 	// belong to the worker's user; else it is made.
 	Tap string `json:"tap"`
-	// By is how the program gets it: "fd", open, or "name". "fd" for a Solo5
-	// kernel, "name" for a Linux program.
-	By string `json:"by,omitempty"`
+	// By is how the program gets it: by "name", or open, as a file descriptor
+	// ("fd"); "name". With fd the tap is gone as soon as the program is.
+	By string `json:"by" jsonschema:"enum=name,enum=fd"`
 	// Bridge is a bridge of the host that the tap joins.
 	Bridge string `json:"bridge,omitempty"`
 	// Address is given to the host's end of the tap, as "10.0.0.1/24"; not with Bridge.
@@ -95,7 +94,7 @@ type Network struct {
 // Block is a block device of the machine's; either Path or Size is given.
 type Block struct {
 	// Name is the device's: in the manifest of a Solo5 kernel, and in {block:NAME}.
-	Name string `json:"name"`
+	Name string `json:"name" jsonschema:"required"`
 	// Path is a file or block device of the worker's host, absolute. No two
 	// machines have it at the same time.
 	Path string `json:"path,omitempty"`
@@ -162,6 +161,9 @@ func (s *settings) complete() error {
 		if s.Networks[i].Tap == "" {
 			s.Networks[i].Tap = autoTap
 		}
+		if s.Networks[i].By == "" {
+			s.Networks[i].By = byName
+		}
 	}
 	if s.Timeout == "" {
 		s.Timeout = "60s"
@@ -202,7 +204,7 @@ func (s *settings) checkDevices() error {
 			return invalid(field+".name", "", "there are two networks %q", n.Name)
 		case n.Tap != autoTap && seen["device:"+n.Tap]:
 			return invalid(field+".tap", "tap: auto, or another name", "two networks have the tap %s", n.Tap)
-		case n.By != "" && n.By != byName && n.By != byFD:
+		case n.By != byName && n.By != byFD:
 			return invalid(field+".by", "name or fd", "a tap is not handed over by %q", n.By)
 		}
 		if _, err := n.address(); err != nil {
@@ -279,17 +281,6 @@ func (n Network) address() (netip.Prefix, error) {
 		return netip.Prefix{}, nil
 	}
 	return netip.ParsePrefix(n.Address)
-}
-
-// handing is how the program gets the network.
-func (s *settings) handing(n Network) string {
-	switch {
-	case n.By != "":
-		return n.By
-	case s.ABI == image.LinuxExecutable:
-		return byName
-	}
-	return byFD
 }
 
 // taps are the networks' taps, as package machine makes them.

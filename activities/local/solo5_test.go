@@ -34,8 +34,8 @@ func TestSolo5Devices(t *testing.T) {
 	withTenders(t)
 	mine := filepath.Join(t.TempDir(), "my disk") // the tender would cut it at the blank
 	for _, test := range []struct{ name, network, block string }{
-		{"by fd", `"address":"10.213.8.1/24"`, `"size":1`},
-		{"by name", `"by":"name","address":"10.213.8.1/24"`, `"path":"` + mine + `"`},
+		{"by fd", `"by":"fd","address":"10.213.8.1/24"`, `"size":1`},
+		{"by name", `"address":"10.213.8.1/24"`, `"path":"` + mine + `"`},
 		{"by a name of mine", `"by":"name","tap":"mglocaltap0","address":"10.213.8.1/24"`, `"size":2`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

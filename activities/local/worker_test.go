@@ -2,9 +2,11 @@ package local
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,25 +127,13 @@ func TestTapOfAnUnfinishedBoot(t *testing.T) {
 	}
 }
 
-// asNobody, when set, makes TestWithoutRights the worker of another user.
+// asNobody, when set, makes tests those of a worker of another user.
 const asNobody = "MORGANA_TEST_LOCAL_NOBODY"
 
-// A worker without CAP_NET_ADMIN: taps are refused in one line, the rest works.
-func TestWithoutRights(t *testing.T) {
-	if os.Getenv(asNobody) != "" {
-		b := newBench(t)
-		_, err := b.target().Check(t.Context(), b.spec(`{"networks":[{"name":"service"}]}`))
-		wantError(t, err, step.Unauthorized, "networks[0].tap", "the worker may not make or open tap devices", "setcap cap_net_admin+ep")
-		for _, by := range []string{byFD, byName} {
-			r := b.register(linux, b.spec(`{"networks":[{"name":"service","by":"`+by+`"}]}`))
-			b.refused(r, step.Unauthorized, "the worker may not make or open tap devices", "setcap cap_net_admin+ep")
-			b.destroy(r.Spec)
-		}
-		r := b.register(linux, b.spec(`{"args":["hello","stay"],"expect":"hello"}`))
-		b.boot(r)
-		b.destroy(r.Spec)
-		return
-	}
+// nobody runs a test as a user who may open the tun device, with capabilities
+// for setpriv, as "--ambient-caps=+net_admin".
+func nobody(t *testing.T, test string, capabilities ...string) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("becomes another user")
 	}
@@ -152,11 +142,47 @@ func TestWithoutRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := file(t, "test") // where others may look
-	run := exec.CommandContext(t.Context(), "sh", "-c", `
-		install -m 755 "$1" "$2" && mkdir -m 1777 "$2.tmp" && cd "$2.tmp" && TMPDIR=$2.tmp MORGANA_TEST_LOCAL_BUILT=${2%/*} \
-		exec setpriv --reuid 54321 --regid 54321 --clear-groups "$2" -test.run '^TestWithoutRights$'`, "sh", exe, copied)
+	run := exec.CommandContext(t.Context(), "unshare", append([]string{"-m", "sh", "-c", `set -e
+		exe=$1 copied=$2 test=$3; shift 3
+		install -m 755 "$exe" "$copied"; mkdir -p -m 1777 "$copied.tmp"; cd "$copied.tmp"
+		rm -f "$copied.tun"; mknod -m 666 "$copied.tun" c 10 200; mount --bind "$copied.tun" /dev/net/tun
+		TMPDIR=$copied.tmp MORGANA_TEST_LOCAL_BUILT=${copied%/*} \
+		exec setpriv --reuid 54321 --regid 54321 --clear-groups "$@" "$copied" -test.v -test.run "$test"`, "sh", exe, copied, test}, capabilities...)...)
 	run.Env = append(os.Environ(), asNobody+"=1")
-	if out, err := run.CombinedOutput(); err != nil {
+	if out, err := run.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS")) {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A worker without CAP_NET_ADMIN: taps are refused in one line, the rest works.
+func TestWithoutRights(t *testing.T) {
+	if os.Getenv(asNobody) == "" {
+		nobody(t, "^TestWithoutRights$")
+		return
+	}
+	b := newBench(t)
+	_, err := b.target().Check(t.Context(), b.spec(`{"networks":[{"name":"service"}]}`))
+	wantError(t, err, step.Unauthorized, "networks[0].tap", "the worker may not make or open tap devices", "setcap cap_net_admin+ep")
+	for _, by := range []string{byFD, byName} {
+		r := b.register(linux, b.spec(`{"networks":[{"name":"service","by":"`+by+`"}]}`))
+		b.refused(r, step.Unauthorized, "the worker may not make or open tap devices", "setcap cap_net_admin+ep")
+		b.destroy(r.Spec)
+	}
+	r := b.register(linux, b.spec(`{"args":["hello","stay"],"expect":"hello"}`))
+	b.boot(r)
+	b.destroy(r.Spec)
+}
+
+// A worker with CAP_NET_ADMIN and no other right makes taps that its programs
+// can open; they do not have that right.
+func TestWithOneRight(t *testing.T) {
+	if os.Getenv(asNobody) == "" {
+		nobody(t, "^(TestWithOneRight|TestSolo5Devices|TestLinuxProgramWithTaps)$", "--inh-caps=+net_admin", "--ambient-caps=+net_admin")
+		return
+	}
+	b := newBench(t)
+	text := b.console(b.boot(b.register(linux, b.spec(`{"args":["rights"]}`))))
+	if strings.Count(text, "0000000000000000") != 2 || !strings.Contains(text, "54321") {
+		t.Errorf("got\n%s", text)
 	}
 }
