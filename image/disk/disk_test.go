@@ -16,7 +16,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-var judges = []string{"e2fsck", "debugfs", "sfdisk", "sgdisk", "file", "fsck.fat", "mcopy"}
+var judges = []string{"e2fsck", "debugfs", "dumpe2fs", "sfdisk", "sgdisk", "file", "fsck.fat", "mcopy"}
 
 // cut copies the partition out of a disk, for judges that know no offsets.
 func cut(t *testing.T, l Layout, disk string) string {
@@ -79,6 +79,16 @@ func TestWriteIsWhatOthersTakeItFor(t *testing.T) {
 				}
 			} else {
 				_ = sh(t, "e2fsck", "-fn", part)
+				// What GRUB legacy reads: see newExt2.
+				out := sh(t, "dumpe2fs", "-h", part)
+				for _, line := range []string{"Filesystem features:      filetype sparse_super large_file\n", "Inode size:\t          128\n"} {
+					if !strings.Contains(out, line) {
+						t.Errorf("no %q in\n%s", line, out)
+					}
+				}
+				if small := strings.Contains(out, "Block size:               1024\n"); small != (l != BIOS) {
+					t.Error(out)
+				}
 				for _, name := range []string{"/", "/boot", "/boot/kernel", "/boot/grub/grub.cfg"} {
 					out := sh(t, "debugfs", "-R", "stat "+name, part)
 					if !strings.Contains(out, "User:     0   Group:     0") || strings.Count(out, "0x12cea600") != 3 || strings.Contains(out, "crtime") {

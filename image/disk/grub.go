@@ -193,12 +193,12 @@ func checkNames(modules []Module) error {
 			return &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: moduleField(i) + ".name",
 				Err: fmt.Errorf("%q is no name for a module", name), Hint: `up to 64 letters, digits and "._+-"`}
 		}
-		if key := strings.ToLower(name); taken[key] {
+		key := strings.ToLower(name)
+		if taken[key] {
 			return &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: moduleField(i) + ".name",
 				Err: fmt.Errorf("%q is taken", name), Hint: "give it another name"}
-		} else {
-			taken[key] = true
 		}
+		taken[key] = true
 	}
 	return nil
 }

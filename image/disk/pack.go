@@ -15,7 +15,7 @@ import (
 const opPack = "pack disk"
 
 // Pack writes the raw disk image at path to w as a tar archive that holds only
-// what is not zero, as 4 KiB blocks (larger ones if there were more than 16384
+// what is not zero, as 4 KiB blocks (larger ones if there were more than 4096
 // pieces), and is as large as that. `tar -xS` and [Unpack] make the image again,
 // with its holes, under the name disk.raw. The bytes depend only on the image's.
 //

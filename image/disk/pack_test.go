@@ -141,20 +141,22 @@ func TestPackDisk(t *testing.T) {
 
 // More pieces than the list has room for: the grain grows.
 func TestPackOfManyPieces(t *testing.T) {
-	const pieces, every = 3*maxSpans + 1, 2 * grain
+	const pieces, every = maxSpans + 1, 4 * grain
 	path := sparse(t, pieces*every, nil)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var places []int64
 	for i := range int64(pieces) {
 		at := i * every
 		if i > pieces/2 {
-			at += grain // of the other parity
+			at += grain // off the larger grain
 		}
 		if _, err := f.WriteAt([]byte{1}, at); err != nil {
 			t.Fatal(err)
 		}
+		places = append(places, at)
 	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
@@ -164,12 +166,24 @@ func TestPackOfManyPieces(t *testing.T) {
 	if err := Unpack(t.Context(), bytes.NewReader(packed), out); err != nil {
 		t.Fatal(err)
 	}
-	if digest(t, out) != digest(t, path) {
+	if !bytes.Equal(pack(t, out), packed) {
 		t.Error("it came back as another one")
 	}
 	r := tar.NewReader(bytes.NewReader(packed))
 	if h, err := r.Next(); err != nil || h.Size != pieces*every {
-		t.Errorf("archive/tar: %v, %v", h, err)
+		t.Fatalf("archive/tar: %v, %v", h, err)
+	}
+	got, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range places {
+		if got[at] != 1 {
+			t.Fatalf("the piece at %d is gone", at)
+		}
+	}
+	if n := bytes.Count(got, []byte{1}); n != pieces {
+		t.Errorf("%d pieces", n)
 	}
 }
 
@@ -238,7 +252,8 @@ func TestUnpackRefuses(t *testing.T) {
 		"too large":          append(huge, make([]byte, 512)...),
 		"size of no disk":    change("realsize=1048576", "realsize=1048577"),
 		"piece beyond end":   change("\n1048576\n0\n", "\n1048577\n0\n"),
-		"pieces in disorder": change("\n8192\n", "\n9999\n"),
+		"pieces in disorder": change("\n86016\n", "\n10240\n"),
+		"pieces not blocks":  change("\n8192\n", "\n8193\n"),
 		"pieces overlap":     change("3\n8192\n4096\n", "3\n8192\n8999\n"),
 		"number malformed":   change("3\n8192\n", "3\n+192\n"),
 		"number endless":     change("3\n8192\n4096\n86016\n", "311111111111111111\n"),

@@ -14,9 +14,9 @@ const (
 	// grain is how finely zeros are looked for. It does not depend on the file
 	// system the image lies on, so neither do the packed bytes.
 	grain = 4096
-	// maxSpans keeps the list of what is not zero in memory, and under the 1 MiB
-	// that archive/tar reads of it.
-	maxSpans = 16384
+	// maxSpans keeps the list of what is not zero in memory, and far under the
+	// 1 MiB that archive/tar reads of it.
+	maxSpans = 4096
 	bufSize  = 256 << 10
 )
 

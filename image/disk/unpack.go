@@ -120,6 +120,9 @@ func (u *unpacker) readSpans() error {
 		if at < end || at > u.size || size > u.size-at || size == 0 && at != u.size {
 			return malformed("its pieces are not in order")
 		}
+		if at%grain != 0 && at != u.size || size%grain != 0 && at+size != u.size {
+			return malformed("its pieces are not whole blocks")
+		}
 		if size > 0 {
 			u.spans = append(u.spans, span{at, size})
 		}
