@@ -118,7 +118,6 @@ func TestMenuBoots(t *testing.T) {
 	t.Parallel()
 	tools(t, "qemu-system-x86_64", "grub-mkimage")
 	makes(t, Whole, Partition, BIOS)
-	legacy := buildLegacyGRUB(t)
 	const args = `a=b $x ; é it`
 	b := Boot{Kernel: buildMultiboot1(t), ABI: image.Multiboot1, Args: args,
 		Modules: []Module{{Path: textFile(t, "first"), Args: args}, {Path: textFile(t, "second"), Name: "two"}}}
@@ -126,7 +125,8 @@ func TestMenuBoots(t *testing.T) {
 		// A comma in the name of a folder would mean something to QEMU.
 		t.Run(strings.ReplaceAll(string(l), ",", ""), func(t *testing.T) {
 			disk := write(t, l, b, 0)
-			out := boot(t, "-kernel", legacy, "-drive", "file="+disk+",format=raw,if=ide")
+			legacy := buildLegacyGRUB(t, map[Layout]string{Whole: "(hd0)", Partition: "(hd0,msdos1)"}[l])
+			out := boot(t, "-kernel", legacy, "-drive", "file="+disk+",format=raw,if=virtio")
 			// GRUB 2 adds no path to what a menu.lst says; GRUB legacy does.
 			for _, want := range []string{"kernel [", args + "]\n", args + "] [first]\n", "] [second]\n"} {
 				if !strings.Contains(out, want) {
@@ -138,14 +138,14 @@ func TestMenuBoots(t *testing.T) {
 }
 
 // buildLegacyGRUB makes a GRUB that QEMU starts as a kernel, and that reads
-// menu.lst on the first disk.
-func buildLegacyGRUB(t *testing.T) string {
+// menu.lst on a device.
+func buildLegacyGRUB(t *testing.T, device string) string {
 	t.Helper()
 	dir := t.TempDir()
-	config := textFile(t, "serial\nterminal_output serial\nsearch --set=root --file /boot/grub/menu.lst\nlegacy_configfile /boot/grub/menu.lst\n")
+	config := textFile(t, "serial\nterminal_output serial\nlegacy_configfile "+device+"/boot/grub/menu.lst\n")
 	core := filepath.Join(dir, "core.img")
 	_ = sh(t, "grub-mkimage", "-O", biosPlatform, "-p", "/boot/grub", "-o", core, "-c", config, "serial", "terminal", "biosdisk",
-		"part_msdos", "ext2", "search", "legacycfg", "multiboot", "linux", "normal", "configfile", "boot")
+		"part_msdos", "ext2", "legacycfg", "multiboot", "linux", "normal", "configfile", "boot")
 	head, err := os.ReadFile(filepath.Join(thisHost().grub, biosPlatform, "lnxboot.img"))
 	if err != nil {
 		t.Fatal(err)

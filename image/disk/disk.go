@@ -4,8 +4,8 @@
 // [Write] makes one, [Pack] and [Unpack] keep its holes when it travels.
 //
 // It runs mke2fs, mtools and grub-mkimage, with an environment of their own.
-// The partition tables are written here: they are two sectors and a checksum,
-// and partitioning tools put random identifiers in them.
+// The partition tables are written here: they are a few fields and a checksum,
+// which takes less than telling a partitioning tool not to make anything up.
 package disk
 
 import (
@@ -45,8 +45,10 @@ type Boot struct {
 	// Args is the kernel's command line. A multiboot 1 kernel gets "/boot/kernel"
 	// in front, as from other loaders; Linux gets GRUB's BOOT_IMAGE.
 	//
-	// Where menu.lst is read it arrives byte by byte. GRUB 2 rewrites a command
-	// line that has quotes or backslashes: see words.
+	// From menu.lst it arrives byte by byte, but for blanks in front. From grub.cfg
+	// too, unless it has quotes or backslashes: GRUB 2 quotes anew, so that
+	// --hello="Hello World" arrives as "--hello=Hello World", and a ' as \'.
+	// A newline or NUL is InvalidSpec, as is what menu.lst or GRUB cannot pass on.
 	Args string
 	// Modules are loaded in this order: the initrds of Linux, the modules of
 	// multiboot, the SIF_MULTIBOOT_MOD modules of a Xen PV kernel. GRUB does not
@@ -69,7 +71,7 @@ type Module struct {
 const (
 	mebi       = 1 << 20
 	sectorSize = 512
-	// MaxSize is the largest disk that is written, packed or unpacked.
+	// maxSize is the largest disk that is written, packed or unpacked.
 	maxSize = 8 << 40
 	// partitionStart is where everybody puts the first partition. GRUB's core
 	// image is in the gap in front of it.
@@ -87,7 +89,8 @@ const (
 // Errors: InvalidSpec with Field "size" if minSize is not 0 and too small, with
 // Field "args" or "modules[i]..." for what the boot loader could not pass on;
 // NotFound with Field "kernel" or "modules[i]"; Unsupported if the layout cannot
-// start the ABI or a tool is missing; NoSpace. Nothing is left after an error.
+// start the ABI or a tool is missing; NoSpace. Nothing is left after an error; a
+// process that is killed leaves a folder .disk-* next to path.
 func Write(ctx context.Context, path string, l Layout, b Boot, minSize int64) error {
 	return thisHost().write(ctx, path, l, b, minSize)
 }

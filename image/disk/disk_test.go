@@ -225,7 +225,7 @@ func TestSizeFits(t *testing.T) {
 			if texts.menu != "" {
 				c.files = append(c.files, staged{"boot/grub/menu.lst", int64(len(texts.menu))})
 			}
-			kernels := []int64{0, 7 * mebi, 8 * mebi, 25 * mebi} // groups of Whole are 8 MiB each
+			kernels := []int64{0, 7 * mebi, 16 * mebi} // groups of Whole are 8 MiB each
 			if l == UEFI {
 				c.dirs = append(slices.Clone(c.dirs), "EFI", "EFI/BOOT")
 				c.files = append(c.files, staged{"EFI/BOOT/BOOTX64.EFI", 700 << 10}) // about
