@@ -218,7 +218,7 @@ func TestInit(t *testing.T) {
 	if r := l.morgana(above, "init", "Web Site 2", "--kernel", "k"); r.code != 0 {
 		t.Fatalf("init %+v", r)
 	}
-	if r := l.deployed(filepath.Join(above, "Web Site 2")); !strings.Contains(r.out, "web-site/dev deployed") {
+	if r := l.deployed(filepath.Join(above, "Web Site 2")); !strings.Contains(r.out, "web-site-2/dev deployed") {
 		t.Errorf("deploy %+v", r)
 	}
 	if r := l.morgana(filepath.Join(above, "Web Site 2"), "destroy"); r.code != 0 {

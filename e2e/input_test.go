@@ -145,7 +145,7 @@ func refusedKernels(kernel, program string) []refusal {
 		{name: "no kernel", in: input{yaml: "app: bad\ntoolchain:\n  kind: prebuilt\n  kernel: k\n" + onQEMU}, code: 2,
 			line: "morgana.yaml:4: toolchain.kernel: no such file: k", hint: "start from its folder"},
 		{name: "text", code: 2, line: "morgana.yaml:4: toolchain.kernel: this is text, not a kernel", hint: elfHint, in: readyMade("hello\n", "")},
-		{name: "gzip", code: 2, line: "morgana.yaml:4: toolchain.kernel: this is a gzip file, not a kernel", hint: "unpack it", in: readyMade("\x1f\x8b\b\x00\x00\x00", "")},
+		{name: "gzip", code: 2, line: "morgana.yaml:4: toolchain.kernel: the file is damaged or cut off: it ends inside its gzip data", hint: "copy it again", in: readyMade("\x1f\x8b\b\x00\x00\x00", "")},
 		{name: "empty", code: 2, line: "morgana.yaml:4: toolchain.kernel: the file is empty", hint: elfHint, in: readyMade("", "")},
 		{name: "cut off", code: 2, line: "morgana.yaml:4: toolchain.kernel: the file is damaged or cut off: it ends inside its ELF headers",
 			hint: "copy it again", in: readyMade(kernel[:100], "")},
@@ -154,7 +154,7 @@ func refusedKernels(kernel, program string) []refusal {
 		{name: "program", code: 2, line: "check qemu target: " + cannot, hint: only, in: readyMade(program, "")},
 
 		{name: "built text", code: 1, line: "build: k: this is text, not a kernel", hint: elfHint, in: made("echo hi > k")},
-		{name: "built gzip", code: 1, line: "build: k: this is a gzip file, not a kernel", hint: "unpack it", in: made("echo hi | gzip > k")},
+		{name: "built gzip", code: 1, line: "build: k: in the gzip file: this is text, not a kernel", hint: elfHint, in: made("echo hi | gzip > k")},
 		{name: "built nothing in it", code: 1, line: "build: k: the file is empty", hint: elfHint, in: made("touch k")},
 		{name: "built program", code: 2, line: "package for qemu: " + cannot, hint: only, in: made("cp /bin/true k")},
 		{name: "built for Xen", code: 2, line: "package for qemu: qemu cannot boot a Xen PV kernel", hint: "kind xen",
@@ -234,7 +234,7 @@ func TestBadEnvironment(t *testing.T) {
 	})
 	for _, c := range []refusal{
 		{args: "--listen " + listening, line: "serve health and metrics: listen tcp " + listening + ": bind: address already in use", hint: "--listen"},
-		{args: "--listen 127.0.0.1:0 --rooms qeum", line: `rooms: unknown room "qeum"`, hint: "command, prebuilt, qemu"},
+		{args: "--listen 127.0.0.1:0 --rooms qeum", line: `rooms: unknown room "qeum"`, hint: "command, mirage, prebuilt, local, qemu"},
 		{args: "--listen nowhere", line: `--listen: want host:port, not "nowhere"`},
 		{args: "--nonsense", line: "unknown flag: --nonsense", hint: "--help"},
 		{args: "--listen 127.0.0.1:0 --address 127.0.0.1:1", line: "connect to Temporal at 127.0.0.1:1: connection refused", hint: "TEMPORAL_ADDRESS"},

@@ -44,7 +44,7 @@ func TestKillTheWorkerInEveryStage(t *testing.T) {
 	for _, k := range cases {
 		l.started(c, rollout(k.app, 1), k.activity)
 	}
-	if half := l.registrations(); !strings.HasPrefix(strings.Join(half, " "), ".registered.") {
+	if half := l.registrations(); !strings.Contains(strings.Join(half, " "), ".registered.") {
 		t.Errorf("no half-made registration in %q: register is not in its middle", half)
 	}
 

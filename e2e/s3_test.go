@@ -104,7 +104,7 @@ func (l *lab) kept(h *hold, what string) {
 // holdPackage keeps the package stage of an app whose options hold marker.
 func (b *bucket) holdPackage(marker string) *hold {
 	return b.hold(func(r *http.Request, body []byte) bool {
-		return r.Method == http.MethodPut && bytes.Contains(body, []byte(marker)) && bytes.HasPrefix(body, []byte(`{"memory"`))
+		return r.Method == http.MethodPut && bytes.Contains(body, []byte(marker)) && bytes.HasPrefix(body, []byte(`{"via"`))
 	})
 }
 
@@ -116,7 +116,7 @@ func (b *bucket) holdRegister(marker string, kernel []byte) *hold {
 	options := ""
 	return b.hold(func(r *http.Request, body []byte) bool {
 		switch {
-		case r.Method == http.MethodPut && bytes.HasPrefix(body, []byte(`{"memory"`)) && bytes.Contains(body, []byte(marker)):
+		case r.Method == http.MethodPut && bytes.HasPrefix(body, []byte(`{"via"`)) && bytes.Contains(body, []byte(marker)):
 			options = r.URL.Path
 		case r.Method == http.MethodGet && options != "" && r.URL.Path == options:
 			options = "read"

@@ -51,7 +51,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		{"boot", prebuilt("ends", `expect: never said`), 1,
 			[]string{`the machine ended and its console did not match "never said"`, "shutting down"}},
 		{"boot", prebuilt("crashes", `args: crash, expect: never said`), 1, []string{"crashing"}},
-		{"boot", prebuilt("bad-cpu", `cpu: pentium9, accel: tcg`), 1, []string{"pentium9"}},
+		{"check", prebuilt("bad-cpu", `cpu: pentium9, accel: tcg`), 2, []string{"pentium9"}},
 	} {
 		r := l.morgana(k.folder, "deploy")
 		if r.code != k.code {
@@ -98,8 +98,8 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 	l.restartWorker([]string{"MORGANA_STORE=file://" + t.TempDir()})
 	for _, k := range []struct{ stage, folder, says, full string }{
 		{"build", l.source("big-build", "make\nhead -c 20000000 /dev/zero > more\n", stays), "the disk is full", l.state("command")},
-		// The tree holds the kernel once; registered it would be there twice.
-		{"register", l.source("big-kernel", "make\nhead -c 4000000 /dev/zero >> hello\n", stays), "no space left on device", l.state("qemu")},
+		// The tree holds the kernel once; packaged it would be there twice.
+		{"package", l.source("big-kernel", "make\nhead -c 4000000 /dev/zero >> hello\n", stays), "no space left on device", l.state("qemu")},
 	} {
 		r := l.morgana(k.folder, "deploy")
 		if r.code != 2 || strings.Count(r.errOut, "error:") != 1 {
@@ -212,9 +212,9 @@ func TestTheMachineBeforeSurvivesAFailure(t *testing.T) {
 	folder, _ := l.built(l.kernel(), "lives-on", stays+fmt.Sprintf(`, ports: ["127.0.0.1:%d:80"]`, port))
 	l.deployed(folder)
 	pid := l.one("lives-on")
-	for _, bad := range []string{"dev.expect=never said", "dev.cpu=pentium9"} {
+	for bad, code := range map[string]int{"dev.expect=never said": 1, "dev.cpu=pentium9": 2} {
 		r := l.morgana(folder, "deploy", "--set", bad, "--set", "dev.timeout=2s", "--set", "dev.accel=tcg")
-		if r.code != 1 {
+		if r.code != code {
 			t.Errorf("exit status %d\n%s%s", r.code, r.out, r.errOut)
 		}
 		if now := l.one("lives-on"); now != pid {

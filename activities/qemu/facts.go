@@ -133,7 +133,7 @@ func knowsSandbox(ctx context.Context, qemu string) (bool, error) {
 	return err == nil, err
 }
 
-// tell is what QEMU prints. One that fails, or goes on, is no QEMU.
+// tell is what QEMU prints. One that fails is no QEMU.
 func tell(ctx context.Context, qemu string, args ...string) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -147,7 +147,9 @@ func tell(ctx context.Context, qemu string, args ...string) (string, error) {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
 	case limited.Err() != nil:
-		return "", invalid("qemu", "leave it out for "+defaultQEMU, "%s %s does not end: it is no QEMU", qemu, strings.Join(args, " "))
+		// As likely a busy host as a program that is no QEMU: try again.
+		return "", &step.Error{Field: "qemu", Err: fmt.Errorf("%s %s did not end within %s", qemu, strings.Join(args, " "), probeTimeout),
+			Hint: "leave it out for " + defaultQEMU}
 	case errors.As(err, &status):
 		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
 		return "", invalid("qemu", "leave it out for "+defaultQEMU, "%s %s failed: %s", qemu, strings.Join(args, " "), cmp.Or(line, status.String()))
