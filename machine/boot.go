@@ -1,0 +1,168 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Process is what a room knows of a machine's process, for [Room.Boot]. Its
+// methods are called one at a time.
+type Process interface {
+	// Start starts the process, with [Machine.Start] and this lock.
+	Start(ctx context.Context, lock *os.File) error
+	// Ready says how the process, which runs, is known to be ready, "" if it is
+	// not yet. It is called often and does not wait. It does as well what is
+	// only for a machine that is ready, and so may be done twice. An error ends
+	// Boot, unless the process has ended meanwhile.
+	Ready(ctx context.Context) (how string, err error)
+	// Ended looks at what the process, which does not run, has left. ended is
+	// false if it did not run to its end by itself: it was never started, or
+	// killed. If it did, how says how it was ready and how it ended, or err
+	// (BootFailed) that it was not.
+	Ended(ctx context.Context) (how string, ended bool, err error)
+	// Died is the error (BootFailed) for a process that this call has seen run
+	// or started, and that is gone without an end.
+	Died(ctx context.Context) error
+	// Late is the error (BootFailed) for a process that is not ready in time.
+	Late(ctx context.Context) error
+	// Awaited is what Boot waits for, for people: `the console to match "up"`.
+	Awaited() string
+}
+
+// Boot starts the registered machine, or adopts the one that runs, and waits
+// until it is ready. One that ran to its end by itself is not started again: it
+// is returned as Ended if it was ready. One that was killed, as with its host,
+// is started again.
+//
+// enter is called once, before anything is started, with what Register wrote;
+// it reads the options, and gives the room's view of the process and how long it
+// may take to be ready, from its start or, if it is adopted, from now:
+//
+//	func (t *Target) Boot(ctx context.Context, reg step.Registration) (step.Machine, error) {
+//		return t.room.Boot(ctx, reg, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
+//			s, err := readOptions(rec.Options)
+//			return &process{t: t, m: m, s: s, console: m.Watch(s.expect)}, s.timeout, err
+//		})
+//	}
+//
+// The machine's addresses are the room's to add. Errors have Op "boot" and the
+// machine's name: Conflict if another image is registered under its name,
+// NotFound if none is, those of enter and of the process, and ctx's.
+func (r *Room) Boot(ctx context.Context, reg step.Registration,
+	enter func(Machine, Record) (p Process, timeout time.Duration, err error)) (step.Machine, error) {
+	m, err := r.Of(reg.Spec.Tags)
+	if err != nil {
+		return step.Machine{}, step.During("boot", err)
+	}
+	out, err := m.boot(ctx, reg, enter)
+	if err != nil {
+		return step.Machine{}, step.During("boot "+m.Name(), err)
+	}
+	return out, nil
+}
+
+func (m Machine) boot(ctx context.Context, reg step.Registration, enter func(Machine, Record) (Process, time.Duration, error)) (out step.Machine, err error) {
+	rec, err := m.Record()
+	if err != nil {
+		return out, err
+	}
+	if rec.Digest != reg.Digest {
+		return out, &step.Error{Kind: step.Conflict, Hint: "deploy again", Err: errors.New("another image is registered under this name")}
+	}
+	b := &boot{m: m, began: time.Now()}
+	if b.p, b.timeout, err = enter(m, rec); err != nil {
+		return out, err
+	}
+	how, err := b.run(ctx)
+	if err != nil {
+		return out, err
+	}
+	return step.Machine{Registration: reg, ID: rec.UUID(), Ready: how, Adopted: !b.started, Ended: b.ended}, nil
+}
+
+// boot is one call of Boot.
+type boot struct {
+	m       Machine
+	p       Process
+	timeout time.Duration
+	began   time.Time
+
+	started bool // by this call
+	seen    bool // running, by this call
+	ended   bool // ready, and gone since
+}
+
+// run takes the machine from whatever it is to ready.
+func (b *boot) run(ctx context.Context) (how string, err error) {
+	// A unikernel greets within 60 ms: look often at first, then less.
+	for pause := tick / 10; ; pause = min(pause+time.Millisecond, tick) {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		if how, err = b.look(ctx); how != "" || b.ended || err != nil {
+			return how, err
+		}
+		waited := time.Since(b.began)
+		if waited > b.timeout {
+			return "", b.p.Late(ctx)
+		}
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", b.p.Awaited(), waited.Round(time.Second))})
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// look is one look at the machine: how it is ready, "" if it is not yet.
+func (b *boot) look(ctx context.Context) (how string, err error) {
+	pid, err := b.m.Pid()
+	if err != nil {
+		return "", err
+	}
+	if pid == 0 {
+		return b.notRunning(ctx)
+	}
+	b.seen = true
+	if how, err = b.p.Ready(ctx); how == "" && err == nil {
+		return "", nil
+	}
+	if err == nil {
+		return how, b.m.SetReady(how)
+	}
+	if now, gone := b.m.Pid(); now != 0 || gone != nil {
+		return "", err
+	}
+	return "", nil // one that does a job may end at any moment
+}
+
+// notRunning deals with a machine that has no process: it ran to its end, it
+// died, it is being started by another call ("", nil), or it is started here.
+func (b *boot) notRunning(ctx context.Context) (how string, err error) {
+	lock, err := b.m.Lock()
+	if errors.Is(err, ErrHeld) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close() //nolint:errcheck // the process has its own handle by then
+	how, b.ended, err = b.p.Ended(ctx)
+	if b.ended || err != nil {
+		return how, err
+	}
+	if b.seen || b.started {
+		return "", b.p.Died(ctx)
+	}
+	if err := b.p.Start(ctx, lock); err != nil {
+		return "", err
+	}
+	b.started, b.began = true, time.Now()
+	return "", nil
+}
