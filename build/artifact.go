@@ -38,6 +38,8 @@ type baseline struct {
 	Kernel *fileState `json:"kernel"`
 	// Unpacked is the time that all the archive's files were given.
 	Unpacked time.Time `json:"unpacked"`
+	// Key is that of the work which the tree was configured for.
+	Key string `json:"key"`
 }
 
 type fileState struct {

@@ -17,11 +17,15 @@ import (
 // first does it, others on this host wait for it and take its kernel. A record
 // of it serves later deploys for 30 days, as long as the store has the kernel.
 //
-// Errors: TreeGone; BuildFailed if a command fails or
-// the kernel is not there, not new or not a kernel; NoSpace.
+// Errors: TreeGone, also for a tree that was configured with other tools or in
+// another environment than are there now; BuildFailed if a command fails or the
+// kernel is not there, not new or not a kernel; NoSpace.
 func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, error) {
 	none := step.Kernel{Spec: src.Spec}
-	w, err := t.read(ctx, src.Spec)
+	w, err := t.read(src.Spec)
+	if err == nil {
+		err = t.look(ctx, w)
+	}
 	if err != nil {
 		return none, err
 	}
@@ -53,6 +57,9 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 	if err != nil {
 		return none, w.treeGone(src, err)
 	}
+	if b.Key != w.key {
+		return none, w.treeGone(src, errChanged)
+	}
 	log, err := t.runStage(ctx, w, step.Build, w.Build)
 	if err != nil {
 		return none, err
@@ -62,11 +69,16 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 		return none, withLog(err, log)
 	}
 	k.Log = log
+	if !t.unchanged(ctx, w) {
+		return k, nil // whatever it is, it is not what the key says
+	}
 	if err := t.remember(w, k); err != nil {
 		return none, failed("remember the build", t.folder, err)
 	}
 	return k, nil
 }
+
+var errChanged = errors.New("was configured with other tools or another environment than this worker has now")
 
 // treeGone asks for another Configure.
 func (w *work) treeGone(src step.Source, err error) error {

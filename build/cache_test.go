@@ -125,7 +125,10 @@ func TestWaitingEndsWithContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := tc.read(t.Context(), spec)
+	w, err := tc.read(spec)
+	if err == nil {
+		err = tc.look(t.Context(), w)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,8 +19,11 @@ import (
 // fails, NoSpace.
 func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source, error) {
 	none := step.Source{Spec: spec}
-	w, err := t.read(ctx, spec)
+	w, err := t.read(spec)
 	if err != nil {
+		return none, err
+	}
+	if err := t.look(ctx, w); err != nil {
 		return none, err
 	}
 	t.sweep(ctx, time.Now())
@@ -49,6 +52,10 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	if err != nil {
 		return none, err
 	}
+	if err := t.lookAgain(ctx, w); err != nil {
+		return none, err
+	}
+	b.Key = w.key
 	if err := b.write(w.rollout.file(treeFile)); err != nil {
 		return none, failed("make build tree", w.rollout.dir, err)
 	}

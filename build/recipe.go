@@ -39,8 +39,8 @@ type Recipe struct {
 	// CheckSource looks at the unpacked source before any command runs.
 	CheckSource func(tree *os.Root) error
 	// Inspect looks at the host before anything is done, with the environment
-	// that the commands will have. What is missing is Unsupported, with the
-	// command that mends it as Hint.
+	// that the commands will have, and again at what Configure has installed.
+	// What is missing is Unsupported, with the command that mends it as Hint.
 	Inspect func(ctx context.Context, e Environ) (Facts, error)
 	// Env is added to the environment of all commands; see [EnvironOf].
 	Env map[string]string
@@ -81,6 +81,9 @@ type Facts struct {
 	Env map[string]string
 	// Tools is what else about the host shapes the kernel, as "mirage 4.11.0".
 	Tools []string
+	// Installed is as Tools, but the configure commands may install or replace
+	// it ("solo5.0.9.1"): what counts is what is there when they are done.
+	Installed []string
 }
 
 // work is a spec, read and found good.
@@ -90,12 +93,15 @@ type work struct {
 	environ Environ
 	facts   Facts
 	// key is what the kernel depends on, as far as it can be known beforehand.
+	// A key taken before Configure finds what was built with what is installed
+	// already; the tree keeps the one taken after, see [Toolchain.lookAgain].
 	key     string
 	rollout rollout
 }
 
-// read checks everything about a spec that can be checked without its source.
-func (t *Toolchain) read(ctx context.Context, spec step.Spec) (*work, error) {
+// read checks everything about a spec that can be checked without its source
+// and the host.
+func (t *Toolchain) read(spec step.Spec) (*work, error) {
 	recipe, err := t.recipe(spec)
 	if err != nil {
 		return nil, err
@@ -112,19 +118,48 @@ func (t *Toolchain) read(ctx context.Context, spec step.Spec) (*work, error) {
 	}
 	w.rollout = rollout{tags: spec.Tags, dir: filepath.Join(t.folder, folder)}
 	w.environ = EnvironOf(recipe.Env)
-	if recipe.Inspect != nil {
-		if w.facts, err = recipe.Inspect(ctx, w.environ); err != nil {
-			return nil, t.here(err)
+	return w, nil
+}
+
+// look finds out what there is on the host, and with that the key.
+func (t *Toolchain) look(ctx context.Context, w *work) (err error) {
+	if w.Inspect != nil {
+		if w.facts, err = w.Inspect(ctx, w.environ); err != nil {
+			return t.here(err)
 		}
 		env := maps.Clone(w.facts.Env)
 		if env == nil {
 			env = map[string]string{}
 		}
-		maps.Copy(env, recipe.Env)
+		maps.Copy(env, w.Env)
 		w.environ = EnvironOf(env)
 	}
 	w.key, err = w.cacheKey(t.kind)
-	return w, err
+	return err
+}
+
+// lookAgain is for when the configure commands are done: it takes what they
+// have installed into the key. All else is as they found it.
+func (t *Toolchain) lookAgain(ctx context.Context, w *work) error {
+	if w.Inspect == nil || len(w.Configure) == 0 {
+		return nil
+	}
+	now, err := w.Inspect(ctx, w.environ)
+	if err != nil {
+		return t.here(err)
+	}
+	w.facts.Installed = now.Installed
+	w.key, err = w.cacheKey(t.kind)
+	return err
+}
+
+// unchanged reports whether the host is still as w found it.
+func (t *Toolchain) unchanged(ctx context.Context, w *work) bool {
+	if w.Inspect == nil {
+		return true
+	}
+	now, err := t.read(w.spec)
+	return err == nil && t.look(ctx, now) == nil && now.key == w.key
 }
 
 // here says on which host something was found to be missing.
@@ -137,7 +172,7 @@ func (t *Toolchain) here(err error) error {
 }
 
 // cacheFormat changes when the meaning of a record or of a part of the key does.
-const cacheFormat = 2
+const cacheFormat = 3
 
 // cacheKey is the hex SHA-256 over all that shapes a kernel and is known
 // before it is built. The timeout is none of it.

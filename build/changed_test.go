@@ -1,0 +1,94 @@
+package build
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/build/buildtest"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// at is the toolchain on a host where facts says what there is.
+func (b *bench) at(facts func() Facts) *Toolchain {
+	return b.changed(func(r *Recipe) {
+		r.Inspect = func(context.Context, Environ) (Facts, error) { return facts(), nil }
+	})
+}
+
+// A tree is built where it was configured in every sense: with the same tools,
+// installed packages and environment. What the configure commands install
+// themselves is no change.
+func TestHostChangedAfterConfigure(t *testing.T) {
+	before := Facts{Env: map[string]string{"SWITCH": "one"}, Tools: []string{"tool 1"}, Installed: []string{"library 1"}}
+	for name, change := range map[string]func(t *testing.T, f *Facts){
+		"switch":      func(_ *testing.T, f *Facts) { f.Env = map[string]string{"SWITCH": "two"} },
+		"tool":        func(_ *testing.T, f *Facts) { f.Tools = []string{"tool 2"} },
+		"upgrade":     func(_ *testing.T, f *Facts) { f.Installed = []string{"library 2"} },
+		"environment": func(t *testing.T, _ *Facts) { t.Setenv("CC", "another") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			facts := before
+			tc := b.at(func() Facts { return facts })
+			spec := b.Spec(makeIt(), project)
+			src, err := tc.Configure(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			change(t, &facts)
+			_, err = tc.Build(t.Context(), src)
+			_ = wantError(t, err, step.TreeGone, "was configured with other tools", "configure has to run again")
+			if k, err := b.Deploy(t.Context(), tc, spec); err != nil || k.Cached {
+				t.Errorf("configured again: %+v, %v", k, err)
+			}
+			if k, err := b.Deploy(t.Context(), tc, spec); err != nil || !k.Cached {
+				t.Errorf("the next: %+v, %v", k, err)
+			}
+		})
+	}
+}
+
+func TestConfigureInstalls(t *testing.T) {
+	b := newBench(t)
+	shelf := t.TempDir() // a file there is a package
+	facts := Facts{Tools: []string{"tool 1"}}
+	tc := b.at(func() Facts {
+		f := facts
+		f.Installed, _ = filepath.Glob(filepath.Join(shelf, "*"))
+		return f
+	})
+	o := makeIt()
+	o.Configure = [][]string{{"touch", filepath.Join(shelf, "library")}}
+	spec := b.Spec(o, project)
+	for _, cached := range []bool{false, true} {
+		if k, err := b.Deploy(t.Context(), tc, spec); err != nil || k.Cached != cached {
+			t.Errorf("want cached %t: %+v, %v", cached, k, err)
+		}
+	}
+	if out, err := buildtest.Command(t, shelf, "touch", "upgrade").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if k, err := b.Deploy(t.Context(), tc, spec); err != nil || k.Cached {
+		t.Errorf("after an upgrade: %+v, %v", k, err)
+	}
+}
+
+// What was upgraded while the build ran is in no key.
+func TestHostChangedDuringBuild(t *testing.T) {
+	b := newBench(t)
+	shelf := t.TempDir()
+	tc := b.at(func() Facts {
+		all, _ := filepath.Glob(filepath.Join(shelf, "*"))
+		return Facts{Installed: slices.Clone(all)}
+	})
+	o := makeIt()
+	o.Build = append(o.Build, []string{"touch", filepath.Join(shelf, "library")})
+	spec := b.Spec(o, project)
+	for _, cached := range []bool{false, false, true} {
+		if k, err := b.Deploy(t.Context(), tc, spec); err != nil || k.Cached != cached {
+			t.Errorf("want cached %t: %+v, %v", cached, k, err)
+		}
+	}
+}
