@@ -25,6 +25,11 @@ type Process interface {
 	// killed. If it did, how says how it was ready and how it ended, or err
 	// (BootFailed) that it was not.
 	Ended(ctx context.Context) (how string, ended bool, err error)
+	// Held is called while no process runs and the machine's lock is held. Mostly
+	// another call is about to start it, and there is nothing to do. But what a
+	// killed process has left running may have inherited the lock: a room whose
+	// process has children ends them here.
+	Held(ctx context.Context) error
 	// Died is the error (BootFailed) for a process that this call has seen run
 	// or started, and that is gone without an end.
 	Died(ctx context.Context) error
@@ -147,7 +152,7 @@ func (b *boot) look(ctx context.Context) (how string, err error) {
 func (b *boot) notRunning(ctx context.Context) (how string, err error) {
 	lock, err := b.m.Lock()
 	if errors.Is(err, ErrHeld) {
-		return "", nil
+		return "", b.p.Held(ctx)
 	}
 	if err != nil {
 		return "", err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"regexp"
@@ -58,6 +59,7 @@ type bench struct {
 	expect string
 	// broken is an error of Ready, if it finds the machine ready.
 	broken func(Machine) error
+	held   func()
 	starts atomic.Int32
 }
 
@@ -138,10 +140,18 @@ func (p *process) Ready(context.Context) (string, error) {
 }
 
 func (p *process) Ended(context.Context) (string, bool, error) {
-	if _, err := os.Stat(p.m.File("end")); err != nil {
+	_, err := os.Stat(p.m.File("end"))
+	if errors.Is(err, fs.ErrNotExist) {
 		return "", false, nil
 	}
-	return "it said so, and ended", true, nil
+	return "it said so, and ended", true, err
+}
+
+func (p *process) Held(context.Context) error {
+	if p.b.held != nil {
+		p.b.held()
+	}
+	return nil
 }
 
 func (p *process) Died(context.Context) error {
@@ -206,6 +216,24 @@ func TestBootOfOneThatEndsWhileItIsMadeReady(t *testing.T) {
 		return errors.Join(err, errors.New("nobody answers"))
 	}
 	if m, err := b.boot(t.Context()); err != nil || !m.Ended {
+		t.Errorf("got %+v (%v)", m, err)
+	}
+}
+
+// What a killed process has left may keep the lock; the room knows how to end it.
+func TestBootOfOneWhoseLockIsKept(t *testing.T) {
+	b := newBench(t)
+	lock, err := (Machine{Path: b.reg.ID}).Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.held = sync.OnceFunc(func() {
+		if err := lock.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	b.within = 5 * time.Second
+	if m, err := b.boot(t.Context()); err != nil || m.Adopted {
 		t.Errorf("got %+v (%v)", m, err)
 	}
 }
