@@ -100,7 +100,7 @@ func read(spec step.Spec) (build.Recipe, error) {
 		Accept:      o.accept,
 		Discard:     []string{o.beside("dist"), o.beside("mirage"), "_build"},
 		CheckSource: func(tree *os.Root) error { return checkConfig(tree, o.Config) },
-		Inspect:     inspect,
+		Inspect:     o.inspect,
 		// Nobody is there to answer opam.
 		Env:     map[string]string{"OPAMYES": "1", "OPAMCOLOR": "never"},
 		Timeout: timeout,

@@ -69,7 +69,11 @@ func (b *bench) newSwitch(name string) {
 	b.install("mirage", filepath.Join(b.root, name, "bin"))
 	b.install("dune", filepath.Join(b.root, name, "bin"))
 	b.install("kernel.S", filepath.Join(b.root, name))
+	b.write(b.packages(name), "dune.3.16.0\nlwt.5.7.0\nocaml.5.2.0\n")
 }
+
+// packages is the file of what is installed in a switch.
+func (b *bench) packages(name string) string { return filepath.Join(b.root, name, "packages") }
 
 func (b *bench) setCurrent(name string) { b.write(filepath.Join(b.root, "config"), name) }
 

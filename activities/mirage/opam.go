@@ -35,7 +35,7 @@ type host struct {
 
 // inspect says what the host lacks, and fixes the switch for all commands: opam
 // would choose by the folder that it runs in, too.
-func inspect(ctx context.Context, e build.Environ) (build.Facts, error) {
+func (o *Options) inspect(ctx context.Context, e build.Environ) (build.Facts, error) {
 	h, err := look(ctx, e)
 	if err != nil {
 		return build.Facts{}, fmt.Errorf("look at opam: %w", err)
@@ -46,7 +46,44 @@ func inspect(ctx context.Context, e build.Environ) (build.Facts, error) {
 			return build.Facts{}, &step.Error{Kind: step.Unsupported, Err: errors.New(why), Hint: n.Fix}
 		}
 	}
-	return build.Facts{Env: map[string]string{switchVar: h.name}, Tools: []string{"mirage " + h.version}}, nil
+	installed, err := lookPackages(ctx, e, h.name, o.packages())
+	if err != nil {
+		return build.Facts{}, fmt.Errorf("look at opam: %w", err)
+	}
+	return build.Facts{
+		Env:       map[string]string{switchVar: h.name},
+		Tools:     []string{"mirage " + h.version},
+		Installed: installed,
+	}, nil
+}
+
+// packages are patterns of the switch's packages that a kernel of the target is
+// made with: compilers, and what it is linked to. All else comes with the tree.
+// Those of other targets are left out, for make depends of another unikernel
+// may install them at any time.
+func (o *Options) packages() []string {
+	all := []string{"ocaml", "ocaml-variants", "ocaml-option-*", "dune"}
+	switch o.Target {
+	case "unix", "macosx":
+		return all
+	case "unikraft-firecracker", "unikraft-qemu":
+		return append(all, "ocaml-unikraft*", "unikraft*")
+	}
+	return append(all, "ocaml-solo5*", "solo5*")
+}
+
+// lookPackages lists those of a switch's packages that match patterns, as
+// "solo5.0.9.1". None is no error: make depends has yet to install them. It
+// reads only what opam has on this host.
+func lookPackages(ctx context.Context, e build.Environ, name string, patterns []string) ([]string, error) {
+	text, err := e.Output(ctx, append([]string{"opam", "list", "--switch=" + name, "--installed", "--short", "--columns=package"}, patterns...)...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil, fmt.Errorf("opam list --switch=%s: %s", name, cmp.Or(lastLine(exit.Stderr), exit.Error()))
+	}
+	all := strings.Fields(text)
+	slices.Sort(all)
+	return all, err
 }
 
 // look asks opam. It stops at the first thing that is missing, for the others

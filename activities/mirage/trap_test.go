@@ -150,6 +150,80 @@ func TestCached(t *testing.T) {
 	deploy("another mirage", "qemu", "{}", project, true)
 }
 
+// make depends installs what a kernel is linked to: that is no reason to build
+// again, an upgrade of it is. What no kernel of the target is made of is none.
+func TestUpgrade(t *testing.T) {
+	for _, c := range []struct {
+		kind, from, to string
+		built          bool
+	}{
+		{"qemu", "solo5.0.9.0", "solo5.0.9.1", true},
+		{"qemu", "ocaml-solo5.1.0.1", "ocaml-solo5.1.1.0", true},
+		{"qemu", "ocaml.5.2.0", "ocaml.5.2.1", true},
+		{"local", "ocaml.5.2.0", "ocaml.5.2.1\nocaml-option-flambda.1", true},
+		{"qemu", "lwt.5.7.0", "lwt.5.8.0\nunikraft.0.18.0", false},
+		{"local", "lwt.5.7.0", "lwt.5.7.0\nsolo5.0.9.1", false},
+	} {
+		t.Run(c.kind+" "+c.to, func(t *testing.T) {
+			b := newBench(t)
+			spec := b.spec(c.kind, "{}", project)
+			upgrade := func() {
+				text, err := os.ReadFile(b.packages("default"))
+				if err != nil || !strings.Contains(string(text), c.from+"\n") {
+					t.Fatalf("no %s in %s (%v)", c.from, text, err)
+				}
+				b.write(b.packages("default"), strings.Replace(string(text), c.from+"\n", c.to+"\n", 1))
+			}
+			deploy := func(what string, built bool) {
+				t.Helper()
+				if k, err := b.deploy(spec); err != nil || k.Cached == built {
+					t.Errorf("%s: want a build %t: %+v, %v", what, built, k, err)
+				}
+			}
+			deploy("the first", true)
+			deploy("the same", false)
+			upgrade()
+			deploy("upgraded", c.built)
+			deploy("the same again", false)
+		})
+	}
+}
+
+// A tree is built with what it was configured with.
+func TestUpgradeAfterConfigure(t *testing.T) {
+	for name, upgrade := range map[string]func(b *bench){
+		"package": func(b *bench) {
+			b.write(b.packages("default"), "dune.3.16.0\nocaml.5.2.0\nocaml-solo5.1.0.1\nsolo5.0.9.1\n")
+		},
+		"mirage": func(b *bench) { b.write(filepath.Join(b.root, "default/mirage-version"), "4.12.0\n") },
+		"switch": func(b *bench) { b.newSwitch("five"); b.setCurrent("five") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			spec := b.spec("qemu", "{}", project)
+			tc, src := b.configured(spec)
+			upgrade(b)
+			_, err := tc.Build(t.Context(), src)
+			_ = buildtest.WantError(t, err, step.TreeGone, "configured with other tools")
+			if k, err := b.deploy(spec); err != nil || k.Cached {
+				t.Errorf("configured again: %+v, %v", k, err)
+			}
+		})
+	}
+}
+
+// A switch that opam cannot list is said so, and may be mended meanwhile.
+func TestPackagesUnknown(t *testing.T) {
+	b := newBench(t)
+	if err := os.Remove(b.packages("default")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.deploy(b.spec("qemu", "{}", project))
+	if err == nil || step.KindOf(err) != "" || !strings.Contains(err.Error(), "look at opam: opam list --switch=default: ") {
+		t.Error(err)
+	}
+}
+
 // Several targets of one source at the same time: each has its tree, and only
 // one at a time installs into the switch.
 func TestTogether(t *testing.T) {
