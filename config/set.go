@@ -132,7 +132,8 @@ func put(v *value, segments []segment, leaf *value, at, path string) (*value, er
 // at the nearest thing around it.
 //
 // The option is the target's; the toolchain's if target is empty, or if the
-// toolchain has an option of that name and the target has none.
+// toolchain has an option of that name and the target has none. Failing both, it
+// may be spelled out from the top, as "toolchain.kernel".
 func (p *Project) Locate(target, field string) string {
 	toolchain := p.root.field("toolchain")
 	here := toolchain
@@ -142,16 +143,25 @@ func (p *Project) Locate(target, field string) string {
 	if here == nil {
 		return p.shown
 	}
-	if _, v, _ := descend("", here.value, field); v == nil {
-		if _, v, _ = descend("", toolchain.value, field); v != nil {
-			here = toolchain
+	at, v := here.at, here.value
+	if field != "" && !leads(v, field) {
+		switch {
+		case leads(toolchain.value, field):
+			at, v = toolchain.at, toolchain.value
+		case leads(p.root, field):
+			at, v = p.shown, p.root
 		}
 	}
-	at, v := here.at, here.value
 	for rest := field; rest != "" && v != nil; {
 		at, v, rest = descend(at, v, strings.TrimPrefix(rest, "."))
 	}
 	return at
+}
+
+// leads reports whether v has what path begins with.
+func leads(v *value, path string) bool {
+	_, next, _ := descend("", v, path)
+	return next != nil
 }
 
 // descend follows the first name or index of path, and gives where it leads

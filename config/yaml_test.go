@@ -178,6 +178,10 @@ func TestLocate(t *testing.T) {
 		{"", "kernel", "5"},
 		{"", "build[0][0]", "4"},
 		{"", "nothing", "2"},
+		{"dev", "toolchain.kernel", "5"}, // spelled out
+		{"dev", "toolchain.other", "2"},
+		{"", "targets.dev.ports[1].host", "12"},
+		{"", "targets.dev.nothing", "7"},
 	} {
 		if got, want := p.Locate(c.target, c.field), "morgana.yaml:"+c.want; got != want {
 			t.Errorf("%s, %q: got %s, want %s", c.target, c.field, got, want)

@@ -94,9 +94,10 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 	}
 	show := c.screen()
 	defer show.close()
-	failed := make([]error, len(targets))
+	failed, names := make([]error, len(targets)), make([]string, len(targets))
 	var all sync.WaitGroup
 	for i, t := range targets {
+		names[i] = project.App + "/" + t.Name
 		all.Go(func() {
 			follow := &follower{to: to, project: project, target: t, show: show}
 			failed[i] = follow.deploy(ctx, request(project, t, origin, f), f.detach)
@@ -104,20 +105,24 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 	}
 	all.Wait()
 	show.close()
-	return c.verdict(ctx, failed)
+	return c.verdict(ctx, names, failed)
 }
 
-// verdict tells every failure and gives one exit status.
-func (c *cli) verdict(ctx context.Context, failed []error) error {
+// verdict tells every failure, each with its name where there is more than one
+// name, and gives one exit status.
+func (c *cli) verdict(ctx context.Context, names []string, failed []error) error {
 	status := 0
-	for _, err := range failed {
+	for i, err := range failed {
 		switch {
 		case err == nil:
 		case errors.Is(err, errDetached):
 			status = max(status, 0)
 		default:
-			f := workflows.Failure(err)
-			writeFailure(c.err, f)
+			f, name := workflows.Failure(err), ""
+			if len(names) > 1 {
+				name = names[i] + ": "
+			}
+			writeFailure(c.err, name, f)
 			if f.Kind.UserError() {
 				status = max(status, 2)
 			} else {

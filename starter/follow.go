@@ -58,8 +58,11 @@ func (f *follower) failed(t step.Tags, err error) error {
 		return err
 	}
 	e := *workflows.Failure(err)
-	if e.Field != "" { // an option of morgana.yaml: say where
+	switch {
+	case e.Field != "": // an option of morgana.yaml: say where
 		e.Op = f.project.Locate(f.blamed(), e.Field)
+	case e.Kind == step.Unsupported: // what it asks for as a whole, by its kind
+		e.Op = strings.TrimSuffix(f.project.Locate(f.blamed(), "")+": "+e.Op, ": ")
 	}
 	f.emit(event{Event: "failed", Error: failureJSON(&e)}, t)
 	return &e

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -142,30 +143,46 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string) error
 	if err := to.needWorker(ctx); err != nil {
 		return err
 	}
-	for _, name := range names {
-		app, target, _ := strings.Cut(name, "/")
-		var removed step.Destroyed
-		request, known := requests[name]
-		if known { // from morgana.yaml: looks for leftovers even where no deployment runs
-			err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed)
-		} else {
-			var handle client.WorkflowUpdateHandle
-			handle, err = to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-				WorkflowID: workflows.DeploymentID(app, target), UpdateName: workflows.UpdateDestroy,
-				Args: []any{request}, WaitForStage: client.WorkflowUpdateStageCompleted,
-			})
-			err = answered(ctx, app, target, handle, err, &removed)
-		}
-		var gone *serviceerror.NotFound
-		if errors.As(err, &gone) {
-			err = notDeployed(name, nil)
-		}
-		if err != nil {
+	slices.Sort(names)
+	failed := make([]error, len(names))
+	for i, name := range names {
+		removed, err := to.destroy(ctx, name, requests)
+		switch {
+		case err == nil:
+			c.destroyed(name, removed)
+		case len(names) == 1 || ctx.Err() != nil:
 			return err
+		default: // go on with the others
+			failed[i] = err
+			if c.output == "json" {
+				app, target, _ := strings.Cut(name, "/")
+				c.emit(event{Event: "error", App: app, Target: target, Error: failureJSON(workflows.Failure(err))})
+			}
 		}
-		c.destroyed(name, removed)
 	}
-	return nil
+	return c.verdict(ctx, names, failed)
+}
+
+// destroy ends a deployment. If requests say what it is, from morgana.yaml,
+// leftovers are looked for even where no deployment runs.
+func (to *connection) destroy(ctx context.Context, name string, requests map[string]workflows.DestroyRequest) (removed step.Destroyed, err error) {
+	app, target, _ := strings.Cut(name, "/")
+	request, known := requests[name]
+	if known {
+		err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed)
+	} else {
+		var handle client.WorkflowUpdateHandle
+		handle, err = to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+			WorkflowID: workflows.DeploymentID(app, target), UpdateName: workflows.UpdateDestroy,
+			Args: []any{request}, WaitForStage: client.WorkflowUpdateStageCompleted,
+		})
+		err = answered(ctx, app, target, handle, err, &removed)
+	}
+	var gone *serviceerror.NotFound
+	if errors.As(err, &gone) {
+		err = notDeployed(name, nil)
+	}
+	return removed, err
 }
 
 func (c *cli) destroyed(name string, d step.Destroyed) {

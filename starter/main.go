@@ -155,7 +155,7 @@ func (c *cli) tell(err error) int {
 	if c.output == "json" {
 		c.emit(event{Event: "error", Error: failureJSON(f)})
 	}
-	writeFailure(c.err, f)
+	writeFailure(c.err, "", f)
 	return status
 }
 
@@ -166,9 +166,10 @@ func early(err error) bool {
 	return !errors.As(err, &ofWorkflow)
 }
 
-// writeFailure writes "error: ..." and what to do about it.
-func writeFailure(w io.Writer, f *step.Error) {
-	_, _ = fmt.Fprintln(w, "error:", f) // a closed stderr: nobody to tell
+// writeFailure writes "error: ..." and what to do about it. name says whose it
+// is, as "hello/dev: "; empty if that is plain.
+func writeFailure(w io.Writer, name string, f *step.Error) {
+	_, _ = fmt.Fprintf(w, "error: %s%v\n", name, f) // a closed stderr: nobody to tell
 	if f.Hint != "" {
 		_, _ = fmt.Fprintln(w, "hint:", strings.ReplaceAll(strings.TrimRight(f.Hint, "\n"), "\n", "\n      "))
 	}

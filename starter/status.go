@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -11,6 +12,7 @@ import (
 	enums "go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/converter"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -40,6 +42,8 @@ type deploymentLine struct {
 	State   string    `json:"state"` // up rolling failed destroying ended ...
 	Started time.Time `json:"started"`
 	workflows.DeploymentStatus
+	// Error is why it ended, if it failed.
+	Error *failure `json:"error,omitempty"`
 }
 
 func (c *cli) status(ctx context.Context, which string, all bool) error {
@@ -66,18 +70,34 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 		c.say("no deployments run")
 		return nil
 	}
+	return c.table(lines)
+}
+
+// table writes the deployments for people. What failed is said last, for it is
+// long; without failures there is no such column.
+func (c *cli) table(lines []deploymentLine) error {
+	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Failure != "" })
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "APP\tTARGET\tKIND\tGENERATION\tSTATE\tMACHINE\tADDRESSES\tAGE")
+	row := func(cells []string, failure string) {
+		if failures {
+			cells = append(cells, oneLine(failure))
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush tells
+	}
+	row([]string{"APP", "TARGET", "KIND", "GENERATION", "STATE", "MACHINE", "ADDRESSES", "AGE"}, "FAILURE")
 	for _, l := range lines {
 		machine, addresses, generation := "-", "-", "-"
-		if m := l.Machine; m != nil {
+		switch m := l.Machine; {
+		case m != nil:
 			machine, generation = m.ID, fmt.Sprint(m.Registration.Spec.Generation)
 			if len(m.Addresses) > 0 {
 				addresses = strings.Join(m.Addresses, ",")
 			}
+		case l.Error != nil && l.Generation > 0:
+			generation = fmt.Sprint(l.Generation)
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.App, l.Target, dash(l.Kind), generation, l.State,
-			machine, addresses, time.Since(l.Started).Round(time.Second))
+		age := time.Since(l.Started).Round(time.Second).String()
+		row([]string{l.App, l.Target, dash(l.Kind), generation, l.State, machine, addresses, age}, l.Failure)
 	}
 	return w.Flush()
 }
@@ -125,6 +145,9 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	l := deploymentLine{App: parts[1], Target: parts[2], Started: info.GetStartTime().AsTime()}
 	if info.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
 		l.State = strings.ToLower(info.GetStatus().String())
+		if info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_FAILED {
+			to.why(ctx, info, &l)
+		}
 		return l, true
 	}
 	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -150,6 +173,23 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 		l.State = "starting"
 	}
 	return l, true
+}
+
+// why tells the failure that ended a deployment. No worker is asked: it is in
+// the history.
+func (to *connection) why(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, l *deploymentLine) {
+	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := to.GetWorkflow(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId()).Get(asking, nil)
+	if err == nil || lost(err) || asking.Err() != nil {
+		return
+	}
+	e := workflows.Failure(err)
+	l.Error, l.Failure = failureJSON(e), e.Error()
+	generation := info.GetSearchAttributes().GetIndexedFields()[workflows.GenerationAttribute.GetName()]
+	if converter.GetDefaultDataConverter().FromPayload(generation, &l.Generation) != nil {
+		l.Generation = 0 // it failed before it had one
+	}
 }
 
 // splitName reads APP or APP/TARGET; "" is neither.

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// moon is a morgana.yaml whose every target fails in its own way.
+const moon = `app: two
+toolchain:
+  kind: moon
+  rocket: 5
+targets:
+  low:
+    kind: moon
+    memory: 0
+  item:
+    kind: moon
+    ports:
+    - "8080:80"
+    - host: 1
+  unset:
+    kind: moon
+  whole:
+    kind: moon
+  built:
+    kind: moon
+`
+
+// failures are what goes wrong with the targets of moon.
+var failures = map[string]*step.Error{
+	"low":   {Kind: step.InvalidSpec, Op: "check moon target", Field: "memory", Err: errors.New("want 1 or more"), Hint: "memory: 64"},
+	"item":  {Kind: step.Conflict, Field: "ports[1].host", Err: errors.New("is taken")},
+	"unset": {Kind: step.Unsupported, Field: "cpu", Err: errors.New("there is none")},
+	"whole": {Kind: step.Unsupported, Op: "check moon target", Err: errors.New("moon cannot boot this kernel"), Hint: "run it on a target of kind sun"},
+	"built": {Kind: step.InvalidSpec, Field: "rocket", Err: errors.New("want 6")},
+}
+
+// TestFailures: each failure of several says whose it is, and where to look.
+func TestFailures(t *testing.T) {
+	to := withServer(t)
+	serve(t, to, workflows.TaskQueue, func(w worker.Worker) {
+		w.RegisterWorkflow(workflows.Deployment)
+		w.RegisterWorkflow(workflows.Rollout)
+	})
+	var stuck atomic.Bool
+	serve(t, to, "moon", func(w worker.Worker) {
+		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) {
+			if in.Target == "built" {
+				return in, nil
+			}
+			return in, workflows.Fail(failures[in.Target])
+		}, named("Check"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Source, error) {
+			return step.Source{}, workflows.Fail(failures[in.Target])
+		}, named("Configure"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Destroyed, error) {
+			if stuck.Load() && (in.Target == "low" || in.Target == "item") {
+				return step.Destroyed{}, workflows.Fail(&step.Error{Kind: step.Unauthorized, Op: "destroy", Err: errors.New("no key")})
+			}
+			return step.Destroyed{}, nil
+		}, named("Destroy"))
+		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Clean"))
+	})
+	inFolder(t, map[string]string{config.Filename: moon})
+
+	status, out, errOut := morgana(t, "deploy", "--all")
+	wantLines(t, errOut,
+		"error: two/low: morgana.yaml:8: memory: want 1 or more", "hint: memory: 64",
+		"error: two/item: morgana.yaml:13: ports[1].host: is taken",
+		"error: two/unset: morgana.yaml:14: cpu: there is none",
+		"error: two/whole: morgana.yaml:16: check moon target: moon cannot boot this kernel", "hint: run it on a target of kind sun",
+		"error: two/built: morgana.yaml:4: rocket: want 6")
+	if status != 2 {
+		t.Errorf("exit %d\n%s", status, out)
+	}
+	// Of one deploy it is plain whose failure it is.
+	if _, _, errOut = morgana(t, "deploy", "--target", "item"); errOut != "error: morgana.yaml:13: ports[1].host: is taken\n" {
+		t.Errorf("of one: %s", errOut)
+	}
+
+	status, out, errOut = morgana(t, "status", "--all", "two/whole")
+	lines := strings.Split(out, "\n")
+	if status != 0 || len(lines) != 3 || !strings.HasSuffix(lines[0], "  FAILURE") ||
+		!strings.HasSuffix(lines[1], "  check moon target: moon cannot boot this kernel") || !strings.Contains(lines[1], " 1  ") {
+		t.Errorf("status --all: exit %d\n%s%s", status, out, errOut)
+	}
+	_, out, _ = morgana(t, "status", "--all", "two/low", "-o", "json")
+	var line struct {
+		State      string
+		Generation int
+		Error      failure
+	}
+	want := failure{Kind: step.InvalidSpec, Op: "check moon target", Field: "memory", Message: "want 1 or more", Hint: "memory: 64"}
+	if err := json.Unmarshal([]byte(out), &line); err != nil || line.State != "failed" || line.Generation != 1 ||
+		line.Error.Kind != want.Kind || line.Error.Op != want.Op || line.Error.Field != want.Field ||
+		line.Error.Message != want.Message || line.Error.Hint != want.Hint {
+		t.Errorf("status --all -o json: %v, %s", err, out)
+	}
+
+	// One that cannot be destroyed does not keep the others.
+	stuck.Store(true)
+	status, out, errOut = morgana(t, "destroy")
+	wantLines(t, errOut, "error: two/low: destroy: no key", "error: two/item: destroy: no key")
+	wantLines(t, out, "two/built: nothing to remove", "two/unset: nothing to remove", "two/whole: nothing to remove")
+	if status != 2 {
+		t.Errorf("destroy: exit %d", status)
+	}
+}
+
+// wantLines compares lines in any order.
+func wantLines(t *testing.T, text string, want ...string) {
+	t.Helper()
+	got := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

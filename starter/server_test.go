@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// withServer runs the test on a server of its own, whose workers are the test's.
+func withServer(t *testing.T) client.Client {
+	t.Helper()
+	binary, err := filepath.Abs(filepath.Join("..", "bin", "morgana-devserver"))
+	if err == nil {
+		_, err = os.Stat(binary)
+	}
+	if err != nil {
+		if os.Getenv("MORGANA_REQUIRE") == "all" {
+			t.Fatalf("%v: make build", err)
+		}
+		t.Skipf("%v: make build", err)
+	}
+	folder := t.TempDir()
+	ready := filepath.Join(folder, "ready.json")
+	cmd := exec.Command(binary, "--port", "0", "--ui-port", "0", "--db", filepath.Join(folder, "temporal.db"), "--ready-file", ready)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() }) // its database goes with it
+	var server serverInfo
+	for deadline := time.Now().Add(time.Minute); ; {
+		data, err := os.ReadFile(ready)
+		if err == nil && json.Unmarshal(data, &server) == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no server after a minute")
+		}
+		if sleep(t.Context(), 50*time.Millisecond) != nil {
+			t.Fatal(t.Context().Err())
+		}
+	}
+	t.Setenv("TEMPORAL_ADDRESS", server.Address)
+	t.Setenv("TEMPORAL_NAMESPACE", server.Namespace)
+	t.Setenv("XDG_STATE_HOME", filepath.Join(folder, "state"))
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(folder, "config"))
+	to, err := client.Dial(client.Options{HostPort: server.Address, Namespace: server.Namespace, Logger: silent{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(to.Close)
+	_, err = to.OperatorService().AddSearchAttributes(t.Context(), &operatorservice.AddSearchAttributesRequest{
+		Namespace: server.Namespace, SearchAttributes: map[string]enums.IndexedValueType{
+			workflows.AppAttribute.GetName():        enums.INDEXED_VALUE_TYPE_KEYWORD,
+			workflows.TargetAttribute.GetName():     enums.INDEXED_VALUE_TYPE_KEYWORD,
+			workflows.StageAttribute.GetName():      enums.INDEXED_VALUE_TYPE_KEYWORD,
+			workflows.GenerationAttribute.GetName(): enums.INDEXED_VALUE_TYPE_INT,
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// serve polls a queue until the test ends.
+func serve(t *testing.T, to client.Client, queue string, register func(worker.Worker)) {
+	t.Helper()
+	w := worker.New(to, queue, worker.Options{WorkerStopTimeout: time.Second})
+	register(w)
+	if err := w.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Stop)
+}
