@@ -1,0 +1,212 @@
+package xenlab
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+//go:embed build.sh dom0
+var inputs embed.FS
+
+// buildTimeout is for a cold build: packages from a slow mirror, on a busy machine.
+const buildTimeout = 15 * time.Minute
+
+// Missing says what this host lacks for a lab: a tool, or, as long as there is no
+// saved state, what builds one. It is nil if nothing.
+func Missing(ctx context.Context) error {
+	for _, tool := range []struct{ name, pkg string }{{qemu, "qemu-system-x86"}, {"ssh", "openssh-client"}} {
+		if _, err := exec.LookPath(tool.name); err != nil {
+			return fmt.Errorf("%s is not installed (Debian: %s)", tool.name, tool.pkg)
+		}
+	}
+	if _, ok, err := cached(ctx); err != nil || ok {
+		return err
+	}
+	for _, tool := range []struct{ name, pkg string }{{"mmdebstrap", "mmdebstrap"}, {"depmod", "kmod"},
+		{"cpio", "cpio"}, {"mke2fs", "e2fsprogs"}, {"qemu-img", "qemu-utils"}} {
+		if _, err := exec.LookPath(tool.name); err != nil {
+			return fmt.Errorf("%s is not installed (Debian: %s)", tool.name, tool.pkg)
+		}
+	}
+	if os.Getuid() != 0 {
+		return errors.New("no xenlab is built yet, which takes root")
+	}
+	return nil
+}
+
+// root is the folder of all saved states.
+func root() (string, error) {
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "morgana", "xenlab"), err
+}
+
+// cached gives the folder of the saved state, and whether it is there.
+func cached(ctx context.Context) (dir string, ok bool, err error) {
+	top, err := root()
+	if err != nil {
+		return "", false, err
+	}
+	v, err := version(ctx)
+	if err != nil {
+		return "", false, fmt.Errorf("%s --version: %w", qemu, err)
+	}
+	digest := sha256.New()
+	fmt.Fprintf(digest, "%s%q%q", v, machine, dom0Args)
+	err = fs.WalkDir(inputs, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := inputs.ReadFile(path)
+		fmt.Fprintf(digest, "%q%q", path, raw)
+		return err
+	})
+	if err != nil {
+		return "", false, err
+	}
+	dir = filepath.Join(top, fmt.Sprintf("%x", digest.Sum(nil)[:8]))
+	switch _, err = os.Stat(dir); {
+	case err == nil:
+		return dir, true, nil
+	case errors.Is(err, os.ErrNotExist):
+		return dir, false, nil
+	}
+	return "", false, err
+}
+
+// Build gives the folder of the saved state and builds it if it is not there.
+// Builds take turns; each says on stderr how far it is.
+func Build(ctx context.Context) (dir string, err error) {
+	dir, ok, err := cached(ctx)
+	if err != nil || ok {
+		return dir, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, buildTimeout, fmt.Errorf("not built within %v", buildTimeout))
+	defer cancel()
+	top := filepath.Dir(dir)
+	if err := os.MkdirAll(top, 0o700); err != nil {
+		return "", err
+	}
+	unlock, err := lock(ctx, filepath.Join(top, "lock"))
+	if err != nil {
+		return "", fmt.Errorf("wait for another build of xenlab: %w", err)
+	}
+	defer unlock()
+	if _, ok, err := cached(ctx); err != nil || ok {
+		return dir, err // built meanwhile
+	}
+	// Only who has the lock makes any, so what is there was left by a killed build.
+	left, err := filepath.Glob(filepath.Join(top, ".making-*"))
+	if err != nil {
+		return "", err
+	}
+	for _, folder := range left {
+		if err := os.RemoveAll(folder); err != nil {
+			return "", err
+		}
+	}
+	making, err := os.MkdirTemp(top, ".making-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(making)) }()
+	if err := build(ctx, making); err != nil {
+		return "", fmt.Errorf("build xenlab: %w", err)
+	}
+	return dir, os.Rename(making, dir)
+}
+
+func build(ctx context.Context, dir string) error {
+	scripts, err := os.MkdirTemp("", "xenlab-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(scripts) }() // in /tmp
+	if err := os.CopyFS(scripts, inputs); err != nil {
+		return err
+	}
+	begin := time.Now()
+	cmd := exec.CommandContext(ctx, "bash", filepath.Join(scripts, "build.sh"), dir)
+	cmd.Stderr = os.Stderr
+	// Its children go with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("build.sh: %w", err)
+	}
+	say("%4.0fs booting", time.Since(begin).Seconds())
+	create := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "dom0.img", "-F", "raw", stateName)
+	create.Dir = dir
+	if out, err := create.CombinedOutput(); err != nil {
+		return fmt.Errorf("qemu-img: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	l, err := at(dir)
+	if err != nil {
+		return err
+	}
+	if err := l.boot(ctx, dir, false); err != nil {
+		return err
+	}
+	say("%4.0fs saving", time.Since(begin).Seconds())
+	err = l.save()
+	l.vm.kill()
+	<-l.vm.ended
+	if err != nil {
+		return err
+	}
+	say("%4.0fs built", time.Since(begin).Seconds())
+	for _, name := range []string{pidName, knownHosts, filepath.Base(l.Config)} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// save writes the machine as it runs into its disk.
+func (l *Lab) save() error {
+	said, err := l.vm.human("savevm " + snapshot)
+	if err == nil && said != "" {
+		err = errors.New(strings.TrimSpace(said))
+	}
+	return err
+}
+
+// lock takes a file's lock, or gives up when ctx ends.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for first := true; ; first = false {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = file.Close() }, nil // which lets go
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(err, file.Close())
+		}
+		if first {
+			say("another build is under way, waiting for it")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), file.Close())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "xenlab: "+format+"\n", args...)
+}

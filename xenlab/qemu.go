@@ -1,0 +1,233 @@
+package xenlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	qemu        = "qemu-system-x86_64"
+	stateName   = "state.qcow2" // what differs from dom0.img, and the saved state
+	consoleName = "console.log"
+	logName     = "qemu.log"
+	pidName     = "qemu.pid"
+	snapshot    = "booted"
+)
+
+// machine is the machine of all labs. A saved state goes on only in the machine
+// that it was saved in, so what is here is in the cache's key.
+var machine = []string{
+	"-M", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
+	// TCG emulates AMD's virtualisation, which PVH and HVM guests need. Xen does
+	// not survive TCG's SMAP.
+	"-cpu", "max,-smap",
+	"-nodefaults", "-display", "none",
+	// Xen reboots when it or dom0 has crashed; with this it ends QEMU.
+	"-no-reboot",
+	"-device", "virtio-blk-pci,drive=disk",
+	"-device", "virtio-net-pci,netdev=net,romfile=",
+	// Scrubbing would touch all memory, and so make the saved state as large as it.
+	"-append", "xen console=com1 com1=115200,8n1 dom0_mem=512M,max:512M dom0_max_vcpus=1 bootscrub=0 loglvl=warning guest_loglvl=warning",
+}
+
+const dom0Args = "console=hvc0 quiet panic=-1"
+
+// vm is a QEMU that this process started.
+type vm struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when it has
+	kill  func()
+
+	mu     sync.Mutex // of the monitor
+	in     io.Writer
+	events *json.Decoder
+}
+
+// launch starts QEMU on the disk in dir. The pipes of its monitor close with this
+// process, and QEMU does not mind.
+func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
+	disk, err := json.Marshal(map[string]any{
+		"node-name": "disk", "driver": "qcow2",
+		"file": map[string]any{"driver": "file", "filename": filepath.Join(dir, stateName)},
+		"backing": map[string]any{"driver": "raw", "read-only": true,
+			"file": map[string]any{"driver": "file", "filename": filepath.Join(cache, "dom0.img")}},
+		// Nothing on it outlives a crash of this machine.
+		"cache": map[string]any{"no-flush": true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, logName))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }()                                            // QEMU has its own
+	cmd := exec.Command(qemu, append(append([]string{}, machine...), args...)...) //nolint:noctx // it may outlive ctx, and is killed with it if not
+	cmd.Args = append(cmd.Args,
+		"-kernel", "xen", "-initrd", "vmlinuz "+dom0Args+",initrd.img",
+		"-blockdev", string(disk),
+		// QEMU picks a free port. Guests reach nobody.
+		"-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
+		"-chardev", "file,id=console,path="+option(filepath.Join(dir, consoleName)), "-serial", "chardev:console",
+		"-pidfile", filepath.Join(dir, pidName), "-qmp", "stdio")
+	cmd.Dir = cache // -initrd is split at commas and blanks, which a path may have
+	cmd.Stderr = log
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if detached {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	} else {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
+	v := &vm{cmd: cmd, ended: make(chan struct{}), in: in, events: json.NewDecoder(out)}
+	started := make(chan error)
+	go func() {
+		// Pdeathsig is about the thread that starts it, so it has to last as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended says its log
+			close(v.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start QEMU: %w", err)
+	}
+	v.kill = func() { _ = cmd.Process.Kill() } // it has ended, or it is killed
+	if _, err := v.execute("qmp_capabilities", nil); err != nil {
+		v.kill()
+		<-v.ended
+		said, _ := os.ReadFile(filepath.Join(dir, logName))
+		return nil, fmt.Errorf("start QEMU: %w: %s", err, said)
+	}
+	return v, nil
+}
+
+// option quotes a value of QEMU's key=value options.
+func option(value string) string {
+	return regexp.MustCompile(",").ReplaceAllString(value, ",,")
+}
+
+// execute runs a QMP command. It ends when QEMU does.
+func (v *vm) execute(command string, arguments any) (json.RawMessage, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	request := map[string]any{"execute": command}
+	if arguments != nil {
+		request["arguments"] = arguments
+	}
+	if err := json.NewEncoder(v.in).Encode(request); err != nil {
+		return nil, fmt.Errorf("QMP %s: %w", command, err)
+	}
+	for {
+		var reply struct {
+			Return json.RawMessage
+			Error  *struct{ Desc string }
+		}
+		switch err := v.events.Decode(&reply); {
+		case err != nil:
+			return nil, fmt.Errorf("QMP %s: %w", command, err)
+		case reply.Error != nil:
+			return nil, fmt.Errorf("QMP %s: %s", command, reply.Error.Desc)
+		case reply.Return != nil:
+			return reply.Return, nil
+		}
+	}
+}
+
+// human runs a command that QMP has not; what it prints is usually an error.
+func (v *vm) human(line string) (said string, err error) {
+	raw, err := v.execute("human-monitor-command", map[string]string{"command-line": line})
+	if err != nil {
+		return "", err
+	}
+	return said, json.Unmarshal(raw, &said)
+}
+
+var forwarded = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)`)
+
+// sshPort is the port that QEMU picked.
+func (v *vm) sshPort() (int, error) {
+	said, err := v.human("info usernet")
+	if err != nil {
+		return 0, err
+	}
+	m := forwarded.FindStringSubmatch(said)
+	if m == nil {
+		return 0, fmt.Errorf("QEMU forwards no port: %q", said)
+	}
+	return strconv.Atoi(m[1])
+}
+
+// process finds the lab's QEMU, which locks its pid file for as long as it lives.
+func (l *Lab) process() (*os.Process, error) {
+	file, err := os.Open(filepath.Join(l.Dir, pidName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrDown
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // only read
+	var pid int
+	if _, err := fmt.Fscan(file, &pid); err != nil {
+		return nil, ErrDown // not written yet, or for ever
+	}
+	// A handle first, then the lock: so the number was not given to another.
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, err
+	}
+	lock := syscall.Flock_t{Type: syscall.F_RDLCK}
+	if err := syscall.FcntlFlock(file.Fd(), syscall.F_GETLK, &lock); err != nil {
+		return nil, err
+	}
+	if lock.Type == syscall.F_UNLCK {
+		return nil, ErrDown
+	}
+	return p, nil
+}
+
+// end kills a lab's QEMU that another process started.
+func (l *Lab) end() error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		p, err := l.process()
+		if errors.Is(err, ErrDown) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d does not end", p.Pid)
+		}
+	}
+}
+
+// version is what a saved state is tied to besides the machine.
+func version(ctx context.Context) ([]byte, error) {
+	return exec.CommandContext(ctx, qemu, "--version").Output()
+}

@@ -1,0 +1,189 @@
+// Package xenlab starts a real Xen for tests, and for people who have none: a
+// Debian dom0 with Xen 4.17, in QEMU's own emulation, reached over ssh on
+// loopback. PV, PVH and HVM guests run in it. It needs no KVM, and root only to
+// build.
+//
+// The dom0 is built and booted once and saved as it then runs, in
+// $XDG_CACHE_HOME/morgana/xenlab/KEY, where KEY is a digest of everything it
+// is made of. A lab is a copy of that state which goes on; so several run at once,
+// none of them sees what another does, and all have the same keys. A state that
+// is half made is never used: it gets its name when it is whole.
+package xenlab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Alias is the name of a lab in its ssh_config.
+const Alias = "xenlab"
+
+// bootTimeout is from power-on, or from the saved state, to an answer over ssh.
+// Both take seconds; a machine that is busy with other tests takes its time.
+const bootTimeout = 5 * time.Minute
+
+// Lab is a Xen host that runs.
+type Lab struct {
+	// Dir has the lab's files: its ssh_config, known_hosts and disk, and
+	// console.log, which is what Xen and dom0 print.
+	Dir string
+	// Config is the path of an ssh_config with "Host xenlab".
+	Config string
+	// Host is the address in it, "ssh://xenlab".
+	Host string
+
+	vm *vm // nil if another process started it
+}
+
+// Start starts a lab in dir, which is made if it is not there, and waits until it
+// answers. It builds the cached state if there is none, which takes minutes and
+// says so on stderr. The lab ends with Close, with ctx or with this process.
+func Start(ctx context.Context, dir string) (*Lab, error) {
+	return start(ctx, dir, false)
+}
+
+// Up is Start for a lab that outlives this process: [Open] finds it again.
+func Up(ctx context.Context, dir string) (*Lab, error) {
+	return start(ctx, dir, true)
+}
+
+// Open is the lab that runs in dir. The error is [ErrDown] if none does.
+func Open(dir string) (*Lab, error) {
+	l, err := at(dir)
+	if err != nil {
+		return nil, err
+	}
+	_, err = l.process()
+	return l, err
+}
+
+// ErrDown says that no lab runs in a folder.
+var ErrDown = errors.New("no lab runs here")
+
+func at(dir string) (*Lab, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Lab{Dir: dir, Config: filepath.Join(dir, "ssh_config"), Host: "ssh://" + Alias}, nil
+}
+
+func start(ctx context.Context, dir string, detached bool) (*Lab, error) {
+	l, err := Open(dir)
+	if err == nil {
+		return nil, fmt.Errorf("a lab runs in %s already", l.Dir)
+	}
+	if !errors.Is(err, ErrDown) {
+		return nil, err
+	}
+	cache, err := Build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(l.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	// Only the lab's own changes are copied: the disk below them is read in place.
+	disk := filepath.Join(l.Dir, stateName)
+	cp := exec.CommandContext(ctx, "cp", "--reflink=auto", "--sparse=always", filepath.Join(cache, stateName), disk)
+	if out, err := cp.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("copy the saved state: %w: %s", err, bytes.TrimSpace(out))
+	}
+	if err := l.boot(ctx, cache, detached, "-loadvm", snapshot); err != nil {
+		return nil, errors.Join(err, os.Remove(disk))
+	}
+	return l, nil
+}
+
+// boot starts QEMU and waits for an answer over ssh.
+func (l *Lab) boot(ctx context.Context, cache string, detached bool, args ...string) error {
+	ready, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("no answer over ssh within %v", bootTimeout))
+	defer cancel()
+	vm, err := launch(l.Dir, cache, detached, args...)
+	if err != nil {
+		return err
+	}
+	l.vm = vm
+	stop := context.AfterFunc(ctx, vm.kill)
+	err = l.connect(ready, cache)
+	if err != nil {
+		vm.kill()
+		<-vm.ended
+		return fmt.Errorf("boot xenlab: %w%s", err, l.lastWords())
+	}
+	if detached {
+		stop()
+	}
+	return nil
+}
+
+func (l *Lab) connect(ctx context.Context, cache string) error {
+	port, err := l.vm.sshPort()
+	if err != nil {
+		return err
+	}
+	if err := l.writeSSH(cache, port); err != nil {
+		return err
+	}
+	for {
+		// The saved state's clock stands at when it was saved.
+		_, err := l.Run(ctx, "date", "-u", "-s", fmt.Sprintf("@%d", time.Now().Unix()))
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-l.vm.ended:
+			return errors.New("QEMU has ended")
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// lastWords are the ends of what QEMU and Xen had to say.
+func (l *Lab) lastWords() (s string) {
+	for _, name := range []string{logName, consoleName} {
+		raw, _ := os.ReadFile(filepath.Join(l.Dir, name))
+		if raw = bytes.TrimSpace(raw); len(raw) > 0 {
+			s += fmt.Sprintf("\n%s: %s", name, raw[max(0, len(raw)-1000):])
+		}
+	}
+	return s
+}
+
+// Close ends the lab and removes its disk; what it logged stays in Dir.
+func (l *Lab) Close() error {
+	if l.vm != nil {
+		l.vm.kill()
+		<-l.vm.ended
+	} else if err := l.end(); err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range []string{stateName, pidName, filepath.Base(l.Config), knownHosts} {
+		if err := os.Remove(filepath.Join(l.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run runs a command in dom0 as root and gives its standard output. A command
+// that fails is an error with what it wrote to standard error.
+func (l *Lab) Run(ctx context.Context, argv ...string) (stdout string, err error) {
+	cmd := l.Command(ctx, argv...)
+	var out, errOut strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(errOut.String()))
+	}
+	return out.String(), nil
+}
