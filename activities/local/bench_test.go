@@ -222,6 +222,22 @@ func (b *bench) console(m step.Machine) string {
 	return text.Text
 }
 
+// left is the process that the program says it left.
+func (b *bench) left(m step.Machine) int {
+	b.Helper()
+	return leftIn(b, b.console(m))
+}
+
+func leftIn(t testing.TB, text string) int {
+	t.Helper()
+	var pid int
+	_, after, _ := strings.Cut(text, "left ")
+	if _, err := fmt.Sscanf(after, "%d", &pid); err != nil {
+		t.Fatalf("nothing was left: %v\n%s", err, text)
+	}
+	return pid
+}
+
 // machine is the machine's folder.
 func (b *bench) machine(r step.Registration) machine.Machine {
 	b.Helper()
@@ -245,6 +261,22 @@ func (b *bench) pids(r step.Registration) (supervisor, program int) {
 		}
 	}
 	return supervisor, program
+}
+
+// killSupervisor kills it and waits until it and the program are gone.
+func (b *bench) killSupervisor(r step.Registration) {
+	b.Helper()
+	supervisor, program := b.pids(r)
+	if supervisor == 0 || program == 0 {
+		b.Fatalf("supervisor %d, program %d", supervisor, program)
+	}
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
+		b.Fatal(err)
+	}
+	b.until("their end", func() bool { // the lock: some thread of a zombie may live on
+		pid, err := b.machine(r).Pid()
+		return err == nil && pid == 0 && gone(supervisor) && gone(program)
+	})
 }
 
 // resources lists what exists outside the store: machines, processes, taps.
@@ -277,13 +309,17 @@ func resources(t *testing.T, site step.Site) (all []string) {
 // processes are those that stand in a machine's folder, also a removed one.
 func processes(t *testing.T, site step.Site) (pids []int) {
 	t.Helper()
+	state, err := filepath.EvalSymlinks(site.State)
+	if err != nil {
+		t.Fatal(err)
+	}
 	folders, err := filepath.Glob("/proc/[0-9]*/cwd")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, cwd := range folders {
 		pid, _ := strconv.Atoi(strings.Split(cwd, "/")[2])
-		if at, err := os.Readlink(cwd); err == nil && strings.HasPrefix(at, site.State+"/") && !zombie(pid) {
+		if at, err := os.Readlink(cwd); err == nil && strings.HasPrefix(at, state+"/") && !zombie(pid) {
 			pids = append(pids, pid)
 		}
 	}
@@ -299,6 +335,8 @@ func stat(pid int) []string {
 }
 
 func zombie(pid int) bool { return stat(pid)[0] == "Z" }
+
+func gone(pid int) bool { return zombie(pid) || parent(pid) == 0 }
 
 func parent(pid int) int {
 	n, _ := strconv.Atoi(stat(pid)[1])

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -108,7 +107,7 @@ func (b *boot) run(ctx context.Context) (ready string, err error) {
 func (b *boot) notRunning(ctx context.Context) (ready string, err error) {
 	lock, err := b.m.Lock()
 	if errors.Is(err, machine.ErrHeld) {
-		return "", nil
+		return "", b.endOrphans(ctx) // they may be who keeps it
 	}
 	if err != nil {
 		return "", err
@@ -122,11 +121,27 @@ func (b *boot) notRunning(ctx context.Context) (ready string, err error) {
 	case b.seen || b.started:
 		return "", failed(step.BootFailed, "", b.consoleTail(ctx), "the machine was killed with its supervisor%s", b.supervisorSaid())
 	}
+	if err := b.endOrphans(ctx); err != nil {
+		return "", err
+	}
 	if err := b.start(ctx, lock); err != nil {
 		return "", err
 	}
 	b.started, b.began = true, time.Now()
 	return "", nil
+}
+
+// endOrphans ends what a killed supervisor's program had started. The pid file
+// of one that was killed is there; of one that starts it is not.
+func (b *boot) endOrphans(ctx context.Context) error {
+	_, err := os.Stat(b.m.File(machine.PidFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.t.endOrphans(ctx, func(tags step.Tags) bool { return tags == b.m.Tags })
 }
 
 // start starts the supervisor, and leaves to it the lock, the taps and the
@@ -177,12 +192,20 @@ func (b *boot) start(ctx context.Context, lock *os.File) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	p := b.s.command(b.m, tender, ifaces)
+	p, err := b.s.command(b.m, tender, ifaces)
+	if err != nil {
+		return err
+	}
+	told, err := order{Program: p, Files: 1 + len(files)}.open()
+	if err != nil {
+		return err
+	}
+	defer told.Close() //nolint:errcheck // the supervisor has its own
 	// The worker that runs, whatever lies at its path by now.
-	cmd := exec.Command("/proc/self/exe", append([]string{superviseWord, strconv.Itoa(1 + len(files)), p.path}, p.args...)...) //nolint:noctx // it outlives the call
+	cmd := exec.Command("/proc/self/exe", superviseWord) //nolint:noctx // it outlives the call
 	cmd.Args[0] = "morgana-" + b.m.Name()
-	cmd.Env = p.env
 	cmd.ExtraFiles = files
+	cmd.Stdin = told
 	cmd.Stdout, cmd.Stderr = log, log
 	return b.m.Start(cmd, lock)
 }
@@ -249,17 +272,21 @@ func (b *boot) judge(ctx context.Context, end outcome) (string, error) {
 	return how + "; " + end.String(), nil
 }
 
-// readOutcome is nil if the program has not ended.
+// readOutcome is nil if the program has not ended, or nobody knows how: a power
+// cut may leave the file there and empty, and then the machine was killed.
 func readOutcome(m machine.Machine) (*outcome, error) {
 	b, err := os.ReadFile(m.File(statusFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var end outcome
-	if err == nil {
-		err = json.Unmarshal(b, &end)
+	if err != nil {
+		return nil, err
 	}
-	return &end, err
+	var end *outcome
+	if json.Unmarshal(b, &end) != nil {
+		end = nil
+	}
+	return end, nil
 }
 
 func (o outcome) String() string {

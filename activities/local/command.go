@@ -27,17 +27,21 @@ const (
 
 var placeholder = regexp.MustCompile(`\{(tap|block):([^{}]*)\}`)
 
-// program is what the supervisor starts: path with args and env, in the
+// program is what the supervisor starts: Path with Args and Env, in the
 // machine's folder.
 type program struct {
-	path string
-	args []string
-	env  []string
+	Path string
+	Args []string
+	Env  []string
 }
 
 // command says how the machine is started. ifaces are the taps' interface
 // names; those handed over by descriptor are open from firstFD on, in order.
-func (s *settings) command(m machine.Machine, tender string, ifaces []string) program {
+func (s *settings) command(m machine.Machine, tender string, ifaces []string) (program, error) {
+	folder, err := filepath.EvalSymlinks(m.Path)
+	if err != nil {
+		return program{}, err
+	}
 	var given []string // what the program is told, per network
 	next := firstFD
 	for i, n := range s.Networks {
@@ -62,22 +66,23 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) pr
 			return found // complete has refused it
 		})
 	}
-	p := program{path: m.File(kernelFile)}
+	p := program{Path: m.File(kernelFile)}
 	if s.ABI != image.LinuxExecutable {
-		p.path, p.args = tender, s.tenderArgs(given)
+		p.Path, p.Args = tender, s.tenderArgs(given)
 	}
 	for _, a := range s.Args {
-		p.args = append(p.args, fill(a))
+		p.Args = append(p.Args, fill(a))
 	}
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"} {
 		if v, ok := os.LookupEnv(name); ok && s.Env[name] == "" {
-			p.env = append(p.env, name+"="+v)
+			p.Env = append(p.Env, name+"="+v)
 		}
 	}
 	for _, name := range sortedKeys(s.Env) {
-		p.env = append(p.env, name+"="+fill(s.Env[name]))
+		p.Env = append(p.Env, name+"="+fill(s.Env[name]))
 	}
-	return p
+	p.Env = append(p.Env, markVariable+"="+folder) // last: no other holds
+	return p, nil
 }
 
 // tenderArgs is the command line of solo5-spt and solo5-hvt up to the kernel's

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
 )
@@ -119,50 +122,160 @@ func TestSupervisorKilled(t *testing.T) {
 	spec := b.spec(`{"args":["hello","ignore-term","stay"],"expect":"hello","networks":[{"name":"service","by":"fd"},{"name":"other"}]}`)
 	r := b.register(linux, spec)
 	first := b.boot(r)
-	supervisor, program := b.pids(r)
-	if supervisor == 0 || program == 0 {
-		t.Fatalf("supervisor %d, program %d", supervisor, program)
-	}
+	_, program := b.pids(r)
 	if group, err := syscall.Getpgid(program); err != nil || group != program {
 		t.Errorf("the program is in group %d (%v), not its own", group, err)
 	}
-	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	b.until("its end", func() bool { return len(processes(t, b.site)) == 0 })
+	b.killSupervisor(r)
 	second := b.boot(r)
 	if second.Adopted || second.Ended || second.ID != first.ID {
 		t.Errorf("got %+v", second)
 	}
-	supervisor, _ = b.pids(r)
-	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	b.killSupervisor(r)
 	b.destroy(spec)
 	if left := resources(t, b.site); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
 }
 
-// What the program itself had started survives the kill of its supervisor, and
-// keeps the machine's lock.
-func TestOrphansAreEnded(t *testing.T) {
+// A power cut may leave a status file that says nothing: the machine was killed.
+func TestStatusThatSaysNothing(t *testing.T) {
+	for _, status := range []string{"", "{\"status\"", "\x00\x00\x00"} {
+		b := newBench(t)
+		r := b.register(linux, b.spec(`{"args":["hello","stay"],"expect":"hello"}`))
+		if err := os.WriteFile(r.ID+"/status", []byte(status), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if m := b.boot(r); m.Adopted || m.Ended {
+			t.Errorf("%q: got %+v", status, m)
+		}
+	}
+}
+
+// What the program is given is its own: not the supervisor's, which it could
+// break, and not in any argument, which all users can read.
+func TestEnvironmentIsTheProgramsOwn(t *testing.T) {
 	b := newBench(t)
-	spec := b.spec(`{"args":["child","hello","stay"],"expect":"hello"}`)
-	r := b.register(linux, spec)
-	b.boot(r)
+	r := b.register(linux, b.spec(`{"args":["env","stay"],"expect":"GODEBUG","env":{"GODEBUG":"abracadabra-43","PATH":"/nowhere"}}`))
+	text := b.console(b.boot(r))
+	if !strings.Contains(text, "env: GODEBUG=abracadabra-43\n") || !strings.Contains(text, "env: PATH=/nowhere\n") {
+		t.Errorf("got\n%s", text)
+	}
 	supervisor, program := b.pids(r)
-	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil {
+	for _, path := range []string{
+		fmt.Sprintf("/proc/%d/environ", supervisor), fmt.Sprintf("/proc/%d/cmdline", supervisor), fmt.Sprintf("/proc/%d/cmdline", program),
+	} {
+		if got, err := os.ReadFile(path); err != nil || bytes.Contains(got, []byte("abracadabra")) || bytes.Contains(got, []byte("/nowhere")) {
+			t.Errorf("%s: %q (%v)", path, got, err)
+		}
+	}
+}
+
+// The console has an end, the program has not.
+func TestConsoleIsCut(t *testing.T) {
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"args":["hello","flood","70","complain","exit","0"],"expect":"hello"}`))
+	b.boot(r)
+	b.until("its end", func() bool { return len(processes(t, b.site)) == 0 })
+	if m := b.boot(r); !strings.Contains(m.Ready, "ended with status 0") {
+		t.Errorf("got %+v", m)
+	}
+	tail := machine.Tail(r.ID + "/console.log")
+	if size := b.machine(r).Printed(); size < consoleLimit || size > consoleLimit+100 || !strings.HasSuffix(tail, "\n[morgana: the console is cut here, at 64 MiB; the program runs on]") {
+		t.Errorf("%d bytes, at the end %q", size, tail[max(0, len(tail)-200):])
+	}
+}
+
+// A console that cannot be written must not stop the program.
+func TestConsoleThatCannotBeWritten(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	b.until("the program's end", func() bool { return zombie(program) || parent(program) == 0 })
-	if left := processes(t, b.site); len(left) != 1 {
-		t.Errorf("left alone: %d", left)
+	defer full.Close() //nolint:errcheck // nothing is in it
+	r := strings.NewReader(strings.Repeat("x", 1<<20))
+	if err := keep(full, r, 1<<19); !errors.Is(err, syscall.ENOSPC) || r.Len() != 0 {
+		t.Errorf("%v, %d bytes not read", err, r.Len())
 	}
-	began := time.Now()
-	b.destroy(spec)
-	if left := resources(t, b.site); len(left) > 0 || time.Since(began) > 2*time.Second {
-		t.Errorf("left: %q after %s", left, time.Since(began))
+}
+
+// What the program itself had started survives the kill of its supervisor, and
+// ends with destroy or before the machine is started again.
+func TestOrphansAreEnded(t *testing.T) {
+	for _, how := range []string{"child", "bare", "daemon"} {
+		for _, linked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, linked %t", how, linked), func(t *testing.T) {
+				t.Parallel()
+				b := newBench(t)
+				if linked {
+					link := filepath.Join(t.TempDir(), "state")
+					if err := os.Symlink(b.site.State, link); err != nil {
+						t.Fatal(err)
+					}
+					b.site.State = link
+				}
+				spec := b.spec(`{"args":["leave","` + how + `","hello","stay"],"expect":"hello"}`)
+				r := b.register(linux, spec)
+				for range 2 {
+					m := b.boot(r)
+					if m.Adopted {
+						t.Errorf("got %+v", m)
+					}
+					left := b.left(m)
+					b.killSupervisor(r)
+					if gone(left) {
+						t.Error("nothing was left")
+					}
+					defer func() { // by the next boot or destroy
+						if !gone(left) {
+							t.Error("it is left")
+						}
+					}()
+				}
+				began := time.Now()
+				b.destroy(spec)
+				if took := time.Since(began); took > 2*time.Second {
+					t.Errorf("took %s", took)
+				}
+			})
+		}
+	}
+}
+
+// Another machine's, and one of no machine, is left alone.
+func TestOrphansOfOthersAreLeft(t *testing.T) {
+	b := newBench(t)
+	spec := b.spec(`{"args":["leave","daemon","hello","stay"],"expect":"hello"}`)
+	running := b.boot(b.register(linux, spec))
+	other := spec
+	other.Generation++
+	r := b.register(linux, other)
+	orphan := b.left(b.boot(r))
+	b.killSupervisor(r)
+	third := spec
+	third.Generation = 3
+	b.destroy(third)
+	if gone(orphan) || gone(b.left(running)) {
+		t.Error("another's is ended")
+	}
+	b.destroy(other)
+	if !gone(orphan) || gone(b.left(running)) {
+		t.Errorf("the orphan is gone: %t, what runs is: %t", gone(orphan), gone(b.left(running)))
+	}
+}
+
+// What a program leaves ends with it, whatever session it made for itself.
+func TestWhatAProgramLeaves(t *testing.T) {
+	for _, how := range []string{"child", "bare", "daemon"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			m := b.boot(b.register(linux, b.spec(`{"args":["leave","`+how+`","hello"],"expect":"hello"}`)))
+			b.until("its end", func() bool { return len(processes(t, b.site)) == 0 })
+			if !gone(b.left(m)) {
+				t.Error("it is left")
+			}
+		})
 	}
 }
 
@@ -174,16 +287,21 @@ func TestDestroyEnds(t *testing.T) {
 	}{
 		{"one that listens", `"stay"`, 0, 2 * time.Second},
 		{"one that does not", `"ignore-term","stay"`, quitGrace, quitGrace + 2*time.Second},
-		{"one with children", `"child","stay"`, 0, 2 * time.Second},
-		{"one with children that do not", `"ignore-term","child","stay"`, quitGrace, quitGrace + 2*time.Second},
+		{"one with children", `"leave","child","stay"`, 0, 2 * time.Second},
+		{"one with a daemon", `"leave","daemon","stay"`, 0, 2 * time.Second},
+		{"one with children that do not", `"ignore-term","leave","child","stay"`, quitGrace, quitGrace + 2*time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
 			spec := b.spec(`{"args":["hello",` + test.args + `]}`)
-			b.boot(b.register(linux, spec))
+			m := b.boot(b.register(linux, spec))
+			text := b.console(m)
 			began := time.Now()
 			b.destroy(spec)
+			if strings.Contains(text, "left") && !gone(leftIn(t, text)) {
+				t.Error("what it left is left")
+			}
 			if took := time.Since(began); took < test.least || took > test.most {
 				t.Errorf("took %s", took)
 			}

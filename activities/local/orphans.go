@@ -1,62 +1,144 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
 )
 
-// endOrphans kills what a killed supervisor left running: not its program, which
-// the kernel kills, but processes that the program had started. They have the
-// machine's lock, at the descriptor where the program got it, and stand in the
-// machine's folder, which no worker does.
-func endOrphans(ctx context.Context, m machine.Machine) error {
-	if pid, err := m.Pid(); pid != 0 || err != nil {
-		return err // not orphans
-	}
-	lock, err := os.Stat(m.File("lock"))
-	if errors.Is(err, os.ErrNotExist) {
+const (
+	// markVariable is in the environment of every program, and so of all that
+	// it starts: the machine's folder, with no symbolic links.
+	markVariable = "MORGANA_MACHINE"
+
+	// orphanGrace is how long the kernel may take to clear away what was killed.
+	orphanGrace = 10 * time.Second
+)
+
+// endOrphans kills what machines left running whose supervisor is gone: not
+// their programs, which the kernel kills, but processes that those had started.
+// One that keeps the machine's lock keeps the machine; one that does not would
+// stay for good. wanted chooses the machines, which may be gone already.
+func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) error {
+	root, err := filepath.EvalSymlinks(t.room.Root())
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	orphan := func(proc string) bool {
-		f, err := os.Stat(proc + "/fd/3")
-		if err != nil {
-			return false // gone, or another user's
+	again := time.NewTicker(tick / 10)
+	defer again.Stop()
+	// Until there is none: one may have started others before it was killed.
+	for began := time.Now(); ; {
+		found, err := killOrphans(ctx, root, wanted)
+		if err != nil || len(found) == 0 {
+			return err
 		}
-		cwd, err := os.Readlink(proc + "/cwd")
-		return err == nil && cwd == m.Path && os.SameFile(f, lock)
+		if time.Since(began) > orphanGrace {
+			return &step.Error{Left: found, Err: errors.New("what the program had started does not end"), Hint: "end these processes: " + strings.Join(found, ", ")}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-again.C:
+		}
 	}
+}
+
+// killOrphans kills all that it finds, and says which.
+func killOrphans(ctx context.Context, root string, wanted func(step.Tags) bool) (found []string, err error) {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, proc := range processes {
 		if err := ctx.Err(); err != nil {
-			return err
+			return found, err
 		}
-		if !orphan(proc) {
+		m, ok := orphanOf(proc, root)
+		if !ok || !wanted(m.Tags) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(proc))
 		if err != nil {
-			return err
+			return found, err
 		}
 		process, err := os.FindProcess(pid)
 		if err != nil {
-			return err
+			return found, err
 		}
 		// Once more, now that the handle cannot become another process's.
-		if now, err := m.Pid(); now == 0 && err == nil && orphan(proc) {
+		if now, ok := orphanOf(proc, root); ok && now == m {
 			_ = process.Kill() // it may be gone
+			found = append(found, fmt.Sprintf("process %d", pid))
 		}
 		_ = process.Release() // frees a handle
 	}
-	return nil
+	return found, nil
+}
+
+// orphanOf says of which machine in root, one without a supervisor, a process is.
+// A supervisor that runs has its pid file locked before the program starts and
+// until all that comes of it is gone.
+func orphanOf(proc, root string) (machine.Machine, bool) {
+	path := marked(proc)
+	if path == "" {
+		path = standing(proc)
+	}
+	tags, ok := step.ParseFolder(filepath.Base(path))
+	if filepath.Dir(path) != root || !ok {
+		return machine.Machine{}, false
+	}
+	m := machine.Machine{Path: path, Tags: tags}
+	pid, err := m.Pid()
+	return m, pid == 0 && err == nil
+}
+
+// marked is the machine's folder in the environment of a process, "" if it has
+// none, is gone, or is another user's.
+func marked(proc string) string {
+	environ, err := os.ReadFile(proc + "/environ")
+	if err != nil {
+		return ""
+	}
+	for word := range bytes.SplitSeq(environ, []byte{0}) {
+		if path, ok := bytes.CutPrefix(word, []byte(markVariable+"=")); ok {
+			return string(path)
+		}
+	}
+	return ""
+}
+
+// standing is the folder of the machine whose lock a process has at the
+// descriptor where the program got it, if it stands in that folder, for some
+// clear their environment. No worker does; a supervisor that starts does.
+func standing(proc string) string {
+	cwd, err := os.Readlink(proc + "/cwd") // what the kernel says: no symbolic links
+	if err != nil {
+		return ""
+	}
+	has, err := os.Stat(proc + "/fd/3")
+	if err != nil {
+		return ""
+	}
+	lock, err := os.Stat(filepath.Join(cwd, "lock"))
+	if err != nil || !os.SameFile(has, lock) {
+		return ""
+	}
+	words, err := os.ReadFile(proc + "/cmdline")
+	if err != nil || bytes.HasSuffix(words, []byte("\x00"+superviseWord+"\x00")) {
+		return ""
+	}
+	return cwd
 }

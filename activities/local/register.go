@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,21 +74,40 @@ var quit = machine.Quit{Grace: quitGrace + time.Second, Ask: func(_ context.Cont
 }}
 
 // Destroy ends the machines whose tags match, by SIGTERM and after 3 s by
-// SIGKILL, and removes their folders, half made ones as well, and their taps.
-// What it cannot end is named in the error's Left; the rest is removed all the
-// same.
+// SIGKILL, and what their programs had started, and removes their folders, half
+// made ones as well, and their taps. What it cannot end is named in the error's
+// Left; the rest is removed all the same.
 func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
-	machines, err := t.room.All(spec.Match)
-	for _, m := range machines {
-		err = errors.Join(err, endOrphans(ctx, m))
+	errOrphans := t.endOrphans(ctx, spec.Match) // they keep machines' locks
+	done, errMachines := t.room.Destroy(ctx, spec, quit)
+	if errOrphans == nil && ctx.Err() == nil { // now the supervisors are gone that were killed above
+		errOrphans = t.endOrphans(ctx, spec.Match)
 	}
-	done, errDestroy := t.room.Destroy(ctx, spec, quit)
-	if err := errors.Join(errDestroy, err); err != nil {
-		return done, step.During(fmt.Sprintf("destroy %s.%s", spec.App, spec.Target), err)
-	}
-	taps, err := machine.RemoveTaps(spec.Tags)
+	taps, errTaps := machine.RemoveTaps(spec.Tags)
 	for _, name := range taps {
 		done.Removed = append(done.Removed, "tap "+name)
 	}
-	return done, err
+	return done, firstOf(fmt.Sprintf("destroy %s.%s", spec.App, spec.Target), errMachines, errOrphans, errTaps)
+}
+
+// firstOf is the first of the errors, with what the others say added.
+func firstOf(op string, errs ...error) error {
+	var first *step.Error
+	for _, err := range errs {
+		var e *step.Error
+		if err == nil || !errors.As(step.During(op, err), &e) {
+			continue
+		}
+		if first == nil {
+			copied := *e
+			first = &copied
+			continue
+		}
+		first.Left = append(slices.Clone(first.Left), e.Left...)
+		first.Err = fmt.Errorf("%w; %w", first.Err, e.Err)
+	}
+	if first == nil {
+		return nil
+	}
+	return first
 }

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"encoding/gob"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,12 +22,37 @@ import (
 )
 
 const (
-	// superviseWord is the first argument of a worker that is a supervisor:
-	// PROGRAM superviseWord FILES PATH [ARG ...], with FILES open files from
-	// descriptor 3 on that go to the program.
+	// superviseWord is the one argument of a worker that is a supervisor. It
+	// reads an order from its standard input, and has the order's files open
+	// from descriptor 3 on.
 	superviseWord = "supervise-local-machine"
 	statusFile    = "status"
 )
+
+// order is what a supervisor is to do. It comes in a file without a name: what
+// the program is given is not for the supervisor's own environment, and an
+// environment not for its arguments, which all users can read.
+type order struct {
+	Program program
+	Files   int // the machine's lock first
+}
+
+// open is the order as a file to be read. It is whole before the supervisor
+// starts, should the worker die.
+func (o order) open() (*os.File, error) {
+	fd, err := unix.MemfdCreate("order", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "order")
+	if err = gob.NewEncoder(f).Encode(o); err == nil {
+		_, err = f.Seek(0, 0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
 
 // outcome is the status file: how the program ended, or why it could not start.
 type outcome struct {
@@ -37,16 +65,16 @@ type outcome struct {
 // of [os.Args], say so, and returns when the machine has ended; false if they
 // say something else. It must come first in main.
 func Supervise(args []string) (handled bool) {
-	if len(args) < 4 || args[1] != superviseWord {
+	if len(args) != 2 || args[1] != superviseWord {
 		return false
 	}
-	if err := supervise(args[2], args[3:]); err != nil {
+	if err := supervise(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return true
 }
 
-func supervise(files string, command []string) error {
+func supervise() error {
 	// The program is killed when the thread that started it ends (prctl(2),
 	// PR_SET_PDEATHSIG); a program that gains privileges would be spared.
 	runtime.LockOSThread()
@@ -57,6 +85,11 @@ func supervise(files string, command []string) error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return os.NewSyscallError("PR_CAP_AMBIENT", err)
 	}
+	// What the program starts and leaves becomes a child of this process,
+	// whatever session it makes for itself.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return os.NewSyscallError("PR_SET_CHILD_SUBREAPER", err)
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
@@ -66,27 +99,30 @@ func supervise(files string, command []string) error {
 		return err
 	}
 	defer runtime.KeepAlive(pid) // closing it would unlock it
-	console, err := os.OpenFile(machine.ConsoleFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	var o order
+	if err := gob.NewDecoder(os.Stdin).Decode(&o); err != nil {
+		return fmt.Errorf("read order: %w", err)
+	}
+	c, err := openConsole(machine.ConsoleFile)
 	if err != nil {
 		return err
 	}
-	n, err := strconv.Atoi(files)
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(command[0], command[1:]...) //nolint:noctx // it runs for as long as it likes
-	cmd.Stdout, cmd.Stderr = console, console
+	cmd := exec.Command(o.Program.Path, o.Program.Args...) //nolint:noctx // it runs for as long as it likes
+	cmd.Env = o.Program.Env
+	cmd.Stdout, cmd.Stderr = c.in, c.in
 	// The program keeps the machine's lock as well (descriptor 3): until it is
 	// gone the machine is not, whatever became of its supervisor.
-	for fd := range n {
+	for fd := range o.Files {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(3+fd), "inherited"))
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	b, err := json.Marshal(await(cmd, stop))
-	if err == nil {
-		err = machine.WriteFile(statusFile, append(b, '\n'))
+	end := await(cmd, stop)
+	err = errors.Join(endRest(), c.close())
+	b, errStatus := json.Marshal(end)
+	if errStatus == nil {
+		errStatus = machine.WriteFile(statusFile, append(b, '\n'))
 	}
-	return errors.Join(err, os.Remove(machine.PidFile))
+	return errors.Join(err, errStatus, os.Remove(machine.PidFile))
 }
 
 // lockPid makes the pid file and locks it for this process.
@@ -104,42 +140,91 @@ func lockPid() (*os.File, error) {
 }
 
 // await runs the program, passes on that it is to stop, and kills it if it does
-// not. What it leaves of its process group is killed before its number is free
-// for others.
+// not.
 func await(cmd *exec.Cmd, stop <-chan os.Signal) outcome {
 	if err := cmd.Start(); err != nil {
 		return outcome{Status: -1, Error: err.Error()}
 	}
-	ended := make(chan struct{})
-	go func() {
-		var late <-chan time.Time
+	ended := make(chan outcome, 1)
+	go func() { ended <- reap(cmd.Process.Pid) }()
+	var late <-chan time.Time
+	for {
+		select {
+		case end := <-ended:
+			return end
+		case <-stop:
+			_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended meanwhile
+			late = time.After(quitGrace)
+		case <-late:
+			_ = cmd.Process.Kill()
+		}
+	}
+}
+
+// reap waits for the program, and until then for what else became a child of
+// this process.
+func reap(program int) outcome {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return outcome{Status: -1, Error: os.NewSyscallError("wait", err).Error()}
+		case pid == program && status.Signaled():
+			return outcome{Status: -1, Signal: int(status.Signal())}
+		case pid == program:
+			return outcome{Status: status.ExitStatus()}
+		}
+	}
+}
+
+// endRest kills what the program left. Those whose parent dies become children
+// of this process, so the last is reached.
+func endRest() error {
+	for {
+		pids, err := children()
+		if err != nil {
+			return err
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, syscall.SIGKILL) // its number is not free before it is reaped below
+		}
 		for {
-			select {
-			case <-ended:
-				return
-			case <-stop:
-				_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended meanwhile
-				late = time.After(quitGrace)
-			case <-late:
-				_ = cmd.Process.Kill()
+			_, err := unix.Wait4(-1, nil, 0, nil)
+			if errors.Is(err, unix.ECHILD) {
+				return nil
+			}
+			if !errors.Is(err, unix.EINTR) {
+				break
 			}
 		}
-	}()
-	for {
-		err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			break
+	}
+}
+
+// children are this process's, those that are dead and not reaped as well.
+func children() (pids []int, err error) {
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil, err
+	}
+	parent := strconv.Itoa(os.Getpid())
+	for _, path := range all {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // gone
 		}
+		// "PID (NAME) STATE PARENT ...", with anything in NAME.
+		text := string(b)
+		fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+		if len(fields) < 2 || fields[1] != parent {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
 	}
-	close(ended)
-	_ = unix.Kill(-cmd.Process.Pid, syscall.SIGKILL) // nobody left is well
-	err := cmd.Wait()
-	if cmd.ProcessState == nil {
-		return outcome{Status: -1, Error: err.Error()}
-	}
-	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if ok && status.Signaled() {
-		return outcome{Status: -1, Signal: int(status.Signal())}
-	}
-	return outcome{Status: cmd.ProcessState.ExitCode()}
+	return pids, nil
 }

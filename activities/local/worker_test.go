@@ -3,7 +3,9 @@ package local
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -124,6 +126,33 @@ func TestTapOfAnUnfinishedBoot(t *testing.T) {
 	done, err := b.target().Destroy(t.Context(), r.Spec)
 	if err != nil || len(done.Removed) != 2 {
 		t.Errorf("removed %q (%v)", done.Removed, err)
+	}
+}
+
+// Taps go whatever else cannot be removed.
+func TestTapsGoWhateverFails(t *testing.T) {
+	needTaps(t)
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"networks":[{"name":"service"}]}`))
+	if err := machine.MakeTap(t.Context(), machine.TapConfig{Tags: r.Spec.Tags}); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := b.machine(r).Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	done, err := b.target().Destroy(ctx, r.Spec)
+	var e *step.Error
+	if !errors.As(err, &e) || !errors.Is(err, context.DeadlineExceeded) || len(e.Left) != 1 {
+		t.Errorf("got %v", err)
+	}
+	if len(done.Removed) != 1 || !strings.HasPrefix(done.Removed[0], "tap ") {
+		t.Errorf("removed %q", done.Removed)
+	}
+	if err := lock.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

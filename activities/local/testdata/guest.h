@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -77,6 +78,40 @@ static void rights(void)
             fputs(line, stdout);
 }
 
+/* Starts what nobody waits for, and says its number. A daemon lets go of all
+ * that it had; a bare one has an empty environment. */
+static void leave(const char *how)
+{
+    pid_t child = fork();
+    if (child != 0 && !strcmp(how, "daemon")) {
+        waitpid(child, NULL, 0);
+        return;
+    }
+    if (child == 0 && !strcmp(how, "daemon")) {
+        setsid();
+        if (chdir("/") < 0)
+            _exit(1);
+        child = fork();
+    }
+    if (child != 0) {
+        printf("left %d\n", child);
+        fflush(stdout);
+        if (!strcmp(how, "daemon"))
+            _exit(0);
+        return;
+    }
+    if (!strcmp(how, "bare")) {
+        char *args[] = { "bare", "stay", NULL }, *none[] = { NULL };
+        execve("/proc/self/exe", args, none);
+        _exit(1);
+    }
+    if (!strcmp(how, "daemon"))
+        for (int fd = 0; fd < 64; fd++)
+            close(fd);
+    for (;;)
+        pause();
+}
+
 static int guest(char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -100,11 +135,12 @@ static int guest(char **argv)
             mark(*++argv);
         else if (!strcmp(*argv, "ignore-term"))
             signal(SIGTERM, SIG_IGN);
-        else if (!strcmp(*argv, "child")) {
-            if (fork() == 0)
-                for (;;)
-                    pause();
-        } else if (!strcmp(*argv, "nap"))
+        else if (!strcmp(*argv, "leave"))
+            leave(*++argv);
+        else if (!strcmp(*argv, "flood"))
+            for (long n = atol(*++argv) << 14; n > 0; n--)
+                puts("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde");
+        else if (!strcmp(*argv, "nap"))
             usleep(1000 * atoi(*++argv));
         else if (!strcmp(*argv, "stay"))
             for (;;)
