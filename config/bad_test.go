@@ -82,8 +82,11 @@ func TestBad(t *testing.T) {
 		"target's kind":       {full("    kind: [qemu]\n"), "morgana.yaml:5: targets.dev.kind: want a string, not a list", ""},
 		"target's kind's use": {full("    kind: qemu@host\n"), `morgana.yaml:5: targets.dev.kind: "qemu@host" is not a valid name`, nameHint},
 
-		"stage":               {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
-		"no stage of a plan":  {full("    steps: {destroy: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.destroy: unknown key", "known keys: check, configure, build, package, register, boot"},
+		"stage":             {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
+		"no step of a plan": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "known keys: check, configure, build, package, register, boot, console, destroy, clean"},
+		"after no stage":    {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "known keys: check, configure, build, package, register, boot"},
+		"clean as destroy": {full("    steps:\n      destroy: {activity: a, taskQueue: b}\n      clean: {activity: a, taskQueue: b, onHost: true}\n"),
+			"morgana.yaml:7: targets.dev.steps.clean: want another activity than that of destroy", "clean removes build trees after every deploy, destroy machines"},
 		"steps a list":        {full("    steps: []\n"), "morgana.yaml:5: targets.dev.steps: want a mapping, not a list", ""},
 		"step a word":         {full("    steps:\n      build: acme\n"), "morgana.yaml:6: targets.dev.steps.build: want a mapping, not a string", ""},
 		"step's key":          {full("    steps:\n      build: {activity: a, queue: b}\n"), "morgana.yaml:6: targets.dev.steps.build.queue: unknown key", "known keys: activity, taskQueue, onHost"},

@@ -34,8 +34,9 @@ const Prebuilt = "prebuilt"
 //	    steps: {build: {activity: acme.Build, taskQueue: acme}}
 //	    after: {package: [{activity: sign.Sign, taskQueue: sign}]}
 //
-// Steps and after may stand at the top as well, for every target; a target's
-// own win, stage by stage.
+// Steps may name console, destroy and clean beside the stages. Steps and after
+// may stand at the top as well, for every target; a target's own win, stage by
+// stage.
 type Project struct {
 	File   string // absolute
 	Folder string // File's folder
@@ -61,8 +62,8 @@ type Target struct {
 	Kind string
 	// Options are the target's own, as JSON with sorted keys; nil if it has none.
 	Options json.RawMessage
-	// Steps replace stages, After inserts steps behind them; both with what
-	// the top of the file says.
+	// Steps replace stages, or the plan's "console", "destroy" or "clean"; After
+	// inserts steps behind stages. Both with what the top of the file says.
 	Steps map[step.Stage]step.Step
 	After map[step.Stage][]step.Step
 }
@@ -222,6 +223,10 @@ func (p *Project) readTargets() error {
 			return err
 		}
 		t.Steps, t.After = overlay(steps, own), overlay(after, ownAfter)
+		if plan := p.Plan(t); plan.Clean.Activity == plan.Destroy.Activity && plan.Clean.TaskQueue == plan.Destroy.TaskQueue {
+			return invalid(p.Locate(t.Name, "steps.clean"), path+".steps.clean", "clean removes build trees after every deploy, destroy machines",
+				"want another activity than that of destroy")
+		}
 		p.Targets = append(p.Targets, t)
 	}
 	return nil
@@ -248,7 +253,7 @@ func (p *Project) target(name, at string) (Target, error) {
 func (p *Project) Plan(t Target) step.Plan {
 	plan := step.NewPlan(p.Toolchain.Kind, t.Kind)
 	for stage, s := range t.Steps {
-		*plan.Stage(stage) = s
+		replace(&plan, stage, s)
 	}
 	plan.After = maps.Clone(t.After)
 	return plan

@@ -140,6 +140,26 @@ targets:
 	}
 }
 
+// TestPlanReplacesAny: each step of a plan can be replaced, and no other is then.
+func TestPlanReplacesAny(t *testing.T) {
+	alone(t)
+	for _, which := range Replaceable {
+		p := load(t, hello+"    steps: {"+string(which)+": {activity: own.Step, taskQueue: own}}\n")
+		plan, want := p.Plan(p.Targets[0]), step.NewPlan("command", "qemu")
+		got := reflect.ValueOf(&plan).Elem().FieldByName(strings.ToUpper(string(which[:1])) + string(which[1:]))
+		if got.Interface() != (step.Step{Activity: "own.Step", TaskQueue: "own"}) {
+			t.Errorf("%s: got %+v", which, got)
+		}
+		got.Set(reflect.ValueOf(&want).Elem().FieldByName(strings.ToUpper(string(which[:1])) + string(which[1:])))
+		if !reflect.DeepEqual(plan, want) {
+			t.Errorf("%s: others changed as well: %+v", which, plan)
+		}
+	}
+	if n := reflect.TypeFor[step.Plan]().NumField() - 1; n != len(Replaceable) { // less After
+		t.Errorf("%d of a plan's %d steps can be replaced", len(Replaceable), n)
+	}
+}
+
 func TestPlanWithoutSteps(t *testing.T) {
 	alone(t)
 	p := load(t, hello)

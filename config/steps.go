@@ -10,10 +10,36 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// readSteps reads the steps and after of mapping v, which stands at path.
+// Beside the stages a plan has steps that look after what those made.
+const (
+	console step.Stage = "console"
+	destroy step.Stage = "destroy"
+	clean   step.Stage = "clean"
+)
+
+// Replaceable are the steps of a plan that `steps` can replace: the stages, and
+// console, destroy and clean.
+var Replaceable = append(step.Stages[:], console, destroy, clean)
+
+// replace puts s into a plan in the place of one of [Replaceable].
+func replace(plan *step.Plan, which step.Stage, s step.Step) {
+	switch which {
+	case console:
+		plan.Console = s
+	case destroy:
+		plan.Destroy = s
+	case clean:
+		plan.Clean = s
+	default:
+		*plan.Stage(which) = s
+	}
+}
+
+// readSteps reads the steps and after of mapping v, which stands at path. Steps
+// may stand behind stages only; what is replaced may be any step of a plan.
 func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage][]step.Step, error) {
 	steps := map[step.Stage]step.Step{}
-	err := eachStage(v, path, "steps", func(stage step.Stage, f field, path string) (err error) {
+	err := eachStage(v, path, "steps", Replaceable, func(stage step.Stage, f field, path string) (err error) {
 		steps[stage], err = readStep(f.value, path)
 		return err
 	})
@@ -21,7 +47,7 @@ func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage]
 		return nil, nil, err
 	}
 	after := map[step.Stage][]step.Step{}
-	err = eachStage(v, path, "after", func(stage step.Stage, f field, path string) error {
+	err = eachStage(v, path, "after", step.Stages[:], func(stage step.Stage, f field, path string) error {
 		if err := f.want(path, list); err != nil {
 			return err
 		}
@@ -38,7 +64,7 @@ func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage]
 	return steps, after, err
 }
 
-func eachStage(v *value, path, name string, read func(step.Stage, field, string) error) error {
+func eachStage(v *value, path, name string, stages []step.Stage, read func(step.Stage, field, string) error) error {
 	f := v.field(name)
 	if f == nil {
 		return nil
@@ -47,8 +73,8 @@ func eachStage(v *value, path, name string, read func(step.Stage, field, string)
 	if err := f.want(path, mapping); err != nil {
 		return err
 	}
-	names := make([]string, 0, len(step.Stages))
-	for _, s := range step.Stages {
+	names := make([]string, 0, len(stages))
+	for _, s := range stages {
 		names = append(names, string(s))
 	}
 	if err := f.known(path, names...); err != nil {

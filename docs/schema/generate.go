@@ -65,8 +65,8 @@ func generate(root string) ([]byte, error) {
 				"onHost":    object{"type": "boolean", "description": "Add @<host> to the task queue once a host is known."},
 			},
 		},
-		"steps": stages("Steps of your own in the place of stages.", object{"$ref": "#/$defs/step"}),
-		"after": stages("Steps of your own behind stages.", object{"type": []string{"array", "null"}, "items": object{"$ref": "#/$defs/step"}}),
+		"steps": stages("Steps of your own in the place of stages, or of console, destroy or clean.", config.Replaceable, object{"$ref": "#/$defs/step"}),
+		"after": stages("Steps of your own behind stages.", step.Stages[:], object{"type": []string{"array", "null"}, "items": object{"$ref": "#/$defs/step"}}),
 	}
 	toolchain, err := byKind(root, defs, "toolchain", toolchains, nil)
 	if err != nil {
@@ -196,10 +196,10 @@ func addComments(r *jsonschema.Reflector, root, folder string) error {
 	return err
 }
 
-// stages is a mapping from the stages to what is of a schema.
-func stages(about string, of object) object {
+// stages is a mapping from names to what is of a schema.
+func stages(about string, names []step.Stage, of object) object {
 	properties := object{}
-	for _, s := range step.Stages {
+	for _, s := range names {
 		properties[string(s)] = of
 	}
 	return object{"type": []string{"object", "null"}, "additionalProperties": false, "description": about, "properties": properties}

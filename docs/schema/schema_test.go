@@ -69,6 +69,8 @@ var good = map[string]string{
 	"prebuilt":          "app: a\ntoolchain: {kind: prebuilt, kernel: k}\ntargets: {qemu: }",
 	"steps": head + "targets: {qemu: {steps: {build: {activity: a, taskQueue: b, onHost: true}}, after: {boot: []}}}\n" +
 		"steps: {check: {activity: a, taskQueue: b}}",
+	"beside the stages": head + "targets: {qemu: {steps: {console: {activity: a, taskQueue: b, onHost: true}}}}\n" +
+		"steps: {destroy: {activity: a, taskQueue: b}, clean: {activity: a, taskQueue: b}}",
 	"template":          string(config.Template("a", "command", "k")),
 	"prebuilt template": string(config.Template("a", config.Prebuilt, "k")),
 }
@@ -101,6 +103,7 @@ var bad = map[string]string{
 	"memory in words":          head + "targets: {qemu: {memory: lots}}",
 	"ports, numbers":           head + "targets: {qemu: {ports: [80]}}",
 	"unknown stage":            head + "targets: {qemu: {steps: {bild: {activity: a, taskQueue: b}}}}",
+	"after no stage":           head + "targets: {qemu: {after: {destroy: []}}}",
 	"step without queue":       head + "targets: {moon: {steps: {build: {activity: a}}}}",
 	"after no list":            head + "targets: {qemu: }\nafter: {build: {activity: a, taskQueue: b}}",
 	"onHost in words, far off": head + "targets: {moon: {after: {build: [{activity: a, taskQueue: b, onHost: 'yes'}]}}}",
