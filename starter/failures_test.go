@@ -37,6 +37,8 @@ targets:
     kind: moon
   built:
     kind: moon
+  tools:
+    kind: moon
 `
 
 // failures are what goes wrong with the targets of moon.
@@ -46,6 +48,7 @@ var failures = map[string]*step.Error{
 	"unset": {Kind: step.Unsupported, Field: "cpu", Err: errors.New("there is none")},
 	"whole": {Kind: step.Unsupported, Op: "check moon target", Err: errors.New("moon cannot boot this kernel"), Hint: "run it on a target of kind sun"},
 	"built": {Kind: step.InvalidSpec, Field: "rocket", Err: errors.New("want 6")},
+	"tools": {Kind: step.Unsupported, Op: "look for build tools", Err: errors.New("cc is not installed")},
 }
 
 // TestFailures: each failure of several says whose it is, and where to look.
@@ -59,7 +62,7 @@ func TestFailures(t *testing.T) {
 	serve(t, to, "moon", func(w worker.Worker) {
 		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) {
-			if in.Target == "built" {
+			if in.Target == "built" || in.Target == "tools" {
 				return in, nil
 			}
 			return in, workflows.Fail(failures[in.Target])
@@ -83,7 +86,8 @@ func TestFailures(t *testing.T) {
 		"error: two/item: morgana.yaml:13: ports[1].host: is taken",
 		"error: two/unset: morgana.yaml:14: cpu: there is none",
 		"error: two/whole: morgana.yaml:16: check moon target: moon cannot boot this kernel", "hint: run it on a target of kind sun",
-		"error: two/built: morgana.yaml:4: rocket: want 6")
+		"error: two/built: morgana.yaml:4: rocket: want 6",
+		"error: two/tools: look for build tools: cc is not installed")
 	if status != 2 {
 		t.Errorf("exit %d\n%s", status, out)
 	}
@@ -115,7 +119,7 @@ func TestFailures(t *testing.T) {
 	stuck.Store(true)
 	status, out, errOut = morgana(t, "destroy")
 	wantLines(t, errOut, "error: two/low: destroy: no key", "error: two/item: destroy: no key")
-	wantLines(t, out, "two/built: nothing to remove", "two/unset: nothing to remove", "two/whole: nothing to remove")
+	wantLines(t, out, "two/built: nothing to remove", "two/unset: nothing to remove", "two/tools: nothing to remove", "two/whole: nothing to remove")
 	if status != 2 {
 		t.Errorf("destroy: exit %d", status)
 	}

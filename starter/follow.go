@@ -61,7 +61,7 @@ func (f *follower) failed(t step.Tags, err error) error {
 	switch {
 	case e.Field != "": // an option of morgana.yaml: say where
 		e.Op = f.project.Locate(f.blamed(), e.Field)
-	case e.Kind == step.Unsupported: // what it asks for as a whole, by its kind
+	case e.Kind == step.Unsupported && f.blamed() != "": // the target as a whole, as for a kernel that it cannot boot
 		e.Op = strings.TrimSuffix(f.project.Locate(f.blamed(), "")+": "+e.Op, ": ")
 	}
 	f.emit(event{Event: "failed", Error: failureJSON(&e)}, t)
