@@ -1,0 +1,262 @@
+package xen
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// The files of an image, in its folder on the Xen host.
+const (
+	kernelFile = "kernel"
+	packedDisk = "disk.tar" // what travels
+	bootDisk   = "disk.img" // what it is unpacked to
+	domainFile = "domain.json"
+)
+
+// domain is a domain's configuration, complete but for what only its host and
+// its rollout tell. It is the image's file domain.json.
+type domain struct {
+	Tool string `json:"tool"`
+	Type string `json:"type"` // pv, pvh or hvm
+	// Loader starts what is on the first disk of a pv domain: pygrub, or the path
+	// of a pv-grub. Without it Xen starts the image's kernel, or an hvm domain
+	// its disk.
+	Loader  string   `json:"loader,omitempty"`
+	Root    string   `json:"root,omitempty"` // of the disk, in the words of a pv-grub: hd0 or hd0,0
+	Ramdisk string   `json:"ramdisk,omitempty"`
+	Args    string   `json:"args,omitempty"`
+	Memory  int      `json:"memory"` // MiB
+	VCPUs   int      `json:"vcpus"`
+	Vif     []device `json:"vif,omitempty"`
+	Disks   []volume `json:"disks,omitempty"` // the boot disk is the first
+	OnCrash string   `json:"on_crash"`
+	Extra   []string `json:"extra,omitempty"` // lines
+}
+
+// device is an element of xl.cfg's vif.
+type device struct {
+	MAC    string   `json:"mac,omitempty"` // of the UUID if it is not given
+	Bridge string   `json:"bridge,omitempty"`
+	IP     string   `json:"ip,omitempty"`
+	Script string   `json:"script,omitempty"`
+	Model  string   `json:"model,omitempty"`
+	More   []string `json:"more,omitempty"` // as "rate=10Mb/s"
+}
+
+// volume is an element of xl.cfg's disk: a file of the image, or a path of the host.
+type volume struct {
+	File   string   `json:"file,omitempty"`
+	Path   string   `json:"path,omitempty"`
+	Vdev   string   `json:"vdev"`
+	Access string   `json:"access"` // r or w
+	Format string   `json:"format"`
+	More   []string `json:"more,omitempty"` // as "backendtype=qdisk"
+}
+
+// own reports whether the domain has a copy of its own, to write to.
+func (v volume) own() bool { return v.File != "" && v.Access == "w" }
+
+// copies are the files of the image that the domain's folder has copies of.
+func (d domain) copies() []string {
+	var all []string
+	for _, v := range d.Disks {
+		if v.own() {
+			all = append(all, v.File)
+		}
+	}
+	return all
+}
+
+// place is what only the host and the rollout tell.
+type place struct {
+	Name   string // of the domain
+	UUID   string
+	Image  string // the folder of the image's files
+	Folder string // the domain's own folder
+}
+
+// ours are the keys of xl.cfg that a domain sets: the option by which it is set,
+// or "" if there is none.
+var ours = map[string]string{
+	"name": "", "uuid": "", "kernel": "", "builder": "type", "type": "type", "ramdisk": "modules",
+	"extra": "args", "cmdline": "args", "root": "args", "memory": "memory", "vcpus": "vcpus", "vif": "vif", "disk": "disks",
+	"on_crash": "on_crash", "bootloader": "bootloader", "serial": "", "boot": "",
+}
+
+// usual are lines that every domain, or every hvm domain, has unless Extra says
+// otherwise.
+var (
+	// As on other targets: a domain that resets ends, instead of starting for ever.
+	usual = []setting{{Key: "on_reboot", Value: text("destroy")}}
+	// Nobody looks at its screen, and vnc would listen.
+	usualHVM = []setting{{Key: "vga", Value: text("none")}, {Key: "vnc", Value: number(0)}, {Key: "sdl", Value: number(0)}}
+)
+
+// render writes what xl create is given. What xl's syntax cannot express is
+// InvalidSpec.
+func (d domain) render(at place) ([]byte, error) {
+	w := &writer{}
+	fmt.Fprintf(&w.out, "# Domain %s, written by Morgana.\n", at.Name)
+	w.set("name", text(at.Name))
+	w.set("uuid", text(at.UUID))
+	d.renderType(w, at)
+	w.set("memory", number(d.Memory))
+	w.set("vcpus", number(d.VCPUs))
+	var vifs, disks []value
+	for i, v := range d.Vif {
+		vifs = append(vifs, text(v.spec(at.UUID, i)))
+	}
+	for _, v := range d.Disks {
+		if d.Tool == toolXM {
+			disks = append(disks, text(v.oldSpec(at)))
+		} else {
+			disks = append(disks, text(v.spec(at)))
+		}
+	}
+	w.set("vif", list(vifs...))
+	w.set("disk", list(disks...))
+	w.set("on_crash", text(d.OnCrash))
+	extra, err := d.extra()
+	if err != nil {
+		return nil, err
+	}
+	lines := usual
+	if d.Type == typeHVM {
+		lines = slices.Concat(usual, usualHVM)
+	}
+	for _, line := range lines {
+		if !slices.ContainsFunc(extra, func(s setting) bool { return s.Key == line.Key }) {
+			w.set(line.Key, line.Value)
+		}
+	}
+	for _, line := range d.Extra {
+		w.out.WriteString(line + "\n")
+	}
+	return w.out.Bytes(), w.err
+}
+
+// renderType writes how the domain starts.
+func (d domain) renderType(w *writer, at place) {
+	switch {
+	case d.Tool == toolXM && d.Type == typeHVM:
+		w.set("builder", text("hvm"))
+		w.set("kernel", text("hvmloader")) // found by xm
+	case d.Tool == toolXM: // pv is all there is beside it
+	default:
+		w.set("type", text(d.Type))
+	}
+	switch {
+	case d.Type == typeHVM:
+		w.set("boot", text("c"))
+		w.set("serial", text("pty"))
+		return // its arguments are on the disk
+	case path.Base(d.Loader) == pygrub:
+		w.set("bootloader", text(d.Loader))
+		return
+	case d.Loader != "":
+		w.set("kernel", text(d.Loader))
+		w.set("extra", text("("+d.Root+")/boot/grub/menu.lst"))
+		return
+	}
+	w.set("kernel", text(path.Join(at.Image, kernelFile)))
+	if d.Ramdisk != "" {
+		w.set("ramdisk", text(path.Join(at.Image, d.Ramdisk)))
+	}
+	if d.Args != "" {
+		w.set("extra", text(d.Args))
+	}
+}
+
+func (d domain) extra() ([]setting, error) {
+	var all []setting
+	for i, line := range d.Extra {
+		s, err := parseLine(line)
+		if err != nil {
+			return nil, invalid(fmt.Sprintf("extra[%d]", i), extraHint, "%w", err)
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// spec is one string of xl.cfg's list vif.
+func (v device) spec(uuid string, i int) string {
+	all := []string{"mac=" + v.mac(uuid, i)}
+	for _, p := range [][2]string{{"bridge", v.Bridge}, {"ip", v.IP}, {"script", v.Script}, {"model", v.Model}} {
+		if p[1] != "" {
+			all = append(all, p[0]+"="+p[1])
+		}
+	}
+	return strings.Join(append(all, v.More...), ",")
+}
+
+// mac is the address of the domain's device i. Two generations run side by side
+// for a while, so they have different ones. 00:16:3e is Xen's own range.
+func (v device) mac(uuid string, i int) string {
+	if v.MAC != "" {
+		return v.MAC
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%d", uuid, i))
+	return fmt.Sprintf("00:16:3e:%02x:%02x:%02x", sum[0]&0x7f, sum[1], sum[2]) // xl's own are of this half too
+}
+
+// target is where the volume is.
+func (v volume) target(at place) string {
+	switch {
+	case v.own():
+		return path.Join(at.Folder, v.File)
+	case v.File != "":
+		return path.Join(at.Image, v.File)
+	}
+	return v.Path
+}
+
+// spec is one string of xl.cfg's list disk. The target comes last, for it takes
+// the rest of the string; xl takes one comma from its end.
+func (v volume) spec(at place) string {
+	all := append([]string{"format=" + v.Format, "vdev=" + v.Vdev, "access=" + v.Access}, v.More...)
+	target := v.target(at)
+	if strings.HasSuffix(target, ",") {
+		target += ","
+	}
+	return strings.Join(append(all, "target="+target), ",")
+}
+
+// oldSpec is the same for xm, which has no way to quote a comma: read refuses those.
+func (v volume) oldSpec(at place) string {
+	target := v.target(at)
+	how := "file:"
+	switch {
+	case v.Format != "raw":
+		how = "tap:" + v.Format + ":"
+	case v.File == "" && strings.HasPrefix(target, "/dev/"):
+		how = "phy:"
+	}
+	return how + target + "," + v.Vdev + "," + v.Access
+}
+
+// writer writes settings.
+type writer struct {
+	out bytes.Buffer
+	err error // the first
+}
+
+func (w *writer) set(key string, v value) {
+	if err := v.check(); err != nil && w.err == nil {
+		field := key
+		if option := ours[key]; option != "" {
+			field = option
+		}
+		w.err = &step.Error{Kind: step.InvalidSpec, Field: field, Err: err}
+	}
+	if v.IsList && len(v.List) == 0 {
+		return
+	}
+	fmt.Fprintf(&w.out, "%s\n", setting{Key: key, Value: v})
+}
