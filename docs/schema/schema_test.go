@@ -70,7 +70,7 @@ var good = map[string]string{
 	"steps": head + "targets: {qemu: {steps: {build: {activity: a, taskQueue: b, onHost: true}}, after: {boot: []}}}\n" +
 		"steps: {check: {activity: a, taskQueue: b}}",
 	"beside the stages": head + "targets: {qemu: {steps: {console: {activity: a, taskQueue: b, onHost: true}}}}\n" +
-		"steps: {destroy: {activity: a, taskQueue: b}, clean: {activity: a, taskQueue: b}}",
+		"steps: {destroy: {activity: a, taskQueue: b}, clean: {activity: c, taskQueue: b}}",
 	"template":          string(config.Template("a", "command", "k")),
 	"prebuilt template": string(config.Template("a", config.Prebuilt, "k")),
 }
