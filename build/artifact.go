@@ -157,7 +157,7 @@ func (t *Toolchain) kernel(ctx context.Context, w *work, b baseline) (step.Kerne
 	case errors.Is(err, fs.ErrNotExist):
 		return none, buildFailed(fmt.Errorf("the commands succeeded and made no %s", name), w.madeHint(ctx, b))
 	case err != nil:
-		return none, buildFailed(fmt.Errorf("take %s: %w", name, cause(err)), "the kernel has to be a regular file inside the source folder")
+		return none, buildFailed(fmt.Errorf("take %s: %w", name, Cause(err)), "the kernel has to be a regular file inside the source folder")
 	}
 	defer func() { _ = f.Close() }() // only read
 	state, err := stateOf(f)
@@ -231,7 +231,7 @@ func (t *Toolchain) putFile(ctx context.Context, w *work, file File, b baseline)
 		return nil, nil
 	}
 	if err != nil {
-		return nil, buildFailed(fmt.Errorf("take %s: %w", file.Path, cause(err)), w.madeHint(ctx, b))
+		return nil, buildFailed(fmt.Errorf("take %s: %w", file.Path, Cause(err)), w.madeHint(ctx, b))
 	}
 	defer func() { _ = f.Close() }() // only read
 	a, err := t.site.Store.Put(ctx, f)
@@ -239,15 +239,6 @@ func (t *Toolchain) putFile(ctx context.Context, w *work, file File, b baseline)
 		return nil, failed("store "+file.Path, t.folder, err)
 	}
 	return &a, nil
-}
-
-// cause is a file error without the path, which its reader has already.
-func cause(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }
 
 // madeHint names files that the commands made, the likeliest kernel first.

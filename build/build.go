@@ -78,7 +78,10 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 	return k, nil
 }
 
-var errChanged = errors.New("was configured with other tools or another environment than this worker has now")
+var (
+	errGone    = errors.New("is not there")
+	errChanged = errors.New("was configured with other tools or another environment than this worker has now")
+)
 
 // treeGone asks for another Configure.
 func (w *work) treeGone(src step.Source, err error) error {
@@ -86,7 +89,10 @@ func (w *work) treeGone(src step.Source, err error) error {
 	if tree == "" {
 		tree = w.rollout.tree()
 	}
-	return &step.Error{Kind: step.TreeGone, Op: "find the configured tree", Err: fmt.Errorf("%s: %w", tree, cause(err)),
+	if err = Cause(err); errors.Is(err, fs.ErrNotExist) {
+		err = errGone
+	}
+	return &step.Error{Kind: step.TreeGone, Op: "find the configured tree", Err: fmt.Errorf("%s %w", tree, err),
 		Hint: "configure has to run again"}
 }
 

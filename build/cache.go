@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -75,7 +74,7 @@ func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 		step.Report(ctx, step.Progress{Note: "waiting for the same build in " + holder})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("wait for the same build: %w", failed("lock the cache", t.folder, err))
+		return nil, failed("wait for the same build", t.folder, err)
 	}
 	return l, nil
 }
@@ -97,7 +96,7 @@ func (t *Toolchain) lockExclusive(ctx context.Context, w *work, name string) (*l
 		step.Report(ctx, step.Progress{Note: "waiting for " + name + ", which " + holder + " uses"})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("wait for %s: %w", name, failed("lock", t.folder, err))
+		return nil, failed("wait for "+name, t.folder, err)
 	}
 	return l, nil
 }

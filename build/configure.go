@@ -24,14 +24,14 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 		return none, err
 	}
 	if err := t.look(ctx, w); err != nil {
-		return none, err
+		return none, t.sourceBeforeHost(ctx, w, err)
 	}
 	t.sweep(ctx, time.Now())
 	if _, hit, err := t.cached(ctx, w); err != nil || hit {
 		return step.Source{Spec: spec, Host: t.site.Host}, err
 	}
 	if err := w.checkPrograms(t.site.Host); err != nil {
-		return none, err
+		return none, t.sourceBeforeHost(ctx, w, err)
 	}
 	l, err := w.rollout.create(ctx)
 	if err != nil {
@@ -62,6 +62,30 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	return step.Source{Spec: spec, Host: t.site.Host, Tree: w.rollout.tree(), Log: log}, nil
 }
 
+// sourceBeforeHost gives what is wrong with the source, if that is anything,
+// instead of what the host lacks: who has forgotten a file is not to install a
+// compiler first. It leaves no tree.
+func (t *Toolchain) sourceBeforeHost(ctx context.Context, w *work, lacks error) error {
+	if w.CheckSource == nil || step.KindOf(lacks) != step.Unsupported {
+		return lacks
+	}
+	l, err := w.rollout.create(ctx)
+	if err != nil {
+		return lacks
+	}
+	defer l.release()
+	if err = t.unpack(ctx, w); err == nil {
+		err = w.lookAtSource(ctx)
+	}
+	if left := w.rollout.removeLocked(ctx); left != nil {
+		t.site.Log.Warn("remove build tree", "tree", w.rollout.dir, "error", left)
+	}
+	if step.KindOf(err) == step.InvalidSpec {
+		return err
+	}
+	return lacks
+}
+
 // unpack makes the tree anew.
 func (t *Toolchain) unpack(ctx context.Context, w *work) error {
 	const op = "unpack source"
@@ -87,18 +111,20 @@ func (t *Toolchain) unpack(ctx context.Context, w *work) error {
 // lookAtSource has the toolchain check the unpacked source, and takes out of it
 // what the commands will make.
 func (w *work) lookAtSource(ctx context.Context) error {
+	if w.CheckSource != nil {
+		tree, err := os.OpenRoot(w.rollout.tree())
+		if err != nil {
+			return failed("look at the source", w.rollout.dir, err)
+		}
+		defer func() { _ = tree.Close() }() // only read
+		if err := w.CheckSource(tree); err != nil {
+			return err
+		}
+	}
 	for _, name := range w.Discard {
 		if err := removeAll(ctx, filepath.Join(w.rollout.tree(), filepath.FromSlash(name))); err != nil {
 			return failed("remove what the source has of an earlier build", w.rollout.dir, err)
 		}
 	}
-	if w.CheckSource == nil {
-		return nil
-	}
-	tree, err := os.OpenRoot(w.rollout.tree())
-	if err != nil {
-		return failed("look at the source", w.rollout.dir, err)
-	}
-	defer func() { _ = tree.Close() }() // only read
-	return w.CheckSource(tree)
+	return nil
 }

@@ -116,7 +116,7 @@ func (g group) members() ([]int, error) {
 
 // kill ends the group and waits until it is gone, at most 3 s.
 func (g group) kill(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("they were sent SIGKILL 3s ago"))
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -130,7 +130,7 @@ func (g group) kill(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("processes %v do not end: %w", pids, ctx.Err())
+			return fmt.Errorf("processes %v do not end: %w", pids, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}

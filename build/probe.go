@@ -21,9 +21,9 @@ const probeTime = time.Minute
 func (e Environ) Output(ctx context.Context, argv ...string) (string, error) {
 	program, err := e.LookPath(argv[0])
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", argv[0], err)
+		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, probeTime, fmt.Errorf("no answer after %s", probeTime))
 	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -33,7 +33,7 @@ func (e Environ) Output(ctx context.Context, argv ...string) (string, error) {
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}}
 	p := start(cmd)
 	if err := p.started(); err != nil {
-		return "", err
+		return "", fmt.Errorf("%s: cannot be run: %w", shown(argv), Cause(err))
 	}
 	var waitErr error
 	select {
@@ -46,7 +46,7 @@ func (e Environ) Output(ctx context.Context, argv ...string) (string, error) {
 	err = p.reap()
 	switch {
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("%s: %w", shown(argv), ctx.Err())
+		return "", fmt.Errorf("%s: %w", shown(argv), context.Cause(ctx))
 	case waitErr != nil:
 		return "", fmt.Errorf("wait for %s: %w", shown(argv), waitErr)
 	}

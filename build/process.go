@@ -60,7 +60,7 @@ func (c *command) run(ctx context.Context) error {
 	err = p.started()
 	_ = theirs.Close() // our copy of the child's end
 	if err != nil {
-		return &startError{err}
+		return &startError{Cause(err)}
 	}
 	drained := make(chan struct{})
 	go func() {

@@ -34,8 +34,14 @@ func (e Environ) LookPath(program string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", os.ErrNotExist
+	return "", notInstalled(program)
 }
+
+// notInstalled is a program that is not in PATH: an [os.ErrNotExist] in words.
+type notInstalled string
+
+func (p notInstalled) Error() string        { return string(p) + " is not installed" }
+func (p notInstalled) Is(target error) bool { return target == os.ErrNotExist }
 
 func executable(path string) bool {
 	info, err := os.Stat(path)
@@ -53,10 +59,10 @@ func (w *work) checkPrograms(host string) error {
 		hint := fmt.Sprintf("install it or start the worker with a PATH that has it; a program of the source is written with a slash, as ./%s",
 			filepath.Base(program))
 		if pkg, ok := debian[program]; ok {
-			hint = fmt.Sprintf("apt-get install %s, or start the worker with a PATH that has it", pkg)
+			hint = install(os.Geteuid(), pkg) + ", or start the worker with a PATH that has it"
 		}
 		return &step.Error{Kind: step.Unsupported, Op: "look for build tools on " + host,
-			Err: fmt.Errorf("%s is not installed", program), Hint: hint}
+			Err: notInstalled(program), Hint: hint}
 	}
 	return nil
 }
@@ -67,7 +73,15 @@ func (e Environ) Need(purpose, program string) step.Need {
 	if path, err := e.LookPath(program); err == nil {
 		n.Found = path
 	} else {
-		n.Fix = "apt-get install " + cmp.Or(debian[program], program)
+		n.Fix = install(os.Geteuid(), cmp.Or(debian[program], program))
 	}
 	return n
+}
+
+// install is the command with which a user installs a package.
+func install(euid int, pkg string) string {
+	if euid != 0 {
+		return "sudo apt-get install " + pkg
+	}
+	return "apt-get install " + pkg
 }

@@ -162,11 +162,15 @@ func (t *Toolchain) unchanged(ctx context.Context, w *work) bool {
 	return err == nil && t.look(ctx, now) == nil && now.key == w.key
 }
 
-// here says on which host something was found to be missing.
+// here says on which host something was found to be missing: the Op for those
+// who see it, the Hint for those who are told the field's place instead.
 func (t *Toolchain) here(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && e.Kind == step.Unsupported && e.Op == "" {
 		e.Op = "look for build tools on " + t.site.Host
+		if e.Field != "" {
+			e.Hint = "on host " + t.site.Host + ", as the worker's user: " + e.Hint
+		}
 	}
 	return err
 }

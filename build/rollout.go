@@ -88,7 +88,7 @@ func (r rollout) remove(ctx context.Context, force bool) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("a build still runs there: %w", ctx.Err())
+			return fmt.Errorf("a build still runs there: %w", context.Cause(ctx))
 		case <-tick.C:
 		}
 	}

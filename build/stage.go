@@ -94,7 +94,8 @@ func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, a
 		}
 		return fmt.Errorf("%s: %s: %w", stage, shown(argv), ctx.Err())
 	}
-	if e := failed(string(stage), w.rollout.dir, err); e.Kind != "" {
+	var start *startError
+	if e := failed(string(stage), w.rollout.dir, err); e.Kind != "" && !errors.As(err, &start) {
 		return e // the log could not be written
 	}
 	hint := out.lines()
@@ -108,7 +109,6 @@ func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, a
 	}
 	e := &step.Error{Kind: step.BuildFailed, Op: string(stage)}
 	var exit *exec.ExitError
-	var start *startError
 	switch {
 	case errors.Is(err, errTimeout):
 		e.Err = fmt.Errorf("%s: not done after %s", shown(argv), w.Timeout)

@@ -83,7 +83,7 @@ func TestTreeGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = tc.Build(t.Context(), src)
-	if e := wantError(t, err, step.TreeGone, src.Tree); e == nil {
+	if e := wantError(t, err, step.TreeGone, "find the configured tree: "+src.Tree+" is not there"); e == nil {
 		t.Errorf("after Clean: %v", err)
 	}
 	b.WantNothing()

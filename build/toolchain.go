@@ -21,6 +21,7 @@ package build
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -67,7 +68,7 @@ func New(site step.Site, kind string, recipe func(step.Spec) (Recipe, error)) *T
 // Clean removes the trees that spec.Tags match and ends what runs in them. It
 // waits at most 5 s for their users to let go. Nothing to remove is no error.
 func (t *Toolchain) Clean(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
-	ctx, cancel := context.WithTimeout(ctx, cleanWait)
+	ctx, cancel := context.WithTimeoutCause(ctx, cleanWait, fmt.Errorf("it did not end within %s", cleanWait))
 	defer cancel()
 	var gone step.Destroyed
 	all, err := t.rollouts()
