@@ -26,19 +26,19 @@ func TestHostLacks(t *testing.T) {
 				b.Fatal(err)
 			}
 			b.Setenv("PATH", bin)
-		}, "{}", "opam is not installed", "apt-get install opam"},
+		}, "{}", "opam is not installed", "apt-get install opam && opam init && opam install mirage"},
 		"make": {func(b *bench) { b.Setenv("PATH", b.TempDir()) }, "{}", "make is not installed", "apt-get install make"},
 		"init": {func(b *bench) {
 			if err := os.RemoveAll(b.root); err != nil {
 				b.Fatal(err)
 			}
-		}, "{}", "opam has not been initialised", "opam init"},
+		}, "{}", "opam has not been initialised", "opam init && opam install mirage"},
 		"init at home": {func(b *bench) {
 			b.Setenv("OPAMROOT", "")
 			b.Setenv("HOME", b.TempDir())
 		}, "{}", "opam has not been initialised: there is no ", "opam init"},
 		"current switch":   {func(b *bench) { b.setCurrent("") }, "{}", "no current switch", "opam switch create"},
-		"named switch":     {func(*bench) {}, `{"switch":"five"}`, "opam has no switch five, only default", "opam switch create five ocaml-base-compiler"},
+		"named switch":     {func(*bench) {}, `{"switch":"five"}`, "opam has no switch five, only default", "opam switch create five ocaml-base-compiler && opam install --switch=five mirage"},
 		"switch of worker": {func(b *bench) { b.Setenv("OPAMSWITCH", "six") }, "{}", "opam has no switch six", "opam switch create six"},
 		"mirage": {func(b *bench) {
 			if err := os.Remove(filepath.Join(b.root, "default/bin/mirage")); err != nil {
@@ -62,17 +62,65 @@ func TestHostLacks(t *testing.T) {
 			b := newBench(t)
 			c.spoil(b)
 			_, err := b.deploy(b.spec("qemu", c.options, project))
-			_ = buildtest.WantError(t, err, step.Unsupported, "look for build tools on here: ", c.cause, c.hint)
+			e := buildtest.WantError(t, err, step.Unsupported, "look for build tools on here: toolchain: ", c.cause,
+				"on host here, as the worker's user: ", c.hint)
+			if e.Field != "toolchain" {
+				t.Errorf("field is %q", e.Field)
+			}
 			b.WantNothing()
 			if c.options != "{}" {
 				return
 			}
 			needs := New(b.Site).Needs(t.Context())
 			last := needs[len(needs)-1]
-			if last.Found != "" || !strings.Contains(last.Why+last.What+" is not installed", c.cause) || !strings.Contains(last.Fix, c.hint) {
+			// doctor installs packages together, and says the rest when they are there.
+			want := c.hint
+			if last.What == "opam" {
+				want, _, _ = strings.Cut(want, " &&")
+			}
+			if last.Found != "" || !strings.Contains(last.Why+last.What+" is not installed", c.cause) || !strings.Contains(last.Fix, want) {
 				t.Errorf("needs: %+v", needs)
 			}
 		})
+	}
+}
+
+// A file that is missing is said first, by who has it: opam would not help.
+func TestNoConfig(t *testing.T) {
+	many := map[string]string{}
+	for _, name := range strings.Fields("a b c d e f g h i j") {
+		many[name+".ml"] = ""
+	}
+	for name, c := range map[string]struct {
+		files   map[string]string
+		options string
+		cause   string
+		hint    string
+	}{
+		"other files":  {map[string]string{"main.ml": "", "src/dune": ""}, "{}", "the source has no config.ml", "it has main.ml, src/; a MirageOS unikernel"},
+		"many files":   {many, "{}", "the source has no config.ml", "g.ml, h.ml, 2 more;"},
+		"elsewhere":    {map[string]string{"app/config.ml": "", "README": ""}, "{}", "the source has no config.ml", "it has app/config.ml: option config"},
+		"by the name":  {map[string]string{"app/conf.ml": ""}, `{"config":"ap/conf.ml"}`, "the source has no ap/conf.ml", "it has app/conf.ml: option"},
+		"the default":  {project, `{"config":"conf.ml"}`, "the source has no conf.ml", "it has config.ml: option"},
+		"under a file": {project, `{"config":"config.ml/config.ml"}`, "config.ml/config.ml cannot be read: not a directory", "it has config.ml: option"},
+		"a folder":     {map[string]string{"config.ml/x": ""}, "{}", "config.ml is not a file", "it has config.ml/; "},
+	} {
+		for _, host := range []string{"without opam", "with it"} {
+			t.Run(name+" "+host, func(t *testing.T) {
+				b := newBench(t)
+				if host != "with it" {
+					b.Setenv("PATH", b.TempDir())
+				}
+				spec := b.spec("qemu", c.options, c.files)
+				_, err := New(b.Site).Configure(t.Context(), spec)
+				if e := buildtest.WantError(t, err, step.InvalidSpec, c.cause, c.hint); e.Field != "config" {
+					t.Errorf("field is %q", e.Field)
+				}
+				if host != "with it" {
+					b.WantNothing()
+				}
+			})
+		}
 	}
 }
 

@@ -23,6 +23,8 @@ const (
 	// oldest is the first version of mirage that writes a Makefile which
 	// fetches dependencies into the tree.
 	oldest = 4
+	// initialise makes a root with a switch that has a compiler, and mirage.
+	initialise = "opam init && opam install mirage"
 )
 
 // host is what a look at opam found.
@@ -42,8 +44,12 @@ func (o *Options) inspect(ctx context.Context, e build.Environ) (build.Facts, er
 	}
 	for _, n := range h.needs {
 		if n.Found == "" {
-			why := cmp.Or(n.Why, n.What+" is not installed")
-			return build.Facts{}, &step.Error{Kind: step.Unsupported, Err: errors.New(why), Hint: n.Fix}
+			hint := n.Fix
+			if n.What == "opam" { // the rest is missing as well
+				hint += " && " + initialise
+			}
+			return build.Facts{}, &step.Error{Kind: step.Unsupported, Field: "toolchain",
+				Err: errors.New(cmp.Or(n.Why, n.What+" is not installed")), Hint: hint}
 		}
 	}
 	installed, err := lookPackages(ctx, e, h.name, o.packages())
@@ -108,7 +114,7 @@ func look(ctx context.Context, e build.Environ) (host, error) {
 	// opam init writes the file; other ways to fail have it.
 	if _, statErr := os.Stat(filepath.Join(root, "config")); err != nil && statErr != nil {
 		initialised = step.Need{What: "opam root", Why: "opam has not been initialised: there is no " + filepath.Join(root, "config"),
-			Fix: "opam init, as the worker's user"}
+			Fix: initialise}
 	}
 	if !add(initialised) {
 		return h, nil
@@ -139,7 +145,7 @@ func lookSwitch(ctx context.Context, e build.Environ, name string) (step.Need, e
 	need := step.Need{What: "opam switch"}
 	if name == "" {
 		need.Why = "opam has no current switch"
-		need.Fix = "opam switch set NAME, or opam switch create default ocaml-base-compiler; option switch names one"
+		need.Fix = "opam switch create default ocaml-base-compiler && opam install mirage; or name one that exists with option switch"
 		return need, nil
 	}
 	text, err := e.Output(ctx, "opam", "switch", "list", "--short")
@@ -156,7 +162,7 @@ func lookSwitch(ctx context.Context, e build.Environ, name string) (step.Need, e
 	if len(all) > 0 {
 		need.Why += ", only " + strings.Join(all, ", ")
 	}
-	need.Fix = fmt.Sprintf("opam switch create %s ocaml-base-compiler", name)
+	need.Fix = fmt.Sprintf("opam switch create %s ocaml-base-compiler && opam install --switch=%[1]s mirage", name)
 	return need, nil
 }
 

@@ -146,14 +146,49 @@ func checkConfig(tree *os.Root, config string) error {
 	info, err := tree.Stat(filepath.FromSlash(config))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return invalid("config", "the source has no "+config,
-			"a MirageOS unikernel has a config.ml; option config says where, if it is in another folder")
+		return invalid("config", "the source has no "+config, configHint(tree, config))
 	case err != nil:
-		return invalid("config", fmt.Sprintf("%s cannot be read: %v", config, err), "")
+		return invalid("config", fmt.Sprintf("%s cannot be read: %v", config, build.Cause(err)), configHint(tree, config))
 	case !info.Mode().IsRegular():
-		return invalid("config", config+" is not a file", "")
+		return invalid("config", config+" is not a file", configHint(tree, config))
 	}
 	return nil
+}
+
+// configHint names the files that may be meant by config, or what else is there.
+func configHint(tree *os.Root, config string) string {
+	const most, enough = 8, 10_000
+	var meant []string
+	seen := 0
+	_ = fs.WalkDir(tree.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if seen++; seen > enough || len(meant) == most {
+			return fs.SkipAll
+		}
+		if base := path.Base(p); err == nil && d.Type().IsRegular() && p != config && (base == defaultConfig || base == path.Base(config)) {
+			meant = append(meant, p)
+		}
+		return nil // a hint may be incomplete
+	})
+	if len(meant) > 0 {
+		return "it has " + strings.Join(meant, ", ") + ": option config says which"
+	}
+	const without = "a MirageOS unikernel has a config.ml; a file that .gitignore names is not taken along"
+	entries, err := fs.ReadDir(tree.FS(), ".")
+	if err != nil || len(entries) == 0 {
+		return without
+	}
+	var names []string
+	for _, e := range entries[:min(most, len(entries))] {
+		name := e.Name()
+		if e.IsDir() {
+			name += "/"
+		}
+		names = append(names, name)
+	}
+	if more := len(entries) - most; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return "it has " + strings.Join(names, ", ") + "; " + without
 }
 
 func invalid(field, cause, hint string) error {

@@ -68,7 +68,7 @@ func (o *Options) find(tree *os.Root) (build.Product, error) {
 func list(tree *os.Root, folder string, want func(fs.FileInfo) bool) ([]string, error) {
 	entries, err := fs.ReadDir(tree.FS(), folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for the kernel: %w", err)
+		return nil, fmt.Errorf("look for the kernel in %s: %w", folder, build.Cause(err))
 	}
 	var all []string
 	for _, e := range entries {
