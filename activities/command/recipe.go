@@ -107,7 +107,7 @@ func (o *Options) checkSource(tree *os.Root) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return invalid(field, "the source has no "+first, "a file that .gitignore names is not taken along")
 	case err != nil:
-		return invalid(field, fmt.Sprintf("%s cannot be run: %v", first, err), "it has to be a program inside the source folder")
+		return invalid(field, fmt.Sprintf("%s cannot be run: %v", first, build.Cause(err)), "it has to be a program inside the source folder")
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
 		return invalid(field, first+" is not executable", "chmod +x "+first)
 	}
