@@ -1,11 +1,18 @@
 package local
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
@@ -86,6 +93,136 @@ func TestKernelRefused(t *testing.T) {
 	virtio := step.Kernel{Spec: b.spec(`{` + devices + `}`), ABIs: []string{image.Multiboot1, image.Solo5Virtio}}
 	_, err := b.target().Package(t.Context(), virtio)
 	wantError(t, err, step.Unsupported, "", "has no tender", "kind qemu")
+}
+
+// A tender that is none, or another kernel's, is refused before anything starts
+// where the host is known: by Check of a kernel that is there, by Package else.
+func TestTenderRefused(t *testing.T) {
+	withTenders(t)
+	folder := t.TempDir()
+	script := func(name, text string) string {
+		path := filepath.Join(folder, name)
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+		return path
+	}
+	renamed := script("my tender", "#!/bin/sh\nexec solo5-hvt \"$@\"\n")
+	old := script("old", "#!/bin/sh\necho 'usage: old [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]' >&2\nexit 1\n")
+	for _, test := range []struct{ tender, text, hint string }{
+		{"solo5-spt", "", ""},
+		{file(t, tenderOf), "", ""},
+		{old, "", ""},
+		{"/bin/true", "/bin/true is no Solo5 tender", "solo5-spt"},
+		{"cat", "/cat is no Solo5 tender", "the kernel wants that one"},
+		{script("broken", "no program"), "is no Solo5 tender", "solo5-spt"},
+		{"solo5-hvt", "is a solo5-hvt, and the kernel is for solo5-spt", "name a solo5-spt"},
+		{renamed, "is a solo5-hvt, and the kernel is for solo5-spt", "name a solo5-spt"},
+	} {
+		t.Run(test.tender, func(t *testing.T) {
+			b := newBench(t)
+			options, err := json.Marshal(Options{Tender: test.tender})
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec := b.spec(string(options))
+			spec.Host = b.site.Host
+			k := b.kernel(sptBare, spec)
+			_, errPackage := b.target().Package(t.Context(), k)
+			spec.Origin = step.Origin{Kernel: &k.File, ABIs: k.ABIs}
+			_, errCheck := b.target().Check(t.Context(), spec)
+			for _, err := range []error{errPackage, errCheck} {
+				if test.text != "" {
+					wantError(t, err, step.InvalidSpec, "tender", test.text, test.hint)
+				} else if err != nil {
+					t.Error(told(err))
+				}
+			}
+		})
+	}
+	b := newBench(t)
+	_, err := b.target().Check(t.Context(), b.spec(`{"tender":"/bin/true"}`)) // of a kernel to be built
+	wantError(t, err, step.InvalidSpec, "tender", "is no Solo5 tender", "solo5-spt or solo5-hvt")
+}
+
+// Two block devices are two files, under whatever name, and one machine's.
+func TestBlockFiles(t *testing.T) {
+	b := newBench(t)
+	folder := t.TempDir()
+	disk, link, hard := filepath.Join(folder, "disk"), filepath.Join(folder, "link"), filepath.Join(folder, "hard")
+	if err := os.WriteFile(disk, make([]byte, 512), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Symlink(disk, link), os.Link(disk, hard)); err != nil {
+		t.Fatal(err)
+	}
+	for _, second := range []string{disk, folder + "/./disk", link, hard} {
+		_, err := b.target().Check(t.Context(), b.spec(`{"blocks":[{"name":"a","path":"`+disk+`"},{"name":"b","size":1},{"name":"c","path":"`+second+`"}]}`))
+		wantError(t, err, step.InvalidSpec, "blocks[2].path", second+" is the file of blocks[0].path too", "another file")
+	}
+	taken, err := takeBlocks(t.Context(), []Block{{Path: disk}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = taken[0].Close() }) // one that looks only, as Check
+	for _, path := range []string{link, hard} {
+		had, err := takeBlocks(t.Context(), []Block{{Path: path}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.target().Check(t.Context(), b.spec(`{"blocks":[{"name":"a","path":"`+disk+`"}]}`))
+		wantError(t, err, step.Conflict, "blocks[0].path", "another machine has "+disk, "destroy")
+		if err := had[0].Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if os.Getuid() != 0 {
+		return
+	}
+	// Two nodes of one device.
+	one, other := filepath.Join(folder, "one"), filepath.Join(folder, "other")
+	for _, node := range []string{one, other} {
+		if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(1, 0))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var info [2]fs.FileInfo
+	for i, node := range []string{one, other} {
+		if info[i], err = os.Stat(node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if plain, err := os.Stat(disk); err != nil || !sameBlocks(info[0], info[1]) || sameBlocks(info[0], plain) {
+		t.Error("two nodes of one device are two", err)
+	}
+}
+
+// What may pass is tried again; what the user can mend is told.
+func TestBlockErrors(t *testing.T) {
+	for err, kind := range map[error]step.Kind{
+		unix.EMFILE: "", unix.ENFILE: "", unix.ENOMEM: "", unix.EIO: "", unix.EINTR: "",
+		unix.ENOENT: step.NotFound, unix.ENOTDIR: step.NotFound,
+		unix.EACCES: step.Unauthorized, unix.EPERM: step.Unauthorized, unix.EROFS: step.Unauthorized,
+	} {
+		got := Block{Path: "/x"}.refused("blocks[0].path", &fs.PathError{Op: "open", Path: "/x", Err: err})
+		if step.KindOf(got) != kind || !strings.Contains(got.Error(), "blocks[0].path") {
+			t.Errorf("%v: %s %v", err, step.KindOf(got), got)
+		}
+	}
+}
+
+// Unpacking ends with its context, however much there is.
+func TestUnpackingEnds(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	endless, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer endless.Close() //nolint:errcheck // only read
+	if _, err := io.CopyN(io.Discard, readerOf(ctx, endless), 1<<40); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
 }
 
 // What the host lacks.

@@ -73,16 +73,22 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 	for _, a := range s.Args {
 		p.Args = append(p.Args, fill(a))
 	}
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"} {
-		if v, ok := os.LookupEnv(name); ok && s.Env[name] == "" {
-			p.Env = append(p.Env, name+"="+v)
-		}
-	}
+	p.Env = inherited()
 	for _, name := range sortedKeys(s.Env) {
 		p.Env = append(p.Env, name+"="+fill(s.Env[name]))
 	}
-	p.Env = append(p.Env, markVariable+"="+folder) // last: no other holds
+	p.Env = append(p.Env, markVariable+"="+folder) // the last one holds
 	return p, nil
+}
+
+// inherited is what of the worker's environment programs may know.
+func inherited() (env []string) {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // tenderArgs is the command line of solo5-spt and solo5-hvt up to the kernel's

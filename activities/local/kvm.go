@@ -4,20 +4,50 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
-const kvmDevice = "/dev/kvm"
+const (
+	kvmDevice = "/dev/kvm"
+	kvmFix    = "build the kernel with -t spt, which needs no KVM; or let the worker's user into group kvm, " +
+		"or turn on virtualization on this host (nested, if it is a virtual machine)"
+)
+
+// needKVM refuses a host where KVM does not work.
+func needKVM() error {
+	why, err := tryKVM()
+	if why != "" {
+		return failed(step.Unsupported, "", kvmFix, "this host has no working KVM (%s): %s", kvmDevice, why)
+	}
+	return err
+}
 
 // openKVM is nil and why if there is none, or none for this user.
-func openKVM() (f *os.File, why string) {
-	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
+func openKVM() (f *os.File, why string, err error) {
+	f, err = os.OpenFile(kvmDevice, os.O_RDWR, 0)
 	switch {
 	case err == nil:
-		return f, ""
+		return f, "", nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, "there is no " + kvmDevice
+		return nil, "it is not there", nil
 	case errors.Is(err, fs.ErrPermission):
-		return nil, "no permission for " + kvmDevice + " (add the worker's user to group kvm)"
+		return nil, "the worker's user may not open it", nil
+	case passing(err):
+		return nil, "", err
 	}
-	return nil, err.Error()
+	return nil, err.Error(), nil
+}
+
+// passing reports whether an error is of a host that is short of something, and
+// so may be gone when it is tried again.
+func passing(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN, unix.EINTR, unix.ETXTBSY} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }

@@ -75,20 +75,23 @@ var probe = []byte{
 	0xf4, //                   hlt
 }
 
-// tryKVM is "" if a processor of KVM runs the probe in long mode, as solo5-hvt
-// starts a kernel. There are /dev/kvm that open and answer, but die on SSE.
-func tryKVM() (why string) { return tryProgram(probe) }
+// tryKVM gives why "" if a processor of KVM runs the probe in long mode, as
+// solo5-hvt starts a kernel. There are /dev/kvm that open and answer, but die on
+// SSE. err is trouble that may pass.
+func tryKVM() (why string, err error) { return tryProgram(probe) }
 
-func tryProgram(program []byte) (why string) {
-	f, why := openKVM()
+func tryProgram(program []byte) (why string, err error) {
+	f, why, err := openKVM()
 	if f == nil {
-		return why
+		return why, err
 	}
 	defer f.Close() //nolint:errcheck // the machine goes with it
-	if err := runProbe(f.Fd(), program); err != nil {
-		return fmt.Sprintf("%s does not work: %v", kvmDevice, err)
+	if err := runProbe(f.Fd(), program); passing(err) {
+		return "", err
+	} else if err != nil {
+		return err.Error(), nil
 	}
-	return ""
+	return "", nil
 }
 
 func runProbe(kvm uintptr, program []byte) error {

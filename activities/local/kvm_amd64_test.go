@@ -1,6 +1,7 @@
 package local
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -8,14 +9,14 @@ import (
 // What KVM says here of the SSE probe depends on the host; that the machine
 // around it is right, a program without SSE shows.
 func TestKVM(t *testing.T) {
-	if f, why := openKVM(); f == nil {
-		skip(t, why)
+	if f, why, err := openKVM(); f == nil {
+		skip(t, fmt.Sprint(why, err))
 	} else if err := f.Close(); err != nil {
 		t.Error(err)
 	}
 	adds := []byte{0x8b, 0x07, 0x01, 0xc0, 0xe6, 0xf4} // mov (%rdi),%eax; add %eax,%eax; out %al,$0xf4
-	if why := tryProgram(adds); why != "" {
-		t.Error(why)
+	if why, err := tryProgram(adds); why != "" || err != nil {
+		t.Error(why, err)
 	}
 	for _, bad := range []struct {
 		program []byte
@@ -26,9 +27,10 @@ func TestKVM(t *testing.T) {
 		{[]byte{0x0f, 0x0b}, "exit reason"},  // ud2: a triple fault
 		{[]byte{0xe6, 0xf4}, "wrong number"},
 	} {
-		if why := tryProgram(bad.program); !strings.Contains(why, bad.why) {
+		if why, err := tryProgram(bad.program); err != nil || !strings.Contains(why, bad.why) {
 			t.Errorf("%x: %q, want %q", bad.program, why, bad.why)
 		}
 	}
-	t.Logf("SSE: %q", tryKVM())
+	why, err := tryKVM()
+	t.Logf("SSE: %q, %v", why, err)
 }

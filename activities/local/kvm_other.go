@@ -2,11 +2,12 @@
 
 package local
 
-// tryKVM is "" if KVM can be opened: what it can do is not tried here.
-func tryKVM() (why string) {
-	f, why := openKVM()
+// tryKVM gives why "" if KVM can be opened: what it can do is not tried here.
+// err is trouble that may pass.
+func tryKVM() (why string, err error) {
+	f, why, err := openKVM()
 	if f != nil {
 		_ = f.Close() // nothing was done with it
 	}
-	return why
+	return why, err
 }

@@ -16,8 +16,11 @@
 // The worker may die while the machine runs, so the program is the child of a
 // small supervisor: the worker's own binary, started anew (see [Supervise]). It
 // is the machine's process of package machine: it has the lock and the pid
-// file, passes SIGTERM on, and writes down how the program ended. If it is
-// killed the kernel kills the program with it.
+// file, passes SIGTERM on, keeps the first 64 MiB of what the program prints,
+// and writes down how it ended. What the program leaves behind ends with it,
+// whatever session it made for itself. If the supervisor is killed the kernel
+// kills the program with it; what that had started Boot and Destroy find by
+// MORGANA_MACHINE in its environment, and end.
 //
 // A program is not started again when it ends: restart policy none. One whose
 // supervisor or host was killed is.

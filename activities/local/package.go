@@ -17,8 +17,8 @@ import (
 // Package gives the kernel, unpacked if it is compressed, and machine.json: the
 // options with their defaults written out and how the kernel is started. It
 // refuses a kernel that cannot run here (Unsupported), and options that do not
-// fit it: a device of its manifest that is not given, or one it does not have
-// (InvalidSpec).
+// fit it: a device of its manifest that is not given, or one it does not have, or
+// another kernel's tender (InvalidSpec).
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	img, err := t.pack(ctx, k)
 	if err != nil {
@@ -37,8 +37,16 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
 	}
 	kernel := k.File
 	err = t.inspect(ctx, k.File, func(f *os.File, info image.Info) error {
-		if err := s.fit(info); err != nil || info.Compression == "" {
+		if err := s.fit(info); err != nil {
 			return err
+		}
+		if k.Spec.Host != "" && k.Spec.Host == t.site.Host { // else Boot says
+			if _, err := s.tender(ctx); err != nil {
+				return err
+			}
+		}
+		if info.Compression == "" {
+			return nil
 		}
 		kernel, err = t.unpack(ctx, f)
 		return err
@@ -91,10 +99,24 @@ func (t *Target) unpack(ctx context.Context, packed *os.File) (a step.Artifact, 
 		return a, err
 	}
 	defer plain.Close() //nolint:errcheck // its folder goes as well
-	if _, err := io.Copy(plain, r); err != nil {
+	if _, err := io.Copy(plain, readerOf(ctx, r)); err != nil {
 		return a, err
 	}
 	return t.site.Store.Put(ctx, plain)
+}
+
+// reader reads as long as its context is.
+type reader func(b []byte) (int, error)
+
+func (r reader) Read(b []byte) (int, error) { return r(b) }
+
+func readerOf(ctx context.Context, r io.Reader) io.Reader {
+	return reader(func(b []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return r.Read(b)
+	})
 }
 
 // fit says how the kernel is started, or why not with these options.

@@ -138,9 +138,14 @@ func TestSolo5HVT(t *testing.T) {
 	k := b.kernel(hvt, spec)
 	spec.Origin = step.Origin{Kernel: &k.File, ABIs: k.ABIs}
 	_, err := b.target().Check(t.Context(), spec)
-	if why := tryKVM(); why != "" {
-		wantError(t, err, step.Unsupported, "", "needs kvm: "+why, "-t spt")
-		b.refused(r, step.Unsupported, "needs kvm: "+why, "-t spt")
+	why, errKVM := tryKVM()
+	if errKVM != nil {
+		t.Fatal(errKVM)
+	}
+	if why != "" {
+		text := "this host has no working KVM (/dev/kvm): " + why
+		wantError(t, err, step.Unsupported, "", text, "-t spt")
+		b.refused(r, step.Unsupported, text, "-t spt")
 		return
 	}
 	if err != nil {

@@ -162,6 +162,10 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     prog = basename(strdup(*argv++));
     abi_target = strcmp(prog, "solo5-hvt") ? 2 : 1;
+    if (*argv && !strcmp(*argv, "--version")) {
+        fprintf(stderr, "%s tender, version v0.9.0\nABI version 2\n", prog);
+        return 0;
+    }
     char **kernel = argv;
     while (*kernel && **kernel == '-' && strcmp(*kernel, "--"))
         kernel++;

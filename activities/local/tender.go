@@ -1,0 +1,101 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	tenderFix = "opam install solo5, then start the worker with opam's bin folder in PATH, or give tender: with its path"
+
+	// tenderPatience is how long a tender may take to say its version.
+	tenderPatience = 10 * time.Second
+)
+
+// tender finds the program that runs the kernel, and refuses one that is none or
+// another kernel's; a Linux program has none. Before the kernel is known the
+// tender that the user named is looked at all the same.
+func (s *settings) tender(ctx context.Context) (string, error) {
+	name := s.Tender
+	switch s.ABI {
+	case image.LinuxExecutable:
+		return "", nil
+	case image.Solo5HVT:
+		if err := needKVM(); err != nil {
+			return "", err
+		}
+	}
+	if name == "" {
+		name = s.ABI // solo5-spt, solo5-hvt
+	}
+	if name == "" {
+		return "", nil
+	}
+	path, err := findTender(name)
+	if err != nil || s.Tender == "" {
+		return path, err
+	}
+	return path, s.try(ctx, path)
+}
+
+func findTender(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	switch {
+	case err == nil:
+		return path, nil
+	case errors.Is(err, exec.ErrNotFound):
+		err = fmt.Errorf("%s is not in the worker's PATH", name)
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
+		return "", &step.Error{Field: "tender", Err: err}
+	}
+	return "", failed(step.Unsupported, "tender", tenderFix, "%w", err)
+}
+
+// What Solo5's tenders print, of whatever name: --version since 0.6, and before
+// that the usage. See tenders/spt/spt_main.c in Solo5.
+var (
+	tenderVersion = regexp.MustCompile(`(?m)^(\S+) tender, version `)
+	tenderUsage   = "[ CORE OPTIONS ]"
+)
+
+// try runs the tender that the user named, to see what it is.
+func (s *settings) try(ctx context.Context, path string) error {
+	hint := "leave it out, or name a Solo5 tender: solo5-spt or solo5-hvt, as the kernel's target"
+	if s.ABI != "" {
+		hint = fmt.Sprintf("leave it out, or name a %s: the kernel wants that one", s.ABI)
+	}
+	limited, cancel := context.WithTimeout(ctx, tenderPatience)
+	defer cancel()
+	cmd := exec.CommandContext(limited, path, "--version")
+	cmd.Env = inherited()
+	cmd.WaitDelay = time.Second // for what it may have started
+	said, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil && cmd.ProcessState == nil && passing(err) {
+		return &step.Error{Field: "tender", Err: err}
+	}
+	found := tenderVersion.FindSubmatch(said)
+	if found == nil && !strings.Contains(string(said), tenderUsage) {
+		return invalid("tender", hint, "%s is no Solo5 tender", path)
+	}
+	if found == nil {
+		return nil // an old one; the kernel tells
+	}
+	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {
+		if s.ABI != "" && s.ABI != abi && strings.HasPrefix(string(found[1]), abi) {
+			return invalid("tender", hint, "%s is a %s, and the kernel is for %s", path, abi, s.ABI)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Ended says whether a machine that ran to its end was ready.
+func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
+	end, err := readOutcome(b.m)
+	if end == nil || err != nil {
+		return "", false, err
+	}
+	if end.Error != "" {
+		return "", true, failed(step.BootFailed, "", "is it a program for this host?", "%s", end)
+	}
+	how, ok := b.m.Ready()
+	switch {
+	case ok:
+	case b.s.expect == nil:
+		ok = end.Status == 0
+	default:
+		if ok, err = b.console.Matched(); err != nil {
+			return "", true, err
+		}
+		if ok {
+			how = b.matched()
+		}
+	}
+	if !ok {
+		return "", true, failed(step.BootFailed, "", b.consoleTail(ctx), "%s and %s", end, b.unmet())
+	}
+	if how == "" {
+		return end.String(), true, nil
+	}
+	return how + "; " + end.String(), true, nil
+}
+
+// Died is of a machine that was killed while it was looked at.
+func (b *boot) Died(ctx context.Context) error {
+	why := ""
+	if said := machine.Tail(b.m.File(logFile)); said != "" { // unless something is wrong with the supervisor itself
+		why = ": " + said
+	}
+	return failed(step.BootFailed, "", b.consoleTail(ctx), "the machine was killed with its supervisor%s", why)
+}
+
+// Late is of a machine that is not ready in time.
+func (b *boot) Late(ctx context.Context) error {
+	return failed(step.BootFailed, "", b.consoleTail(ctx), "not ready after %s: %s", b.s.timeout, b.unmet())
+}
+
+// Awaited is what readiness waits for.
+func (b *boot) Awaited() string {
+	if b.s.expect != nil {
+		return fmt.Sprintf("the console to match %q", b.s.Expect)
+	}
+	return "the console"
+}
+
+// unmet says that it did not come.
+func (b *boot) unmet() string {
+	if b.s.expect != nil {
+		return fmt.Sprintf("its console did not match %q", b.s.Expect)
+	}
+	return "it was not ready"
+}
+
+// consoleTail is the console's last lines for an error's hint.
+func (b *boot) consoleTail(ctx context.Context) string {
+	if lines := b.t.room.ConsoleTail(ctx, b.m); lines != "" {
+		return lines
+	}
+	return "the console is empty: the program printed nothing"
+}
+
+// readOutcome is nil if the program has not ended, or nobody knows how: a power
+// cut may leave the file there and empty, and then the machine was killed.
+func readOutcome(m machine.Machine) (*outcome, error) {
+	b, err := os.ReadFile(m.File(statusFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var end *outcome
+	if json.Unmarshal(b, &end) != nil {
+		end = nil
+	}
+	return end, nil
+}
+
+func (o outcome) String() string {
+	switch {
+	case o.Error != "":
+		return o.Error
+	case o.Signal != 0:
+		return fmt.Sprintf("killed by signal %d (%s)", o.Signal, syscall.Signal(o.Signal))
+	}
+	return fmt.Sprintf("ended with status %d", o.Status)
+}
