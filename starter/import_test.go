@@ -10,7 +10,7 @@ import (
 	"github.com/morgana-deploy/morgana/config"
 )
 
-const conf = "main-noip: Main.main\nfs-static: files\nfs-far: ../far\n"
+const conf = "main-noip: Main.main\nfs-static: files\nfs-far: ../far\ncompiler: 4.01.0\n"
 
 // morgana runs the command in folder and gives its exit status and outputs.
 func morgana(t *testing.T, args ...string) (status int, out, errOut string) {
@@ -43,6 +43,10 @@ func TestImport(t *testing.T) {
 	if !strings.Contains(out, note) || strings.Contains(out, "fs-static") {
 		t.Errorf("printed %s", out)
 	}
+	if lines := strings.Split(out, "\n"); !strings.HasPrefix(lines[0], "web-2.conf:1:") || !strings.HasPrefix(lines[1], "web-2.conf:3:") ||
+		!strings.HasPrefix(lines[2], "web-2.conf:4:") {
+		t.Errorf("not in the order of lines: %s", out)
+	}
 	p, err := config.Load("old", nil)
 	if err != nil || p.App != "web-2" || p.Toolchain.Kind != "mirage" {
 		t.Errorf("%+v, %v", p, err)
@@ -72,7 +76,7 @@ func TestImportElsewhere(t *testing.T) {
 		Notes []struct{ At, Key, Note string }
 	}
 	if err := json.Unmarshal([]byte(out), &answer); status != 0 || err != nil || answer.Event != "imported" ||
-		len(answer.Files) != 2 || answer.Files[0] != "new/app/morgana.yaml" || len(answer.Notes) != 3 {
+		len(answer.Files) != 2 || answer.Files[0] != "new/app/morgana.yaml" || len(answer.Notes) != 4 {
 		t.Fatalf("exit %d, %v, %s%s", status, err, out, errOut)
 	}
 	sketch, err := os.ReadFile("new/app/config.ml")

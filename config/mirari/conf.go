@@ -1,6 +1,7 @@
 package mirari
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -25,7 +26,8 @@ type Conf struct {
 	Compiler string
 	// XL are the lines of the .xl file.
 	XL []Line
-	// Notes name the lines that have no counterpart today, or one that differs.
+	// Notes name the lines that have no counterpart today, or one that differs,
+	// in the file's order.
 	Notes []Note
 
 	shown string // the file's name
@@ -74,13 +76,17 @@ type Note struct {
 	Key string `json:"key"`
 	// Text says in one line what became of it.
 	Text string `json:"note"`
+
+	line int
 }
 
 func (n Note) String() string { return fmt.Sprintf("%s: %s: %s", n.At, n.Key, n.Text) }
 
-// Note adds a note about line number.
+// Note adds a note about line number, behind those on lines up to it.
 func (c *Conf) Note(number int, key, format string, args ...any) {
-	c.Notes = append(c.Notes, Note{c.at(number), key, fmt.Sprintf(format, args...)})
+	n := Note{At: c.at(number), Key: key, Text: fmt.Sprintf(format, args...), line: number}
+	i, _ := slices.BinarySearchFunc(c.Notes, number+1, func(have Note, line int) int { return cmp.Compare(have.line, line) })
+	c.Notes = slices.Insert(c.Notes, i, n)
 }
 
 func (c *Conf) at(number int) string { return fmt.Sprintf("%s:%d", c.shown, number) }

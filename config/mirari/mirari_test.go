@@ -69,6 +69,9 @@ targets:
   #   vif: ["mac=00:16:3E:74:34:32", "bridge=br0"]
 
 # What has no counterpart, or one that differs:
+#   web.conf:2: ip-address: stands in comments: QEMU's user network has addresses of its own
+#   web.conf:3: ip-netmask: stands in comments: QEMU's user network has addresses of its own
+#   web.conf:9: http-address: needs no counterpart: the unikernel serves on every address it has
 #   web.conf:10: main-http: write it as ` + "`start`" + ` of a module Unikernel, in unikernel.ml: MirageOS 4 gives it its devices as arguments
 #   web.conf:11: depends: cohttp.syntax was for camlp4, which is gone; its library is asked for, its syntax needs a ppx
 #   web.conf:12: depends: mirage is left out: it comes with the devices of config.ml
@@ -77,7 +80,7 @@ targets:
 #   web.conf:14: compiler: no counterpart: the opam switch that is current when the worker starts builds it; the kind of a target says what for
 #   web.conf:17: xl-on_crash: kept for the target xen, commented out: that kind is not built yet
 #   web.conf:18: xl-vif: kept for the target xen, commented out: that kind is not built yet
-#   web.conf:19: xl-extra: kept for the target xen, commented out: that kind is not built yet
+#   web.conf:19: xl-extra: is among the args of qemu, and of the target xen, which is commented out: that kind is not built yet
 #   web.conf:20: xl-kernel: left out: it is the kernel that was built
 #   web.conf:21: ip-netmsk: left out: mirari did not know it either (ip-netmask?)
 `
@@ -148,9 +151,10 @@ func TestVariants(t *testing.T) {
 		notes, sketchHasNot string
 	}{
 		"no network": {"main-noip: Noip.main\nip-use-dhcp: true\nhttp-port: 80\nhttp-address: *\n", `{"memory":64}`,
-			"let main = main \"Unikernel\" job\nlet () = register \"x\" [ main ]\n", "ip-*: left out: main-noip has no network", "stack"},
+			"let main = main \"Unikernel\" job\nlet () = register \"x\" [ main ]\n", "ip-use-dhcp: left out: main-noip has no network x.conf:3: http-port: left out: main-noip has no network x.conf:4: http-address: left out: main-noip has no network", "stack"},
 		"DHCP": {"main-ip: Ping.main\nip-use-dhcp: true\nip-address: 10.0.0.2\n", `{"memory":64,"network":"user"}`,
-			"(stackv4v6 @-> job)", "`dhcp: true`", "packages"},
+			"(stackv4v6 @-> job)", "`dhcp: true` x.conf:3: ip-address: left out, as ip-use-dhcp had mirari do]", "packages"},
+		"fs without a name": {"main-noip: M.m\nfs: x\nxl: y\n", `{"memory":64}`, "\"Unikernel\" job", "x.conf:2: fs: left out: mirari did not know it either x.conf:3: xl: left out", "crunch"},
 		"DHCP refused": {"main-ip: Ping.main\nip-use-dhcp: false\n", `{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","memory":64,"network":"user"}`,
 			"generic_stackv4v6", "", "http"},
 		"nothing said": {"main-ip:main\n", `{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","memory":64,"network":"user"}`,

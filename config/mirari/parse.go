@@ -35,6 +35,9 @@ const (
 	defaultGateway = "10.0.0.1"
 )
 
+// noNetwork is what becomes of the lines about a network that nobody uses.
+const noNetwork = "left out: main-noip has no network"
+
 var (
 	// fsForm is what could stand in "filesystem_NAME.ml".
 	fsForm       = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
@@ -59,7 +62,6 @@ func Parse(shown string, data []byte) (*Conf, error) {
 			return nil, err
 		}
 	}
-	slices.SortStableFunc(p.Notes, func(a, b Note) int { return cmp.Compare(p.number(a), p.number(b)) })
 	return p.Conf, nil
 }
 
@@ -71,11 +73,6 @@ type parser struct {
 
 func (p *parser) invalid(number int, key, hint, format string, args ...any) error {
 	return &step.Error{Kind: step.InvalidSpec, Op: p.at(number), Field: key, Hint: hint, Err: fmt.Errorf(format, args...)}
-}
-
-func (p *parser) number(n Note) int {
-	number, _ := strconv.Atoi(strings.TrimPrefix(n.At, p.shown+":"))
-	return number
 }
 
 // lines cuts the file into keys and values.
@@ -146,37 +143,41 @@ func (p *parser) main() error {
 // network reads ip-*: DHCP if it says true, else an address, with mirari's
 // defaults for what is left out.
 func (p *parser) network() error {
-	var last Line
+	var fixed []Line
 	values := map[string]string{"ip-address": defaultAddress, "ip-netmask": defaultNetmask, "ip-gateway": defaultGateway}
-	fixed := false
+	dhcp, said := p.first["ip-use-dhcp"]
+	if said && dhcp.Value != "true" && dhcp.Value != "false" {
+		return p.invalid(dhcp.Number, dhcp.Key, "", "want true or false, not %q", dhcp.Value)
+	}
+	p.DHCP = dhcp.Value == "true" && p.networked()
 	for _, l := range p.all {
-		switch l.Key {
-		case "ip-use-dhcp":
-			if l.Value != "true" && l.Value != "false" {
-				return p.invalid(l.Number, l.Key, "", "want true or false, not %q", l.Value)
-			}
-			p.DHCP = l.Value == "true"
-			last = l
-		case "ip-address", "ip-netmask", "ip-gateway":
-			if a, err := netip.ParseAddr(l.Value); err != nil || !a.Is4() {
-				return p.invalid(l.Number, l.Key, "", "%q is no IPv4 address", l.Value)
-			}
-			values[l.Key], last, fixed = l.Value, l, true
+		if _, ours := values[l.Key]; !ours {
+			continue
+		}
+		if a, err := netip.ParseAddr(l.Value); err != nil || !a.Is4() {
+			return p.invalid(l.Number, l.Key, "", "%q is no IPv4 address", l.Value)
+		}
+		fixed = append(fixed, l)
+		values[l.Key] = l.Value
+	}
+	if said && !p.networked() {
+		p.Note(dhcp.Number, dhcp.Key, noNetwork)
+	}
+	for _, l := range fixed {
+		switch {
+		case !p.networked():
+			p.Note(l.Number, l.Key, noNetwork)
+		case p.DHCP:
+			p.Note(l.Number, l.Key, "left out, as ip-use-dhcp had mirari do")
+		default:
+			p.Note(l.Number, l.Key, "stands in comments: QEMU's user network has addresses of its own")
 		}
 	}
-	if last.Number == 0 {
+	switch {
+	case !p.networked(), !said && len(fixed) == 0:
 		return nil
-	}
-	if !p.networked() {
-		p.DHCP = false
-		p.Note(last.Number, "ip-*", "left out: main-noip has no network")
-		return nil
-	}
-	if p.DHCP {
-		if fixed {
-			p.Note(last.Number, "ip-*", "the addresses are left out, as ip-use-dhcp had mirari do")
-		}
-		p.Note(p.first["ip-use-dhcp"].Number, "ip-use-dhcp", "MirageOS asks for an address by itself since 4.10.5; give an older one the key `dhcp: true`")
+	case p.DHCP:
+		p.Note(dhcp.Number, dhcp.Key, "MirageOS asks for an address by itself since 4.10.5; give an older one the key `dhcp: true`")
 		return nil
 	}
 	ones, bits := net.IPMask(netip.MustParseAddr(values["ip-netmask"]).AsSlice()).Size()
@@ -209,14 +210,20 @@ func (p *parser) http() error {
 		if p.HTTP.Address, err = netip.ParseAddr(address.Value); err != nil || !p.HTTP.Address.Is4() {
 			return p.invalid(address.Number, address.Key, "an IPv4 address, or * for any", "%q is no address", address.Value)
 		}
-		p.Note(address.Number, address.Key, "no counterpart: the unikernel serves on every address it has")
 	}
 	switch {
 	case !p.networked():
 		p.HTTP = nil
-		p.Note(port.Number, port.Key, "left out: main-noip has no network")
+		p.Note(port.Number, port.Key, noNetwork)
+		if hasAddress {
+			p.Note(address.Number, address.Key, noNetwork)
+		}
 	case !hasAddress:
 		p.Note(port.Number, port.Key, "mirari passed over it for want of http-address; it is taken as http-address: *")
+	case address.Value == "*":
+		p.Note(address.Number, address.Key, "needs no counterpart: the unikernel serves on every address it has")
+	default:
+		p.Note(address.Number, address.Key, "no counterpart: the unikernel serves on every address it has")
 	}
 	return nil
 }
@@ -248,8 +255,7 @@ func (p *parser) compiler() error {
 // unknown names the lines that mirari did not look at.
 func (p *parser) unknown() error {
 	for _, l := range p.all {
-		prefix, _, _ := strings.Cut(l.Key, "-")
-		if slices.Contains(keys, l.Key) || prefix == "fs" || prefix == "xl" && strings.Contains(l.Key, "-") {
+		if slices.Contains(keys, l.Key) || strings.HasPrefix(l.Key, "fs-") || strings.HasPrefix(l.Key, "xl-") {
 			continue
 		}
 		if near := step.Nearest(l.Key, keys); near != "" {
