@@ -1,0 +1,114 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// grace is how long a killed command's pipes may stay open.
+const grace = time.Second
+
+// execute runs cmd in a session of its own and feeds it stdin. The session has no
+// terminal to prompt on, and dies with the worker or when ctx ends.
+func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = grace
+	if stdin == nil {
+		stdin = bytes.NewReader(nil)
+	}
+	pipe, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	fed := make(chan error, 1)
+	go func() {
+		r := &reading{from: stdin}
+		_, _ = io.Copy(pipe, r) // a command need not read all of it
+		fed <- r.err
+		_ = pipe.Close()
+	}()
+	err = cmd.Wait()
+	// A reader that blocks is not waited for: the command is over.
+	select {
+	case bad := <-fed:
+		if bad != nil && ctx.Err() == nil {
+			return bad
+		}
+	case <-time.After(grace):
+	}
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// reading remembers why reading ended, if it was not the end.
+type reading struct {
+	from io.Reader
+	err  error
+}
+
+func (r *reading) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+// status is how a process ended, as a shell puts it; ok is false if err says
+// something else than that.
+func status(err error) (n int, ok bool) {
+	if err == nil {
+		return 0, true
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return 0, false
+	}
+	if ws, is := exit.Sys().(syscall.WaitStatus); is && ws.Signaled() {
+		return 128 + int(ws.Signal()), true
+	}
+	return exit.ExitCode(), true
+}
+
+// environ is this process's environment with messages in plain English.
+func environ(more ...string) []string {
+	return append(append(os.Environ(), "LC_ALL=C"), more...)
+}
+
+func runLocal(ctx context.Context, op string, c Command) error {
+	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
+	var stderr tail
+	cmd.Stdout, cmd.Stderr, cmd.Env = c.Stdout, &stderr, environ()
+	err := execute(ctx, cmd, c.Stdin)
+	if n, ok := status(err); ok {
+		if n == 0 {
+			return nil
+		}
+		return &Exit{Status: n, Stderr: stderr.text()}
+	}
+	// What a shell says of programs that do not start.
+	switch {
+	case cmd.Process != nil:
+		return err
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return &Exit{Status: 127, Stderr: c.Argv[0] + ": not found"}
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC), errors.Is(err, syscall.E2BIG):
+		return &Exit{Status: 126, Stderr: fmt.Sprintf("%s: %v", c.Argv[0], err)}
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}

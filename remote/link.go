@@ -1,0 +1,226 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// sessions is how many commands share a connection at a time. sshd's own
+	// limit, MaxSessions, is 10 unless told otherwise.
+	sessions = 8
+	// connectTime bounds what ConnectTimeout does not: proxies, slow logins.
+	connectTime = time.Minute
+)
+
+// link is a connection that commands share: an ssh in the background.
+type link struct {
+	socket string // where it listens; empty if it was never up
+	used   int
+}
+
+// links are the connections to one host. A host has as many as its commands at a
+// time need; ssh ends those that were idle for 60 s.
+type links struct {
+	sync.Mutex
+	all []*link
+	// connecting is held by whoever makes a connection: sshd drops some when many
+	// log in at once (MaxStartups).
+	connecting chan struct{}
+}
+
+// hosts are the links of each address: rooms open a Host for every step.
+var hosts = struct {
+	sync.Mutex
+	of map[Host]*links
+}{of: map[Host]*links{}}
+
+// take returns a link with a place for one more command.
+func (ls *links) take() *link {
+	ls.Lock()
+	defer ls.Unlock()
+	for _, l := range ls.all {
+		if l.used < sessions {
+			l.used++
+			return l
+		}
+	}
+	l := &link{used: 1}
+	ls.all = append(ls.all, l)
+	return l
+}
+
+// connect returns the socket of a connection that takes a command, until release.
+func connect(ctx context.Context, h *Host) (socket string, release func(), err error) {
+	hosts.Lock()
+	ls := hosts.of[*h]
+	if ls == nil {
+		ls = &links{connecting: make(chan struct{}, 1)}
+		hosts.of[*h] = ls
+	}
+	hosts.Unlock()
+
+	l := ls.take()
+	release = func() {
+		ls.Lock()
+		l.used--
+		ls.Unlock()
+	}
+	ls.Lock()
+	socket = l.socket
+	ls.Unlock()
+	if listens(ctx, socket) {
+		return socket, release, nil
+	}
+	select {
+	case ls.connecting <- struct{}{}:
+	case <-ctx.Done():
+		release()
+		return "", nil, ctx.Err()
+	}
+	defer func() { <-ls.connecting }()
+	ls.Lock()
+	socket = l.socket
+	ls.Unlock()
+	if listens(ctx, socket) { // somebody else has connected meanwhile
+		return socket, release, nil
+	}
+	if socket, err = h.dial(ctx); err != nil {
+		release()
+		return "", nil, err
+	}
+	ls.Lock()
+	old := l.socket
+	l.socket = socket
+	ls.Unlock()
+	if old != "" {
+		_ = os.Remove(old) // left if its ssh was killed
+	}
+	return socket, release, nil
+}
+
+// listens reports whether an ssh is behind the socket.
+func listens(ctx context.Context, socket string) bool {
+	if socket == "" {
+		return false
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was said
+	return true
+}
+
+// dial logs in and leaves an ssh in the background that listens on a new socket.
+func (h *Host) dial(ctx context.Context) (string, error) {
+	op := "connect to " + h.String()
+	dir, err := folder()
+	if err != nil {
+		return "", err
+	}
+	log, err := newLog()
+	if err != nil {
+		return "", err
+	}
+	defer log.close()
+	within, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	socket := filepath.Join(dir, newToken()[:16])
+	cmd := h.command(within, log.File, socket, "-M", "-N", "-f")
+	cmd.Stderr = log.File // what it says before it opens its log
+	err = execute(within, cmd, nil)
+	_, ended := status(err)
+	switch {
+	case err == nil:
+		return socket, nil
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case cmd.Process == nil:
+		return "", notStarted(err)
+	case ended:
+		return "", said(op, h, log.text())
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("not logged in after %v", connectTime)
+	}
+	return "", &step.Error{Op: op, Err: err}
+}
+
+// log is a file for what one ssh has to say, apart from what its command writes.
+type log struct {
+	*os.File
+	once sync.Once
+}
+
+func newLog() (*log, error) {
+	dir, err := folder()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, "log-")
+	if err != nil {
+		return nil, step.During("make a log for ssh", err)
+	}
+	return &log{File: f}, nil
+}
+
+// remove takes the file's name away once ssh has opened it: no file is left behind
+// by a worker that is killed.
+func (l *log) remove() { l.once.Do(func() { _ = os.Remove(l.Name()) }) }
+
+func (l *log) close() {
+	l.remove()
+	_ = l.Close() // it was only read here
+}
+
+// text is what ssh said.
+func (l *log) text() string {
+	if _, err := l.Seek(0, io.SeekStart); err != nil {
+		return ""
+	}
+	text, err := io.ReadAll(io.LimitReader(l, 64<<10))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+// plain is a path that ssh reads as it is (no spaces, %, ~ or $), and that leaves
+// room for a socket's name and what ssh appends to it while it binds: an address is
+// at most 107 bytes.
+var plain = regexp.MustCompile(`^/[A-Za-z0-9/._-]{1,70}$`)
+
+// folder is where sockets and logs are, private to this user: whoever may use the
+// socket may do what the user may on the other host.
+func folder() (string, error) {
+	dir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "morgana")
+	if !plain.MatchString(dir) {
+		dir = fmt.Sprintf("/tmp/morgana-%d", os.Getuid())
+	}
+	const op = "find a private folder for ssh's sockets"
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", step.During(op, err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return "", step.During(op, err)
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || info.Mode().Perm() != 0o700 || !ok || int(owner.Uid) != os.Getuid() {
+		return "", &step.Error{Kind: step.Unauthorized, Op: op, Err: fmt.Errorf("%s is open to others", dir),
+			Hint: "remove " + dir + ", or set XDG_RUNTIME_DIR to a folder of your own"}
+	}
+	return dir, nil
+}

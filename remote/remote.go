@@ -1,0 +1,190 @@
+// Package remote runs commands on this host or on another one.
+//
+// What is outside: the system's OpenSSH client with the user's ~/.ssh/config,
+// agent, keys and known_hosts, and on the other host sshd and a POSIX /bin/sh.
+// Everything on the other host belongs to the caller; here the package has
+// sockets and logs in one private folder, and one ssh per host in the background
+// that ends 60 s after its last command.
+//
+// Host keys are always checked, whatever ~/.ssh/config says, and nothing ever
+// prompts. A jump host (ProxyJump) is a connection of the user's configuration:
+// what that says about the jump host's key counts.
+//
+// MORGANA_SSH_CONFIG=FILE makes ssh read FILE instead of ~/.ssh/config and
+// /etc/ssh/ssh_config.
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Host is where commands run. It holds nothing open itself: Hosts of the same
+// address share connections. It is safe for concurrent use.
+type Host struct {
+	user, name, port string // name is empty for this host
+	config           string // ssh -F; empty for the user's own
+}
+
+// Command is a program and its arguments.
+type Command struct {
+	// Argv is the program, as a name for PATH or an absolute path, and its
+	// arguments. They arrive as given, whatever bytes are in them except NUL: no
+	// shell parses them. Linux takes arguments of up to 128 KiB each. The
+	// program's name does not begin with a dash.
+	Argv []string
+	// Stdin is what the command reads; nil is empty. If the connection is lost or
+	// Run is cancelled, the command reads end of file early: what it makes of its
+	// input counts for nothing until a length or digest is verified.
+	Stdin io.Reader
+	// Stdout takes what the command writes; nil discards it. After an error it
+	// may have been given a part. It must not block for good.
+	Stdout io.Writer
+}
+
+// Exit is the error of a command that ran and ended with a status other than 0.
+type Exit struct {
+	// Status is 1..255; as in a shell, 126 is a program that cannot be executed,
+	// 127 one that is not there, and 128+n one that signal n ended.
+	Status int
+	// Stderr is the last 8 KiB of what the command wrote there.
+	Stderr string
+}
+
+// Error is one line: the status and the last line of Stderr.
+func (e *Exit) Error() string {
+	text := "exit status " + strconv.Itoa(e.Status)
+	if last := lastLine(e.Stderr); last != "" {
+		text += ": " + last
+	}
+	return text
+}
+
+// What ssh is given ends up in the user's ProxyCommand and Match exec lines, which
+// shells run: nothing of a shell's may be in it.
+var (
+	hostName = regexp.MustCompile(`^[A-Za-z0-9_:][A-Za-z0-9._:%-]*$`)
+	userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]*$`)
+)
+
+// Open returns the host of an address: "" is this host, "ssh://[user@]host[:port]"
+// another one, where host is a name, an address (IPv6 in brackets) or a Host of
+// ~/.ssh/config, which also gives the user and port that are left out. Anything
+// else is InvalidSpec with Field "host". Nothing is connected to yet.
+func Open(address string) (*Host, error) {
+	if address == "" {
+		return &Host{}, nil
+	}
+	invalid := func(err error) error {
+		return &step.Error{Kind: step.InvalidSpec, Field: "host", Err: err,
+			Hint: "write ssh://user@host or ssh://user@host:port, or leave it out for this host"}
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, invalid(fmt.Errorf("%q is not an address", address))
+	}
+	h := &Host{user: u.User.Username(), name: u.Hostname(), port: u.Port()}
+	_, password := u.User.Password()
+	switch {
+	case u.Scheme != "ssh" || u.Opaque != "":
+		return nil, invalid(fmt.Errorf("%q does not begin with ssh://", address))
+	case password:
+		return nil, invalid(errors.New("a password is not taken: ssh logs in with a key"))
+	case u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, invalid(fmt.Errorf("%q has something after the host", address))
+	case !hostName.MatchString(h.name):
+		return nil, invalid(fmt.Errorf("%q is not the name of a host", h.name))
+	case u.User != nil && !userName.MatchString(h.user):
+		return nil, invalid(fmt.Errorf("%q is not the name of a user", h.user))
+	case strings.HasSuffix(u.Host, ":"):
+		return nil, invalid(fmt.Errorf("%q has no port after the colon", address))
+	}
+	if h.port != "" {
+		if n, err := strconv.ParseUint(h.port, 10, 16); err != nil || n == 0 {
+			return nil, invalid(fmt.Errorf("%q is not a port", h.port))
+		}
+	}
+	if file := os.Getenv("MORGANA_SSH_CONFIG"); file != "" {
+		if h.config, err = filepath.Abs(file); err != nil {
+			return nil, step.During("find MORGANA_SSH_CONFIG", err)
+		}
+	}
+	return h, nil
+}
+
+// String is "this host" or the address, as "ssh://root@xen1".
+func (h *Host) String() string {
+	if h.Local() {
+		return "this host"
+	}
+	text := "ssh://"
+	if h.user != "" {
+		text += h.user + "@"
+	}
+	if strings.Contains(h.name, ":") {
+		text += "[" + h.name + "]"
+	} else {
+		text += h.name
+	}
+	if h.port != "" {
+		text += ":" + h.port
+	}
+	return text
+}
+
+// Local reports whether commands run on this host.
+func (h *Host) Local() bool { return h.name == "" }
+
+// Run runs a command and waits for its end: nil if its status was 0, an [*Exit]
+// if it was another. The command has LC_ALL=C, the user's environment otherwise,
+// and no terminal; its working directory is not defined.
+//
+// An error of Stdin or Stdout is returned as it is, and so is ctx's. Errors of
+// the connection are a [*step.Error]: Unauthorized (host key unknown or changed,
+// user or key refused), NotFound (no such host name, Field "host"), InvalidSpec
+// (a line of the ssh configuration), Unsupported (no ssh here, no common cipher,
+// an account that runs no commands). One without a kind is passing trouble, as
+// a host that is down or a connection that was lost.
+//
+// When ctx ends, a local command is killed with its process group. A remote one
+// is hung up on: it reads end of file, is killed by SIGPIPE if it writes, and
+// otherwise runs to its end. Whoever starts it again must reckon with that, by a
+// lock for instance. The same goes for connections that are lost.
+//
+// What a command leaves in the background must not keep its stdout or stderr:
+// Run waits until they are closed.
+func (h *Host) Run(ctx context.Context, c Command) error {
+	if len(c.Argv) == 0 || c.Argv[0] == "" {
+		return &step.Error{Op: "run a command on " + h.String(), Err: errors.New("no program is named")}
+	}
+	op := "run " + path.Base(c.Argv[0]) + " on " + h.String()
+	if c.Argv[0][0] == '-' {
+		return &step.Error{Op: op, Err: errors.New("a program's name does not begin with a dash")}
+	}
+	for _, arg := range c.Argv {
+		if strings.IndexByte(arg, 0) >= 0 {
+			return &step.Error{Kind: step.InvalidSpec, Op: op, Err: fmt.Errorf("argument %.60q has a NUL byte", arg)}
+		}
+	}
+	if c.Stdout == nil {
+		c.Stdout = io.Discard
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if h.Local() {
+		return runLocal(ctx, op, c)
+	}
+	return h.runSSH(ctx, op, c)
+}

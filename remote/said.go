@@ -1,0 +1,153 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const install = "apt-get install openssh-client"
+
+// said makes an error of what ssh said when it could not connect. ssh has one
+// status for everything, 255, so its words are all there is to go by; they are
+// English, because ssh runs with LC_ALL=C.
+func said(op string, h *Host, log string) error {
+	known := h.name
+	if h.port != "" {
+		known = "[" + h.name + "]:" + h.port
+	}
+	e := &step.Error{Op: op}
+	has := func(words ...string) bool {
+		for _, w := range words {
+			if strings.Contains(log, w) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has("REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key for ") && has("Host key verification failed"):
+		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is not the one in known_hosts")
+		e.Hint = fmt.Sprintf("if the host was installed anew: ssh-keygen -R '%s', then get its new key as for an unknown host; if not, somebody else may be answering", known)
+	case has("Host key verification failed"):
+		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is not in known_hosts")
+		e.Hint = "log in once by hand (ssh " + h.byHand() + ") and compare the fingerprint with one from the host itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); the same goes for what ssh-keyscan prints"
+	case has("Permission denied ("):
+		e.Kind, e.Err = step.Unauthorized, errors.New(line(log, "Permission denied ("))
+		e.Hint = "let the worker's key in (ssh-copy-id), or name the right user, key or agent: ssh " + h.byHand() + " must log in without a question"
+	case has("Too many authentication failures"):
+		e.Kind, e.Err = step.Unauthorized, errors.New("too many keys were offered before the right one")
+		e.Hint = "set IdentityFile and IdentitiesOnly yes for this host in ~/.ssh/config"
+	case has("Temporary failure in name resolution"):
+		e.Err = errors.New(line(log, "Temporary failure"))
+	case has("Could not resolve hostname"):
+		// The name service answered that there is none: most of all a misspelt
+		// name, and final. A name service that does not answer is the case above.
+		e.Kind, e.Field = step.NotFound, "host"
+		e.Err = fmt.Errorf("no host %q is known here", h.name)
+		e.Hint = "correct the name, or give it a Host line in ~/.ssh/config"
+	case has("Bad configuration option", "bad configuration options", "Bad owner or permissions", "Can't open user config", "keyword ", "garbage at end of line"):
+		e.Kind, e.Err = step.InvalidSpec, errors.New(first(log))
+		e.Hint = "mend that line of the ssh configuration; ssh -G " + h.name + " reads it"
+	case has("Unable to negotiate with"):
+		e.Kind, e.Err = step.Unsupported, errors.New(line(log, "Unable to negotiate with"))
+		e.Hint = "the host is much older or newer than this ssh: see https://www.openssh.com/legacy.html"
+	default:
+		if text := last(log); text != "" {
+			e.Err = errors.New(text)
+		} else {
+			e.Err = errors.New("the connection was lost")
+		}
+	}
+	return e
+}
+
+// byHand is what one gives ssh to get to the host.
+func (h *Host) byHand() string {
+	if h.config != "" {
+		return "-F " + h.config + " " + h.String()
+	}
+	return h.String()
+}
+
+// lost is the error of a connection that ended while a command ran.
+func lost(op, log string) error {
+	err := errors.New("the connection was lost while it ran")
+	if text := last(log); text != "" {
+		err = fmt.Errorf("%w: %s", err, text)
+	}
+	return &step.Error{Op: op, Err: err}
+}
+
+// noShell is the error of an account that does something else than run commands.
+func noShell(h *Host, text string) error {
+	err := errors.New("the account runs no commands")
+	if text := lastLine(text); text != "" {
+		err = fmt.Errorf("%w: %s", err, text)
+	}
+	return &step.Error{Kind: step.Unsupported, Op: "run commands on " + h.String(), Err: err,
+		Hint: "name a user with a POSIX /bin/sh and no forced command"}
+}
+
+func notStarted(err error) error {
+	e := &step.Error{Op: "start ssh", Err: err}
+	if errors.Is(err, exec.ErrNotFound) {
+		e.Kind, e.Err, e.Hint = step.Unsupported, errors.New("ssh is not installed"), install
+	}
+	return e
+}
+
+// lines of ssh's log without what it says of connections that are shared, which
+// does no harm.
+func lines(log string) []string {
+	var all []string
+	for l := range strings.Lines(log) {
+		l = strings.TrimPrefix(strings.TrimSpace(l), "ssh: ")
+		if l != "" && !strings.HasPrefix(l, "mux_client_") && !strings.HasPrefix(l, "Control socket ") && !strings.HasPrefix(l, "ControlSocket ") {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+func line(log, with string) string {
+	for _, l := range lines(log) {
+		if strings.Contains(l, with) {
+			return l
+		}
+	}
+	return ""
+}
+
+func first(log string) string {
+	if all := lines(log); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+func last(log string) string {
+	if all := lines(log); len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return ""
+}
+
+// Needs is what running commands on other hosts needs of this one, for
+// [step.Needer].
+func Needs(ctx context.Context) []step.Need {
+	n := step.Need{For: "reach other hosts", What: "ssh", Fix: install}
+	path, err := exec.LookPath("ssh")
+	if err != nil {
+		return []step.Need{n}
+	}
+	n.Found, n.Fix = path, ""
+	if version, err := exec.CommandContext(ctx, path, "-V").CombinedOutput(); err == nil {
+		n.Found += " (" + lastLine(string(version)) + ")"
+	}
+	return []step.Need{n}
+}

@@ -1,0 +1,132 @@
+package remote
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// script is all that the other host's shells ever parse, the same for every
+// command. The user's login shell, whichever it is, hands it to /bin/sh; so it has
+// no quotes, backslashes, newlines or exclamation marks inside.
+//
+// It reads from stdin a token, the number of arguments, and the arguments, one a
+// line; `read` takes no byte too many from a pipe, so the rest is the command's. A
+// header cut short runs nothing. Then it says the token on stdout: what came before
+// was noise of the user's shell files. ssh has status 255 for its own troubles, so
+// the token on stderr says that the command's own status was 255. It is a subshell
+// that becomes the command, so that a signal's status is the shell's 128+n.
+const script = `exec /bin/sh -c 'export LC_ALL=C; ` +
+	`IFS= read -r t && IFS= read -r n || exit 255; set --; ` +
+	`while [ "$n" -gt 0 ]; do IFS= read -r a || exit 255; a=$(printf %bx "$a"); set -- "$@" "${a%x}"; n=$((n-1)); done; ` +
+	`echo "$t"; (exec "$@"); s=$?; [ "$s" -ne 255 ] || echo "$t" >&2; exit "$s"'`
+
+// newToken returns 32 letters and digits that no program says by chance.
+func newToken() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// header is what script reads first. Arguments are plain ASCII there, everything
+// else an octal escape of printf's %b.
+func header(token string, argv []string) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s\n%d\n", token, len(argv))
+	for _, arg := range argv {
+		for i := range len(arg) {
+			if c := arg[i]; c < ' ' || c > '~' || c == '\\' {
+				fmt.Fprintf(&b, `\0%03o`, c)
+			} else {
+				b.WriteByte(c)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.Bytes()
+}
+
+// opening passes on what follows the token's line.
+type opening struct {
+	token string
+	to    io.Writer
+	began func() // called when the token came
+	noise []byte
+	open  bool
+}
+
+// maxNoise is how much is looked at for a token. Nobody's shell says that much.
+const maxNoise = 1 << 20
+
+func (o *opening) Write(p []byte) (int, error) {
+	if o.open {
+		return o.to.Write(p)
+	}
+	o.noise = append(o.noise, p...)
+	before, after, found := bytes.Cut(o.noise, []byte(o.token+"\n"))
+	if !found {
+		if len(o.noise) > maxNoise {
+			return 0, fmt.Errorf("more than %d bytes came before the command began", maxNoise)
+		}
+		return len(p), nil
+	}
+	o.open = true
+	o.began()
+	if len(after) > 0 {
+		if _, err := o.to.Write(after); err != nil {
+			return 0, err
+		}
+	}
+	o.noise = before
+	return len(p), nil
+}
+
+// tailSize is how much of stderr is kept, in bytes.
+const tailSize = 8 << 10
+
+// tail keeps the last bytes written to it, and some more for a token.
+type tail struct{ buf []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	const room = tailSize + 64
+	n := len(p)
+	if n > room {
+		p = p[n-room:]
+	}
+	t.buf = append(t.buf, p...)
+	if over := len(t.buf) - room; over > 0 {
+		t.buf = append(t.buf[:0], t.buf[over:]...)
+	}
+	return n, nil
+}
+
+// take removes the token's line and reports whether there was one.
+func (t *tail) take(token string) bool {
+	i := bytes.LastIndex(t.buf, []byte(token+"\n"))
+	if i < 0 {
+		return false
+	}
+	t.buf = append(t.buf[:i], t.buf[i+len(token)+1:]...)
+	return true
+}
+
+// text is at most tailSize bytes, whole characters of them, as UTF-8.
+func (t *tail) text() string {
+	b := t.buf
+	if over := len(b) - tailSize; over > 0 {
+		b = b[over:]
+		for len(b) > 0 && b[0]&0xC0 == 0x80 {
+			b = b[1:]
+		}
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD")
+}
+
+// lastLine is the last line of text that is not blank.
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
+}
