@@ -10,7 +10,6 @@ import (
 // It ends soon after ctx does, with ctx's error; what it wrote until then is no
 // kernel. Other errors are those of Decompress and of w, as they are.
 func DecompressTo(ctx context.Context, w io.Writer, r io.ReaderAt, size int64) (compression string, n int64, err error) {
-	r = Until(ctx, r)
 	plain, compression, err := Decompress(r, size)
 	if err != nil {
 		return "", 0, err

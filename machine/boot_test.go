@@ -65,11 +65,16 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	return newBenchAt(t, t.TempDir())
+}
+
+func newBenchAt(t *testing.T, state string) *bench {
+	t.Helper()
 	s, err := store.Open(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, room: In(step.Site{State: t.TempDir(), Store: s}, "test"), within: 10 * time.Second, expect: "up\n"}
+	b := &bench{T: t, room: In(step.Site{State: state, Store: s}, "test"), within: 10 * time.Second, expect: "up\n"}
 	spec := step.Spec{Tags: step.Tags{App: "boottest", Target: "dev", Life: "0a1b2c3d", Generation: 1}}
 	b.reg = b.register(b.image(spec, "kernel"))
 	t.Cleanup(func() {
@@ -96,8 +101,10 @@ func (b *bench) image(spec step.Spec, kernel string) step.Image {
 
 func (b *bench) register(img step.Image) step.Registration {
 	b.Helper()
-	nothing := func(context.Context, Machine, json.RawMessage) error { return nil }
-	reg, err := b.room.Register(b.Context(), img, nothing)
+	prepare := func(_ context.Context, made Machine, _ json.RawMessage) error {
+		return os.WriteFile(made.File("prepared"), []byte("by the room"), 0o600)
+	}
+	reg, err := b.room.Register(b.Context(), img, prepare)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -141,20 +141,27 @@ func (m Machine) Name() string { return filepath.Base(m.Path) }
 // File is the path of a file of the machine's.
 func (m Machine) File(name string) string { return filepath.Join(m.Path, name) }
 
-// Record reads machine.json. A folder that is not there is NotFound.
+// errRuin says that a folder is there without a record that can be read: a disk
+// that failed, or another program. Register makes it anew.
+var errRuin = errors.New("its machine.json is lost or damaged")
+
+// Record reads machine.json. A folder that is not there is NotFound, and so is
+// one whose record says nothing, for a second look would not help.
 func (m Machine) Record() (Record, error) {
-	var rec Record
 	b, err := os.ReadFile(m.File(RecordFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return rec, m.notFound()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Record{}, err
 	}
-	if err != nil {
-		return rec, err
+	var rec Record
+	if err == nil && json.Unmarshal(b, &rec) == nil && rec.Digest != "" {
+		return rec, nil
 	}
-	if err := json.Unmarshal(b, &rec); err != nil {
-		return rec, fmt.Errorf("%s: %w", m.File(RecordFile), err)
+	if _, err := os.Lstat(m.Path); errors.Is(err, fs.ErrNotExist) {
+		return Record{}, m.notFound()
+	} else if err != nil {
+		return Record{}, err
 	}
-	return rec, nil
+	return Record{}, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("no machine %s on this host: %w", m.Name(), errRuin), Hint: "deploy again"}
 }
 
 // UUID is the machine's, the same whenever it is started.
@@ -282,21 +289,4 @@ func (m Machine) Ready() (how string, ok bool) {
 // SetReady keeps how the machine was known to be ready.
 func (m Machine) SetReady(how string) error {
 	return WriteFile(m.File(readyFile), []byte(how))
-}
-
-// WriteFile writes a file all or not at all.
-func WriteFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }

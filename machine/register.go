@@ -97,9 +97,11 @@ func (r *Room) register(ctx context.Context, m Machine, img step.Image, prepare 
 	}
 	replace := false
 	switch rec, err := m.Record(); {
-	case step.KindOf(err) == step.NotFound:
-	case err != nil: // unreadable: as good as another digest
+	case errors.Is(err, errRuin): // as good as another digest
 		replace = true
+	case step.KindOf(err) == step.NotFound:
+	case err != nil:
+		return false, err
 	case rec.Digest == img.Digest && m.intact(rec):
 		return true, nil
 	default:
@@ -116,8 +118,9 @@ func (r *Room) register(ctx context.Context, m Machine, img step.Image, prepare 
 		return false, err
 	}
 	if replace {
-		if err := r.discard(m, img.Digest); err != nil {
-			return false, err
+		adopted, err := r.discard(m, img.Digest)
+		if adopted || err != nil {
+			return adopted, err
 		}
 	}
 	err = os.Rename(made.Path, m.Path)
@@ -127,7 +130,10 @@ func (r *Room) register(ctx context.Context, m Machine, img step.Image, prepare 
 			return true, nil
 		}
 	}
-	return false, err
+	if err != nil {
+		return false, err
+	}
+	return false, syncPath(r.root)
 }
 
 // make writes the folder under a passing name.
@@ -152,6 +158,9 @@ func (r *Room) make(ctx context.Context, m Machine, img step.Image, prepare Prep
 	}
 	if err == nil {
 		err = made.write(Record{Tags: m.Tags, Digest: img.Digest, Files: map[string]string{}, Options: options}, img.Files)
+	}
+	if err == nil {
+		err = syncTree(made.Path) // for the name it gets will say that it is whole
 	}
 	return made, lock, err
 }
@@ -193,9 +202,11 @@ func (r *Room) readSmall(ctx context.Context, a step.Artifact) ([]byte, error) {
 	return b, errors.Join(err, f.Close())
 }
 
-// intact reports whether the files are what they were: after a power cut they
-// may not be.
+// intact reports whether the files are what they were: a disk may fail.
 func (m Machine) intact(rec Record) bool {
+	if _, err := os.Lstat(m.File(lockFile)); err != nil {
+		return false
+	}
 	for name, digest := range rec.Files {
 		if !hasDigest(m.File(name), digest) {
 			return false
@@ -214,21 +225,32 @@ func hasDigest(path, digest string) bool {
 	return errors.Join(err, f.Close()) == nil && hex.EncodeToString(sum.Sum(nil)) == digest
 }
 
-// discard removes a registration that is to be replaced.
-func (r *Room) discard(m Machine, digest string) error {
+// discard removes a registration that is to be replaced; adopted is that of
+// another call, which was told the same and was faster.
+func (r *Room) discard(m Machine, digest string) (adopted bool, err error) {
 	lock, err := m.Lock()
+	if step.KindOf(err) == step.NotFound {
+		// A ruin may have no lock to take; is it running all the same?
+		if pid, pidErr := m.Pid(); pidErr != nil {
+			return false, pidErr
+		} else if pid != 0 {
+			err = ErrHeld
+		}
+	}
 	if errors.Is(err, ErrHeld) {
-		return &step.Error{Kind: step.Conflict, Hint: "destroy it first, or deploy a new generation",
+		return false, &step.Error{Kind: step.Conflict, Hint: "destroy it first, or deploy a new generation",
 			Err: fmt.Errorf("a machine of another image runs under this name, digest wanted %.12s", digest)}
 	}
 	if err != nil && step.KindOf(err) != step.NotFound {
-		return err
+		return false, err
 	}
-	err = m.remove()
 	if lock != nil {
-		err = errors.Join(err, lock.Close())
+		defer func() { err = errors.Join(err, lock.Close()) }()
 	}
-	return err
+	if rec, err := m.Record(); err == nil && rec.Digest == digest && m.intact(rec) {
+		return true, nil
+	}
+	return false, m.remove()
 }
 
 // remove takes the folder away under its name first, so that nobody sees half
