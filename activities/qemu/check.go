@@ -35,7 +35,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		func() error { return checkMemory(s.Memory) },
 		func() error { _, err := t.accelerate(ctx, s); return err },
 		func() error { return s.checkBoot(ctx) },
-		func() error { return t.checkDisks(spec.Tags, s.Disks, true) },
+		func() error { return t.checkDisks(ctx, spec.Tags, s.Disks) },
 		func() error { return s.checkTaps(spec.Tags) },
 		func() error { return t.checkPorts(ctx, spec.Tags, s.forwards) },
 	} {
@@ -65,6 +65,15 @@ func (s *settings) checkBoot(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// checkDisks says whether the machine can have its disks that are there already.
+func (t *Target) checkDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
+	taken, err := t.takeDisks(ctx, tags, disks, true)
+	for _, f := range taken {
+		err = errors.Join(err, f.Close())
+	}
+	return err
 }
 
 func (s *settings) layout() disk.Layout {

@@ -1,17 +1,14 @@
 package qemu
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 
 	"github.com/morgana-deploy/morgana/machine"
-	"github.com/morgana-deploy/morgana/step"
 )
 
 // Disk is a disk of the machine's, beside the one it boots from.
@@ -64,7 +61,7 @@ func (s *settings) readDisks() error {
 			case d.Name != "" && d.Name == other.Name:
 				return invalid(field+".name", "", "there is another disk named %q", d.Name)
 			case d.Path != "" && filepath.Clean(d.Path) == other.Path && (!d.ReadOnly || !other.ReadOnly):
-				return invalid(field+".path", "readonly: true on both, or another path", "disks[%d] has this path too", j)
+				return invalid(field+".path", "readonly: true on both, or another path", "%s is disks[%d].path too", d.Path, j)
 			}
 		}
 		if d.Path != "" {
@@ -74,102 +71,6 @@ func (s *settings) readDisks() error {
 		var err error
 		if d.size, err = parseSize(field+".size", d.Size); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// checkDisks says whether the machine can have its disks that are there
-// already. Machines of the same deployment that have one are overlooked if
-// sparing: nothing says yet that they must live together.
-func (t *Target) checkDisks(tags step.Tags, disks []Disk, sparing bool) error {
-	for i, d := range disks {
-		if d.Path == "" {
-			continue
-		}
-		field := fmt.Sprintf("disks[%d].path", i)
-		if err := d.check(field); err != nil {
-			return err
-		}
-		if err := t.checkWriters(tags, d, field, sparing); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// check opens the disk as QEMU will.
-func (d Disk) check(field string) error {
-	info, err := os.Stat(d.Path)
-	if err == nil && !info.Mode().IsRegular() && !blockDevice(info) {
-		return invalid(field, "a raw image, or a block device", "%s is neither a file nor a block device", d.Path)
-	}
-	how, verb := os.O_RDWR, "write to"
-	if d.ReadOnly {
-		how, verb = os.O_RDONLY, "read"
-	}
-	var f *os.File
-	if err == nil {
-		f, err = os.OpenFile(d.Path, how, 0)
-	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return &step.Error{Kind: step.NotFound, Field: field, Err: fmt.Errorf("this host has no %s", d.Path),
-			Hint: `make it: truncate -s 1G ` + d.Path + `; or give a size instead, for a disk that goes with the machine`}
-	case errors.Is(err, fs.ErrPermission):
-		return &step.Error{Kind: step.Unauthorized, Field: field, Err: fmt.Errorf("the worker may not %s %s", verb, d.Path),
-			Hint: "let the worker's user " + verb + " it"}
-	case err != nil:
-		return &step.Error{Field: field, Err: err}
-	}
-	defer f.Close() //nolint:errcheck // only read
-	head := make([]byte, 4)
-	n, err := f.ReadAt(head, 0)
-	switch {
-	case err != nil && !errors.Is(err, io.EOF):
-		return &step.Error{Field: field, Err: err}
-	case n == 0:
-		return invalid(field, "give it a size: truncate -s 1G "+d.Path, "%s is empty", d.Path)
-	case bytes.Equal(head[:n], []byte("QFI\xfb")):
-		return invalid(field, "qemu-img convert -O raw "+d.Path+" disk.raw", "%s is a qcow2 image, not a raw one", d.Path)
-	}
-	return nil
-}
-
-func blockDevice(info fs.FileInfo) bool {
-	return info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
-}
-
-// checkWriters refuses a disk that a running machine of ours has, unless both
-// only read. QEMU locks a disk too, and would say less.
-func (t *Target) checkWriters(tags step.Tags, d Disk, field string, sparing bool) error {
-	all, err := t.room.All(func(have step.Tags) bool {
-		return have != tags && (!sparing || have.App != tags.App || have.Target != tags.Target)
-	})
-	if err != nil {
-		return err
-	}
-	for _, m := range all {
-		pid, err := m.Pid()
-		if err != nil {
-			return err
-		}
-		rec, err := m.Record()
-		if pid == 0 || step.KindOf(err) == step.NotFound {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		s, err := read(rec.Options)
-		if err != nil {
-			continue // not of our making
-		}
-		for _, other := range s.Disks {
-			if other.Path == d.Path && (!d.ReadOnly || !other.ReadOnly) {
-				return &step.Error{Kind: step.Conflict, Field: field, Err: fmt.Errorf("the running machine %s has %s", m.Name(), d.Path),
-					Hint: fmt.Sprintf("destroy %s on target %s first; or readonly: true on both", m.Tags.App, m.Tags.Target)}
-			}
 		}
 	}
 	return nil
@@ -186,8 +87,18 @@ func makeDisks(m machine.Machine, disks []Disk) error {
 			return err
 		}
 		if err := errors.Join(f.Truncate(d.size), f.Close()); err != nil {
-			return &step.Error{Field: fmt.Sprintf("disks[%d].size", i), Err: err}
+			return tooBig(fmt.Sprintf("disks[%d].size", i), d.Size, filepath.Dir(m.Path), err)
 		}
 	}
 	return nil
+}
+
+// tooBig blames the option for a file that is larger than the folder's file
+// system has any; other errors stay as they are.
+func tooBig(field, size, folder string, err error) error {
+	if !errors.Is(err, syscall.EFBIG) {
+		return err
+	}
+	return invalid(field, "a smaller one, or a state folder on another file system (xfs has files of 8 EiB)",
+		"the file system of %s has no files of %s", folder, size)
 }

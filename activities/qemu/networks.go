@@ -78,9 +78,13 @@ func (s *settings) readNetworks() error {
 		if err := s.networks[i].read(fmt.Sprintf("networks[%d]", i)); err != nil {
 			return err
 		}
-		for _, other := range s.networks[:i] {
-			if n := s.networks[i]; n.Name != "" && n.Name == other.Name {
+		for j, other := range s.networks[:i] {
+			switch n := s.networks[i]; {
+			case n.Name != "" && n.Name == other.Name:
 				return invalid(fmt.Sprintf("networks[%d].name", i), "", "there is another network named %q", n.Name)
+			case n.Tap != "" && n.Tap == other.Tap:
+				return invalid(fmt.Sprintf("networks[%d].tap", i), "another tap, or leave it out for one of its own",
+					"%s is the tap of networks[%d].tap too", n.Tap, j)
 			}
 		}
 	}

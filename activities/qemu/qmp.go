@@ -145,6 +145,25 @@ func (m guest) quit(ctx context.Context) error {
 	return err
 }
 
+// status is QEMU's own word for the machine's state: "running", "paused",
+// "internal-error".
+func (m guest) status(ctx context.Context) (string, error) {
+	q, err := m.talk(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer q.close()
+	raw, err := q.execute(qmpRequest{Execute: "query-status"})
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		Status string `json:"status"`
+	}
+	err = json.Unmarshal(raw, &answer)
+	return answer.Status, err
+}
+
 // connection is a row of "info usernet": a listening forward or a connection.
 type connection struct {
 	forward forward

@@ -1,0 +1,124 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Ended says whether a machine that ran to its end was ready.
+func (b *boot) Ended(ctx context.Context) (string, bool, error) {
+	_, err := os.Lstat(b.m.File(machine.PidFile))
+	if !errors.Is(err, fs.ErrNotExist) || b.m.Printed() == 0 {
+		return "", false, nil
+	}
+	how, ok := b.m.Ready()
+	if !ok && b.s.ExpectPort == 0 {
+		if status, err := b.solo5Status(); err != nil {
+			return "", true, err
+		} else if status != "" {
+			return "", true, failed(step.BootFailed, "", b.consoleTail(ctx), "the kernel ended: %s", status)
+		}
+		if b.s.expect == nil {
+			how, ok = "console printed", true
+		} else if matched, err := b.console.Matched(); err != nil {
+			return "", true, err
+		} else if matched {
+			how, ok = fmt.Sprintf("console matched %q", b.s.Expect), true
+		}
+		if ok {
+			if err := b.m.SetReady(how); err != nil {
+				return "", true, err
+			}
+		}
+	}
+	if !ok {
+		return "", true, failed(step.BootFailed, "", b.consoleTail(ctx), "the machine ended and %s", b.unmet())
+	}
+	return how + "; the machine has ended", true, nil
+}
+
+// Held has nothing to do: QEMU has no children.
+func (b *boot) Held(context.Context) error { return nil }
+
+var solo5End = regexp.MustCompile(`solo5_exit\([1-9][0-9]*\) called|solo5_abort\(\) called`)
+
+// solo5Status is how a Solo5 kernel says that it failed, "" if it does not. Its
+// exit status is text.
+func (b *boot) solo5Status() (string, error) {
+	if m, err := readManifest(b.m.Machine); m == nil || err != nil {
+		return "", err
+	}
+	return solo5End.FindString(machine.Tail(b.m.File(machine.ConsoleFile))), nil
+}
+
+// Died is the error for a QEMU that is gone and left no console, or was killed.
+func (b *boot) Died(ctx context.Context) error {
+	said := machine.Tail(b.m.File(logFile))
+	_, err := os.Lstat(b.m.File(machine.PidFile))
+	switch {
+	case err == nil:
+		return failed(step.BootFailed, "", strings.TrimSpace(said+"\n"+b.consoleTail(ctx)), "qemu was killed")
+	case said != "":
+		first, _, _ := strings.Cut(said, "\n")
+		return failed(step.BootFailed, "", "qemu said:\n"+said, "%s", strings.TrimPrefix(first, "qemu-system-x86_64: "))
+	default:
+		return failed(step.BootFailed, "", b.consoleTail(ctx), "the machine ended at once")
+	}
+}
+
+// consoleTail is the console's last lines for an error's hint.
+func (b *boot) consoleTail(ctx context.Context) string {
+	if lines := b.t.room.ConsoleTail(ctx, b.m.Machine); lines != "" {
+		return lines
+	}
+	return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
+}
+
+// Late is the error for a machine that is not ready in time.
+func (b *boot) Late(ctx context.Context) error {
+	if status, err := b.m.status(ctx); err == nil && status != "running" {
+		return b.stopped(ctx, status)
+	}
+	return failed(step.BootFailed, "", b.consoleTail(ctx), "%s within %s", b.unmet(), b.s.timeout)
+}
+
+// stopped is the error for a machine that QEMU runs no longer and has not
+// ended, as after KVM's "internal-error".
+func (b *boot) stopped(ctx context.Context, status string) error {
+	hint := b.consoleTail(ctx)
+	if said := machine.Tail(b.m.File(logFile)); said != "" {
+		hint = "qemu said:\n" + said + "\n" + hint
+	}
+	return failed(step.BootFailed, "", hint, "qemu does not run the machine: %s", status)
+}
+
+// Awaited and unmet say what readiness waits for, and that it did not come.
+func (b *boot) Awaited() string {
+	switch {
+	case b.s.expect != nil && !b.console.Found():
+		return fmt.Sprintf("the console to match %q", b.s.Expect)
+	case b.s.ExpectPort != 0:
+		return fmt.Sprintf("port %d to answer", b.s.ExpectPort)
+	default:
+		return "the console"
+	}
+}
+
+func (b *boot) unmet() string {
+	switch {
+	case b.s.expect != nil && !b.console.Found():
+		return fmt.Sprintf("its console did not match %q", b.s.Expect)
+	case b.s.ExpectPort != 0:
+		return fmt.Sprintf("its port %d did not answer", b.s.ExpectPort)
+	default:
+		return "it did not start"
+	}
+}
