@@ -108,6 +108,37 @@ func TestCleanOfABuildThatRuns(t *testing.T) {
 	}
 }
 
+// While a worker has the tree, what it has on record is its own: Clean could
+// otherwise take off the record a command that was started meanwhile, and nobody
+// would end that if the worker is killed.
+func TestCleanLeavesTheRecordToItsHolder(t *testing.T) {
+	b := newBench(t)
+	tc := b.toolchain()
+	src, err := tc.Configure(t.Context(), b.Spec(makeIt(), project))
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Dir(src.Tree)
+	l, err := tryLock(filepath.Join(folder, lockFile), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.release()
+	record := filepath.Join(folder, groupFile)
+	over := group{ID: 1 << 30, Boot: bootID()}
+	if err := over.record(record); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := tc.Clean(ctx, src.Spec); err == nil {
+		t.Error("cleaned a tree in use")
+	}
+	if _, err := os.Stat(record); err != nil {
+		t.Error("the holder's record is gone:", err)
+	}
+}
+
 func TestJanitor(t *testing.T) {
 	b := newBench(t)
 	tc := b.toolchain()

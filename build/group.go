@@ -22,8 +22,8 @@ const groupFile = "group.json"
 // So the group is on record while it lives, in a way that a later process
 // group of the same number is not taken for it.
 //
-// The moment between the command's start and its record is not a gap: a
-// worker killed there takes the command along before it has any children.
+// A worker killed in the moment between a command's start and its record takes
+// the command along. Children that it has by then are not known to anybody.
 type group struct {
 	// ID is the group's number, and the pid of its leader.
 	ID int `json:"id"`
@@ -144,8 +144,17 @@ func (g group) record(path string) error {
 	return writeFile(path, text)
 }
 
-// endLeftGroup ends the group on record at path, if there is one.
+// endLeftGroup ends the group on record at path, if there is one, and takes it
+// off the record. It is for who has the rollout's lock.
 func endLeftGroup(ctx context.Context, path string) error {
+	if err := killGroup(ctx, path); err != nil {
+		return err
+	}
+	return removeIfThere(path)
+}
+
+// killGroup ends the group on record at path, if there is one.
+func killGroup(ctx context.Context, path string) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -158,9 +167,7 @@ func endLeftGroup(ctx context.Context, path string) error {
 	// no version of ours and names nothing to end. ID 1 or less would address
 	// far more than a group.
 	if json.Unmarshal(text, &g) == nil && g.ID > 1 {
-		if err := g.kill(ctx); err != nil {
-			return err
-		}
+		return g.kill(ctx)
 	}
-	return removeIfThere(path)
+	return nil
 }

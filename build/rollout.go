@@ -83,7 +83,8 @@ func (r rollout) remove(ctx context.Context, force bool) error {
 		case !force || !isHeld(err):
 			return err
 		}
-		if err := endLeftGroup(ctx, r.file(groupFile)); err != nil {
+		// The record stays: by now it may be of the holder's next command.
+		if err := killGroup(ctx, r.file(groupFile)); err != nil {
 			return err
 		}
 		select {
