@@ -67,6 +67,7 @@ func Run(t *testing.T, c Case) {
 		{"unknown option is refused", (*suite).unknownOption},
 		{"check completes and creates nothing", (*suite).check},
 		{"package twice gives one digest", (*suite).packageTwice},
+		{"an inserted step's file is taken", (*suite).insertedFile},
 		{"register twice gives one registration", (*suite).registerTwice},
 		{"boot twice gives one machine", (*suite).bootTwice},
 		{"boot at the same time gives one machine", (*suite).bootTogether},

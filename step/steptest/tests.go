@@ -60,6 +60,23 @@ func (s *suite) packageTwice() {
 	}
 }
 
+// insertedFile does what a step behind package may: it adds a file, as a
+// signature, and computes the digest anew.
+func (s *suite) insertedFile() {
+	img := s.image(s.checked(nil))
+	added, err := s.site.Store.Put(s.Context(), strings.NewReader("a signature"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	img.Files = append(img.Files, step.File{Name: "conformance.sig", Artifact: added})
+	img.Digest = step.DigestOf(img.Files)
+	r := s.register(img)
+	if r.Digest != img.Digest {
+		s.Errorf("registered digest %s, want %s", r.Digest, img.Digest)
+	}
+	s.boot(r)
+}
+
 func (s *suite) registerTwice() {
 	img := s.image(s.checked(nil))
 	first := s.register(img)
