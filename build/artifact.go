@@ -118,7 +118,10 @@ func stateOf(f *os.File) (*fileState, error) {
 	return &fileState{info.ModTime(), hex.EncodeToString(h.Sum(nil))}, nil
 }
 
-var errNotRegular = errors.New("is not a regular file")
+var (
+	errNotRegular = errors.New("is not a regular file")
+	errOutside    = errors.New("leads out of the source folder")
+)
 
 // openIn opens a regular file inside a folder. Links are followed as long as
 // they stay inside.
@@ -131,6 +134,9 @@ func openIn(folder, name string) (*os.File, error) {
 	// Without O_NONBLOCK a named pipe would be waited on.
 	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
+		if errno := syscall.Errno(0); !errors.As(err, &errno) {
+			err = errOutside // refused by Root, not by the system
+		}
 		return nil, err
 	}
 	info, err := f.Stat()
