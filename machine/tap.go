@@ -87,22 +87,15 @@ func openTap(ctx context.Context, c TapConfig, keep bool) (f *os.File, err error
 	if err := c.sane(); err != nil {
 		return nil, err
 	}
-	whose, err := c.find()
-	if err != nil {
-		return nil, err
+	f, whose, err := c.take(ctx)
+	if err != nil || whose == others {
+		return f, err
 	}
-	if f, err = attachWhenFree(ctx, c, whose); err != nil {
-		return nil, err
-	}
-	if whose == others {
-		return f, nil
-	}
-	err = c.dress()
-	if err == nil {
-		err = persist(f, keep) // last: what stays has its tags
+	if err = c.dress(); err == nil {
+		err = c.denied(persist(f, keep)) // last: what stays has its tags
 	}
 	if err != nil {
-		return nil, errors.Join(c.denied(err), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
@@ -117,26 +110,28 @@ const (
 	others              // not of Morgana's making
 )
 
-// find looks for the tap, and refuses another machine's.
-func (c TapConfig) find() (owner, error) {
+// find looks for the tap, and refuses another machine's. index is the device's,
+// 0 if there is none: no other device ever gets it.
+func (c TapConfig) find() (whose owner, index int, err error) {
 	link, err := linkNamed(c.Interface())
 	if link == nil || err != nil {
-		return nobody, err
+		return nobody, 0, c.explain("tap", "look for it", err)
 	}
+	index = link.Attrs().Index
 	if tap, ok := link.(*netlink.Tuntap); !ok || tap.Mode != netlink.TUNTAP_MODE_TAP {
-		return others, c.invalid("tap", "give the name of a tap device, or of none", "%s is a device of type %s", c.Interface(), link.Type())
+		return others, index, c.invalid("tap", "give the name of a tap device, or of none", "%s is a device of type %s", c.Interface(), link.Type())
 	}
 	tags, ok := aliasTags(link.Attrs().Alias)
 	switch {
 	case !ok:
-		return others, c.checkOthers()
+		return others, index, c.checkOthers()
 	case tags.App != c.Tags.App || tags.Target != c.Tags.Target:
-		return others, c.conflict(fmt.Sprintf("morgana destroy for %s.%s, or give another name", tags.App, tags.Target),
+		return others, index, c.conflict(fmt.Sprintf("morgana destroy for %s.%s, or give another name", tags.App, tags.Target),
 			"%s belongs to %s.%s", c.Interface(), tags.App, tags.Target)
 	case tags == c.Tags:
-		return same, nil
+		return same, index, nil
 	}
-	return ours, nil
+	return ours, index, nil
 }
 
 // checkOthers refuses to change what somebody else set up.
@@ -152,22 +147,45 @@ func (c TapConfig) checkOthers() error {
 		"%s is there already and is not Morgana's", c.Interface())
 }
 
-// attachWhenFree waits a moment for a process that is ending.
-func attachWhenFree(ctx context.Context, c TapConfig, whose owner) (*os.File, error) {
+// take opens the tap, and waits a moment for a process that is ending.
+func (c TapConfig) take(ctx context.Context) (*os.File, owner, error) {
 	for began := time.Now(); ; {
+		whose, index, err := c.find()
+		if err != nil {
+			return nil, whose, err
+		}
 		f, err := attach(c.Interface(), whose == nobody)
+		if err == nil {
+			if err = c.sameAs(whose, index); err == nil {
+				return f, whose, nil
+			}
+			err = errors.Join(err, f.Close())
+		}
 		if !errors.Is(err, unix.EBUSY) {
-			return f, c.denied(err)
+			return nil, whose, c.denied(err)
 		}
 		if time.Since(began) > letGo {
-			return nil, c.held()
+			return nil, whose, c.held()
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, whose, ctx.Err()
 		case <-time.After(tick):
 		}
 	}
+}
+
+// sameAs is EBUSY, look again, if what was attached is not somebody else's device
+// that was found: that is gone, and attach has made one, which is to be dressed.
+func (c TapConfig) sameAs(whose owner, index int) error {
+	if whose != others {
+		return nil // one of ours, then as now
+	}
+	link, err := linkNamed(c.Interface())
+	if err == nil && (link == nil || link.Attrs().Index != index) {
+		err = unix.EBUSY
+	}
+	return err
 }
 
 // attach makes the tap or takes one that is there; create refuses the latter.
@@ -207,39 +225,6 @@ func persist(f *os.File, keep bool) error {
 	return os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(int(f.Fd()), unix.TUNSETPERSIST, on))
 }
 
-// dress gives a tap of ours its tags, its bridge and its address, and turns it on.
-func (c TapConfig) dress() error {
-	link, err := linkNamed(c.Interface())
-	if err != nil {
-		return err
-	}
-	if link == nil {
-		return fmt.Errorf("%s was removed meanwhile", c.Interface())
-	}
-	if err := netlink.LinkSetAlias(link, alias(c.Tags)); err != nil {
-		return err
-	}
-	if c.Bridge != "" {
-		bridge, err := c.bridge()
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetMaster(link, bridge); err != nil {
-			return err
-		}
-	}
-	if c.Address.IsValid() {
-		address, err := netlink.ParseAddr(c.Address.String())
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrReplace(link, address); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(link)
-}
-
 // RemoveTaps removes the taps whose tags match, whether somebody has them open
 // or not, and gives their names.
 func RemoveTaps(tags step.Tags) ([]string, error) {
@@ -259,27 +244,13 @@ func RemoveTaps(tags step.Tags) ([]string, error) {
 		case err == nil:
 			removed = append(removed, name)
 		case !gone(err):
-			errs = append(errs, TapConfig{Name: name}.denied(err))
+			errs = append(errs, TapConfig{Name: name}.explain("tap", "remove it", err))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return removed, step.During("remove taps", err)
 	}
 	return removed, nil
-}
-
-// linkNamed is nil if there is none.
-func linkNamed(name string) (netlink.Link, error) {
-	link, err := netlink.LinkByName(name)
-	if gone(err) {
-		return nil, nil
-	}
-	return link, err
-}
-
-func gone(err error) bool {
-	var none netlink.LinkNotFoundError
-	return errors.As(err, &none) || errors.Is(err, unix.ENODEV)
 }
 
 func alias(tags step.Tags) string {

@@ -2,15 +2,12 @@ package machine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -304,97 +301,5 @@ func TestTapNamesAreTheirOwn(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-// asNobody, when set, makes TestTapAsNobody the worker without rights.
-const asNobody = "MORGANA_TEST_TAP_NOBODY"
-
-// Without CAP_NET_ADMIN a tap cannot be made, but one's own can be opened.
-func TestTapAsNobody(t *testing.T) {
-	if os.Getenv(asNobody) != "" {
-		says := map[string]string{}
-		say := func(what string, err error) {
-			says[what] = ""
-			if err != nil {
-				says[what] = string(step.KindOf(err)) + ": " + err.Error()
-			}
-		}
-		tags := step.Tags{App: "taptest", Target: "nobody", Life: "0a1b2c3d", Generation: 1}
-		say("check", CheckTap(TapConfig{Tags: tags}))
-		_, err := OpenTap(context.Background(), TapConfig{Tags: tags})
-		say("open", err)
-		say("check own", CheckTap(TapConfig{Tags: tags, Name: "mgtesttap4"}))
-		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap4"})
-		say("open own", err)
-		say("check another's", CheckTap(TapConfig{Tags: tags, Name: "mgtesttap5"}))
-		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap5"})
-		say("open another's", err)
-		say("needs", nil)
-		for _, n := range TapNeeds() {
-			says["needs"] += n.What + "=" + n.Found + " "
-		}
-		_ = json.NewEncoder(os.Stdout).Encode(says)
-		os.Exit(0)
-	}
-	needTaps(t)
-	if os.Getuid() != 0 {
-		t.Skip("becomes another user")
-	}
-	const uid = 54321
-	// A node of the device that everybody may open, as udev makes it elsewhere.
-	for name, owner := range map[string]uint32{"mgtesttap4": uid, "mgtesttap5": uid + 1} {
-		addLink(t, &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI,
-			Owner: owner, Group: owner})
-	}
-	run := func(opens bool) map[string]string {
-		exe, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		open, err := os.MkdirTemp("", "morgana-tap-*") // t.TempDir is closed to others
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(open) //nolint:errcheck // a test's
-		copied := filepath.Join(open, "test")
-		if out, err := exec.Command("sh", "-c", `chmod 755 "$1" && install -m 755 "$2" "$3"`, "sh", open, exe, copied).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		cmd := exec.Command("unshare", "-m", "sh", "-c", `
-			set -e
-			if [ "$1" = true ]; then chmod=666; else chmod=600; fi
-			mknod "$2/tun" c 10 200 && chmod $chmod "$2/tun" && mount --bind "$2/tun" /dev/net/tun
-			exec setpriv --reuid 54321 --regid 54321 --clear-groups "$3" -test.run '^TestTapAsNobody$'`, "sh",
-			map[bool]string{true: "true", false: "false"}[opens], t.TempDir(), copied)
-		cmd.Env = append(os.Environ(), asNobody+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		out, err := cmd.Output()
-		if err != nil {
-			var e *exec.ExitError
-			if errors.As(err, &e) {
-				out = append(out, e.Stderr...)
-			}
-			t.Fatalf("%v: %s", err, out)
-		}
-		var says map[string]string
-		if err := json.Unmarshal(out, &says); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		return says
-	}
-	const no = "Unauthorized: "
-	says := run(true)
-	for what, want := range map[string]string{
-		"check": no + "tap: the worker may not make", "open": no + "open tap mg", "check own": "", "open own": "",
-		"check another's": no + "tap: mgtesttap5 belongs to another user", "open another's": no + "open tap mgtesttap5",
-		"needs": "/dev/net/tun=/dev/net/tun CAP_NET_ADMIN= ",
-	} {
-		if got := says[what]; !strings.HasPrefix(got, want) || want == "" && got != "" {
-			t.Errorf("%s: %q, want %q", what, got, want)
-		}
-	}
-	if got := run(false)["check own"]; !strings.HasPrefix(got, no) {
-		t.Errorf("a device that may not be opened: %q", got)
 	}
 }

@@ -35,7 +35,7 @@ func CheckTap(c TapConfig) error {
 			return err
 		}
 	}
-	whose, err := c.find()
+	whose, _, err := c.find()
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (c TapConfig) bridge() (netlink.Link, error) {
 	link, err := linkNamed(c.Bridge)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, c.explain("bridge", "look for "+c.Bridge, err)
 	case link == nil:
 		e := c.failed(step.NotFound, fmt.Sprintf("sudo ip link add %s type bridge && sudo ip link set %[1]s up; or see ip link for its name", c.Bridge),
 			"this host has no bridge %s", c.Bridge)
@@ -123,7 +123,7 @@ func mayMakeTaps() bool {
 	return err == nil && sets[unix.CAP_NET_ADMIN/32].Effective&(1<<(unix.CAP_NET_ADMIN%32)) != 0
 }
 
-// denied gives the kernel's errors of making a tap their kind.
+// denied gives the errors of the tun device and of its calls their kind.
 func (c TapConfig) denied(err error) error {
 	switch {
 	case err == nil || step.KindOf(err) != "":
