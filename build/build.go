@@ -23,10 +23,13 @@ import (
 func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, error) {
 	none := step.Kernel{Spec: src.Spec}
 	w, err := t.read(src.Spec)
-	if err == nil {
-		err = t.look(ctx, w)
-	}
 	if err != nil {
+		return none, err
+	}
+	switch err := t.look(ctx, w); {
+	case step.KindOf(err) == step.Unsupported:
+		return none, w.treeGone(src, errChanged) // configure says what is missing
+	case err != nil:
 		return none, err
 	}
 	key, err := t.lockKey(ctx, w)

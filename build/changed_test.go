@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -48,6 +49,38 @@ func TestHostChangedAfterConfigure(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A tool that is being replaced by somebody else is no reason to give up.
+func TestToolMissingMeanwhile(t *testing.T) {
+	b := newBench(t)
+	looks, missing := 0, 0
+	tc := b.changed(func(r *Recipe) {
+		r.Inspect = func(context.Context, Environ) (Facts, error) {
+			if looks++; looks == missing {
+				return Facts{}, &step.Error{Kind: step.Unsupported, Err: errors.New("no tool")}
+			}
+			return Facts{}, nil
+		}
+	})
+	o := makeIt()
+	o.Configure = [][]string{{"true"}}
+	spec := b.Spec(o, project)
+	missing = 2
+	_, err := tc.Configure(t.Context(), spec)
+	if err == nil || step.KindOf(err) != "" || err.Error() != "look at what configure has installed: no tool" {
+		t.Errorf("at the end of configure: %v of kind %q", err, step.KindOf(err))
+	}
+	looks, missing = 0, 3
+	src, err := tc.Configure(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tc.Build(t.Context(), src)
+	_ = wantError(t, err, step.TreeGone, "was configured with other tools")
+	looks, missing = 0, 1
+	_, err = tc.Configure(t.Context(), spec)
+	_ = wantError(t, err, step.Unsupported, "no tool")
 }
 
 func TestConfigureInstalls(t *testing.T) {

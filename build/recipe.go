@@ -139,14 +139,16 @@ func (t *Toolchain) look(ctx context.Context, w *work) (err error) {
 }
 
 // lookAgain is for when the configure commands are done: it takes what they
-// have installed into the key. All else is as they found it.
+// have installed into the key. All else is as they found it. What is missing now
+// was there when they began: another deploy is replacing it, or somebody has
+// removed it, which the next try will say.
 func (t *Toolchain) lookAgain(ctx context.Context, w *work) error {
 	if w.Inspect == nil || len(w.Configure) == 0 {
 		return nil
 	}
 	now, err := w.Inspect(ctx, w.environ)
 	if err != nil {
-		return t.here(err)
+		return &step.Error{Op: "look at what configure has installed", Err: err}
 	}
 	w.facts.Installed = now.Installed
 	w.key, err = w.cacheKey(t.kind)

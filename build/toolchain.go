@@ -35,8 +35,8 @@ const (
 	// treeAge is how long an unused tree is kept: its deploy is over, and the
 	// host died or was cut off before Clean.
 	treeAge = 24 * time.Hour
-	// recordAge is how long a build is remembered. A record does not see that
-	// a compiler was upgraded, so it may not live for ever.
+	// recordAge is how long a build is remembered. A key has the compilers that
+	// Inspect finds, and not the rest of the host: no record lives for ever.
 	recordAge  = 30 * 24 * time.Hour
 	sweepEvery = time.Hour
 )
