@@ -26,6 +26,7 @@ need mmdebstrap mmdebstrap
 need depmod kmod
 need cpio cpio
 need mke2fs e2fsprogs
+need qemu-img qemu-utils
 need ssh-keygen openssh-client
 [ -z "$missing" ] || die "missing$missing" "apt-get install -y --no-install-recommends$missing"
 [ "$(id -u)" = 0 ] || die "must be root to make dom0's files: try sudo --preserve-env=HOME,XDG_CACHE_HOME"
@@ -41,12 +42,15 @@ for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/source
 done
 [ "${#sources[@]}" -gt 0 ] || die "apt has no sources: nothing in /etc/apt/sources.list*"
 
+# Proxies and the like.
+apt-config dump Acquire >"$work/apt.conf"
+
 # The packages are unpacked, not configured: configuring takes minutes and is for
 # a system with an init. What it would have done that matters is done below.
 say "packages: fetching and unpacking (a minute or two)"
 packages=$(grep -v '^#' "$here/dom0/packages" | paste -sd,)
 mmdebstrap --quiet --mode=root --variant=extract --format=directory \
-	--aptopt='Apt::Install-Recommends "false"' --include="$packages" \
+	--aptopt="$work/apt.conf" --aptopt='Apt::Install-Recommends "false"' --include="$packages" \
 	'' "$root" "${sources[@]}" >"$work/log" 2>&1 ||
 	die "mmdebstrap: $(tail -n 3 "$work/log")"
 
@@ -86,8 +90,8 @@ depmod -b "$root" "$version"
 say "dom0"
 # What is not needed to run guests: documentation, firmware of other machines.
 rm -rf "$root"/usr/share/{doc,man,locale,info,lintian,bug,bash-completion,i18n,perl5,zoneinfo} \
-	"$root"/boot "$root"/var/{cache,lib}/apt "$root"/var/lib/dpkg "$root"/usr/lib/xen-debug \
-	"$root"/usr/share/initramfs-tools "$root"/usr/share/qemu/{edk2-*,hppa-*,skiboot*,opensbi-*,u-boot*,openbios-*,slof.bin,s390-*,palcode*,npcm*,vof*,QEMU,*.dtb}
+	"${root:?}"/boot "$root"/var/{cache,lib}/apt "$root"/var/lib/dpkg "$root"/usr/lib/xen-debug \
+	"$root"/usr/share/initramfs-tools "$root"/usr/share/qemu/{edk2-*,hppa-*,skiboot*,opensbi-*,u-boot*,openbios-*,slof.bin,s390-*,palcode*,npcm*,vof*,*.dtb}
 # What the maintainer scripts would have done.
 mkdir -p "$root"/{proc,sys,dev,run,tmp,mnt,root} "$root"/var/{log/xen/console,lib/xen,lib/morgana,tmp,lock}
 rm -rf "$root/var/run" "$root/var/lock"
@@ -96,6 +100,7 @@ ln -s /run/lock "$root/var/lock"
 link() { [ -e "$root/$2" ] || [ -L "$root/$2" ] || ln -s "$1" "$root/$2"; }
 link bash bin/sh
 link mawk usr/bin/awk
+link busybox usr/bin/logger # of the hotplug scripts
 link "$(basename "$root"/usr/bin/python3.*[0-9])" usr/bin/python3
 chroot "$root" ldconfig
 cp "$root/usr/share/base-passwd/passwd.master" "$root/etc/passwd"

@@ -24,22 +24,33 @@ const buildTimeout = 15 * time.Minute
 // Missing says what this host lacks for a lab: a tool, or, as long as there is no
 // saved state, what builds one. It is nil if nothing.
 func Missing(ctx context.Context) error {
-	for _, tool := range []struct{ name, pkg string }{{qemu, "qemu-system-x86"}, {"ssh", "openssh-client"}} {
-		if _, err := exec.LookPath(tool.name); err != nil {
-			return fmt.Errorf("%s is not installed (Debian: %s)", tool.name, tool.pkg)
-		}
+	if err := lacks(tool{qemu, "qemu-system-x86"}, tool{"ssh", "openssh-client"}); err != nil {
+		return err
 	}
 	if _, ok, err := cached(ctx); err != nil || ok {
 		return err
 	}
-	for _, tool := range []struct{ name, pkg string }{{"mmdebstrap", "mmdebstrap"}, {"depmod", "kmod"},
-		{"cpio", "cpio"}, {"mke2fs", "e2fsprogs"}, {"qemu-img", "qemu-utils"}} {
-		if _, err := exec.LookPath(tool.name); err != nil {
-			return fmt.Errorf("%s is not installed (Debian: %s)", tool.name, tool.pkg)
-		}
+	if err := lacks(tool{"mmdebstrap", "mmdebstrap"}, tool{"depmod", "kmod"}, tool{"cpio", "cpio"},
+		tool{"mke2fs", "e2fsprogs"}, tool{"qemu-img", "qemu-utils"}); err != nil {
+		return err
 	}
 	if os.Getuid() != 0 {
 		return errors.New("no xenlab is built yet, which takes root")
+	}
+	return nil
+}
+
+type tool struct{ name, pkg string }
+
+func lacks(tools ...tool) error {
+	for _, tool := range tools {
+		_, err := exec.LookPath(tool.name)
+		if err != nil {
+			_, err = exec.LookPath("/usr/sbin/" + tool.name) // su may not put it in PATH
+		}
+		if err != nil {
+			return fmt.Errorf("%s is not installed (Debian: %s)", tool.name, tool.pkg)
+		}
 	}
 	return nil
 }
@@ -60,20 +71,19 @@ func cached(ctx context.Context) (dir string, ok bool, err error) {
 	if err != nil {
 		return "", false, fmt.Errorf("%s --version: %w", qemu, err)
 	}
-	digest := sha256.New()
-	fmt.Fprintf(digest, "%s%q%q", v, machine, dom0Args)
+	made := fmt.Appendf(nil, "%s%q%q", v, machine, dom0Args)
 	err = fs.WalkDir(inputs, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		raw, err := inputs.ReadFile(path)
-		fmt.Fprintf(digest, "%q%q", path, raw)
+		made = fmt.Appendf(made, "%q%q", path, raw)
 		return err
 	})
 	if err != nil {
 		return "", false, err
 	}
-	dir = filepath.Join(top, fmt.Sprintf("%x", digest.Sum(nil)[:8]))
+	dir = filepath.Join(top, fmt.Sprintf("%x", sha256.Sum256(made))[:16])
 	switch _, err = os.Stat(dir); {
 	case err == nil:
 		return dir, true, nil

@@ -134,7 +134,7 @@ func (l *Lab) connect(ctx context.Context, cache string) error {
 	}
 	for {
 		// The saved state's clock stands at when it was saved.
-		_, err := l.Run(ctx, "date", "-u", "-s", fmt.Sprintf("@%d", time.Now().Unix()))
+		_, err := l.Run(ctx, "date", "-u", "-s", fmt.Sprintf("@%.3f", float64(time.Now().UnixMilli())/1000))
 		if err == nil {
 			return nil
 		}

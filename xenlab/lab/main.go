@@ -27,12 +27,17 @@ DIR, or $MORGANA_XENLAB, is the lab's folder, one for each lab;
 the default is $XDG_CACHE_HOME/morgana/xenlab/lab.
 `
 
+var errUsage = errors.New("usage")
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:])
 	stop()
 	var exit *exec.ExitError
 	switch {
+	case errors.Is(err, errUsage):
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
 	case errors.As(err, &exit):
 		os.Exit(exit.ExitCode())
 	case err != nil:
@@ -43,7 +48,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New(usage)
+		return errUsage
 	}
 	command, args := args[0], args[1:]
 	dir, err := folder()
@@ -96,7 +101,7 @@ func run(ctx context.Context, args []string) error {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 		return cmd.Run()
 	}
-	return errors.New(usage)
+	return errUsage
 }
 
 func folder() (string, error) {
