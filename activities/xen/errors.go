@@ -27,3 +27,7 @@ func oneOf(given string, known ...string) string {
 func said(stderr string) error {
 	return failed("", "", "%s", strings.TrimSpace(stderr))
 }
+
+func failedAt(kind step.Kind, field, hint, format string, args ...any) error {
+	return &step.Error{Kind: kind, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
+}

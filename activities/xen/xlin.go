@@ -23,27 +23,33 @@ type value struct {
 	List   []value
 }
 
-func text(s string) value          { return value{Text: s} }
-func number(n int) value           { return value{Text: strconv.Itoa(n), Number: true} }
-func list(values ...value) value   { return value{IsList: true, List: values} }
-func (v value) oneLine() bool      { return !v.IsList || len(v.List) == 0 }
-func (v value) equal(o value) bool { return v.String() == o.String() }
+func text(s string) value        { return value{Text: s} }
+func number(n int) value         { return value{Text: strconv.Itoa(n), Number: true} }
+func list(values ...value) value { return value{IsList: true, List: values} }
+func (v value) oneLine() bool    { return !v.IsList || len(v.List) == 0 }
 
-// String is the setting as xl and xm read it, and parse.
+// String is the setting as xl and xm read it, and parse: a list with an element
+// on each line.
 func (s setting) String() string {
-	op := " = "
-	if s.Add {
-		op = " += "
-	}
-	if s.Value.oneLine() {
-		return s.Key + op + s.Value.String()
+	if len(s.Value.List) == 0 {
+		return s.line()
 	}
 	var b strings.Builder
-	b.WriteString(s.Key + op + "[\n")
+	b.WriteString(s.Key + s.op() + "[\n")
 	for _, v := range s.Value.List {
 		b.WriteString("    " + v.String() + ",\n")
 	}
 	return b.String() + "]"
+}
+
+// line is the same on one line.
+func (s setting) line() string { return s.Key + s.op() + s.Value.String() }
+
+func (s setting) op() string {
+	if s.Add {
+		return " += "
+	}
+	return " = "
 }
 
 func (v value) String() string {

@@ -1,0 +1,291 @@
+package xen
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// start is how a kernel starts: in what type of domain, and by which ABI, "" if
+// that is not known.
+type start struct{ Type, abi string }
+
+// starts settles how a kernel with these ABIs starts as the options say.
+// preferred is the type that an xl.in asks for, "" if none does.
+func (s *settings) starts(abis []string, preferred string) (start, error) {
+	if s.disk() {
+		return s.startsFromDisk(abis)
+	}
+	abi, err := image.Supports(Kind, abis)
+	if err != nil {
+		return start{}, err
+	}
+	unknown := abi == "" || abi == image.LinuxBzImage // whose notes are not seen, and which has both
+	pv, pvh := unknown || slices.Contains(abis, image.XenPV), unknown || slices.Contains(abis, image.XenPVH)
+	how := start{s.Type, abi}
+	switch {
+	case s.Type == typePV && !pv:
+		return start{}, failedAt(step.Unsupported, "type", "type: pvh, or leave it out", "the kernel is PVH only: it has no PV notes")
+	case s.Type == typePVH && !pvh:
+		return start{}, failedAt(step.Unsupported, "type", "type: pv, or leave it out", "the kernel is PV only: it has no PVH note (18)")
+	case s.Tool == toolXM && !pv:
+		return start{}, failedAt(step.Unsupported, "tool", "tool: xl, on Xen 4.10 or later", "xm starts PV kernels, and this one is PVH only")
+	case s.Type != typeAuto:
+	case s.Tool == toolXM, !pvh, preferred == typePV && pv:
+		how.Type = typePV
+	default:
+		how.Type = typePVH
+	}
+	if how.Type == typePV && !unknown {
+		how.abi = image.XenPV
+	}
+	return how, nil
+}
+
+func (s *settings) startsFromDisk(abis []string) (start, error) {
+	abi, err := image.Supports("pv-grub", abis)
+	how := start{typePV, abi}
+	// An option that only a pv domain has asks for one.
+	if s.Type == typeHVM || err != nil && s.Type == typeAuto && s.Layout == "" && s.Bootloader == "" {
+		abi, err = image.Supports("grub", abis)
+		how = start{typeHVM, abi}
+	}
+	if err == nil {
+		return how, nil
+	}
+	var e *step.Error
+	if _, plain := image.Supports(Kind, abis); plain == nil && errors.As(err, &e) {
+		return start{}, failedAt(step.Unsupported, "via", "via: kernel", "%w", e.Err)
+	}
+	return start{}, err
+}
+
+// layout is that of the disk a domain of this type boots from.
+func (s *settings) layout(domainType string) disk.Layout {
+	if domainType == typeHVM {
+		return disk.BIOS
+	}
+	return disk.Layout(cmp.Or(s.Layout, string(disk.Whole)))
+}
+
+// domain makes a domain of this type: what the options say, else the xl.in (nil
+// if there is none), else what is usual.
+func (s *settings) domain(domainType string, in *template) (d domain, err error) {
+	if in == nil {
+		in = &template{}
+	}
+	d = domain{Tool: s.Tool, Type: domainType, Args: cmp.Or(s.Args, in.args), Memory: cmp.Or(s.Memory, in.memory, 128),
+		VCPUs: cmp.Or(s.VCPUs, in.vcpus, 1), OnCrash: cmp.Or(s.OnCrash, in.onCrash, "destroy")}
+	switch {
+	case !s.disk():
+		if len(s.Modules) == 1 {
+			d.Ramdisk = s.Modules[0]
+		}
+	case domainType == typeHVM:
+		// IDE disks of qemu are written to, so it has one of its own.
+		d.Disks = []volume{{File: bootDisk, Vdev: "hda", Access: "w", Format: "raw"}}
+	default:
+		d.Loader, d.Root = cmp.Or(s.Bootloader, pygrub), string(s.layout(domainType))
+		d.Disks = []volume{{File: bootDisk, Vdev: "xvda", Access: "r", Format: "raw"}}
+	}
+	if d.Vif, err = s.bindVifs(in); err != nil {
+		return d, err
+	}
+	disks, err := s.bindDisks(in)
+	if err != nil {
+		return d, err
+	}
+	d.Disks = append(d.Disks, disks...)
+	if err := d.place(); err != nil {
+		return d, err
+	}
+	for _, line := range in.extra {
+		if !slices.ContainsFunc(s.extra, func(o setting) bool { return o.Key == line.Key }) {
+			d.Extra = append(d.Extra, line.line())
+		}
+	}
+	for _, line := range s.Extra {
+		d.Extra = append(d.Extra, strings.TrimSpace(line))
+	}
+	return d, nil
+}
+
+// bindVifs gives the xl.in's devices and then the options' others.
+func (s *settings) bindVifs(in *template) ([]device, error) {
+	var all []device
+	b := binding{what: "vif", placeholder: "NETWORK", example: "bridge: xenbr0", asked: in.networks()}
+	for _, v := range s.Vif {
+		b.names = append(b.names, v.Name)
+	}
+	for _, v := range in.vif {
+		i, err := b.find(v.name)
+		if err != nil {
+			return nil, err
+		}
+		if i >= 0 {
+			v.device = v.with(s.Vif[i])
+		}
+		all = append(all, v.device)
+	}
+	rest, err := b.rest()
+	for _, i := range rest {
+		all = append(all, device{}.with(s.Vif[i]))
+	}
+	return all, err
+}
+
+// with is the device with what the options say of it.
+func (v device) with(o Vif) device {
+	return device{MAC: cmp.Or(o.MAC, v.MAC), Bridge: cmp.Or(o.Bridge, v.Bridge), IP: cmp.Or(o.IP, v.IP),
+		Script: cmp.Or(o.Script, v.Script), Model: cmp.Or(o.Model, v.Model), More: v.More}
+}
+
+// bindDisks gives the xl.in's disks and then the options' others.
+func (s *settings) bindDisks(in *template) ([]volume, error) {
+	var all []volume
+	b := binding{what: "disks", placeholder: "BLOCK", example: "path: /dev/vg/data", asked: in.blocks()}
+	for _, d := range s.Disks {
+		b.names = append(b.names, d.Name)
+	}
+	for _, v := range in.disks {
+		i, err := b.find(v.name)
+		if err != nil {
+			return nil, err
+		}
+		if i >= 0 {
+			v.volume = v.with(s.Disks[i])
+		}
+		if s.Tool == toolXM && len(v.More) > 0 {
+			return nil, invalid("tool", "tool: xl", "xm has no %s for a disk, which the xl.in has", v.More[0])
+		}
+		all = append(all, v.volume)
+	}
+	rest, err := b.rest()
+	for _, i := range rest {
+		all = append(all, volume{}.with(s.Disks[i]))
+	}
+	return all, err
+}
+
+// with is the volume with what the options say of it.
+func (v volume) with(o Disk) volume {
+	return volume{File: o.File, Path: o.Path, Vdev: cmp.Or(o.Vdev, v.Vdev), Access: cmp.Or(o.Access, v.Access, "w"),
+		Format: cmp.Or(o.Format, v.Format, "raw"), More: v.More}
+}
+
+// place gives the disks that have none a virtual device, and refuses what cannot
+// be together.
+func (d *domain) place() error {
+	// What differs in the letter only is the same emulated disk of an hvm domain.
+	slot := func(vdev string) string {
+		if letter := emulated(vdev); letter != "" && d.Type == typeHVM {
+			return letter
+		}
+		return vdev
+	}
+	taken := map[string]int{}
+	for i, v := range d.Disks {
+		if v.Vdev == "" {
+			continue
+		}
+		if _, twice := taken[slot(v.Vdev)]; twice {
+			return invalid("disks", "give one of them another vdev", "two disks are %s", v.Vdev)
+		}
+		taken[slot(v.Vdev)] = i
+		if v.Access == "r" && emulated(v.Vdev) != "" && d.Type == typeHVM {
+			return invalid("disks", "vdev: xvde, or access: w", "%s of an hvm domain is an IDE disk too, which cannot be read-only", v.Vdev)
+		}
+	}
+	next := 'a'
+	if d.Type == typeHVM {
+		next = 'e'
+	}
+	for i := range d.Disks {
+		for ; d.Disks[i].Vdev == ""; next++ {
+			vdev := "xvd" + string(next)
+			if next > 'z' {
+				return invalid("disks", "give them a vdev", "more disks than letters")
+			}
+			if _, ok := taken[slot(vdev)]; !ok {
+				d.Disks[i].Vdev = vdev
+			}
+		}
+	}
+	for i, v := range d.Disks {
+		for _, o := range d.Disks[:i] {
+			if v.Path != "" && path.Clean(o.Path) == path.Clean(v.Path) && v.Access+o.Access != "rr" {
+				return invalid("disks", "access: r on both, or another path", "two disks have %s", v.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// emulated is the letter of the IDE disk that a device is in an hvm domain too,
+// "" if it is none.
+func emulated(vdev string) string {
+	for _, kind := range []string{"xvd", "hd", "sd"} {
+		if letter, ok := strings.CutPrefix(vdev, kind); ok && len(letter) > 0 && letter[0] <= 'd' && (len(letter) == 1 || letter[1] <= '9') {
+			return letter[:1]
+		}
+	}
+	return ""
+}
+
+// binding binds the names that an xl.in asks for to a list of the options.
+type binding struct {
+	what        string   // the option
+	placeholder string   // NETWORK or BLOCK
+	example     string   // of what to write
+	names       []string // of the options' elements
+	asked       []string // by the xl.in
+	used        map[int]bool
+}
+
+// find gives the index of the element for a name, -1 if name is "".
+func (b *binding) find(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	i := slices.Index(b.names, name)
+	for j, n := range b.names {
+		if i < 0 && n == "" && !b.used[j] {
+			i = j
+		}
+	}
+	if i < 0 || b.used[i] {
+		return 0, invalid(b.what, fmt.Sprintf("write %s: [{name: %q, %s}] in the target's options", b.what, name, b.example),
+			"@%s:%s@ of the xl.in is not bound", b.placeholder, name)
+	}
+	if b.used == nil {
+		b.used = map[int]bool{}
+	}
+	b.used[i] = true
+	return i, nil
+}
+
+// rest gives the elements that are left. A name among them is wrong if an xl.in
+// asks for others.
+func (b *binding) rest() (rest []int, err error) {
+	for i, name := range b.names {
+		if b.used[i] {
+			continue
+		}
+		if name != "" && len(b.asked) > 0 {
+			hint := "it asks for " + strings.Join(b.asked, ", ")
+			if near := step.Nearest(name, b.asked); near != "" {
+				hint = fmt.Sprintf("did you mean %q?", near)
+			}
+			return nil, invalid(fmt.Sprintf("%s[%d].name", b.what, i), hint, "the xl.in has no @%s:%s@", b.placeholder, name)
+		}
+		rest = append(rest, i)
+	}
+	return rest, nil
+}
