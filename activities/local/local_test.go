@@ -186,6 +186,30 @@ func TestConsoleIsCut(t *testing.T) {
 	}
 }
 
+// A console that somebody else has as well must not keep the machine.
+func TestConsoleThatSomebodyKeeps(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "console.log")
+	c, err := openConsole(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := syscall.Dup(int(c.in.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(kept) //nolint:errcheck // nothing is in it
+	if _, err := c.in.WriteString("last words"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.close(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(path); string(got) != "last words" {
+		t.Errorf("got %q (%v)", got, err)
+	}
+}
+
 // A console that cannot be written must not stop the program.
 func TestConsoleThatCannotBeWritten(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -309,6 +333,27 @@ func TestDestroyEnds(t *testing.T) {
 				t.Errorf("left: %q", left)
 			}
 		})
+	}
+}
+
+// A supervisor that does not listen is killed, and what its program left goes
+// after it.
+func TestSupervisorThatDoesNotListen(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	spec := b.spec(`{"args":["leave","daemon","hello","stay"],"expect":"hello"}`)
+	r := b.register(linux, spec)
+	left := b.left(b.boot(r))
+	supervisor, _ := b.pids(r)
+	if supervisor == 0 {
+		t.Fatal("no supervisor")
+	}
+	if err := syscall.Kill(supervisor, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	b.destroy(spec)
+	if !gone(supervisor) || !gone(left) {
+		t.Errorf("the supervisor is gone: %t, what the program left is: %t", gone(supervisor), gone(left))
 	}
 }
 
