@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -57,11 +58,9 @@ func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
 	}
 	switch {
 	case s.Accel == "kvm" && with.accel != "kvm":
-		return with, &step.Error{Kind: step.Unsupported, Field: "accel", Err: fmt.Errorf("kvm does not work here: %s", known.KVM),
-			Hint: "accel: auto, which then emulates"}
+		return with, noKVM("accel", "accel: auto, which emulates where there is no KVM", known.KVM)
 	case s.CPU == "host" && with.accel != "kvm":
-		return with, &step.Error{Kind: step.Unsupported, Field: "cpu", Err: fmt.Errorf(`"host" needs kvm, which does not work here: %s`, known.KVM),
-			Hint: "cpu: max, or leave it out"}
+		return with, noKVM("cpu", "cpu: max, which needs none", known.KVM)
 	case s.CPU == "" && with.accel == "kvm":
 		with.cpu = "host"
 	case s.CPU == "":
@@ -70,6 +69,14 @@ func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
 	return with, nil
 }
 
+const kvmFix = "add the worker's user to group kvm, or turn on virtualization in the host's firmware (nested, in a virtual machine)"
+
+func noKVM(field, instead, why string) error {
+	return &step.Error{Kind: step.Unsupported, Field: field, Err: fmt.Errorf("this host has no working KVM (%s): %s", kvmDevice, why),
+		Hint: instead + "; or " + kvmFix}
+}
+
+// openKVM is why there is no KVM, or none for this user; "" if there is.
 func openKVM() string {
 	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
 	switch {
@@ -77,11 +84,13 @@ func openKVM() string {
 		_ = f.Close() // nothing was written
 		return ""
 	case errors.Is(err, fs.ErrNotExist):
-		return "there is no " + kvmDevice
+		return "it is not there"
 	case errors.Is(err, fs.ErrPermission):
-		return "no permission for " + kvmDevice + " (add the worker's user to group kvm)"
+		return "the worker's user may not open it"
+	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+		return "there is nothing behind the device, for the kernel's kvm module is not loaded"
 	default:
-		return err.Error()
+		return fmt.Sprintf("it cannot be opened: %v", cause(err))
 	}
 }
 

@@ -1,12 +1,10 @@
 package qemu
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
 	"strings"
 
@@ -89,39 +87,19 @@ func program(name string) (string, error) {
 	if err == nil {
 		return path, nil
 	}
-	e := &step.Error{Kind: step.Unsupported, Err: fmt.Errorf("%s is not installed", name),
-		Hint: qemuFix}
-	if name != defaultQEMU {
-		e.Field, e.Hint = "qemu", "correct it, or leave it out for "+defaultQEMU
+	e := &step.Error{Kind: step.Unsupported, Err: fmt.Errorf("%s is not installed", name), Hint: qemuFix}
+	if name == defaultQEMU {
+		return "", e
 	}
-	if !errors.Is(err, exec.ErrNotFound) || strings.Contains(name, "/") {
-		e.Field, e.Err = "qemu", err
+	e.Field, e.Hint = "qemu", "correct it, or leave it out for "+defaultQEMU
+	switch {
+	case !strings.Contains(name, "/"):
+	case errors.Is(err, fs.ErrNotExist):
+		e.Err = fmt.Errorf("this host has no %s", name)
+	case errors.Is(err, fs.ErrPermission):
+		e.Err = fmt.Errorf("the worker may not run %s", name)
+	default:
+		e.Err = fmt.Errorf("the worker cannot run %s: %w", name, cause(err))
 	}
 	return "", e
-}
-
-// checkMemory refuses what the whole host does not have. Whether it is free is
-// not asked: that changes until boot, and Linux gives it when it is touched.
-func checkMemory(mib int) error {
-	f, err := os.Open("/proc/meminfo")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	total := 0
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		var name string
-		var kib int
-		if _, err := fmt.Sscanf(lines.Text(), "%s %d kB", &name, &kib); err == nil && (name == "MemTotal:" || name == "SwapTotal:") {
-			total += kib / 1024
-		}
-	}
-	if total > 0 && mib > total {
-		return &step.Error{Kind: step.Unsupported, Field: "memory", Err: fmt.Errorf("%d MiB is more than the host has", mib),
-			Hint: fmt.Sprintf("the host has %d MiB with its swap", total)}
-	}
-	return nil
 }

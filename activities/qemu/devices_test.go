@@ -249,9 +249,21 @@ func TestFirmware(t *testing.T) {
 	if f, err := findFirmware(code); err != nil || f != (firmware{code, vars}) {
 		t.Errorf("with variables: %+v, %v", f, err)
 	}
-	for path, kind := range map[string]step.Kind{filepath.Join(dir, "none"): step.NotFound, dir: step.InvalidSpec} {
-		if _, err := findFirmware(path); step.KindOf(err) != kind || detail(err).Field != "firmware" {
-			t.Errorf("%s: %v", path, err)
+	hint := "correct the path"
+	if f, err := findFirmware(""); err == nil {
+		hint = "this host has " + f.code
+	}
+	for path, want := range map[string]struct {
+		kind step.Kind
+		text string
+	}{
+		filepath.Join(dir, "none"): {step.NotFound, "firmware: this host has no " + dir},
+		dir:                        {step.InvalidSpec, "firmware: the worker cannot read " + dir + ": it is no file"},
+		code + "/x":                {step.InvalidSpec, "firmware: the worker cannot read " + code + "/x: not a directory"},
+	} {
+		_, err := findFirmware(path)
+		if e := detail(err); e.Kind != want.kind || !strings.HasPrefix(e.Error(), want.text) || !strings.Contains(e.Hint, hint) {
+			t.Errorf("%s: %s %v, hint %q", path, e.Kind, err, e.Hint)
 		}
 	}
 }

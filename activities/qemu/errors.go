@@ -1,8 +1,10 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -21,4 +23,13 @@ func oneOf(given string, known ...string) string {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	return hint
+}
+
+// cause is what the system said, without Go's words for what was called on what.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }

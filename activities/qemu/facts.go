@@ -154,7 +154,8 @@ func tell(ctx context.Context, qemu string, args ...string) (string, error) {
 		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
 		return "", invalid("qemu", "leave it out for "+defaultQEMU, "%s %s failed: %s", qemu, strings.Join(args, " "), cmp.Or(line, status.String()))
 	case err != nil:
-		return "", &step.Error{Kind: step.Unsupported, Field: "qemu", Err: err, Hint: "is " + qemu + " a program for this host?"}
+		return "", &step.Error{Kind: step.Unsupported, Field: "qemu", Err: fmt.Errorf("the worker cannot run %s: %w", qemu, cause(err)),
+			Hint: "a QEMU for this host, or leave it out for " + defaultQEMU}
 	}
 	return string(out), nil
 }

@@ -30,7 +30,8 @@ func TestCheckAsksQEMU(t *testing.T) {
 		{`{"qemu":"true"}`, "qemu", "no QEMU for x86", "leave it out"},
 		{`{"qemu":"false"}`, "qemu", "failed: exit status 1", "leave it out"},
 		{`{"qemu":"ls"}`, "qemu", "", "leave it out"},
-		{`{"qemu":"/dev/null"}`, "qemu", "permission denied", ""},
+		{`{"qemu":"/dev/null"}`, "qemu", "the worker may not run /dev/null", "leave it out"},
+		{`{"qemu":"/nope/qemu"}`, "qemu", "this host has no /nope/qemu", "leave it out"},
 		{`{"qemu":"qemu-system-x86_65"}`, "qemu", "not installed", "leave it out"},
 	} {
 		spec.Options = withTCG(test.options)

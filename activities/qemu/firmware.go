@@ -44,12 +44,12 @@ func findFirmware(given string) (firmware, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return firmware{}, &step.Error{Kind: step.NotFound, Field: "firmware", Err: fmt.Errorf("this host has no %s", given),
-			Hint: "leave it out, with OVMF installed: " + ovmfFix}
+			Hint: firmwareHint()}
 	case errors.Is(err, fs.ErrPermission):
 		return firmware{}, &step.Error{Kind: step.Unauthorized, Field: "firmware", Err: fmt.Errorf("the worker may not read %s", given),
 			Hint: "let the worker's user read it"}
 	case err != nil:
-		return firmware{}, &step.Error{Kind: step.InvalidSpec, Field: "firmware", Err: err, Hint: "a file, as " + firmwares[0].code}
+		return firmware{}, &step.Error{Kind: step.InvalidSpec, Field: "firmware", Err: fmt.Errorf("the worker cannot read %s: %w", given, cause(err)), Hint: firmwareHint()}
 	}
 	f := firmware{code: given}
 	dir, name := filepath.Split(given)
@@ -62,6 +62,14 @@ func findFirmware(given string) (firmware, error) {
 	return f, nil
 }
 
+// firmwareHint says what to write instead of a path that is wrong.
+func firmwareHint() string {
+	if f, err := findFirmware(""); err == nil {
+		return "correct the path, or leave it out: this host has " + f.code
+	}
+	return "correct the path, or leave it out and install one: " + ovmfFix
+}
+
 // readable says why a file cannot be read, nil if it can.
 func readable(path string) error {
 	f, err := os.Open(path)
@@ -71,7 +79,7 @@ func readable(path string) error {
 	defer f.Close() //nolint:errcheck // only read
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no file", path)
+		err = errors.New("it is no file")
 	}
 	return err
 }

@@ -17,7 +17,7 @@ const qemuFix = "sudo apt-get install qemu-system-x86"
 // UEFI firmware, the tools that make disks, the right to make taps.
 func (t *Target) Needs(ctx context.Context) []step.Need {
 	run := step.Need{For: "run", What: defaultQEMU, Fix: qemuFix}
-	kvm := step.Need{For: "run fast", What: "KVM", Optional: true, Fix: "add the worker's user to group kvm, or turn on virtualization (nested, in a virtual machine)"}
+	kvm := step.Need{For: "run fast", What: "KVM", Optional: true, Fix: kvmFix}
 	if path, err := exec.LookPath(defaultQEMU); err == nil {
 		known, err := t.learn(ctx, path, true)
 		if err != nil {

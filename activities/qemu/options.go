@@ -2,9 +2,11 @@ package qemu
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 	"time"
@@ -85,6 +87,12 @@ const (
 	viaUEFI   = "uefi"
 )
 
+// leastDisk is what a boot disk for a kernel of no size has, mostDisk what
+// package disk makes.
+var leastDisk = map[string]int64{viaBIOS: 2 << 20, viaUEFI: 33 << 20} // a FAT32 has 65525 clusters
+
+const mostDisk = 8 << 40
+
 // microvm is the machine type without a PCI bus and without firmware that
 // boots from disks.
 const microvm = "microvm"
@@ -115,8 +123,6 @@ func read(options json.RawMessage) (settings, error) {
 		return s, err
 	}
 	switch {
-	case s.Memory < 1:
-		return s, invalid("memory", "memory is in MiB, as 128", "%d is too little", s.Memory)
 	case s.CPUs < 1 || s.CPUs > 255:
 		return s, invalid("cpus", "1 to 255", "%d processors", s.CPUs)
 	case strings.ContainsRune(s.Args, 0):
@@ -142,8 +148,12 @@ func read(options json.RawMessage) (settings, error) {
 	}
 	if s.Expect != "" {
 		if s.expect, err = regexp.Compile(s.Expect); err != nil {
+			var wrong *syntax.Error
+			if errors.As(err, &wrong) {
+				err = fmt.Errorf("%s: %s", wrong.Code, wrong.Expr)
+			}
 			return s, &step.Error{Kind: step.InvalidSpec, Field: "expect", Err: err,
-				Hint: "a regular expression as in https://github.com/google/re2/wiki/Syntax"}
+				Hint: `a regular expression, as "listening on \\d+": https://github.com/google/re2/wiki/Syntax`}
 		}
 	}
 	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
@@ -175,6 +185,8 @@ func (s *settings) readVia() (err error) {
 	case s.disk() && s.Expect == "" && s.ExpectPort == 0:
 		return invalid("expect", `what the kernel prints when it is ready, as "listening", or expectPort`,
 			"needed with via %s: firmware and GRUB print as well", s.Via)
+	case s.Memory < leastMemory[s.Via]:
+		return invalid("memory", fmt.Sprintf("a number of MiB as 128; at least %d with via %s", leastMemory[s.Via], s.Via), "%d MiB is too little", s.Memory)
 	case s.Size != "" && !s.disk():
 		return invalid("size", "via: bios or uefi, or leave it out", "via kernel has no boot disk")
 	case s.Firmware != "" && s.Via != viaUEFI:
@@ -183,7 +195,9 @@ func (s *settings) readVia() (err error) {
 		return invalid("firmware", "an absolute path on the worker's host", "%q is no absolute path", s.Firmware)
 	}
 	if s.Size != "" {
-		s.size, err = parseSize("size", s.Size)
+		if s.size, err = parseSize("size", s.Size); err == nil && (s.size < leastDisk[s.Via] || s.size > mostDisk) {
+			err = invalid("size", fmt.Sprintf("%d MiB to 8 TiB, or leave it out for as small as it may be", leastDisk[s.Via]>>20), "%s is no size of a disk with via %s", s.Size, s.Via)
+		}
 	}
 	return err
 }

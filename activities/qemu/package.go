@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,13 +52,19 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if _, err := s.devices(manifestOf(p.info)); err != nil {
 		return img, err
 	}
+	if p.modules, err = s.choose(k.Files); err != nil {
+		return img, err
+	}
+	if err := p.checkMemory(); err != nil {
+		return img, err
+	}
 	format := viaKernel
 	var files []step.File
 	if s.disk() {
 		format = "disk"
 		files, err = p.disk(ctx)
 	} else {
-		files, err = p.files()
+		files = append([]step.File{{Name: kernelFile, Artifact: p.kernel}}, p.modules...)
 	}
 	if err != nil {
 		return img, err
@@ -89,6 +94,8 @@ type packing struct {
 	kernel step.Artifact // the same
 	info   image.Info
 	abi    string
+
+	modules []step.File
 }
 
 // openKernel fetches the kernel, unpacks it if it is compressed, and refuses
@@ -104,7 +111,7 @@ func (p *packing) openKernel(ctx context.Context) error {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	if p.info, err = image.Identify(f, p.kernel.Size); err != nil {
+	if p.info, err = image.Identify(image.Until(ctx, f), p.kernel.Size); err != nil {
 		return err
 	}
 	if err := image.CheckMachine(p.info, "x86_64"); err != nil {
@@ -127,17 +134,13 @@ func (p *packing) openKernel(ctx context.Context) error {
 // and GRUB not every compression.
 func (p *packing) unpack(ctx context.Context, f *os.File) (err error) {
 	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + p.info.Compression + ")"})
-	from, _, err := image.Decompress(f, p.kernel.Size)
-	if err != nil {
-		return err
-	}
 	p.path = filepath.Join(p.folder, "plain")
 	plain, err := os.Create(p.path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
-	if _, err := io.Copy(plain, from); err != nil {
+	if _, _, err := image.DecompressTo(ctx, plain, f, p.kernel.Size); err != nil {
 		return err
 	}
 	p.kernel, err = p.t.site.Store.Put(ctx, plain)
@@ -163,14 +166,14 @@ func (s *settings) starts(abis []string) (string, error) {
 	return abi, nil
 }
 
-// modules are the files that were asked for by name.
-func (p *packing) modules() ([]step.File, error) {
+// choose gives the modules, of the files that came with the kernel.
+func (s *settings) choose(files []step.File) ([]step.File, error) {
 	var all []step.File
-	for i, name := range p.s.Modules {
-		a, ok := step.FileNamed(p.k.Files, name)
+	for i, name := range s.Modules {
+		a, ok := step.FileNamed(files, name)
 		if !ok {
-			names := make([]string, 0, len(p.k.Files))
-			for _, f := range p.k.Files {
+			names := make([]string, 0, len(files))
+			for _, f := range files {
 				names = append(names, f.Name)
 			}
 			hint := "no file comes with the kernel: name it among the toolchain's files"
@@ -186,19 +189,20 @@ func (p *packing) modules() ([]step.File, error) {
 	return all, nil
 }
 
-func (p *packing) files() ([]step.File, error) {
-	modules, err := p.modules()
-	return append([]step.File{{Name: kernelFile, Artifact: p.kernel}}, modules...), err
+// checkMemory sees that the machine's memory holds what it starts with.
+func (p *packing) checkMemory() error {
+	f, err := os.Open(p.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return p.s.fits(f, p.abi, p.modules)
 }
 
 // disk makes the disk and puts it into the store, packed: what is zero costs nothing.
 func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	boot := disk.Boot{Kernel: p.path, ABI: p.abi, Args: p.s.Args}
-	modules, err := p.modules()
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range modules {
+	for _, m := range p.modules {
 		path := filepath.Join(p.folder, "module-"+m.Name)
 		if err := p.t.site.Store.Fetch(ctx, m.Artifact, path); err != nil {
 			return nil, err
@@ -208,7 +212,7 @@ func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	raw := filepath.Join(p.folder, bootDisk)
 	step.Report(ctx, step.Progress{Note: "making the disk"})
 	if err := disk.Write(ctx, raw, p.s.layout(), boot, p.s.size); err != nil {
-		return nil, err
+		return nil, tooBig("size", p.s.Size, p.t.room.Root(), err)
 	}
 	packed, err := os.Create(filepath.Join(p.folder, packedDisk))
 	if err != nil {

@@ -298,9 +298,7 @@ func TestBootFailed(t *testing.T) {
 func TestSilentKernel(t *testing.T) {
 	b := newBench(t)
 	var err error
-	// multiboot 1, entry: 1: hlt; jmp 1b
-	silent := []byte("\x02\xb0\xad\x1b\x00\x00\x01\x00\xfe\x4f\x51\xe4\x00\x00\x10\x00\x00\x00\x10\x00\x24\x00\x10\x00\x24\x00\x10\x00\x20\x00\x10\x00\xf4\xeb\xfd\x00")
-	if b.kernel, err = b.site.Store.Put(t.Context(), bytes.NewReader(silent)); err != nil {
+	if b.kernel, err = b.site.Store.Put(t.Context(), strings.NewReader(silentKernel)); err != nil {
 		t.Fatal(err)
 	}
 	if m := b.boot(b.register(b.spec("silent", 1, `{}`))); m.Ready != "ran for 1s" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/morgana-deploy/morgana/image/disk"
@@ -45,7 +46,7 @@ func prepare(ctx context.Context, made machine.Machine, options json.RawMessage)
 	if s.disk() {
 		step.Report(ctx, step.Progress{Note: "unpacking the disk"})
 		if err := unpack(ctx, made); err != nil {
-			return err
+			return tooBig("size", s.Size, filepath.Dir(made.Path), err)
 		}
 	}
 	return makeDisks(made, s.Disks)

@@ -89,7 +89,7 @@ func (d Disk) refused(field string, err error) error {
 	if d.ReadOnly {
 		verb = "read"
 	}
-	var at *fs.PathError
+	var errno syscall.Errno
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &step.Error{Kind: step.NotFound, Field: field, Err: fmt.Errorf("this host has no %s", d.Path),
@@ -99,10 +99,10 @@ func (d Disk) refused(field string, err error) error {
 			Hint: "let the worker's user " + verb + " it"}
 	case errors.Is(err, syscall.EROFS):
 		return invalid(field, "readonly: true, or a disk that can be written to", "%s is on a file system that is mounted read-only", d.Path)
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.EINTR):
 		return &step.Error{Field: field, Err: err}
-	case errors.As(err, &at):
-		return invalid(field, "a raw image, or a block device", "the worker cannot %s %s: %w", verb, d.Path, at.Err)
+	case errors.As(err, &errno):
+		return invalid(field, "a raw image, or a block device", "the worker cannot %s %s: %w", verb, d.Path, errno)
 	}
 	return &step.Error{Field: field, Err: err}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -178,12 +179,13 @@ func TestModules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.files = []step.File{{Name: "initrd.img", Artifact: a}, {Name: "manifest.json", Artifact: a}}
+	b.files = []step.File{{Name: "initrd.img", Artifact: a}, {Name: "manifest.json", Artifact: a}, {Name: "large", Artifact: step.Artifact{Size: 4 << 20}}}
 	for _, test := range []struct{ modules, field, text, hint string }{
 		{`["initrd.img"]`, "", "", ""},
 		{`["initrd.gz"]`, "modules[0]", `no file "initrd.gz" comes with the kernel`, `"initrd.img"`},
-		{`["nothing"]`, "modules[0]", `no file "nothing"`, "initrd.img, manifest.json"},
+		{`["nothing"]`, "modules[0]", `no file "nothing"`, "initrd.img, manifest.json, large"},
 		{`["initrd.img","second"]`, "modules", "one ramdisk", "via: bios"},
+		{`["large"],"memory":4`, "memory", "the kernel with its modules takes all up to 6 MiB", "at least 6"},
 	} {
 		spec := b.spec("mod", 1, `{"modules":%s}`, test.modules)
 		img, err := New(b.site).Package(t.Context(), step.Kernel{Spec: spec, File: b.kernel, Files: b.files})
@@ -212,6 +214,52 @@ func cmdline(t *testing.T, pid int) string {
 	return string(b)
 }
 
+// large makes the data of hello, which is nothing but zeros, 64 MiB.
+func large(elf []byte) []byte {
+	binary.LittleEndian.PutUint64(elf[64+56+40:], 64<<20) // p_memsz
+	return elf
+}
+
+// A kernel that is packed small and is large takes no time when it is not wanted.
+func TestUnpackingCancelled(t *testing.T) {
+	b := newBench(t)
+	plain, err := os.ReadFile(hello(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, err = z.Write(append(plain, make([]byte, 32<<20)...))
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if b.kernel, err = b.site.Store.Put(t.Context(), bytes.NewReader(packed.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	b.site.Store = fullStore{b.site.Store, t}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ctx = step.WithReporter(ctx, func(p step.Progress) {
+		if p.Note == "unpacking the kernel (gzip)" {
+			cancel()
+		}
+	}, nil)
+	if _, err := New(b.site).Package(ctx, step.Kernel{Spec: b.spec("cut", 1, `{}`), File: b.kernel}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// fullStore is to be given nothing.
+type fullStore struct {
+	step.Store
+	t *testing.T
+}
+
+func (s fullStore) Put(ctx context.Context, from io.ReadSeeker) (step.Artifact, error) {
+	s.t.Error("the whole kernel was unpacked")
+	return s.Store.Put(ctx, from)
+}
+
 // Kernels that would start nowhere are refused in words.
 func TestPackageRefusesKernels(t *testing.T) {
 	b := newBench(t)
@@ -235,7 +283,11 @@ func TestPackageRefusesKernels(t *testing.T) {
 			return elf
 		}},
 		{"cut off", `{}`, "", "damaged or cut off", step.InvalidSpec, func(elf []byte) []byte { return elf[:len(elf)/2] }},
-		{"disk too small", `{"via":"bios","expect":"x","size":"1KiB"}`, "size", "", step.InvalidSpec, func(elf []byte) []byte { return elf }},
+		{"disk too small", `{"via":"bios","expect":"x","size":"2MiB"}`, "size", "the content needs", step.InvalidSpec, func(elf []byte) []byte {
+			return append(elf, make([]byte, 4<<20)...)
+		}},
+		{"memory too little", `{"memory":32}`, "memory", "32 MiB is too little: the kernel takes all up to 66 MiB", step.InvalidSpec, large},
+		{"memory too little for grub", `{"via":"bios","expect":"x","memory":32}`, "memory", "32 MiB is too little", step.InvalidSpec, large},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.options != `{}` {
