@@ -12,7 +12,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -89,8 +88,9 @@ const (
 // Errors: InvalidSpec with Field "size" if minSize is not 0 and too small, with
 // Field "args" or "modules[i]..." for what the boot loader could not pass on;
 // NotFound with Field "kernel" or "modules[i]"; Unsupported if the layout cannot
-// start the ABI or a tool is missing; NoSpace. Nothing is left after an error; a
-// process that is killed leaves a folder .disk-* next to path.
+// start the ABI or a tool is missing; NoSpace. Nothing is left after an error. What
+// a process that is killed leaves next to path (.disk-NAME-*) is removed by the
+// next that writes or unpacks there.
 func Write(ctx context.Context, path string, l Layout, b Boot, minSize int64) error {
 	return thisHost().write(ctx, path, l, b, minSize)
 }
@@ -107,12 +107,12 @@ func (h host) write(ctx context.Context, path string, l Layout, b Boot, minSize 
 	if err := missing(l, h.needs(l)); err != nil {
 		return err
 	}
-	w, err := h.newWork(filepath.Dir(path))
+	w, err := h.newWork(path)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if removed := os.RemoveAll(w.dir); err == nil && removed != nil {
+		if removed := w.done(); err == nil && removed != nil {
 			err = w.fail(opWrite, removed)
 		}
 	}()

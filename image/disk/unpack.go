@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -31,16 +30,19 @@ func Unpack(ctx context.Context, r io.Reader, path string) (err error) {
 	if err := u.readHead(); err != nil {
 		return u.fail(path, err)
 	}
-	// Not os.CreateTemp, whose files have mode 0600 whatever the umask says.
-	f, err := os.OpenFile(filepath.Join(filepath.Dir(path), ".disk-"+rand.Text()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	dir, done, err := scratch(path)
 	if err != nil {
 		return u.fail(path, err)
 	}
 	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // err says more
+		if removed := done(); err == nil {
+			err = u.fail(path, removed)
 		}
 	}()
+	f, err := os.OpenFile(filepath.Join(dir, imageName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return u.fail(path, err)
+	}
 	err = u.write(f)
 	if closed := f.Close(); err == nil {
 		err = closed

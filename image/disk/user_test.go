@@ -12,10 +12,15 @@ import (
 
 const asUser = "MORGANA_TEST_WRITE"
 
-// TestMain makes a disk and ends if it is told so, by another user's process.
+// TestMain makes or unpacks a disk and ends if it is told so, by a test that
+// makes another user's process of it or kills it.
 func TestMain(m *testing.M) {
 	if os.Getenv(asUser) == "" {
 		os.Exit(m.Run())
+	}
+	if os.Getenv(asUser) == unpacks {
+		_ = Unpack(context.Background(), os.Stdin, "disk.raw") // killed meanwhile
+		os.Exit(1)
 	}
 	l := Layout(os.Getenv(asUser))
 	if err := Write(context.Background(), "disk", l, Boot{Kernel: "kernel", ABI: abiFor(l)}, 0); err != nil {

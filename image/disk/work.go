@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -30,16 +29,17 @@ const (
 // work is a folder where a disk is made, next to where it will be.
 type work struct {
 	host
-	dir string
+	dir  string
+	done func() error // removes dir
 	content
 }
 
-func (h host) newWork(folder string) (*work, error) {
-	dir, err := os.MkdirTemp(folder, ".disk-*")
+func (h host) newWork(path string) (*work, error) {
+	dir, done, err := scratch(path)
 	if err != nil {
-		return nil, failIn(folder, opWrite, err)
+		return nil, failIn(filepath.Dir(path), opWrite, err)
 	}
-	return &work{host: h, dir: dir}, nil
+	return &work{host: h, dir: dir, done: done}, nil
 }
 
 func (w *work) file(name string) string { return filepath.Join(w.dir, name) }
