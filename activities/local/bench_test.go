@@ -125,7 +125,7 @@ func newBench(t *testing.T) *bench {
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}}
 	t.Cleanup(func() {
 		spec := b.spec("")
-		spec.Life, spec.Generation = "", 0
+		spec.Generation = 0
 		if _, err := b.target().Destroy(context.Background(), spec); err != nil {
 			t.Error(err)
 		}
@@ -136,10 +136,13 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// life is this run's: another may make taps on this host at the same time.
+var life = fmt.Sprintf("%08x", os.Getpid())
+
 func (b *bench) target() *Target { return New(b.site) }
 
 func (b *bench) spec(options string) step.Spec {
-	return step.Spec{Kind: Kind, Options: json.RawMessage(options), Tags: step.Tags{App: "localtest", Target: "dev", Life: "0a1b2c3d", Generation: 1}}
+	return step.Spec{Kind: Kind, Options: json.RawMessage(options), Tags: step.Tags{App: "localtest", Target: "dev", Life: life, Generation: 1}}
 }
 
 func (b *bench) store(path string) step.Artifact {
@@ -297,8 +300,11 @@ func resources(t *testing.T, site step.Site) (all []string) {
 		t.Fatal(err)
 	}
 	for _, l := range links {
-		for _, app := range []string{"localtest", "conformance"} {
-			if strings.HasPrefix(l.Attrs().Alias, "morgana "+app+"/") {
+		for _, whose := range []string{"localtest/dev/" + life, "conformance"} {
+			if whose == "conformance" && !strings.HasPrefix(t.Name(), "TestConformance") {
+				continue // another room's suite
+			}
+			if strings.HasPrefix(l.Attrs().Alias, "morgana "+whose+"/") {
 				all = append(all, "tap "+l.Attrs().Name)
 			}
 		}
