@@ -1,18 +1,24 @@
 package xen
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/morgana-deploy/morgana/step"
 )
 
 func invalid(field, hint, format string, args ...any) error {
-	return &step.Error{Kind: step.InvalidSpec, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
+	return failedAt(step.InvalidSpec, field, hint, format, args...)
 }
 
 func failed(kind step.Kind, hint, format string, args ...any) error {
-	return &step.Error{Kind: kind, Hint: hint, Err: fmt.Errorf(format, args...)}
+	return failedAt(kind, "", hint, format, args...)
+}
+
+func failedAt(kind step.Kind, field, hint, format string, args ...any) error {
+	return &step.Error{Kind: kind, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
 
 func oneOf(given string, known ...string) string {
@@ -23,11 +29,82 @@ func oneOf(given string, known ...string) string {
 	return hint
 }
 
-// said turns what xl printed into one line.
-func said(stderr string) error {
-	return failed("", "", "%s", strings.TrimSpace(stderr))
+// knownWords are xl's, which has one exit status for all that goes wrong.
+var knownWords = []struct {
+	words       string
+	kind        step.Kind
+	field, hint string
+}{
+	{"no loader found", step.Unsupported, "type", "it is no kernel for a domain of this type: type: auto takes what the kernel's notes say; or build it for Xen"},
+	{"not capable of booting inside a HVM container", step.Unsupported, "type", "the kernel is PV only: type: pv, or leave it out"},
+	{"ELF image is not 32bit", step.Unsupported, "type", "the kernel is no Xen PVH kernel: build it with -t xen"},
+	{"Could not find bridge", step.NotFound, "vif", "name a bridge that ip link show type bridge lists there"},
+	{"failed to stat", step.NotFound, "disks", "correct the path, or make it there"},
+	{"read-only IDE", step.InvalidSpec, "disks", "vdev: xvde, or access: w"},
+	{"failed to free memory", step.Conflict, "memory", "less memory, or destroy a domain that is there"},
+	{"Out of memory", step.Conflict, "memory", "less memory, or destroy a domain that is there"},
+	{"Cannot allocate memory", step.Conflict, "memory", "less memory, or destroy a domain that is there"},
+	{"disk specification", step.InvalidSpec, "disks", ""},
+	{"config parsing error", step.InvalidSpec, "extra", "see xl.cfg(5)"},
+	{"already exists", step.Conflict, "", "rename or destroy the other one by hand"},
+	{"bootloader failed", step.Unsupported, "bootloader", "see /var/log/xen/bootloader.*.log there; or via: kernel"},
+	{"device model", step.Unsupported, "type", "install QEMU for Xen there: apt-get install qemu-system-xen; or type: pv"},
+	{"privileged command interface", step.Unsupported, "host", "name a host that runs Xen, as ssh://root@xen1; it must be its dom0"},
+	{"failed to open file", step.NotFound, "", "deploy again"},
 }
 
-func failedAt(kind step.Kind, field, hint, format string, args ...any) error {
-	return &step.Error{Kind: kind, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
+var (
+	errorLine = regexp.MustCompile(`^(?:[a-z]+: )?(?i:error): *`)
+	// Where in libxc and libxl it was: "panic: xc_dom_core.c:702: ",
+	// "libxl_create.c:1709:domcreate_rebuild_done: Domain 5:", and xl's own name.
+	whereItWas = regexp.MustCompile(`^(?:panic: |xl: |[a-z0-9_]+\.c:[0-9]+: ?|[a-z0-9_]+: |Domain [0-9]+: ?)`)
+	noise      = regexp.MustCompile(`^(?i:Parsing config (?:file|from) |warning|[a-z]+: (?:warning|detail|info|notice|debug|progress|verbose): )`)
+)
+
+// said turns what xl or xm printed when it refused something into one line:
+// the first error is the cause, later ones are what came of it. It is final.
+func said(stderr string) error {
+	cause := causeOf(stderr)
+	e := &step.Error{Kind: step.BootFailed, Err: errors.New(cause), Hint: "more may be in xl dmesg and /var/log/xen of the Xen host"}
+	for _, k := range knownWords {
+		if strings.Contains(cause, k.words) {
+			e.Kind, e.Field, e.Hint = k.kind, k.field, k.hint
+			break
+		}
+	}
+	return e
+}
+
+// causeOf finds the line that says why, bare of where in Xen's sources it was.
+func causeOf(stderr string) string {
+	first, script := "", ""
+	plain := "" // a line that is not marked as an error, as xl has some
+	for line := range strings.Lines(stderr) {
+		line = strings.TrimSpace(line)
+		if line == "" || noise.MatchString(line) {
+			continue
+		}
+		marked := errorLine.MatchString(line)
+		line = errorLine.ReplaceAllString(line, "")
+		for whereItWas.MatchString(line) && !strings.HasPrefix(line, "script: ") {
+			line = whereItWas.ReplaceAllString(line, "")
+		}
+		switch said, ok := strings.CutPrefix(line, "script: "); {
+		case ok && script == "":
+			script = said // a hotplug script's own words come after its exit status
+		case marked && first == "":
+			first = line
+		case plain == "":
+			plain = line
+		}
+	}
+	switch {
+	case script != "" && strings.Contains(first, "exited with error status"):
+		return script
+	case first != "":
+		return first
+	case plain != "":
+		return plain
+	}
+	return "xl ended without a word"
 }
