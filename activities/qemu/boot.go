@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -104,7 +104,11 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(with.qemu, args...) //nolint:noctx // it outlives the call and its context
+	most, err := b.room(disks)
+	if err != nil {
+		return err
+	}
+	cmd := limited(most, with.qemu, args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, files
 	return b.m.Start(cmd, lock)
 }
@@ -157,15 +161,17 @@ func (b *boot) alive(ctx context.Context) (string, error) {
 		return "console printed", nil
 	}
 	started, err := os.Stat(b.m.File(machine.PidFile))
-	if err != nil || time.Since(started.ModTime()) <= silence {
-		return "", nil // a pid file that is gone: it is just ending
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil // it is just ending
 	}
-	status, err := b.m.status(ctx)
-	switch {
-	case err != nil:
-		return "", nil // it has other clients, or is ending
-	case status != "running":
+	if err != nil || time.Since(started.ModTime()) <= silence {
+		return "", err
+	}
+	switch status, err := b.m.status(ctx); {
+	case err == nil && status == "running":
+		return fmt.Sprintf("ran for %s", silence), nil
+	case err == nil:
 		return "", b.stopped(ctx, status)
 	}
-	return fmt.Sprintf("ran for %s", silence), nil
+	return "", nil // it has other clients, or is ending: asked again
 }

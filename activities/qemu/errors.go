@@ -13,8 +13,8 @@ func invalid(field, hint, format string, args ...any) error {
 	return &step.Error{Kind: step.InvalidSpec, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
 
-func failed(kind step.Kind, op, hint, format string, args ...any) error {
-	return &step.Error{Kind: kind, Op: op, Hint: hint, Err: fmt.Errorf(format, args...)}
+func bootFailed(hint, format string, args ...any) error {
+	return &step.Error{Kind: step.BootFailed, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
 
 func oneOf(given string, known ...string) string {

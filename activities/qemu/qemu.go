@@ -21,6 +21,10 @@
 // without one that has printed something ran to its end and is not started
 // again.
 //
+// Of a console at least the first 64 MiB are kept. QEMU itself has no limit for
+// it: it is the limit of a process's files (RLIMIT_FSIZE), and so as large as the
+// machine's largest disk if that is larger.
+//
 // # Ports
 //
 // The user network is started without forwards; they are added through QMP

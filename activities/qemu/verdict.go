@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/morgana-deploy/morgana/machine"
-	"github.com/morgana-deploy/morgana/step"
 )
 
 // Ended says whether a machine that ran to its end was ready.
@@ -24,7 +23,7 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 		if status, err := b.solo5Status(); err != nil {
 			return "", true, err
 		} else if status != "" {
-			return "", true, failed(step.BootFailed, "", b.consoleTail(ctx), "the kernel ended: %s", status)
+			return "", true, bootFailed(b.consoleTail(ctx), "the kernel ended: %s", status)
 		}
 		if b.s.expect == nil {
 			how, ok = "console printed", true
@@ -40,7 +39,7 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 		}
 	}
 	if !ok {
-		return "", true, failed(step.BootFailed, "", b.consoleTail(ctx), "the machine ended and %s", b.unmet())
+		return "", true, bootFailed(b.consoleTail(ctx), "the machine ended and %s", b.unmet())
 	}
 	return how + "; the machine has ended", true, nil
 }
@@ -65,12 +64,12 @@ func (b *boot) Died(ctx context.Context) error {
 	_, err := os.Lstat(b.m.File(machine.PidFile))
 	switch {
 	case err == nil:
-		return failed(step.BootFailed, "", strings.TrimSpace(said+"\n"+b.consoleTail(ctx)), "qemu was killed")
+		return bootFailed(strings.TrimSpace(said+"\n"+b.consoleTail(ctx)), "qemu was killed")
 	case said != "":
 		first, _, _ := strings.Cut(said, "\n")
-		return failed(step.BootFailed, "", "qemu said:\n"+said, "%s", strings.TrimPrefix(first, "qemu-system-x86_64: "))
+		return bootFailed("qemu said:\n"+said, "%s", strings.TrimPrefix(first, "qemu-system-x86_64: "))
 	default:
-		return failed(step.BootFailed, "", b.consoleTail(ctx), "the machine ended at once")
+		return bootFailed(b.consoleTail(ctx), "the machine ended at once")
 	}
 }
 
@@ -87,7 +86,7 @@ func (b *boot) Late(ctx context.Context) error {
 	if status, err := b.m.status(ctx); err == nil && status != "running" {
 		return b.stopped(ctx, status)
 	}
-	return failed(step.BootFailed, "", b.consoleTail(ctx), "%s within %s", b.unmet(), b.s.timeout)
+	return bootFailed(b.consoleTail(ctx), "%s within %s", b.unmet(), b.s.timeout)
 }
 
 // stopped is the error for a machine that QEMU runs no longer and has not
@@ -97,7 +96,7 @@ func (b *boot) stopped(ctx context.Context, status string) error {
 	if said := machine.Tail(b.m.File(logFile)); said != "" {
 		hint = "qemu said:\n" + said + "\n" + hint
 	}
-	return failed(step.BootFailed, "", hint, "qemu does not run the machine: %s", status)
+	return bootFailed(hint, "qemu does not run the machine: %s", status)
 }
 
 // Awaited and unmet say what readiness waits for, and that it did not come.
