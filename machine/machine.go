@@ -187,6 +187,11 @@ var ErrHeld = errors.New("somebody else changes the machine, or it runs")
 func (m Machine) Lock() (*os.File, error) {
 	f, err := os.OpenFile(m.File(lockFile), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
+		if pid, err := m.Pid(); err != nil {
+			return nil, err
+		} else if pid != 0 { // a ruin, and yet it runs
+			return nil, ErrHeld
+		}
 		return nil, m.notFound()
 	}
 	if err != nil {

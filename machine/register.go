@@ -229,14 +229,6 @@ func hasDigest(path, digest string) bool {
 // another call, which was told the same and was faster.
 func (r *Room) discard(m Machine, digest string) (adopted bool, err error) {
 	lock, err := m.Lock()
-	if step.KindOf(err) == step.NotFound {
-		// A ruin may have no lock to take; is it running all the same?
-		if pid, pidErr := m.Pid(); pidErr != nil {
-			return false, pidErr
-		} else if pid != 0 {
-			err = ErrHeld
-		}
-	}
 	if errors.Is(err, ErrHeld) {
 		return false, &step.Error{Kind: step.Conflict, Hint: "destroy it first, or deploy a new generation",
 			Err: fmt.Errorf("a machine of another image runs under this name, digest wanted %.12s", digest)}

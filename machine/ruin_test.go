@@ -1,8 +1,11 @@
 package machine
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -57,5 +60,28 @@ func TestRuinWithoutItsLock(t *testing.T) {
 	}
 	if reg := b.register(b.image(b.reg.Spec, "kernel")); !reg.Adopted {
 		t.Error("a machine that is whole was made anew")
+	}
+}
+
+// Nobody can take it, but it can be ended.
+func TestRuinThatRuns(t *testing.T) {
+	b := newBench(t)
+	if _, err := b.boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{b.reg.ID, b.reg.Spec.Tags}
+	pid, err := m.Pid()
+	if err = errors.Join(err, os.Remove(m.File(lockFile))); err != nil || pid == 0 {
+		t.Fatal(pid, err)
+	}
+	_, err = b.room.Register(t.Context(), b.image(b.reg.Spec, "another"),
+		func(context.Context, Machine, json.RawMessage) error { return nil })
+	wantKind(t, err, step.Conflict, "", "runs under this name")
+	deaf := func(context.Context, Machine, int) error { return errors.New("it does not listen") }
+	if _, err := b.room.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
+		t.Error(err)
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("it runs on: %v", err)
 	}
 }
