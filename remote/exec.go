@@ -26,6 +26,11 @@ func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 	if stdin == nil {
 		stdin = bytes.NewReader(nil)
 	}
+	out := &writing{to: cmd.Stdout}
+	if out.to == nil {
+		out.to = io.Discard
+	}
+	cmd.Stdout = out
 	pipe, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -49,8 +54,13 @@ func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 		}
 	case <-time.After(grace):
 	}
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case out.err != nil: // the command died of it
+		return out.err
 	}
 	return err
 }
@@ -65,6 +75,20 @@ func (r *reading) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
+	}
+	return n, err
+}
+
+// writing remembers why writing ended.
+type writing struct {
+	to  io.Writer
+	err error
+}
+
+func (w *writing) Write(p []byte) (int, error) {
+	n, err := w.to.Write(p)
+	if err != nil {
+		w.err = err
 	}
 	return n, err
 }

@@ -205,13 +205,18 @@ var plain = regexp.MustCompile(`^/[A-Za-z0-9/._-]{1,70}$`)
 // folder is where sockets and logs are, private to this user: whoever may use the
 // socket may do what the user may on the other host.
 func folder() (string, error) {
-	dir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "morgana")
-	if !plain.MatchString(dir) {
-		dir = fmt.Sprintf("/tmp/morgana-%d", os.Getuid())
-	}
 	const op = "find a private folder for ssh's sockets"
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", step.During(op, err)
+	dir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "morgana")
+	made := errors.New("not to be had") // also if XDG_RUNTIME_DIR is of another login
+	if plain.MatchString(dir) {
+		made = os.Mkdir(dir, 0o700)
+	}
+	if made != nil && !errors.Is(made, os.ErrExist) {
+		dir = fmt.Sprintf("/tmp/morgana-%d", os.Getuid())
+		made = os.Mkdir(dir, 0o700)
+	}
+	if made != nil && !errors.Is(made, os.ErrExist) {
+		return "", step.During(op, made)
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -219,7 +224,7 @@ func folder() (string, error) {
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() || info.Mode().Perm() != 0o700 || !ok || int(owner.Uid) != os.Getuid() {
-		return "", &step.Error{Kind: step.Unauthorized, Op: op, Err: fmt.Errorf("%s is open to others", dir),
+		return "", &step.Error{Kind: step.Unauthorized, Op: op, Err: fmt.Errorf("%s is not a folder of this user's alone", dir),
 			Hint: "remove " + dir + ", or set XDG_RUNTIME_DIR to a folder of your own"}
 	}
 	return dir, nil

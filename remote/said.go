@@ -30,6 +30,9 @@ func said(op string, h *Host, log string) error {
 		return false
 	}
 	switch {
+	case has("REVOKED HOST KEY"):
+		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is marked as revoked")
+		e.Hint = "that key is known to be in wrong hands: do not log in; ask whoever wrote @revoked into known_hosts"
 	case has("REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key for ") && has("Host key verification failed"):
 		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is not the one in known_hosts")
 		e.Hint = fmt.Sprintf("if the host was installed anew: ssh-keygen -R '%s', then get its new key as for an unknown host; if not, somebody else may be answering", known)
@@ -50,7 +53,7 @@ func said(op string, h *Host, log string) error {
 		e.Kind, e.Field = step.NotFound, "host"
 		e.Err = fmt.Errorf("no host %q is known here", h.name)
 		e.Hint = "correct the name, or give it a Host line in ~/.ssh/config"
-	case has("Bad configuration option", "bad configuration options", "Bad owner or permissions", "Can't open user config", "keyword ", "garbage at end of line"):
+	case has("Bad configuration option", "bad configuration options", "Bad owner or permissions", "Can't open user config"):
 		e.Kind, e.Err = step.InvalidSpec, errors.New(first(log))
 		e.Hint = "mend that line of the ssh configuration; ssh -G " + h.name + " reads it"
 	case has("Unable to negotiate with"):
@@ -106,7 +109,8 @@ func notStarted(err error) error {
 func lines(log string) []string {
 	var all []string
 	for l := range strings.Lines(log) {
-		l = strings.TrimPrefix(strings.TrimSpace(l), "ssh: ")
+		l = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(l), "ssh: "), ".")
+		l = strings.TrimPrefix(l, "connect to host ") // the Op says so
 		if l != "" && !strings.HasPrefix(l, "mux_client_") && !strings.HasPrefix(l, "Control socket ") && !strings.HasPrefix(l, "ControlSocket ") {
 			all = append(all, l)
 		}
