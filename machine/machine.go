@@ -293,5 +293,8 @@ func (m Machine) Ready() (how string, ok bool) {
 
 // SetReady keeps how the machine was known to be ready.
 func (m Machine) SetReady(how string) error {
+	if was, ok := m.Ready(); ok && was == how {
+		return nil
+	}
 	return WriteFile(m.File(readyFile), []byte(how))
 }
