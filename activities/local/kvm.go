@@ -12,8 +12,8 @@ import (
 
 const (
 	kvmDevice = "/dev/kvm"
-	kvmFix    = "build the kernel with -t spt, which needs no KVM; or let the worker's user into group kvm, " +
-		"or turn on virtualization on this host (nested, if it is a virtual machine)"
+	kvmFix    = "build the kernel with -t spt, which needs none; or add the worker's user to group kvm, " +
+		"or turn on virtualization in the host's firmware (nested, in a virtual machine)"
 )
 
 // needKVM refuses a host where KVM does not work.
@@ -35,10 +35,10 @@ func openKVM() (f *os.File, why string, err error) {
 		return nil, "it is not there", nil
 	case errors.Is(err, fs.ErrPermission):
 		return nil, "the worker's user may not open it", nil
-	case passing(err):
-		return nil, "", err
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return nil, "there is nothing behind the device, for the kernel's kvm module is not loaded", nil
 	}
-	return nil, err.Error(), nil
+	return nil, "", err
 }
 
 // passing reports whether an error is of a host that is short of something, and
