@@ -28,7 +28,7 @@ func TestBad(t *testing.T) {
 
 		// YAML
 		"two documents":   {hello + "---\napp: b\n", "morgana.yaml:10: a second YAML document; want one", ""},
-		"tab":             {"app: a\ntargets:\n\tdev: b\n", "morgana.yaml:3: not YAML: found character that cannot start any token", ""},
+		"tab":             {"app: a\ntargets:\n\tdev: b\n", "morgana.yaml:3: not YAML: found character that cannot start any token", "indent by spaces: YAML takes no tabs there"},
 		"bracket":         {"app: a\ntargets: {dev: {kind: qemu}\ntoolchain: b\nsource: c\n", "morgana.yaml:2: not YAML: did not find expected ',' or '}'", ""},
 		"quote":           {"app: \"a\nsource: .\n\n", "morgana.yaml:1: not YAML: found unexpected end of stream", ""},
 		"indentation":     {"targets:\n  dev:\n    memory: 1\n   cpus: 2\n", "morgana.yaml:4: not YAML: did not find expected key", ""},

@@ -64,7 +64,8 @@ func readYAML(data []byte, at func(line int) string) (*value, error) {
 	}
 	docs, err := documents(data)
 	if err != nil {
-		return nil, &step.Error{Kind: step.InvalidSpec, Op: at(faultyLine(data, err)), Err: plainCause(err)}
+		line := faultyLine(data, err)
+		return nil, &step.Error{Kind: step.InvalidSpec, Op: at(line), Err: plainCause(err), Hint: tabHint(data, line)}
 	}
 	if len(docs) > 1 {
 		return nil, invalid(at(docs[1].Line), "", "", "a second YAML document; want one")
@@ -110,6 +111,20 @@ func faultyLine(data []byte, err error) int {
 		}
 	}
 	return 1
+}
+
+// tabHint is a hint for a line that tabs indent, which the library's words do
+// not tell.
+func tabHint(data []byte, line int) string {
+	lines := bytes.SplitAfterN(data, []byte("\n"), line+1)
+	if line > len(lines) {
+		return ""
+	}
+	text := lines[line-1]
+	if indent := text[:len(text)-len(bytes.TrimLeft(text, " \t"))]; bytes.ContainsRune(indent, '\t') {
+		return "indent by spaces: YAML takes no tabs there"
+	}
+	return ""
 }
 
 // libraryPrefix always matches.

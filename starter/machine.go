@@ -121,6 +121,10 @@ for as well.`,
 
 func (c *cli) destroy(ctx context.Context, which string, targets []string) error {
 	requests := map[string]workflows.DestroyRequest{}
+	if which != "" && len(targets) > 0 {
+		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("--target is for the app of morgana.yaml, not for %s", which),
+			Hint: "name one as APP/TARGET"}
+	}
 	if which == "" {
 		project, err := c.project()
 		if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -43,7 +44,20 @@ func badFlag(cmd *cobra.Command, err error) error {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
 		hint = meant("--", unknown.GetSpecifiedName(), known, hint)
 	}
+	var value *pflag.InvalidValueError
+	var inner *strconv.NumError // its cause is Go's words for a word
+	if errors.As(err, &value) && errors.As(err, &inner) {
+		err = fmt.Errorf("--%s: want %s, not %q", value.GetFlag().Name, wanted(value.GetFlag()), value.GetValue())
+	}
 	return &step.Error{Kind: step.InvalidSpec, Err: err, Hint: hint}
+}
+
+// wanted says what the value of a flag may be.
+func wanted(f *pflag.Flag) string {
+	if f.Value.Type() == "bool" {
+		return "true or false"
+	}
+	return "a number"
 }
 
 // meant is the hint for a name that is not known.
