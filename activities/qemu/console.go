@@ -13,8 +13,8 @@ const consoleLimit = 64 << 20
 
 // limited is QEMU as a command whose files grow to so many bytes and no
 // further. QEMU writes the console itself and has no limit for it, but takes a
-// write that fails as written; what would end it is the signal that comes with
-// such a write, and only a process that ignores it hands that down.
+// write that fails as written. The signal that comes with such a write would end
+// it, unless the thread that writes blocks it; a shell can start it ignoring that.
 func limited(bytes int64, qemu string, args ...string) *exec.Cmd {
 	const script = `trap "" XFSZ; ulimit -f "$1" 2>/dev/null; shift; exec "$@"`
 	blocks := strconv.FormatInt((bytes+511)/512, 10)

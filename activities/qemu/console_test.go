@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -80,6 +82,14 @@ func TestLimitOfFiles(t *testing.T) {
 		_, line, _ := strings.Cut(string(limits), "Max file size")
 		if words := strings.Fields(line); words[0] != fmt.Sprint(test.most) {
 			t.Errorf("%s: files may have %s bytes", test.disks, words[0])
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.pid(r)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, line, _ = strings.Cut(string(status), "SigIgn:")
+		if ignored, err := strconv.ParseUint(strings.Fields(line)[0], 16, 64); err != nil || ignored&(1<<(syscall.SIGXFSZ-1)) == 0 {
+			t.Errorf("a file that is full would end the machine: ignored are %#x (%v)", ignored, err)
 		}
 		b.destroy(r.Spec)
 	}
