@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
@@ -30,7 +32,7 @@ func Unreachable(ctx context.Context, options client.Options, hint string, err e
 	switch {
 	case dialErr == nil:
 		_ = conn.Close() // nothing was said
-		e.Err = fmt.Errorf("somebody listens there, and does not answer as Temporal: %w", innermost(err))
+		e.Err = fmt.Errorf("somebody listens there, and does not answer as Temporal: %s", described(innermost(err)))
 		if errors.As(err, &denied) {
 			e.Kind, e.Err = step.Unauthorized, denied
 		}
@@ -44,6 +46,18 @@ func Unreachable(ctx context.Context, options client.Options, hint string, err e
 		e.Err = innermost(dialErr)
 	}
 	return e
+}
+
+// described is err's text, without the name and quotes that gRPC puts around a
+// description.
+func described(err error) string {
+	text := err.Error()
+	if _, quoted, ok := strings.Cut(text, "desc = "); ok {
+		if plain, err := strconv.Unquote(quoted); err == nil {
+			return plain
+		}
+	}
+	return text
 }
 
 // innermost is what all the wrappers of an error are around.

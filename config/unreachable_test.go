@@ -26,7 +26,7 @@ func TestUnreachable(t *testing.T) {
 		"nonsense":    {step.InvalidSpec, "connect to Temporal at nonsense: missing port in address"},
 		listening:     {step.NotFound, "connect to Temporal at " + listening + ": somebody listens there, and does not answer as Temporal: what gRPC said"},
 	} {
-		told := fmt.Errorf("dial: %w", errors.New("what gRPC said"))
+		told := fmt.Errorf("dial: %w", errors.New(`connection error: desc = "what gRPC said"`))
 		got := Unreachable(t.Context(), client.Options{HostPort: address}, "do this", told)
 		wantError(t, got, c.kind, c.want, "do this")
 	}
