@@ -18,7 +18,8 @@ import (
 // disk that boots it, packed; and machine.json, the options with their defaults
 // written out: what changes the machine changes the digest, and nothing else
 // does. It is pure. Unsupported if QEMU, or GRUB, cannot start the kernel;
-// InvalidSpec if a module is missing, or a device of a Solo5 kernel.
+// InvalidSpec if a module is missing, or a device of a Solo5 kernel, or if the
+// memory or the boot disk cannot hold what is to be started.
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for qemu"
 	img, err := t.pack(ctx, k)

@@ -39,7 +39,7 @@ func (t *Target) takeDisks(ctx context.Context, tags step.Tags, disks []Disk, sp
 		}
 		taken = append(taken, f)
 		for j := range i {
-			if other, ok := seen[j]; ok && os.SameFile(info, other) && (!d.ReadOnly || !disks[j].ReadOnly) {
+			if other, ok := seen[j]; ok && sameDisk(info, other) && (!d.ReadOnly || !disks[j].ReadOnly) {
 				return taken, invalid(field, "readonly: true on both, or another file", "%s is the file of disks[%d].path too", d.Path, j)
 			}
 		}
@@ -111,6 +111,17 @@ func blockDevice(info fs.FileInfo) bool {
 	return info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
 }
 
+// sameDisk reports whether two paths lead to one disk: to one file, or by two
+// nodes to one block device.
+func sameDisk(a, b fs.FileInfo) bool {
+	if os.SameFile(a, b) {
+		return true
+	}
+	one, ok := a.Sys().(*syscall.Stat_t)
+	other, same := b.Sys().(*syscall.Stat_t)
+	return ok && same && blockDevice(a) && blockDevice(b) && one.Rdev == other.Rdev
+}
+
 // lockDisk locks a disk that is open, or says who has it.
 func (t *Target) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File, field string, sparing bool) error {
 	how := syscall.LOCK_EX
@@ -178,7 +189,7 @@ func (t *Target) diskHolder(tags step.Tags, f *os.File) (*guest, error) {
 			continue // not of our making
 		}
 		for _, d := range s.Disks {
-			if info, err := os.Stat(d.Path); err == nil && os.SameFile(info, wanted) {
+			if info, err := os.Stat(d.Path); err == nil && sameDisk(info, wanted) {
 				return &guest{m}, nil
 			}
 		}

@@ -164,3 +164,25 @@ func TestDiskOnAReadOnlyFileSystem(t *testing.T) {
 		t.Errorf("%s %v, hint %q", e.Kind, err, e.Hint)
 	}
 }
+
+func TestDeviceOfTwoNodes(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("makes device nodes")
+	}
+	dir := t.TempDir()
+	node := func(name string, minor uint32) os.FileInfo {
+		path := filepath.Join(dir, name)
+		if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(7, minor))); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	a, b, other := node("a", 250), node("b", 250), node("other", 251)
+	if !sameDisk(a, b) || sameDisk(a, other) {
+		t.Errorf("one device %v, two devices %v", sameDisk(a, b), sameDisk(a, other))
+	}
+}
