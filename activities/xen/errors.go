@@ -35,16 +35,19 @@ var knownWords = []struct {
 	kind        step.Kind
 	field, hint string
 }{
-	{"no loader found", step.Unsupported, "type", "it is no kernel for a domain of this type: type: auto takes what the kernel's notes say; or build it for Xen"},
+	{"no loader found", step.Unsupported, "type", "leave type out, to go by the kernel's notes; or build it for Xen (MirageOS: -t xen)"},
 	{"not capable of booting inside a HVM container", step.Unsupported, "type", "the kernel is PV only: type: pv, or leave it out"},
 	{"ELF image is not 32bit", step.Unsupported, "type", "the kernel is no Xen PVH kernel: build it with -t xen"},
 	{"Could not find bridge", step.NotFound, "vif", "name a bridge that ip link show type bridge lists there"},
 	{"failed to stat", step.NotFound, "disks", "correct the path, or make it there"},
 	{"read-only IDE", step.InvalidSpec, "disks", "vdev: xvde, or access: w"},
+	{"too large", step.InvalidSpec, "memory", "more memory: the kernel needs more than that"},
+	{"paging mempool", step.InvalidSpec, "memory", "more memory: a pvh or hvm domain needs more than that"},
 	{"failed to free memory", step.Conflict, "memory", "less memory, or destroy a domain that is there"},
 	{"Out of memory", step.Conflict, "memory", "less memory, or destroy a domain that is there"},
 	{"Cannot allocate memory", step.Conflict, "memory", "less memory, or destroy a domain that is there"},
-	{"disk specification", step.InvalidSpec, "disks", ""},
+	{"disk specification", step.InvalidSpec, "disks", "see xl-disk-configuration(5)"},
+	{"cannot execute /etc/xen/scripts", step.NotFound, "vif", "name a script that is in /etc/xen/scripts there"},
 	{"config parsing error", step.InvalidSpec, "extra", "see xl.cfg(5)"},
 	{"already exists", step.Conflict, "", "rename or destroy the other one by hand"},
 	{"bootloader failed", step.Unsupported, "bootloader", "see /var/log/xen/bootloader.*.log there; or via: kernel"},
@@ -57,15 +60,18 @@ var (
 	errorLine = regexp.MustCompile(`^(?:[a-z]+: )?(?i:error): *`)
 	// Where in libxc and libxl it was: "panic: xc_dom_core.c:702: ",
 	// "libxl_create.c:1709:domcreate_rebuild_done: Domain 5:", and xl's own name.
-	whereItWas = regexp.MustCompile(`^(?:panic: |xl: |[a-z0-9_]+\.c:[0-9]+: ?|[a-z0-9_]+: |Domain [0-9]+: ?)`)
+	whereItWas = regexp.MustCompile(`^(?:panic: |libxl: |xl: |[a-z0-9_]+\.c:[0-9]+: ?|[a-z0-9]+_[a-z0-9_]+: |Domain [0-9]+: ?)`)
 	noise      = regexp.MustCompile(`^(?i:Parsing config (?:file|from) |warning|[a-z]+: (?:warning|detail|info|notice|debug|progress|verbose): )`)
 )
 
 // said turns what xl or xm printed when it refused something into one line:
 // the first error is the cause, later ones are what came of it. It is final.
 func said(stderr string) error {
-	cause := causeOf(stderr)
+	cause, marked := causeOf(stderr)
 	e := &step.Error{Kind: step.BootFailed, Err: errors.New(cause), Hint: "more may be in xl dmesg and /var/log/xen of the Xen host"}
+	if !marked { // so it is about the configuration
+		e.Kind, e.Field, e.Hint = step.InvalidSpec, "extra", "see xl.cfg(5)"
+	}
 	for _, k := range knownWords {
 		if strings.Contains(cause, k.words) {
 			e.Kind, e.Field, e.Hint = k.kind, k.field, k.hint
@@ -75,12 +81,12 @@ func said(stderr string) error {
 	return e
 }
 
-// causeOf finds the line that says why, bare of where in Xen's sources it was.
-func causeOf(stderr string) string {
-	first, script := "", ""
-	plain := "" // a line that is not marked as an error, as xl has some
+// causeOf finds the line that says why, bare of where in Xen's sources it was,
+// and reports whether it was marked as an error.
+func causeOf(stderr string) (cause string, isError bool) {
+	first, script, plain := "", "", ""
 	for line := range strings.Lines(stderr) {
-		line = strings.TrimSpace(line)
+		line = strings.TrimSuffix(strings.TrimSpace(line), ".")
 		if line == "" || noise.MatchString(line) {
 			continue
 		}
@@ -94,17 +100,19 @@ func causeOf(stderr string) string {
 			script = said // a hotplug script's own words come after its exit status
 		case marked && first == "":
 			first = line
-		case plain == "":
+		case !marked && plain == "":
 			plain = line
 		}
 	}
-	switch {
-	case script != "" && strings.Contains(first, "exited with error status"):
-		return script
+	switch exit := strings.Contains(first, "exited with error status"); {
+	case exit && script != "":
+		return script, true
+	case exit && plain != "":
+		return plain, true // what kept it from being run
 	case first != "":
-		return first
+		return first, true
 	case plain != "":
-		return plain
+		return plain, false
 	}
-	return "xl ended without a word"
+	return "it ended without a word", true
 }

@@ -135,6 +135,9 @@ func (j judge) agree(t *testing.T, cfg string) map[string]value {
 		if !slices.Contains(keys, s.Key) {
 			keys = append(keys, s.Key)
 		}
+		if before := ours[s.Key]; s.Add {
+			s.Value.Text, s.Value.List = before.Text+s.Value.Text, slices.Concat(before.List, s.Value.List)
+		}
 		ours[s.Key] = s.Value
 	}
 	out, err := j.read(t, cfg, keys...)

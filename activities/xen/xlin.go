@@ -26,7 +26,6 @@ type value struct {
 func text(s string) value        { return value{Text: s} }
 func number(n int) value         { return value{Text: strconv.Itoa(n), Number: true} }
 func list(values ...value) value { return value{IsList: true, List: values} }
-func (v value) oneLine() bool    { return !v.IsList || len(v.List) == 0 }
 
 // String is the setting as xl and xm read it, and parse: a list with an element
 // on each line.

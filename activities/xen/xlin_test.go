@@ -2,7 +2,10 @@ package xen
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,7 +36,32 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What is read is what is written, and xl's own library reads what we do.
+// Xl's own library reads the corpus of FuzzParse as parse does, or refuses as well.
+func TestParseAsXL(t *testing.T) {
+	xl := newJudge(t)
+	files, err := filepath.Glob("testdata/fuzz/FuzzParse/*")
+	if err != nil || len(files) < 10 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, quoted, _ := strings.Cut(strings.TrimSpace(string(b)), "string(")
+		src, err := strconv.Unquote(strings.TrimSuffix(quoted, ")"))
+		if err != nil {
+			t.Fatal(file, err)
+		}
+		if _, err := parse(src); err == nil {
+			xl.agree(t, src)
+		} else if _, theirs := xl.read(t, src); theirs == nil && xl != "" {
+			t.Errorf("%s: xl reads %q, and we do not: %v", file, src, err)
+		}
+	}
+}
+
+// What is read is what is written.
 func FuzzParse(f *testing.F) {
 	f.Add(mirageXLIn)
 	for _, g := range goldens {
