@@ -151,13 +151,13 @@ func refusedKernels(kernel, program string) []refusal {
 			hint: "copy it again", in: readyMade(kernel[:100], "")},
 		{name: "zeros", code: 2, line: "morgana.yaml:4: toolchain.kernel: this is no kind of kernel that is known here", hint: elfHint,
 			in: readyMade(strings.Repeat("\x00", 100_000), "")},
-		{name: "program", code: 2, line: "check qemu target: " + cannot, hint: only, in: readyMade(program, "")},
+		{name: "program", code: 2, line: "morgana.yaml:6: check qemu target: " + cannot, hint: only, in: readyMade(program, "")},
 
 		{name: "built text", code: 1, line: "build: k: this is text, not a kernel", hint: elfHint, in: made("echo hi > k")},
 		{name: "built gzip", code: 1, line: "build: k: in the gzip file: this is text, not a kernel", hint: elfHint, in: made("echo hi | gzip > k")},
 		{name: "built nothing in it", code: 1, line: "build: k: the file is empty", hint: elfHint, in: made("touch k")},
-		{name: "built program", code: 2, line: "package for qemu: " + cannot, hint: only, in: made("cp /bin/true k")},
-		{name: "built for Xen", code: 2, line: "package for qemu: qemu cannot boot a Xen PV kernel", hint: "kind xen",
+		{name: "built program", code: 2, line: "morgana.yaml:6: package for qemu: " + cannot, hint: only, in: made("cp /bin/true k")},
+		{name: "built for Xen", code: 2, line: "morgana.yaml:3: package for qemu: qemu cannot boot a Xen PV kernel", hint: "kind xen",
 			in: input{"app: bad\ntoolchain: {kind: command, build: [[gcc, -nostdlib, -static, -o, k, k.S]], kernel: k}\n" + onQEMU,
 				map[string]string{"k.S": xenOnly}}},
 		{name: "build fails", code: 1, line: "build: make: exit status 2", hint: "no cheese", in: made("@seq 100 130; echo no cheese >&2; false")},
@@ -250,7 +250,7 @@ func TestBadEnvironment(t *testing.T) {
 	l.kill(l.worker)
 	other.startWorker()
 	defer l.kill(other.worker)
-	refusal{code: 2, line: "check qemu target: qemu-system-x86_64 is not installed", hint: "apt-get install qemu-system-x86"}.
+	refusal{code: 2, line: "morgana.yaml:6: check qemu target: qemu-system-x86_64 is not installed", hint: "apt-get install qemu-system-x86"}.
 		matches(t, other.morgana(l.beside(readyMade(string(l.kernel()), "")), "deploy"))
 	other.nothing("bad")
 }
