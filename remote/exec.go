@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // grace is how long a killed command's pipes may stay open.
@@ -127,6 +129,8 @@ func runLocal(ctx context.Context, op string, c Command) error {
 	}
 	// What a shell says of programs that do not start.
 	switch {
+	case errors.Is(err, exec.ErrWaitDelay):
+		return &step.Error{Op: op, Err: errors.New("it left a process behind that keeps its output open")}
 	case cmd.Process != nil:
 		return err
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
@@ -134,5 +138,5 @@ func runLocal(ctx context.Context, op string, c Command) error {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC), errors.Is(err, syscall.E2BIG):
 		return &Exit{Status: 126, Stderr: fmt.Sprintf("%s: %v", c.Argv[0], err)}
 	}
-	return fmt.Errorf("%s: %w", op, err)
+	return &step.Error{Op: op, Err: err}
 }

@@ -38,6 +38,9 @@ type links struct {
 	// connecting is held by whoever makes a connection: sshd drops some when many
 	// log in at once (MaxStartups).
 	connecting chan struct{}
+	// failed says why the last attempt failed and when, for those who waited for it.
+	failed   error
+	failedAt time.Time
 }
 
 // hosts are the links of each address: rooms open a Host for every step.
@@ -83,6 +86,7 @@ func connect(ctx context.Context, h *Host) (socket string, release func(), err e
 	if listens(ctx, socket) {
 		return socket, release, nil
 	}
+	asked := time.Now()
 	select {
 	case ls.connecting <- struct{}{}:
 	case <-ctx.Done():
@@ -91,13 +95,23 @@ func connect(ctx context.Context, h *Host) (socket string, release func(), err e
 	}
 	defer func() { <-ls.connecting }()
 	ls.Lock()
-	socket = l.socket
+	socket, err = l.socket, ls.failed
+	tried := ls.failedAt.After(asked)
 	ls.Unlock()
 	if listens(ctx, socket) { // somebody else has connected meanwhile
 		return socket, release, nil
 	}
+	if tried { // a host that is down is said to all at once, not after ten seconds each
+		release()
+		return "", nil, err
+	}
 	if socket, err = h.dial(ctx); err != nil {
 		release()
+		if ctx.Err() == nil {
+			ls.Lock()
+			ls.failed, ls.failedAt = err, time.Now()
+			ls.Unlock()
+		}
 		return "", nil, err
 	}
 	ls.Lock()

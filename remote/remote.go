@@ -162,8 +162,8 @@ func (h *Host) Local() bool { return h.name == "" }
 // otherwise runs to its end. Whoever starts it again must reckon with that, by a
 // lock for instance. The same goes for connections that are lost.
 //
-// What a command leaves in the background must not keep its stdout or stderr:
-// Run waits until they are closed.
+// What a command leaves in the background must not keep its stdout or stderr: ssh
+// waits until they are closed, and here it is an error after a second.
 func (h *Host) Run(ctx context.Context, c Command) error {
 	if len(c.Argv) == 0 || c.Argv[0] == "" {
 		return &step.Error{Op: "run a command on " + h.String(), Err: errors.New("no program is named")}

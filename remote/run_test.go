@@ -208,6 +208,13 @@ func TestStatusOverOneConnection(t *testing.T) {
 		if all, err := os.ReadDir(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "morgana")); err != nil || len(all) != 1 {
 			t.Errorf("left beside the socket: %v %v", all, err)
 		}
+		fds, _ := filepath.Glob("/proc/self/fd/*")
+		for _, fd := range fds {
+			if to, err := os.Readlink(fd); err == nil && strings.Contains(to, "/log-") {
+				t.Errorf("%s is still open", to)
+				break
+			}
+		}
 	})
 }
 
@@ -309,6 +316,18 @@ func TestCancelLeavesNoProcess(t *testing.T) {
 			t.Errorf("%d logins: the connection was cancelled as well", n)
 		}
 	})
+}
+
+func TestOutputKeptOpen(t *testing.T) {
+	var out bytes.Buffer
+	err := (&Host{}).Run(t.Context(), Command{Argv: []string{"sh", "-c", "setsid sleep 1000 & echo $!"}, Stdout: &out})
+	pid, convErr := strconv.Atoi(strings.TrimSpace(out.String()))
+	if convErr != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+		t.Errorf("said %q", out.String())
+	}
+	if err == nil || err.Error() != "run sh on this host: it left a process behind that keeps its output open" {
+		t.Errorf("%v", err)
+	}
 }
 
 // forever is read until ctx ends.

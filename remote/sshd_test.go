@@ -35,7 +35,7 @@ type server struct {
 	extra      string // of sshd_config
 }
 
-// serve starts an sshd, and lets the test's connections end with it.
+// serve starts an sshd with more lines of sshd_config, where DIR is its folder, and lets the test's connections end with it.
 func serve(t testing.TB, extra ...string) *server {
 	t.Helper()
 	path := "/usr/sbin/sshd"
@@ -59,9 +59,11 @@ func serve(t testing.TB, extra ...string) *server {
 	t.Setenv("XDG_RUNTIME_DIR", sockets)
 	t.Cleanup(func() { _ = os.RemoveAll(sockets) })
 	s := &server{t: t, dir: t.TempDir(), user: me.Username, extra: strings.Join(extra, "\n")}
+	s.extra = strings.ReplaceAll(s.extra, "DIR", s.dir)
 	for _, key := range []string{"host", "other", "user", "stranger"} {
 		run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", s.file(key))
 	}
+	run(t, "ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", s.file("second"))
 	public, err := os.ReadFile(s.file("user.pub"))
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func TestTroubleConnecting(t *testing.T) {
 			step.Unauthorized, "", "its host key is not in known_hosts"},
 		{"unknown host key, not asked for", "", func(s *server, h *Host) {
 			s.write("known", "")
-			s.configure("StrictHostKeyChecking no\nNoHostAuthenticationForLocalhost yes")
+			s.configure("StrictHostKeyChecking no\nNoHostAuthenticationForLocalhost yes\nLogLevel QUIET")
 		}, step.Unauthorized, "", "its host key is not in known_hosts"},
 		{"changed host key", "", func(s *server, h *Host) { s.know("other") },
 			step.Unauthorized, "", "its host key is not the one in known_hosts"},
@@ -127,10 +128,10 @@ func TestTroubleConnecting(t *testing.T) {
 
 // Whatever ~/.ssh/config has for people's own logins does no harm.
 func TestUsersConfigDoesNoHarm(t *testing.T) {
-	s := serve(t, "ForceCommand echo noise of the shell; printf more; eval \"$SSH_ORIGINAL_COMMAND\"")
+	s := serve(t, "ForceCommand echo noise of the shell; printf more; eval \"$SSH_ORIGINAL_COMMAND\"", "HostKey DIR/second")
 	touched := s.file("touched")
 	s.configure(strings.Join([]string{"PermitLocalCommand yes", "LocalCommand touch " + touched, "RemoteCommand echo mine", "RequestTTY force",
-		"LogLevel DEBUG3", "ControlMaster yes", "ControlPath " + s.file("theirs"), "ControlPersist no", "LocalForward 127.0.0.1:1 127.0.0.1:1", "ExitOnForwardFailure yes",
+		"LogLevel DEBUG3", "ControlMaster yes", "ControlPath " + s.file("theirs"), "ControlPersist no", "LocalForward " + s.file("forward") + " 127.0.0.1:1", "ExitOnForwardFailure yes",
 		"StdinNull yes", "ForkAfterAuthentication yes", "SessionType none", "EscapeChar x", "VisualHostKey yes", "BatchMode no",
 		"ForwardAgent yes", "Tunnel yes", "UpdateHostKeys yes", "StrictHostKeyChecking no", "SendEnv LC_ALL", "ServerAliveInterval 0"}, "\n"))
 	before, _ := os.ReadFile(s.file("known"))
@@ -147,6 +148,9 @@ func TestUsersConfigDoesNoHarm(t *testing.T) {
 	}
 	if _, err := os.Stat(touched); err == nil {
 		t.Error("LocalCommand was run")
+	}
+	if _, err := os.Stat(s.file("forward")); err == nil {
+		t.Error("a port was forwarded")
 	}
 	if after, _ := os.ReadFile(s.file("known")); !bytes.Equal(before, after) {
 		t.Error("known_hosts was written")
@@ -207,6 +211,37 @@ func TestLostWhileRunning(t *testing.T) {
 				t.Errorf("%d logins, want %d", n, want)
 			}
 		})
+	}
+}
+
+// Commands that wait for the same login get its error, instead of trying it all
+// one after the other; and a login can be cancelled.
+func TestDownForAll(t *testing.T) {
+	s := serve(t)
+	s.configure("ProxyCommand sh -c 'echo >>" + s.file("tried") + "; sleep 0.5'")
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			if err := s.host().Run(t.Context(), Command{Argv: []string{"true"}}); err == nil || step.KindOf(err) != "" {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	all.Wait()
+	if tried, _ := os.ReadFile(s.file("tried")); len(tried) == 0 || len(tried) > 3 {
+		t.Errorf("tried %d times, want 1 to 3", len(tried))
+	}
+
+	s.configure("ProxyCommand sleep 1000")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	err := s.host().Run(ctx, Command{Argv: []string{"true"}})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
+	}
+	if pids := s.clients(); len(pids) > 0 {
+		t.Errorf("left: %v", pids)
 	}
 }
 
