@@ -1,0 +1,89 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// What the program itself had started survives the kill of its supervisor, and
+// ends with destroy or before the machine is started again.
+func TestOrphansAreEnded(t *testing.T) {
+	for _, how := range []string{"child", "bare", "daemon"} {
+		for _, linked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, linked %t", how, linked), func(t *testing.T) {
+				t.Parallel()
+				b := newBench(t)
+				if linked {
+					link := filepath.Join(t.TempDir(), "state")
+					if err := os.Symlink(b.site.State, link); err != nil {
+						t.Fatal(err)
+					}
+					b.site.State = link
+				}
+				spec := b.spec(`{"args":["leave","` + how + `","hello","stay"],"expect":"hello"}`)
+				r := b.register(linux, spec)
+				for range 2 {
+					m := b.boot(r)
+					if m.Adopted {
+						t.Errorf("got %+v", m)
+					}
+					left := b.left(m)
+					b.killSupervisor(r)
+					if gone(left) {
+						t.Error("nothing was left")
+					}
+					defer func() { // by the next boot or destroy
+						if !gone(left) {
+							t.Error("it is left")
+						}
+					}()
+				}
+				began := time.Now()
+				b.destroy(spec)
+				if took := time.Since(began); took > 2*time.Second {
+					t.Errorf("took %s", took)
+				}
+			})
+		}
+	}
+}
+
+// Another machine's, and one of no machine, is left alone.
+func TestOrphansOfOthersAreLeft(t *testing.T) {
+	b := newBench(t)
+	spec := b.spec(`{"args":["leave","daemon","hello","stay"],"expect":"hello"}`)
+	running := b.boot(b.register(linux, spec))
+	other := spec
+	other.Generation++
+	r := b.register(linux, other)
+	orphan := b.left(b.boot(r))
+	b.killSupervisor(r)
+	third := spec
+	third.Generation = 3
+	b.destroy(third)
+	if gone(orphan) || gone(b.left(running)) {
+		t.Error("another's is ended")
+	}
+	b.destroy(other)
+	if !gone(orphan) || gone(b.left(running)) {
+		t.Errorf("the orphan is gone: %t, what runs is: %t", gone(orphan), gone(b.left(running)))
+	}
+}
+
+// What a program leaves ends with it, whatever session it made for itself.
+func TestWhatAProgramLeaves(t *testing.T) {
+	for _, how := range []string{"child", "bare", "daemon"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			m := b.boot(b.register(linux, b.spec(`{"args":["leave","`+how+`","hello"],"expect":"hello"}`)))
+			b.until("its end", func() bool { return len(processes(t, b.site)) == 0 })
+			if !gone(b.left(m)) {
+				t.Error("it is left")
+			}
+		})
+	}
+}
