@@ -7,7 +7,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// What xl 4.17 prints, on a real host.
+// What xl 4.17 printed on a real host, but for "PV kernel as pvh", "no memory", "not
+// a dom0", "no qemu" and "xm", which are put together from their sources' words.
 func TestSaid(t *testing.T) {
 	const later = `libxl: error: libxl_create.c:1640:domcreate_rebuild_done: Domain 2:cannot (re-)build domain: -3
 libxl: error: libxl_domain.c:1137:domain_destroy_callback: Domain 2:Unable to destroy guest

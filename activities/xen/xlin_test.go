@@ -101,6 +101,7 @@ func TestTemplateRefuses(t *testing.T) {
 		{net, `{}`, "vif", `write vif: [{name: "service", bridge: xenbr0}]`},
 		{net, `{"vif":[{"name":"sevrice","bridge":"br0"}]}`, "vif", "@NETWORK:service@"},
 		{net, `{"vif":[{"name":"service"},{"name":"other"}]}`, "vif[1].name", "it asks for service"},
+		{"vif = ['bridge=@NETWORK:a@', 'bridge=@NETWORK:a@']", `{"vif":[{"name":"a"}]}`, "vif", "@NETWORK:a@ of the xl.in is not bound"},
 		{block, `{}`, "disks", `write disks: [{name: "disk.img", path: /dev/vg/data}]`},
 		{block, `{"disks":[{"name":"disk.img","path":"/a"},{"path":"/b","vdev":"xvdb"}]}`, "disks", "two disks are xvdb"},
 		{block, `{"disks":[{"name":"disk.img","path":"/a"},{"name":"disc.img","path":"/b"}]}`, "disks[1].name", `"disk.img"`},
