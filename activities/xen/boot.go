@@ -1,0 +1,151 @@
+package xen
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// silence is how long a domain that says nothing, and of which nothing is
+// expected, must run to be ready.
+const silence = time.Second
+
+// Boot creates the domain, or adopts the one that is there, and waits until its
+// console matches. One that was cut off while it was made is made anew, and so is
+// one whose host rebooted. One that ran to its end is not started again: it is
+// returned as Ended if it was ready, and is BootFailed if not. What xl refuses is
+// final, with xl's own first error.
+func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
+	name, id, err := identify(r.Spec.Tags)
+	if err != nil {
+		return step.Machine{}, step.During("boot", err)
+	}
+	m, err := t.boot(ctx, r, name, id)
+	if err != nil {
+		return step.Machine{}, step.During("boot domain "+name, err)
+	}
+	return m, nil
+}
+
+func (t *Target) boot(ctx context.Context, r step.Registration, name, id string) (step.Machine, error) {
+	m := step.Machine{Registration: r, ID: id}
+	s, err := read(r.Spec.Options)
+	if err != nil {
+		return m, err
+	}
+	d, err := t.dom0(s.Host, s.Tool)
+	if err != nil {
+		return m, err
+	}
+	step.Report(ctx, step.Progress{Note: s.Tool + " create"})
+	out, err := d.do(ctx, nil, "create", name, id)
+	if exited(err, absent) {
+		return m, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not registered on %s", name, d.host), Hint: "deploy again"}
+	}
+	if err != nil {
+		return m, err
+	}
+	how, ready, _ := strings.Cut(out, "\n")
+	m.Adopted, m.Ended, m.Ready = how != "created", how == "ended", strings.TrimSpace(ready)
+	if m.Ready == "" {
+		w := &wait{d: d, s: s, name: name, uuid: id, watch: watch{expect: s.expect}, began: time.Now()}
+		if m.Ready, err = w.run(ctx); err != nil {
+			return m, err
+		}
+		m.Ended = w.ended
+		if _, err := d.do(ctx, strings.NewReader(m.Ready), "ready", name); err != nil {
+			return m, err
+		}
+	}
+	if m.Ended {
+		m.Ready += "; the domain has ended"
+	}
+	for _, v := range s.Vif {
+		if v.IP != "" {
+			m.Addresses = append(m.Addresses, v.IP)
+		}
+	}
+	return m, nil
+}
+
+// wait is one call of Boot, once the domain is there.
+type wait struct {
+	d          *dom0
+	s          settings
+	name, uuid string
+	watch      watch
+	began      time.Time
+	ended      bool
+}
+
+func (w *wait) run(ctx context.Context) (string, error) {
+	for {
+		left := w.s.timeout - time.Since(w.began)
+		piece, gone, err := w.d.console(ctx, w.name, w.watch.read, w.seconds(left))
+		if err != nil {
+			return "", err
+		}
+		w.watch.add(piece)
+		if how := w.watch.matched(); how != "" {
+			w.ended = gone
+			return how, nil
+		}
+		if gone || len(piece) == 0 {
+			if how, err := w.silent(ctx, gone); how != "" || err != nil {
+				return how, err
+			}
+		}
+		if left <= 0 {
+			return "", failed(step.BootFailed, w.watch.tail(), "%s within %s", w.unmet(), w.s.timeout)
+		}
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", w.awaited(), time.Since(w.began).Round(time.Second))})
+	}
+}
+
+// seconds is how long to wait for more: never past the timeout, and no longer
+// than silence where that is all that is asked.
+func (w *wait) seconds(left time.Duration) int {
+	if w.s.expect == nil {
+		return 1
+	}
+	return min(max(int((left+time.Second-1)/time.Second), 0), longest)
+}
+
+// silent looks at a domain that prints nothing: it may be gone, or crashed and
+// preserved.
+func (w *wait) silent(ctx context.Context, gone bool) (string, error) {
+	state := "gone"
+	if !gone {
+		out, err := w.d.do(ctx, nil, "state", w.name, w.uuid)
+		if err != nil {
+			return "", err
+		}
+		state = strings.TrimSpace(out)
+	}
+	switch {
+	case strings.Contains(strings.TrimPrefix(state, "is "), "c"):
+		return "", failed(step.BootFailed, w.watch.tail(), "the domain crashed and %s", w.unmet())
+	case state == "gone":
+		return "", failed(step.BootFailed, w.watch.tail(), "the domain ended and %s", w.unmet())
+	case w.s.expect == nil && time.Since(w.began) > silence:
+		return fmt.Sprintf("ran for %s", silence), nil
+	}
+	return "", nil
+}
+
+func (w *wait) awaited() string {
+	if w.s.expect == nil {
+		return "the console"
+	}
+	return fmt.Sprintf("the console to match %q", w.s.expect)
+}
+
+func (w *wait) unmet() string {
+	if w.s.expect == nil {
+		return "it printed nothing"
+	}
+	return fmt.Sprintf("its console did not match %q", w.s.expect)
+}

@@ -1,0 +1,182 @@
+package xen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Check refuses, in one round trip and creating nothing: options that are wrong
+// (InvalidSpec), a host whose key is not known or that does not let us in
+// (Unauthorized), that is no dom0 or cannot run a kernel of this kind
+// (Unsupported), a bridge, disk or boot loader that is not there (NotFound), too
+// little memory or a foreign domain of our name (Conflict).
+func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+	done, err := t.check(ctx, spec)
+	if err != nil {
+		return spec, step.During("check xen target", err)
+	}
+	return done, nil
+}
+
+func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+	name, id, err := identify(spec.Tags)
+	if err != nil {
+		return spec, err
+	}
+	s, err := read(spec.Options)
+	if err != nil {
+		return spec, err
+	}
+	how, err := s.starts(spec.Origin.ABIs, "")
+	if err != nil {
+		return spec, err
+	}
+	if s.disk() {
+		for _, n := range disk.Needs(ctx, s.layout(how.Type)) {
+			if n.Found == "" && !n.Optional {
+				return spec, &step.Error{Kind: step.Unsupported, Field: "via", Err: fmt.Errorf("%s is not installed, to %s", n.What, n.For), Hint: n.Fix}
+			}
+		}
+	}
+	d, err := t.dom0(s.Host, s.Tool)
+	if err != nil {
+		return spec, err
+	}
+	step.Report(ctx, step.Progress{Note: "asking " + d.host.String()})
+	bridges, paths := s.wants()
+	f, err := d.insist(ctx, name, id, values(bridges), values(paths))
+	if err != nil {
+		return spec, err
+	}
+	for i, ok := range f.bridges {
+		if !ok {
+			return spec, &step.Error{Kind: step.NotFound, Field: bridges[i].field, Err: fmt.Errorf("%s has no bridge %s", d.host, bridges[i].value),
+				Hint: "name one that ip link show type bridge lists there"}
+		}
+	}
+	for i, kind := range f.paths {
+		if kind != "file" && kind != "block" {
+			return spec, &step.Error{Kind: step.NotFound, Field: paths[i].field, Err: fmt.Errorf("%s has no file or block device %s", d.host, paths[i].value),
+				Hint: "correct the path, or make it there"}
+		}
+	}
+	if len(spec.Origin.ABIs) > 0 || s.Type != typeAuto { // else the kernel will tell
+		if err := f.runs(d, how.Type); err != nil {
+			return spec, err
+		}
+	}
+	if err := f.checkMemory(d, s.Memory); err != nil {
+		return spec, err
+	}
+	if d.host.Local() {
+		spec.Host = t.site.Host
+	}
+	return spec, nil
+}
+
+// insist asks a host that does not answer a few times, and then says so: who
+// deploys is waiting, and no later stage has begun that would be lost.
+func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []string) (f facts, err error) {
+	const tries, pause = 3, 2 * time.Second
+	for i := range tries {
+		if f, err = d.facts(ctx, name, uuid, bridges, paths); err == nil || step.KindOf(err) != "" || ctx.Err() != nil {
+			return f, err
+		}
+		if i+1 < tries {
+			step.Report(ctx, step.Progress{Note: fmt.Sprintf("asking %s again: %v", d.host, err)})
+			select {
+			case <-ctx.Done():
+				return f, ctx.Err()
+			case <-time.After(pause):
+			}
+		}
+	}
+	e := &step.Error{Kind: step.NotFound, Field: "host", Err: err, Hint: fmt.Sprintf("see that ssh %s works by hand, then deploy again", strings.TrimPrefix(d.host.String(), "ssh://"))}
+	var told *step.Error
+	if errors.As(err, &told) {
+		e.Err = told.Err
+		if told.Hint != "" {
+			e.Hint = told.Hint
+		}
+	}
+	return f, e
+}
+
+// wanted is something that must be on the host, and the option that says so.
+type wanted struct{ field, value string }
+
+func values(all []wanted) []string {
+	v := make([]string, 0, len(all))
+	for _, w := range all {
+		v = append(v, w.value)
+	}
+	return v
+}
+
+// wants lists the bridges and paths that the options name.
+func (s *settings) wants() (bridges, paths []wanted) {
+	for i, v := range s.Vif {
+		if v.Bridge != "" {
+			bridges = append(bridges, wanted{fmt.Sprintf("vif[%d].bridge", i), v.Bridge})
+		}
+	}
+	for i, d := range s.Disks {
+		if d.Path != "" {
+			paths = append(paths, wanted{fmt.Sprintf("disks[%d].path", i), d.Path})
+		}
+	}
+	if s.Bootloader != "" {
+		paths = append(paths, wanted{"bootloader", s.Bootloader})
+	}
+	return bridges, paths
+}
+
+// Interfaces that xl info lists as xen_caps.
+const (
+	capPV  = "xen-3.0-x86_64"
+	capHVM = "hvm-3.0-x86_64"
+)
+
+// runs says whether the host can run domains of a type.
+func (f facts) runs(d *dom0, kind string) error {
+	major, minor := f.version()
+	unsupported := func(hint, format string, args ...any) error {
+		return &step.Error{Kind: step.Unsupported, Field: "type", Hint: hint, Err: fmt.Errorf(format, args...)}
+	}
+	switch {
+	case kind == typePVH && (major < 4 || major == 4 && minor < 10):
+		return unsupported("a host with Xen 4.10 or newer, or a PV kernel", "%s has Xen %d.%d, and PVH needs 4.10", d.host, major, minor)
+	case (kind == typePVH || kind == typeHVM) && !f.has(capHVM):
+		return unsupported("a host whose processor has VT-x or AMD-V, switched on in its firmware, or a PV kernel",
+			"%s cannot run %s domains: its xen_caps are %s", d.host, strings.ToUpper(kind), f.info["xen_caps"])
+	case kind == typePV && !f.has(capPV):
+		return unsupported("a host whose Xen is built with PV, or a PVH kernel", "%s cannot run PV domains: its xen_caps are %s", d.host, f.info["xen_caps"])
+	}
+	return nil
+}
+
+// overhead is what Xen and the toolstack take beside a domain's own memory: its
+// page tables, and the video memory of an HVM domain. In MiB, as xl has it or more.
+const overhead = 10
+
+// checkMemory refuses what the host cannot have. Dom0 gives up memory of its own
+// to new domains unless Xen was started with dom0_mem.
+func (f facts) checkMemory(d *dom0, mib int) error {
+	conflict := func(hint, format string, args ...any) error {
+		return &step.Error{Kind: step.Conflict, Field: "memory", Hint: hint, Err: fmt.Errorf(format, args...)}
+	}
+	free, total := f.number("free_memory"), f.number("total_memory")
+	switch {
+	case mib > total:
+		return conflict("less memory, or a larger host", "%d MiB is more than %s has: %d MiB", mib, d.host, total)
+	case mib+overhead > free && strings.Contains(f.info["xen_commandline"], "dom0_mem="):
+		return conflict("less memory, or destroy a domain that is there", "%d MiB is more than %s has free: %d MiB", mib, d.host, free)
+	}
+	return nil
+}

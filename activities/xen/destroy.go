@@ -1,0 +1,95 @@
+package xen
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// grace is how long a domain that listens may take to shut down.
+const grace = 10 * time.Second
+
+// Destroy shuts the domains down whose tags match, destroys those that do not
+// go within the grace period, and removes their folders and the images that no
+// domain uses any more. A domain of our name that is not ours is left alone and
+// is a Conflict; the rest is removed all the same.
+func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
+	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
+	done, err := t.destroy(ctx, spec)
+	if err != nil {
+		return done, step.During(op, err)
+	}
+	return done, nil
+}
+
+func (t *Target) destroy(ctx context.Context, spec step.Spec) (done step.Destroyed, err error) {
+	// Without names the tags would match what belongs to nobody.
+	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
+		return done, err
+	}
+	d, err := t.reach(spec)
+	if err != nil || d == nil {
+		return done, err
+	}
+	out, err := d.do(ctx, nil, "folders")
+	if err != nil {
+		return done, err
+	}
+	names := strings.Fields(out)
+	slices.Sort(names)
+	var errs []error
+	var left []string
+	for _, name := range slices.Compact(names) {
+		tags, ok := step.ParseFolder(name)
+		if !ok || !spec.Match(tags) {
+			continue
+		}
+		step.Report(ctx, step.Progress{Note: "destroying " + name})
+		out, err := d.do(ctx, nil, "destroy", name, uuidOf(name), strconv.Itoa(int(grace.Seconds())))
+		for line := range strings.Lines(out) {
+			done.Removed = append(done.Removed, strings.TrimSpace(line))
+		}
+		if err != nil {
+			errs = append(errs, err)
+			left = append(left, "domain "+name)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		// Told of the first, with all that is left.
+		e := &step.Error{Kind: step.KindOf(err), Left: left, Err: errs[0]}
+		var first *step.Error
+		if errors.As(errs[0], &first) {
+			e.Field, e.Hint, e.Err = first.Field, first.Hint, first.Err
+		}
+		return done, e
+	}
+	return done, nil
+}
+
+// reach finds the host of a spec, even one that Check refused: whatever else is
+// wrong with its options, they may have worked for an earlier generation. It is
+// nil if they name none that could ever have been reached.
+func (t *Target) reach(spec step.Spec) (*dom0, error) {
+	var where struct {
+		Host string `json:"host"`
+		Tool string `json:"tool"`
+	}
+	if err := json.Unmarshal(spec.Options, &where); err != nil && len(spec.Options) > 0 {
+		return nil, nil //nolint:nilerr // see above
+	}
+	if where.Tool != "xm" {
+		where.Tool = "xl"
+	}
+	d, err := t.dom0(where.Host, where.Tool)
+	if step.KindOf(err) == step.InvalidSpec {
+		return nil, nil
+	}
+	return d, err
+}

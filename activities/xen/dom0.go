@@ -1,0 +1,172 @@
+package xen
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/remote"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// script is what runs on the host: constant, given to sh as one argument.
+//
+//go:embed dom0.sh
+var script string
+
+// The exit statuses of script.
+const (
+	absent   = 64 // something that an earlier verb made
+	foreign  = 65 // the domain has another UUID; stderr is that
+	refused  = 66 // xl said no; stderr is what it said
+	busy     = 67 // locked, or being sent by another call
+	corrupt  = 68 // a file came incomplete or changed
+	noSpace  = 69
+	noDom0   = 70
+	noTool   = 71
+	stays    = 72 // the domain does not go
+	ended    = 73 // of verb console: no more will come
+	notRoot  = 74
+	noShell  = 127
+	lastLine = "No space left on device" // what tar, cp and cat say; they have no status for it
+)
+
+// dom0 is the host's first domain, where xl is.
+type dom0 struct {
+	host *remote.Host
+	root string
+	tool string
+}
+
+func (t *Target) dom0(address, tool string) (*dom0, error) {
+	host, err := remote.Open(address)
+	if err != nil {
+		return nil, err
+	}
+	return &dom0{host, t.root, tool}, nil
+}
+
+// do runs one verb of the script and gives what it printed. Only errors of
+// statuses that the caller asks for by number stay a *remote.Exit.
+func (d *dom0) do(ctx context.Context, stdin io.Reader, verb string, args ...string) (string, error) {
+	var out bytes.Buffer
+	err := d.host.Run(ctx, remote.Command{
+		Argv:   append([]string{"/bin/sh", "-c", script, "morgana", d.root, d.tool, verb}, args...),
+		Stdin:  stdin,
+		Stdout: &out,
+	})
+	return out.String(), d.explain(err)
+}
+
+// explain turns the script's exit status into an error for people.
+func (d *dom0) explain(err error) error {
+	var exit *remote.Exit
+	if !errors.As(err, &exit) {
+		return err
+	}
+	told := strings.TrimSpace(exit.Stderr)
+	switch exit.Status {
+	case absent, busy, corrupt, ended:
+		return err
+	case foreign:
+		return &step.Error{Kind: step.Conflict, Err: fmt.Errorf("%s has a domain of this name that is not Morgana's (uuid %s)", d.host, told),
+			Hint: "it is left alone: rename or destroy it by hand, then deploy again"}
+	case refused:
+		return said(told)
+	case noSpace:
+		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full: %s", d.host, told), Hint: "make room under " + d.root}
+	case noDom0:
+		return &step.Error{Kind: step.Unsupported, Field: "host", Err: fmt.Errorf("%s is no Xen host: %s", d.host, told),
+			Hint: "name a host that runs Xen, as ssh://root@xen1; it must be its dom0"}
+	case noTool:
+		return &step.Error{Kind: step.Unsupported, Field: "tool", Err: fmt.Errorf("%s has no %s", d.host, told),
+			Hint: "install Xen's tools there: apt-get install xen-utils"}
+	case notRoot:
+		return &step.Error{Kind: step.Unauthorized, Field: "host", Err: fmt.Errorf("user %s of %s may not manage domains", told, d.host),
+			Hint: "Xen's tools need root: log in as root, as ssh://root@xen1"}
+	case stays:
+		return fmt.Errorf("domain %s does not go", told)
+	}
+	if strings.Contains(told, lastLine) {
+		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full", d.host), Hint: "make room under " + d.root}
+	}
+	if told == "" {
+		told = fmt.Sprintf("a command ended with status %d", exit.Status)
+	}
+	return fmt.Errorf("%s: %s", d.host, lastOf(told))
+}
+
+// ended reports whether err is the script's exit with a status.
+func exited(err error, status int) bool {
+	var exit *remote.Exit
+	return errors.As(err, &exit) && exit.Status == status
+}
+
+func lastOf(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.TrimSpace(lines[len(lines)-1])
+}
+
+// facts is what check asks of a host.
+type facts struct {
+	info    map[string]string // as xl info has it
+	freeKiB int64             // where the images go
+	bridges []bool
+	paths   []string // "block", "file", "other", "missing"
+}
+
+// facts asks all at once. The bridges and paths are answered in their order.
+func (d *dom0) facts(ctx context.Context, name, uuid string, bridges, paths []string) (facts, error) {
+	args := append([]string{name, uuid, strconv.Itoa(len(bridges))}, bridges...)
+	out, err := d.do(ctx, nil, "facts", append(args, paths...)...)
+	f := facts{info: map[string]string{}}
+	if err != nil {
+		return f, err
+	}
+	section := ""
+	for line := range strings.Lines(out) {
+		line = strings.TrimSuffix(line, "\n")
+		if s, ok := strings.CutPrefix(line, "== "); ok {
+			section = s
+			continue
+		}
+		switch section {
+		case "info":
+			key, value, _ := strings.Cut(line, ":")
+			f.info[strings.TrimSpace(key)] = strings.TrimSpace(value)
+		case "free":
+			f.freeKiB, _ = strconv.ParseInt(line, 10, 64)
+		case "bridges":
+			f.bridges = append(f.bridges, line == "yes")
+		case "paths":
+			f.paths = append(f.paths, line)
+		}
+	}
+	if len(f.bridges) != len(bridges) || len(f.paths) != len(paths) {
+		return f, fmt.Errorf("%s broke off while it answered", d.host)
+	}
+	return f, nil
+}
+
+func (f facts) number(key string) int {
+	n, _ := strconv.Atoi(f.info[key])
+	return n
+}
+
+// version is Xen's, as 4, 17.
+func (f facts) version() (major, minor int) { return f.number("xen_major"), f.number("xen_minor") }
+
+// has reports whether xen_caps names an interface, as "hvm-3.0-x86_64".
+func (f facts) has(capability string) bool {
+	for c := range strings.FieldsSeq(f.info["xen_caps"]) {
+		if c == capability {
+			return true
+		}
+	}
+	return false
+}

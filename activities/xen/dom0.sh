@@ -1,0 +1,305 @@
+# What a deploy does on the Xen host, one verb a call: ROOT TOOL VERB ARGUMENT...
+# Nothing in here is made from input: every word comes as an argument. It is POSIX
+# sh and uses what Debian's base system and Xen's tools bring.
+#
+# Whoever changes a folder holds a lock (flock) on the folder itself, so that no lock
+# file stays behind. The lock is kept from xl, whose monitor would hold it for good.
+set -eu
+umask 022
+export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+root=$1 tool=$2 verb=$3
+shift 3
+
+# The ways to end other than well; dom0.go has the same list.
+ABSENT=64 FOREIGN=65 REFUSED=66 BUSY=67 CORRUPT=68 NOSPACE=69 NODOM0=70 NOTOOL=71 STAYS=72 ENDED=73 NOTROOT=74
+fail() {
+	status=$1
+	shift
+	echo "$*" >&2
+	exit "$status"
+}
+
+# id_of NAME prints the domain's id, nothing if there is none. It asks xenstore, for
+# xl takes several times as long to start.
+id_of() {
+	for try in 1 2 3; do
+		ids=$(xenstore-list /local/domain) paths=
+		for each in $ids; do paths="$paths /local/domain/$each/name"; done
+		# Fails if a domain came or went in between.
+		# shellcheck disable=SC2086 # paths of numbers
+		if names=$(xenstore-read $paths 2>/dev/null); then
+			for each in $ids; do
+				IFS= read -r name
+				[ "$name" != "$1" ] || echo "$each"
+			done <<-END
+				$names
+			END
+			return
+		fi
+	done
+	"$tool" domid "$1" 2>/dev/null || :
+}
+
+# uuid_of ID works with every tool, for it is where they all keep it.
+uuid_of() {
+	vm=$(xenstore-read "/local/domain/$1/vm" 2>/dev/null) || return 0
+	echo "${vm#/vm/}"
+}
+
+# ours NAME UUID sets id if the domain is there, and ends if it is somebody else's.
+ours() {
+	id=$(id_of "$1")
+	[ -n "$id" ] && [ "$(uuid_of "$id")" != "$2" ] || return 0
+	sleep 0.5 # it may be going just now
+	id=$(id_of "$1")
+	[ -z "$id" ] || [ "$(uuid_of "$id")" = "$2" ] || fail $FOREIGN "$(uuid_of "$id")"
+}
+
+# lock FOLDER [SECONDS] is false if it is not there, or not any more.
+lock() {
+	[ -d "$1" ] || return 1
+	exec 9<"$1"
+	flock -w "${2:-60}" 9 || fail $BUSY "$1"
+	[ "$1" -ef /proc/self/fd/9 ]
+}
+
+# room FOLDER KIB
+room() {
+	free=$(df -Pk "$1" | awk 'END { print $4 }')
+	[ "$2" -lt "$free" ] || fail $NOSPACE "$1 has $free KiB free, $2 KiB are needed"
+}
+
+# sweep removes the images that no domain uses. Only with the root locked.
+sweep() {
+	for image in "$root"/* "$root"/.*.part; do
+		digest=${image##*/}
+		digest=${digest#.}
+		digest=${digest%.part}
+		[ ${#digest} = 64 ] && [ -d "$image" ] || continue
+		if ! cat "$root"/domains/*/digest 2>/dev/null | grep -qxF "$digest"; then
+			rm -rf "$image"
+			echo "image $image"
+		fi
+	done
+	rmdir "$root/domains" 2>/dev/null || :
+}
+
+# kind_of PATH
+kind_of() {
+	if [ -b "$1" ]; then echo block
+	elif [ -f "$1" ]; then echo file
+	elif [ -e "$1" ]; then echo other
+	else echo missing; fi
+}
+
+# is_bridge NAME, of the kernel or of Open vSwitch
+is_bridge() {
+	[ -d "/sys/class/net/$1/bridge" ] || { command -v ovs-vsctl && ovs-vsctl br-exists "$1"; } >/dev/null 2>&1
+}
+
+case $verb in
+facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: what check asks, in sections begun by "== NAME"
+	# A guest of Xen has /proc/xen as well, without control_d.
+	if [ "$(cat /sys/hypervisor/type 2>/dev/null)" != xen ]; then fail $NODOM0 "it does not run on Xen"; fi
+	if [ -e /proc/xen/capabilities ] && ! grep -q control_d /proc/xen/capabilities; then fail $NODOM0 "it is a guest of Xen"; fi
+	command -v "$tool" >/dev/null || fail $NOTOOL "$tool"
+	[ "$(id -u)" = 0 ] || fail $NOTROOT "$(id -un)"
+	name=$1 uuid=$2 bridges=$3
+	shift 3
+	ours "$name" "$uuid"
+	echo "== info"
+	"$tool" info </dev/null || exit $REFUSED
+	echo "== free"
+	at=$root
+	until [ -d "$at" ]; do at=$(dirname "$at"); done
+	df -Pk "$at" | awk 'END { print $4 }'
+	echo "== bridges"
+	while [ "$bridges" -gt 0 ]; do
+		is_bridge "$1" && echo yes || echo no
+		bridges=$((bridges - 1))
+		shift
+	done
+	echo "== paths"
+	for path; do
+		case $path in
+		/*) kind_of "$path" ;;
+		*) # a boot loader of Xen's own: libxl looks there first
+			found=missing
+			for dir in /usr/lib/xen*/bin /usr/libexec/xen*/bin /usr/local/lib/xen/bin; do
+				[ ! -x "$dir/$path" ] || found=file
+			done
+			if command -v "$path" >/dev/null; then found=file; fi
+			echo $found
+			;;
+		esac
+	done
+	;;
+
+reserve) # FOLDER DIGEST KIB: says what of the image is there: "whole", or "NAME BYTES" lines
+	mkdir -p "$root"
+	lock "$root"
+	mkdir -p -m 700 "$root/domains"
+	mkdir -p "$root/domains/$1"
+	echo "$2" >"$root/domains/$1/digest.new"
+	mv "$root/domains/$1/digest.new" "$root/domains/$1/digest"
+	if [ -d "$root/$2" ]; then
+		echo whole
+		exit
+	fi
+	room "$root" "$3"
+	mkdir -p "$root/.$2.part"
+	find "$root/.$2.part" -maxdepth 1 -type f -printf '%f %s\n'
+	;;
+
+receive) # DIGEST NAME OFFSET BYTES SHA256: the file's bytes from the offset on, from stdin
+	lock "$root/.$1.part" || { [ -d "$root/$1" ] && exit; fail $ABSENT "$root/.$1.part"; }
+	cd "$root/.$1.part"
+	have=0
+	[ ! -e "$2" ] || have=$(stat -c %s "$2")
+	[ "$have" = "$3" ] || fail $BUSY "$2 has $have bytes" # another call sends it as well
+	cat >>"$2"
+	have=$(stat -c %s "$2")
+	[ "$have" -ge "$4" ] || fail $CORRUPT "$have of $4 bytes of $2 came" # the rest may follow
+	echo "$5  $2" | sha256sum -c --status || {
+		rm -f "$2"
+		fail $CORRUPT "$2 came with another SHA-256"
+	}
+	;;
+
+settle) # DIGEST: all its files are there
+	[ ! -d "$root/$1" ] || exit 0
+	lock "$root/.$1.part" || { [ -d "$root/$1" ] && exit; fail $ABSENT "$root/.$1.part"; }
+	cd "$root/.$1.part"
+	if [ -e disk.tar ]; then
+		rm -rf unpacked
+		mkdir unpacked
+		tar -C unpacked --no-same-owner --no-same-permissions -xSf disk.tar
+		mv unpacked/* disk.img
+		rm -rf unpacked disk.tar
+	fi
+	sync -f .
+	mv -T "$root/.$1.part" "$root/$1"
+	;;
+
+configure) # FOLDER DIGEST FILE...: copies of its own to write to, and its configuration from stdin
+	dir=$root/domains/$1 image=$root/$2
+	shift 2
+	lock "$dir" 300 || fail $ABSENT "$dir"
+	[ -d "$image" ] || fail $ABSENT "$image"
+	for file; do
+		[ ! -e "$dir/$file" ] || continue
+		room "$dir" "$(du -k "$image/$file" | cut -f 1)"
+		cp --sparse=always --reflink=auto "$image/$file" "$dir/$file.new"
+		mv "$dir/$file.new" "$dir/$file"
+	done
+	cat >"$dir/domain.cfg.new"
+	sync -f "$dir"
+	mv "$dir/domain.cfg.new" "$dir/domain.cfg"
+	;;
+
+create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was ready, if it was
+	dir=$root/domains/$1
+	lock "$dir" 300 || fail $ABSENT "$dir"
+	[ -e "$dir/domain.cfg" ] || fail $ABSENT "$dir/domain.cfg"
+	ours "$1" "$2"
+	boot=$(cat /proc/sys/kernel/random/boot_id)
+	if [ -e "$dir/created" ] && [ "$(cat "$dir/created")" = "$boot" ]; then
+		[ -n "$id" ] && echo adopted || echo ended
+		cat "$dir/ready" 2>/dev/null || :
+		exit
+	fi
+	# Without the mark it was cut off while it was made, or the host rebooted since.
+	[ -z "$id" ] || "$tool" destroy "$id" >/dev/null 2>&1 || :
+	rm -f "$dir/ready"
+	: >"$dir/console.log"
+	# To a file, not to the connection: that may break, and xl must not die of it.
+	"$tool" create -p "$dir/domain.cfg" >"$dir/create.log" 2>&1 </dev/null 9<&- || {
+		cat "$dir/create.log" >&2
+		exit $REFUSED
+	}
+	# The console is read from before the first instruction on, by a process that
+	# ends with the domain. 64 MiB are kept; Xen drops what nobody reads.
+	setsid sh -c '
+		while "$1" domid "$2" >/dev/null 2>&1; do
+			"$1" console "$2" 2>/dev/null || : # ends with the domain, or when it reboots
+		done | dd bs=64k count=67108864 iflag=count_bytes status=none
+	' console "$tool" "$1" >>"$dir/console.log" 2>/dev/null </dev/null 9<&- &
+	echo $! >"$dir/console.pid"
+	"$tool" unpause "$1" >"$dir/create.log" 2>&1 </dev/null 9<&- || {
+		cat "$dir/create.log" >&2
+		exit $REFUSED
+	}
+	echo "$boot" >"$dir/created"
+	echo created
+	;;
+
+ready) # FOLDER: remembers how it was ready, from stdin
+	cd "$root/domains/$1" || fail $ABSENT "$root/domains/$1"
+	cat >ready.new
+	mv ready.new ready
+	;;
+
+state) # FOLDER UUID: "gone", or "is" and the state as xl list has it: r, b, p, s, c, d
+	[ -d "$root/domains/$1" ] || fail $ABSENT "$root/domains/$1"
+	ours "$1" "$2"
+	[ -n "$id" ] || { echo gone; exit; }
+	"$tool" list "$1" 2>/dev/null | awk 'NR == 2 { gsub("-", "", $5); print "is " $5; n = 1 } END { if (!n) print "gone" }'
+	;;
+
+console) # FOLDER OFFSET BYTES SECONDS: a piece of the console, awaited for so long
+	dir=$root/domains/$1
+	[ -d "$dir" ] || fail $ABSENT "$dir"
+	until=$(($(date +%s) + $4))
+	while :; do
+		gone=yes
+		! kill -0 "$(cat "$dir/console.pid" 2>/dev/null || echo x)" 2>/dev/null || gone=
+		[ -e "$dir/console.pid" ] || gone= # not begun
+		size=$(stat -c %s "$dir/console.log" 2>/dev/null || echo 0)
+		[ "$size" -le "$2" ] || break
+		[ -z "$gone" ] || exit $ENDED
+		[ "$(date +%s)" -lt $until ] || exit 0
+		sleep 0.1
+	done
+	tail -c +$(($2 + 1)) "$dir/console.log" | head -c "$3"
+	;;
+
+folders) # whose rollouts have something here: a folder or a domain
+	ls "$root/domains" 2>/dev/null || :
+	for id in $(xenstore-list /local/domain 2>/dev/null); do
+		xenstore-read "/local/domain/$id/name" 2>/dev/null || :
+	done
+	;;
+
+destroy) # FOLDER UUID GRACE: ends the domain, removes its folder; says what it removed
+	dir=$root/domains/$1
+	lock "$dir" 300 || :
+	ours "$1" "$2"
+	if [ -n "$id" ]; then
+		# A guest that listens says so at once, and xl waits for that, for a minute. One
+		# that does not is not waited for.
+		if timeout 3 "$tool" shutdown "$id" >/dev/null 2>&1; then
+			n=0
+			while [ "$(id_of "$1")" = "$id" ] && [ $n -lt $(($3 * 5)) ]; do
+				n=$((n + 1))
+				sleep 0.2
+			done
+		fi
+		"$tool" destroy "$id" >/dev/null 2>&1 || :
+		n=0
+		while [ "$(id_of "$1")" = "$id" ]; do
+			[ $n -lt 50 ] || fail $STAYS "$1"
+			n=$((n + 1))
+			sleep 0.2
+		done
+		echo "domain $1"
+	fi
+	if [ -d "$dir" ]; then
+		rm -rf "$dir"
+		echo "folder $dir"
+	fi
+	exec 9<&-
+	! lock "$root" || sweep
+	;;
+
+*) fail 2 "no verb $verb" ;;
+esac

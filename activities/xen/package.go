@@ -1,0 +1,261 @@
+package xen
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// xlIn is the template of a domain's configuration that MirageOS makes.
+	xlIn = "xl.in"
+	// maxXLIn is in bytes; MirageOS's have about 1 KiB.
+	maxXLIn = 64 << 10
+)
+
+// Package gives the kernel, or the disk that boots it, packed; the files that the
+// domain has as ramdisk and disks; and domain.json, the domain's configuration:
+// what changes the domain changes the digest, and nothing else does. A kernel
+// stays compressed if Xen unpacks it (gzip). It is pure.
+//
+// Unsupported if the kernel cannot start as the options say; InvalidSpec if a
+// file is missing, or what a network or a block device of the xl.in is bound to.
+func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
+	const op = "package for xen"
+	img, err := pack(ctx, t.site.Store, t.room, k)
+	if err != nil {
+		return step.Image{}, step.During(op, err)
+	}
+	return img, nil
+}
+
+func pack(ctx context.Context, store step.Store, room *machine.Room, k step.Kernel) (img step.Image, err error) {
+	s, err := read(k.Spec.Options)
+	if err != nil {
+		return img, err
+	}
+	if _, err := s.starts(k.ABIs, ""); err != nil {
+		return img, err // before anything is fetched
+	}
+	folder, done, err := room.Scratch(k.Spec.Tags)
+	if err != nil {
+		return img, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	p := &packing{store: store, s: s, k: k, folder: folder}
+	if err := p.openKernel(ctx); err != nil {
+		return img, err
+	}
+	format, files := viaKernel, []step.File{{Name: kernelFile, Artifact: p.kernel}}
+	if s.disk() {
+		format = viaDisk
+		if files, err = p.disk(ctx); err != nil {
+			return img, err
+		}
+	}
+	with, err := p.files()
+	if err != nil {
+		return img, err
+	}
+	config, err := json.MarshalIndent(p.d, "", "  ")
+	if err != nil {
+		return img, err
+	}
+	a, err := store.Put(ctx, bytes.NewReader(config))
+	if err != nil {
+		return img, err
+	}
+	files = slices.Concat(files, with, []step.File{{Name: domainFile, Artifact: a}})
+	return step.Image{Spec: k.Spec, Digest: step.DigestOf(files), Format: format, Files: files}, nil
+}
+
+// packing is one call of Package.
+type packing struct {
+	store  step.Store
+	s      settings
+	k      step.Kernel
+	folder string // for files that are in work
+
+	path   string        // the kernel, as the image has it
+	kernel step.Artifact // the same
+	how    start
+	d      domain
+}
+
+// openKernel fetches the kernel, settles how it starts and what domain it has,
+// and unpacks it if its loader would not.
+func (p *packing) openKernel(ctx context.Context) error {
+	p.path, p.kernel = filepath.Join(p.folder, kernelFile), p.k.File
+	step.Report(ctx, step.Progress{Total: p.kernel.Size, Unit: "bytes", Note: "fetching the kernel"})
+	if err := p.store.Fetch(ctx, p.k.File, p.path); err != nil {
+		return err
+	}
+	f, err := os.Open(p.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := image.Identify(f, p.kernel.Size)
+	if err != nil {
+		return err
+	}
+	if err := image.CheckMachine(info, "x86_64"); err != nil {
+		return err
+	}
+	template, err := p.template(ctx)
+	if err != nil {
+		return err
+	}
+	if p.how, err = p.s.starts(info.ABIs, template.domainType()); err != nil {
+		return err
+	}
+	hvm := p.how.Type == typeHVM
+	if hvm && info.EmptyLoad && p.how.abi != image.LinuxBzImage {
+		return failedAt(step.Unsupported, "via", "via: kernel, or link it without such a segment",
+			`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)
+	}
+	if p.d, err = p.s.domain(p.how.Type, template); err != nil {
+		return err
+	}
+	if info.Compression == "" || info.Compression == "gzip" && !hvm {
+		return nil
+	}
+	return p.unpack(ctx, f, info.Compression)
+}
+
+// template reads the xl.in that came with the kernel, nil if none did.
+func (p *packing) template(ctx context.Context) (*template, error) {
+	a, ok := step.FileNamed(p.k.Files, xlIn)
+	if !ok {
+		return nil, nil
+	}
+	if a.Size > maxXLIn {
+		return nil, invalid("", "", "%s has %d bytes, which is no configuration of a domain", xlIn, a.Size)
+	}
+	r, err := p.store.Open(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil {
+		return nil, err
+	}
+	return readTemplate(string(b))
+}
+
+// unpack puts the plain kernel into the store.
+func (p *packing) unpack(ctx context.Context, f *os.File, compression string) (err error) {
+	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + compression + ")"})
+	from, _, err := image.Decompress(f, p.kernel.Size)
+	if err != nil {
+		return err
+	}
+	p.path = filepath.Join(p.folder, "plain")
+	plain, err := os.Create(p.path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	if _, err := io.Copy(plain, from); err != nil {
+		return err
+	}
+	p.kernel, err = p.store.Put(ctx, plain)
+	return err
+}
+
+// files are those beside the kernel that the domain has, each once.
+func (p *packing) files() ([]step.File, error) {
+	var all []step.File
+	add := func(field, name string) (step.Artifact, error) {
+		a, err := p.file(field, name)
+		if _, have := step.FileNamed(all, name); err == nil && !have {
+			all = append(all, step.File{Name: name, Artifact: a})
+		}
+		return a, err
+	}
+	for i, name := range p.s.Modules {
+		if p.s.disk() {
+			break // they are on it
+		}
+		if _, err := add(fmt.Sprintf("modules[%d]", i), name); err != nil {
+			return nil, err
+		}
+	}
+	for i, d := range p.s.Disks {
+		if d.File == "" {
+			continue
+		}
+		field := fmt.Sprintf("disks[%d].file", i)
+		a, err := add(field, d.File)
+		if err != nil {
+			return nil, err
+		}
+		if raw := d.Format == "" || d.Format == "raw"; raw && (a.Size == 0 || a.Size%512 != 0) {
+			return nil, invalid(field, "a disk has sectors of 512 bytes: truncate -s %512 "+d.File, "%s has %d bytes, which is no size of a disk", d.File, a.Size)
+		}
+	}
+	return all, nil
+}
+
+// file is one that came with the kernel.
+func (p *packing) file(field, name string) (step.Artifact, error) {
+	a, ok := step.FileNamed(p.k.Files, name)
+	if ok {
+		return a, nil
+	}
+	names := make([]string, 0, len(p.k.Files))
+	for _, f := range p.k.Files {
+		names = append(names, f.Name)
+	}
+	hint := "no file comes with the kernel: name it among the toolchain's files"
+	if near := step.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", near)
+	} else if len(names) > 0 {
+		hint = "with the kernel come: " + strings.Join(names, ", ")
+	}
+	return a, invalid(field, hint, "no file %q comes with the kernel", name)
+}
+
+// disk makes the disk and puts it into the store, packed: what is zero costs nothing.
+func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
+	boot := disk.Boot{Kernel: p.path, ABI: p.how.abi, Args: p.d.Args}
+	for i, name := range p.s.Modules {
+		a, err := p.file(fmt.Sprintf("modules[%d]", i), name)
+		if err != nil {
+			return nil, err
+		}
+		path := filepath.Join(p.folder, "module-"+name)
+		if err := p.store.Fetch(ctx, a, path); err != nil {
+			return nil, err
+		}
+		boot.Modules = append(boot.Modules, disk.Module{Path: path, Name: name})
+	}
+	raw := filepath.Join(p.folder, bootDisk)
+	step.Report(ctx, step.Progress{Note: "making the disk"})
+	if err := disk.Write(ctx, raw, p.s.layout(p.how.Type), boot, p.s.size); err != nil {
+		return nil, err
+	}
+	packed, err := os.Create(filepath.Join(p.folder, packedDisk))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, packed.Close()) }()
+	if err := disk.Pack(ctx, packed, raw); err != nil {
+		return nil, err
+	}
+	step.Report(ctx, step.Progress{Note: "storing the disk"})
+	a, err := p.store.Put(ctx, packed)
+	return []step.File{{Name: packedDisk, Artifact: a}}, err
+}
