@@ -150,6 +150,7 @@ func (h *Host) dial(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer log.close()
+	sweep(dir)
 	within, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	socket := filepath.Join(dir, newToken()[:16])
@@ -193,6 +194,16 @@ func newLog() (*log, error) {
 // remove takes the file's name away once ssh has opened it: no file is left behind
 // by a worker that is killed.
 func (l *log) remove() { l.once.Do(func() { _ = os.Remove(l.Name()) }) }
+
+// sweep removes logs of workers that were killed while they logged in.
+func sweep(dir string) {
+	logs, _ := filepath.Glob(filepath.Join(dir, "log-*")) // the pattern is right
+	for _, l := range logs {
+		if info, err := os.Lstat(l); err == nil && time.Since(info.ModTime()) > time.Hour {
+			_ = os.Remove(l)
+		}
+	}
+}
 
 func (l *log) close() {
 	l.remove()

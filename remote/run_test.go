@@ -201,11 +201,19 @@ func TestStatusOverOneConnection(t *testing.T) {
 	t.Run("here", func(t *testing.T) { test(t, &Host{}) })
 	t.Run("ssh", func(t *testing.T) {
 		s := serve(t)
+		dir, err := folder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		old, past := filepath.Join(dir, "log-old"), time.Now().Add(-2*time.Hour)
+		if err := errors.Join(os.WriteFile(old, nil, 0o600), os.Chtimes(old, past, past)); err != nil {
+			t.Fatal(err)
+		}
 		test(t, s.host())
 		if n := s.logins(); n != 1 {
 			t.Errorf("%d logins, want 1", n)
 		}
-		if all, err := os.ReadDir(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "morgana")); err != nil || len(all) != 1 {
+		if all, err := os.ReadDir(dir); err != nil || len(all) != 1 {
 			t.Errorf("left beside the socket: %v %v", all, err)
 		}
 		fds, _ := filepath.Glob("/proc/self/fd/*")
