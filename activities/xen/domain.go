@@ -83,11 +83,11 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 	}
 	d = domain{Tool: s.Tool, Type: domainType, Args: cmp.Or(s.Args, in.args), Memory: cmp.Or(s.Memory, in.memory, 128),
 		VCPUs: cmp.Or(s.VCPUs, in.vcpus, 1), OnCrash: cmp.Or(s.OnCrash, in.onCrash, "destroy")}
+	if len(s.Modules) == 1 {
+		d.Ramdisk = s.Modules[0]
+	}
 	switch {
 	case !s.disk():
-		if len(s.Modules) == 1 {
-			d.Ramdisk = s.Modules[0]
-		}
 	case domainType == typeHVM:
 		// IDE disks of qemu are written to, so it has one of its own.
 		d.Disks = []volume{{File: bootDisk, Vdev: "hda", Access: "w", Format: "raw"}}

@@ -86,7 +86,7 @@ type place struct {
 var ours = map[string]string{
 	"name": "", "uuid": "", "kernel": "", "builder": "type", "type": "type", "ramdisk": "modules",
 	"extra": "args", "cmdline": "args", "root": "args", "memory": "memory", "vcpus": "vcpus", "vif": "vif", "disk": "disks",
-	"on_crash": "on_crash", "bootloader": "bootloader", "serial": "", "boot": "",
+	"on_crash": "on_crash", "bootloader": "bootloader", "bootloader_args": "bootloader", "serial": "", "boot": "",
 }
 
 // usual are lines that every domain, or every hvm domain, has unless Extra says
@@ -158,6 +158,9 @@ func (d domain) renderType(w *writer, at place) {
 		return // its arguments are on the disk
 	case path.Base(d.Loader) == pygrub:
 		w.set("bootloader", text(d.Loader))
+		if d.Tool == toolXL {
+			w.set("bootloader_args", d.pygrubArgs())
+		}
 		return
 	case d.Loader != "":
 		w.set("kernel", text(d.Loader))
@@ -171,6 +174,19 @@ func (d domain) renderType(w *writer, at place) {
 	if d.Args != "" {
 		w.set("extra", text(d.Args))
 	}
+}
+
+// pygrubArgs say what the disk's menu.lst does: of the disk's two configurations
+// pygrub reads grub.cfg, and does not understand that one.
+func (d domain) pygrubArgs() value {
+	all := []value{text("--kernel=/boot/kernel")}
+	if d.Ramdisk != "" {
+		all = append(all, text("--ramdisk=/boot/"+d.Ramdisk))
+	}
+	if d.Args != "" {
+		all = append(all, text("--args="+d.Args))
+	}
+	return list(all...)
 }
 
 func (d domain) extra() ([]setting, error) {

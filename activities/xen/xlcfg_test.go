@@ -48,7 +48,7 @@ var goldens = []struct {
 	{"pv", `{"type":"pv","memory":32,"args":"a=b c","vif":[{"bridge":"xenbr0"}]}`, "", []string{image.XenPV, image.XenPVH}},
 	{"pv-grub", `{"via":"disk","expect":"up","bootloader":"/usr/lib/xen/boot/pv-grub-x86_64.gz","layout":"hd0,0","args":"on the disk","memory":64,"disks":[{"path":"/dev/vg/data"}]}`,
 		"", []string{image.XenPV}},
-	{"pygrub", `{"via":"disk","expect":"up"}`, "", []string{image.XenPV}},
+	{"pygrub", `{"via":"disk","expect":"up","args":"a \"b\"","modules":["initrd.img"]}`, "", []string{image.XenPV}},
 	{"hvm", `{"via":"disk","type":"hvm","expect":"up","vif":[{"bridge":"xenbr0","model":"e1000"}],"disks":[{"path":"/dev/vg/data","access":"r"},{"file":"data.img","vdev":"hdb"}],"extra":["vnc = 1"]}`,
 		"", []string{image.XenPV, image.Multiboot2}},
 	{"mirage", `{"args":"--ipv4=10.0.0.2/24","vif":[{"name":"service","bridge":"br7","mac":"00:16:3e:00:00:07"}],"disks":[{"name":"disk.img","file":"disk0.img"}]}`,
