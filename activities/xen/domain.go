@@ -94,6 +94,9 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 	default:
 		d.Loader, d.Root = cmp.Or(s.Bootloader, pygrub), string(s.layout(domainType))
 		d.Disks = []volume{{File: bootDisk, Vdev: "xvda", Access: "r", Format: "raw"}}
+		if path.Base(d.Loader) == pygrub && len(s.Modules) > 1 {
+			return d, invalid("modules", "make one ramdisk of them, or name a pv-grub as bootloader", "pygrub gives a kernel one ramdisk, not %d", len(s.Modules))
+		}
 	}
 	if d.Vif, err = s.bindVifs(in); err != nil {
 		return d, err

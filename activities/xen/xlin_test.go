@@ -166,6 +166,13 @@ func TestStarts(t *testing.T) {
 	}
 }
 
+func TestPygrubTakesOneModule(t *testing.T) {
+	_, err := domainOf(`{"via":"disk","expect":"x","modules":["a","b"]}`, "", image.XenPV)
+	if step.KindOf(err) != step.InvalidSpec || !strings.HasPrefix(err.Error(), "modules: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestPlaceOfHVM(t *testing.T) {
 	for options, text := range map[string]string{
 		`"disks":[{"path":"/a","vdev":"xvda"}]`:              "two disks are xvda",
