@@ -13,15 +13,19 @@ import (
 // command. The user's login shell, whichever it is, hands it to /bin/sh; so it has
 // no quotes, backslashes, newlines or exclamation marks inside.
 //
-// It reads from stdin a token, the number of arguments, and the arguments, one a
-// line; `read` takes no byte too many from a pipe, so the rest is the command's. A
-// header cut short runs nothing. Then it says the token on stdout: what came before
-// was noise of the user's shell files. ssh has status 255 for its own troubles, so
-// the token on stderr says that the command's own status was 255. It is a subshell
-// that becomes the command, so that a signal's status is the shell's 128+n.
+// It reads from stdin a token and a length, one a line; `read` takes no byte too
+// many from a pipe, and takes them one by one, so the arguments come as one block of
+// that length and the rest is the command's. A header cut short runs nothing. Then
+// it says the token on stdout: what came before was noise of the user's shell files.
+// ssh has status 255 for its own troubles, so the token on stderr says that the
+// command's own status was 255. It is a subshell that becomes the command, so that a
+// signal's status is the shell's 128+n.
 const script = `exec /bin/sh -c 'export LC_ALL=C; ` +
-	`IFS= read -r t && IFS= read -r n || exit 255; set --; ` +
-	`while [ "$n" -gt 0 ]; do IFS= read -r a || exit 255; a=$(printf %bx "$a"); set -- "$@" "${a%x}"; n=$((n-1)); done; ` +
+	`IFS= read -r t && IFS= read -r n || exit 255; ` +
+	`h=$(dd bs="$n" count=1 iflag=fullblock 2>/dev/null); [ "${#h}" -eq "$n" ] || exit 255; ` +
+	`set -f; IFS=,; set --; ` +
+	`for a in $h; do case $a in +*) a=$(printf %bx "${a#+}"); a=${a%x};; *) a=${a#=};; esac; set -- "$@" "$a"; done; ` +
+	`unset IFS h a; set +f; ` +
 	`echo "$t"; (exec "$@"); s=$?; [ "$s" -ne 255 ] || echo "$t" >&2; exit "$s"'`
 
 // newToken returns 32 letters and digits that no program says by chance.
@@ -31,23 +35,32 @@ func newToken() string {
 	return hex.EncodeToString(b[:])
 }
 
-// header is what script reads first. Arguments are plain ASCII there, everything
-// else an octal escape of printf's %b.
+// header is what script reads first. The arguments are plain ASCII there and
+// separated by commas: one that begins with = is as it stands, one with + has octal
+// escapes of printf's %b.
 func header(token string, argv []string) []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\n%d\n", token, len(argv))
-	for _, arg := range argv {
+	var block bytes.Buffer
+	for i, arg := range argv {
+		if i > 0 {
+			block.WriteByte(',')
+		}
+		if !strings.ContainsFunc(arg, escaped) {
+			block.WriteString("=" + arg)
+			continue
+		}
+		block.WriteByte('+')
 		for i := range len(arg) {
-			if c := arg[i]; c < ' ' || c > '~' || c == '\\' {
-				fmt.Fprintf(&b, `\0%03o`, c)
+			if c := arg[i]; escaped(rune(c)) {
+				fmt.Fprintf(&block, `\0%03o`, c)
 			} else {
-				b.WriteByte(c)
+				block.WriteByte(c)
 			}
 		}
-		b.WriteByte('\n')
 	}
-	return b.Bytes()
+	return fmt.Appendf(nil, "%s\n%d\n%s", token, block.Len(), &block)
 }
+
+func escaped(c rune) bool { return c < ' ' || c > '~' || c == '\\' || c == ',' }
 
 // opening passes on what follows the token's line.
 type opening struct {
