@@ -9,10 +9,10 @@ TOOLS   := $(CURDIR)/.bin
 
 export MORGANA_BIN := $(BIN)
 
-.PHONY: help demo build test lint bench deps clean
+.PHONY: help demo build test lint bench deps deps-test clean xenlab xenlab-down
 
 help: ## what can be made (default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## deploy examples/hello from source to a machine booted in QEMU
 	@scripts/demo.sh
@@ -23,7 +23,7 @@ build: deps ## bin/morgana, bin/morgana-worker, bin/morgana-devserver
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/morgana ./starter
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/morgana-worker ./worker
 
-test: build ## every test, on real QEMU and a real Temporal server
+test: deps-test build ## every test, on real QEMU, a real Xen and a real Temporal server
 	go test -race ./...
 	cd devserver && CGO_ENABLED=0 go test -trimpath ./... # the flags it is built with, or it is all compiled again
 
@@ -37,6 +37,16 @@ bench: build ## figures and ratios: the engine, the boot, the store
 
 deps: ## install what the host lacks (Debian), or print how
 	@scripts/deps.sh
+
+deps-test:
+	@scripts/deps.sh test
+
+xenlab: ## start a real Xen in QEMU on this machine, to deploy to (docs/targets/xen.md)
+	@scripts/deps.sh test
+	go run ./xenlab/lab up
+
+xenlab-down: ## end it
+	go run ./xenlab/lab down
 
 clean: ## remove what was built
 	rm -rf $(BIN) $(TOOLS)

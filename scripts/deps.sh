@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the host lacks, as Debian packages; prints the command where it may not.
+# Installs what the host lacks, as Debian packages; prints the command where it may
+# not. deps.sh test: what only the tests want, too.
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin # where mke2fs and sgdisk are, also for users who are not root
@@ -20,12 +21,22 @@ need file file
 need xz xz-utils
 need bzip2 bzip2
 need ip iproute2
-need ssh-keygen openssh-client
+need ssh openssh-client
 [ -d /usr/lib/grub/i386-pc ] || missing="$missing grub-pc-bin"
 [ -d /usr/lib/grub/x86_64-efi ] || missing="$missing grub-efi-amd64-bin"
 [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"
 # A step in Python (examples/python-step). Debian's python3 has no ensurepip of its own.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
+if [ "${1-}" = test ]; then
+	# The lab (xenlab/build.sh).
+	need mmdebstrap mmdebstrap
+	need depmod kmod
+	need cpio cpio
+	need qemu-img qemu-utils
+	# Hosts to log in to (remote/).
+	need sshd openssh-server
+	need busybox busybox
+fi
 if ! command -v go >/dev/null 2>&1; then
 	echo "error: Go is not installed; see https://go.dev/doc/install (version in go.mod)" >&2
 	exit 2
@@ -49,6 +60,13 @@ else
 fi
 echo "installing$missing"
 export DEBIAN_FRONTEND=noninteractive
+case $missing in
+*openssh-server*) # the program is wanted, not a service that listens
+	echo "ssh.service is masked: systemctl unmask ssh.service, if you want it"
+	$sudo ln -sf /dev/null /etc/systemd/system/ssh.service
+	$sudo ln -sf /dev/null /etc/systemd/system/ssh.socket
+	;;
+esac
 $sudo apt-get update -qq
 # shellcheck disable=SC2086 # the packages are words of our own
 $sudo $command >/dev/null

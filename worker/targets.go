@@ -11,6 +11,7 @@ import (
 	"github.com/morgana-deploy/morgana/activities/mirage"
 	"github.com/morgana-deploy/morgana/activities/prebuilt"
 	"github.com/morgana-deploy/morgana/activities/qemu"
+	"github.com/morgana-deploy/morgana/activities/xen"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -26,6 +27,7 @@ func rooms(site step.Site, builds int) []room {
 
 		target("local", local.New(site)),
 		target("qemu", qemu.New(site)),
+		target("xen", xen.New(site)),
 	}
 }
 

@@ -82,7 +82,7 @@ func (t *Target) reach(spec step.Spec) (*dom0, error) {
 		Tool string `json:"tool"`
 	}
 	if err := json.Unmarshal(spec.Options, &where); err != nil && len(spec.Options) > 0 {
-		return nil, nil //nolint:nilerr // see above
+		return nil, nil
 	}
 	if where.Tool != "xm" {
 		where.Tool = "xl"

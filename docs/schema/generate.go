@@ -16,6 +16,7 @@ import (
 	"github.com/morgana-deploy/morgana/activities/local"
 	"github.com/morgana-deploy/morgana/activities/mirage"
 	"github.com/morgana-deploy/morgana/activities/qemu"
+	"github.com/morgana-deploy/morgana/activities/xen"
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -40,6 +41,7 @@ var (
 	targets = []kind{
 		{"local", "A process on the worker's host.", local.Options{}, nil},
 		{"qemu", "A machine in QEMU on the worker's host.", qemu.Options{}, nil},
+		{"xen", "A domain of a Xen host.", xen.Options{}, nil},
 	}
 )
 
