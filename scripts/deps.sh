@@ -62,9 +62,10 @@ echo "installing$missing"
 export DEBIAN_FRONTEND=noninteractive
 case $missing in
 *openssh-server*) # the program is wanted, not a service that listens
-	echo "ssh.service is masked: systemctl unmask ssh.service, if you want it"
-	$sudo ln -sf /dev/null /etc/systemd/system/ssh.service
-	$sudo ln -sf /dev/null /etc/systemd/system/ssh.socket
+	if [ -d /etc/systemd/system ]; then
+		echo "ssh.service is masked: systemctl unmask ssh.service, if you want it"
+		$sudo ln -sf /dev/null /etc/systemd/system/ssh.service
+	fi
 	;;
 esac
 $sudo apt-get update -qq
