@@ -60,6 +60,7 @@ type bench struct {
 	// broken is an error of Ready, if it finds the machine ready.
 	broken func(Machine) error
 	held   func()
+	files  []*os.File // that the process inherits
 	starts atomic.Int32
 }
 
@@ -78,13 +79,15 @@ func newBenchAt(t *testing.T, state string) *bench {
 	spec := step.Spec{Tags: step.Tags{App: "boottest", Target: "dev", Life: "0a1b2c3d", Generation: 1}}
 	b.reg = b.register(b.image(spec, "kernel"))
 	t.Cleanup(func() {
-		deaf := func(context.Context, Machine, int) error { return errors.New("it does not listen") }
 		if _, err := b.room.Destroy(context.Background(), spec, Quit{Ask: deaf}); err != nil {
 			t.Error(err)
 		}
 	})
 	return b
 }
+
+// deaf asks a machine that does not listen to end.
+func deaf(context.Context, Machine, int) error { return errors.New("it does not listen") }
 
 func (b *bench) image(spec step.Spec, kernel string) step.Image {
 	b.Helper()
@@ -132,6 +135,7 @@ func (p *process) Start(_ context.Context, lock *os.File) error {
 	}
 	cmd := exec.Command(exe)
 	cmd.Env = []string{asMachine + "=" + p.b.does}
+	cmd.ExtraFiles = p.b.files
 	return p.m.Start(cmd, lock)
 }
 
@@ -242,6 +246,25 @@ func TestBootOfOneWhoseLockIsKept(t *testing.T) {
 	b.within = 5 * time.Second
 	if m, err := b.boot(t.Context()); err != nil || m.Adopted {
 		t.Errorf("got %+v (%v)", m, err)
+	}
+}
+
+func TestDestroyOfOneWhoseLockIsKept(t *testing.T) {
+	b := newBench(t)
+	m := Machine{Path: b.reg.ID}
+	lock, err := m.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := func(_ context.Context, held Machine) error {
+		if held.Path != m.Path {
+			t.Errorf("held is %s", held.Path)
+		}
+		return lock.Close()
+	}
+	began := time.Now()
+	if _, err := b.room.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf, Held: held}); err != nil || time.Since(began) > 5*time.Second {
+		t.Errorf("got %v after %s", err, time.Since(began))
 	}
 }
 

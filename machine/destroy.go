@@ -22,6 +22,9 @@ const (
 type Quit struct {
 	Ask   func(ctx context.Context, m Machine, pid int) error
 	Grace time.Duration
+	// Held is called while no process runs and the machine's lock is held, as
+	// [Process].Held is; nil for a room whose process has no children.
+	Held func(ctx context.Context, m Machine) error
 }
 
 // Destroy ends the machines whose tags match and removes their folders, half
@@ -98,7 +101,12 @@ func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, 
 		}
 		since := time.Since(began)
 		switch {
-		case pid == 0: // starting, ending, or a call that changes it: wait
+		case pid == 0: // starting, ending, a call that changes it, or what it has left
+			if quit.Held != nil {
+				if err := quit.Held(ctx, m); err != nil {
+					return ended, nil, err
+				}
+			}
 		case !told:
 			told, ended = true, pid
 			if quit.Ask(ctx, m, pid) != nil {
