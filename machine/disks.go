@@ -1,0 +1,232 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// diskPatience is how long a disk may be somebody's who only looks at it, as
+// another Check does.
+const diskPatience = time.Second / 2
+
+// Disk is a file or block device of this host that is to be a machine's disk.
+type Disk struct {
+	Field    string // the option that names it, as "disks[1].path"
+	Path     string
+	ReadOnly bool
+	// Reading is the option that makes it ReadOnly, for hints, as
+	// "readonly: true"; "" if the room has none.
+	Reading string
+}
+
+// TakeDisks opens disks for the machine of tags and locks them (flock), for two
+// machines that write to one file system destroy it: one that is written to for
+// nobody else, another against writers. It is the file that is locked, under
+// whatever name, and against machines of all rooms. Whoever has the files has
+// the locks: a process that inherits them keeps its disks until it is gone.
+//
+// With sparing, a running machine of the same deployment may have one: nothing
+// says yet that the two are to live together, and the file is then not locked.
+//
+// The files are in the order of disks. Those returned with an error are to be
+// closed as well. Errors have the disk's Field: NotFound, Unauthorized, Conflict
+// if another has it, InvalidSpec for what cannot be a disk or is one twice.
+// Passing trouble of the host has no kind.
+func (r *Room) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, sparing bool) (taken []*os.File, err error) {
+	var seen []fs.FileInfo
+	for i, d := range disks {
+		f, info, err := d.open()
+		if err != nil {
+			return taken, err
+		}
+		taken = append(taken, f)
+		for j, other := range disks[:i] {
+			if sameDisk(info, seen[j]) && (!d.ReadOnly || !other.ReadOnly) {
+				return taken, d.failed(step.InvalidSpec, d.or("another file", " on both"), "%s is the file of %s too", d.Path, other.Field)
+			}
+		}
+		seen = append(seen, info)
+		if err := r.lockDisk(ctx, tags, d, f, info, sparing); err != nil {
+			return taken, err
+		}
+	}
+	return taken, nil
+}
+
+func (d Disk) failed(kind step.Kind, hint, format string, args ...any) error {
+	return &step.Error{Kind: kind, Field: d.Field, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+// or adds to a hint that the disk could be read only.
+func (d Disk) or(hint, where string) string {
+	if d.Reading == "" {
+		return hint
+	}
+	return hint + "; or " + d.Reading + where
+}
+
+// open opens what can be a disk.
+func (d Disk) open() (*os.File, fs.FileInfo, error) {
+	// To open some devices is to use them.
+	info, err := os.Stat(d.Path)
+	if err == nil && !info.Mode().IsRegular() && !blockDevice(info) {
+		return nil, nil, d.failed(step.InvalidSpec, "a file, or a block device as /dev/vg0/data", "%s is neither a file nor a block device", d.Path)
+	}
+	how := os.O_RDWR
+	if d.ReadOnly {
+		how = os.O_RDONLY
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(d.Path, how, 0)
+	}
+	if err == nil {
+		info, err = f.Stat() // of what was opened
+	}
+	if err != nil {
+		return nil, nil, d.refused(err)
+	}
+	return f, info, nil
+}
+
+// refused gives the errors of opening a disk their kind. What does not pass by
+// itself is the option's fault.
+func (d Disk) refused(err error) error {
+	verb := "write to"
+	if d.ReadOnly {
+		verb = "read"
+	}
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return d.failed(step.NotFound, "make it: truncate -s 1G "+d.Path+"; or give a size instead, for a disk that goes with the machine", "this host has no %s", d.Path)
+	case errors.Is(err, fs.ErrPermission):
+		return d.failed(step.Unauthorized, "let the worker's user "+verb+" it", "the worker may not %s %s", verb, d.Path)
+	case errors.Is(err, syscall.EROFS):
+		return d.failed(step.InvalidSpec, d.or("a disk that can be written to", ""), "%s is on a read-only file system", d.Path)
+	case !Passing(err) && errors.As(err, &errno):
+		return d.failed(step.InvalidSpec, "a file, or a block device as /dev/vg0/data", "the worker cannot %s %s: %w", verb, d.Path, errno)
+	}
+	return &step.Error{Field: d.Field, Err: err}
+}
+
+// Passing reports whether an error is of a host that is short of something, and
+// so may be gone when it is tried again.
+func Passing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func blockDevice(info fs.FileInfo) bool {
+	return info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
+}
+
+// sameDisk reports whether two files have the same bytes: they are one, or two
+// nodes of one block device.
+func sameDisk(a, b fs.FileInfo) bool {
+	if os.SameFile(a, b) {
+		return true
+	}
+	one, ok := a.Sys().(*syscall.Stat_t)
+	other, same := b.Sys().(*syscall.Stat_t)
+	return ok && same && blockDevice(a) && blockDevice(b) && one.Rdev == other.Rdev
+}
+
+// lockDisk locks a disk that is open, or says who has it.
+func (r *Room) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File, info fs.FileInfo, sparing bool) error {
+	how := syscall.LOCK_EX
+	if d.ReadOnly {
+		how = syscall.LOCK_SH
+	}
+	every := time.NewTicker(tick)
+	defer every.Stop()
+	for began := time.Now(); ; {
+		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return &step.Error{Field: d.Field, Err: &fs.PathError{Op: "flock", Path: d.Path, Err: err}}
+		}
+		holder := r.holder(tags, info)
+		switch {
+		case holder != nil && sparing && holder.Tags.App == tags.App && holder.Tags.Target == tags.Target:
+			return nil
+		case holder != nil:
+			hint := fmt.Sprintf("destroy %s on target %s first", holder.Tags.App, holder.Tags.Target)
+			return d.failed(step.Conflict, d.or(hint, " on both"), "the running machine %s has %s", holder.Name(), d.Path)
+		case time.Since(began) > diskPatience:
+			return d.failed(step.Conflict, d.or("end it first: morgana destroy, if it is a machine", " on both"), "another machine or program has %s", d.Path)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-every.C:
+		}
+	}
+}
+
+// holder is a running machine of any room that has the file open, other than
+// that of tags; nil if none is seen.
+func (r *Room) holder(tags step.Tags, file fs.FileInfo) *Machine {
+	state := filepath.Dir(r.root)
+	kinds, _ := os.ReadDir(state) // what cannot be read cannot be named
+	for _, kind := range kinds {
+		room := &Room{root: filepath.Join(state, kind.Name())}
+		machines, _ := room.All(func(have step.Tags) bool { return have != tags || room.root != r.root })
+		for _, m := range machines {
+			if pid, err := m.Pid(); err == nil && pid != 0 && hasOpen(pid, file) {
+				return &m
+			}
+		}
+	}
+	return nil
+}
+
+// hasOpen reports whether a process has the file open, as far as can be seen.
+func hasOpen(pid int, file fs.FileInfo) bool {
+	fds := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	entries, _ := os.ReadDir(fds) // it may be gone
+	for _, e := range entries {
+		if info, err := os.Stat(filepath.Join(fds, e.Name())); err == nil && sameDisk(info, file) {
+			return true
+		}
+	}
+	return false
+}
+
+// MakeDisk makes an empty, sparse disk of the machine's own, of so many bytes.
+// The option field is to blame if there can be none of that size, which is told
+// as the user gave it.
+func (m Machine) MakeDisk(name string, bytes int64, field, size string) error {
+	f, err := os.OpenFile(m.File(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return TooBig(errors.Join(f.Truncate(bytes), f.Close()), filepath.Dir(m.Path), field, size)
+}
+
+// TooBig makes InvalidSpec of the error for a file that is larger than the file
+// system of folder has any; other errors stay as they are.
+func TooBig(err error, folder, field, size string) error {
+	if !errors.Is(err, syscall.EFBIG) {
+		return err
+	}
+	return &step.Error{Kind: step.InvalidSpec, Field: field, Err: fmt.Errorf("the file system of %s has no files of %s", folder, size),
+		Hint: "a smaller one, or a state folder on another file system (xfs has files of 8 EiB)"}
+}
