@@ -20,11 +20,6 @@ const (
 	silence = time.Second
 	settled = 250 * time.Millisecond
 
-	// blockPatience is how long a block device may be somebody's who only looks
-	// at it, as another Check does; tick how often one looks again.
-	blockPatience = time.Second / 2
-	tick          = 50 * time.Millisecond
-
 	logFile = "supervisor.log"
 )
 
@@ -50,18 +45,8 @@ type boot struct {
 
 var _ machine.Process = (*boot)(nil)
 
-// Held ends what a killed supervisor's program had started and keeps the lock.
-// The pid file of one that was killed is there; of one that starts it is not.
-func (b *boot) Held(ctx context.Context) error {
-	_, err := os.Stat(b.m.File(machine.PidFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return b.t.endOrphans(ctx, func(tags step.Tags) bool { return tags == b.m.Tags })
-}
+// Held ends what a killed supervisor's program had started.
+func (b *boot) Held(ctx context.Context) error { return b.t.held(ctx, b.m) }
 
 // Start starts the supervisor, and leaves to it the lock, the taps and the
 // block devices.
@@ -94,7 +79,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 		}
 		files = append(files, f)
 	}
-	blocks, err := takeBlocks(ctx, b.s.Blocks)
+	blocks, err := b.t.takeBlocks(ctx, b.m.Tags, b.s.Blocks, false)
 	files = append(files, blocks...)
 	if err != nil {
 		return err

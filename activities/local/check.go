@@ -3,7 +3,6 @@ package local
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
 
 	"github.com/morgana-deploy/morgana/image"
@@ -54,11 +53,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, err
 		}
 	}
-	blocks, err := takeBlocks(ctx, s.Blocks)
-	for _, f := range blocks {
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
+	if err := t.checkBlocks(ctx, spec.Tags, s.Blocks); err != nil {
 		return spec, err
 	}
 	spec.Host = t.site.Host

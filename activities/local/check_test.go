@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
@@ -149,66 +146,24 @@ func TestTenderRefused(t *testing.T) {
 func TestBlockFiles(t *testing.T) {
 	b := newBench(t)
 	folder := t.TempDir()
-	disk, link, hard := filepath.Join(folder, "disk"), filepath.Join(folder, "link"), filepath.Join(folder, "hard")
-	if err := os.WriteFile(disk, make([]byte, 512), 0o600); err != nil {
+	disk, link := filepath.Join(folder, "disk"), filepath.Join(folder, "link")
+	if err := errors.Join(os.WriteFile(disk, make([]byte, 512), 0o600), os.Symlink(disk, link)); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Symlink(disk, link), os.Link(disk, hard)); err != nil {
-		t.Fatal(err)
+	_, err := b.target().Check(t.Context(), b.spec(`{"blocks":[{"name":"a","path":"`+disk+`"},{"name":"b","size":1},{"name":"c","path":"`+link+`"}]}`))
+	wantError(t, err, step.InvalidSpec, "blocks[2].path", link+" is the file of blocks[0].path too", "another file")
+	one := b.spec(`{"args":["hello","stay"],"expect":"hello","blocks":[{"name":"a","path":"` + disk + `"}]}`)
+	b.boot(b.register(linux, one))
+	other := one
+	other.Target, other.Options = "other", []byte(strings.ReplaceAll(string(one.Options), disk, link))
+	_, err = b.target().Check(t.Context(), other)
+	wantError(t, err, step.Conflict, "blocks[0].path", "the running machine localtest.dev."+life+"-1 has "+link, "destroy localtest on target dev first")
+	next := one
+	next.Generation++
+	if _, err := b.target().Check(t.Context(), next); err != nil {
+		t.Errorf("the next generation's check: %v", err)
 	}
-	for _, second := range []string{disk, folder + "/./disk", link, hard} {
-		_, err := b.target().Check(t.Context(), b.spec(`{"blocks":[{"name":"a","path":"`+disk+`"},{"name":"b","size":1},{"name":"c","path":"`+second+`"}]}`))
-		wantError(t, err, step.InvalidSpec, "blocks[2].path", second+" is the file of blocks[0].path too", "another file")
-	}
-	taken, err := takeBlocks(t.Context(), []Block{{Path: disk}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	time.AfterFunc(100*time.Millisecond, func() { _ = taken[0].Close() }) // one that looks only, as Check
-	for _, path := range []string{link, hard} {
-		had, err := takeBlocks(t.Context(), []Block{{Path: path}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = b.target().Check(t.Context(), b.spec(`{"blocks":[{"name":"a","path":"`+disk+`"}]}`))
-		wantError(t, err, step.Conflict, "blocks[0].path", "another machine has "+disk, "destroy")
-		if err := had[0].Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	if os.Getuid() != 0 {
-		return
-	}
-	// Two nodes of one device.
-	one, other := filepath.Join(folder, "one"), filepath.Join(folder, "other")
-	for _, node := range []string{one, other} {
-		if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(1, 0))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var info [2]fs.FileInfo
-	for i, node := range []string{one, other} {
-		if info[i], err = os.Stat(node); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if plain, err := os.Stat(disk); err != nil || !sameBlocks(info[0], info[1]) || sameBlocks(info[0], plain) {
-		t.Error("two nodes of one device are two", err)
-	}
-}
-
-// What may pass is tried again; what the user can mend is told.
-func TestBlockErrors(t *testing.T) {
-	for err, kind := range map[error]step.Kind{
-		unix.EMFILE: "", unix.ENFILE: "", unix.ENOMEM: "", unix.EIO: "", unix.EINTR: "",
-		unix.ENOENT: step.NotFound, unix.ENOTDIR: step.NotFound,
-		unix.EACCES: step.Unauthorized, unix.EPERM: step.Unauthorized, unix.EROFS: step.Unauthorized,
-	} {
-		got := Block{Path: "/x"}.refused("blocks[0].path", &fs.PathError{Op: "open", Path: "/x", Err: err})
-		if step.KindOf(got) != kind || !strings.Contains(got.Error(), "blocks[0].path") {
-			t.Errorf("%v: %s %v", err, step.KindOf(got), got)
-		}
-	}
+	b.refused(b.register(linux, next), step.Conflict, "has "+disk, "destroy")
 }
 
 // Unpacking ends with its context, however much there is.
@@ -242,7 +197,7 @@ func TestHostRefused(t *testing.T) {
 		{`{}`, []string{image.Solo5SPT}, step.Unsupported, "tender", "solo5-spt is not in the worker's PATH", "opam install solo5"},
 		{`{"tender":"solo5-spt-debug"}`, nil, step.Unsupported, "tender", "solo5-spt-debug is not in the worker's PATH", "opam install solo5"},
 		{`{"tender":"/nonexistent/solo5-spt"}`, nil, step.Unsupported, "tender", "/nonexistent/solo5-spt: no such file", "opam install solo5"},
-		{`{"blocks":[{"name":"a","path":"` + folder + `/none"}]}`, nil, step.NotFound, "blocks[0].path", "there is no " + folder + "/none", "size:"},
+		{`{"blocks":[{"name":"a","path":"` + folder + `/none"}]}`, nil, step.NotFound, "blocks[0].path", "this host has no " + folder + "/none", "give a size"},
 		{`{"blocks":[{"name":"a","path":"` + folder + `"}]}`, nil, step.InvalidSpec, "blocks[0].path", "neither a file nor a block device", "file"},
 		{`{"blocks":[{"name":"a","path":"/dev/null"}]}`, nil, step.InvalidSpec, "blocks[0].path", "neither a file nor a block device", "file"},
 		{`{"blocks":[{"name":"a","path":"` + odd + `"}]}`, nil, step.InvalidSpec, "blocks[0].path", "has 700 bytes", "truncate -s %512"},

@@ -259,21 +259,29 @@ func TestDestroyEnds(t *testing.T) {
 // A supervisor that does not listen is killed, and what its program left goes
 // after it.
 func TestSupervisorThatDoesNotListen(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	spec := b.spec(`{"args":["leave","daemon","hello","stay"],"expect":"hello"}`)
-	r := b.register(linux, spec)
-	left := b.left(b.boot(r))
-	supervisor, _ := b.pids(r)
-	if supervisor == 0 {
-		t.Fatal("no supervisor")
-	}
-	if err := syscall.Kill(supervisor, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	b.destroy(spec)
-	if !gone(supervisor) || !gone(left) {
-		t.Errorf("the supervisor is gone: %t, what the program left is: %t", gone(supervisor), gone(left))
+	for _, how := range []string{"child", "daemon"} { // with the machine's lock, and without
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			spec := b.spec(`{"args":["leave","` + how + `","hello","stay"],"expect":"hello"}`)
+			r := b.register(linux, spec)
+			left := b.left(b.boot(r))
+			supervisor, _ := b.pids(r)
+			if supervisor == 0 {
+				t.Fatal("no supervisor")
+			}
+			if err := syscall.Kill(supervisor, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			b.destroy(spec)
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("took %s", took)
+			}
+			if !gone(supervisor) || !gone(left) {
+				t.Errorf("the supervisor is gone: %t, what the program left is: %t", gone(supervisor), gone(left))
+			}
+		})
 	}
 }
 

@@ -25,6 +25,19 @@ const (
 	orphanGrace = 10 * time.Second
 )
 
+// held ends what a killed supervisor's program had started and keeps the lock.
+// The pid file of one that was killed is there; of one that starts it is not.
+func (t *Target) held(ctx context.Context, m machine.Machine) error {
+	_, err := os.Stat(m.File(machine.PidFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return t.endOrphans(ctx, func(tags step.Tags) bool { return tags == m.Tags })
+}
+
 // endOrphans kills what machines left running whose supervisor is gone: not
 // their programs, which the kernel kills, but processes that those had started.
 // One that keeps the machine's lock keeps the machine; one that does not would
@@ -37,7 +50,7 @@ func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) er
 	if err != nil {
 		return err
 	}
-	again := time.NewTicker(tick / 10)
+	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	// Until there is none: one may have started others before it was killed.
 	for began := time.Now(); ; {

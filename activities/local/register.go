@@ -39,27 +39,6 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 	})
 }
 
-// makeBlocks makes the machine's block devices: empty files, and links.
-func (s *settings) makeBlocks(made machine.Machine) error {
-	for _, b := range s.Blocks {
-		path := made.File(blockPrefix + b.Name)
-		if b.Path != "" {
-			if err := os.Symlink(b.Path, path); err != nil {
-				return err
-			}
-			continue
-		}
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(f.Truncate(int64(b.Size)<<20), f.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Console reads what the program printed, stdout and stderr. Text that is not
 // UTF-8 has U+FFFD in its place. A machine that was destroyed, or is on another
 // host, is NotFound.
@@ -69,9 +48,11 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.Conso
 
 // quit tells the supervisor. One that does not do its work is killed after all,
 // and the kernel kills the program with it.
-var quit = machine.Quit{Grace: quitGrace + time.Second, Ask: func(_ context.Context, m machine.Machine, pid int) error {
-	return m.Signal(pid, unix.SIGTERM)
-}}
+func (t *Target) quit() machine.Quit {
+	return machine.Quit{Grace: quitGrace + time.Second, Held: t.held, Ask: func(_ context.Context, m machine.Machine, pid int) error {
+		return m.Signal(pid, unix.SIGTERM)
+	}}
+}
 
 // Destroy ends the machines whose tags match, by SIGTERM and after 3 s by
 // SIGKILL, and what their programs had started, and removes their folders, half
@@ -79,7 +60,7 @@ var quit = machine.Quit{Grace: quitGrace + time.Second, Ask: func(_ context.Cont
 // Left; the rest is removed all the same.
 func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
 	errOrphans := t.endOrphans(ctx, spec.Match) // they keep machines' locks
-	done, errMachines := t.room.Destroy(ctx, spec, quit)
+	done, errMachines := t.room.Destroy(ctx, spec, t.quit())
 	if errOrphans == nil && ctx.Err() == nil { // now the supervisors are gone that were killed above
 		errOrphans = t.endOrphans(ctx, spec.Match)
 	}
