@@ -119,7 +119,7 @@ func (b *boot) tapFile(index int) int {
 // write another format's header there.
 func blockdev(id, path string, readOnly bool) ([]string, error) {
 	driver := "file"
-	if info, err := os.Stat(path); err == nil && blockDevice(info) {
+	if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeDevice != 0 { // a block device: others are refused
 		driver = "host_device"
 	}
 	type file struct {

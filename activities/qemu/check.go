@@ -65,15 +65,6 @@ func (s *settings) checkBoot(ctx context.Context) error {
 	return nil
 }
 
-// checkDisks says whether the machine can have its disks that are there already.
-func (t *Target) checkDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
-	taken, err := t.takeDisks(ctx, tags, disks, true)
-	for _, f := range taken {
-		err = errors.Join(err, f.Close())
-	}
-	return err
-}
-
 func (s *settings) layout() disk.Layout {
 	if s.Via == viaUEFI {
 		return disk.UEFI

@@ -61,7 +61,7 @@ func TestConsoleHasAnEnd(t *testing.T) {
 // The console's limit is none for the machine's disks.
 func TestLimitOfFiles(t *testing.T) {
 	b := newBench(t)
-	path, _, _ := dataFile(t)
+	path, _ := dataFile(t)
 	if err := os.Truncate(path, 3<<30); err != nil {
 		t.Fatal(err)
 	}

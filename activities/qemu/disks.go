@@ -1,12 +1,9 @@
 package qemu
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
-	"syscall"
 
 	"github.com/morgana-deploy/morgana/machine"
 )
@@ -76,29 +73,15 @@ func (s *settings) readDisks() error {
 	return nil
 }
 
-// makeDisks makes those that live as long as the machine. They are sparse.
+// makeDisks makes those that live as long as the machine.
 func makeDisks(m machine.Machine, disks []Disk) error {
 	for i, d := range disks {
 		if d.Size == "" {
 			continue
 		}
-		f, err := os.OpenFile(m.File(dataDisk(i)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
+		if err := m.MakeDisk(dataDisk(i), d.size, fmt.Sprintf("disks[%d].size", i), d.Size); err != nil {
 			return err
-		}
-		if err := errors.Join(f.Truncate(d.size), f.Close()); err != nil {
-			return tooBig(fmt.Sprintf("disks[%d].size", i), d.Size, filepath.Dir(m.Path), err)
 		}
 	}
 	return nil
-}
-
-// tooBig blames the option for a file that is larger than the folder's file
-// system has any; other errors stay as they are.
-func tooBig(field, size, folder string, err error) error {
-	if !errors.Is(err, syscall.EFBIG) {
-		return err
-	}
-	return invalid(field, "a smaller one, or a state folder on another file system (xfs has files of 8 EiB)",
-		"the file system of %s has no files of %s", folder, size)
 }

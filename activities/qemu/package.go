@@ -11,6 +11,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -213,7 +214,7 @@ func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	raw := filepath.Join(p.folder, bootDisk)
 	step.Report(ctx, step.Progress{Note: "making the disk"})
 	if err := disk.Write(ctx, raw, p.s.layout(), boot, p.s.size); err != nil {
-		return nil, tooBig("size", p.s.Size, p.t.room.Root(), err)
+		return nil, machine.TooBig(err, p.t.room.Root(), "size", p.s.Size)
 	}
 	packed, err := os.Create(filepath.Join(p.folder, packedDisk))
 	if err != nil {

@@ -14,11 +14,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-const (
-	// quitGrace is how long a QEMU told to quit may take until it is killed.
-	quitGrace = 3 * time.Second
-	tick      = 50 * time.Millisecond
-)
+// quitGrace is how long a QEMU told to quit may take until it is killed.
+const quitGrace = 3 * time.Second
 
 // Register makes the machine's folder, whole or not at all. One that is there
 // with the same digest is adopted. One with another digest is replaced, unless
@@ -46,7 +43,7 @@ func prepare(ctx context.Context, made machine.Machine, options json.RawMessage)
 	if s.disk() {
 		step.Report(ctx, step.Progress{Note: "unpacking the disk"})
 		if err := unpack(ctx, made); err != nil {
-			return tooBig("size", s.Size, filepath.Dir(made.Path), err)
+			return machine.TooBig(err, filepath.Dir(made.Path), "size", s.Size)
 		}
 	}
 	return makeDisks(made, s.Disks)
