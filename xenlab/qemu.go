@@ -30,7 +30,7 @@ const (
 // machine is the machine of all labs. A saved state goes on only in the machine
 // that it was saved in, so what is here is in the cache's key.
 var machine = []string{
-	"-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "2048",
+	"-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "2560",
 	// TCG emulates AMD's virtualisation, which PVH and HVM guests need. Xen does
 	// not survive TCG's SMAP.
 	"-cpu", "max,-smap",
@@ -40,7 +40,7 @@ var machine = []string{
 	"-device", "virtio-blk-pci,drive=disk",
 	"-device", "virtio-net-pci,netdev=net,romfile=",
 	// Scrubbing would touch all memory, and so make the saved state as large as it.
-	"-append", "xen console=com1 com1=115200,8n1 dom0_mem=512M,max:512M dom0_max_vcpus=1 bootscrub=0 loglvl=warning guest_loglvl=all",
+	"-append", "xen console=com1 com1=115200,8n1 dom0_mem=768M,max:768M dom0_max_vcpus=1 bootscrub=0 loglvl=warning guest_loglvl=all",
 }
 
 const dom0Args = "console=hvc0 quiet panic=-1"
