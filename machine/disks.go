@@ -163,7 +163,7 @@ func (r *Room) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File,
 		case !errors.Is(err, syscall.EWOULDBLOCK):
 			return &step.Error{Field: d.Field, Err: &fs.PathError{Op: "flock", Path: d.Path, Err: err}}
 		}
-		holder := r.holder(tags, info)
+		holder := r.holder(info)
 		switch {
 		case holder != nil && sparing && holder.Tags.App == tags.App && holder.Tags.Target == tags.Target:
 			return nil
@@ -181,14 +181,14 @@ func (r *Room) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File,
 	}
 }
 
-// holder is a running machine of any room that has the file open, other than
-// that of tags; nil if none is seen.
-func (r *Room) holder(tags step.Tags, file fs.FileInfo) *Machine {
+// holder is a running machine of any room that has the file open; nil if none is
+// seen.
+func (r *Room) holder(file fs.FileInfo) *Machine {
 	state := filepath.Dir(r.root)
 	kinds, _ := os.ReadDir(state) // what cannot be read cannot be named
 	for _, kind := range kinds {
 		room := &Room{root: filepath.Join(state, kind.Name())}
-		machines, _ := room.All(func(have step.Tags) bool { return have != tags || room.root != r.root })
+		machines, _ := room.All(func(step.Tags) bool { return true })
 		for _, m := range machines {
 			if pid, err := m.Pid(); err == nil && pid != 0 && hasOpen(pid, file) {
 				return &m

@@ -15,14 +15,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// take takes disks for a machine of the bench's other deployment, and lets them go.
-func (b *bench) take(sparing bool, disks ...Disk) error {
+// another is a machine of another deployment than the bench's.
+var another = step.Tags{App: "disktest", Target: "dev", Life: "0a1b2c3d", Generation: 1}
+
+// take takes disks for a machine, and lets them go.
+func (b *bench) take(tags step.Tags, sparing bool, disks ...Disk) error {
 	b.Helper()
-	tags := step.Tags{App: "disktest", Target: "dev", Life: "0a1b2c3d", Generation: 1}
-	if sparing {
-		tags = b.reg.Spec.Tags
-		tags.Generation++
-	}
 	taken, err := b.room.TakeDisks(b.Context(), tags, disks, sparing)
 	for _, f := range taken {
 		if err := f.Close(); err != nil {
@@ -50,12 +48,12 @@ func TestDiskHasManyNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	read, write := Disk{"a", path, true, "readonly: true"}, Disk{Field: "b", Path: path}
-	if err := b.take(false, read, read); err != nil {
+	if err := b.take(another, false, read, read); err != nil {
 		t.Errorf("two that read: %v", err)
 	}
 	for _, other := range []string{path, link, hard} {
-		wantDisk(t, b.take(false, read, Disk{Field: "b", Path: other}), step.InvalidSpec, "b", other+" is the file of a too", "another file")
-		wantDisk(t, b.take(false, write, Disk{"a", other, true, "readonly: true"}), step.InvalidSpec, "a", other+" is the file of b too", "another file; or readonly: true on both")
+		wantDisk(t, b.take(another, false, read, Disk{Field: "b", Path: other}), step.InvalidSpec, "b", other+" is the file of a too", "another file")
+		wantDisk(t, b.take(another, false, write, Disk{"a", other, true, "readonly: true"}), step.InvalidSpec, "a", other+" is the file of b too", "another file; or readonly: true on both")
 	}
 	for _, how := range []int{syscall.LOCK_SH, syscall.LOCK_EX} {
 		f, err := os.Open(hard)
@@ -65,12 +63,12 @@ func TestDiskHasManyNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantDisk(t, b.take(false, Disk{Field: "b", Path: link}), step.Conflict, "b", "another machine or program has "+link, "end it first: morgana destroy, if it is a machine")
-		if err := b.take(false, read); (err == nil) != (how == syscall.LOCK_SH) {
+		wantDisk(t, b.take(another, false, Disk{Field: "b", Path: link}), step.Conflict, "b", "another machine or program has "+link, "end it first: morgana destroy, if it is a machine")
+		if err := b.take(another, false, read); (err == nil) != (how == syscall.LOCK_SH) {
 			t.Errorf("to read: %v", err)
 		}
 		time.AfterFunc(diskPatience/5, func() { _ = f.Close() }) // one that looks only, as Check
-		if err := b.take(false, write); err != nil {
+		if err := b.take(another, false, write); err != nil {
 			t.Error(err)
 		}
 	}
@@ -84,7 +82,8 @@ func TestDiskOfAMachine(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 512), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := b.room.TakeDisks(t.Context(), b.reg.Spec.Tags, []Disk{{Field: "a", Path: path}}, false)
+	disk := Disk{Field: "a", Path: path}
+	taken, err := b.room.TakeDisks(t.Context(), b.reg.Spec.Tags, []Disk{disk}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,16 +97,20 @@ func TestDiskOfAMachine(t *testing.T) {
 	mine := b.room
 	for _, kind := range []string{"test", "other"} {
 		b.room = In(step.Site{State: filepath.Dir(mine.root)}, kind)
-		wantDisk(t, b.take(false, Disk{Field: "a", Path: path}), step.Conflict, "a", "the running machine boottest.dev.0a1b2c3d-1 has "+path, "destroy boottest on target dev first")
-		if err := b.take(true, Disk{Field: "a", Path: path}); err != nil {
-			t.Errorf("the next generation's check: %v", err)
+		next := b.reg.Spec.Tags
+		next.Generation++
+		for _, tags := range []step.Tags{another, next} {
+			wantDisk(t, b.take(tags, false, disk), step.Conflict, "a", "the running machine boottest.dev.0a1b2c3d-1 has "+path, "destroy boottest on target dev first")
+			if err := b.take(tags, true, disk); (err == nil) != (tags == next) {
+				t.Errorf("%s/%v is spared: %v", kind, tags, err)
+			}
 		}
 	}
 	b.room = mine
 	if _, err := b.room.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.take(false, Disk{Field: "a", Path: path}); err != nil {
+	if err := b.take(another, false, disk); err != nil {
 		t.Errorf("after destroy: %v", err)
 	}
 }
@@ -133,7 +136,7 @@ func TestDisksThatCannotBe(t *testing.T) {
 		{file + ".no", step.NotFound, "this host has no " + file + ".no",
 			"make it: truncate -s 1G " + file + ".no; or give a size instead, for a disk that goes with the machine"},
 	} {
-		wantDisk(t, b.take(false, Disk{Field: "a", Path: test.path}), test.kind, "a", test.text, test.hint)
+		wantDisk(t, b.take(another, false, Disk{Field: "a", Path: test.path}), test.kind, "a", test.text, test.hint)
 	}
 	for errno, kind := range map[syscall.Errno]step.Kind{
 		syscall.EMFILE: "", syscall.ENFILE: "", syscall.ENOMEM: "", syscall.EINTR: "", syscall.EAGAIN: "",
