@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,17 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/morgana-deploy/morgana/step"
 )
 
-const (
-	consolePiece  = 32 << 10
-	consoleWindow = 64 << 10
-)
+const consolePiece = 32 << 10
 
 // Console reads console.log. Text that is not UTF-8 has U+FFFD in its place.
 // An offset behind the end, as after a machine was started anew, begins again
@@ -94,39 +88,26 @@ func (m Machine) consoleAt(offset int64) (text string, next int64, err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", offset, err
 	}
-	b = b[:n]
-	// The rest of a cut character comes with the next piece, or when more is
-	// printed; a lone beginning is given as it is.
-	for back := 1; back < utf8.UTFMax && back < len(b); back++ {
-		if tail := b[len(b)-back:]; utf8.RuneStart(tail[0]) {
-			if !utf8.FullRune(tail) {
-				b = b[:len(b)-back]
-			}
-			break
-		}
-	}
-	return strings.ToValidUTF8(string(b), "\uFFFD"), offset + int64(len(b)), nil
+	text, n = Text(b[:n])
+	return text, offset + int64(n), nil
 }
 
 // Watch looks for a pattern in a console that is being written.
 type Watch struct {
-	m      Machine
-	expect *regexp.Regexp
-	read   int64
-	window []byte
-	found  bool
+	m     Machine
+	match *Match
+	read  int64
 }
 
-// Watch looks for expect in the machine's console. It sees "\n" for "\r\n", and
-// the last 64 KiB.
-func (m Machine) Watch(expect *regexp.Regexp) *Watch { return &Watch{m: m, expect: expect} }
+// Watch looks for expect in the machine's console, as a [Match].
+func (m Machine) Watch(expect *regexp.Regexp) *Watch { return &Watch{m: m, match: NewMatch(expect)} }
 
 // Found reports whether the pattern had matched when the console was last read.
-func (w *Watch) Found() bool { return w.found }
+func (w *Watch) Found() bool { return w.match.Found() }
 
 // Matched reads what is new and reports whether the pattern has ever matched.
 func (w *Watch) Matched() (bool, error) {
-	if w.found {
+	if w.Found() {
 		return true, nil
 	}
 	f, err := os.Open(w.m.File(ConsoleFile))
@@ -141,17 +122,13 @@ func (w *Watch) Matched() (bool, error) {
 	for {
 		n, err := f.ReadAt(piece, w.read)
 		w.read += int64(n)
-		w.window = append(w.window, bytes.ReplaceAll(piece[:n], []byte("\r"), nil)...)
-		if w.found = w.expect.Match(w.window); w.found {
+		w.match.Add(piece[:n])
+		switch {
+		case w.Found():
 			return true, nil
-		}
-		if extra := len(w.window) - consoleWindow; extra > 0 {
-			w.window = append(w.window[:0], w.window[extra:]...)
-		}
-		if errors.Is(err, io.EOF) {
+		case errors.Is(err, io.EOF):
 			return false, nil
-		}
-		if err != nil {
+		case err != nil:
 			return false, err
 		}
 	}
@@ -159,7 +136,6 @@ func (w *Watch) Matched() (bool, error) {
 
 // Tail is the last 20 lines of a file, as far as they are in its last 8 KiB.
 func Tail(path string) string {
-	const lines, limit = 20, 8 << 10
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -169,14 +145,11 @@ func Tail(path string) string {
 	if err != nil {
 		return ""
 	}
-	start := max(0, info.Size()-limit)
-	b, err := io.ReadAll(io.NewSectionReader(f, start, limit))
+	b, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-tailSize), tailSize))
 	if err != nil {
 		return ""
 	}
-	text := strings.ToValidUTF8(strings.ReplaceAll(string(b), "\r", ""), "\uFFFD")
-	all := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
+	return lastLines(b)
 }
 
 // ConsoleTail is the console's last lines for an error's hint, "" if it is

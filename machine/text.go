@@ -1,0 +1,69 @@
+package machine
+
+import (
+	"bytes"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	matchWindow = 64 << 10
+
+	tailSize  = 8 << 10
+	tailLines = 20
+)
+
+// Text makes text of a piece of a console, U+FFFD for what is not UTF-8. It is
+// cut between characters: n is how many bytes of b it is, and the rest belongs
+// to the next piece. A lone beginning of a character is given as it is, for
+// nothing else may follow.
+func Text(b []byte) (text string, n int) {
+	for back := 1; back < utf8.UTFMax && back < len(b); back++ {
+		if tail := b[len(b)-back:]; utf8.RuneStart(tail[0]) {
+			if !utf8.FullRune(tail) {
+				b = b[:len(b)-back]
+			}
+			break
+		}
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD"), len(b)
+}
+
+// Match looks for a pattern in a console that is given to it piece by piece. It
+// sees "\n" for "\r\n", and the last 64 KiB.
+type Match struct {
+	expect *regexp.Regexp
+	window []byte
+	found  bool
+}
+
+// NewMatch looks for expect; nil matches as soon as anything is printed.
+func NewMatch(expect *regexp.Regexp) *Match { return &Match{expect: expect} }
+
+// Add gives it the next piece, cut anywhere.
+func (m *Match) Add(piece []byte) {
+	m.window = append(m.window, bytes.ReplaceAll(piece, []byte("\r"), nil)...)
+	switch {
+	case m.found:
+	case m.expect == nil:
+		m.found = len(piece) > 0
+	default:
+		m.found = m.expect.Match(m.window)
+	}
+	if extra := len(m.window) - matchWindow; extra > 0 {
+		m.window = append(m.window[:0], m.window[extra:]...)
+	}
+}
+
+// Found reports whether the pattern has ever matched.
+func (m *Match) Found() bool { return m.found }
+
+// Tail is the last 20 lines of what came, as far as they are in its last 8 KiB.
+func (m *Match) Tail() string { return lastLines(m.window[max(0, len(m.window)-tailSize):]) }
+
+func lastLines(b []byte) string {
+	text := strings.ToValidUTF8(strings.ReplaceAll(string(b), "\r", ""), "\uFFFD")
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(all[max(0, len(all)-tailLines):], "\n")
+}
