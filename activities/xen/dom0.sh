@@ -234,7 +234,8 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 	;;
 
 ready) # FOLDER: remembers how it was ready, from stdin
-	cd "$root/domains/$1" || fail $ABSENT "$root/domains/$1"
+	lock "$root/domains/$1" || fail $ABSENT "$root/domains/$1"
+	cd "$root/domains/$1"
 	cat >ready.new
 	mv ready.new ready
 	;;
@@ -277,7 +278,7 @@ destroy) # FOLDER UUID GRACE: ends the domain, removes its folder; says what it 
 	if [ -n "$id" ]; then
 		# A guest that listens says so at once, and xl waits for that, for a minute. One
 		# that does not is not waited for.
-		if timeout 3 "$tool" shutdown "$id" >/dev/null 2>&1; then
+		if timeout 2 "$tool" shutdown "$id" >/dev/null 2>&1; then
 			n=0
 			while [ "$(id_of "$1")" = "$id" ] && [ $n -lt $(($3 * 5)) ]; do
 				n=$((n + 1))

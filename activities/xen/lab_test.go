@@ -1,0 +1,127 @@
+package xen
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/step/steptest"
+	"github.com/morgana-deploy/morgana/xenlab"
+)
+
+// shared is what the tests of this package have one of: a real Xen, and a kernel.
+var shared struct {
+	folder     string
+	lab, hello sync.Once
+	xen        *xenlab.Lab
+	err        error
+	stop       context.CancelFunc
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if shared.folder, err = os.MkdirTemp("", "morgana-xen-*"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer func() {
+			if shared.xen != nil {
+				_ = shared.xen.Close() // its folder goes now
+				shared.stop()
+			}
+			_ = os.RemoveAll(shared.folder)
+		}()
+		return m.Run()
+	}())
+}
+
+// lab is a Xen host, the same for all tests of the package.
+func lab(t testing.TB) *xenlab.Lab {
+	t.Helper()
+	if err := xenlab.Missing(t.Context()); err != nil {
+		if os.Getenv("MORGANA_REQUIRE") == "all" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	shared.lab.Do(func() {
+		var ctx context.Context
+		ctx, shared.stop = context.WithCancel(context.Background())
+		shared.xen, shared.err = xenlab.Start(ctx, filepath.Join(shared.folder, "lab"))
+	})
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	t.Setenv("MORGANA_SSH_CONFIG", shared.xen.Config)
+	return shared.xen
+}
+
+// hello is the path of examples/hello's kernel, built in a copy.
+func hello(t testing.TB) string {
+	t.Helper()
+	folder := filepath.Join(shared.folder, "hello")
+	shared.hello.Do(func() {
+		err := os.CopyFS(folder, os.DirFS("../../examples/hello"))
+		if err == nil {
+			var out []byte
+			if out, err = exec.Command("make", "-s", "-B", "-C", folder, "hello").CombinedOutput(); err != nil {
+				err = fmt.Errorf("make hello: %w\n%s", err, out)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	return filepath.Join(folder, "hello")
+}
+
+// options are JSON with the lab's host.
+func options(l *xenlab.Lab, more string) json.RawMessage {
+	if more != "" {
+		more = "," + more
+	}
+	return json.RawMessage(fmt.Sprintf(`{"host":%q,"memory":32%s}`, l.Host, more))
+}
+
+func TestConformance(t *testing.T) {
+	l := lab(t)
+	steptest.Run(t, steptest.Case{
+		New:        func(site step.Site) step.Target { return New(site) },
+		Spec:       step.Spec{Kind: Kind, Options: options(l, `"args":"stay","expect":"staying"`)},
+		Kernel:     hello(t),
+		ABIs:       []string{image.PVH, image.XenPV},
+		Misspelt:   json.RawMessage(`{"memroy":64}`),
+		Nearest:    "memory",
+		Changed:    options(l, `"args":"stay","expect":"staying","vcpus":2`),
+		NeverReady: options(l, `"args":"stay","expect":"never printed"`),
+		ConsoleHas: "hello from a unikernel",
+		Resources:  func(t *testing.T, _ step.Site) []string { return onHost(t, l) },
+	})
+}
+
+// onHost lists what there is on the Xen host: domains, vifs, files, consoles.
+func onHost(t testing.TB, l *xenlab.Lab) []string {
+	t.Helper()
+	out, err := l.Run(context.Background(), "sh", "-c", `
+		for d in $(xenstore-list /local/domain); do [ $d = 0 ] || echo "domain $(xenstore-read /local/domain/$d/name 2>&1)"; done
+		ls /sys/class/net | grep vif || :
+		cd /var/lib/morgana 2>/dev/null && find . -mindepth 1 -maxdepth 2 | sed 's/^/file /' || :
+		ps -eo args | grep '[x]enconsole ' || :`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for line := range strings.Lines(out) {
+		all = append(all, strings.TrimSpace(line))
+	}
+	return all
+}
