@@ -33,6 +33,8 @@ if [ "${1-}" = test ]; then
 	need depmod kmod
 	need cpio cpio
 	need qemu-img qemu-utils
+	# xl's own parser of configurations.
+	[ -e /usr/include/libxlutil.h ] || missing="$missing libxen-dev"
 	# Hosts to log in to (remote/).
 	need sshd openssh-server
 	need busybox busybox
