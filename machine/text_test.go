@@ -72,3 +72,22 @@ func TestMatch(t *testing.T) {
 		t.Errorf("a tail of %d bytes", len(m.Tail()))
 	}
 }
+
+// A console is read where it was left, over the end of a piece.
+func TestWatch(t *testing.T) {
+	m := Machine{Path: t.TempDir()}
+	w := m.Watch(regexp.MustCompile("y\n$"))
+	text := ""
+	for _, more := range []string{"", strings.Repeat("x", consolePiece-1), "y", "\r", "\n"} {
+		if found, err := w.Matched(); found || err != nil {
+			t.Errorf("after %d bytes: %v (%v)", len(text), found, err)
+		}
+		text += more
+		if err := WriteFile(m.File(ConsoleFile), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found, err := w.Matched(); !found || err != nil {
+		t.Errorf("at the end: %v (%v)", found, err)
+	}
+}

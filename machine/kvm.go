@@ -1,0 +1,50 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// KVM is Linux's device for virtual machines on the processor itself.
+	KVM = "/dev/kvm"
+	// KVMFix is what to do about a KVM that does not work, for hints.
+	KVMFix = "add the worker's user to group kvm, or turn on virtualization in the host's firmware (nested, in a virtual machine)"
+)
+
+// OpenKVM opens KVM. f is nil if there is none, or none for this user: why says
+// what is wrong. err is trouble that may pass.
+func OpenKVM() (f *os.File, why string, err error) {
+	if f, err = os.OpenFile(KVM, os.O_RDWR, 0); err == nil {
+		return f, "", nil
+	}
+	why, err = kvmRefused(err)
+	return nil, why, err
+}
+
+func kvmRefused(err error) (why string, passing error) {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "it is not there", nil
+	case errors.Is(err, fs.ErrPermission):
+		return "the worker's user may not open it", nil
+	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+		return "there is nothing behind the device, for the kernel's kvm module is not loaded", nil
+	case !Passing(err) && errors.As(err, &errno):
+		return "it cannot be opened: " + errno.Error(), nil
+	}
+	return "", err
+}
+
+// NoKVM is the error (Unsupported) for KVM that is wanted and does not work, and
+// why. instead is what does without, and field the option to blame, if one is.
+func NoKVM(field, instead, why string) error {
+	return &step.Error{Kind: step.Unsupported, Field: field, Err: fmt.Errorf("this host has no working KVM (%s): %s", KVM, why),
+		Hint: instead + "; or " + KVMFix}
+}
