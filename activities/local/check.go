@@ -73,13 +73,14 @@ func (t *Target) Needs(context.Context) []step.Need {
 		needs = append(needs, n)
 	}
 	kvm := step.Need{For: "run solo5-hvt kernels", What: "KVM", Optional: true}
-	switch why, err := tryKVM(); {
-	case err != nil:
-		kvm.Why, kvm.Fix = err.Error(), kvmFix
-	case why != "":
-		kvm.Why, kvm.Fix = why, kvmFix
-	default:
-		kvm.Found = kvmDevice
+	why, err := tryKVM()
+	if err != nil {
+		why = err.Error()
+	}
+	if why == "" {
+		kvm.Found = machine.KVM
+	} else {
+		kvm.Why, kvm.Fix = why, kvmInstead+"; or "+machine.KVMFix
 	}
 	return append(needs, kvm)
 }

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/morgana-deploy/morgana/machine"
 )
 
 // linux/kvm.h.
@@ -81,12 +83,12 @@ var probe = []byte{
 func tryKVM() (why string, err error) { return tryProgram(probe) }
 
 func tryProgram(program []byte) (why string, err error) {
-	f, why, err := openKVM()
+	f, why, err := machine.OpenKVM()
 	if f == nil {
 		return why, err
 	}
 	defer f.Close() //nolint:errcheck // the machine goes with it
-	if err := runProbe(f.Fd(), program); passing(err) {
+	if err := runProbe(f.Fd(), program); machine.Passing(err) {
 		return "", err
 	} else if err != nil {
 		return err.Error(), nil

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/machine"
 )
 
 // What KVM says here of the SSE probe depends on the host; that the machine
 // around it is right, a program without SSE shows.
 func TestKVM(t *testing.T) {
-	if f, why, err := openKVM(); f == nil {
+	if f, why, err := machine.OpenKVM(); f == nil {
 		skip(t, fmt.Sprint(why, err))
 	} else if err := f.Close(); err != nil {
 		t.Error(err)

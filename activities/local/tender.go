@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -82,7 +84,7 @@ func (s *settings) try(ctx context.Context, path string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil && cmd.ProcessState == nil && passing(err) {
+	if err != nil && cmd.ProcessState == nil && (machine.Passing(err) || errors.Is(err, syscall.ETXTBSY)) {
 		return &step.Error{Field: "tender", Err: err}
 	}
 	found := tenderVersion.FindSubmatch(said)
