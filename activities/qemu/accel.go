@@ -5,15 +5,12 @@ import (
 	"context"
 	_ "embed"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/machine"
 )
 
 //go:generate sh -c "cc -c -o probe/probe.o probe/probe.S && ld -n -Ttext 0x100000 -e _start --oformat binary -o probe/probe.bin probe/probe.o && rm probe/probe.o"
@@ -26,10 +23,7 @@ var probeKernel []byte
 // probeStatus is QEMU's exit status when the probe computed rightly.
 const probeStatus = 133
 
-const (
-	kvmDevice    = "/dev/kvm"
-	probeTimeout = 5 * time.Second
-)
+const probeTimeout = 5 * time.Second
 
 // means is how a machine is to be run on this host.
 type means struct {
@@ -58,40 +52,15 @@ func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
 	}
 	switch {
 	case s.Accel == "kvm" && with.accel != "kvm":
-		return with, noKVM("accel", "accel: auto, which emulates where there is no KVM", known.KVM)
+		return with, machine.NoKVM("accel", "accel: auto, which emulates where there is no KVM", known.KVM)
 	case s.CPU == "host" && with.accel != "kvm":
-		return with, noKVM("cpu", "cpu: max, which needs none", known.KVM)
+		return with, machine.NoKVM("cpu", "cpu: max, which needs none", known.KVM)
 	case s.CPU == "" && with.accel == "kvm":
 		with.cpu = "host"
 	case s.CPU == "":
 		with.cpu = "max"
 	}
 	return with, nil
-}
-
-const kvmFix = "add the worker's user to group kvm, or turn on virtualization in the host's firmware (nested, in a virtual machine)"
-
-func noKVM(field, instead, why string) error {
-	return &step.Error{Kind: step.Unsupported, Field: field, Err: fmt.Errorf("this host has no working KVM (%s): %s", kvmDevice, why),
-		Hint: instead + "; or " + kvmFix}
-}
-
-// openKVM is why there is no KVM, or none for this user; "" if there is.
-func openKVM() string {
-	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
-	switch {
-	case err == nil:
-		_ = f.Close() // nothing was written
-		return ""
-	case errors.Is(err, fs.ErrNotExist):
-		return "it is not there"
-	case errors.Is(err, fs.ErrPermission):
-		return "the worker's user may not open it"
-	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
-		return "there is nothing behind the device, for the kernel's kvm module is not loaded"
-	default:
-		return fmt.Sprintf("it cannot be opened: %v", cause(err))
-	}
 }
 
 // tryKVM runs the probe under KVM. A /dev/kvm that opens is no proof: some

@@ -46,11 +46,16 @@ const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecont
 func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error) {
 	if kvm {
 		// Not kept: whoever reads the message may mend it at once.
-		if why := openKVM(); why != "" {
+		f, why, err := machine.OpenKVM()
+		if err != nil {
+			return facts{}, err
+		}
+		if why != "" {
 			known, err := t.learn(ctx, qemu, false)
 			known.KVM = why
 			return known, err
 		}
+		_ = f.Close() // nothing was written
 	}
 	program, err := os.Stat(qemu)
 	if err != nil {
@@ -72,7 +77,7 @@ func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error
 		return facts{}, err
 	}
 	if kvm {
-		step.Report(ctx, step.Progress{Note: "trying " + kvmDevice})
+		step.Report(ctx, step.Progress{Note: "trying " + machine.KVM})
 		if now.KVM, now.Probed, err = tryKVM(ctx, qemu); err != nil {
 			return facts{}, err
 		}

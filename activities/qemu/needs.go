@@ -17,7 +17,7 @@ const qemuFix = "sudo apt-get install qemu-system-x86"
 // UEFI firmware, the tools that make disks, the right to make taps.
 func (t *Target) Needs(ctx context.Context) []step.Need {
 	run := step.Need{For: "run", What: defaultQEMU, Fix: qemuFix}
-	kvm := step.Need{For: "run fast", What: "KVM", Optional: true, Fix: kvmFix}
+	kvm := step.Need{For: "run fast", What: "KVM", Optional: true, Fix: machine.KVMFix}
 	if path, err := exec.LookPath(defaultQEMU); err == nil {
 		known, err := t.learn(ctx, path, true)
 		if err != nil {
@@ -27,10 +27,10 @@ func (t *Target) Needs(ctx context.Context) []step.Need {
 			kvm.Why = known.KVM
 		}
 		if err == nil && known.KVM == "" {
-			kvm.Found, kvm.Fix = kvmDevice, ""
+			kvm.Found, kvm.Fix = machine.KVM, ""
 		}
 	} else {
-		kvm.Why = openKVM()
+		kvm.Why, kvm.Fix = "it is tried with "+defaultQEMU, qemuFix
 	}
 	uefi := step.Need{For: "boot from a UEFI disk", What: "OVMF", Optional: true}
 	if f, err := findFirmware(""); err == nil {
