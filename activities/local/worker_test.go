@@ -1,10 +1,8 @@
 package local
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -13,38 +11,13 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/machine/machinetest"
 	"github.com/morgana-deploy/morgana/step"
-	"github.com/morgana-deploy/morgana/step/steptest"
 )
-
-// workerInput, when set, makes TestWorker a worker to be killed.
-const workerInput = "MORGANA_TEST_LOCAL_WORKER"
-
-type workerOrder struct {
-	State        string            `json:"state"`
-	Registration step.Registration `json:"registration"`
-}
 
 // TestWorker is the other process of TestWorkerKilled.
 func TestWorker(t *testing.T) {
-	input, ok := os.LookupEnv(workerInput)
-	if !ok {
-		t.Skip("run by TestWorkerKilled")
-	}
-	var order workerOrder
-	if err := json.Unmarshal([]byte(input), &order); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stdout.WriteString("begin\n"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := New(step.Site{Host: "testhost", State: order.State, Store: steptest.NewStore(t)}).Boot(t.Context(), order.Registration); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stdout.WriteString("booted\n"); err != nil {
-		t.Fatal(err)
-	}
-	<-t.Context().Done() // to be killed
+	machinetest.Worker(t, func(site step.Site) step.Target { return New(site) })
 }
 
 // The worker dies by SIGKILL at some moment of boot, or after it. The next one
@@ -54,32 +27,14 @@ func TestWorkerKilled(t *testing.T) {
 	needTaps(t)
 	b := newBench(t)
 	adopted, tries := 0, 0
-	try := func(moment string, again bool, kill func(lines *bufio.Scanner)) {
+	try := func(moment string, again bool, wait func(*machinetest.Running)) {
 		tries++
 		spec := b.spec(`{"args":["hello","stay"],"expect":"hello","networks":[{"name":"service","by":"fd"},{"name":"other"}],"blocks":[{"name":"data","size":1}]}`)
 		spec.Generation = tries
 		r := b.register(linux, spec)
-		order, err := json.Marshal(workerOrder{b.site.State, r})
-		if err != nil {
-			t.Fatal(err)
-		}
-		worker := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWorker$")        //nolint:gosec // this test itself
-		worker.Env = append(os.Environ(), workerInput+"="+string(order), "TMPDIR="+t.TempDir()) // it will not clean up
-		out, err := worker.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := worker.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		for lines.Scan() && lines.Text() != "begin" {
-		}
-		kill(lines)
-		if err := worker.Process.Kill(); err != nil {
-			t.Error(err)
-		}
-		_ = worker.Wait() // it was killed
+		worker := machinetest.Start(t, "TestWorker", b.site, r)
+		wait(worker)
+		worker.Kill()
 		if again {
 			before, _ := b.pids(r)
 			m := b.boot(r)
@@ -103,12 +58,9 @@ func TestWorkerKilled(t *testing.T) {
 	}
 	for i := range time.Duration(16) { // densest at the start, where the supervisor is started
 		at := i * i * time.Millisecond / 5
-		try(at.String(), i%3 != 2, func(*bufio.Scanner) { time.Sleep(at) })
+		try(at.String(), i%3 != 2, func(*machinetest.Running) { time.Sleep(at) })
 	}
-	try("booted", true, func(lines *bufio.Scanner) {
-		for lines.Scan() && lines.Text() != "booted" {
-		}
-	})
+	try("booted", true, (*machinetest.Running).Booted)
 	if adopted == 0 {
 		t.Error("no machine outlived its worker")
 	}
