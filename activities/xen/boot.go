@@ -55,10 +55,11 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 		if m.Ready, err = w.run(ctx); err != nil {
 			return m, err
 		}
-		m.Ended = w.ended
-		if _, err := d.do(ctx, strings.NewReader(m.Ready), "ready", name); err != nil {
+		left, err := d.do(ctx, strings.NewReader(m.Ready), "ready", name, id)
+		if err != nil {
 			return m, err
 		}
+		m.Ended = left != ""
 	}
 	if m.Ended {
 		m.Ready += "; the domain has ended"
@@ -78,7 +79,6 @@ type wait struct {
 	name, uuid string
 	watch      watch
 	began      time.Time
-	ended      bool
 }
 
 func (w *wait) run(ctx context.Context) (string, error) {
@@ -90,7 +90,6 @@ func (w *wait) run(ctx context.Context) (string, error) {
 		}
 		w.watch.add(piece)
 		if how := w.watch.matched(); how != "" {
-			w.ended = gone
 			return how, nil
 		}
 		if gone || len(piece) == 0 {

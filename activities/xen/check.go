@@ -1,6 +1,7 @@
 package xen
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, err
 		}
 	}
-	if err := f.checkMemory(d, s.Memory); err != nil {
+	if err := f.checkMemory(d, cmp.Or(s.Memory, defaultMemory)); err != nil {
 		return spec, err
 	}
 	if d.host.Local() {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/morgana-deploy/morgana/remote"
 	"github.com/morgana-deploy/morgana/step"
@@ -61,6 +62,14 @@ func (d *dom0) do(ctx context.Context, stdin io.Reader, verb string, args ...str
 		Stdout: &out,
 	})
 	return out.String(), d.explain(err)
+}
+
+// linger is ctx, done a little later. A verb that makes something of nothing must
+// not run on unseen after its call was cancelled: undo would not find what it makes.
+func linger(ctx context.Context) (context.Context, context.CancelFunc) {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(3*time.Second, cancel) })
+	return later, func() { stop(); cancel() }
 }
 
 // explain turns the script's exit status into an error for people.

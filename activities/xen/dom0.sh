@@ -167,18 +167,22 @@ receive) # DIGEST NAME OFFSET BYTES SHA256: the file's bytes from the offset on,
 	;;
 
 settle) # DIGEST: all its files are there
-	[ ! -d "$root/$1" ] || exit 0
-	lock "$root/.$1.part" || { [ -d "$root/$1" ] && exit; fail $ABSENT "$root/.$1.part"; }
-	cd "$root/.$1.part"
-	if [ -e disk.tar ]; then
-		rm -rf unpacked
-		mkdir unpacked
-		tar -C unpacked --no-same-owner --no-same-permissions -xSf disk.tar
-		mv unpacked/* disk.img
-		rm -rf unpacked disk.tar
+	part=$root/.$1.part
+	if [ ! -d "$root/$1" ]; then
+		lock "$part" || { [ -d "$root/$1" ] && exit; fail $ABSENT "$part"; }
+		cd "$part"
+		if [ -e disk.tar ]; then
+			rm -rf unpacked
+			mkdir unpacked
+			tar -C unpacked --no-same-owner --no-same-permissions -xSf disk.tar
+			mv unpacked/* disk.img
+			rm -rf unpacked disk.tar
+		fi
+		sync -f .
+		cd /
 	fi
-	sync -f .
-	mv -T "$root/.$1.part" "$root/$1"
+	lock "$root" # reserve looks for the one or the other
+	if [ -d "$root/$1" ]; then rm -rf "$part"; else mv -T "$part" "$root/$1"; fi
 	;;
 
 configure) # FOLDER DIGEST FILE...: copies of its own to write to, and its configuration from stdin
@@ -208,12 +212,16 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 		cat "$dir/ready" 2>/dev/null || :
 		exit
 	fi
+	# One domain at a time: libxl gives a hotplug script ten seconds, and the scripts of
+	# many domains wait for each other.
+	exec 8<"$root/domains"
+	flock -w 300 8 || fail $BUSY "$root/domains"
 	# Without the mark it was cut off while it was made, or the host rebooted since.
 	[ -z "$id" ] || "$tool" destroy "$id" >/dev/null 2>&1 || :
 	rm -f "$dir/ready"
 	: >"$dir/console.log"
 	# To a file, not to the connection: that may break, and xl must not die of it.
-	"$tool" create -p "$dir/domain.cfg" >"$dir/create.log" 2>&1 </dev/null 9<&- || {
+	"$tool" create -p "$dir/domain.cfg" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || {
 		cat "$dir/create.log" >&2
 		exit $REFUSED
 	}
@@ -223,9 +231,9 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 		while "$1" domid "$2" >/dev/null 2>&1; do
 			"$1" console "$2" 2>/dev/null || : # ends with the domain, or when it reboots
 		done | dd bs=64k count=67108864 iflag=count_bytes status=none
-	' console "$tool" "$1" >>"$dir/console.log" 2>/dev/null </dev/null 9<&- &
+	' console "$tool" "$1" >>"$dir/console.log" 2>/dev/null </dev/null 8<&- 9<&- &
 	echo $! >"$dir/console.pid"
-	"$tool" unpause "$1" >"$dir/create.log" 2>&1 </dev/null 9<&- || {
+	"$tool" unpause "$1" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || {
 		cat "$dir/create.log" >&2
 		exit $REFUSED
 	}
@@ -233,11 +241,13 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 	echo created
 	;;
 
-ready) # FOLDER: remembers how it was ready, from stdin
+ready) # FOLDER UUID: remembers how it was ready, from stdin; says "gone" if it has ended
 	lock "$root/domains/$1" || fail $ABSENT "$root/domains/$1"
 	cd "$root/domains/$1"
 	cat >ready.new
 	mv ready.new ready
+	ours "$1" "$2"
+	[ -n "$id" ] || echo gone
 	;;
 
 state) # FOLDER UUID: "gone", or "is" and the state as xl list has it: r, b, p, s, c, d
@@ -250,16 +260,18 @@ state) # FOLDER UUID: "gone", or "is" and the state as xl list has it: r, b, p, 
 console) # FOLDER OFFSET BYTES SECONDS: a piece of the console, awaited for so long
 	dir=$root/domains/$1
 	[ -d "$dir" ] || fail $ABSENT "$dir"
-	until=$(($(date +%s) + $4))
-	while :; do
+	for wait in "$4" 0; do
 		gone=yes
-		! kill -0 "$(cat "$dir/console.pid" 2>/dev/null || echo x)" 2>/dev/null || gone=
-		[ -e "$dir/console.pid" ] || gone= # not begun
+		pid=$(cat "$dir/console.pid" 2>/dev/null || :)
+		! kill -0 "${pid:-$$}" 2>/dev/null || gone= # or not begun
 		size=$(stat -c %s "$dir/console.log" 2>/dev/null || echo 0)
 		[ "$size" -le "$2" ] || break
 		[ -z "$gone" ] || exit $ENDED
-		[ "$(date +%s)" -lt $until ] || exit 0
-		sleep 0.1
+		[ "$wait" -gt 0 ] || exit 0
+		# Nothing runs until there is more: many wait at once, and dom0 is small. An old
+		# tail that sees only later that nobody reads any more is not waited for.
+		(timeout "$wait" tail -c +$(($2 + 1)) -s 0.2 -f ${pid:+--pid="$pid"} "$dir/console.log" 2>/dev/null &) |
+			head -c 1 >/dev/null
 	done
 	tail -c +$(($2 + 1)) "$dir/console.log" | head -c "$3"
 	;;

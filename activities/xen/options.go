@@ -130,6 +130,8 @@ const (
 
 const pygrub = "pygrub"
 
+const defaultMemory = 128 // MiB
+
 var crashActions = []string{"destroy", "preserve", "restart", "rename-restart", "coredump-destroy", "coredump-restart"}
 
 // settings are Options that have been read: complete, sane, parsed. What an

@@ -125,7 +125,12 @@ func (t *Target) sendOnce(ctx context.Context, d *dom0, name string, img step.Im
 	for _, f := range files {
 		total += f.Artifact.Size
 	}
-	out, err := d.do(ctx, nil, "reserve", name, img.Digest, strconv.FormatInt(total>>10, 10))
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	lingering, end := linger(ctx)
+	out, err := d.do(lingering, nil, "reserve", name, img.Digest, strconv.FormatInt(total>>10, 10))
+	end()
 	if err != nil || out == "whole\n" {
 		return err == nil, err
 	}
