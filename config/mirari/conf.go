@@ -24,13 +24,12 @@ type Conf struct {
 	Libraries, Packages []string
 	// Compiler is an opam switch; empty if none was chosen.
 	Compiler string
-	// XL are the lines of the .xl file.
-	XL []Line
 	// Notes name the lines that have no counterpart today, or one that differs,
 	// in the file's order.
 	Notes []Note
 
-	shown string // the file's name
+	shown string  // the file's name
+	xen   *domain // what the xl- lines say; nil if there are none
 }
 
 // Main is the application's entry.
@@ -63,7 +62,7 @@ type FS struct {
 	Line int
 }
 
-// Line is a line of a .conf, with the prefix of its key taken off.
+// Line is a line of a .conf.
 type Line struct {
 	Number     int
 	Key, Value string

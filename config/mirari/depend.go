@@ -3,7 +3,6 @@ package mirari
 import (
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -66,42 +65,4 @@ func listed(value string) iter.Seq[string] {
 			}
 		}
 	}
-}
-
-// ours are the lines of an .xl file that a deploy decides by itself.
-var ours = map[string]string{
-	"name":       "a machine is named after app, target and generation",
-	"kernel":     "it is the kernel that was built",
-	"builder":    "the kernel's notes say how it boots",
-	"type":       "the kernel's notes say how it boots",
-	"bootloader": "the kernel is booted directly",
-	"uuid":       "each machine has its own",
-}
-
-func (p *parser) xl() error {
-	for _, l := range p.all {
-		name, ok := strings.CutPrefix(l.Key, "xl-")
-		if !ok {
-			continue
-		}
-		if !xlForm.MatchString(name) {
-			return p.invalid(l.Number, l.Key, "", "%q is no key of xl.cfg(5)", name)
-		}
-		if why, decided := ours[name]; decided {
-			p.Note(l.Number, l.Key, "left out: %s", why)
-			continue
-		}
-		switch name {
-		case "memory", "vcpus":
-			if n, err := strconv.ParseUint(l.Value, 10, 20); err != nil || n == 0 {
-				return p.invalid(l.Number, l.Key, "", "want a whole number from 1, not %q", l.Value)
-			}
-		case "extra":
-			p.Note(l.Number, l.Key, "is among the args of qemu, and of the target xen, which is commented out: that kind is not built yet")
-		default:
-			p.Note(l.Number, l.Key, "kept for the target xen, commented out: that kind is not built yet")
-		}
-		p.XL = append(p.XL, Line{l.Number, name, l.Value})
-	}
-	return nil
 }

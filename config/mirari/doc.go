@@ -12,7 +12,7 @@
 //	depends: cohttp.syntax, re  ocamlfind libraries; may be repeated
 //	packages: cow               opam packages; may be repeated
 //	compiler: 4.01.0+mirage-xen an opam switch
-//	xl-memory: 32               copied into the .xl file
+//	xl-memory: 32               copied into the .xl file; now of a target xen
 //
 // mirari passed over what it did not know. Here every line ends up in the files
 // written or in [Conf.Notes], and one that cannot be read is an error.

@@ -8,8 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/activities/xen"
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/config/mirari"
+	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -28,11 +30,13 @@ depends: cohttp.syntax, uri, re.str
 depends: re, mirage
 packages: mirage-net, cow.0.6
 compiler: 4.01.0+mirage-xen
-xl-memory: 032
+xl-memory: 040
 xl-vcpus: 2
 xl-on_crash: preserve
 xl-vif: [ 'mac=00:16:3E:74:34:32', "bridge=br0" ]
-xl-extra: --verbose "x"
+xl-extra: '--verbose "x"'
+xl-disk: ['phy:/dev/vg/a,hda1,w', "format=qcow2, vdev=xvdb, access=ro, target=/srv/b,c.img"]
+xl-cpus: "2-3"
 xl-kernel: mir-web.xen
 ip-netmsk: 255.0.0.0
 `
@@ -59,18 +63,26 @@ targets:
     # ` + "`net: ocaml`" + ` under toolchain.keys, and here:
     # networks: [{name: service, tap: tap0, address: 10.0.0.1/16}]
     # args: ["--ipv4=10.0.0.9/16", "--ipv4-gateway=10.0.0.1"]
-  # The xl- lines, for the kind xen, which is not built yet. Memory is in MiB,
-  # the rest is as in xl.cfg(5).
-  # xen:
-  #   args: "--ipv4=10.0.0.9/16 --ipv4-gateway=10.0.0.1 --verbose \"x\""
-  #   memory: 32
-  #   cpus: 2
-  #   on_crash: "preserve"
-  #   vif: ["mac=00:16:3E:74:34:32", "bridge=br0"]
+  # A -t xen kernel, the domain that the xl- lines describe.
+  xen:
+    kind: xen
+    # host: ssh://root@xen1   # the Xen host, reached by ssh; without it the worker's own
+    memory: 32   # MiB
+    vcpus: 2
+    args: "--ipv4=10.0.0.9/16 --ipv4-gateway=10.0.0.1 --verbose \"x\""
+    vif:
+      - {mac: "00:16:3e:74:34:32"}
+      - {bridge: "br0"}
+    disks:
+      - {path: "/dev/vg/a", vdev: "hda1", access: "w", format: "raw"}
+      - {path: "/srv/b,c.img", vdev: "xvdb", access: "r", format: "qcow2"}
+    on_crash: preserve
+    extra:   # lines of xl.cfg(5)
+      - "cpus = \"2-3\""
 
 # What has no counterpart, or one that differs:
-#   web.conf:2: ip-address: stands in comments: QEMU's user network has addresses of its own
-#   web.conf:3: ip-netmask: stands in comments: QEMU's user network has addresses of its own
+#   web.conf:2: ip-address: is in the args of xen, else in comments: QEMU's user network has addresses of its own
+#   web.conf:3: ip-netmask: is in the args of xen, else in comments: QEMU's user network has addresses of its own
 #   web.conf:9: http-address: needs no counterpart: the unikernel serves on every address it has
 #   web.conf:10: main-http: write it as ` + "`start`" + ` of a module Unikernel, in unikernel.ml: MirageOS 4 gives it its devices as arguments
 #   web.conf:11: depends: cohttp.syntax was for camlp4, which is gone; its library is asked for, its syntax needs a ppx
@@ -78,11 +90,9 @@ targets:
 #   web.conf:13: packages: mirage-net is left out: it comes with the devices of config.ml
 #   web.conf:13: packages: cow.0.6 is asked for without its version, which is of 2013
 #   web.conf:14: compiler: no counterpart: the opam switch that is current when the worker starts builds it; the kind of a target says what for
-#   web.conf:17: xl-on_crash: kept for the target xen, commented out: that kind is not built yet
-#   web.conf:18: xl-vif: kept for the target xen, commented out: that kind is not built yet
-#   web.conf:19: xl-extra: is among the args of qemu, and of the target xen, which is commented out: that kind is not built yet
-#   web.conf:20: xl-kernel: left out: it is the kernel that was built
-#   web.conf:21: ip-netmsk: left out: mirari did not know it either (ip-netmask?)
+#   web.conf:17: xl-on_crash: xl.cfg(5) wants it in quotes; taken as it stands
+#   web.conf:22: xl-kernel: left out, Morgana sets it: it is the kernel that was built
+#   web.conf:23: ip-netmsk: left out: mirari did not know it either (ip-netmask?)
 `
 
 const webSketch = `(* mirage >= 4.9.0 & < 5.0.0 *)
@@ -120,27 +130,12 @@ func TestEveryKey(t *testing.T) {
 		t.Errorf("config.ml:\n%s\nwant:\n%s", got, webSketch)
 	}
 	p := load(t, string(c.Project("web")))
-	if p.Toolchain.Kind != "mirage" || len(p.Targets) != 2 || p.Targets[0].Kind != "qemu" || p.Targets[1].Kind != "local" {
+	if p.Toolchain.Kind != "mirage" || len(p.Targets) != 3 || p.Targets[0].Kind != "qemu" || p.Targets[1].Kind != "local" || p.Targets[2].Kind != "xen" {
 		t.Errorf("%+v", p)
 	}
 	const options = `{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2 --verbose \"x\"","cpus":2,"expectPort":80,"memory":32,"ports":["8080:80"]}`
 	if got := string(p.Targets[0].Options); got != options {
 		t.Errorf("options %s", got)
-	}
-	// The commented target, uncommented.
-	var lines []string
-	_, xen, _ := strings.Cut(string(c.Project("web")), "  # xen:\n")
-	for l := range strings.Lines(xen) {
-		rest, ok := strings.CutPrefix(l, "  # ")
-		if !ok {
-			break
-		}
-		lines = append(lines, "  "+rest)
-	}
-	p = load(t, "app: a\ntoolchain: {kind: mirage}\ntargets:\n  xen:\n"+strings.Join(lines, ""))
-	const asXen = `{"args":"--ipv4=10.0.0.9/16 --ipv4-gateway=10.0.0.1 --verbose \"x\"","cpus":2,"memory":32,"on_crash":"preserve","vif":["mac=00:16:3E:74:34:32","bridge=br0"]}`
-	if got := string(p.Targets[0].Options); got != asXen {
-		t.Errorf("options of xen %s", got)
 	}
 }
 
@@ -218,7 +213,9 @@ func TestBad(t *testing.T) {
 		"fs without name": {noip("fs-: x\n"), `x.conf:2: fs-: "" is no name for a filesystem`, ""},
 		"library":         {noip("depends: a b\n"), `x.conf:2: depends: "a b" is no library`, "as in: depends: cohttp, re.str"},
 		"package":         {noip("packages: a,\"b\"\n"), `x.conf:2: packages: "\"b\"" is no package`, "as in: packages: cow, re"},
-		"memory":          {noip("xl-memory: lots\n"), `x.conf:2: xl-memory: want a whole number from 1, not "lots"`, ""},
+		"memory":          {noip("xl-memory: lots\n"), `x.conf:2: xl-memory: want a whole number from 1 to 1048576, not "lots"`, ""},
+		"processors":      {noip("xl-vcpus: 256\n"), `x.conf:2: xl-vcpus: want a whole number from 1 to 255, not "256"`, ""},
+		"xl's key, upper": {noip("xl-Memory: 1\n"), `x.conf:2: xl-Memory: "Memory" is no key of xl.cfg(5)`, ""},
 		"xl's key":        {noip("xl-a-b: 1\n"), `x.conf:2: xl-a-b: "a-b" is no key of xl.cfg(5)`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -231,10 +228,14 @@ func TestBad(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever is taken gives a morgana.yaml that is taken as well.
+// FuzzParse: whatever is taken gives a morgana.yaml that is taken as well, its
+// target xen by the room.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{web, "main-noip: a\nxl-vif: [&a [*a]]\n", "main-ip: A.b\nxl-x: \"'\nfs-a: *)\"\n", "main-ip: a\nxl-disk: ['\\x', \"\\q\"]\n",
-		"main-ip: a\nip-netmask: 0.0.0.0\n", "main-http: a\nhttp-port: 1\nunknown key: x\n", "main-ip: a\n#: \n:\n", "main-ip: a\nxl-extra: \t\\\n"} {
+		"main-ip: a\nip-netmask: 0.0.0.0\n", "main-http: a\nhttp-port: 1\nunknown key: x\n", "main-ip: a\n#: \n:\n", "main-ip: a\nxl-extra: \t\\\n",
+		"main-noip: a\nxl-cpus: 2-3\nxl-pci: ['01:00.0', [1,],] # a\nxl-root: '\\a\\v'\nxl-cmdline: 0x1\nxl-x: '\\q'; \n",
+		"main-noip: a\nxl-disk: ['tap2:aio:/a,b,', '/a/../b,,,r', 'target=/b,c', '/b,qcow2,hda:disk,rw', 'x,y,z', '', 'file:phy:/d,sda1,w!,z']\n",
+		"main-noip: a\nxl-vif: ['mac=00-16-3E-00-00-01,ip=10.0.0.2', 'mac=00:16:3e:00:00:01', 'mac=ff:ff:ff:ff:ff:ff', 'script=a b,rate=1', '\\n=']\n"} {
 		f.Add([]byte(seed))
 	}
 	path := filepath.Join(f.TempDir(), config.Filename)
@@ -250,10 +251,30 @@ func FuzzParse(f *testing.F) {
 		if err := os.WriteFile(path, c.Project("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := config.Load(path, nil); err != nil {
-			t.Errorf("%v\n%s", err, c.Project("x"))
+		p, err := config.Load(path, nil)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, c.Project("x"))
+		}
+		for _, target := range p.Targets {
+			if err := refusal(t, target); err != nil {
+				t.Errorf("the room: %v\n%s", err, c.Project("x"))
+			}
 		}
 	})
+}
+
+// refusal is what the room xen has against the options of a target of its kind.
+// It looks at them before it finds that it cannot start such a kernel.
+func refusal(t *testing.T, target config.Target) error {
+	t.Helper()
+	if target.Kind != xen.Kind {
+		return nil
+	}
+	_, err := xen.New(step.Site{}).Package(t.Context(), step.Kernel{ABIs: []string{image.Solo5HVT}, Spec: step.Spec{Kind: xen.Kind, Options: target.Options}})
+	if step.KindOf(err) == step.Unsupported {
+		return nil
+	}
+	return fmt.Errorf("not Unsupported: %w", err)
 }
 
 func hintOf(e *step.Error) string {

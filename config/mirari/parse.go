@@ -44,7 +44,7 @@ var (
 	functionForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$`)
 	libraryForm  = regexp.MustCompile(`^[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*$`)
 	packageForm  = regexp.MustCompile(`^([A-Za-z0-9_+-]+)(\.[A-Za-z0-9_.~+-]+)?$`)
-	xlForm       = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
+	xlForm       = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 )
 
 // Parse reads a .conf. shown is its name for errors and notes, which are
@@ -163,6 +163,10 @@ func (p *parser) network() error {
 	if said && !p.networked() {
 		p.Note(dhcp.Number, dhcp.Key, noNetwork)
 	}
+	where := "stands in comments: QEMU's user network has addresses of its own"
+	if slices.ContainsFunc(p.all, func(l Line) bool { return strings.HasPrefix(l.Key, "xl-") }) {
+		where = "is in the args of xen, else in comments: QEMU's user network has addresses of its own"
+	}
 	for _, l := range fixed {
 		switch {
 		case !p.networked():
@@ -170,7 +174,7 @@ func (p *parser) network() error {
 		case p.DHCP:
 			p.Note(l.Number, l.Key, "left out, as ip-use-dhcp had mirari do")
 		default:
-			p.Note(l.Number, l.Key, "stands in comments: QEMU's user network has addresses of its own")
+			p.Note(l.Number, l.Key, "%s", where)
 		}
 	}
 	switch {

@@ -2,12 +2,9 @@ package mirari
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // The addresses of a guest on QEMU's user network.
@@ -16,8 +13,8 @@ const (
 	userGateway = "10.0.2.2"
 )
 
-// Project writes the morgana.yaml of the unikernel, under the name app. The
-// target xen is there as a comment: its lines less "  # " are the target.
+// Project writes the morgana.yaml of the unikernel, under the name app. It
+// has a target xen if there are xl- lines.
 func (c *Conf) Project(app string) []byte {
 	w := new(bytes.Buffer)
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
@@ -45,7 +42,9 @@ func (c *Conf) Project(app string) []byte {
 			line("    # networks: [{name: service, tap: tap0}]")
 		}
 	}
-	c.xen(line)
+	if c.xen != nil {
+		c.xen.target(c, line)
+	}
 	if len(c.Notes) > 0 {
 		line("")
 		line("# What has no counterpart, or one that differs:")
@@ -60,19 +59,27 @@ type writeLine func(format string, args ...any)
 
 // sizes writes memory and processors as the .xl file had them.
 func (c *Conf) sizes(line writeLine) {
-	if memory, ok := c.ofXL("memory"); ok {
-		line("    memory: %s   # MiB, from xl-memory", number(memory))
+	d := c.domain()
+	if d.memory > 0 {
+		line("    memory: %d   # MiB, from xl-memory", d.memory)
 	} else {
 		line("    memory: 64   # MiB")
 	}
-	if cpus, ok := c.ofXL("vcpus"); ok {
-		line("    cpus: %s", number(cpus))
+	if d.vcpus > 0 {
+		line("    cpus: %d", d.vcpus)
 	}
+}
+
+// domain is what the xl- lines say, which may be nothing.
+func (c *Conf) domain() domain {
+	if c.xen == nil {
+		return domain{}
+	}
+	return *c.xen
 }
 
 func (c *Conf) qemuNetwork(line writeLine) {
 	var args string
-	extra, _ := c.ofXL("extra")
 	if c.networked() {
 		if c.HTTP != nil {
 			host := int(c.HTTP.Port)
@@ -91,7 +98,7 @@ func (c *Conf) qemuNetwork(line writeLine) {
 			args = bootArgs(userAddress, userGateway)
 		}
 	}
-	if args = strings.TrimSpace(args + " " + extra); args != "" {
+	if args = strings.TrimSpace(args + " " + c.domain().args); args != "" {
 		line("    args: %s", scalar(args))
 	}
 }
@@ -102,63 +109,66 @@ func bootArgs(address, gateway string) string {
 	return fmt.Sprintf("--ipv4=%s --ipv4-gateway=%s", address, gateway)
 }
 
-// xen writes the xl- lines as the target that they were for.
-func (c *Conf) xen(line writeLine) {
-	if len(c.XL) == 0 {
-		return
+// target writes the target xen that the xl- lines describe.
+func (d *domain) target(c *Conf, line writeLine) {
+	line("  # A -t xen kernel, the domain that the xl- lines describe.")
+	line("  xen:")
+	line("    kind: xen")
+	line("    # host: ssh://root@xen1   # the Xen host, reached by ssh; without it the worker's own")
+	if d.memory > 0 {
+		line("    memory: %d   # MiB", d.memory)
 	}
-	line("  # The xl- lines, for the kind xen, which is not built yet. Memory is in MiB,")
-	line("  # the rest is as in xl.cfg(5).")
-	line("  # xen:")
-	if c.networked() && c.Static != nil {
-		extra, _ := c.ofXL("extra")
-		line("  #   args: %s", scalar(strings.TrimSpace(bootArgs(c.Static.Address.String(), c.Static.Gateway.String())+" "+extra)))
-	} else if extra, ok := c.ofXL("extra"); ok {
-		line("  #   args: %s", scalar(extra))
+	if d.vcpus > 0 {
+		line("    vcpus: %d", d.vcpus)
 	}
-	for _, l := range c.XL {
-		switch l.Key {
-		case "extra":
-		case "vcpus":
-			line("  #   cpus: %s", number(l.Value))
-		case "memory":
-			line("  #   memory: %s", number(l.Value))
-		default:
-			line("  #   %s: %s", l.Key, pythonish(l.Value))
+	args := d.args
+	if s := c.Static; s != nil {
+		args = strings.TrimSpace(bootArgs(s.Address.String(), s.Gateway.String()) + " " + args)
+	}
+	if args != "" {
+		line("    args: %s", scalar(args))
+	}
+	switch {
+	case len(d.vifs) > 0:
+		line("    vif:")
+		for _, v := range d.vifs {
+			line("      - %s", v)
+		}
+	case c.networked():
+		line("    vif: [{bridge: xenbr0}]   # no xl-vif; this is xl's own default")
+	}
+	if len(d.disks) > 0 {
+		line("    disks:")
+		for _, v := range d.disks {
+			line("      - %s", v)
+		}
+	}
+	if d.onCrash != "" {
+		line("    on_crash: %s", d.onCrash)
+	}
+	if len(d.extra) > 0 {
+		line("    extra:   # lines of xl.cfg(5)")
+		for _, e := range d.extra {
+			line("      - %s", scalar(e))
 		}
 	}
 }
 
-func (c *Conf) ofXL(key string) (string, bool) {
-	for _, l := range c.XL {
-		if l.Key == key {
-			return l.Value, true
+// flow writes keys and texts, those that are not empty, as a mapping of YAML on
+// one line.
+func flow(pairs ...string) string {
+	var all []string
+	for p := range slices.Chunk(pairs, 2) {
+		if p[1] != "" {
+			all = append(all, p[0]+": "+scalar(p[1]))
 		}
 	}
-	return "", false
+	return "{" + strings.Join(all, ", ") + "}"
 }
 
-// number writes a whole number that Parse has checked without leading zeros.
-func number(digits string) string { return cmp.Or(strings.TrimLeft(digits, "0"), "0") }
-
-// pythonish writes a value of xl.cfg(5), a number, a word or a list of quoted
-// strings, as YAML.
-func pythonish(value string) string {
-	if _, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return number(value)
-	}
-	var list []string
-	if strings.HasPrefix(value, "[") && yaml.Unmarshal([]byte(value), &list) == nil {
-		quoted := make([]string, len(list))
-		for i, item := range list {
-			quoted[i] = scalar(item)
-		}
-		return "[" + strings.Join(quoted, ", ") + "]"
-	}
-	return scalar(strings.Trim(value, `'"`))
-}
-
-// scalar writes text, which prints, as a string of YAML on one line.
+// scalar writes text as a string of YAML on one line. Of what does not print it
+// has only what a string of xl.cfg(5) can escape.
 func scalar(text string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\t", `\t`, "\n", `\n`).Replace(text) + `"`
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\t", `\t`, "\n", `\n`,
+		"\a", `\a`, "\b", `\b`, "\f", `\f`, "\r", `\r`, "\v", `\v`).Replace(text) + `"`
 }
