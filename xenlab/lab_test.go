@@ -119,7 +119,7 @@ func TestLab(t *testing.T) {
 	guests := []struct{ name, config, mode string }{
 		{"pv", kernel + "vif=[\"\"]\n", "xen-pv"},
 		{"pvh", kernel, "xen-pvh"},
-		{"hvm", "disk=[\"/root/bios.img,raw,hda,w\"]\nvga=\"none\"\nserial=\"pty\"\n", "xen-hvm-multiboot2"}, // the slow one last
+		{"hvm", "disk=[\"/root/bios.img,raw,hda,w\"]\nhdtype=\"ahci\"\nvga=\"none\"\nserial=\"pty\"\n", "xen-hvm-multiboot2"}, // the slow one last
 	}
 	for _, g := range guests {
 		send(t, l, "/root/cfg", fmt.Appendf(nil, "name=%q\ntype=%q\nmemory=32\n%s", g.name, g.name, g.config))
@@ -130,7 +130,7 @@ func TestLab(t *testing.T) {
 	for _, g := range guests {
 		want := "boot mode: " + g.mode + "\ncommand line: [stay a=b]\n"
 		console := "/var/log/xen/console/guest-" + g.name + ".log"
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		_, err := l.Run(ctx, "sh", "-c", "until grep -q staying "+console+"; do sleep 1; done")
 		cancel()
 		out := run(t, l, "cat", console)
