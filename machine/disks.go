@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -198,13 +200,25 @@ func (r *Room) holder(file fs.FileInfo) *Machine {
 	return nil
 }
 
-// hasOpen reports whether a process has the file open, as far as can be seen.
+// hasOpen reports whether a machine's process, or another of its session, has
+// the file open, as far as can be seen: the kernel shows nothing of a process
+// that got capabilities from its program's file.
 func hasOpen(pid int, file fs.FileInfo) bool {
-	fds := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-	entries, _ := os.ReadDir(fds) // it may be gone
-	for _, e := range entries {
-		if info, err := os.Stat(filepath.Join(fds, e.Name())); err == nil && sameDisk(info, file) {
-			return true
+	all, _ := os.ReadDir("/proc") // they may be gone at any moment
+	for _, p := range all {
+		member, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		if session, err := unix.Getsid(member); err != nil || session != pid {
+			continue
+		}
+		fds := filepath.Join("/proc", p.Name(), "fd")
+		entries, _ := os.ReadDir(fds)
+		for _, e := range entries {
+			if info, err := os.Stat(filepath.Join(fds, e.Name())); err == nil && sameDisk(info, file) {
+				return true
+			}
 		}
 	}
 	return false
