@@ -58,10 +58,10 @@ func TestSolo5Devices(t *testing.T) {
 				if got, err := os.ReadFile(mine); err != nil || !strings.HasPrefix(string(got), "written!") || !strings.Contains(text, "block of 4096 bytes had my bytes\n") {
 					t.Errorf("the block file has %.20q (%v)\n%s", got, err, text)
 				}
-				later := spec
-				later.Generation++
-				_, err := b.target().Check(t.Context(), later)
-				wantError(t, err, step.Conflict, "blocks[0].path", "another machine has "+mine, "destroy")
+				other := spec
+				other.Target = "other"
+				_, err := b.target().Check(t.Context(), other)
+				wantError(t, err, step.Conflict, "blocks[0].path", "the running machine localtest.dev."+life+"-1 has "+mine, "destroy")
 			}
 			b.destroy(spec)
 			if left := resources(t, b.site); len(left) > 0 {

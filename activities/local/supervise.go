@@ -115,7 +115,7 @@ func supervise() error {
 	for fd := range o.Files {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(3+fd), "inherited"))
 	}
-	defer runtime.KeepAlive(cmd) // by them the machine that has a block device is known
+	defer runtime.KeepAlive(cmd) // its files: a program may close them, and with them go the block devices' locks
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	end := await(cmd, stop)
 	err = errors.Join(endRest(), c.close())
