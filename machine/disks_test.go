@@ -94,6 +94,18 @@ func TestDiskOfAMachine(t *testing.T) {
 	if err := taken[0].Close(); err != nil {
 		t.Fatal(err)
 	}
+	free := Disk{Field: "a", Path: path + ".free"}
+	if err := os.WriteFile(free.Path, make([]byte, 512), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	locked, err := b.room.TakeDisks(t.Context(), another, []Disk{free}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantDisk(t, b.take(another, false, free), step.Conflict, "a", "another machine or program has "+free.Path, "end it first: morgana destroy, if it is a machine")
+	if err := locked[0].Close(); err != nil {
+		t.Fatal(err)
+	}
 	mine := b.room
 	for _, kind := range []string{"test", "other"} {
 		b.room = In(step.Site{State: filepath.Dir(mine.root)}, kind)
