@@ -2,13 +2,13 @@
 // and prints a table. It asserts nothing about time: it fails only if something
 // could not be run.
 //
-//	bench [--json] [--only engine,rate,boot,store,package]
+//	bench [--json] [--only engine,rate,boot,store,package,xen]
 //
 // engine and rate compare deploys whose steps do nothing with a bare workflow
 // that calls the same six activities, on the same server and worker. boot
 // compares the stage with QEMU alone, store a put with a plain copy, package a
-// boot image with mke2fs alone and with dd, mkfs and a loop mount. Ours and its
-// peer take turns, so that a machine that slows down slows both.
+// boot image with mke2fs alone and with dd, mkfs and a loop mount, xen a deploy to
+// a Xen host with xl by hand. Ours and its peer take turns, so that a machine that slows down slows both.
 //
 // It starts a morgana-devserver of its own (of $MORGANA_BIN, else ./bin) with a
 // new database, and ends it. Run it in the repository's root, where
@@ -29,11 +29,11 @@ import (
 	"time"
 )
 
-// limit is far above the two minutes it takes, so that only a hang meets it.
+// limit is far above the few minutes it takes, so that only a hang meets it.
 const limit = 15 * time.Minute
 
 // parts are what can be measured, in the table's order.
-var parts = []string{"engine", "rate", "boot", "store", "package"}
+var parts = []string{"engine", "rate", "boot", "store", "package", "xen"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -86,6 +86,10 @@ func run(ctx context.Context, args []string) error {
 	if err == nil && slices.Contains(wanted, "package") {
 		say("package: boot images")
 		err = measurePackage(ctx, dir, &r)
+	}
+	if err == nil && slices.Contains(wanted, "xen") {
+		say("xen: the xen room, the product and xl by hand")
+		err = measureXen(ctx, dir, &r)
 	}
 	if err != nil {
 		return err

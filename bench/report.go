@@ -23,6 +23,7 @@ const (
 	seconds   unit = "s"
 	perSecond unit = "/s"
 	mebibytes unit = "MiB"
+	count     unit = ""
 )
 
 // comparison is a row's samples, ours and the peer's in turn.
@@ -100,6 +101,9 @@ func (u unit) format(v float64) string {
 	}
 	if u == mebibytes {
 		return fmt.Sprintf("%.1f MiB", v)
+	}
+	if u == count {
+		return fmt.Sprintf("%.0f", v)
 	}
 	return fmt.Sprintf("%.1f%s", v, u)
 }

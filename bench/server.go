@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,14 +22,18 @@ type server struct {
 	ended   chan error
 }
 
+// binary is the absolute path of one of Morgana's own programs.
+func binary(name string) (string, error) {
+	return filepath.Abs(filepath.Join(cmp.Or(os.Getenv("MORGANA_BIN"), "bin"), name))
+}
+
 // startServer starts a server on free ports, with its database and log in dir,
 // and returns when it serves.
 func startServer(ctx context.Context, dir string) (*server, error) {
-	bin := os.Getenv("MORGANA_BIN")
-	if bin == "" {
-		bin = "bin"
+	program, err := binary("morgana-devserver")
+	if err != nil {
+		return nil, err
 	}
-	program := filepath.Join(bin, "morgana-devserver")
 	//nolint:noctx // it is asked to stop, and so leaves its database whole
 	cmd := exec.Command(program, "--port", "0", "--ui-port", "0", "--db", filepath.Join(dir, "temporal.db"))
 	log, err := os.Create(filepath.Join(dir, serverLog)) // it warns of each call that waits behind a hundred others

@@ -1,5 +1,7 @@
 #!/bin/sh
 # Figures and ratios; see bench/main.go. Arguments go to the program: --json, --only boot.
+# Part xen wants the lab of xenlab/README.md, which takes root to build the first time;
+# where it cannot be had, that part is left out.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p .bin
