@@ -21,6 +21,7 @@ func TestXL(t *testing.T) {
 		"numbers":       {"xl-memory: 0x20 # MiB\nxl-vcpus: '4';\n", `"memory":32,"vcpus":4`, ""},
 		"root":          {"xl-extra: \"-v\\t'x'\"\nxl-root: '/dev/xvda1'\n", `"args":"root=/dev/xvda1 -v\t'x'"`, ""},
 		"cmdline":       {"xl-extra: '-v'\nxl-root: 'x'\nxl-cmdline: '-q'\n", `"args":"-q"`, "2: xl-extra: left out, as xl does: there is xl-cmdline|3: xl-root: left out, as xl does: there is xl-cmdline"},
+		"escapes":       {`xl-extra: '\\ \' \a\b\f\n\r\t\v.'` + "\n", `"args":"\\ ' \u0007\b\f\n\r\t\u000b."`, ""},
 		"no quotes":     {"xl-extra: -v \"x\"\n", `"args":"-v \"x\""`, "2: xl-extra: xl.cfg(5) wants it in quotes; taken as it stands"},
 		"a list":        {"xl-extra: ['a']\n", nothing, "2: xl-extra: left out: xl.cfg(5) wants a string, not a list"},
 		"ramdisk":       {"xl-ramdisk: '/a'\n", nothing, "2: xl-ramdisk: left out: a ramdisk is a file that comes with the kernel; name it in the target's modules"},
