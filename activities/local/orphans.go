@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -94,11 +96,24 @@ func killOrphans(ctx context.Context, root string, wanted func(step.Tags) bool) 
 		// Once more, now that the handle cannot become another process's.
 		if now, ok := orphanOf(proc, root); ok && now == m {
 			_ = process.Kill() // it may be gone
+			awaitDeath(process)
 			found = append(found, fmt.Sprintf("process %d", pid))
 		}
 		_ = process.Release() // frees a handle
 	}
 	return found, nil
+}
+
+// awaitDeath waits, up to a second, for a process that was killed: one that is
+// dying shows neither its environment nor its files, and still is there.
+func awaitDeath(p *os.Process) {
+	_ = p.WithHandle(func(handle uintptr) { // an old kernel has none
+		for began := time.Now(); time.Since(began) < time.Second; {
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, 1000); !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	})
 }
 
 // orphanOf says of which machine in root, one without a supervisor, a process is.
