@@ -1,0 +1,121 @@
+package e2e
+
+import (
+	"compress/gzip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// pvGrubs makes two PV GRUBs on the host that are as EC2's: each reads the
+// menu.lst of one kind of disk.
+const pvGrubs = `set -e
+cd "$(mktemp -d)"
+for kind in '0 (hd0)' '00 (hd0,msdos1)'; do
+	set -- $kind
+	printf 'set root=%s\nlegacy_configfile /boot/grub/menu.lst\n' "$2" >grub.cfg
+	tar -cf memdisk.tar grub.cfg
+	echo 'normal (memdisk)/grub.cfg' >early.cfg
+	grub-mkimage -O x86_64-xen -o "/root/pv-grub-hd$1" -c early.cfg -m memdisk.tar -p '(memdisk)' \
+		memdisk tar ext2 part_msdos normal configfile legacycfg linux gzio test loadenv
+done
+rm -r "$PWD"`
+
+// boots deploys hello from source in every way a domain can start, and hello
+// says by which it was started.
+func (x *onXen) boots() {
+	x.dom0(pvGrubs)
+	folder := x.hello()
+	const all = "kind: xen, host: 'ssh://xenlab', memory: 64, timeout: 5m, args: stay a b, expect: staying"
+	x.write(filepath.Join(folder, "morgana.yaml"), `app: ways
+toolchain: {kind: command, build: [[make]], kernel: hello}
+targets:
+  auto: {`+all+`}
+  pvh: {`+all+`, type: pvh, vif: [{bridge: xenbr0}, {}]}
+  pv: {`+all+`, type: pv}
+  hvm: {`+all+`, type: hvm, via: disk, vif: [{}]}
+  pygrub: {`+all+`, type: pv, via: disk}
+  hd0: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd0}
+  hd00: {`+all+`, type: pv, via: disk, layout: "hd0,0", bootloader: /root/pv-grub-hd00, vif: [{}]}
+  wrong0: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd00}
+  wrong00: {`+all+`, type: pv, via: disk, layout: "hd0,0", bootloader: /root/pv-grub-hd0}
+  same: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd0}
+`)
+	packed := x.project("app: packed\ntoolchain: {kind: prebuilt, kernel: kernel}\n" +
+		"targets:\n  pv: {" + all + ", type: pv, vif: [{}]}\n  pvh: {" + all + "}\n")
+	x.gzip(filepath.Join(packed, "kernel"))
+
+	deploys := []*running{x.begin(packed, "deploy", "--all"),
+		x.begin(folder, "deploy", "-t", "auto", "-t", "pvh", "-t", "pv", "-t", "hvm", "-t", "pygrub", "-t", "hd0", "-t", "hd00")}
+	x.done(deploys...)
+	modes := map[string]string{"ways/auto": "xen-pvh", "ways/pvh": "xen-pvh", "ways/pv": "xen-pv", "ways/hvm": "xen-hvm-multiboot2",
+		"ways/pygrub": "xen-pv", "ways/hd0": "xen-pv", "ways/hd00": "xen-pv", "packed/pv": "xen-pv", "packed/pvh": "xen-pvh"}
+	for name, mode := range modes {
+		r := x.morgana(folder, "console", name)
+		if text := strings.ReplaceAll(r.out, "\r", ""); !strings.Contains(text, "boot mode: "+mode+"\n") || !strings.Contains(text, "command line: [stay a b]\n") {
+			x.t.Errorf("%s: want boot mode %s and the arguments in\n%s%s", name, mode, r.out, r.errOut)
+		}
+	}
+	x.nets("ways.auto.", 0)
+	x.nets("ways.pvh.", 2)
+	x.nets("packed.pv.", 1)
+	x.nets("ways.hvm.", 2) // Xen's device, and the emulated one
+	x.nets("ways.hd00.", 1)
+
+	x.wrongRoot(folder)
+	x.done(x.begin(folder, "destroy", "ways"), x.begin(folder, "destroy", "packed"))
+}
+
+// nets fails the test unless the domain whose name begins so has n ports on the
+// bridge.
+func (x *onXen) nets(name string, n int) {
+	x.t.Helper()
+	out := x.dom0(`for d in $(xenstore-list /local/domain); do
+	case $(xenstore-read /local/domain/$d/name) in "` + name + `"*) ls -d /sys/class/net/xenbr0/brif/vif$d.* 2>/dev/null;; esac
+done; exit 0`)
+	if ports := strings.Fields(out); len(ports) != n {
+		x.t.Errorf("%s has ports %q on the bridge, want %d", name, ports, n)
+	}
+}
+
+// wrongRoot boots disks that are not of the kind that a pv-grub was made for,
+// and one whose menu.lst names a disk that is not there.
+func (x *onXen) wrongRoot(folder string) {
+	x.t.Helper()
+	// The image is that of target hd0, which is on the host already.
+	x.dom0(`cd /var/lib/morgana && image=$(cat domains/ways.hd0.*/digest) &&
+test "$(grep -ac 'root (hd0)$' $image/disk.img)" = 1 && sed -i 's/root (hd0)$/root (hd7)/' $image/disk.img`)
+	before := x.there()
+	says := map[string]string{"wrong0": "menu.lst", "wrong00": "menu.lst", "same": "hd7"}
+	deploys := map[string]*running{}
+	for target := range says {
+		deploys[target] = x.begin(folder, "deploy", "-t", target, "--set", target+".timeout=20s")
+	}
+	for target, d := range deploys {
+		r := x.over(d)
+		line, hint, _ := strings.Cut(r.errOut, "hint: ")
+		if r.code != 1 || !strings.Contains(line, `its console did not match "staying" within 20s`) || !strings.Contains(hint, says[target]) {
+			x.t.Errorf("%s: exit status %d, want the console's words on %q\n%s%s", target, r.code, says[target], r.out, r.errOut)
+		}
+	}
+	x.asBefore(before)
+}
+
+// gzip writes the kernel, packed, into a file.
+func (x *onXen) gzip(path string) {
+	x.t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	z := gzip.NewWriter(f)
+	if _, err := z.Write(x.kernel); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		x.t.Fatal(err)
+	}
+}

@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// console follows a console from its start, and sees domains end.
+func (x *onXen) console() {
+	talker := x.on("talker", xenDev("args: stay, expect: staying"))
+	ends := x.on("ends", xenDev("type: pv, args: quick, expect: 'shutting down'"))
+	crashes := x.on("crashes", xenDev("args: crash, expect: crashing"))
+	kept := x.on("kept", xenDev("args: crash, expect: crashing, on_crash: preserve"))
+	early := x.on("early", xenDev("args: crash, expect: never said"))
+	failing := x.begin(early, "deploy")
+	x.done(x.begin(talker, "deploy"), x.begin(ends, "deploy"), x.begin(crashes, "deploy"), x.begin(kept, "deploy"))
+
+	follow := x.begin(talker, "console", "--follow")
+	x.eventually(waits, "the console is shown", func() bool { return strings.Contains(follow.out.String(), "staying") })
+	ended := x.begin(ends, "console", "--follow")
+
+	if r := x.over(failing); r.code != 1 || !strings.Contains(r.errOut, "crashing") ||
+		!strings.Contains(r.errOut, `its console did not match "never said"`) || strings.Contains(r.errOut, "within") {
+		x.t.Errorf("a crash: exit status %d\n%s%s", r.code, r.out, r.errOut)
+	}
+	if names := strings.Join(x.domains(), " "); strings.Count(names, ".") != 4 || !strings.Contains(names, "talker.") || !strings.Contains(names, "kept.") {
+		x.t.Errorf("domains %q, want talker and the one that is kept for its crash", names)
+	}
+	if state := x.dom0("xl list | grep kept"); !strings.Contains(state, "c-") {
+		x.t.Errorf("kept is not crashed: %s", state)
+	}
+	status := x.morgana(talker, "status")
+	for _, app := range []string{"ends", "crashes"} {
+		if !strings.Contains(lineWith(status.out, app+"/dev"), "ended") {
+			x.t.Errorf("%s is not ended:\n%s", app, status.out)
+		}
+	}
+	// One that ran to its end is not started again.
+	if r := x.over(x.begin(ends, "deploy")); r.code != 0 || !strings.Contains(r.out, "unchanged") {
+		x.t.Errorf("deployed anew:\n%s%s", r.out, r.errOut)
+	}
+
+	x.done(x.begin(talker, "destroy"), x.begin(crashes, "destroy"), x.begin(kept, "destroy"), ended, follow)
+	for what, r := range map[string]*running{"shutting down": ended, "staying": follow} {
+		if text := strings.ReplaceAll(r.out.String(), "\r", ""); strings.Count(text, "hello from a unikernel\n") != 1 || !strings.Contains(text, what+"\n") || r.errOut.String() != "" {
+			x.t.Errorf("followed to %q:\n%s%s", what, r.out, r.errOut)
+		}
+	}
+	x.done(x.begin(ends, "destroy"))
+}
+
+func lineWith(text, what string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, what) {
+			return line
+		}
+	}
+	return ""
+}
+
+// crowd deploys one app twice at once, in two generations at once, and then
+// ten apps at once.
+func (x *onXen) crowd() {
+	counted := x.count()
+	options := "args: stay, expect: staying, vif: [{}]"
+	folder := x.on("twice", xenDev(options))
+	x.done(x.begin(folder, "deploy"), x.begin(folder, "deploy"))
+	x.one("twice")
+	if most := counted(); most != 1 {
+		x.t.Errorf("%d domains of one app at once", most)
+	}
+	if r := x.over(x.begin(folder, "deploy")); !strings.Contains(r.out, "unchanged, generation 1 is kept") {
+		x.t.Errorf("deployed anew:\n%s%s", r.out, r.errOut)
+	}
+	x.done(x.begin(folder, "destroy"))
+
+	// One kernel and one image for all: it is sent by ten at once.
+	any := x.on("any", xenDev(options))
+	each := func(verb string) {
+		var all []*running
+		for i := range 10 {
+			all = append(all, x.begin(any, verb, "--app", fmt.Sprintf("app-%d", i)))
+		}
+		x.done(all...)
+	}
+	each("deploy")
+	for i := range 10 {
+		x.one(fmt.Sprintf("app-%d", i))
+		x.nets(fmt.Sprintf("app-%d.", i), 1)
+	}
+	if images := strings.Fields(x.dom0("cd /var/lib/morgana && ls -A")); len(images) != 2 {
+		x.t.Errorf("in /var/lib/morgana are %q, want one image and domains", images)
+	}
+	each("destroy")
+}
+
+// count watches how many domains of apps there are at a time. The function that
+// it gives ends that and tells the most there were.
+func (x *onXen) count() func() int {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	x.t.Cleanup(cancel)
+	x.dom0("rm -f /run/stop; mkdir -p /run/counts")
+	most := make(chan string, 1)
+	go func() {
+		out, err := x.try(ctx, `most=0
+until [ -e /run/stop ]; do
+	ids=$(xenstore-list /local/domain | wc -l)
+	[ $((ids - 1)) -le $most ] || most=$((ids - 1))
+	sleep 0.1
+done
+echo $most`)
+		if err != nil {
+			out = err.Error()
+		}
+		most <- out
+	}()
+	return func() int {
+		x.t.Helper()
+		x.dom0("touch /run/stop")
+		var n int
+		text := <-most
+		if _, err := fmt.Sscan(text, &n); err != nil {
+			x.t.Errorf("counted %q", text)
+		}
+		return n
+	}
+}

@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"bytes"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// heldXL stands before xl and keeps a verb until it is let go: /run/hold/VERB.APP
+// is there for that long, where APP is any or that of the domain it is about.
+const heldXL = `mkdir -p /run/hold /run/held
+cat >/usr/local/sbin/xl <<'END'
+#!/bin/sh
+for f in /run/hold/*; do
+	name=${f##*/}
+	app=${name#*.}
+	[ "$1" = "${name%%.*}" ] || continue
+	case "$app $*" in any\ *|*[\ /]"$app".*) ;; *) continue ;; esac
+	touch "/run/held/$name"
+	while [ -e "$f" ]; do sleep 0.2; done
+done
+exec /usr/sbin/xl "$@"
+END
+chmod +x /usr/local/sbin/xl`
+
+// hold keeps verbs of xl, as "create.myapp", until letGo.
+func (x *onXen) hold(names ...string) (letGo func()) {
+	x.t.Helper()
+	x.dom0(heldXL)
+	for _, name := range names {
+		x.dom0("touch /run/hold/" + name)
+	}
+	letGo = func() {
+		x.t.Helper()
+		x.dom0("rm -f /run/hold/" + strings.Join(names, " /run/hold/") + " && rm -f /run/held/*")
+	}
+	x.t.Cleanup(letGo)
+	return letGo
+}
+
+// isHeld waits until verbs of xl are kept.
+func (x *onXen) isHeld(names ...string) {
+	x.t.Helper()
+	x.await("test -e /run/held/" + strings.Join(names, " && test -e /run/held/"))
+}
+
+// await waits on the host until a command succeeds.
+func (x *onXen) await(command string) {
+	x.t.Helper()
+	x.dom0("n=0\nuntil " + command + "; do\n\tn=$((n + 1))\n\t[ $n -lt 600 ] || exit 1\n\tsleep 0.2\ndone")
+}
+
+// large is a project whose kernel takes seconds to send.
+func (x *onXen) large(app, options string) (folder string) {
+	x.t.Helper()
+	folder = x.on(app, xenDev(options))
+	f, err := os.OpenFile(filepath.Join(folder, "kernel"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	if _, err := f.Write(bytes.Repeat([]byte(app), 30<<20/len(app))); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		x.t.Fatal(err)
+	}
+	return folder
+}
+
+// midway waits until a transfer is in its middle and stops it there. It gives
+// the inode of the file, and a function that lets what still receives it go on.
+func (x *onXen) midway() (inode string, goOn func()) {
+	x.t.Helper()
+	x.await(`test -n "$(find /var/lib/morgana/.*.part -size +2M 2>/dev/null)"`)
+	out := strings.Fields(x.dom0(`set -e
+for p in /proc/[0-9]*; do
+	case $(cat $p/comm 2>/dev/null) in cat) ;; *) continue ;; esac
+	case $(readlink $p/cwd) in /var/lib/morgana/.*.part) kill -STOP ${p#/proc/}; pid=${p#/proc/} ;; esac
+done
+cd /proc/$pid/cwd && echo $pid $(stat -c '%i %s' kernel)`))
+	if len(out) != 3 || len(out[2]) > len("32505856") || out[2] > "30000000" && len(out[2]) == 8 {
+		x.t.Fatalf("the transfer is not in its middle: %q", out)
+	}
+	return out[1], func() { x.t.Helper(); x.dom0("kill -CONT " + out[0]) }
+}
+
+// sameFile fails the test if an app's kernel on the host is not the file whose
+// first half was sent before.
+func (x *onXen) sameFile(app, inode string) {
+	x.t.Helper()
+	out := x.dom0("cd /var/lib/morgana && stat -c '%i %s' $(cat domains/" + app + ".*/digest)/kernel")
+	if got := strings.Fields(out); len(got) != 2 || got[0] != inode || len(got[1]) != 8 {
+		x.t.Errorf("%s: inode and size %q, want inode %s: it was sent anew", app, got, inode)
+	}
+}
+
+// killed kills the worker while apps are in every stage, and ssh while it sends
+// and while a domain is made.
+func (x *onXen) killed() {
+	const options = "args: stay, expect: staying"
+	store := x.withBucket("secret", "--builds", "4")
+	c := x.client()
+	built := x.source("k-build", x.once()+"make\n", "")
+	x.write(filepath.Join(built, "morgana.yaml"), "app: k-build\ntoolchain: {kind: command, build: [[sh, ./build.sh]], kernel: hello}\ntargets:\n"+xenDev(options))
+	packaged := x.on("k-package", xenDev("args: stay packaged-here, expect: staying"))
+	inPackage := store.hold(func(r *http.Request, body []byte) bool {
+		return r.Method == http.MethodPut && bytes.HasPrefix(body, []byte("{")) && bytes.Contains(body, []byte("packaged-here"))
+	})
+	registered := x.large("k-register", options)
+	created := x.on("k-create", xenDev(options))
+	unpaused := x.on("k-unpause", xenDev(options))
+	checked := x.on("k-check", xenDev(options))
+	destroyed := x.on("k-destroy", xenDev(options))
+	x.done(x.begin(destroyed, "deploy"))
+
+	letGo := x.hold("create.k-create", "unpause.k-unpause", "destroy.any", "info.k-check")
+	cases := []struct {
+		app, activity string
+		deploy        *running
+	}{
+		{"k-build", "command.Build", x.begin(built, "deploy")},
+		{"k-package", "xen.Package", x.begin(packaged, "deploy")},
+		{"k-unpause", "xen.Boot", x.begin(unpaused, "deploy")},
+		{"k-create", "xen.Boot", nil},
+		{"k-register", "xen.Register", nil},
+		{"k-check", "xen.Check", nil},
+	}
+	x.kept(inPackage, "package")
+	x.eventually(waits, "a build runs", func() bool { return x.runs("sleep 1000") })
+	// Domains are made one at a time.
+	x.isHeld("unpause.k-unpause")
+	destroy := x.begin(destroyed, "destroy")
+	x.isHeld("destroy.any")
+	cases[4].deploy = x.begin(registered, "deploy")
+	inode, goOn := x.midway()
+	cases[3].deploy = x.begin(created, "deploy")
+	x.started(c, rollout("k-create", 1), "xen.Boot")
+	x.dom0("mv /run/hold/info.k-check /run/hold/info.any")
+	cases[5].deploy = x.begin(checked, "deploy")
+	x.isHeld("info.any")
+	for _, k := range cases {
+		x.started(c, rollout(k.app, 1), k.activity)
+	}
+
+	x.kill(x.worker)
+	x.startWorker("--builds", "4")
+	x.dom0("rm /run/hold/info.any")
+	letGo()
+	goOn()
+	x.done(destroy)
+	for _, k := range cases {
+		x.done(k.deploy)
+		if n := x.attempts(c, rollout(k.app, 1), k.activity); n != 2 {
+			x.t.Errorf("%s of %s was started %d times, want 2", k.activity, k.app, n)
+		}
+		x.one(k.app)
+	}
+	x.sameFile("k-register", inode)
+	store.whole(x.lab)
+
+	x.killedSSH()
+	var destroys []*running
+	for _, folder := range []string{built, packaged, registered, created, unpaused, checked} {
+		destroys = append(destroys, x.begin(folder, "destroy"))
+	}
+	x.done(destroys...)
+}
+
+// killedSSH kills every ssh of the worker while a file is sent and while a
+// domain is made, and then what runs on the host between the domain's making
+// and its start.
+func (x *onXen) killedSSH() {
+	x.t.Helper()
+	c := x.client()
+	folder := x.large("cut", "args: stay, expect: staying, vif: [{}]")
+	letGo := x.hold("create.cut", "unpause.cut")
+	deploy := x.begin(folder, "deploy")
+	inode, goOn := x.midway()
+	x.killSSH()
+	goOn()
+	x.isHeld("create.cut")
+	x.killSSH()
+	x.dom0("rm /run/hold/create.cut")
+	x.isHeld("unpause.cut")
+	half := x.dom0(`xl domid $(cd /var/lib/morgana/domains && ls -d cut.*)`)
+	// The call that goes on after the first was cut off waits for its lock.
+	x.dom0(`for p in $(ps -eo pid,args | awk '/ create cut\./ && !/awk/ { print $1 }'); do kill -9 $p; done
+for p in $(ps -eo pid,args | awk '/xl unpause cut\./ && !/awk/ { print $1 }'); do kill -9 $p; done`)
+	letGo()
+	x.done(deploy)
+	x.one("cut")
+	x.sameFile("cut", inode)
+	x.nets("cut.", 1)
+	if now := x.dom0(`xl domid $(cd /var/lib/morgana/domains && ls -d cut.*)`); now == half {
+		x.t.Errorf("domain %s is the one whose making was cut off", now)
+	}
+	if n := x.attempts(c, rollout("cut", 1), "xen.Register"); n < 2 {
+		x.t.Errorf("register was started %d times", n)
+	}
+	if n := x.attempts(c, rollout("cut", 1), "xen.Boot"); n < 2 {
+		x.t.Errorf("boot was started %d times", n)
+	}
+	x.done(x.begin(folder, "destroy"))
+}
+
+// killSSH is kill -9 of every ssh that the worker has started.
+func (x *onXen) killSSH() {
+	x.t.Helper()
+	n := 0
+	for _, p := range x.processes() {
+		pid, line, _ := strings.Cut(p, " ")
+		if strings.HasPrefix(line, "ssh -T ") {
+			n++
+			x.signal(pid, syscall.SIGKILL)
+		}
+	}
+	if n == 0 {
+		x.t.Fatal("the worker runs no ssh")
+	}
+}
