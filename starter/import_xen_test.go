@@ -52,6 +52,7 @@ const oldDomain = `{"tool":"xl","type":"pvh","args":"--ipv4=10.0.0.9/24 --ipv4-g
 
 // xlIn is of one that MirageOS 4 makes: it asks for a network.
 const xlIn = `type = 'pvh'
+memory = @MEMORY@
 on_crash = 'preserve'
 disk = [  ]
 vif = [ 'bridge=@NETWORK:service@' ]

@@ -67,8 +67,12 @@ var (
 	blockForm       = regexp.MustCompile(`^@BLOCK:([^@]+)@$`)
 )
 
+// bareForm is a placeholder for a number, which MirageOS writes without quotes, as
+// no xl.cfg has it.
+var bareForm = regexp.MustCompile(`(?m)^([ \t]*[a-z_]+[ \t]*=[ \t]*)(@[A-Z]+@)([ \t]*)$`)
+
 func readTemplate(src string) (*template, error) {
-	all, err := parse(src)
+	all, err := parse(bareForm.ReplaceAllString(src, `$1"$2"$3`))
 	if err != nil {
 		return nil, inTemplate("%w", err)
 	}
