@@ -15,8 +15,8 @@ import (
 
 const (
 	// silence is how long a program that says nothing, and of which nothing is
-	// expected, must run to be ready; settled how long one that has said
-	// something must, for a program that fails says so first.
+	// expected, must run to be ready; settled how long one must go on after it
+	// has said something, for a program that fails says so first.
 	silence = time.Second
 	settled = 250 * time.Millisecond
 
@@ -41,6 +41,7 @@ type boot struct {
 	m       machine.Machine
 	s       settings
 	console *machine.Watch
+	printed time.Time // when this call first saw that it had printed
 }
 
 var _ machine.Process = (*boot)(nil)
@@ -134,10 +135,13 @@ func (b *boot) Ready(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	switch age := time.Since(started.ModTime()); {
-	case age > silence:
+	if b.printed.IsZero() && b.m.Printed() > 0 {
+		b.printed = time.Now()
+	}
+	switch {
+	case b.printed.IsZero() && time.Since(started.ModTime()) > silence:
 		return fmt.Sprintf("ran for %s", silence), nil
-	case age > settled && b.m.Printed() > 0:
+	case !b.printed.IsZero() && time.Since(b.printed) > settled:
 		return "console printed", nil
 	}
 	return "", nil
