@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -51,7 +52,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 	how, ready, _ := strings.Cut(out, "\n")
 	m.Adopted, m.Ended, m.Ready = how != "created", how == "ended", strings.TrimSpace(ready)
 	if m.Ready == "" {
-		w := &wait{d: d, s: s, name: name, uuid: id, watch: watch{expect: s.expect}, began: time.Now()}
+		w := &wait{d: d, s: s, name: name, uuid: id, match: machine.NewMatch(s.expect), began: time.Now()}
 		if m.Ready, err = w.run(ctx); err != nil {
 			return m, err
 		}
@@ -77,20 +78,25 @@ type wait struct {
 	d          *dom0
 	s          settings
 	name, uuid string
-	watch      watch
+	match      *machine.Match
+	read       int64 // of the console, in bytes
 	began      time.Time
 }
 
 func (w *wait) run(ctx context.Context) (string, error) {
 	for {
 		left := w.s.timeout - time.Since(w.began)
-		piece, gone, err := w.d.console(ctx, w.name, w.watch.read, w.seconds(left))
+		piece, gone, err := w.d.console(ctx, w.name, w.read, w.seconds(left))
 		if err != nil {
 			return "", err
 		}
-		w.watch.add(piece)
-		if how := w.watch.matched(); how != "" {
-			return how, nil
+		w.read += int64(len(piece))
+		w.match.Add(piece)
+		if w.match.Found() {
+			if w.s.expect == nil {
+				return "console printed", nil
+			}
+			return fmt.Sprintf("console matched %q", w.s.expect), nil
 		}
 		if gone || len(piece) == 0 {
 			if how, err := w.silent(ctx, gone); how != "" || err != nil {
@@ -98,7 +104,7 @@ func (w *wait) run(ctx context.Context) (string, error) {
 			}
 		}
 		if left <= 0 {
-			return "", failed(step.BootFailed, w.watch.tail(), "%s within %s", w.unmet(), w.s.timeout)
+			return "", failed(step.BootFailed, w.tail(), "%s within %s", w.unmet(), w.s.timeout)
 		}
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", w.awaited(), time.Since(w.began).Round(time.Second))})
 	}
@@ -126,9 +132,9 @@ func (w *wait) silent(ctx context.Context, gone bool) (string, error) {
 	}
 	switch {
 	case strings.Contains(strings.TrimPrefix(state, "is "), "c"):
-		return "", failed(step.BootFailed, w.watch.tail(), "the domain crashed and %s", w.unmet())
+		return "", failed(step.BootFailed, w.tail(), "the domain crashed and %s", w.unmet())
 	case state == "gone":
-		return "", failed(step.BootFailed, w.watch.tail(), "the domain ended and %s", w.unmet())
+		return "", failed(step.BootFailed, w.tail(), "the domain ended and %s", w.unmet())
 	case w.s.expect == nil && time.Since(w.began) > silence:
 		return fmt.Sprintf("ran for %s", silence), nil
 	}
@@ -147,4 +153,12 @@ func (w *wait) unmet() string {
 		return "it printed nothing"
 	}
 	return fmt.Sprintf("its console did not match %q", w.s.expect)
+}
+
+// tail is the console's end, for an error's hint.
+func (w *wait) tail() string {
+	if text := w.match.Tail(); text != "" {
+		return "the console's last lines:\n" + text
+	}
+	return "the console is empty: the kernel printed nothing"
 }

@@ -1,20 +1,16 @@
 package xen
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"regexp"
 	"strconv"
-	"strings"
-	"unicode/utf8"
 
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
 const (
-	consolePiece  = 32 << 10
-	consoleWindow = 64 << 10
+	consolePiece = 32 << 10
 	// longest is how long one call waits on the host: the connection may break
 	// without a word, and who asks must hear of progress.
 	longest = 10
@@ -53,14 +49,14 @@ func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.
 			return text, err
 		}
 		if len(b) > 0 || gone || wait <= longest {
-			return step.ConsoleText{Text: strings.ToValidUTF8(string(b), "\uFFFD"), Next: from.Offset + int64(len(b)), Ended: gone}, nil
+			text, n := machine.Text(b)
+			return step.ConsoleText{Text: text, Next: from.Offset + int64(n), Ended: gone}, nil
 		}
 		step.Report(ctx, step.Progress{Note: "waiting for the console"})
 	}
 }
 
-// console reads a piece from an offset on, cut between characters, and waits
-// for one up to so many seconds. gone says that no more will come.
+// console reads a piece from an offset on, and waits for one up to so many seconds. gone says that no more will come.
 func (d *dom0) console(ctx context.Context, name string, offset int64, seconds int) (piece []byte, gone bool, err error) {
 	out, err := d.do(ctx, nil, "console", name, strconv.FormatInt(offset, 10), strconv.Itoa(consolePiece), strconv.Itoa(seconds))
 	switch {
@@ -71,52 +67,5 @@ func (d *dom0) console(ctx context.Context, name string, offset int64, seconds i
 	case err != nil:
 		return nil, false, err
 	}
-	b := []byte(out)
-	for back := 1; back < utf8.UTFMax && back < len(b); back++ {
-		if tail := b[len(b)-back:]; utf8.RuneStart(tail[0]) {
-			if !utf8.FullRune(tail) {
-				b = b[:len(b)-back]
-			}
-			break
-		}
-	}
-	return b, false, nil
-}
-
-// watch looks for a pattern in a console that is read piece by piece. It sees
-// "\n" for "\r\n", and the last 64 KiB.
-type watch struct {
-	expect *regexp.Regexp // nil: any byte will do
-	read   int64
-	window []byte
-}
-
-func (w *watch) add(piece []byte) {
-	w.read += int64(len(piece))
-	w.window = append(w.window, bytes.ReplaceAll(piece, []byte("\r"), nil)...)
-	if extra := len(w.window) - consoleWindow; extra > 0 {
-		w.window = append(w.window[:0], w.window[extra:]...)
-	}
-}
-
-// matched says how, "" if it did not.
-func (w *watch) matched() string {
-	switch {
-	case w.expect == nil && w.read > 0:
-		return "console printed"
-	case w.expect != nil && w.expect.Match(w.window):
-		return fmt.Sprintf("console matched %q", w.expect)
-	}
-	return ""
-}
-
-// tail is the last 20 lines, for an error's hint.
-func (w *watch) tail() string {
-	text := strings.TrimSpace(strings.ToValidUTF8(string(w.window), "\uFFFD"))
-	if text == "" {
-		return "the console is empty: the kernel printed nothing"
-	}
-	lines := strings.Split(text, "\n")
-	lines = lines[max(0, len(lines)-20):]
-	return "the console's last lines:\n" + strings.Join(lines, "\n")
+	return []byte(out), false, nil
 }

@@ -245,7 +245,7 @@ func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	raw := filepath.Join(p.folder, bootDisk)
 	step.Report(ctx, step.Progress{Note: "making the disk"})
 	if err := disk.Write(ctx, raw, p.s.layout(p.how.Type), boot, p.s.size); err != nil {
-		return nil, err
+		return nil, machine.TooBig(err, p.folder, "size", p.s.Size)
 	}
 	packed, err := os.Create(filepath.Join(p.folder, packedDisk))
 	if err != nil {
