@@ -42,7 +42,7 @@ func measureXen(ctx context.Context, dir string, r *report) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, hand.close(ctx)) }()
+	defer hand.close(ctx)
 	room, err := newXenRoom(ctx, dir, lab.Host)
 	if err != nil {
 		return err

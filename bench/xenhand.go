@@ -33,10 +33,10 @@ func connect(ctx context.Context, lab *xenlab.Lab, socket string) (*byHand, erro
 	return h, nil
 }
 
-func (h *byHand) close(ctx context.Context) error {
+func (h *byHand) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	return h.ssh(ctx, "-O", "exit", "-q").Run()
+	_ = h.ssh(ctx, "-O", "exit", "-q").Run() // it has ended if the lab has
 }
 
 // ssh is an ssh with more options that takes no command.
