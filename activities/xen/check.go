@@ -86,8 +86,11 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []string) (f facts, err error) {
 	const tries, pause = 3, 2 * time.Second
 	for i := range tries {
-		if f, err = d.facts(ctx, name, uuid, bridges, paths); err == nil || step.KindOf(err) != "" || ctx.Err() != nil {
+		if f, err = d.facts(ctx, name, uuid, bridges, paths); err == nil || ctx.Err() != nil {
 			return f, err
+		}
+		if step.KindOf(err) != "" {
+			return f, d.blame(err)
 		}
 		if i+1 < tries {
 			step.Report(ctx, step.Progress{Note: fmt.Sprintf("asking %s again: %v", d.host, err)})
@@ -98,15 +101,22 @@ func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []s
 			}
 		}
 	}
-	e := &step.Error{Kind: step.NotFound, Field: "host", Err: err, Hint: fmt.Sprintf("see that ssh %s works by hand, then deploy again", strings.TrimPrefix(d.host.String(), "ssh://"))}
+	e := &step.Error{Kind: step.NotFound, Err: err}
 	var told *step.Error
 	if errors.As(err, &told) {
-		e.Err = told.Err
-		if told.Hint != "" {
-			e.Hint = told.Hint
-		}
+		e.Err, e.Hint = told.Err, told.Hint
 	}
-	return f, e
+	e.Hint = cmp.Or(e.Hint, fmt.Sprintf("see that ssh %s works by hand, then deploy again", strings.TrimPrefix(d.host.String(), "ssh://")))
+	return f, d.blame(e)
+}
+
+// blame gives an error of the connection the option that names the host.
+func (d *dom0) blame(err error) error {
+	var e *step.Error
+	if !errors.As(err, &e) || e.Field != "" || e.Kind != step.Unauthorized && e.Kind != step.NotFound {
+		return err
+	}
+	return &step.Error{Kind: e.Kind, Field: "host", Hint: e.Hint, Err: fmt.Errorf("%s: %w", d.host, e.Err)}
 }
 
 // wanted is something that must be on the host, and the option that says so.

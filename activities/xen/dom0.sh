@@ -84,6 +84,37 @@ sweep() {
 	rmdir "$root/domains" 2>/dev/null || :
 }
 
+# settle DIGEST makes the image's folder of its parts, unless it is there.
+settle() {
+	part=$root/.$1.part
+	if [ ! -d "$root/$1" ]; then
+		lock "$part" || { [ -d "$root/$1" ] && return; fail $ABSENT "$part"; }
+		if [ -e "$part/disk.tar" ]; then
+			rm -rf "$part/unpacked"
+			mkdir "$part/unpacked"
+			tar -C "$part/unpacked" --no-same-owner --no-same-permissions -xSf "$part/disk.tar"
+			mv "$part"/unpacked/* "$part/disk.img"
+			rm -rf "$part/unpacked" "$part/disk.tar"
+		fi
+		sync -f "$part"
+	elif [ ! -e "$part" ]; then
+		return
+	fi
+	lock "$root" # reserve looks for the one or the other
+	if [ -d "$root/$1" ]; then rm -rf "$part"; else mv -T "$part" "$root/$1"; fi
+}
+
+# tty_of NAME prints the terminal of the domain's console: that of an hvm domain's
+# serial port, made by QEMU, or else the one that xenconsoled makes, soon.
+tty_of() {
+	at=/local/domain/$(id_of "$1")
+	n=0
+	until xenstore-read "$at/serial/0/tty" 2>/dev/null || xenstore-read "$at/console/tty" 2>/dev/null || [ $n -gt 50 ]; do
+		n=$((n + 1))
+		sleep 0.1
+	done
+}
+
 # kind_of PATH
 kind_of() {
 	if [ -b "$1" ]; then echo block
@@ -166,30 +197,12 @@ receive) # DIGEST NAME OFFSET BYTES SHA256: the file's bytes from the offset on,
 	}
 	;;
 
-settle) # DIGEST: all its files are there
-	part=$root/.$1.part
-	if [ ! -d "$root/$1" ]; then
-		lock "$part" || { [ -d "$root/$1" ] && exit; fail $ABSENT "$part"; }
-		cd "$part"
-		if [ -e disk.tar ]; then
-			rm -rf unpacked
-			mkdir unpacked
-			tar -C unpacked --no-same-owner --no-same-permissions -xSf disk.tar
-			mv unpacked/* disk.img
-			rm -rf unpacked disk.tar
-		fi
-		sync -f .
-		cd /
-	fi
-	lock "$root" # reserve looks for the one or the other
-	if [ -d "$root/$1" ]; then rm -rf "$part"; else mv -T "$part" "$root/$1"; fi
-	;;
-
-configure) # FOLDER DIGEST FILE...: copies of its own to write to, and its configuration from stdin
+configure) # FOLDER DIGEST FILE...: all files of the image are there; copies of its own to
+	# write to, and its configuration from stdin
 	dir=$root/domains/$1 image=$root/$2
+	settle "$2"
 	shift 2
 	lock "$dir" 300 || fail $ABSENT "$dir"
-	[ -d "$image" ] || fail $ABSENT "$image"
 	for file; do
 		[ ! -e "$dir/$file" ] || continue
 		room "$dir" "$(du -k "$image/$file" | cut -f 1)"
@@ -226,13 +239,21 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 		exit $REFUSED
 	}
 	# The console is read from before the first instruction on, by a process that
-	# ends with the domain. 64 MiB are kept; Xen drops what nobody reads.
-	setsid sh -c '
-		while "$1" domid "$2" >/dev/null 2>&1; do
-			"$1" console "$2" 2>/dev/null || : # ends with the domain, or when it reboots
-		done | dd bs=64k count=67108864 iflag=count_bytes status=none
-	' console "$tool" "$1" >>"$dir/console.log" 2>/dev/null </dev/null 8<&- 9<&- &
-	echo $! >"$dir/console.pid"
+	# ends with the domain. It has the terminal open before the domain runs: what one
+	# printed that ends at once is gone with its terminal. 64 MiB are kept; Xen drops
+	# what nobody reads.
+	(
+		tty=$(tty_of "$1")
+		[ ! -c "$tty" ] || exec <"$tty" # in a subshell, for no session's leader may
+		# shellcheck disable=SC2016 # its own arguments
+		setsid sh -c '
+			{
+				cat || : # ends with the domain, or when it reboots
+				while "$1" domid "$2"; do "$1" console "$2" >&3 </dev/null || :; done >/dev/null
+			} 3>&1 2>/dev/null | dd bs=64k count=67108864 iflag=count_bytes status=none
+		' console "$tool" "$1" >>"$dir/console.log" 2>/dev/null 8<&- 9<&- &
+		echo $! >"$dir/console.pid"
+	) </dev/null
 	"$tool" unpause "$1" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || {
 		cat "$dir/create.log" >&2
 		exit $REFUSED
@@ -288,22 +309,31 @@ destroy) # FOLDER UUID GRACE: ends the domain, removes its folder; says what it 
 	lock "$dir" 300 || :
 	ours "$1" "$2"
 	if [ -n "$id" ]; then
-		# A guest that listens says so at once, and xl waits for that, for a minute. One
-		# that does not is not waited for.
-		if timeout 2 "$tool" shutdown "$id" >/dev/null 2>&1; then
+		# What xl shutdown does, but that it waits a minute for a guest that does not
+		# listen. One that does clears the word at once.
+		at=/local/domain/$id
+		xenstore-write "$at/control/shutdown" poweroff 2>/dev/null || :
+		n=0
+		while [ $n -lt 10 ] && [ "$(xenstore-read "$at/control/shutdown" 2>/dev/null)" = poweroff ]; do
+			n=$((n + 1))
+			sleep 0.1
+		done
+		[ $n = 10 ] || { # it listens, or is gone
 			n=0
-			while [ "$(id_of "$1")" = "$id" ] && [ $n -lt $(($3 * 5)) ]; do
+			while [ $n -lt $(($3 * 5)) ] && [ "$(xenstore-read "$at/name" 2>/dev/null)" = "$1" ]; do
 				n=$((n + 1))
 				sleep 0.2
 			done
-		fi
+		}
 		"$tool" destroy "$id" >/dev/null 2>&1 || :
 		n=0
-		while [ "$(id_of "$1")" = "$id" ]; do
+		while [ "$(xenstore-read "$at/name" 2>/dev/null)" = "$1" ]; do
 			[ $n -lt 50 ] || fail $STAYS "$1"
 			n=$((n + 1))
 			sleep 0.2
 		done
+		# Had it gone before the word came, that made the node anew.
+		[ "$(xenstore-list "$at" 2>/dev/null)" != control ] || xenstore-rm "$at"
 		echo "domain $1"
 	fi
 	if [ -d "$dir" ]; then

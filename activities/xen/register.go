@@ -76,7 +76,9 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 	}
 	step.Report(ctx, step.Progress{Note: "writing the domain's configuration"})
 	args := append([]string{name, img.Digest}, dom.copies()...)
-	if _, err := d.do(ctx, bytes.NewReader(cfg), "configure", args...); err != nil {
+	if _, err := d.do(ctx, bytes.NewReader(cfg), "configure", args...); exited(err, absent) {
+		return reg, fmt.Errorf("what was sent to %s is gone: another deploy or destroy came between", d.host) // and again
+	} else if err != nil {
 		return reg, err
 	}
 	return reg, nil
@@ -147,9 +149,7 @@ func (t *Target) sendOnce(ctx context.Context, d *dom0, name string, img step.Im
 		}
 		before += f.Artifact.Size
 	}
-	step.Report(ctx, step.Progress{Done: total, Total: total, Unit: "bytes", Note: "unpacking"})
-	_, err = d.do(ctx, nil, "settle", img.Digest)
-	return false, err
+	return false, nil
 }
 
 // sendFile sends what is missing of a file: the host has its first bytes.
