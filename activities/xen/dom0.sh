@@ -244,16 +244,17 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 	# what nobody reads.
 	(
 		tty=$(tty_of "$1")
-		[ ! -c "$tty" ] || exec <"$tty" # in a subshell, for no session's leader may
+		[ -c "$tty" ] || tty=/dev/null
+		exec 7<"$tty" # in a subshell: it would be the terminal of a session's leader
 		# shellcheck disable=SC2016 # its own arguments
 		setsid sh -c '
 			{
 				cat || : # ends with the domain, or when it reboots
 				while "$1" domid "$2"; do "$1" console "$2" >&3 </dev/null || :; done >/dev/null
 			} 3>&1 2>/dev/null | dd bs=64k count=67108864 iflag=count_bytes status=none
-		' console "$tool" "$1" >>"$dir/console.log" 2>/dev/null 8<&- 9<&- &
+		' console "$tool" "$1" <&7 >>"$dir/console.log" 2>/dev/null 7<&- 8<&- 9<&- &
 		echo $! >"$dir/console.pid"
-	) </dev/null
+	)
 	"$tool" unpause "$1" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || {
 		cat "$dir/create.log" >&2
 		exit $REFUSED
