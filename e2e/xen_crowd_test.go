@@ -33,22 +33,23 @@ func (x *onXen) console() {
 	}
 	status := x.morgana(talker, "status")
 	for _, app := range []string{"ends", "crashes"} {
-		if !strings.Contains(lineWith(status.out, app+"/dev"), "ended") {
+		if !strings.Contains(lineWith(status.out, app+" "), "ended") {
 			x.t.Errorf("%s is not ended:\n%s", app, status.out)
 		}
 	}
-	// One that ran to its end is not started again.
-	if r := x.over(x.begin(ends, "deploy")); r.code != 0 || !strings.Contains(r.out, "unchanged") {
-		x.t.Errorf("deployed anew:\n%s%s", r.out, r.errOut)
+	// A job that is done is done again.
+	if r := x.over(x.begin(ends, "deploy")); r.code != 0 || !strings.Contains(r.out, "ends/dev generation 2") {
+		x.t.Errorf("exit status %d\n%s%s", r.code, r.out, r.errOut)
 	}
 
-	x.done(x.begin(talker, "destroy"), x.begin(crashes, "destroy"), x.begin(kept, "destroy"), ended, follow)
+	x.dom0(`xl destroy "$(cd /var/lib/morgana/domains && ls -d talker.*)"`)
+	x.done(ended, follow)
 	for what, r := range map[string]*running{"shutting down": ended, "staying": follow} {
 		if text := strings.ReplaceAll(r.out.String(), "\r", ""); strings.Count(text, "hello from a unikernel\n") != 1 || !strings.Contains(text, what+"\n") || r.errOut.String() != "" {
 			x.t.Errorf("followed to %q:\n%s%s", what, r.out, r.errOut)
 		}
 	}
-	x.done(x.begin(ends, "destroy"))
+	x.done(x.begin(talker, "destroy"), x.begin(crashes, "destroy"), x.begin(kept, "destroy"), x.begin(ends, "destroy"))
 }
 
 func lineWith(text, what string) string {

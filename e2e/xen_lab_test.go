@@ -23,11 +23,11 @@ func TestXen(t *testing.T) {
 	t.Parallel()
 	x := newXen(t)
 	x.part("boots in every way", x.boots)
-	// TODO	x.part("console and crash", x.console)
-	// TODO	x.part("two at once, ten at once", x.crowd)
-	// TODO	x.part("killed in every stage", x.killed)
-	// TODO	x.part("failed and cancelled", x.undone)
-	// TODO	x.part("bad input", x.refuses)
+	x.part("console and crash", x.console)
+	x.part("two at once, ten at once", x.crowd)
+	x.part("killed in every stage", x.killed)
+	x.part("failed and cancelled", x.undone)
+	x.part("bad input", x.refuses)
 }
 
 // onXen is a lab whose worker deploys to a Xen host.
