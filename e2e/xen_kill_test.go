@@ -11,7 +11,7 @@ import (
 
 // heldXL stands before xl and keeps a verb until it is let go: /run/hold/VERB.APP
 // is there for that long, where APP is any or that of the domain it is about.
-const heldXL = `mkdir -p /run/hold /run/held
+const heldXL = `mkdir -p /run/hold /run/held /usr/local/sbin
 cat >/usr/local/sbin/xl <<'END'
 #!/bin/sh
 for f in /run/hold/*; do
