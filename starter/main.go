@@ -30,6 +30,7 @@ import (
 var version = "dev"
 
 func main() {
+	keepInherited()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()

@@ -46,6 +46,7 @@ func main() {
 	if local.Supervise(os.Args) {
 		return
 	}
+	keepInherited() // not before: a supervisor is given files
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
