@@ -78,11 +78,11 @@ func (x *onXen) crowd() {
 	x.done(x.begin(folder, "destroy"))
 
 	// One kernel and one image for all: it is sent by ten at once.
-	any := x.on("any", xenDev(options))
+	folder = x.on("any", xenDev(options))
 	each := func(verb string) {
 		var all []*running
 		for i := range 10 {
-			all = append(all, x.begin(any, verb, "--app", fmt.Sprintf("app-%d", i)))
+			all = append(all, x.begin(folder, verb, "--app", fmt.Sprintf("app-%d", i)))
 		}
 		x.done(all...)
 	}
