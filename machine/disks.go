@@ -7,11 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -165,13 +162,15 @@ func (r *Room) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File,
 		case !errors.Is(err, syscall.EWOULDBLOCK):
 			return &step.Error{Field: d.Field, Err: &fs.PathError{Op: "flock", Path: d.Path, Err: err}}
 		}
-		holder := r.holder(info)
+		holder := r.holder(func(file, _ string) bool {
+			open, err := os.Stat(file)
+			return err == nil && sameDisk(open, info)
+		})
 		switch {
-		case holder != nil && sparing && holder.Tags.App == tags.App && holder.Tags.Target == tags.Target:
+		case holder != nil && sparing && holder.deployedAs(tags):
 			return nil
 		case holder != nil:
-			hint := fmt.Sprintf("destroy %s on target %s first", holder.Tags.App, holder.Tags.Target)
-			return d.failed(step.Conflict, d.or(hint, " on both"), "the running machine %s has %s", holder.Name(), d.Path)
+			return d.failed(step.Conflict, d.or(destroyOf(holder.Tags), " on both"), "the running machine %s has %s", holder.Name(), d.Path)
 		case time.Since(began) > diskPatience:
 			return d.failed(step.Conflict, d.or("end it first: morgana destroy, if it is a machine", " on both"), "another machine or program has %s", d.Path)
 		}
@@ -181,47 +180,6 @@ func (r *Room) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File,
 		case <-every.C:
 		}
 	}
-}
-
-// holder is a running machine of any room that has the file open; nil if none is
-// seen.
-func (r *Room) holder(file fs.FileInfo) *Machine {
-	state := filepath.Dir(r.root)
-	kinds, _ := os.ReadDir(state) // what cannot be read cannot be named
-	for _, kind := range kinds {
-		room := &Room{root: filepath.Join(state, kind.Name())}
-		machines, _ := room.All(func(step.Tags) bool { return true })
-		for _, m := range machines {
-			if pid, err := m.Pid(); err == nil && pid != 0 && hasOpen(pid, file) {
-				return &m
-			}
-		}
-	}
-	return nil
-}
-
-// hasOpen reports whether a machine's process, or another of its session, has
-// the file open, as far as can be seen: the kernel shows nothing of a process
-// that got capabilities from its program's file.
-func hasOpen(pid int, file fs.FileInfo) bool {
-	all, _ := os.ReadDir("/proc") // they may be gone at any moment
-	for _, p := range all {
-		member, err := strconv.Atoi(p.Name())
-		if err != nil {
-			continue
-		}
-		if session, err := unix.Getsid(member); err != nil || session != pid {
-			continue
-		}
-		fds := filepath.Join("/proc", p.Name(), "fd")
-		entries, _ := os.ReadDir(fds)
-		for _, e := range entries {
-			if info, err := os.Stat(filepath.Join(fds, e.Name())); err == nil && sameDisk(info, file) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // MakeDisk makes an empty, sparse disk of the machine's own, of so many bytes.

@@ -112,7 +112,7 @@ func TestDiskOfAMachine(t *testing.T) {
 		next := b.reg.Spec.Tags
 		next.Generation++
 		for _, tags := range []step.Tags{another, next} {
-			wantDisk(t, b.take(tags, false, disk), step.Conflict, "a", "the running machine boottest.dev.0a1b2c3d-1 has "+path, "destroy boottest on target dev first")
+			wantDisk(t, b.take(tags, false, disk), step.Conflict, "a", "the running machine boottest.dev.0a1b2c3d-1 has "+path, "morgana destroy boottest/dev")
 			if err := b.take(tags, true, disk); (err == nil) != (tags == next) {
 				t.Errorf("%s/%v is spared: %v", kind, tags, err)
 			}

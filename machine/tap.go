@@ -126,7 +126,7 @@ func (c TapConfig) find() (whose owner, index int, err error) {
 	case !ok:
 		return others, index, c.checkOthers()
 	case tags.App != c.Tags.App || tags.Target != c.Tags.Target:
-		return others, index, c.conflict(fmt.Sprintf("morgana destroy for %s.%s, or give another name", tags.App, tags.Target),
+		return others, index, c.conflict(destroyOf(tags)+", or give another name",
 			"%s belongs to %s.%s", c.Interface(), tags.App, tags.Target)
 	case tags == c.Tags:
 		return same, index, nil

@@ -15,15 +15,22 @@ import (
 
 const (
 	tunFix = "sudo modprobe tun"
-	tunWay = "run the worker as root, or sudo setcap cap_net_admin+ep on its program, " +
+	// tunOpen is for a device that is closed to the worker's user, tunAllow for
+	// one that nobody may open, as in a container.
+	tunOpen  = "sudo chmod 666 " + tunDevice + `, or for good a udev rule: KERNEL=="tun", MODE="0666"`
+	tunAllow = "give the worker's container the device: docker run --device " + tunDevice
+	tunWay   = "run the worker as root, or sudo setcap cap_net_admin+ep on its program, " +
 		"or make a tap for its user (sudo ip tuntap add NAME mode tap user USER) and give its name"
 )
 
 // CheckTap says without making anything whether [OpenTap] can work: the host
 // has tun devices (Unsupported), the worker may make this one (Unauthorized),
-// the bridge is there (NotFound), the name is not another machine's and nobody
-// has it open (Conflict), and all of it is sane (InvalidSpec).
-func CheckTap(c TapConfig) error {
+// the bridge is there (NotFound), the name is not another deployment's and no
+// stranger has it open (Conflict), and all of it is sane (InvalidSpec).
+//
+// As with the sparing of [Room.TakeDisks], a running machine of the same
+// deployment may have it.
+func (r *Room) CheckTap(c TapConfig) error {
 	if err := c.sane(); err != nil {
 		return err
 	}
@@ -49,14 +56,35 @@ func CheckTap(c TapConfig) error {
 	switch f, err := attach(c.Interface(), false); {
 	case err == nil:
 		return f.Close()
+	case errors.Is(err, unix.EBUSY) && whose == ours:
+		return nil
 	case errors.Is(err, unix.EBUSY):
-		return c.held()
+		return r.checkHolder(c)
 	case errors.Is(err, unix.EPERM):
 		return c.failed(step.Unauthorized, fmt.Sprintf("make it anew for the worker's user: sudo ip tuntap add %s mode tap user %d", c.Interface(), os.Geteuid()),
 			"%s belongs to another user", c.Interface())
 	default:
 		return c.denied(err)
 	}
+}
+
+// checkHolder refuses a tap that another has open than a machine of the same
+// deployment.
+func (r *Room) checkHolder(c TapConfig) error {
+	holder := r.holder(func(file, info string) bool {
+		if to, err := os.Readlink(file); err != nil || to != tunDevice {
+			return false
+		}
+		told, err := os.ReadFile(info)
+		return err == nil && strings.Contains("\n"+string(told), "\niff:\t"+c.Interface()+"\n")
+	})
+	switch {
+	case holder == nil:
+		return c.held()
+	case holder.deployedAs(c.Tags):
+		return nil
+	}
+	return c.conflict(destroyOf(holder.Tags)+", or give another name", "the running machine %s has %s", holder.Name(), c.Interface())
 }
 
 // TapNeeds is what a worker needs on its host to make taps.
@@ -66,6 +94,10 @@ func TapNeeds() []step.Need {
 		tun.Found = tunDevice
 	} else {
 		tun.Why, tun.Fix = err.Error(), tunFix
+		var e *step.Error
+		if errors.As(err, &e) {
+			tun.Why, tun.Fix = e.Err.Error(), e.Hint
+		}
 	}
 	right := step.Need{For: "tap devices", What: "CAP_NET_ADMIN", Optional: true}
 	if mayMakeTaps() {
@@ -130,6 +162,10 @@ func (c TapConfig) denied(err error) error {
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return c.failed(step.Unsupported, tunFix, "this host has no %s", tunDevice)
+	case closed(err) == unix.EPERM: // not for its mode
+		return c.failed(step.Unauthorized, tunAllow, "the worker may not open %s", tunDevice)
+	case closed(err) != 0:
+		return c.failed(step.Unauthorized, tunOpen, "the worker may not open %s", tunDevice)
 	case errors.Is(err, fs.ErrPermission):
 		return c.failed(step.Unauthorized, tunWay, "the worker may not make or open tap devices")
 	case errors.Is(err, unix.EINVAL):
@@ -138,8 +174,17 @@ func (c TapConfig) denied(err error) error {
 	return err
 }
 
+// closed is why the tun device itself may not be opened, 0 if that is not it.
+func closed(err error) (why unix.Errno) {
+	var at *fs.PathError
+	if errors.As(err, &at) && at.Path == tunDevice && errors.Is(at, fs.ErrPermission) {
+		_ = errors.As(at, &why)
+	}
+	return why
+}
+
 func (c TapConfig) held() error {
-	return c.conflict("end that program (morgana destroy, if it is an earlier generation), or leave the name out",
+	return c.conflict(destroyOf(c.Tags)+", if an earlier generation has it; else end that program, or leave the name out",
 		"another program has %s open", c.Interface())
 }
 

@@ -30,13 +30,14 @@ func TestTapAsNobody(t *testing.T) {
 			}
 		}
 		tags := step.Tags{App: "taptest", Target: "nobody", Life: "0a1b2c3d", Generation: 1}
-		say("check", CheckTap(TapConfig{Tags: tags}))
+		room := In(step.Site{State: os.TempDir()}, "none")
+		say("check", room.CheckTap(TapConfig{Tags: tags}))
 		_, err := OpenTap(context.Background(), TapConfig{Tags: tags})
 		say("open", err)
-		say("check own", CheckTap(TapConfig{Tags: tags, Name: "mgtesttap4"}))
+		say("check own", room.CheckTap(TapConfig{Tags: tags, Name: "mgtesttap4"}))
 		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap4"})
 		say("open own", err)
-		say("check another's", CheckTap(TapConfig{Tags: tags, Name: "mgtesttap5"}))
+		say("check another's", room.CheckTap(TapConfig{Tags: tags, Name: "mgtesttap5"}))
 		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap5"})
 		say("open another's", err)
 		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap6"})
@@ -44,6 +45,7 @@ func TestTapAsNobody(t *testing.T) {
 		say("needs", nil)
 		for _, n := range TapNeeds() {
 			says["needs"] += n.What + "=" + n.Found + " "
+			says["fix "+n.What] = n.Fix
 		}
 		_ = json.NewEncoder(os.Stdout).Encode(says)
 		os.Exit(0)
@@ -111,7 +113,14 @@ func TestTapAsNobody(t *testing.T) {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
-	if got := run(false)["check own"]; !strings.HasPrefix(got, no) {
+	closed := run(false)
+	if got := closed["check own"]; got != no+"tap: the worker may not open /dev/net/tun" {
 		t.Errorf("a device that may not be opened: %q", got)
+	}
+	if got := closed["open own"]; got != no+"open tap mgtesttap4: tap: the worker may not open /dev/net/tun" {
+		t.Errorf("a device that may not be opened: %q", got)
+	}
+	if got := closed["fix /dev/net/tun"]; !strings.HasPrefix(got, "sudo chmod 666 /dev/net/tun") {
+		t.Errorf("a device that may not be opened is to be mended by %q", got)
 	}
 }

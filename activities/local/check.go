@@ -49,7 +49,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	for _, tap := range s.taps(spec.Tags) {
-		if err := machine.CheckTap(tap); err != nil {
+		if err := t.room.CheckTap(tap); err != nil {
 			return spec, err
 		}
 	}

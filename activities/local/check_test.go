@@ -157,7 +157,7 @@ func TestBlockFiles(t *testing.T) {
 	other := one
 	other.Target, other.Options = "other", []byte(strings.ReplaceAll(string(one.Options), disk, link))
 	_, err = b.target().Check(t.Context(), other)
-	wantError(t, err, step.Conflict, "blocks[0].path", "the running machine localtest.dev."+life+"-1 has "+link, "destroy localtest on target dev first")
+	wantError(t, err, step.Conflict, "blocks[0].path", "the running machine localtest.dev."+life+"-1 has "+link, "morgana destroy localtest/dev")
 	next := one
 	next.Generation++
 	if _, err := b.target().Check(t.Context(), next); err != nil {

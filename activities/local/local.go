@@ -20,7 +20,9 @@
 // and writes down how it ended. What the program leaves behind ends with it,
 // whatever session it made for itself. If the supervisor is killed the kernel
 // kills the program with it; what that had started Boot and Destroy find by
-// MORGANA_MACHINE in its environment, and end.
+// MORGANA_MACHINE in its environment, or by the machine's lock and folder, and
+// end. A daemon that has cleared its environment and left the folder is then
+// found by nothing, and lives on: machines have no cgroups.
 //
 // A program is not started again when it ends: restart policy none. One whose
 // supervisor or host was killed is.
@@ -83,7 +85,9 @@ type Network struct {
 	Name string `json:"name" jsonschema:"required"`
 	// Tap is a tap device: "auto", one that Morgana makes and names, or a name.
 	// A device of that name that is there already is used as it is, and must
-	// belong to the worker's user; else it is made.
+	// belong to the worker's user; else it is made. A tap with a name is one
+	// machine's: before a changed deploy the machine that has it open must be
+	// destroyed.
 	Tap string `json:"tap"`
 	// By is how the program gets it: by "name", or open, as a file descriptor
 	// ("fd"); "name". With fd the tap is gone as soon as the program is.
@@ -99,7 +103,8 @@ type Block struct {
 	// Name is the device's: in the manifest of a Solo5 kernel, and in {block:NAME}.
 	Name string `json:"name" jsonschema:"required"`
 	// Path is a file or block device of the worker's host, absolute. No two
-	// machines have it at the same time.
+	// machines have it at the same time: before a changed deploy the machine
+	// that has it must be destroyed.
 	Path string `json:"path,omitempty"`
 	// Size in MiB of a file of zeros that is the machine's own: made when it is
 	// registered, and destroyed with it.

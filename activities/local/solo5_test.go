@@ -125,8 +125,13 @@ func TestTapOfTheUserAndBridge(t *testing.T) {
 	}
 	later := spec
 	later.Generation++
-	_, err = b.target().Check(t.Context(), later)
-	wantError(t, err, step.Conflict, "networks[0].tap", "another program has mglocaltap1 open", "destroy")
+	if _, err := b.target().Check(t.Context(), later); err != nil {
+		t.Errorf("an unchanged deploy is refused: %v", told(err))
+	}
+	other := spec
+	other.Target = "other"
+	_, err = b.target().Check(t.Context(), other)
+	wantError(t, err, step.Conflict, "networks[0].tap", "the running machine localtest.dev."+life+"-1 has mglocaltap1", "morgana destroy localtest/dev,")
 }
 
 // hvt needs KVM, which decides what happens here.

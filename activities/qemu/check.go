@@ -34,7 +34,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		func() error { _, err := t.accelerate(ctx, s); return err },
 		func() error { return s.checkBoot(ctx) },
 		func() error { return t.checkDisks(ctx, spec.Tags, s.Disks) },
-		func() error { return s.checkTaps(spec.Tags) },
+		func() error { return s.checkTaps(t.room, spec.Tags) },
 		func() error { return t.checkPorts(ctx, spec.Tags, s.forwards) },
 	} {
 		if err := check(); err != nil {

@@ -186,6 +186,32 @@ func TestTaps(t *testing.T) {
 	}
 }
 
+// The machine before has its tap open, which is known only when a changed one
+// boots: an unchanged deploy keeps the machine.
+func TestTapOfTheMachineBefore(t *testing.T) {
+	needTaps(t)
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "mgqemutap1"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
+	if err := netlink.LinkAdd(tap); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.LinkDel(tap); err != nil {
+			t.Error(err)
+		}
+	})
+	b := newBench(t)
+	const options = `{"args":"stay","expect":"staying","networks":[{"kind":"tap","tap":"mgqemutap1"}]}`
+	b.boot(b.register(b.spec("before", 1, options)))
+	next := b.spec("before", 2, options)
+	if _, err := New(b.site).Check(t.Context(), next); err != nil {
+		t.Errorf("check: %v", err)
+	}
+	_, err := New(b.site).Boot(t.Context(), b.register(next))
+	if e := detail(err); e.Kind != step.Conflict || e.Field != "networks[0].tap" || !strings.HasPrefix(e.Hint, "morgana destroy ") {
+		t.Errorf("boot: %v, hint %q", err, e.Hint)
+	}
+}
+
 func TestTapsThatCannotBe(t *testing.T) {
 	needTaps(t)
 	b := newBench(t)
@@ -222,7 +248,7 @@ func TestTapsWithoutPermission(t *testing.T) {
 		}
 		s, err := read([]byte(`{"network":"tap"}`))
 		if err == nil {
-			err = s.checkTaps(b.spec("no", 1, `{}`).Tags)
+			err = s.checkTaps(New(b.site).room, b.spec("no", 1, `{}`).Tags)
 		}
 		done <- err
 	}()

@@ -16,7 +16,7 @@ type Disk struct {
 	Name string `json:"name,omitempty"`
 	// Path is a raw image or a block device that is on the worker's host, as
 	// "/var/lib/data.img". It is never removed. One that is not ReadOnly belongs
-	// to one machine at a time: before another rollout the machine that has it
+	// to one machine at a time: before a changed deploy the machine that has it
 	// must be destroyed.
 	Path string `json:"path,omitempty"`
 	// Size is that of a new, empty disk, as "64MiB", instead of Path. It lives as

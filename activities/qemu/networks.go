@@ -24,7 +24,9 @@ type Network struct {
 	// else "user".
 	Kind string `json:"kind" jsonschema:"enum=user,enum=tap"`
 	// Tap is the name of the tap device; a name is made up. One that is there
-	// already and not Morgana's is used as it is, without Bridge and Address.
+	// already and not Morgana's is used as it is, without Bridge and Address. A
+	// tap with a name is one machine's: before a changed deploy the machine that
+	// has it must be destroyed.
 	Tap string `json:"tap,omitempty"`
 	// Bridge is a bridge of the host that the tap joins.
 	Bridge string `json:"bridge,omitempty"`
@@ -180,12 +182,12 @@ func (s *settings) mac(rec machine.Record, i int) string {
 }
 
 // checkTaps says whether this worker can make the machine's taps.
-func (s *settings) checkTaps(tags step.Tags) error {
+func (s *settings) checkTaps(room *machine.Room, tags step.Tags) error {
 	for i, n := range s.networks {
 		if n.Kind != tapNetwork {
 			continue
 		}
-		if err := machine.CheckTap(s.tap(tags, i)); err != nil {
+		if err := room.CheckTap(s.tap(tags, i)); err != nil {
 			return s.blame(err)
 		}
 	}

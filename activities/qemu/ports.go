@@ -152,7 +152,7 @@ func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, fie
 		return nil
 	default:
 		return &step.Error{Kind: step.Conflict, Field: field, Err: fmt.Errorf("%s is taken by the machine %s", f.at(), holder.Name()),
-			Hint: fmt.Sprintf("choose another host port, or destroy %s on target %s", holder.Tags.App, holder.Tags.Target)}
+			Hint: fmt.Sprintf("choose another host port, or morgana destroy %s/%s", holder.Tags.App, holder.Tags.Target)}
 	}
 }
 

@@ -1,0 +1,62 @@
+package machine
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// holder is a running machine of any room with an open file that is wanted; nil
+// if none is seen. wanted gets the file's path below /proc, and that of what the
+// kernel tells about it.
+func (r *Room) holder(wanted func(file, info string) bool) *Machine {
+	state := filepath.Dir(r.root)
+	kinds, _ := os.ReadDir(state) // what cannot be read cannot be named
+	for _, kind := range kinds {
+		room := &Room{root: filepath.Join(state, kind.Name())}
+		machines, _ := room.All(func(step.Tags) bool { return true })
+		for _, m := range machines {
+			if pid, err := m.Pid(); err == nil && pid != 0 && hasOpen(pid, wanted) {
+				return &m
+			}
+		}
+	}
+	return nil
+}
+
+// hasOpen reports whether a machine's process, or another of its session, has
+// the file open, as far as can be seen: the kernel shows nothing of a process
+// that got capabilities from its program's file.
+func hasOpen(pid int, wanted func(file, info string) bool) bool {
+	all, _ := os.ReadDir("/proc") // they may be gone at any moment
+	for _, p := range all {
+		member, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		if session, err := unix.Getsid(member); err != nil || session != pid {
+			continue
+		}
+		proc := filepath.Join("/proc", p.Name())
+		entries, _ := os.ReadDir(filepath.Join(proc, "fd"))
+		for _, e := range entries {
+			if wanted(filepath.Join(proc, "fd", e.Name()), filepath.Join(proc, "fdinfo", e.Name())) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// deployedAs reports whether the machine is of that deployment, in whatever
+// generation.
+func (m Machine) deployedAs(tags step.Tags) bool {
+	return m.Tags.App == tags.App && m.Tags.Target == tags.Target
+}
+
+// destroyOf is the command that ends a deployment's machines, for hints.
+func destroyOf(tags step.Tags) string { return "morgana destroy " + tags.App + "/" + tags.Target }
