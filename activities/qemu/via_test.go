@@ -196,6 +196,10 @@ func TestModules(t *testing.T) {
 			t.Errorf("%s: files %+v", test.modules, img.Files)
 		}
 	}
+	_, err = New(b.site).Package(t.Context(), step.Kernel{Spec: b.spec("mod", 1, `{"modules":["initrd.img"]}`), File: b.kernel}) // as a kernel that is built already
+	if e := detail(err); e.Field != "modules[0]" || !strings.Contains(e.Hint, "toolchain command brings some: files: [initrd.img]") {
+		t.Errorf("no files: %s %v, hint %q", e.Field, err, e.Hint)
+	}
 	// QEMU takes the ramdisk: hello does not look at it, but must start with it.
 	m := b.boot(b.registerImage(b.image(b.spec("mod", 1, `{"modules":["initrd.img"],"args":"stay","expect":"staying"}`))))
 	if !strings.Contains(cmdline(t, b.pid(m.Registration)), "-initrd\x00initrd.img\x00") {

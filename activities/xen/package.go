@@ -219,7 +219,7 @@ func (p *packing) file(field, name string) (step.Artifact, error) {
 	for _, f := range p.k.Files {
 		names = append(names, f.Name)
 	}
-	hint := "no file comes with the kernel: name it among the toolchain's files"
+	hint := fmt.Sprintf(`no file comes with the kernel; toolchain command brings some: files: [%s], and build: [["true"]] if there is nothing to build`, name)
 	if near := step.Nearest(name, names); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	} else if len(names) > 0 {
