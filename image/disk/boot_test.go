@@ -75,8 +75,8 @@ func TestBoot(t *testing.T) {
 		}{
 			{"multiboot2", Boot{Kernel: hello, ABI: image.Multiboot2, Args: args, Modules: modules},
 				[]string{"boot mode: multiboot2\ncommand line: [" + args + "]\n"}},
-			{"compressed multiboot2", Boot{Kernel: hello + ".gz", ABI: image.Multiboot2, Args: `--hello="Hello World" \"`},
-				[]string{`boot mode: multiboot2` + "\n" + `command line: ["--hello=Hello World" \"]`}},
+			{"compressed multiboot2", Boot{Kernel: hello + ".gz", ABI: image.Multiboot2, Args: `--hello="Hello World" \" \'q\' c\\d "it\'s \"so\""`},
+				[]string{`boot mode: multiboot2` + "\n" + `command line: ["--hello=Hello World" \" \'q\' c\\d "it\'s \"so\""]`}},
 			{"multiboot1", Boot{Kernel: mb1, ABI: image.Multiboot1, Args: args, Modules: modules},
 				[]string{"kernel [/boot/kernel " + args + "]\n", "module [/boot/module0 " + args + "] [first]\n",
 					"module [/boot/initrd.gz] [" + strings.ReplaceAll(string(packed), "\r", "") + "]\n"}},

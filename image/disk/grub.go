@@ -94,26 +94,30 @@ func renderConfig(l Layout, b Boot, how loader) (string, error) {
 		s.WriteString("if serial --unit=0 --speed=115200; then\n" +
 			"  terminal_input console serial\n  terminal_output console serial\nfi\n")
 	}
-	args, err := words(b.Args)
-	if err = errors.Join(plain(b.Args), err); err != nil {
-		return "", invalid("args", err)
+	args, err := configArgs(l, "args", b.Args)
+	if err != nil {
+		return "", err
 	}
 	if how.path {
-		args = append([]string{kernelPath}, args...)
+		args = append([]word{{value: kernelPath}}, args...)
 	}
 	commands := []string{command(how.kernel, kernelPath, args)}
 	if how.initrd && len(b.Modules) > 0 {
-		commands = append(commands, command(how.module, modulePaths(b.Modules)[0], modulePaths(b.Modules)[1:]))
+		var initrds []word
+		for _, path := range modulePaths(b.Modules)[1:] {
+			initrds = append(initrds, word{value: path})
+		}
+		commands = append(commands, command(how.module, modulePaths(b.Modules)[0], initrds))
 	}
 	for i, path := range modulePaths(b.Modules) {
 		if how.initrd {
 			break
 		}
-		args, err := words(b.Modules[i].Args)
-		if err = errors.Join(plain(b.Modules[i].Args), err); err != nil {
-			return "", invalid(moduleField(i)+".args", err)
+		args, err := configArgs(l, moduleField(i)+".args", b.Modules[i].Args)
+		if err != nil {
+			return "", err
 		}
-		commands = append(commands, command(how.module+" --nounzip", path, append([]string{path}, args...)))
+		commands = append(commands, command(how.module+" --nounzip", path, append([]word{{value: path}}, args...)))
 	}
 	for _, c := range commands {
 		s.WriteString("if " + c + "; then\n")
@@ -123,11 +127,26 @@ func renderConfig(l Layout, b Boot, how loader) (string, error) {
 	return s.String(), nil
 }
 
-func command(name, path string, words []string) string {
+// configArgs are the words of arguments in grub.cfg. Where GRUB 2 alone may read
+// the disk, they are refused if they cannot arrive as they are; pv-grub may read
+// menu.lst, which says them as they are.
+func configArgs(l Layout, field, args string) ([]word, error) {
+	all, err := words(args)
+	if err = errors.Join(plain(args), err); err != nil {
+		return nil, invalid(field, err)
+	}
+	if err := changed(all); err != nil && slices.Contains(machine, l) {
+		return nil, &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: field, Err: err,
+			Hint: `via: kernel, or no single quotes and backslashes; for a kernel that reads \' as ', such as MirageOS, write \'`}
+	}
+	return all, nil
+}
+
+func command(name, path string, words []word) string {
 	var s strings.Builder
 	s.WriteString(name + " " + path)
 	for _, w := range words {
-		s.WriteString(" " + quote(w))
+		s.WriteString(" " + quote(w.value))
 	}
 	return s.String()
 }

@@ -21,7 +21,7 @@ func TestRender(t *testing.T) {
 		boot   Boot
 	}{
 		"bios-multiboot2": {BIOS, Boot{ABI: image.Multiboot2, Args: "a=b", Modules: two}},
-		"uefi-multiboot1": {UEFI, Boot{ABI: image.Multiboot1, Args: `it's $5; \\ {é}`, Modules: two}},
+		"uefi-multiboot1": {UEFI, Boot{ABI: image.Multiboot1, Args: `it\'s $5; \\ {é}`, Modules: two}},
 		"bios-linux":      {BIOS, Boot{ABI: image.LinuxBzImage, Args: `console=ttyS0  "a b"`, Modules: []Module{{}, {}}}},
 		"hd0-linux":       {Whole, Boot{ABI: image.LinuxBzImage, Modules: []Module{{Name: "initrd.gz"}}}},
 		"hd0-xen":         {Whole, Boot{ABI: image.XenPV, Args: `--hello="Hello World" $x;#'`, Modules: two}},
@@ -76,6 +76,11 @@ func TestRenderRefuses(t *testing.T) {
 		"empty word":             {BIOS, Boot{ABI: image.Multiboot2, Args: `a "" b`}, "args"},
 		"backslash at the end":   {BIOS, Boot{ABI: image.Multiboot2, Args: `a\`}, "args"},
 		"hexadecimal":            {BIOS, Boot{ABI: image.Multiboot2, Args: `a\\xg1\\x41`}, "args"},
+		"single quotes":          {BIOS, Boot{ABI: image.Multiboot2, Args: `--x='q'`}, "args"},
+		"backslash":              {UEFI, Boot{ABI: image.Multiboot2, Args: `a c\d`}, "args"},
+		"backslash and blank":    {BIOS, Boot{ABI: image.LinuxBzImage, Args: `a\ b`}, "args"},
+		"quotes in quotes":       {BIOS, Boot{ABI: image.Multiboot2, Args: `--x="a \"b\""`}, "args"},
+		"module's single quote":  {BIOS, Boot{ABI: image.Multiboot2, Modules: []Module{{}, {Args: `it's`}}}, "modules[1].args"},
 		"module's newline":       {BIOS, Boot{ABI: image.Multiboot2, Modules: []Module{{Args: "\n"}}}, "modules[0].args"},
 		"module's tab":           {Whole, Boot{ABI: image.XenPV, Modules: []Module{{}, {Args: "\t"}}}, "modules[1].args"},
 		"initrd with arguments":  {BIOS, Boot{ABI: image.LinuxBzImage, Modules: []Module{{Args: "a"}}}, "modules[0].args"},
@@ -123,8 +128,37 @@ func TestWords(t *testing.T) {
 		`a"b"c it's`:            {"abc", "it's"},
 		"a\tb \xff":             {"a\tb", "\xff"},
 	} {
-		if got, err := words(line); err != nil || !slices.Equal(got, want) {
-			t.Errorf("words(%q) = %q, %v, want %q", line, got, err, want)
+		all, err := words(line)
+		var got, given []string
+		for _, w := range all {
+			got, given = append(got, w.value), append(given, w.given)
+		}
+		if err != nil || !slices.Equal(got, want) || strings.Join(given, " ") != line {
+			t.Errorf("words(%q) = %q, %v, want %q", line, all, err, want)
+		}
+	}
+}
+
+// TestBoot sees it under a real GRUB.
+func TestArrives(t *testing.T) {
+	for line, want := range map[string]string{
+		`a  b=c $x`:                 `a  b=c $x`,
+		`--hello="Hello World" "a"`: `"--hello=Hello World" a`,
+		`\'q\' \"q\" c\\d`:          `\'q\' \"q\" c\\d`,
+		`"it\'s \"so\""`:            `"it\'s \"so\""`,
+		`--x='q'`:                   ``,
+		`a c\d`:                     ``,
+		`a\ b`:                      ``,
+		`a"\'b"`:                    ``,
+	} {
+		all, err := words(line)
+		var got []string
+		for _, w := range all {
+			got = append(got, w.arrives())
+		}
+		refused := changed(all) != nil
+		if err != nil || refused != (want == "") || !refused && strings.Join(got, " ") != want {
+			t.Errorf("%q arrives as %q, %v, refused: %v; want %q", line, got, err, refused, want)
 		}
 	}
 }

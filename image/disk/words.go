@@ -2,38 +2,45 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"regexp"
 	"strings"
 )
 
 var escape = regexp.MustCompile(`\\x[0-9a-fA-F]{2}`)
 
-// words cuts a command line into the words to give to a command of GRUB 2.
+// word is a word of a command line.
+type word struct {
+	given string // as the line has it
+	value string // what a kernel reads it as
+}
+
+// words cuts a command line into the words to give to a command of GRUB 2: their
+// values, each of which GRUB writes as [word.arrives] says, with a blank between.
 //
-// GRUB joins a command's words by a blank each, puts double quotes around a word
-// that has a blank in it, and a backslash before ' " and \ (grub-core/lib/cmdline.c).
-// So a line without those three arrives byte by byte, and with them as another
-// line of the same meaning: words are cut as a kernel cuts them, by double quotes
-// and backslashes, and GRUB quotes them again. `--hello="Hello World"` arrives as
-// `"--hello=Hello World"`. MirageOS reads both alike, and Linux too if there is
-// no backslash or single quote.
-func words(line string) ([]string, error) {
+// So a line without ' " and \ arrives byte by byte, and with them as another
+// line of the same meaning to who cuts words by double quotes and backslashes, as
+// MirageOS does: `--hello="Hello World"` arrives as `"--hello=Hello World"`.
+// Linux reads it alike as well if there is no backslash or single quote;
+// [changed] tells.
+func words(line string) ([]word, error) {
 	var (
-		all            []string
-		word           strings.Builder
+		all            []word
+		value          strings.Builder
+		start          int
 		quoted, inside bool // the word has quotes; we are between them
 	)
-	end := func() error {
-		w := word.String()
-		if w == "" && quoted {
+	end := func(at int) error {
+		w := word{line[start:at], value.String()}
+		if w.value == "" && quoted {
 			return errors.New(`GRUB cannot pass on an empty word ("")`)
 		}
-		if escape.MatchString(w) { // which GRUB leaves alone
+		if escape.MatchString(w.value) { // which GRUB leaves alone
 			return errors.New(`GRUB cannot pass on a backslash before x and two hexadecimal digits`)
 		}
 		all = append(all, w)
-		word.Reset()
-		quoted = false
+		value.Reset()
+		start, quoted = at+1, false
 		return nil
 	}
 	for i := 0; i < len(line); i++ {
@@ -44,13 +51,13 @@ func words(line string) ([]string, error) {
 			if i++; i == len(line) {
 				return nil, errors.New("a backslash at the end")
 			}
-			word.WriteByte(line[i])
+			value.WriteByte(line[i])
 		case c == ' ' && !inside:
-			if err := end(); err != nil {
+			if err := end(i); err != nil {
 				return nil, err
 			}
 		default:
-			word.WriteByte(c)
+			value.WriteByte(c)
 		}
 	}
 	if inside {
@@ -59,11 +66,34 @@ func words(line string) ([]string, error) {
 	if line == "" {
 		return nil, nil
 	}
-	return all, end()
+	return all, end(len(line))
 }
 
-// quote writes a word for GRUB's script language. Nothing is special between
+var escaper = strings.NewReplacer(`\`, `\\`, `'`, `\'`, `"`, `\"`)
+
+// arrives is what GRUB makes of a word for a kernel: a backslash before ' " and
+// \, and double quotes around one with a blank (grub-core/lib/cmdline.c).
+func (w word) arrives() string {
+	text := escaper.Replace(w.value)
+	if strings.Contains(w.value, " ") {
+		return `"` + text + `"`
+	}
+	return text
+}
+
+// changed says which word arrives as one that a kernel may read otherwise: not
+// all take a backslash for an escape. Double quotes in another place are none.
+func changed(all []word) error {
+	for _, w := range all {
+		if got := w.arrives(); got != w.given && strings.ContainsAny(w.given, `\'`) {
+			return fmt.Errorf("GRUB would pass on %s as %s", w.given, got)
+		}
+	}
+	return nil
+}
+
+// quote writes a text for GRUB's script language. Nothing is special between
 // single quotes but the single quote.
-func quote(word string) string {
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+func quote(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
