@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
@@ -15,89 +14,6 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
 )
-
-func (c *cli) consoleCommand() *cobra.Command {
-	var follow bool
-	cmd := &cobra.Command{
-		Use:   "console [APP[/TARGET]]",
-		Short: "Print a machine's console",
-		Long: `Print what the machine has written to its console since it booted. Without a
-name it is the app of morgana.yaml. The machine may be on another host: its
-worker is asked through Temporal.`,
-		Example: "  morgana console\n  morgana console hello/dev --follow",
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.console(cmd.Context(), strings.Join(args, ""), follow)
-		},
-	}
-	c.projectFlags(cmd)
-	cmd.Flags().BoolVar(&follow, "follow", false, "go on until the machine ends or Ctrl-C")
-	return cmd
-}
-
-func (c *cli) console(ctx context.Context, which string, follow bool) error {
-	to, names, err := c.named(ctx, which, nil, false)
-	if err != nil {
-		return err
-	}
-	defer to.Close()
-	if len(names) != 1 {
-		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%d deployments fit", len(names)),
-			Hint: "name one: " + strings.Join(names, ", ")}
-	}
-	app, target, _ := strings.Cut(names[0], "/")
-	answer, err := to.QueryWorkflow(ctx, workflows.DeploymentID(app, target), "", workflows.QueryStatus)
-	if err != nil {
-		return notDeployed(names[0], err)
-	}
-	var s workflows.DeploymentStatus
-	if err := answer.Get(&s); err != nil {
-		return err
-	}
-	if s.Machine == nil {
-		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no machine yet", names[0]), Hint: "see morgana status"}
-	}
-	in := workflows.ConsoleRequest{Step: s.Plan.Console, From: step.ConsoleFrom{Machine: *s.Machine}}
-	for {
-		text, err := consolePart(ctx, to, in)
-		if err != nil {
-			return err
-		}
-		if c.output == "json" {
-			c.emit(text)
-		} else if _, err := fmt.Fprint(c.out, text.Text); err != nil {
-			return nil // nobody reads any more
-		}
-		// A piece that is not full is the end for now, even of a console that
-		// never stands still.
-		atEnd := len(text.Text) < 16<<10
-		in.From.Offset = text.Next
-		if text.Ended || atEnd && !follow {
-			return nil
-		}
-		if follow && atEnd { // wait for more, and a second for more of it at once
-			in.From.WaitSeconds = 20
-			if sleep(ctx, time.Second) != nil {
-				return errDetached
-			}
-		}
-	}
-}
-
-func consolePart(ctx context.Context, to *connection, in workflows.ConsoleRequest) (text step.ConsoleText, err error) {
-	t := in.From.Machine.Registration.Spec.Tags
-	run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		TaskQueue: workflows.TaskQueue,
-		ID:        fmt.Sprintf("console/%s/%s/%d", t.App, t.Target, time.Now().UnixNano()),
-	}, "Console", in)
-	if err == nil {
-		err = run.Get(ctx, &text)
-	}
-	if ctx.Err() != nil {
-		return text, errDetached
-	}
-	return text, err
-}
 
 func (c *cli) destroyCommand() *cobra.Command {
 	var targets []string
