@@ -89,7 +89,7 @@ func (x *onXen) wrongRoot(folder string) {
 test "$(grep -ac 'root (hd0)$' $image/disk.img)" = 1 && sed -i 's/root (hd0)$/root (hd7)/' $image/disk.img`)
 	before := x.there()
 	deploys := map[string]*running{}
-	for target, says := range map[string]string{"wrong0": "no menu on (hd0,msdos1)", "wrong00": "no menu on (hd0)", "same": "(hd7)"} {
+	for target, says := range map[string]string{"wrong0": "no menu on (hd0,msdos1)", "wrong00": "no menu on (hd0)", "same": "couldn't load file /boot/kernel"} {
 		deploys[says] = x.begin(folder, "deploy", "-t", target, "--set", target+".timeout=10s")
 	}
 	for says, d := range deploys {
