@@ -41,14 +41,14 @@ xl-vcpus: 2
 xl-extra: '-v "x"'
 xl-vif: ['mac=00:16:3E:00:00:01,bridge=br0']
 xl-disk: ['phy:/dev/vg/a,xvdb,r']
-xl-on_crash: 'restart'
+xl-on_crash: 'preserve'
 xl-cpus: '2-3'
 `
 
 // oldDomain is what the room makes of it, with an xl.in of MirageOS 4.
 const oldDomain = `{"tool":"xl","type":"pvh","args":"--ipv4=10.0.0.9/24 --ipv4-gateway=10.0.0.1 -v \"x\"","memory":32,"vcpus":2,` +
 	`"vif":[{"mac":"00:16:3e:00:00:01","bridge":"br0"}],` +
-	`"disks":[{"path":"/dev/vg/a","vdev":"xvdb","access":"r","format":"raw"}],"on_crash":"restart","extra":["cpus = '2-3'"]}`
+	`"disks":[{"path":"/dev/vg/a","vdev":"xvdb","access":"r","format":"raw"}],"on_crash":"preserve","extra":["cpus = '2-3'"]}`
 
 // xlIn is of one that MirageOS 4 makes: it asks for a network.
 const xlIn = `type = 'pvh'

@@ -42,7 +42,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 		return m, err
 	}
 	step.Report(ctx, step.Progress{Note: s.Tool + " create"})
-	out, err := d.do(ctx, nil, "create", name, id)
+	out, err := d.detached(ctx, "create", append([]string{name, id}, s.writes()...)...)
 	if exited(err, absent) {
 		return m, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not registered on %s", name, d.host), Hint: "deploy again"}
 	}
@@ -56,7 +56,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 		if m.Ready, err = w.run(ctx); err != nil {
 			return m, err
 		}
-		left, err := d.do(ctx, strings.NewReader(m.Ready), "ready", name, id)
+		left, err := d.do(ctx, nil, "ready", name, id, m.Ready)
 		if err != nil {
 			return m, err
 		}

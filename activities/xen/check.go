@@ -72,7 +72,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, err
 		}
 	}
-	if err := f.checkMemory(d, cmp.Or(s.Memory, defaultMemory)); err != nil {
+	if err := f.checkMemory(d, cmp.Or(s.Memory, defaultMemory), cmp.Or(s.VCPUs, 1)); err != nil {
 		return spec, err
 	}
 	if d.host.Local() {
@@ -148,6 +148,17 @@ func (s *settings) wants() (bridges, paths []wanted) {
 	return bridges, paths
 }
 
+// writes lists the disks of the host that the domain may write to. Where the
+// options do not say, it may; an xl.in that says otherwise is not asked.
+func (s *settings) writes() (paths []string) {
+	for _, d := range s.Disks {
+		if d.Path != "" && d.Access != "r" {
+			paths = append(paths, d.Path)
+		}
+	}
+	return paths
+}
+
 // Interfaces that xl info lists as xen_caps.
 const (
 	capPV  = "xen-3.0-x86_64"
@@ -163,6 +174,8 @@ func (f facts) runs(d *dom0, kind string) error {
 	switch {
 	case kind == typePVH && (major < 4 || major == 4 && minor < 10):
 		return unsupported("a host with Xen 4.10 or newer, or a PV kernel", "%s has Xen %d.%d, and PVH needs 4.10", d.host, major, minor)
+	case kind == typeHVM && (major < 4 || major == 4 && minor < 10):
+		return unsupported("a host with Xen 4.10 or newer, or via: kernel", "%s has Xen %d.%d, and hvm domains are made for 4.10 or newer", d.host, major, minor)
 	case (kind == typePVH || kind == typeHVM) && !f.has(capHVM):
 		return unsupported("a host whose processor has VT-x or AMD-V, switched on in its firmware, or a PV kernel",
 			"%s cannot run %s domains: its xen_caps are %s", d.host, strings.ToUpper(kind), f.info["xen_caps"])
@@ -172,13 +185,13 @@ func (f facts) runs(d *dom0, kind string) error {
 	return nil
 }
 
-// overhead is what Xen and the toolstack take beside a domain's own memory: its
-// page tables, and the video memory of an HVM domain. In MiB, as xl has it or more.
-const overhead = 10
+// overhead is what Xen takes beside a domain's own memory, in MiB: video memory, and
+// the shadow pool as libxl sizes it, 4 KiB of 256 pages a processor and two a MiB.
+func overhead(mib, vcpus int) int { return 10 + 4*(256*vcpus+2*mib)/1024 }
 
 // checkMemory refuses what the host cannot have. Dom0 gives up memory of its own
 // to new domains unless Xen was started with dom0_mem.
-func (f facts) checkMemory(d *dom0, mib int) error {
+func (f facts) checkMemory(d *dom0, mib, vcpus int) error {
 	conflict := func(hint, format string, args ...any) error {
 		return &step.Error{Kind: step.Conflict, Field: "memory", Hint: hint, Err: fmt.Errorf(format, args...)}
 	}
@@ -186,7 +199,7 @@ func (f facts) checkMemory(d *dom0, mib int) error {
 	switch {
 	case mib > total:
 		return conflict("less memory, or a larger host", "%d MiB is more than %s has: %d MiB", mib, d.host, total)
-	case mib+overhead > free && strings.Contains(f.info["xen_commandline"], "dom0_mem="):
+	case mib+overhead(mib, vcpus) > free && strings.Contains(f.info["xen_commandline"], "dom0_mem="):
 		return conflict("less memory, or destroy a domain that is there", "%d MiB is more than %s has free: %d MiB", mib, d.host, free)
 	}
 	return nil

@@ -151,6 +151,8 @@ func (s *settings) readExtra() error {
 			return invalid(field, "use the option "+option, "%s is not set by a line of its own", set.Key)
 		case ok:
 			return invalid(field, "leave it out", "%s is set by Morgana", set.Key)
+		case restarts(set):
+			return invalid(field, "destroy or preserve", "Xen would start the domain again behind the deployment's back")
 		case !set.Add && slices.ContainsFunc(s.extra, func(o setting) bool { return o.Key == set.Key }):
 			return invalid(field, "", "%s is given twice", set.Key)
 		}

@@ -33,6 +33,8 @@ const (
 	stays    = 72 // the domain does not go
 	ended    = 73 // of verb console: no more will come
 	notRoot  = 74
+	noStore  = 75
+	sharing  = 76 // a disk that another domain writes to; stderr is the disk and the domain
 	noShell  = 127
 	lastLine = "No space left on device" // what tar, cp and cat say; they have no status for it
 )
@@ -72,6 +74,29 @@ func linger(ctx context.Context) (context.Context, context.CancelFunc) {
 	return later, func() { stop(); cancel() }
 }
 
+// detached runs a verb to its end even if ctx is done before: an xl that is killed
+// leaves a domain that has no name. The call returns all the same; what comes after
+// it waits for the lock that the verb holds.
+func (d *dom0) detached(ctx context.Context, verb string, args ...string) (string, error) {
+	type result struct {
+		out string
+		err error
+	}
+	ended := make(chan result, 1)
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Minute)
+	go func() {
+		defer cancel()
+		out, err := d.do(own, nil, verb, args...)
+		ended <- result{out, err}
+	}()
+	select {
+	case r := <-ended:
+		return r.out, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
 // explain turns the script's exit status into an error for people.
 func (d *dom0) explain(err error) error {
 	var exit *remote.Exit
@@ -79,8 +104,17 @@ func (d *dom0) explain(err error) error {
 		return err
 	}
 	told := strings.TrimSpace(exit.Stderr)
+	if strings.Contains(told, lastLine) {
+		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full", d.host), Hint: "make room under " + d.root}
+	}
 	switch exit.Status {
-	case absent, busy, corrupt, ended:
+	case absent:
+		return &verbError{fmt.Sprintf("%s has no %s any more", d.host, told), exit}
+	case busy:
+		return &verbError{fmt.Sprintf("another deploy is at work on %s: %s", d.host, told), exit}
+	case corrupt:
+		return &verbError{fmt.Sprintf("%s: %s", d.host, lastOf(told)), exit}
+	case ended:
 		return err
 	case foreign:
 		return &step.Error{Kind: step.Conflict, Err: fmt.Errorf("%s has a domain of this name that is not Morgana's (uuid %s)", d.host, told),
@@ -98,11 +132,14 @@ func (d *dom0) explain(err error) error {
 	case notRoot:
 		return &step.Error{Kind: step.Unauthorized, Field: "host", Err: fmt.Errorf("user %s of %s may not manage domains", told, d.host),
 			Hint: "Xen's tools need root: log in as root, as ssh://root@xen1"}
+	case noStore:
+		return &step.Error{Kind: step.Unsupported, Field: "host", Err: fmt.Errorf("%s: %s", d.host, told), Hint: "start Xen's daemons there: systemctl start xencommons"}
+	case sharing:
+		disk, domain, _ := strings.Cut(told, " ")
+		return &step.Error{Kind: step.Conflict, Field: "disks", Err: fmt.Errorf("domain %s writes to %s", domain, disk),
+			Hint: "two domains must not write to one disk: destroy that one first (its deployment with morgana destroy)"}
 	case stays:
 		return fmt.Errorf("domain %s does not go", told)
-	}
-	if strings.Contains(told, lastLine) {
-		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full", d.host), Hint: "make room under " + d.root}
 	}
 	if told == "" {
 		told = fmt.Sprintf("a command ended with status %d", exit.Status)
@@ -110,7 +147,16 @@ func (d *dom0) explain(err error) error {
 	return fmt.Errorf("%s: %s", d.host, lastOf(told))
 }
 
-// ended reports whether err is the script's exit with a status.
+// verbError is an exit that the caller may know what to do about, in plain words.
+type verbError struct {
+	text string
+	exit *remote.Exit
+}
+
+func (e *verbError) Error() string { return e.text }
+func (e *verbError) Unwrap() error { return e.exit }
+
+// exited reports whether err is the script's exit with a status.
 func exited(err error, status int) bool {
 	var exit *remote.Exit
 	return errors.As(err, &exit) && exit.Status == status

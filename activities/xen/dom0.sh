@@ -11,7 +11,7 @@ root=$1 tool=$2 verb=$3
 shift 3
 
 # The ways to end other than well; dom0.go has the same list.
-ABSENT=64 FOREIGN=65 REFUSED=66 BUSY=67 CORRUPT=68 NOSPACE=69 NODOM0=70 NOTOOL=71 STAYS=72 ENDED=73 NOTROOT=74
+ABSENT=64 FOREIGN=65 REFUSED=66 BUSY=67 CORRUPT=68 NOSPACE=69 NODOM0=70 NOTOOL=71 STAYS=72 ENDED=73 NOTROOT=74 NOSTORE=75 SHARED=76
 fail() {
 	status=$1
 	shift
@@ -38,6 +38,31 @@ id_of() {
 		fi
 	done
 	"$tool" domid "$1" 2>/dev/null || :
+}
+
+# ids_of UUID asks Xen itself, through xl: of an xl create that was killed there may be
+# a domain without a name, and nothing in xenstore. xm has no -v.
+ids_of() {
+	"$tool" list -v 2>/dev/null | awk -v uuid="$1" '{ for (i = 6; i <= NF; i++) if ($i == uuid) print $(i - 5) }'
+}
+
+# scrap UUID destroys all domains that have it.
+scrap() {
+	n=0
+	while ids=$(ids_of "$1"); [ -n "$ids" ]; do
+		[ $n -lt 20 ] || fail $STAYS "$ids"
+		for each in $ids; do "$tool" destroy "$each" >/dev/null 2>&1 || :; done
+		n=$((n + 1))
+		sleep 0.2
+	done
+}
+
+# refuse FILE ends with what the tool said. One that was killed has refused nothing.
+refuse() {
+	status=$?
+	cat "$1" >&2
+	[ $status -le 128 ] || exit $status
+	exit $REFUSED
 }
 
 # uuid_of ID works with every tool, for it is where they all keep it.
@@ -82,6 +107,17 @@ sweep() {
 		fi
 	done
 	rmdir "$root/domains" 2>/dev/null || :
+}
+
+# writer_of PATH reads xenstore-ls -f of the backends and prints the domain that has it
+# for writing: .../backend/qdisk/DOMAIN/DEVICE/params = "aio:PATH".
+writer_of() {
+	real=$(readlink -f "$1") # libxl has it as it was written, which may be a link
+	awk -v path="$1" -v real="$real" -F ' = ' '
+		{ node = $1; sub("/[^/]*$", "", node); value = substr($0, length($1) + 4); gsub("^\"|\"$", "", value) }
+		$1 ~ "/params$" { sub("^[a-z0-9]+:", "", value); if (value == path || value == real) uses[node] = 1 }
+		$1 ~ "/mode$" && value == "w" { writes[node] = 1 }
+		END { for (node in uses) if (node in writes) { split(node, part, "/"); print part[7]; exit } }'
 }
 
 # settle DIGEST makes the image's folder of its parts, unless it is there.
@@ -137,6 +173,8 @@ facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: what check asks, in sections begun 
 	[ "$(id -u)" = 0 ] || fail $NOTROOT "$(id -un)"
 	name=$1 uuid=$2 bridges=$3
 	shift 3
+	# Without its daemon every tool of Xen waits for ever.
+	timeout 10 xenstore-read /local/domain/0/name >/dev/null 2>&1 || fail $NOSTORE "xenstored does not answer"
 	ours "$name" "$uuid"
 	echo "== info"
 	"$tool" info </dev/null || exit $REFUSED
@@ -187,21 +225,29 @@ receive) # DIGEST NAME OFFSET BYTES SHA256: the file's bytes from the offset on,
 	cd "$root/.$1.part"
 	have=0
 	[ ! -e "$2" ] || have=$(stat -c %s "$2")
+	if [ "$have" -gt "$4" ]; then # of a transfer that was never ours
+		rm -f "$2"
+		fail $BUSY "$2 had $have bytes"
+	fi
 	[ "$have" = "$3" ] || fail $BUSY "$2 has $have bytes" # another call sends it as well
-	cat >>"$2"
-	have=$(stat -c %s "$2")
-	[ "$have" -ge "$4" ] || fail $CORRUPT "$have of $4 bytes of $2 came" # the rest may follow
+	# By the piece: a sender that vanished without a word must not keep the lock.
+	while [ "$have" -lt "$4" ]; do
+		timeout 120 dd bs=64k count=64 iflag=fullblock status=none >>"$2" || fail $CORRUPT "nothing of $2 came for two minutes"
+		had=$have
+		have=$(stat -c %s "$2")
+		[ "$have" -gt "$had" ] || fail $CORRUPT "$have of $4 bytes of $2 came" # the rest may follow
+	done
 	echo "$5  $2" | sha256sum -c --status || {
 		rm -f "$2"
 		fail $CORRUPT "$2 came with another SHA-256"
 	}
 	;;
 
-configure) # FOLDER DIGEST FILE...: all files of the image are there; copies of its own to
-	# write to, and its configuration from stdin
-	dir=$root/domains/$1 image=$root/$2
+configure) # FOLDER DIGEST TEXT FILE...: all files of the image are there; the domain's
+	# configuration, and copies of its own to write to
+	dir=$root/domains/$1 image=$root/$2 text=$3
 	settle "$2"
-	shift 2
+	shift 3
 	lock "$dir" 300 || fail $ABSENT "$dir"
 	for file; do
 		[ ! -e "$dir/$file" ] || continue
@@ -209,16 +255,18 @@ configure) # FOLDER DIGEST FILE...: all files of the image are there; copies of 
 		cp --sparse=always --reflink=auto "$image/$file" "$dir/$file.new"
 		mv "$dir/$file.new" "$dir/$file"
 	done
-	cat >"$dir/domain.cfg.new"
+	printf %s "$text" >"$dir/domain.cfg.new"
 	sync -f "$dir"
 	mv "$dir/domain.cfg.new" "$dir/domain.cfg"
 	;;
 
-create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was ready, if it was
-	dir=$root/domains/$1
+create) # FOLDER UUID DISK...: prints "created", "adopted" or "ended"; then how it was ready,
+	# if it was. The disks are those of the host that it writes to.
+	name=$1 uuid=$2 dir=$root/domains/$1
+	shift 2
 	lock "$dir" 300 || fail $ABSENT "$dir"
 	[ -e "$dir/domain.cfg" ] || fail $ABSENT "$dir/domain.cfg"
-	ours "$1" "$2"
+	ours "$name" "$uuid"
 	boot=$(cat /proc/sys/kernel/random/boot_id)
 	if [ -e "$dir/created" ] && [ "$(cat "$dir/created")" = "$boot" ]; then
 		[ -n "$id" ] && echo adopted || echo ended
@@ -231,43 +279,35 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 	flock -w 300 8 || fail $BUSY "$root/domains"
 	# Without the mark it was cut off while it was made, or the host rebooted since.
 	[ -z "$id" ] || "$tool" destroy "$id" >/dev/null 2>&1 || :
+	[ ! -e "$dir/create.log" ] || scrap "$uuid"
+	# libxl looks after block devices, not after files.
+	for disk; do
+		holder=$(xenstore-ls -f /local/domain/0/backend 2>/dev/null | writer_of "$disk")
+		[ -z "$holder" ] || fail $SHARED "$disk $(xenstore-read "/local/domain/$holder/name" 2>/dev/null || echo "$holder")"
+	done
 	rm -f "$dir/ready"
 	: >"$dir/console.log"
 	# To a file, not to the connection: that may break, and xl must not die of it.
-	"$tool" create -p "$dir/domain.cfg" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || {
-		cat "$dir/create.log" >&2
-		exit $REFUSED
-	}
-	# The console is read from before the first instruction on, by a process that
-	# ends with the domain. It has the terminal open before the domain runs: what one
-	# printed that ends at once is gone with its terminal. 64 MiB are kept; Xen drops
-	# what nobody reads.
+	"$tool" create -p "$dir/domain.cfg" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || refuse "$dir/create.log"
+	# The console is read from before the first instruction on, by a process that ends
+	# with the domain. It has the terminal open before the domain runs: what one printed
+	# that ends at once is gone with its terminal. Xen drops what is behind 64 MiB.
 	(
-		tty=$(tty_of "$1")
+		tty=$(tty_of "$name")
 		[ -c "$tty" ] || tty=/dev/null
 		exec 7<"$tty" # in a subshell: it would be the terminal of a session's leader
-		# shellcheck disable=SC2016 # its own arguments
-		setsid sh -c '
-			{
-				cat || : # ends with the domain, or when it reboots
-				while "$1" domid "$2"; do "$1" console "$2" >&3 </dev/null || :; done >/dev/null
-			} 3>&1 2>/dev/null | dd bs=64k count=67108864 iflag=count_bytes status=none
-		' console "$tool" "$1" <&7 >>"$dir/console.log" 2>/dev/null 7<&- 8<&- 9<&- &
+		setsid dd bs=64k count=67108864 iflag=count_bytes status=none <&7 >>"$dir/console.log" 2>/dev/null 7<&- 8<&- 9<&- &
 		echo $! >"$dir/console.pid"
 	)
-	"$tool" unpause "$1" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || {
-		cat "$dir/create.log" >&2
-		exit $REFUSED
-	}
+	"$tool" unpause "$name" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || refuse "$dir/create.log"
 	echo "$boot" >"$dir/created"
 	echo created
 	;;
 
-ready) # FOLDER UUID: remembers how it was ready, from stdin; says "gone" if it has ended
+ready) # FOLDER UUID TEXT: remembers how it was ready; says "gone" if it has ended
 	lock "$root/domains/$1" || fail $ABSENT "$root/domains/$1"
-	cd "$root/domains/$1"
-	cat >ready.new
-	mv ready.new ready
+	printf %s "$3" >"$root/domains/$1/ready.new"
+	mv "$root/domains/$1/ready.new" "$root/domains/$1/ready"
 	ours "$1" "$2"
 	[ -n "$id" ] || echo gone
 	;;
@@ -327,15 +367,13 @@ destroy) # FOLDER UUID GRACE: ends the domain, removes its folder; says what it 
 			done
 		}
 		"$tool" destroy "$id" >/dev/null 2>&1 || :
-		n=0
-		while [ "$(xenstore-read "$at/name" 2>/dev/null)" = "$1" ]; do
-			[ $n -lt 50 ] || fail $STAYS "$1"
-			n=$((n + 1))
-			sleep 0.2
-		done
+		scrap "$2"
+		[ "$(id_of "$1")" != "$id" ] || fail $STAYS "$1" # xm
 		# Had it gone before the word came, that made the node anew.
 		[ "$(xenstore-list "$at" 2>/dev/null)" != control ] || xenstore-rm "$at"
 		echo "domain $1"
+	elif [ -e "$dir/create.log" ]; then
+		scrap "$2"
 	fi
 	if [ -d "$dir" ]; then
 		rm -rf "$dir"

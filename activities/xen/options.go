@@ -58,9 +58,9 @@ type Options struct {
 	// come first, bound as those of Vif.
 	Disks []Disk `json:"disks,omitempty"`
 	// OnCrash says what becomes of the domain when it crashes: "destroy",
-	// "preserve", "restart", "rename-restart", "coredump-destroy" or
-	// "coredump-restart"; the xl.in's, else "destroy".
-	OnCrash string `json:"on_crash,omitempty" jsonschema:"enum=destroy,enum=preserve,enum=restart,enum=rename-restart,enum=coredump-destroy,enum=coredump-restart"`
+	// "preserve" or "coredump-destroy"; the xl.in's, else "destroy". A domain is
+	// not started again by Xen, behind the deployment's back.
+	OnCrash string `json:"on_crash,omitempty" jsonschema:"enum=destroy,enum=preserve,enum=coredump-destroy"`
 	// Extra are further lines of xl.cfg(5), as "cpus = \"2-3\"". They win over an
 	// xl.in's, and cannot set what the other options or Morgana itself set.
 	Extra []string `json:"extra,omitempty"`
@@ -132,7 +132,13 @@ const pygrub = "pygrub"
 
 const defaultMemory = 128 // MiB
 
-var crashActions = []string{"destroy", "preserve", "restart", "rename-restart", "coredump-destroy", "coredump-restart"}
+var crashActions = []string{"destroy", "preserve", "coredump-destroy"}
+
+// restarts reports whether a line of xl.cfg makes Xen start the domain again, as a
+// new one, which would be nobody's.
+func restarts(s setting) bool {
+	return strings.HasPrefix(s.Key, "on_") && strings.Contains(s.Value.Text, "restart")
+}
 
 // settings are Options that have been read: complete, sane, parsed. What an
 // xl.in may still say is left empty.

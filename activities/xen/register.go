@@ -1,7 +1,6 @@
 package xen
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/morgana-deploy/morgana/remote"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -75,10 +73,8 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 		return reg, err
 	}
 	step.Report(ctx, step.Progress{Note: "writing the domain's configuration"})
-	args := append([]string{name, img.Digest}, dom.copies()...)
-	if _, err := d.do(ctx, bytes.NewReader(cfg), "configure", args...); exited(err, absent) {
-		return reg, fmt.Errorf("what was sent to %s is gone: another deploy or destroy came between", d.host) // and again
-	} else if err != nil {
+	args := append([]string{name, img.Digest, string(cfg)}, dom.copies()...)
+	if _, err := d.do(ctx, nil, "configure", args...); err != nil {
 		return reg, err
 	}
 	return reg, nil
@@ -109,8 +105,11 @@ func (t *Target) send(ctx context.Context, d *dom0, name string, img step.Image)
 	const tries = 20
 	for i := 0; ; i++ {
 		adopted, err = t.sendOnce(ctx, d, name, img)
-		if i == tries || !exited(err, busy) && !exited(err, absent) {
+		if !exited(err, busy) && !exited(err, absent) {
 			return adopted, err
+		}
+		if i == tries {
+			return false, fmt.Errorf("another deploy sends the same image to %s, and does not get on", d.host)
 		}
 		step.Report(ctx, step.Progress{Note: "another deploy sends the same image"})
 		select {
@@ -154,9 +153,7 @@ func (t *Target) sendOnce(ctx context.Context, d *dom0, name string, img step.Im
 
 // sendFile sends what is missing of a file: the host has its first bytes.
 func (t *Target) sendFile(ctx context.Context, d *dom0, tags step.Tags, digest string, f step.File, from int64, p step.Progress) (err error) {
-	if from > f.Artifact.Size {
-		from = 0 // not ours; the host says that it is busy with it
-	}
+	from = min(from, f.Artifact.Size) // of one that has more, the host says so
 	// From a file of our own: what the store gives is verified only at its end,
 	// and nothing unverified is to leave this host.
 	folder, done, err := t.room.Scratch(tags)
@@ -179,11 +176,7 @@ func (t *Target) sendFile(ctx context.Context, d *dom0, tags step.Tags, digest s
 	p.Done += from
 	_, err = d.do(ctx, &counting{ctx, local, p}, "receive", digest, f.Name,
 		strconv.FormatInt(from, 10), strconv.FormatInt(f.Artifact.Size, 10), f.Artifact.SHA256)
-	var exit *remote.Exit
-	if exited(err, corrupt) && errors.As(err, &exit) {
-		return fmt.Errorf("send %s to %s: %s", f.Name, d.host, lastOf(exit.Stderr)) // and again: it goes on from there
-	}
-	return err
+	return err // of one that came incomplete or damaged: the next try goes on from there
 }
 
 // counting reports what is read.

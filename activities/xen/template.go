@@ -101,6 +101,9 @@ func (t *template) set(s setting) (err error) {
 	case "ramdisk", "bootloader", "root":
 		return fmt.Errorf("%s is not taken from here: use the target's options", s.Key)
 	}
+	if restarts(s) {
+		return nil // the usual: it is not started again
+	}
 	if _, known := ours[s.Key]; known && s.Value.IsList {
 		return fmt.Errorf("%s is a list", s.Key)
 	}

@@ -44,7 +44,7 @@ var goldens = []struct {
 	{"pvh-all", `{"memory":64,"vcpus":2,"args":"--name=\"a b\" c\\d 'e'\tf\ng","modules":["initrd.img"],"on_crash":"preserve",
 		"vif":[{"bridge":"xenbr0","mac":"00:16:3e:12:34:56","ip":"10.0.0.2","script":"vif-openvswitch"},{}],
 		"disks":[{"file":"data.img"},{"file":"ro.img","access":"r"},{"path":"/dev/vg/a,b","vdev":"xvdh","format":"qcow2"},{"path":"/srv/x,"}],
-		"extra":["  cpus = \"2-3\" # pinned","on_reboot = 'restart'","maxmem = 0x80"]}`, "", []string{image.XenPVH}},
+		"extra":["  cpus = \"2-3\" # pinned","on_reboot = 'preserve'","maxmem = 0x80"]}`, "", []string{image.XenPVH}},
 	{"pv", `{"type":"pv","memory":32,"args":"a=b c","vif":[{"bridge":"xenbr0"}]}`, "", []string{image.XenPV, image.XenPVH}},
 	{"pv-grub", `{"via":"disk","expect":"up","bootloader":"/usr/lib/xen/boot/pv-grub-x86_64.gz","layout":"hd0,0","args":"on the disk","memory":64,"disks":[{"path":"/dev/vg/data"}]}`,
 		"", []string{image.XenPV}},

@@ -34,7 +34,8 @@ var decided = map[string]string{
 // maxDevices bounds what is made of a line.
 const maxDevices = 100
 
-var crashActions = []string{"destroy", "preserve", "restart", "rename-restart", "coredump-destroy", "coredump-restart"}
+// What a deployment's domain may do when it crashes: it is not started again.
+var crashActions = []string{"destroy", "preserve", "coredump-destroy"}
 
 // xl reads the lines that mirari copied into the .xl file.
 func (p *parser) xl() error {
@@ -133,13 +134,17 @@ func (p *parser) onCrash(l Line) {
 	case slices.Contains(crashActions, action):
 		p.xen.onCrash = action
 	default:
-		p.Note(l.Number, l.Key, "left out: xl.cfg(5) has no action %q, but %s", action, strings.Join(crashActions, ", "))
+		p.Note(l.Number, l.Key, "left out: %q is not among %s, what a deployment's domain may do", action, strings.Join(crashActions, ", "))
 	}
 }
 
 // other takes over a line that no option has.
 func (p *parser) other(l Line, name string) {
 	value := l.Value
+	if strings.HasPrefix(name, "on_") && strings.Contains(value, "restart") {
+		p.Note(l.Number, l.Key, "left out: a deployment's domain is not started again behind its back")
+		return
+	}
 	if _, ok := readValue(value); !ok {
 		if strings.ContainsAny(value, `'"[]\#;`) {
 			p.Note(l.Number, l.Key, "left out: xl.cfg(5) wants a number, a string in quotes or a list of them")
