@@ -44,12 +44,8 @@ func (o *Options) inspect(ctx context.Context, e build.Environ) (build.Facts, er
 	}
 	for _, n := range h.needs {
 		if n.Found == "" {
-			hint := n.Fix
-			if n.What == "opam" { // the rest is missing as well
-				hint += " && " + initialise
-			}
 			return build.Facts{}, &step.Error{Kind: step.Unsupported, Field: "toolchain",
-				Err: errors.New(cmp.Or(n.Why, n.What+" is not installed")), Hint: hint}
+				Err: errors.New(cmp.Or(n.Why, n.What+" is not installed")), Hint: n.Fix}
 		}
 	}
 	installed, err := lookPackages(ctx, e, h.name, o.packages())
@@ -101,7 +97,15 @@ func look(ctx context.Context, e build.Environ) (host, error) {
 		h.needs = append(h.needs, n)
 		return n.Found != ""
 	}
-	if !add(e.Need(purpose, "make")) || !add(e.Need(purpose, "opam")) {
+	if !add(e.Need(purpose, "make")) {
+		return h, nil
+	}
+	opam := e.Need(purpose, "opam")
+	if opam.Found == "" { // the rest is missing as well
+		opam.Why = "opam is not installed"
+		opam.Fix += " && " + initialise
+	}
+	if !add(opam) {
 		return h, nil
 	}
 	name, err := e.Output(ctx, "opam", "switch", "show")
