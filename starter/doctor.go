@@ -99,7 +99,7 @@ func (c *cli) doctor(ctx context.Context, kinds []string) error {
 	for i := range all {
 		all[i].judge()
 	}
-	install := packages(all)
+	install := installs(all)
 	if c.output == "json" {
 		for _, k := range all {
 			c.emit(k)
@@ -154,32 +154,43 @@ func verdictOf(all []checkup, kinds []string) string {
 	return ""
 }
 
-// packages are the Debian packages of all that is missing and that apt-get
-// installs, each once.
-func packages(all []checkup) (names []string) {
+// installs are commands for all that is missing and that apt-get installs: one
+// for the Debian packages, each once, and what is to be done with them then.
+func installs(all []checkup) (commands []string) {
+	var names, then []string
 	for _, k := range all {
 		for _, n := range k.Needs {
 			if n.Found == "" {
-				names = append(names, aptPackages(n.Fix)...)
+				packages, after := aptPackages(n.Fix)
+				names = append(names, packages...)
+				if after != "" {
+					then = append(then, after)
+				}
 			}
 		}
 	}
+	if len(names) == 0 {
+		return nil
+	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	slices.Sort(then)
+	return append([]string{"sudo apt-get install -y " + strings.Join(slices.Compact(names), " ")}, slices.Compact(then)...)
 }
 
-// aptPackages reads "[sudo ]apt-get install [-y] NAME...", nil if fix is another command.
-func aptPackages(fix string) (names []string) {
+// aptPackages reads "[sudo ]apt-get install [-y] NAME...[ && THEN]", nil if fix
+// is another command.
+func aptPackages(fix string) (names []string, then string) {
+	fix, then, _ = strings.Cut(fix, " && ")
 	rest, ok := strings.CutPrefix(strings.TrimPrefix(fix, "sudo "), "apt-get install ")
 	if !ok || strings.ContainsAny(rest, ";&|,()") {
-		return nil
+		return nil, ""
 	}
 	for _, word := range strings.Fields(rest) {
 		if !strings.HasPrefix(word, "-") {
 			names = append(names, word)
 		}
 	}
-	return names
+	return names, then
 }
 
 func writeCheckups(out io.Writer, all []checkup, install []string) {
@@ -193,7 +204,7 @@ func writeCheckups(out io.Writer, all []checkup, install []string) {
 				if n.Optional {
 					state = "optional"
 				}
-				if n.Fix != "" && len(aptPackages(n.Fix)) == 0 {
+				if packages, _ := aptPackages(n.Fix); n.Fix != "" && packages == nil {
 					found = strings.TrimPrefix(found+"; "+n.Fix, "; ")
 				}
 			}
@@ -202,7 +213,7 @@ func writeCheckups(out io.Writer, all []checkup, install []string) {
 		_ = w.Flush()
 	}
 	if len(install) > 0 {
-		_, _ = fmt.Fprintf(out, "\nto install what is missing:\n  sudo apt-get install -y %s\n", strings.Join(install, " "))
+		_, _ = fmt.Fprintf(out, "\nto install what is missing:\n  %s\n", strings.Join(install, "\n  "))
 	}
 }
 

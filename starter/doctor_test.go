@@ -40,7 +40,7 @@ const (
 		`{"for":"boot a UEFI disk","what":"OVMF","why":"not found","fix":"sudo apt-get install ovmf"},` +
 		`{"for":"speed","what":"KVM","why":"no /dev/kvm","fix":"load the module kvm","optional":true}]}';`
 	easyTarget = `echo '{"role":"target","kind":"qemu","needs":[{"for":"boot","what":"KVM","why":"no /dev/kvm","optional":true}]}';`
-	badTool    = `echo '{"role":"toolchain","kind":"mirage","needs":[{"for":"build","what":"opam","fix":"apt-get install -y opam ovmf"},` +
+	badTool    = `echo '{"role":"toolchain","kind":"mirage","needs":[{"for":"build","what":"opam","why":"opam is not there","fix":"apt-get install -y opam ovmf && opam init && opam install x"},` +
 		`{"for":"build","what":"mirage","fix":"opam install mirage"}]}';`
 	badTarget = `echo '{"role":"target","kind":"qemu","needs":[{"for":"boot","what":"qemu","fix":"apt-get install qemu-system-x86"}]}';`
 )
@@ -58,11 +58,11 @@ func TestDoctorTable(t *testing.T) {
 		"morgana-worker  " + home + "/morgana-worker\n",
 		"store           " + home + "/.local/state/morgana/store\n",
 		"toolchain command: ready\ntoolchain mirage: not usable\n",
-		"  missing  build  opam    \n  missing  build  mirage  opam install mirage\n",
+		"  missing  build  opam    opam is not there\n  missing  build  mirage  opam install mirage\n",
 		"target qemu: in part\n",
 		"  ok        boot              qemu  /usr/bin/qemu\n  missing   boot a UEFI disk  OVMF  not found\n" +
 			"  optional  speed             KVM   no /dev/kvm; load the module kvm\n",
-		"\nto install what is missing:\n  sudo apt-get install -y opam ovmf\n",
+		"\nto install what is missing:\n  sudo apt-get install -y opam ovmf\n  opam init && opam install x\n",
 	} {
 		if !strings.Contains(squeeze(out), squeeze(want)) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -146,13 +146,20 @@ func TestDoctorJSON(t *testing.T) {
 
 func TestAptPackages(t *testing.T) {
 	for fix, want := range map[string]string{
-		"apt-get install ovmf":               "ovmf",
-		"sudo apt-get install -y grub2 opam": "grub2 opam",
-		"apt-get install a && reboot":        "",
+		"apt-get install ovmf":               "ovmf; ",
+		"sudo apt-get install -y grub2 opam": "grub2 opam; ",
+		"apt-get install a && reboot && ls":  "a; reboot && ls",
+		"apt-get install a & reboot":         "",
+		"opam init && opam install mirage":   "",
 		"opam init":                          "",
 		"apt-get install":                    "",
 	} {
-		if got := strings.Join(aptPackages(fix), " "); got != want {
+		names, then := aptPackages(fix)
+		got := strings.Join(names, " ") + "; " + then
+		if names == nil {
+			got = then
+		}
+		if got != want {
 			t.Errorf("%q: got %q, want %q", fix, got, want)
 		}
 	}
