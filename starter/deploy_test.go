@@ -2,8 +2,12 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/docs"
@@ -43,6 +47,32 @@ func TestSchema(t *testing.T) {
 	status, out, errOut := morgana(t, "schema")
 	if status != 0 || errOut != "" || out != string(docs.Schema) || !strings.Contains(out, "2020-12") {
 		t.Errorf("exit %d, %s, printed %d bytes", status, errOut, len(out))
+	}
+}
+
+// A pipe that nobody writes to would be waited for.
+func TestFileIsAPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A writer, so that a starter that opens it does not wait here for ever.
+	f, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan bool)
+	go func() {
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+		}
+		_ = f.Close()
+	}()
+	status, _, errOut := morgana(t, "deploy", "--file", pipe)
+	close(ended)
+	if status != 2 || !strings.HasPrefix(errOut, "error: read "+pipe+": neither a file nor a folder\nhint: ") {
+		t.Errorf("exit %d, %s", status, errOut)
 	}
 }
 

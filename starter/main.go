@@ -133,6 +133,10 @@ func (c *cli) projectFlags(cmd *cobra.Command) {
 }
 
 func (c *cli) project() (*config.Project, error) {
+	if info, err := os.Stat(c.file); err == nil && !info.IsDir() && !info.Mode().IsRegular() { // a pipe would be waited for
+		return nil, &step.Error{Kind: step.InvalidSpec, Op: "read " + c.file, Err: errors.New("neither a file nor a folder"),
+			Hint: "give --file a morgana.yaml or its folder"}
+	}
 	p, err := config.Load(c.file, c.commandFlags)
 	if err != nil {
 		return nil, err
