@@ -77,15 +77,10 @@ func (c *cli) printConsole(ctx context.Context, read piece, follow, all bool) er
 		text, err = c.skip(read, text)
 	}
 	for err == nil {
-		if c.output == "json" {
-			c.emit(text)
-		} else if _, err := fmt.Fprint(c.out, text.Text); err != nil {
-			return nil // nobody reads any more
-		}
-		wait := 0
-		if text.Ended || !full(text) && !follow {
+		if !c.printPiece(text) || text.Ended || !full(text) && !follow {
 			return nil
 		}
+		wait := 0
 		if !full(text) { // wait for more, and a second for more of it at once
 			if wait = 20; sleep(ctx, time.Second) != nil {
 				return errDetached
@@ -94,6 +89,16 @@ func (c *cli) printConsole(ctx context.Context, read piece, follow, all bool) er
 		text, err = read(text.Next, wait)
 	}
 	return err
+}
+
+// printPiece reports whether somebody reads.
+func (c *cli) printPiece(text step.ConsoleText) bool {
+	if c.output == "json" {
+		c.emit(text)
+		return true
+	}
+	_, err := fmt.Fprint(c.out, text.Text)
+	return err == nil
 }
 
 // lastOf is how much of a long console is printed at most, in bytes: 32 workflows,
