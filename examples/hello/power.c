@@ -29,8 +29,19 @@ static void debug_exit(uint8_t n)
 #define KEYBOARD_COMMAND	0x64
 #define KEYBOARD_RESET		0xfe
 
+/*
+ * The PC's interrupt controllers. The timer that firmware has left running would
+ * end a poll, again and again, for nobody takes its interrupt.
+ */
+#define PIC1_MASK		0x21
+#define PIC2_MASK		0xa1
+
 void sleep_for_ever(void)
 {
+	if (on_xen && !xen_pv) {	/* a PV guest may not, and has none */
+		outb(PIC1_MASK, 0xff);
+		outb(PIC2_MASK, 0xff);
+	}
 	for (;;) {
 		if (on_xen)
 			xen_sleep();

@@ -19,6 +19,7 @@
 extern char hypercall_page[];
 
 int on_xen;
+int xen_pv;
 
 static long hypercall(uint32_t number, uint64_t a, uint64_t b, uint64_t c)
 {
@@ -35,6 +36,7 @@ static long hypercall(uint32_t number, uint64_t a, uint64_t b, uint64_t c)
 
 void xen_is_pv(void)
 {
+	xen_pv = 1;
 	on_xen = 1;
 }
 

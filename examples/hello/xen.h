@@ -7,6 +7,9 @@
 /* Whether Xen is below us; set by xen_detect() or xen_is_pv(). */
 extern int on_xen;
 
+/* Whether we are a PV guest of it; set by xen_is_pv(). */
+extern int xen_pv;
+
 /* A PV guest: Xen is there, and has filled the hypercall page. */
 void xen_is_pv(void);
 
