@@ -39,13 +39,6 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 	})
 }
 
-// Console reads what the program printed, stdout and stderr. Text that is not
-// UTF-8 has U+FFFD in its place. A machine that was destroyed, or is on another
-// host, is NotFound.
-func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
-	return t.room.Console(ctx, from)
-}
-
 // quit tells the supervisor. One that does not do its work is killed after all,
 // and the kernel kills the program with it.
 func (t *Target) quit() machine.Quit {

@@ -120,6 +120,8 @@ static int guest(char **argv)
             printf("hello from a Linux process\n");
         else if (!strcmp(*argv, "say"))
             printf("said: %s\n", *++argv);
+        else if (!strcmp(*argv, "mutter"))
+            fputs(*++argv, stdout), fflush(stdout);
         else if (!strcmp(*argv, "env"))
             for (char **e = environ; *e; e++)
                 printf("env: %s\n", *e);

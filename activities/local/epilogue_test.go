@@ -1,0 +1,67 @@
+package local
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// The console's last line says how the program ended, once, and belongs to it
+// wherever the console is read from.
+func TestConsoleSaysTheEnd(t *testing.T) {
+	full := strings.Repeat("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n", 1<<14) // whole pieces
+	for _, test := range []struct{ name, options, want string }{
+		{"status", `{"args":["say","x","nap","300","exit","7"],"expect":"x"}`, "said: x\n[ended with status 7]\n"},
+		{"no newline", `{"args":["mutter","x","nap","300"],"expect":"x"}`, "x\n[ended with status 0]\n"},
+		{"nothing printed", `{"args":["nap","10"]}`, "[ended with status 0]\n"},
+		{"whole pieces", `{"args":["flood","1"]}`, full + "[ended with status 0]\n"},
+		{"signal", `{"args":["say","x","stay"],"expect":"x"}`, "said: x\n[killed by signal 9 (killed)]\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t)
+			r := b.register(linux, b.spec(test.options))
+			m := b.boot(r)
+			if test.name == "signal" {
+				if text := b.console(m); text != "said: x\n" {
+					t.Errorf("while it runs: %q", text)
+				}
+				_, program := b.pids(r)
+				if err := syscall.Kill(program, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			}
+			follow := func(offset int64) string {
+				var all strings.Builder
+				for from := (step.ConsoleFrom{Machine: m, Offset: offset, WaitSeconds: 10}); ; {
+					piece, err := b.target().Console(t.Context(), from)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(piece.Text) > pieceLimit || piece.Text == "" && !piece.Ended {
+						t.Fatalf("at %d: %d bytes, to %d, ended %v", from.Offset, len(piece.Text), piece.Next, piece.Ended)
+					}
+					all.WriteString(piece.Text)
+					if from.Offset = piece.Next; piece.Ended {
+						return all.String()
+					}
+				}
+			}
+			for offset := max(0, len(test.want)-40); offset <= len(test.want); offset++ {
+				if got := follow(int64(offset)); got != test.want[offset:] {
+					t.Errorf("from %d: %q, want %q", offset, got, test.want[offset:])
+				}
+			}
+			if got := follow(0); got != test.want {
+				t.Errorf("got %d bytes, at the end %q", len(got), got[max(0, len(got)-50):])
+			}
+			if got := follow(int64(len(test.want)) + 1); got != test.want { // of a machine before it
+				t.Errorf("from behind the end: %d bytes", len(got))
+			}
+		})
+	}
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"args":["hello"],"expect":"ended with"}`))
+	b.refused(r, step.BootFailed, "did not match", "hello from")
+}
