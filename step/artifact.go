@@ -63,3 +63,23 @@ func FileNamed(files []File, name string) (Artifact, bool) {
 	}
 	return Artifact{}, false
 }
+
+// Companion is a file that came with the kernel, asked for by an option: field,
+// which is to blame (InvalidSpec) if there is none of that name.
+func (k Kernel) Companion(field, name string) (Artifact, error) {
+	a, ok := FileNamed(k.Files, name)
+	if ok {
+		return a, nil
+	}
+	names := make([]string, 0, len(k.Files))
+	for _, f := range k.Files {
+		names = append(names, f.Name)
+	}
+	hint := fmt.Sprintf(`no file comes with the kernel; toolchain command brings some: files: [%s], and build: [["true"]] if there is nothing to build`, name)
+	if near := Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", near)
+	} else if len(names) > 0 {
+		hint = "with the kernel come: " + strings.Join(names, ", ")
+	}
+	return a, &Error{Kind: InvalidSpec, Field: field, Hint: hint, Err: fmt.Errorf("no file %q comes with the kernel", name)}
+}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 )
 
@@ -66,7 +67,7 @@ func (s *settings) readDisks() error {
 			continue
 		}
 		var err error
-		if d.size, err = parseSize(field+".size", d.Size); err != nil {
+		if d.size, err = disk.ParseSize(field+".size", d.Size); err != nil {
 			return err
 		}
 	}

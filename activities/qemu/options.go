@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -195,7 +196,7 @@ func (s *settings) readVia() (err error) {
 		return invalid("firmware", "an absolute path on the worker's host", "%q is no absolute path", s.Firmware)
 	}
 	if s.Size != "" {
-		if s.size, err = parseSize("size", s.Size); err == nil && (s.size < leastDisk[s.Via] || s.size > mostDisk) {
+		if s.size, err = disk.ParseSize("size", s.Size); err == nil && (s.size < leastDisk[s.Via] || s.size > mostDisk) {
 			err = invalid("size", fmt.Sprintf("%d MiB to 8 TiB, or leave it out for as small as it may be", leastDisk[s.Via]>>20), "%s is no size of a disk with via %s", s.Size, s.Via)
 		}
 	}
@@ -221,21 +222,4 @@ func (s *settings) readModules() error {
 func own(name string) bool {
 	return slices.Contains([]string{kernelFile, packedDisk, bootDisk, varsFile, manifestFile, qmpFile, logFile,
 		machine.RecordFile, machine.PidFile, machine.ConsoleFile, "ready", "lock"}, name) || dataDiskForm.MatchString(name)
-}
-
-var sizeForm = regexp.MustCompile(`^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$`)
-
-// parseSize reads a size in bytes.
-func parseSize(field, s string) (int64, error) {
-	var n int64
-	var unit string
-	if sizeForm.MatchString(s) {
-		if _, err := fmt.Sscanf(s, "%d%s", &n, &unit); err == nil {
-			n <<= 10 * (1 + strings.Index("KMGT", unit[:1]))
-		}
-	}
-	if n <= 0 || n > 64<<40 {
-		return 0, invalid(field, `a whole number with its unit, as "512MiB" or "1GiB", at most "64TiB"`, "%q is no size", s)
-	}
-	return n, nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
@@ -54,7 +53,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if _, err := s.devices(manifestOf(p.info)); err != nil {
 		return img, err
 	}
-	if p.modules, err = s.choose(k.Files); err != nil {
+	if p.modules, err = s.choose(k); err != nil {
 		return img, err
 	}
 	if err := p.checkMemory(); err != nil {
@@ -169,22 +168,12 @@ func (s *settings) starts(abis []string) (string, error) {
 }
 
 // choose gives the modules, of the files that came with the kernel.
-func (s *settings) choose(files []step.File) ([]step.File, error) {
+func (s *settings) choose(k step.Kernel) ([]step.File, error) {
 	var all []step.File
 	for i, name := range s.Modules {
-		a, ok := step.FileNamed(files, name)
-		if !ok {
-			names := make([]string, 0, len(files))
-			for _, f := range files {
-				names = append(names, f.Name)
-			}
-			hint := fmt.Sprintf(`no file comes with the kernel; toolchain command brings some: files: [%s], and build: [["true"]] if there is nothing to build`, name)
-			if near := step.Nearest(name, names); near != "" {
-				hint = fmt.Sprintf("did you mean %q?", near)
-			} else if len(names) > 0 {
-				hint = "with the kernel come: " + strings.Join(names, ", ")
-			}
-			return nil, invalid(fmt.Sprintf("modules[%d]", i), hint, "no file %q comes with the kernel", name)
+		a, err := k.Companion(fmt.Sprintf("modules[%d]", i), name)
+		if err != nil {
+			return nil, err
 		}
 		all = append(all, step.File{Name: name, Artifact: a})
 	}
@@ -216,15 +205,7 @@ func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	if err := disk.Write(ctx, raw, p.s.layout(), boot, p.s.size); err != nil {
 		return nil, machine.TooBig(err, p.t.room.Root(), "size", p.s.Size)
 	}
-	packed, err := os.Create(filepath.Join(p.folder, packedDisk))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, packed.Close()) }()
-	if err := disk.Pack(ctx, packed, raw); err != nil {
-		return nil, err
-	}
 	step.Report(ctx, step.Progress{Note: "storing the disk"})
-	a, err := p.t.site.Store.Put(ctx, packed)
+	a, err := disk.Store(ctx, p.t.site.Store, raw)
 	return []step.File{{Name: packedDisk, Artifact: a}}, err
 }

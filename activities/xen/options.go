@@ -2,7 +2,6 @@ package xen
 
 import (
 	"encoding/json"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -234,24 +233,7 @@ func (s *settings) readVia() (err error) {
 		return invalid("bootloader", "pygrub, or the path of a pv-grub on the Xen host", "%q is neither pygrub nor a path", s.Bootloader)
 	}
 	if s.Size != "" {
-		s.size, err = parseSize("size", s.Size)
+		s.size, err = disk.ParseSize("size", s.Size)
 	}
 	return err
-}
-
-var sizeForm = regexp.MustCompile(`^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$`)
-
-// parseSize reads a size in bytes.
-func parseSize(field, s string) (int64, error) {
-	var n int64
-	var unit string
-	if sizeForm.MatchString(s) {
-		if _, err := fmt.Sscanf(s, "%d%s", &n, &unit); err == nil {
-			n <<= 10 * (1 + strings.Index("KMGT", unit[:1]))
-		}
-	}
-	if n <= 0 || n > 8<<40 {
-		return 0, invalid(field, `a whole number with its unit, as "512MiB" or "1GiB", at most "8TiB"`, "%q is no size", s)
-	}
-	return n, nil
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
@@ -179,7 +178,7 @@ func (p *packing) unpack(ctx context.Context, f *os.File, compression string) (e
 func (p *packing) files() ([]step.File, error) {
 	var all []step.File
 	add := func(field, name string) (step.Artifact, error) {
-		a, err := p.file(field, name)
+		a, err := p.k.Companion(field, name)
 		if _, have := step.FileNamed(all, name); err == nil && !have {
 			all = append(all, step.File{Name: name, Artifact: a})
 		}
@@ -209,30 +208,11 @@ func (p *packing) files() ([]step.File, error) {
 	return all, nil
 }
 
-// file is one that came with the kernel.
-func (p *packing) file(field, name string) (step.Artifact, error) {
-	a, ok := step.FileNamed(p.k.Files, name)
-	if ok {
-		return a, nil
-	}
-	names := make([]string, 0, len(p.k.Files))
-	for _, f := range p.k.Files {
-		names = append(names, f.Name)
-	}
-	hint := fmt.Sprintf(`no file comes with the kernel; toolchain command brings some: files: [%s], and build: [["true"]] if there is nothing to build`, name)
-	if near := step.Nearest(name, names); near != "" {
-		hint = fmt.Sprintf("did you mean %q?", near)
-	} else if len(names) > 0 {
-		hint = "with the kernel come: " + strings.Join(names, ", ")
-	}
-	return a, invalid(field, hint, "no file %q comes with the kernel", name)
-}
-
 // disk makes the disk and puts it into the store, packed: what is zero costs nothing.
 func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	boot := disk.Boot{Kernel: p.path, ABI: p.how.abi, Args: p.d.Args}
 	for i, name := range p.s.Modules {
-		a, err := p.file(fmt.Sprintf("modules[%d]", i), name)
+		a, err := p.k.Companion(fmt.Sprintf("modules[%d]", i), name)
 		if err != nil {
 			return nil, err
 		}
@@ -247,15 +227,7 @@ func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	if err := disk.Write(ctx, raw, p.s.layout(p.how.Type), boot, p.s.size); err != nil {
 		return nil, machine.TooBig(err, p.folder, "size", p.s.Size)
 	}
-	packed, err := os.Create(filepath.Join(p.folder, packedDisk))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, packed.Close()) }()
-	if err := disk.Pack(ctx, packed, raw); err != nil {
-		return nil, err
-	}
 	step.Report(ctx, step.Progress{Note: "storing the disk"})
-	a, err := p.store.Put(ctx, packed)
+	a, err := disk.Store(ctx, p.store, raw)
 	return []step.File{{Name: packedDisk, Artifact: a}}, err
 }

@@ -62,6 +62,19 @@ func Pack(ctx context.Context, w io.Writer, path string) error {
 	return out.Flush()
 }
 
+// Store packs the raw image at path beside it and puts the packed one into a store.
+func Store(ctx context.Context, store step.Store, path string) (a step.Artifact, err error) {
+	packed, err := os.Create(path + ".tar")
+	if err != nil {
+		return a, err
+	}
+	defer func() { err = errors.Join(err, packed.Close(), os.Remove(packed.Name())) }()
+	if err := Pack(ctx, packed, path); err != nil {
+		return a, err
+	}
+	return store.Put(ctx, packed)
+}
+
 func copySpan(ctx context.Context, w io.Writer, f *os.File, s span, buf []byte) error {
 	for at, end := s.at, s.at+s.size; at < end; {
 		if err := ctx.Err(); err != nil {

@@ -1,0 +1,28 @@
+package disk
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+var sizeForm = regexp.MustCompile(`^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$`)
+
+// ParseSize reads an option's size of a disk, as "512MiB", in bytes. Anything else
+// is InvalidSpec of field.
+func ParseSize(field, s string) (int64, error) {
+	var n int64
+	var unit string
+	if sizeForm.MatchString(s) {
+		if _, err := fmt.Sscanf(s, "%d%s", &n, &unit); err == nil {
+			n <<= 10 * (1 + strings.Index("KMGT", unit[:1]))
+		}
+	}
+	if n <= 0 || n > 64<<40 {
+		return 0, &step.Error{Kind: step.InvalidSpec, Field: field, Err: fmt.Errorf("%q is no size", s),
+			Hint: `a whole number with its unit, as "512MiB" or "1GiB", at most "64TiB"`}
+	}
+	return n, nil
+}
