@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -112,29 +113,43 @@ func (r remote) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return call[step.Spec](ctx, r, "Check", "", spec)
 }
 
-// Package moves the kernel from the suite's store first.
-func (r remote) Package(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+// moved gives an artifact in the store that others know: the suite's own are in
+// its own.
+func (r remote) moved(ctx context.Context, a step.Artifact) (_ step.Artifact, err error) {
+	if in, err := r.store.Open(ctx, a); err == nil {
+		return a, in.Close()
+	}
 	temp, err := os.MkdirTemp("", "remote")
 	if err != nil {
-		return img, err
+		return a, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	path := filepath.Join(temp, "kernel")
-	if err := r.site.Store.Fetch(ctx, k.File, path); err != nil {
-		return img, err
+	path := filepath.Join(temp, "artifact")
+	if err := r.site.Store.Fetch(ctx, a, path); err != nil {
+		return a, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return img, err
+		return a, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if k.File, err = r.store.Put(ctx, f); err != nil {
+	return r.store.Put(ctx, f)
+}
+
+func (r remote) Package(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+	if k.File, err = r.moved(ctx, k.File); err != nil {
 		return img, err
 	}
 	return call[step.Image](ctx, r, "Package", "", k)
 }
 
-func (r remote) Register(ctx context.Context, img step.Image) (step.Registration, error) {
+func (r remote) Register(ctx context.Context, img step.Image) (reg step.Registration, err error) {
+	img.Files = slices.Clone(img.Files)
+	for i := range img.Files {
+		if img.Files[i].Artifact, err = r.moved(ctx, img.Files[i].Artifact); err != nil {
+			return reg, err
+		}
+	}
 	return call[step.Registration](ctx, r, "Register", r.site.Host, img)
 }
 

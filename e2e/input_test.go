@@ -326,6 +326,12 @@ var (
 	logFile = regexp.MustCompile(`(?:whole log|all of it): file://([^\s)]+)`)
 )
 
+// at is the refusal with where in the file it is.
+func (c refusal) at(where string) refusal {
+	c.line = where + c.line
+	return c
+}
+
 // matches compares what was said: one line "error: ...", a hint, and nothing
 // that only its programmers understand.
 func (r refusal) matches(t *testing.T, got result) {

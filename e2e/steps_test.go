@@ -80,7 +80,7 @@ func TestStepsOfOnesOwn(t *testing.T) {
 
 	// A refusal leaves the machine before as it was.
 	p.withKey()
-	refusedKey.matches(t, p.morgana(p.folder, "deploy", "-t", "signed"))
+	refusedKey.at("morgana.yaml:14: ").matches(t, p.morgana(p.folder, "deploy", "-t", "signed"))
 	if same, _ := p.only("hello.signed"); same != pid {
 		t.Errorf("process %s runs, it was %s", same, pid)
 	}
@@ -105,8 +105,8 @@ func TestAfterStepsOfATargetWin(t *testing.T) {
 		"  other: {"+target+", after: {package: ["+sign+"]}}\n"+
 		"  stage: {"+target+", after: {check: []}}\n"+
 		"  ours: {kind: qemu, args: stay, expect: hello from a unikernel, after: {package: ["+sign+"]}}\n")
-	for _, name := range []string{"files", "stage"} { // the file's scan refuses, and nothing is left
-		refusedKey.matches(t, p.morgana(p.folder, "deploy", "-t", name))
+	for name, line := range map[string]string{"files": "6", "stage": "9"} { // the file's scan refuses, and nothing is left
+		refusedKey.at("morgana.yaml:"+line+": ").matches(t, p.morgana(p.folder, "deploy", "-t", name))
 		if all := p.folders(); len(all) > 0 {
 			t.Errorf("left behind: %q", all)
 		}
@@ -148,7 +148,7 @@ func TestTheSmallestStep(t *testing.T) {
 	p.ends(p.begin(small, "destroy"), 0)
 	large, _ := p.built(slices.Concat(kernel, make([]byte, 16<<20)), "large", after)
 	refusal{code: 2, hint: "make it 16777216 or smaller",
-		line: fmt.Sprintf("limit the image's size: kernel has %d bytes", len(bytes)+(16<<20))}.matches(t, p.morgana(large, "deploy"))
+		line: fmt.Sprintf("morgana.yaml:3: limit the image's size: kernel has %d bytes", len(bytes)+(16<<20))}.matches(t, p.morgana(large, "deploy"))
 	p.kill(p.worker)
 	p.gone()
 }

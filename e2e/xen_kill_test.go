@@ -76,9 +76,8 @@ func (x *onXen) midway() (inode string, goOn func()) {
 	x.t.Helper()
 	x.await(`test -n "$(find /var/lib/morgana/.*.part -size +2M 2>/dev/null)"`)
 	out := strings.Fields(x.dom0(`set -e
-for p in /proc/[0-9]*; do
-	case $(cat $p/comm 2>/dev/null) in cat) ;; *) continue ;; esac
-	case $(readlink $p/cwd) in /var/lib/morgana/.*.part) kill -STOP ${p#/proc/}; pid=${p#/proc/} ;; esac
+for p in $(pgrep -x sh); do
+	case $(readlink /proc/$p/cwd) in /var/lib/morgana/.*.part) kill -STOP $p; pid=$p ;; esac
 done
 cd /proc/$pid/cwd && echo $pid $(stat -c '%i %s' kernel)`))
 	if len(out) != 3 || len(out[2]) > len("32505856") || out[2] > "30000000" && len(out[2]) == 8 {
