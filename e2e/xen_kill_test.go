@@ -101,6 +101,8 @@ func (x *onXen) sameFile(app, inode string) {
 func (x *onXen) killed() {
 	const options = "args: stay, expect: staying"
 	store := x.withBucket("secret", "--builds", "4")
+	// The bucket ends with this part; what comes after has the folder again.
+	defer x.restartWorker([]string{"MORGANA_STORE=file://" + x.state("store")}, "--builds", "4")
 	c := x.client()
 	built := x.source("k-build", x.once()+"make\n", "")
 	x.write(filepath.Join(built, "morgana.yaml"), "app: k-build\ntoolchain: {kind: command, build: [[sh, ./build.sh]], kernel: hello}\ntargets:\n"+xenDev(options))
