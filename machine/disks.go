@@ -25,6 +25,8 @@ type Disk struct {
 	// Reading is the option that makes it ReadOnly, for hints, as
 	// "readonly: true"; "" if the room has none.
 	Reading string
+	// Fits refuses what the room cannot use, for the option field; nil takes all.
+	Fits func(f *os.File, field string) error
 }
 
 // TakeDisks opens disks for the machine of tags and locks them (flock), for two
@@ -58,7 +60,25 @@ func (r *Room) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, spar
 			return taken, err
 		}
 	}
+	for i, d := range disks {
+		if d.Fits == nil {
+			continue
+		}
+		if err := d.Fits(taken[i], d.Field); err != nil {
+			return taken, err
+		}
+	}
 	return taken, nil
+}
+
+// CheckDisks says whether the machine of tags could take the disks: it takes them,
+// sparing as [Room.TakeDisks] says, and lets go.
+func (r *Room) CheckDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
+	taken, err := r.TakeDisks(ctx, tags, disks, true)
+	for _, f := range taken {
+		err = errors.Join(err, f.Close())
+	}
+	return err
 }
 
 func (d Disk) failed(kind step.Kind, hint, format string, args ...any) error {

@@ -47,13 +47,13 @@ func TestDiskHasManyNames(t *testing.T) {
 	if err := errors.Join(err, os.Symlink("data", link), os.Link(path, hard)); err != nil {
 		t.Fatal(err)
 	}
-	read, write := Disk{"a", path, true, "readonly: true"}, Disk{Field: "b", Path: path}
+	read, write := Disk{"a", path, true, "readonly: true", nil}, Disk{Field: "b", Path: path}
 	if err := b.take(another, false, read, read); err != nil {
 		t.Errorf("two that read: %v", err)
 	}
 	for _, other := range []string{path, link, hard} {
 		wantDisk(t, b.take(another, false, read, Disk{Field: "b", Path: other}), step.InvalidSpec, "b", other+" is the file of a too", "another file")
-		wantDisk(t, b.take(another, false, write, Disk{"a", other, true, "readonly: true"}), step.InvalidSpec, "a", other+" is the file of b too", "another file; or readonly: true on both")
+		wantDisk(t, b.take(another, false, write, Disk{"a", other, true, "readonly: true", nil}), step.InvalidSpec, "a", other+" is the file of b too", "another file; or readonly: true on both")
 	}
 	for _, how := range []int{syscall.LOCK_SH, syscall.LOCK_EX} {
 		f, err := os.Open(hard)

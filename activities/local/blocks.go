@@ -1,8 +1,6 @@
 package local
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,34 +11,14 @@ import (
 
 const blockSize = 512 // of Solo5's and Linux's block devices
 
-// takeBlocks takes the user's files and devices, as [machine.Room.TakeDisks]
-// does.
-func (t *Target) takeBlocks(ctx context.Context, tags step.Tags, blocks []Block, sparing bool) (taken []*os.File, err error) {
-	var disks []machine.Disk
+// given are the blocks that the user has already, for [machine.Room.TakeDisks].
+func given(blocks []Block) (disks []machine.Disk) {
 	for i, b := range blocks {
 		if b.Path != "" {
-			disks = append(disks, machine.Disk{Field: fmt.Sprintf("blocks[%d].path", i), Path: b.Path})
+			disks = append(disks, machine.Disk{Field: fmt.Sprintf("blocks[%d].path", i), Path: b.Path, Fits: fits})
 		}
 	}
-	taken, err = t.room.TakeDisks(ctx, tags, disks, sparing)
-	if err != nil {
-		return taken, err
-	}
-	for i, d := range disks {
-		if err := fits(taken[i], d.Field); err != nil {
-			return taken, err
-		}
-	}
-	return taken, nil
-}
-
-// checkBlocks says whether the machine can have them.
-func (t *Target) checkBlocks(ctx context.Context, tags step.Tags, blocks []Block) error {
-	taken, err := t.takeBlocks(ctx, tags, blocks, true)
-	for _, f := range taken {
-		err = errors.Join(err, f.Close())
-	}
-	return err
+	return disks
 }
 
 // fits refuses what is not so many whole blocks.

@@ -80,7 +80,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 		}
 		files = append(files, f)
 	}
-	blocks, err := b.t.takeBlocks(ctx, b.m.Tags, b.s.Blocks, false)
+	blocks, err := b.t.room.TakeDisks(ctx, b.m.Tags, given(b.s.Blocks), false)
 	files = append(files, blocks...)
 	if err != nil {
 		return err

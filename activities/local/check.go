@@ -53,7 +53,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, err
 		}
 	}
-	if err := t.checkBlocks(ctx, spec.Tags, s.Blocks); err != nil {
+	if err := t.room.CheckDisks(ctx, spec.Tags, given(s.Blocks)); err != nil {
 		return spec, err
 	}
 	spec.Host = t.site.Host

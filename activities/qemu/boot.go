@@ -99,7 +99,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	if err != nil {
 		return err
 	}
-	disks, err := b.t.takeDisks(ctx, b.m.Tags, b.s.Disks, false)
+	disks, err := b.t.room.TakeDisks(ctx, b.m.Tags, given(b.s.Disks), false)
 	files = append(files, disks...)
 	if err != nil {
 		return err

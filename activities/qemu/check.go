@@ -33,7 +33,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		func() error { return checkMemory(s.Memory) },
 		func() error { _, err := t.accelerate(ctx, s); return err },
 		func() error { return s.checkBoot(ctx) },
-		func() error { return t.checkDisks(ctx, spec.Tags, s.Disks) },
+		func() error { return t.room.CheckDisks(ctx, spec.Tags, given(s.Disks)) },
 		func() error { return s.checkTaps(t.room, spec.Tags) },
 		func() error { return t.checkPorts(ctx, spec.Tags, s.forwards) },
 	} {
@@ -57,12 +57,7 @@ func (s *settings) checkBoot(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, n := range disk.Needs(ctx, s.layout()) {
-		if n.Found == "" && !n.Optional {
-			return &step.Error{Kind: step.Unsupported, Field: "via", Err: fmt.Errorf("%s is not installed, to %s", n.What, n.For), Hint: n.Fix}
-		}
-	}
-	return nil
+	return disk.Missing(ctx, s.layout())
 }
 
 func (s *settings) layout() disk.Layout {

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,34 +11,14 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// takeDisks takes the machine's disks that are there already, as
-// [machine.Room.TakeDisks] does.
-func (t *Target) takeDisks(ctx context.Context, tags step.Tags, disks []Disk, sparing bool) (taken []*os.File, err error) {
-	var there []machine.Disk
+// given are the disks that are there already, for [machine.Room.TakeDisks].
+func given(disks []Disk) (there []machine.Disk) {
 	for i, d := range disks {
 		if d.Path != "" {
-			there = append(there, machine.Disk{Field: fmt.Sprintf("disks[%d].path", i), Path: d.Path, ReadOnly: d.ReadOnly, Reading: "readonly: true"})
+			there = append(there, machine.Disk{Field: fmt.Sprintf("disks[%d].path", i), Path: d.Path, ReadOnly: d.ReadOnly, Reading: "readonly: true", Fits: checkRaw})
 		}
 	}
-	taken, err = t.room.TakeDisks(ctx, tags, there, sparing)
-	if err != nil {
-		return taken, err
-	}
-	for i, d := range there {
-		if err := checkRaw(taken[i], d.Field); err != nil {
-			return taken, err
-		}
-	}
-	return taken, nil
-}
-
-// checkDisks says whether the machine can have them.
-func (t *Target) checkDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
-	taken, err := t.takeDisks(ctx, tags, disks, true)
-	for _, f := range taken {
-		err = errors.Join(err, f.Close())
-	}
-	return err
+	return there
 }
 
 // checkRaw refuses what QEMU would take for an empty disk, or for a raw one.

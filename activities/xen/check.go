@@ -39,10 +39,8 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	if s.disk() {
-		for _, n := range disk.Needs(ctx, s.layout(how.Type)) {
-			if n.Found == "" && !n.Optional {
-				return spec, &step.Error{Kind: step.Unsupported, Field: "via", Err: fmt.Errorf("%s is not installed, to %s", n.What, n.For), Hint: n.Fix}
-			}
+		if err := disk.Missing(ctx, s.layout(how.Type)); err != nil {
+			return spec, err
 		}
 	}
 	d, err := t.dom0(s.Host, s.Tool)

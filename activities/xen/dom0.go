@@ -22,21 +22,21 @@ var script string
 
 // The exit statuses of script.
 const (
-	absent   = 64 // something that an earlier verb made
-	foreign  = 65 // the domain has another UUID; stderr is that
-	refused  = 66 // xl said no; stderr is what it said
-	busy     = 67 // locked, or being sent by another call
-	corrupt  = 68 // a file came incomplete or changed
-	noSpace  = 69
-	noDom0   = 70
-	noTool   = 71
-	stays    = 72 // the domain does not go
-	ended    = 73 // of verb console: no more will come
-	notRoot  = 74
-	noStore  = 75
-	sharing  = 76 // a disk that another domain writes to; stderr is the disk and the domain
-	noShell  = 127
-	lastLine = "No space left on device" // what tar, cp and cat say; they have no status for it
+	absent  = 64 // something that an earlier verb made
+	foreign = 65 // the domain has another UUID; stderr is that
+	refused = 66 // xl said no; stderr is what it said
+	busy    = 67 // locked, or being sent by another call
+	corrupt = 68 // a file came incomplete or changed
+	noSpace = 69
+	noDom0  = 70
+	noTool  = 71
+	stays   = 72 // the domain does not go
+	ended   = 73 // of verb console: no more will come
+	notRoot = 74
+	noStore = 75
+	sharing = 76 // a disk that another domain writes to; stderr is the disk and the domain
+	noShell = 127
+	full    = "No space left on device" // what tar, cp and cat say; they have no status for it
 )
 
 // dom0 is the host's first domain, where xl is.
@@ -104,7 +104,7 @@ func (d *dom0) explain(err error) error {
 		return err
 	}
 	told := strings.TrimSpace(exit.Stderr)
-	if strings.Contains(told, lastLine) {
+	if strings.Contains(told, full) {
 		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full", d.host), Hint: "make room under " + d.root}
 	}
 	switch exit.Status {

@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,17 @@ func toolsOf(l Layout) []tool {
 
 // Needs lists the tools that Write wants for a layout.
 func Needs(_ context.Context, l Layout) []step.Need { return thisHost().needs(l) }
+
+// Missing is an error (Unsupported, of the option via) if this host lacks a tool that
+// [Write] wants for a layout.
+func Missing(ctx context.Context, l Layout) error {
+	for _, n := range Needs(ctx, l) {
+		if n.Found == "" && !n.Optional {
+			return &step.Error{Kind: step.Unsupported, Field: "via", Err: fmt.Errorf("%s is not installed, to %s", n.What, n.For), Hint: n.Fix}
+		}
+	}
+	return nil
+}
 
 func (h host) needs(l Layout) []step.Need {
 	var needs []step.Need
