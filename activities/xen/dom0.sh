@@ -322,10 +322,16 @@ state) # FOLDER UUID: "gone", or "is" and the state as xl list has it: r, b, p, 
 console) # FOLDER OFFSET BYTES SECONDS: a piece of the console, awaited for so long
 	dir=$root/domains/$1
 	[ -d "$dir" ] || fail $ABSENT "$dir"
+	rebooted=
+	if [ -e "$dir/created" ]; then
+		read -r now </proc/sys/kernel/random/boot_id
+		read -r was <"$dir/created" || :
+		[ "$was" = "$now" ] || rebooted=yes # so its number is another process's, if anybody's
+	fi
 	for wait in "$4" 0; do
 		gone=yes
 		pid=$(cat "$dir/console.pid" 2>/dev/null || :)
-		! kill -0 "${pid:-$$}" 2>/dev/null || gone= # or not begun
+		[ -n "$rebooted" ] || ! kill -0 "${pid:-$$}" 2>/dev/null || gone= # or not begun
 		size=$(stat -c %s "$dir/console.log" 2>/dev/null || echo 0)
 		[ "$size" -le "$2" ] || break
 		[ -z "$gone" ] || exit $ENDED

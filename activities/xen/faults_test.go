@@ -186,6 +186,10 @@ func TestWhoseDomainItIs(t *testing.T) {
 	}
 	// The mark of an earlier boot of the host tells nothing.
 	b.dom0(`echo another >"$1"`, Root+"/domains/"+name+"/created")
+	end, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, Offset: 1 << 20})
+	if err != nil || !end.Ended {
+		t.Errorf("the console of before the host's reboot goes on: %+v, %v", end, err)
+	}
 	if m := b.boot(r); m.Adopted {
 		t.Error("a domain from before the host's reboot was adopted")
 	}
