@@ -68,11 +68,21 @@ func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error)
 	case err != nil && gcerrors.Code(err) != gcerrors.NotFound:
 		return step.Artifact{}, s.fail(op, err)
 	}
-	if err := s.write(ctx, a, r); err != nil {
+	// Each Open sweeps, so where many begin at once, one of them may sweep in the
+	// moment before another has locked its file.
+	for range sweeps {
+		if err = s.write(ctx, a, r); !errors.Is(err, errSwept) {
+			break
+		}
+	}
+	if err != nil {
 		return step.Artifact{}, s.fail(op, err)
 	}
 	return a, nil
 }
+
+// sweeps is how many times one Put begins anew.
+const sweeps = 5
 
 var (
 	errChanged = errors.New("the content changed while it was being stored")
