@@ -57,26 +57,27 @@ targets:
 			x.t.Errorf("%s: want boot mode %s and the arguments in\n%s%s", name, mode, r.out, r.errOut)
 		}
 	}
-	x.nets("ways.auto.", 0)
-	x.nets("ways.pvh.", 2)
-	x.nets("packed.pv.", 1)
-	x.nets("ways.hvm.", 2) // Xen's device, and the emulated one
-	x.nets("ways.hd00.", 1)
+	x.nets(map[string]int{"ways.auto.": 0, "ways.pvh.": 2, "packed.pv.": 1, "ways.hd00.": 1,
+		"ways.hvm.": 2, // Xen's device, and the emulated one
+	})
 
 	x.done(x.begin(folder, "destroy", "ways/hvm"))
 	x.wrongRoot(folder)
 	x.done(x.begin(folder, "destroy", "ways"), x.begin(folder, "destroy", "packed"))
 }
 
-// nets fails the test unless the domain whose name begins so has n ports on the
-// bridge.
-func (x *onXen) nets(name string, n int) {
+// nets fails the test unless the domains whose names begin so have so many ports
+// on the bridge.
+func (x *onXen) nets(want map[string]int) {
 	x.t.Helper()
 	out := x.dom0(`for d in $(xenstore-list /local/domain); do
-	case $(xenstore-read /local/domain/$d/name) in "` + name + `"*) ls -d /sys/class/net/xenbr0/brif/vif$d.* 2>/dev/null;; esac
-done; exit 0`)
-	if ports := strings.Fields(out); len(ports) != n {
-		x.t.Errorf("%s has ports %q on the bridge, want %d", name, ports, n)
+	ports=$(ls -d /sys/class/net/xenbr0/brif/vif$d.* 2>/dev/null)
+	echo $(xenstore-read /local/domain/$d/name) $ports
+done`)
+	for name, n := range want {
+		if words := strings.Fields(lineWith(out, name)); len(words) != n+1 {
+			x.t.Errorf("%s has %q on the bridge, want %d ports", name, words, n)
+		}
 	}
 }
 

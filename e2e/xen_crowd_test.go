@@ -61,8 +61,7 @@ func lineWith(text, what string) string {
 	return ""
 }
 
-// crowd deploys one app twice at once, in two generations at once, and then
-// ten apps at once.
+// crowd deploys one app twice at once, and then ten apps at once.
 func (x *onXen) crowd() {
 	counted := x.count()
 	options := "args: stay, expect: staying, vif: [{}]"
@@ -87,10 +86,14 @@ func (x *onXen) crowd() {
 		x.done(all...)
 	}
 	each("deploy")
+	var apps []string
+	nets := map[string]int{}
 	for i := range 10 {
-		x.one(fmt.Sprintf("app-%d", i))
-		x.nets(fmt.Sprintf("app-%d.", i), 1)
+		app := fmt.Sprintf("app-%d", i)
+		apps, nets[app+"."] = append(apps, app), 1
 	}
+	x.one(apps...)
+	x.nets(nets)
 	if images := strings.Fields(x.dom0("cd /var/lib/morgana && ls -A")); len(images) != 2 {
 		x.t.Errorf("in /var/lib/morgana are %q, want one image and domains", images)
 	}

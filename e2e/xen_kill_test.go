@@ -152,13 +152,15 @@ func (x *onXen) killed() {
 	letGo()
 	goOn()
 	x.done(destroy)
+	var apps []string
 	for _, k := range cases {
 		x.done(k.deploy)
 		if n := x.attempts(c, rollout(k.app, 1), k.activity); n != 2 {
 			x.t.Errorf("%s of %s was started %d times, want 2", k.activity, k.app, n)
 		}
-		x.one(k.app)
+		apps = append(apps, k.app)
 	}
+	x.one(apps...)
 	x.sameFile("k-register", inode)
 	store.whole(x.lab)
 
@@ -194,7 +196,7 @@ for p in $(ps -eo pid,args | awk '/xl unpause cut\./ && !/awk/ { print $1 }'); d
 	x.done(deploy)
 	x.one("cut")
 	x.sameFile("cut", inode)
-	x.nets("cut.", 1)
+	x.nets(map[string]int{"cut.": 1})
 	if now := x.dom0(`xl domid $(cd /var/lib/morgana/domains && ls -d cut.*)`); now == half {
 		x.t.Errorf("domain %s is the one whose making was cut off", now)
 	}

@@ -157,21 +157,21 @@ func (x *onXen) domains() (names []string) {
 	return names
 }
 
-// one fails the test unless app has one domain, one folder and one image.
-func (x *onXen) one(app string) {
+// one fails the test unless each app has one domain and one folder.
+func (x *onXen) one(apps ...string) {
 	x.t.Helper()
-	var found []string
-	for _, name := range x.domains() {
-		if strings.HasPrefix(name, app+".") {
-			found = append(found, name)
+	names, folders := x.domains(), strings.Fields(x.dom0("ls /var/lib/morgana/domains"))
+	for _, app := range apps {
+		of := func(all []string) []string {
+			return slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !strings.HasPrefix(name, app+".") })
 		}
-	}
-	if len(found) != 1 {
-		x.t.Errorf("domains of %s: %q, want one", app, found)
-	}
-	folders := strings.Fields(x.dom0("cd /var/lib/morgana/domains && ls -d " + app + ".*"))
-	if !slices.Equal(folders, found) {
-		x.t.Errorf("folders of %s: %q, domains %q", app, folders, found)
+		found := of(names)
+		if len(found) != 1 {
+			x.t.Errorf("domains of %s: %q, want one", app, found)
+		}
+		if got := of(folders); !slices.Equal(got, found) {
+			x.t.Errorf("folders of %s: %q, domains %q", app, got, found)
+		}
 	}
 }
 

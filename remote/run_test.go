@@ -295,13 +295,15 @@ func TestCancelLeavesNoProcess(t *testing.T) {
 		if pids := left(); len(pids) > 0 {
 			t.Errorf("processes %v are left", pids)
 		}
-		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", sleep))
-		alive := len(stat) > 0 && !bytes.Contains(stat, []byte(") Z "))
-		if h.Local() && alive {
-			t.Error("the command's child lives on")
+		alive := func() bool {
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", sleep))
+			return len(stat) > 0 && !bytes.Contains(stat, []byte(") Z "))
+		}
+		if h.Local() {
+			wait(t, "the command's child is gone", func() bool { return !alive() })
 		}
 		if !h.Local() {
-			if !alive { // as Run's doc says
+			if !alive() { // as Run's doc says
 				t.Error("a remote command that neither reads nor writes was killed")
 			}
 			_ = syscall.Kill(sleep, syscall.SIGKILL)
