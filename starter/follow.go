@@ -122,7 +122,12 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 			case ctx.Err() != nil:
 				return out, errDetached
 			case !lost(e.err):
-				f.look(ctx, run, accepted.Tags)
+				// What failed is told by its stage: one look may be lost on a busy host.
+				for range 3 {
+					if f.look(ctx, run, accepted.Tags) {
+						break
+					}
+				}
 				return e.out, e.err
 			}
 			// The server went away: it will come back, or the user tires.
