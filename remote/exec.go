@@ -111,15 +111,22 @@ func status(err error) (n int, ok bool) {
 	return exit.ExitCode(), true
 }
 
-// environ is this process's environment with messages in plain English.
-func environ(more ...string) []string {
-	return append(append(os.Environ(), "LC_ALL=C"), more...)
+// localEnviron is what a command on this host may know of the worker's environment:
+// a domain's QEMU and the scripts around it must not have its credentials.
+func localEnviron() []string {
+	env := []string{"LC_ALL=C"}
+	for _, name := range []string{"PATH", "HOME"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 func runLocal(ctx context.Context, op string, c Command) error {
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
 	var stderr tail
-	cmd.Stdout, cmd.Stderr, cmd.Env = c.Stdout, &stderr, environ()
+	cmd.Stdout, cmd.Stderr, cmd.Env = c.Stdout, &stderr, localEnviron()
 	err := execute(ctx, cmd, c.Stdin)
 	if n, ok := status(err); ok {
 		if n == 0 {

@@ -147,8 +147,9 @@ func (h *Host) String() string {
 func (h *Host) Local() bool { return h.name == "" }
 
 // Run runs a command and waits for its end: nil if its status was 0, an [*Exit]
-// if it was another. The command has LC_ALL=C, the user's environment otherwise,
-// and no terminal; its working directory is not defined.
+// if it was another. The command has LC_ALL=C and no terminal; its working directory
+// is not defined. Elsewhere it has the environment of the user's login, here nothing
+// but PATH and HOME of this process's: what it leaves running has no secrets in it.
 //
 // An error of Stdin or Stdout is returned as it is, and so is ctx's. Errors of
 // the connection are a [*step.Error]: Unauthorized (host key unknown or changed,

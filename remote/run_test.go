@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +65,30 @@ func TestArgumentsArriveAsGiven(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a worker is trusted with is not for what it starts here. ssh has it all, for
+// agents and the user's SendEnv.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "known to ssh only")
+	t.Setenv("LC_ALL", "C.UTF-8")
+	var names []string
+	for line := range strings.Lines(output(t, &Host{}, "env")) {
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		names = append(names, name)
+		if want := os.Getenv(name); value != want && (name != "LC_ALL" || value != "C") {
+			t.Errorf("a local command's %s is %q, want %q", name, value, want)
+		}
+	}
+	slices.Sort(names)
+	if want := []string{"HOME", "LC_ALL", "PATH"}; !slices.Equal(names, want) {
+		t.Errorf("a local command has %q, want %q", names, want) // not what is in them
+	}
+	s := serve(t, "AcceptEnv AWS_SECRET_ACCESS_KEY")
+	s.configure("SendEnv AWS_SECRET_ACCESS_KEY")
+	if got := output(t, s.host(), "sh", "-c", "echo $AWS_SECRET_ACCESS_KEY"); got != "known to ssh only\n" {
+		t.Errorf("ssh was not given the environment: %q", got)
+	}
 }
 
 // The script is parsed by any login shell and run by any /bin/sh.

@@ -52,7 +52,9 @@ func (h *Host) command(ctx context.Context, log *os.File, socket string, more ..
 		args = append(args, "-p", h.port)
 	}
 	cmd := exec.CommandContext(ctx, "ssh", append(args, "--", h.name)...)
-	cmd.Env = environ("SSH_ASKPASS_REQUIRE=never")
+	// The user's configuration and agent are found by any variable; messages are in
+	// plain English, which said reads.
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "SSH_ASKPASS_REQUIRE=never")
 	return cmd
 }
 
