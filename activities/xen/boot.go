@@ -42,7 +42,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 		return m, err
 	}
 	step.Report(ctx, step.Progress{Note: s.Tool + " create"})
-	out, err := d.detached(ctx, "create", append([]string{name, id}, s.writes()...)...)
+	out, err := d.detached(ctx, "create", name, id)
 	if exited(err, absent) {
 		return m, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not registered on %s", name, d.host), Hint: "deploy again"}
 	}
@@ -119,24 +119,23 @@ func (w *wait) seconds(left time.Duration) int {
 	return min(max(int((left+time.Second-1)/time.Second), 0), longest)
 }
 
-// silent looks at a domain that prints nothing: it may be gone, or crashed and
-// preserved.
-func (w *wait) silent(ctx context.Context, gone bool) (string, error) {
-	state := "gone"
-	if !gone {
-		out, err := w.d.do(ctx, nil, "state", w.name, w.uuid)
-		if err != nil {
-			return "", err
-		}
-		state = strings.TrimSpace(out)
+// silent looks at a domain that prints nothing: it may be gone, or have ended and
+// been kept. unread says that nobody reads its console any more.
+func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
+	out, err := w.d.do(ctx, nil, "state", w.name, w.uuid)
+	if err != nil {
+		return "", err
 	}
+	state, is := strings.CutPrefix(strings.TrimSpace(out), "is ")
 	switch {
-	case strings.Contains(strings.TrimPrefix(state, "is "), "c"):
+	case is && strings.Contains(state, "c"):
 		return "", failed(step.BootFailed, w.tail(), "the domain crashed and %s", w.unmet())
-	case state == "gone":
+	case !is || strings.ContainsAny(state, "sd"):
 		return "", failed(step.BootFailed, w.tail(), "the domain ended and %s", w.unmet())
 	case w.s.expect == nil && time.Since(w.began) > silence:
 		return fmt.Sprintf("ran for %s", silence), nil
+	case w.s.expect != nil && unread:
+		return "", failed(step.BootFailed, w.tail(), "its console is kept no longer (64 MiB, or xenconsoled or its reader was ended) and %s", w.unmet())
 	}
 	return "", nil
 }

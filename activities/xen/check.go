@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/remote"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -59,10 +61,14 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 				Hint: "name one that ip link show type bridge lists there"}
 		}
 	}
-	for i, kind := range f.paths {
-		if kind != "file" && kind != "block" {
+	for i, is := range f.paths {
+		if is.kind != "file" && is.kind != "block" {
 			return spec, &step.Error{Kind: step.NotFound, Field: paths[i].field, Err: fmt.Errorf("%s has no file or block device %s", d.host, paths[i].value),
 				Hint: "correct the path, or make it there"}
+		}
+		// Our own of before is left, if nothing has changed; else boot will tell.
+		if paths[i].writes && is.writer != "" && !sameTarget(spec, is.writer) {
+			return spec, writtenBy(paths[i].field, paths[i].value, is.writer)
 		}
 	}
 	if len(spec.Origin.ABIs) > 0 || s.Type != typeAuto { // else the kernel will tell
@@ -70,7 +76,9 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, err
 		}
 	}
-	if err := f.checkMemory(d, cmp.Or(s.Memory, defaultMemory), cmp.Or(s.VCPUs, 1)); err != nil {
+	// An xl.in may say less than the default, and what runs already may be left.
+	runs := slices.ContainsFunc(f.domains, func(name string) bool { return sameTarget(spec, name) })
+	if err := f.checkMemory(d, s.Memory, cmp.Or(s.VCPUs, 1), runs); err != nil {
 		return spec, err
 	}
 	if d.host.Local() {
@@ -79,10 +87,19 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, nil
 }
 
+// sameTarget reports whether a domain's name is one of the spec's app and target, in any
+// generation.
+func sameTarget(spec step.Spec, name string) bool {
+	tags, ok := step.ParseFolder(name)
+	return ok && tags.App == spec.App && tags.Target == spec.Target
+}
+
 // insist asks a host that does not answer a few times, and then says so: who
 // deploys is waiting, and no later stage has begun that would be lost.
 func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []string) (f facts, err error) {
 	const tries, pause = 3, 2 * time.Second
+	const patience = 30 * time.Second // a try that finds nobody may take long
+	began := time.Now()
 	for i := range tries {
 		if f, err = d.facts(ctx, name, uuid, bridges, paths); err == nil || ctx.Err() != nil {
 			return f, err
@@ -90,7 +107,7 @@ func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []s
 		if step.KindOf(err) != "" {
 			return f, d.blame(err)
 		}
-		if i+1 < tries {
+		if i+1 < tries && time.Since(began) < patience {
 			step.Report(ctx, step.Progress{Note: fmt.Sprintf("asking %s again: %v", d.host, err)})
 			select {
 			case <-ctx.Done():
@@ -99,12 +116,20 @@ func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []s
 			}
 		}
 	}
+	byHand := "xl list"
+	if !d.host.Local() {
+		byHand = "ssh " + strings.TrimPrefix(d.host.String(), "ssh://") + " xl list"
+	}
+	var exit *remote.Exit
+	if errors.As(err, &exit) {
+		return f, &step.Error{Kind: step.Unsupported, Field: "host", Err: err, Hint: "see what " + byHand + " says"}
+	}
 	e := &step.Error{Kind: step.NotFound, Err: err}
 	var told *step.Error
 	if errors.As(err, &told) {
 		e.Err, e.Hint = told.Err, told.Hint
 	}
-	e.Hint = cmp.Or(e.Hint, fmt.Sprintf("see that ssh %s works by hand, then deploy again", strings.TrimPrefix(d.host.String(), "ssh://")))
+	e.Hint = cmp.Or(e.Hint, fmt.Sprintf("see that %s works by hand, then deploy again", byHand))
 	return f, d.blame(e)
 }
 
@@ -118,7 +143,10 @@ func (d *dom0) blame(err error) error {
 }
 
 // wanted is something that must be on the host, and the option that says so.
-type wanted struct{ field, value string }
+type wanted struct {
+	field, value string
+	writes       bool // a disk's, as far as the options tell
+}
 
 func values(all []wanted) []string {
 	v := make([]string, 0, len(all))
@@ -132,29 +160,18 @@ func values(all []wanted) []string {
 func (s *settings) wants() (bridges, paths []wanted) {
 	for i, v := range s.Vif {
 		if v.Bridge != "" {
-			bridges = append(bridges, wanted{fmt.Sprintf("vif[%d].bridge", i), v.Bridge})
+			bridges = append(bridges, wanted{field: fmt.Sprintf("vif[%d].bridge", i), value: v.Bridge})
 		}
 	}
 	for i, d := range s.Disks {
 		if d.Path != "" {
-			paths = append(paths, wanted{fmt.Sprintf("disks[%d].path", i), d.Path})
+			paths = append(paths, wanted{fmt.Sprintf("disks[%d].path", i), d.Path, d.Access != "r"})
 		}
 	}
 	if s.Bootloader != "" {
-		paths = append(paths, wanted{"bootloader", s.Bootloader})
+		paths = append(paths, wanted{field: "bootloader", value: s.Bootloader})
 	}
 	return bridges, paths
-}
-
-// writes lists the disks of the host that the domain may write to. Where the
-// options do not say, it may; an xl.in that says otherwise is not asked.
-func (s *settings) writes() (paths []string) {
-	for _, d := range s.Disks {
-		if d.Path != "" && d.Access != "r" {
-			paths = append(paths, d.Path)
-		}
-	}
-	return paths
 }
 
 // Interfaces that xl info lists as xen_caps.
@@ -189,7 +206,7 @@ func overhead(mib, vcpus int) int { return 10 + 4*(256*vcpus+2*mib)/1024 }
 
 // checkMemory refuses what the host cannot have. Dom0 gives up memory of its own
 // to new domains unless Xen was started with dom0_mem.
-func (f facts) checkMemory(d *dom0, mib, vcpus int) error {
+func (f facts) checkMemory(d *dom0, mib, vcpus int, runs bool) error {
 	conflict := func(hint, format string, args ...any) error {
 		return &step.Error{Kind: step.Conflict, Field: "memory", Hint: hint, Err: fmt.Errorf(format, args...)}
 	}
@@ -197,7 +214,7 @@ func (f facts) checkMemory(d *dom0, mib, vcpus int) error {
 	switch {
 	case mib > total:
 		return conflict("less memory, or a larger host", "%d MiB is more than %s has: %d MiB", mib, d.host, total)
-	case mib+overhead(mib, vcpus) > free && strings.Contains(f.info["xen_commandline"], "dom0_mem="):
+	case mib > 0 && !runs && mib+overhead(mib, vcpus) > free && strings.Contains(f.info["xen_commandline"], "dom0_mem="):
 		return conflict("less memory, or destroy a domain that is there", "%d MiB is more than %s has free: %d MiB", mib, d.host, free)
 	}
 	return nil

@@ -16,9 +16,13 @@ import (
 )
 
 // script is what runs on the host: constant, given to sh as one argument.
-//
+var script = common + verbs
+
 //go:embed dom0.sh
-var script string
+var common string
+
+//go:embed verbs.sh
+var verbs string
 
 // The exit statuses of script.
 const (
@@ -34,8 +38,8 @@ const (
 	ended   = 73 // of verb console: no more will come
 	notRoot = 74
 	noStore = 75
-	sharing = 76 // a disk that another domain writes to; stderr is the disk and the domain
-	noShell = 127
+	sharing = 76                        // a disk that another domain writes to; stderr is the disk and the domain
+	noUtil  = 77                        // a tool of the system's, or one that is too old; stderr is which
 	full    = "No space left on device" // what tar, cp and cat say; they have no status for it
 )
 
@@ -134,17 +138,25 @@ func (d *dom0) explain(err error) error {
 			Hint: "Xen's tools need root: log in as root, as ssh://root@xen1"}
 	case noStore:
 		return &step.Error{Kind: step.Unsupported, Field: "host", Err: fmt.Errorf("%s: %s", d.host, told), Hint: "start Xen's daemons there: systemctl start xencommons"}
+	case noUtil:
+		return &step.Error{Kind: step.Unsupported, Field: "host", Err: fmt.Errorf("%s has no %s", d.host, told),
+			Hint: "install it there: docs/targets/xen.md lists what is used"}
 	case sharing:
-		disk, domain, _ := strings.Cut(told, " ")
-		return &step.Error{Kind: step.Conflict, Field: "disks", Err: fmt.Errorf("domain %s writes to %s", domain, disk),
-			Hint: "two domains must not write to one disk: destroy that one first (its deployment with morgana destroy)"}
+		i := strings.LastIndexByte(told, ' ')
+		return writtenBy("disks", told[:max(i, 0)], told[i+1:])
 	case stays:
 		return fmt.Errorf("domain %s does not go", told)
 	}
 	if told == "" {
 		told = fmt.Sprintf("a command ended with status %d", exit.Status)
 	}
-	return fmt.Errorf("%s: %s", d.host, lastOf(told))
+	return &verbError{fmt.Sprintf("%s: %s", d.host, lastOf(told)), exit}
+}
+
+// writtenBy says that another domain writes to a disk.
+func writtenBy(field, disk, domain string) error {
+	return failedAt(step.Conflict, field, "two domains must not write to one disk: destroy that one first (its deployment with morgana destroy)",
+		"domain %s writes to %s", domain, disk)
 }
 
 // verbError is an exit that the caller may know what to do about, in plain words.
@@ -170,9 +182,14 @@ func lastOf(text string) string {
 // facts is what check asks of a host.
 type facts struct {
 	info    map[string]string // as xl info has it
-	freeKiB int64             // where the images go
+	domains []string          // their names
 	bridges []bool
-	paths   []string // "block", "file", "other", "missing"
+	paths   []pathFacts
+}
+
+type pathFacts struct {
+	kind   string // "block", "file", "other", "missing"
+	writer string // the domain that writes to it, "" if none
 }
 
 // facts asks all at once. The bridges and paths are answered in their order.
@@ -194,12 +211,14 @@ func (d *dom0) facts(ctx context.Context, name, uuid string, bridges, paths []st
 		case "info":
 			key, value, _ := strings.Cut(line, ":")
 			f.info[strings.TrimSpace(key)] = strings.TrimSpace(value)
-		case "free":
-			f.freeKiB, _ = strconv.ParseInt(line, 10, 64)
+		case "domains":
+			_, name, _ := strings.Cut(line, " ")
+			f.domains = append(f.domains, name)
 		case "bridges":
 			f.bridges = append(f.bridges, line == "yes")
 		case "paths":
-			f.paths = append(f.paths, line)
+			kind, writer, _ := strings.Cut(line, " ")
+			f.paths = append(f.paths, pathFacts{kind, writer})
 		}
 	}
 	if len(f.bridges) != len(bridges) || len(f.paths) != len(paths) {

@@ -1,6 +1,7 @@
 package xen
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -73,8 +74,8 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 		return reg, err
 	}
 	step.Report(ctx, step.Progress{Note: "writing the domain's configuration"})
-	args := append([]string{name, img.Digest, string(cfg)}, dom.copies()...)
-	if _, err := d.do(ctx, nil, "configure", args...); err != nil {
+	args := append([]string{name, img.Digest, strconv.Itoa(len(cfg)), strings.Join(dom.writes(), "\n")}, dom.copies()...)
+	if _, err := d.do(ctx, bytes.NewReader(cfg), "configure", args...); err != nil {
 		return reg, err
 	}
 	return reg, nil

@@ -9,6 +9,7 @@
 //	/var/lib/morgana/domains/<folder>/  one rollout, <folder> as hello.prod.98767bcc-1:
 //	    digest       the image it uses
 //	    domain.cfg   what xl is given
+//	    writes       the disks of the host that it writes to
 //	    *.img        disks of its own, where it may write
 //	    created      xl create and unpause went well, in this boot of the host
 //	    console.log  what it printed from its first instruction on, at most 64 MiB
@@ -23,7 +24,7 @@
 //
 // # How
 //
-// Each act is one verb of dom0.sh, which is sent with the call and changes the
+// Each act is one verb of verbs.sh, which is sent with the call and changes the
 // host under flock. So a connection may break anywhere, and two calls at once do
 // no harm.
 package xen

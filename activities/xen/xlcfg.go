@@ -73,6 +73,17 @@ func (d domain) copies() []string {
 	return all
 }
 
+// writes are the disks of the host that the domain writes to.
+func (d domain) writes() []string {
+	var all []string
+	for _, v := range d.Disks {
+		if v.Path != "" && v.Access != "r" {
+			all = append(all, v.Path)
+		}
+	}
+	return all
+}
+
 // place is what only the host and the rollout tell.
 type place struct {
 	Name   string // of the domain
