@@ -190,8 +190,12 @@ func (x *onXen) killedSSH() {
 	x.isHeld("unpause.cut")
 	half := x.dom0(`xl domid $(cd /var/lib/morgana/domains && ls -d cut.*)`)
 	// The call that goes on after the first was cut off waits for its lock.
-	x.dom0(`for p in $(ps -eo pid,args | awk '/ create cut\./ && !/awk/ { print $1 }'); do kill -9 $p; done
-for p in $(ps -eo pid,args | awk '/xl unpause cut\./ && !/awk/ { print $1 }'); do kill -9 $p; done`)
+	x.dom0(`name=$(cd /var/lib/morgana/domains && ls -d cut.*)
+for verb in create unpause; do
+	for f in $(grep -lzxF "$name" /proc/[0-9]*/cmdline); do
+		! grep -qzxF $verb "$f" || { p=${f#/proc/}; kill -9 ${p%/cmdline}; }
+	done
+done`)
 	letGo()
 	x.done(deploy)
 	x.one("cut")

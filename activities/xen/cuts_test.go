@@ -1,0 +1,148 @@
+package xen
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// wrap puts a script before a tool of the host, until unwrap.
+func (b *bench) wrap(tool, script string) (unwrap func()) {
+	b.Helper()
+	b.dom0(`mkdir -p /usr/local/sbin
+		printf '#!/bin/sh\n%s\nexec %s "$@"\n' "$1" "$(command -v "$2")" >"/usr/local/sbin/$2"
+		chmod +x "/usr/local/sbin/$2"`, script, tool)
+	unwrap = func() {
+		if _, err := b.l.Run(context.Background(), "rm", "-f", "/usr/local/sbin/"+tool); err != nil {
+			b.Error(err)
+		}
+	}
+	b.Cleanup(unwrap)
+	return unwrap
+}
+
+// with is the image of an app with other options.
+func (b *bench) with(app, more string) step.Image {
+	b.Helper()
+	spec := b.image(app).Spec
+	spec.Options = options(b.l, more)
+	img, err := New(b.site).Package(b.Context(), step.Kernel{Spec: spec, File: b.hello, ABIs: []string{image.XenPV, image.XenPVH}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return img
+}
+
+// A domain that crashed and is kept to be looked at is one that has ended.
+func TestCrashedIsNotAdopted(t *testing.T) {
+	b := newBench(t)
+	img := b.with("crashed", `"args":"crash","expect":"crashing","on_crash":"preserve","timeout":"5m"`)
+	r := b.register(img)
+	b.boot(r)
+	b.dom0(`for i in $(seq 100); do xl list "$1" | grep -q -- 'c-' && exit; sleep 0.1; done; exit 1`, "crashed.lab.0a1b2c3d-1")
+	if m := b.boot(r); !m.Ended || !m.Adopted {
+		t.Errorf("booted again: %+v, want it ended", m)
+	}
+	b.destroy(img.Spec)
+}
+
+// The process that reads a console may end before its domain does.
+func TestConsoleReaderEnds(t *testing.T) {
+	b := newBench(t)
+	img := b.with("unread", `"args":"stay","expect":"never printed","timeout":"5m"`)
+	r := b.register(img)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := New(b.site).Boot(b.Context(), r)
+		ended <- err
+	}()
+	dir := Root + "/domains/unread.lab.0a1b2c3d-1"
+	b.dom0(`for i in $(seq 300); do [ -e "$1/created" ] && break; sleep 0.1; done; kill "$(cat "$1/console.pid")"`, dir)
+	err := <-ended
+	if step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "its console is kept no longer") {
+		t.Errorf("%v, want BootFailed that says why nothing more came", err)
+	}
+	// Another process may have the number by now.
+	b.dom0(`sleep 1000 >/dev/null 2>&1 & echo $! >"$1/console.pid"`, dir)
+	text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: step.Machine{Registration: r}, Offset: 1 << 20})
+	if err != nil || !text.Ended {
+		t.Errorf("the console goes on: %+v, %v", text, err)
+	}
+	b.dom0(`kill "$(cat "$1/console.pid")"`, dir)
+	b.destroy(img.Spec)
+}
+
+// An xl create goes on when the call it is of, which has the lock, is killed.
+func TestCreateOutlivesItsCall(t *testing.T) {
+	b := newBench(t)
+	img := b.image("orphan")
+	r := b.register(img)
+	unwrap := b.wrap("xl", `[ "$1" != create ] || [ -e /run/once ] || { touch /run/once; sleep 4; }`)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := New(b.site).Boot(b.Context(), r)
+		ended <- err
+	}()
+	b.dom0(`for i in $(seq 300); do [ -e /run/once ] && break; sleep 0.1; done
+		for f in $(grep -lzxF "$1" /proc/[0-9]*/cmdline); do
+			! grep -qzxF create "$f" || { p=${f#/proc/}; kill -9 ${p%/cmdline}; }
+		done`, "orphan.lab.0a1b2c3d-1")
+	if err := <-ended; err == nil || step.KindOf(err).Final() {
+		t.Errorf("a killed call: %v, want an error that is tried again", err)
+	}
+	m := b.boot(r)
+	time.Sleep(5 * time.Second) // what was to be made would be by now
+	unwrap()
+	b.dom0("rm /run/once")
+	if n := b.dom0(`xl list | grep -c '^orphan\.'`); n != "1" || m.Adopted {
+		t.Errorf("%s domains, %+v", n, m)
+	}
+	b.destroy(img.Spec)
+}
+
+// A removal that is cut off anywhere leaves nothing that is taken for whole, and
+// is found again.
+func TestDestroyIsCutOff(t *testing.T) {
+	b := newBench(t)
+	img := b.image("cut")
+	folder := Root + "/domains/cut.lab.0a1b2c3d-1"
+	for _, what := range []string{folder + "/digest", Root + "/.gone." + img.Digest, folder} {
+		r := b.register(img)
+		unwrap := b.wrap("rm", fmt.Sprintf(`for last; do :; done; [ "$last" != %s ] || { /bin/rm -f "$last"/kernel "$last"/domain.cfg 2>/dev/null; kill -9 $PPID; exit; }`, what))
+		if _, err := New(b.site).Destroy(t.Context(), img.Spec); err == nil {
+			t.Fatalf("%s: rm was not reached", what)
+		}
+		unwrap()
+		if what != folder { // a deploy that comes now
+			b.boot(b.register(img))
+			if got := b.dom0(`sha256sum <"$1/kernel"`, r.ID); got != b.hello.SHA256+"  -" {
+				t.Errorf("%s: the host has %q", what, got)
+			}
+		}
+		b.destroy(img.Spec)
+		if left := b.dom0("ls -A " + Root); left != "" {
+			t.Errorf("%s: left %q", what, left)
+		}
+	}
+}
+
+// An xl that does not answer says nothing about what there is.
+func TestListFails(t *testing.T) {
+	b := newBench(t)
+	img := b.image("unlisted")
+	b.boot(b.register(img))
+	unwrap := b.wrap("xl", `[ "$1" != list ] || { echo "no answer" >&2; exit 1; }`)
+	if _, err := New(b.site).Destroy(t.Context(), img.Spec); err == nil || !strings.Contains(err.Error(), "no answer") {
+		t.Errorf("destroy: %v", err)
+	}
+	unwrap()
+	if removed := b.destroy(img.Spec); !slices.Contains(removed, "image "+Root+"/"+img.Digest) {
+		t.Errorf("removed %q", removed)
+	}
+}
