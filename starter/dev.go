@@ -46,9 +46,11 @@ type workerInfo struct {
 	Started string `json:"started"`
 	// Binary tells a worker built since from the one that runs.
 	Binary string `json:"binary"`
-	// Server is the address it polls, Store the store it was given.
-	Server string `json:"server"`
-	Store  string `json:"store"`
+	// Server is the address it polls, Store the store it was given, SSHConfig
+	// the configuration that its ssh reads, "" if the user's own.
+	Server    string `json:"server"`
+	Store     string `json:"store"`
+	SSHConfig string `json:"sshConfig,omitempty"`
 }
 
 func devFolder(state string) string { return filepath.Join(state, "dev") }
@@ -69,13 +71,14 @@ func (d dev) server() (serverInfo, bool) {
 	return s, startTime(s.PID) != "" && d.isOurs(s.PID)
 }
 
-// workerRuns reports whether the worker runs, is the binary we would start, and
-// polls the server that runs.
+// workerRuns reports whether the worker runs, is the binary we would start, polls
+// the server that runs, and has the settings we have.
 func (d dev) workerRuns() bool {
 	w, running := d.worker()
 	server, _ := d.server()
 	binary, err := besides("morgana-worker")
-	return running && err == nil && w.Binary == stamp(binary) && w.Server == server.Address && w.Store == d.settings.Store
+	return running && err == nil && w.Binary == stamp(binary) && w.Server == server.Address &&
+		w.Store == d.settings.Store && w.SSHConfig == sshConfig()
 }
 
 func (d dev) worker() (workerInfo, bool) {
@@ -147,13 +150,14 @@ func (d dev) startWorker(server serverInfo) error {
 	if err != nil {
 		return err
 	}
-	env := []string{"TEMPORAL_ADDRESS=" + server.Address, "TEMPORAL_NAMESPACE=" + server.Namespace}
+	env := []string{"TEMPORAL_ADDRESS=" + server.Address, "TEMPORAL_NAMESPACE=" + server.Namespace, sshConfigVariable + "=" + sshConfig()}
 	cmd, err := d.start("worker.log", env, binary, "--listen", "127.0.0.1:0",
 		"--state", d.settings.State, "--store", d.settings.Store)
 	if err != nil {
 		return err
 	}
-	w := workerInfo{PID: cmd.Process.Pid, Started: startTime(cmd.Process.Pid), Binary: stamp(binary), Server: server.Address, Store: d.settings.Store}
+	w := workerInfo{PID: cmd.Process.Pid, Started: startTime(cmd.Process.Pid), Binary: stamp(binary), Server: server.Address,
+		Store: d.settings.Store, SSHConfig: sshConfig()}
 	go func() { _ = cmd.Wait() }() // it outlives us; its log says how it ended
 	return writeJSON(d.path("worker.json"), w)
 }
