@@ -15,8 +15,8 @@ import (
 func (x *onXen) undone() {
 	c := x.client()
 	const never = "args: stay, expect: never said, vif: [{}]"
-	silent := x.begin(x.on("silent", xenDev(never)), "deploy", "--set", "dev.timeout=5s")
-	if r := x.over(silent); r.code != 1 || !strings.Contains(r.errOut, `its console did not match "never said" within 5s`) ||
+	silent := x.begin(x.on("silent", xenDev(never)), "deploy", "--set", "dev.timeout=10s")
+	if r := x.over(silent); r.code != 1 || !strings.Contains(r.errOut, `its console did not match "never said" within 10s`) ||
 		!strings.Contains(r.errOut, "command line: [stay]") || strings.Contains(r.errOut, "left:") {
 		x.t.Errorf("exit status %d\n%s%s", r.code, r.out, r.errOut)
 	}

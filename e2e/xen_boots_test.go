@@ -91,7 +91,7 @@ test "$(grep -ac 'root (hd0)$' $image/disk.img)" = 1 && sed -i 's/root (hd0)$/ro
 	before := x.there()
 	deploys := map[string]*running{}
 	for target, says := range map[string]string{"wrong0": "no menu on (hd0,msdos1)", "wrong00": "no menu on (hd0)", "same": "couldn't load file /boot/kernel"} {
-		deploys[says] = x.begin(folder, "deploy", "-t", target, "--set", target+".timeout=10s")
+		deploys[says] = x.begin(folder, "deploy", "-t", target, "--set", target+".timeout=20s")
 	}
 	for says, d := range deploys {
 		r := x.over(d)

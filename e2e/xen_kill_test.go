@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -80,7 +81,10 @@ for p in $(pgrep -x sh); do
 	case $(readlink /proc/$p/cwd) in /var/lib/morgana/.*.part) kill -STOP $p; pid=$p ;; esac
 done
 cd /proc/$pid/cwd && echo $pid $(stat -c '%i %s' kernel)`))
-	if len(out) != 3 || len(out[2]) > len("32505856") || out[2] > "30000000" && len(out[2]) == 8 {
+	if len(out) != 3 {
+		x.t.Fatalf("no transfer is stopped: %q", out)
+	}
+	if size, err := strconv.Atoi(out[2]); err != nil || size > 30<<20 {
 		x.t.Fatalf("the transfer is not in its middle: %q", out)
 	}
 	return out[1], func() { x.t.Helper(); x.dom0("kill -CONT " + out[0]) }
@@ -106,6 +110,8 @@ func (x *onXen) killed() {
 	c := x.client()
 	built := x.source("k-build", x.once()+"make\n", "")
 	x.write(filepath.Join(built, "morgana.yaml"), "app: k-build\ntoolchain: {kind: command, build: [[sh, ./build.sh]], kernel: hello}\ntargets:\n"+xenDev(options))
+	configured := x.source("k-configure", x.once()+"make\n", "")
+	x.write(filepath.Join(configured, "morgana.yaml"), "app: k-configure\ntoolchain: {kind: command, configure: [[sh, ./build.sh]], build: [[make]], kernel: hello}\ntargets:\n"+xenDev(options))
 	packaged := x.on("k-package", xenDev("args: stay packaged-here, expect: staying"))
 	inPackage := store.hold(func(r *http.Request, body []byte) bool {
 		return r.Method == http.MethodPut && bytes.HasPrefix(body, []byte("{")) && bytes.Contains(body, []byte("packaged-here"))
@@ -122,6 +128,7 @@ func (x *onXen) killed() {
 		app, activity string
 		deploy        *running
 	}{
+		{"k-configure", "command.Configure", x.begin(configured, "deploy")},
 		{"k-build", "command.Build", x.begin(built, "deploy")},
 		{"k-package", "xen.Package", x.begin(packaged, "deploy")},
 		{"k-unpause", "xen.Boot", x.begin(unpaused, "deploy")},
@@ -166,7 +173,7 @@ func (x *onXen) killed() {
 
 	x.killedSSH()
 	var destroys []*running
-	for _, folder := range []string{built, packaged, registered, created, unpaused, checked} {
+	for _, folder := range []string{configured, built, packaged, registered, created, unpaused, checked} {
 		destroys = append(destroys, x.begin(folder, "destroy"))
 	}
 	x.done(destroys...)

@@ -106,11 +106,12 @@ func (x *onXen) there() []string {
 	x.t.Helper()
 	out := x.dom0(`
 for d in $(xenstore-list /local/domain); do echo "domain $(xenstore-read /local/domain/$d/name || echo $d)"; done 2>/dev/null
+xl list -v | awk 'NR > 1 { print "xl " $1 }'
 for d in $(xenstore-list /libxl); do echo "libxl $d"; done 2>/dev/null
 ls /sys/class/net | sed 's/^/net /'
 find /var/lib/morgana -mindepth 1 | sed 's/^/file /'
 losetup -a | sed 's/^/disk /'
-ps -eo args | grep -E '[/]var/lib/morgana|[x]enconsole |[q]emu-system|[x]l (create|console)|[c]onsole xl ' | sed 's/^/process /'
+ps -eo args | grep -E '[/]var/lib/morgana|[d]d bs=64k count=|[q]emu-system|[x]l (create|console)|[c]onsole xl ' | sed 's/^/process /'
 exit 0`)
 	all := strings.Split(strings.TrimSpace(out), "\n")
 	slices.Sort(all)
@@ -122,11 +123,10 @@ exit 0`)
 func (x *onXen) asBefore(before []string) {
 	x.t.Helper()
 	var now []string
-	for range 10 {
-		if now = x.there(); slices.Equal(now, before) {
+	for end := time.Now().Add(waits); ; time.Sleep(300 * time.Millisecond) {
+		if now = x.there(); slices.Equal(now, before) || time.Now().After(end) {
 			break
 		}
-		time.Sleep(300 * time.Millisecond)
 	}
 	for _, what := range now {
 		if !slices.Contains(before, what) {
@@ -157,10 +157,15 @@ func (x *onXen) domains() (names []string) {
 	return names
 }
 
-// one fails the test unless each app has one domain and one folder.
+// one fails the test unless each app has one domain and one folder, and the host
+// has the images of all domains, once and whole.
 func (x *onXen) one(apps ...string) {
 	x.t.Helper()
 	names, folders := x.domains(), strings.Fields(x.dom0("ls /var/lib/morgana/domains"))
+	images := x.dom0("cd /var/lib/morgana && ls -A | grep -v '^domains$' | sort; echo =; cat domains/*/digest | sort -u")
+	if are, want, _ := strings.Cut(images, "=\n"); are != want {
+		x.t.Errorf("images:\n%swant:\n%s", are, want)
+	}
 	for _, app := range apps {
 		of := func(all []string) []string {
 			return slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !strings.HasPrefix(name, app+".") })

@@ -2,6 +2,7 @@ package xen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -144,5 +145,95 @@ func TestListFails(t *testing.T) {
 	unwrap()
 	if removed := b.destroy(img.Spec); !slices.Contains(removed, "image "+Root+"/"+img.Digest) {
 		t.Errorf("removed %q", removed)
+	}
+}
+
+// What an xl that is killed leaves may have no name.
+func TestXLIsKilled(t *testing.T) {
+	b := newBench(t)
+	img := b.image("half")
+	r := b.register(img)
+	found := 0
+	for _, after := range []string{"0.1", "0.3", "0.6"} {
+		unwrap := b.wrap("xl", `[ "$1" != create ] || { /usr/sbin/xl "$@" & sleep `+after+`; kill -9 $!; /usr/sbin/xl list -v >/run/half; exit 137; }`)
+		if m, err := New(b.site).Boot(t.Context(), r); err == nil || step.KindOf(err).Final() {
+			t.Errorf("after %s s: %+v, %v; want an error that is tried again", after, m, err)
+		}
+		unwrap()
+		if b.dom0(`grep -c "$1" /run/half || :`, uuidOf("half.lab.0a1b2c3d-1")) == "1" {
+			found++
+		}
+	}
+	if found == 0 {
+		t.Error("no xl was killed in time: this has shown nothing")
+	}
+	if m := b.boot(r); m.Adopted {
+		t.Errorf("adopted %+v", m)
+	}
+	if n := b.dom0(`rm /run/half; xl list -v | grep -c "$1"`, uuidOf("half.lab.0a1b2c3d-1")); n != "1" {
+		t.Errorf("%s domains have the UUID", n)
+	}
+	b.destroy(img.Spec)
+}
+
+// A domain that listens is asked to shut down, and has the time for it. hello does
+// not listen, so a script does so for it, late.
+func TestDomainThatShutsDown(t *testing.T) {
+	b := newBench(t)
+	img := b.image("hears")
+	b.boot(b.register(img))
+	b.dom0(`at=/local/domain/$(xl domid "$1")
+		xenstore-write $at/control/feature-poweroff 1
+		(
+			until [ "$(xenstore-read $at/control/shutdown)" = poweroff ]; do sleep 0.2; done
+			sleep 3
+			xenstore-write $at/control/shutdown ""
+			sleep 1
+			xl domid "$1" && echo its own way >/run/ended
+			xl destroy "$1"
+		) >/dev/null 2>&1 &`, "hears.lab.0a1b2c3d-1")
+	b.destroy(img.Spec)
+	if got := b.dom0("cat /run/ended; rm -f /run/ended"); got != "its own way" {
+		t.Errorf("the domain was not asked, or not waited for: %q", got)
+	}
+}
+
+// Check says what a host lacks.
+func TestHostsThatLack(t *testing.T) {
+	b := newBench(t)
+	spec := b.image("lacks").Spec
+	bind := func(over string) func() {
+		b.dom0(`mount --bind /dev/null "$1"`, over)
+		return func() { b.dom0(`umount "$1"`, over) }
+	}
+	for _, c := range []struct {
+		spoil func() (mend func())
+		field string
+		says  string
+	}{
+		{func() func() { return bind("/proc/xen/capabilities") }, "host", "is no Xen host: it is a guest of Xen"},
+		{func() func() { return b.wrap("xenstore-read", "exit 1") }, "host", "xenstored does not answer"},
+		{func() func() { return b.wrap("flock", `[ "$1" != -w ] || exit 1`) }, "host", "has no flock -w, of util-linux"},
+		{func() func() { return b.wrap("find", `exit 1`) }, "host", "has no find -printf"},
+		{func() func() { return b.wrap("xl", `echo "xl: libxl is not there" >&2; exit 1`) }, "host", "libxl is not there"},
+	} {
+		mend := c.spoil()
+		_, err := New(b.site).Check(t.Context(), spec)
+		mend()
+		var e *step.Error
+		if !errors.As(err, &e) || e.Field != c.field || !e.Kind.Final() || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v, want %s: %q", err, c.field, c.says)
+		}
+	}
+	spec.Options = options(b.l, `"tool":"xm"`)
+	if _, err := New(b.site).Check(t.Context(), spec); step.KindOf(err) != step.Unsupported || !strings.Contains(err.Error(), "has no xm") {
+		t.Errorf("%v, want Unsupported", err)
+	}
+	img := b.image("lacks")
+	b.dom0(`mount -t tmpfs -o size=8k none "$1"`, Root)
+	_, err := New(b.site).Register(t.Context(), img)
+	b.dom0(`umount "$1"`, Root)
+	if step.KindOf(err) != step.NoSpace {
+		t.Errorf("%v, want NoSpace", err)
 	}
 }

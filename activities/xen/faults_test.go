@@ -125,8 +125,14 @@ func TestTransferGoesOn(t *testing.T) {
 		}
 		// A transfer that came damaged is an error without a kind: it is tried again.
 		var r step.Registration
+		first := int64(-1) // byte that was sent
+		ctx := step.WithReporter(t.Context(), func(p step.Progress) {
+			if first < 0 && p.Unit == "bytes" {
+				first = p.Done
+			}
+		}, nil)
 		for range 3 {
-			if r, err = New(b.site).Register(t.Context(), img); err == nil {
+			if r, err = New(b.site).Register(ctx, img); err == nil {
 				break
 			}
 			if step.KindOf(err) != "" {
@@ -135,6 +141,9 @@ func TestTransferGoesOn(t *testing.T) {
 		}
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
+		}
+		if want := int64(len(half)); c.name == "half is there" && first < want {
+			t.Errorf("sent from byte %d on, though %d were there", first, want)
 		}
 		if got := b.dom0(`sha256sum <"$1/kernel"; cd "$2"; ls -A | sort`, r.ID, Root); got != b.hello.SHA256+"  -\ndomains\n"+img.Digest && got != b.hello.SHA256+"  -\n"+img.Digest+"\ndomains" {
 			t.Errorf("%s: the host has %q", c.name, got)

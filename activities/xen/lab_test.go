@@ -113,9 +113,10 @@ func onHost(t testing.TB, l *xenlab.Lab) []string {
 	t.Helper()
 	out, err := l.Run(context.Background(), "sh", "-c", `
 		for d in $(xenstore-list /local/domain); do [ $d = 0 ] || echo "domain $(xenstore-read /local/domain/$d/name 2>&1)"; done
+		xl list -v | awk 'NR > 2 { print "xl " $1 }'
 		ls /sys/class/net | grep vif || :
 		cd /var/lib/morgana 2>/dev/null && find . -mindepth 1 -maxdepth 2 | sed 's/^/file /' || :
-		ps -eo args | grep '[x]enconsole ' || :`)
+		ps -eo args | grep -E '[d]d bs=64k count=|[x]l (create|console)|[q]emu-system' || :`)
 	if err != nil {
 		t.Fatal(err)
 	}

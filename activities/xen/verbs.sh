@@ -18,7 +18,7 @@ facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: what check asks, in sections begun 
 	timeout 10 xenstore-read /local/domain/0/name >/dev/null 2>&1 || fail $NOSTORE "xenstored does not answer"
 	ours "$name" "$uuid"
 	echo "== info"
-	"$tool" info </dev/null || exit $REFUSED
+	"$tool" info </dev/null || exit 1
 	echo "== domains"
 	domains
 	echo "== bridges"
