@@ -78,6 +78,9 @@ var (
 	userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]*$`)
 )
 
+// plainWord is what a shell takes as it is.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
+
 // Open returns the host of an address: "" is this host, "ssh://[user@]host[:port]"
 // another one, where host is a name, an address (IPv6 in brackets) or a Host of
 // ~/.ssh/config, which also gives the user and port that are left out. Anything
@@ -143,6 +146,37 @@ func (h *Host) String() string {
 	return text
 }
 
+// ByHand is how somebody at a shell of this host runs a command there, as "xl list"
+// here and "ssh -F /lab/ssh_config -p 2222 root@xen1 xl list" elsewhere, for hints;
+// without a command it logs in. The words of the command are plain: they are not
+// quoted.
+func (h *Host) ByHand(command ...string) string {
+	if h.Local() {
+		return strings.Join(command, " ")
+	}
+	return strings.Join(append([]string{h.ssh()}, command...), " ")
+}
+
+// ssh is ssh to the host for a shell, with the configuration that we use.
+func (h *Host) ssh(options ...string) string {
+	words := append([]string{"ssh"}, options...)
+	if h.config != "" {
+		file := h.config
+		if !plainWord.MatchString(file) {
+			file = "'" + strings.ReplaceAll(file, "'", `'\''`) + "'"
+		}
+		words = append(words, "-F", file)
+	}
+	if h.port != "" {
+		words = append(words, "-p", h.port)
+	}
+	to := h.name
+	if h.user != "" {
+		to = h.user + "@" + to
+	}
+	return strings.Join(append(words, to), " ")
+}
+
 // Local reports whether commands run on this host.
 func (h *Host) Local() bool { return h.name == "" }
 
@@ -153,7 +187,8 @@ func (h *Host) Local() bool { return h.name == "" }
 //
 // An error of Stdin or Stdout is returned as it is, and so is ctx's. Errors of
 // the connection are a [*step.Error]: Unauthorized (host key unknown or changed,
-// user or key refused), NotFound (no such host name, Field "host"), InvalidSpec
+// user or key refused), NotFound (no such host name, Field "host", or
+// MORGANA_SSH_CONFIG names a file that is not there), InvalidSpec
 // (a line of the ssh configuration), Unsupported (no ssh here, no common cipher,
 // an account that runs no commands). One without a kind is passing trouble, as
 // a host that is down or a connection that was lost.

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,16 +36,20 @@ func said(op string, h *Host, log string) error {
 		e.Hint = "that key is known to be in wrong hands: do not log in; ask whoever wrote @revoked into known_hosts"
 	case has("REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key for ") && has("Host key verification failed"):
 		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is not the one in known_hosts")
-		e.Hint = fmt.Sprintf("if the host was installed anew: ssh-keygen -R '%s', then get its new key as for an unknown host; if not, somebody else may be answering", known)
+		remove := "ssh-keygen -R '" + known + "'"
+		if h.config != "" {
+			remove += " -f the UserKnownHostsFile of " + h.config
+		}
+		e.Hint = "if the host was installed anew: " + remove + ", then get its new key as for an unknown host; if not, somebody else may be answering"
 	case has("Host key verification failed"):
 		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is not in known_hosts")
-		e.Hint = "log in once by hand (ssh " + h.byHand() + ") and compare the fingerprint with one from the host itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); the same goes for what ssh-keyscan prints"
+		e.Hint = "log in once by hand (" + h.ByHand() + ") and compare the fingerprint with one from the host itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); the same goes for what ssh-keyscan prints"
 	case has("Permission denied ("):
 		e.Kind, e.Err = step.Unauthorized, errors.New(line(log, "Permission denied ("))
-		e.Hint = "let the worker's key in (ssh-copy-id), or name the right user, key or agent: ssh " + h.byHand() + " must log in without a question"
+		e.Hint = "let the worker's key in (ssh-copy-id), or name the right user, key or agent: " + h.ByHand() + " must log in without a question"
 	case has("Too many authentication failures"):
 		e.Kind, e.Err = step.Unauthorized, errors.New("too many keys were offered before the right one")
-		e.Hint = "set IdentityFile and IdentitiesOnly yes for this host in ~/.ssh/config"
+		e.Hint = "set IdentityFile and IdentitiesOnly yes for this host in " + h.configuration()
 	case has("Temporary failure in name resolution"):
 		e.Err = errors.New(line(log, "Temporary failure"))
 	case has("Could not resolve hostname"):
@@ -52,10 +57,13 @@ func said(op string, h *Host, log string) error {
 		// name, and final. A name service that does not answer is the case above.
 		e.Kind, e.Field = step.NotFound, "host"
 		e.Err = fmt.Errorf("no host %q is known here", h.name)
-		e.Hint = "correct the name, or give it a Host line in ~/.ssh/config"
+		e.Hint = "correct the name, or give it a Host line in " + h.configuration()
+	case h.config != "" && has("Can't open user config file "+h.config+": No such file"):
+		e.Kind, e.Err = step.NotFound, fmt.Errorf("MORGANA_SSH_CONFIG names a file that is not there: %s", h.config)
+		e.Hint = "correct it, or unset it to use ~/.ssh/config; if it is the lab's, start the lab: make xenlab"
 	case has("Bad configuration option", "bad configuration options", "Bad owner or permissions", "Can't open user config"):
 		e.Kind, e.Err = step.InvalidSpec, errors.New(first(log))
-		e.Hint = "mend that line of the ssh configuration; ssh -G " + h.name + " reads it"
+		e.Hint = "mend that line of the ssh configuration; " + h.ssh("-G") + " reads it"
 	case has("Unable to negotiate with"):
 		e.Kind, e.Err = step.Unsupported, errors.New(line(log, "Unable to negotiate with"))
 		e.Hint = "the host is much older or newer than this ssh: see https://www.openssh.com/legacy.html"
@@ -69,13 +77,8 @@ func said(op string, h *Host, log string) error {
 	return e
 }
 
-// byHand is what one gives ssh to get to the host.
-func (h *Host) byHand() string {
-	if h.config != "" {
-		return "-F " + h.config + " " + h.String()
-	}
-	return h.String()
-}
+// configuration is the file that says how ssh gets to the host.
+func (h *Host) configuration() string { return cmp.Or(h.config, "~/.ssh/config") }
 
 // lost is the error of a connection that ended while a command ran.
 func lost(op, log string) error {

@@ -40,6 +40,45 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// What is told to do by hand gets where we get.
+func TestByHand(t *testing.T) {
+	for _, c := range []struct {
+		host           Host
+		login, command string
+	}{
+		{Host{}, "", "xl list"},
+		{Host{config: "/x"}, "", "xl list"},
+		{Host{name: "xen1"}, "ssh xen1", "ssh xen1 xl list"},
+		{Host{user: "root", name: "::1", port: "22", config: "/a b/it's"}, `ssh -F '/a b/it'\''s' -p 22 root@::1`, `ssh -F '/a b/it'\''s' -p 22 root@::1 xl list`},
+	} {
+		if login, command := c.host.ByHand(), c.host.ByHand("xl", "list"); login != c.login || command != c.command {
+			t.Errorf("%+v: %s; %s", c.host, login, command)
+		}
+	}
+	s := serve(t)
+	h := s.host()
+	if out := run(t, "sh", "-c", h.ByHand("echo", "there")); out != "there\n" {
+		t.Errorf("%q", out)
+	}
+	for log, want := range map[string]string{
+		"Host key verification failed.":                                "log in once by hand (" + h.ByHand() + ")",
+		"Host key for h has changed.\nHost key verification failed.":   "-f the UserKnownHostsFile of " + h.config,
+		"me@h: Permission denied (publickey).":                         h.ByHand() + " must log in",
+		"Received disconnect: Too many authentication failures":        "for this host in " + h.config,
+		"ssh: Could not resolve hostname h: Name or service not known": "a Host line in " + h.config,
+		h.config + ": line 1: Bad configuration option: x":             h.ssh("-G") + " reads it",
+	} {
+		var e *step.Error
+		if !errors.As(said("connect", h, log), &e) || !strings.Contains(e.Hint, want) || strings.Contains(e.Hint, "~/.ssh") {
+			t.Errorf("%s: hint %q, want %q", log, e.Hint, want)
+		}
+		// Without it, ssh's own.
+		if !errors.As(said("connect", &Host{name: "h"}, log), &e) || strings.Contains(e.Hint, "-F") || strings.Contains(e.Hint, "-f") {
+			t.Errorf("%s: hint %q", log, e.Hint)
+		}
+	}
+}
+
 // trouble runs a command that must not run.
 func trouble(t *testing.T, h *Host) *step.Error {
 	t.Helper()
@@ -96,7 +135,9 @@ func TestTroubleConnecting(t *testing.T) {
 		{"bad value", "", func(s *server, h *Host) { s.configure("Port many") },
 			step.InvalidSpec, "", "CONFIG line 1: Bad port 'many'"},
 		{"no such config", "", func(s *server, h *Host) { h.config = "/no/such/file" },
-			step.InvalidSpec, "", "Can't open user config file /no/such/file: No such file or directory"},
+			step.NotFound, "", "names a file that is not there: /no/such/file"},
+		{"config that cannot be read", "", func(s *server, h *Host) { h.config = "/dev/null/x" },
+			step.InvalidSpec, "", "Can't open user config file /dev/null/x: Not a directory"},
 		{"no common cipher", "Ciphers aes128-ctr", func(s *server, h *Host) { s.configure("Ciphers aes256-ctr") },
 			step.Unsupported, "", "no matching cipher found"},
 		{"no commands", "ForceCommand echo This account is currently not available.; exit 1", nil,

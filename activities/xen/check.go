@@ -116,10 +116,7 @@ func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []s
 			}
 		}
 	}
-	byHand := "xl list"
-	if !d.host.Local() {
-		byHand = "ssh " + strings.TrimPrefix(d.host.String(), "ssh://") + " xl list"
-	}
+	byHand := d.host.ByHand("xl", "list")
 	var exit *remote.Exit
 	if errors.As(err, &exit) {
 		return f, &step.Error{Kind: step.Unsupported, Field: "host", Err: err, Hint: "see what " + byHand + " says"}
