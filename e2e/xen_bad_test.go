@@ -169,6 +169,8 @@ func (x *onXen) refusals(pv, pvh string) []refusal {
 		at("hvm by kernel", lab+"    type: hvm\n", "morgana.yaml:4: via: an hvm domain boots from a disk", "via: disk"),
 		of(pv, at("PV as PVH", lab+"    type: pvh\n", "morgana.yaml:7: type: the kernel is PV only: it has no PVH note (18)", "type: pv")),
 		of(pvh, at("PVH as PV", lab+"    type: pv\n", "morgana.yaml:7: type: the kernel is PVH only: it has no PV notes", "type: pvh")),
+		at("memory that xl refuses", lab+"    memory: 1\n", "morgana.yaml:7: memory: segment kernel too large (0xf > 0x100 - 0x100 pages): Out of memory", "more memory"),
+		at("extra that xl refuses", lab+"    extra: ['cpus = \"x\"']\n", "morgana.yaml:7: extra: Invalid pcpu range: x", "xl.cfg(5)"),
 		of("hello\n", at("text", lab, "morgana.yaml:2: toolchain.kernel: this is text, not a kernel", elfHint)),
 		of(readAll(x.t, "/bin/true"), at("program", lab, "morgana.yaml:4: check xen target: xen cannot boot a Linux program: it is no kernel", "-t xen")),
 	}
