@@ -17,6 +17,10 @@ import (
 	"github.com/morgana-deploy/morgana/xenlab"
 )
 
+// hereVar is set where the tests run in dom0 itself: this host is the Xen, and
+// hello's kernel is the file that it names.
+const hereVar = "MORGANA_TEST_XEN_HERE"
+
 // shared is what the tests of this package have one of: a real Xen, and a kernel.
 var shared struct {
 	folder     string
@@ -44,9 +48,13 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// lab is a Xen host, the same for all tests of the package.
+// lab is a Xen host, the same for all tests of the package. In dom0 itself it is
+// one without a Host, and nothing is started.
 func lab(t testing.TB) *xenlab.Lab {
 	t.Helper()
+	if os.Getenv(hereVar) != "" {
+		return &xenlab.Lab{}
+	}
 	if err := xenlab.Missing(t.Context()); err != nil {
 		if os.Getenv("MORGANA_REQUIRE") == "all" {
 			t.Fatal(err)
@@ -68,6 +76,9 @@ func lab(t testing.TB) *xenlab.Lab {
 // hello is the path of examples/hello's kernel, built in a copy.
 func hello(t testing.TB) string {
 	t.Helper()
+	if kernel := os.Getenv(hereVar); kernel != "" {
+		return kernel
+	}
 	folder := filepath.Join(shared.folder, "hello")
 	shared.hello.Do(func() {
 		err := os.CopyFS(folder, os.DirFS("../../examples/hello"))
@@ -88,6 +99,9 @@ func hello(t testing.TB) string {
 func options(l *xenlab.Lab, more string) json.RawMessage {
 	if more != "" {
 		more = "," + more
+	}
+	if l.Host == "" {
+		return json.RawMessage(`{"memory":32` + more + `}`)
 	}
 	return json.RawMessage(fmt.Sprintf(`{"host":%q,"memory":32%s}`, l.Host, more))
 }
@@ -111,7 +125,7 @@ func TestConformance(t *testing.T) {
 // onHost lists what there is on the Xen host: domains, vifs, files, consoles.
 func onHost(t testing.TB, l *xenlab.Lab) []string {
 	t.Helper()
-	out, err := l.Run(context.Background(), "sh", "-c", `
+	out, err := onDom0(context.Background(), l, "sh", "-c", `
 		for d in $(xenstore-list /local/domain); do [ $d = 0 ] || echo "domain $(xenstore-read /local/domain/$d/name 2>&1)"; done
 		xl list -v | awk 'NR > 2 { print "xl " $1 }'
 		ls /sys/class/net | grep vif || :
@@ -125,4 +139,13 @@ func onHost(t testing.TB, l *xenlab.Lab) []string {
 		all = append(all, strings.TrimSpace(line))
 	}
 	return all
+}
+
+// onDom0 runs a command where xl is.
+func onDom0(ctx context.Context, l *xenlab.Lab, argv ...string) (string, error) {
+	if l.Host != "" {
+		return l.Run(ctx, argv...)
+	}
+	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).Output()
+	return string(out), err
 }
