@@ -29,7 +29,8 @@ type follower struct {
 	target  config.Target
 	show    screen
 	seen    map[step.Stage]workflows.StageState
-	note    string
+	// notes are those since the last look, before those of the look before it.
+	notes, before map[string]bool
 }
 
 // deploy asks for the rollout and follows it to its end. A failure is shown
@@ -98,7 +99,7 @@ func (f *follower) emit(e event, t step.Tags) {
 
 // follow waits for the rollout's end.
 func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out workflows.Outcome, err error) {
-	f.seen = map[step.Stage]workflows.StageState{}
+	f.seen, f.notes = map[step.Stage]workflows.StageState{}, map[string]bool{}
 	run, err := f.find(ctx, accepted)
 	if err != nil {
 		return out, err
@@ -215,8 +216,8 @@ func (f *follower) status(ctx context.Context, id, run string) (s workflows.Roll
 	return s, answer.Get(&s)
 }
 
-// look asks how the rollout stands, shows what is new, and tells whether it is
-// over. What cannot be asked now is asked again.
+// look asks how the rollout stands, shows what is new, the progress of the step that
+// is running or why it is tried again, and tells whether the rollout is over. What cannot be asked now is asked again.
 func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -234,26 +235,13 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 		f.seen[st.Stage] = st.State
 		f.stage(t, st)
 	}
-	if s.Undoing {
-		f.waits(t, "failed; removing what it made")
-	}
-	return f.heartbeat(ctx, run, t)
-}
-
-func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
-	e := event{Event: "stage", Stage: string(s.Stage), State: string(s.State), Result: s.Result}
-	if !s.Ended.IsZero() {
-		e.Seconds = s.Ended.Sub(s.Started).Seconds()
-	}
-	f.emit(e, t)
-}
-
-// heartbeat shows the progress of the step that is running, or why it is tried
-// again, and tells whether the rollout is over.
-func (f *follower) heartbeat(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
 	about, err := f.to.DescribeWorkflowExecution(ctx, run.GetID(), run.GetRunID())
 	if err != nil {
 		return false
+	}
+	f.notes, f.before = map[string]bool{}, f.notes
+	if s.Undoing {
+		f.waits(t, "failed; removing what it made")
 	}
 	for _, p := range about.GetPendingActivities() {
 		note, stuck := pending(p)
@@ -264,6 +252,14 @@ func (f *follower) heartbeat(ctx context.Context, run client.WorkflowRun, t step
 		}
 	}
 	return about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING
+}
+
+func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
+	e := event{Event: "stage", Stage: string(s.Stage), State: string(s.State), Result: s.Result}
+	if !s.Ended.IsZero() {
+		e.Seconds = s.Ended.Sub(s.Started).Seconds()
+	}
+	f.emit(e, t)
 }
 
 // pending says what a step is doing, or what keeps it from doing it.
@@ -300,9 +296,11 @@ func (f *follower) notice(t step.Tags, note string) { f.tell("progress", t, note
 
 func (f *follower) waits(t step.Tags, note string) { f.tell("waiting", t, note) }
 
+// tell shows a note, unless it held already at the last look: there may be several
+// at a time, and one that stays is not news because another has changed.
 func (f *follower) tell(what string, t step.Tags, note string) {
-	if note != "" && note != f.note {
-		f.note = note
+	if note != "" && !f.notes[note] && !f.before[note] {
 		f.emit(event{Event: what, Note: note}, t)
 	}
+	f.notes[note] = true
 }

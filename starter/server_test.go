@@ -75,7 +75,7 @@ func withServer(t *testing.T) client.Client {
 // serve polls a queue until the test ends.
 func serve(t *testing.T, to client.Client, queue string, register func(worker.Worker)) {
 	t.Helper()
-	w := worker.New(to, queue, worker.Options{WorkerStopTimeout: time.Second})
+	w := worker.New(to, queue, worker.Options{WorkerStopTimeout: time.Second, MaxHeartbeatThrottleInterval: 10 * time.Millisecond})
 	register(w)
 	if err := w.Start(); err != nil {
 		t.Fatal(err)
