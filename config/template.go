@@ -10,8 +10,9 @@ import (
 // Template is a commented morgana.yaml to start from, which [Load] takes as it
 // is. app is a valid name. With toolchain [Prebuilt] kernel is the path of a
 // kernel file, relative to the morgana.yaml; with any other the toolchain is
-// command, `make` builds it, and kernel is the file that make leaves.
-func Template(app, toolchain, kernel string) []byte {
+// command, `make` builds it, and kernel is the file that make leaves. kind is the
+// target's: "xen", or else "qemu".
+func Template(app, toolchain, kernel, kind string) []byte {
 	made := `toolchain:
   kind: command
   # Commands are lists of words that no shell reads.
@@ -29,6 +30,17 @@ func Template(app, toolchain, kernel string) []byte {
   kernel: %s
 `
 	}
+	target := `    kind: qemu
+    memory: 64   # MiB
+    # ports: ["8080:80"]    # 127.0.0.1:8080 on this host is port 80 of the machine
+`
+	if kind == "xen" {
+		target = `    kind: xen
+    # host: ssh://root@xen1   # the Xen host's dom0; without it, this host is one
+    memory: 64   # MiB
+    # vif: [{bridge: xenbr0}]   # a network device on that bridge of the Xen host
+`
+	}
 	text := `# What to deploy and where. "morgana deploy" does it.
 app: %s
 ` + source + `
@@ -36,10 +48,7 @@ app: %s
 # Where to run it: names of your choice, each with the kind of place it is.
 targets:
   dev:
-    kind: qemu
-    memory: 64   # MiB
-    # ports: ["8080:80"]    # 127.0.0.1:8080 on this host is port 80 of the machine
-    # expect: "listening"   # the machine is up when its console says so (a regular expression)
+` + target + `    # expect: "listening"   # the machine is up when its console says so (a regular expression)
 `
 	return fmt.Appendf(nil, text, scalarText(app), scalarText(kernel))
 }

@@ -161,7 +161,7 @@ func certificate(t *testing.T) (cert, key string) {
 func TestTemplate(t *testing.T) {
 	for _, kernel := range []string{"hello", "dist/hello.xen", "a b: #c", "12", "it's \"k\"", "line\nbreak", "- x", "\u2028é"} {
 		folder := alone(t)
-		p := load(t, string(Template("hello", "command", kernel)))
+		p := load(t, string(Template("hello", "command", kernel, "qemu")))
 		var got struct {
 			Build  [][]string `json:"build"`
 			Kernel string     `json:"kernel"`
@@ -172,9 +172,11 @@ func TestTemplate(t *testing.T) {
 		if p.App != "hello" || p.Source != folder || p.Toolchain.Kind != "command" || got.Kernel != kernel || got.Build[0][0] != "make" {
 			t.Errorf("command, %q: got %+v, options %s", kernel, p, p.Toolchain.Options)
 		}
-		p = load(t, string(Template("null", Prebuilt, kernel)))
-		if p.App != "null" || p.Kernel != filepath.Join(folder, kernel) || p.Toolchain.Options != nil || p.Targets[0].Kind != "qemu" {
-			t.Errorf("prebuilt, %q: got %+v", kernel, p)
+		for _, kind := range []string{"qemu", "xen"} {
+			p = load(t, string(Template("null", Prebuilt, kernel, kind)))
+			if p.App != "null" || p.Kernel != filepath.Join(folder, kernel) || p.Toolchain.Options != nil || p.Targets[0].Kind != kind {
+				t.Errorf("prebuilt, %q, %s: got %+v", kernel, kind, p)
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -22,7 +23,9 @@ func (c *cli) initCommand() *cobra.Command {
 		Use:   "init [FOLDER]",
 		Short: "Write a morgana.yaml to start from",
 		Long: `Write a commented morgana.yaml into FOLDER (default: the current one). With
---kernel it deploys a kernel that exists already; otherwise make builds one.`,
+--kernel it deploys a kernel that exists already; otherwise make builds one. The
+target is of kind xen for a kernel that only Xen boots, or whose name ends in
+.xen; else of kind qemu.`,
 		Example: "  morgana init\n  morgana init --app web --kernel dist/web.xen",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -53,9 +56,9 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	if err := step.CheckName("--app", app); err != nil {
 		return err
 	}
-	toolchain, artifact := "command", app
+	toolchain, artifact, kind := "command", app, kindQEMU
 	if kernel != "" {
-		toolchain, artifact = config.Prebuilt, fromFolder(whole, kernel)
+		toolchain, artifact, kind = config.Prebuilt, fromFolder(whole, kernel), kindFor(kernel)
 	}
 	path := filepath.Join(folder, config.Filename)
 	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
@@ -69,12 +72,45 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(config.Template(app, toolchain, artifact))
+	_, err = file.Write(config.Template(app, toolchain, artifact, kind))
 	if err = errors.Join(err, file.Close()); err != nil {
 		return err
 	}
 	c.say("wrote %s: look it over, then run morgana deploy", path)
 	return nil
+}
+
+// Kinds of target that init writes.
+const (
+	kindQEMU = "qemu"
+	kindXen  = "xen"
+)
+
+// kindFor is the kind of target for a kernel: by its bytes, if it is there already,
+// and its name.
+func kindFor(kernel string) string {
+	abis := abisOf(kernel)
+	_, notQEMU := image.Supports(kindQEMU, abis)
+	_, notXen := image.Supports(kindXen, abis)
+	if notXen == nil && (notQEMU != nil || strings.HasSuffix(kernel, ".xen")) {
+		return kindXen
+	}
+	return kindQEMU
+}
+
+// abisOf is how a kernel can be started, nil if that cannot be told yet.
+func abisOf(kernel string) []string {
+	info, err := os.Stat(kernel)
+	if err != nil || !info.Mode().IsRegular() { // a pipe would be waited for
+		return nil
+	}
+	file, err := os.Open(kernel)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = file.Close() }()           // read only
+	found, _ := image.Identify(file, info.Size()) // deploy says what is wrong with it
+	return found.ABIs
 }
 
 // fromFolder is a path that was typed here, as somebody in folder writes it.

@@ -71,8 +71,9 @@ var good = map[string]string{
 		"steps: {check: {activity: a, taskQueue: b}}",
 	"beside the stages": head + "targets: {qemu: {steps: {console: {activity: a, taskQueue: b, onHost: true}}}}\n" +
 		"steps: {destroy: {activity: a, taskQueue: b}, clean: {activity: c, taskQueue: b}}",
-	"template":          string(config.Template("a", "command", "k")),
-	"prebuilt template": string(config.Template("a", config.Prebuilt, "k")),
+	"template":          string(config.Template("a", "command", "k", "qemu")),
+	"prebuilt template": string(config.Template("a", config.Prebuilt, "k", "qemu")),
+	"Xen template":      string(config.Template("a", config.Prebuilt, "k", "xen")),
 }
 
 const head = "app: a\ntoolchain: {kind: command, build: [[make]], kernel: k}\n"
