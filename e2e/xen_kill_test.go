@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"bytes"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -124,17 +126,9 @@ func (x *onXen) killed() {
 	x.done(x.begin(destroyed, "deploy"))
 
 	letGo := x.hold("create.k-create", "unpause.k-unpause", "destroy.any", "info.k-check")
-	cases := []struct {
-		app, activity string
-		deploy        *running
-	}{
-		{"k-configure", "command.Configure", x.begin(configured, "deploy")},
-		{"k-build", "command.Build", x.begin(built, "deploy")},
-		{"k-package", "xen.Package", x.begin(packaged, "deploy")},
-		{"k-unpause", "xen.Boot", x.begin(unpaused, "deploy")},
-		{"k-create", "xen.Boot", nil},
-		{"k-register", "xen.Register", nil},
-		{"k-check", "xen.Check", nil},
+	deploys := map[string]*running{}
+	for app, folder := range map[string]string{"k-configure": configured, "k-build": built, "k-package": packaged, "k-unpause": unpaused} {
+		deploys[app] = x.begin(folder, "deploy")
 	}
 	x.kept(inPackage, "package")
 	x.eventually(waits, "a build runs", func() bool { return x.runs("sleep 1000") })
@@ -142,15 +136,17 @@ func (x *onXen) killed() {
 	x.isHeld("unpause.k-unpause")
 	destroy := x.begin(destroyed, "destroy")
 	x.isHeld("destroy.any")
-	cases[4].deploy = x.begin(registered, "deploy")
+	deploys["k-register"] = x.begin(registered, "deploy")
 	inode, goOn := x.midway()
-	cases[3].deploy = x.begin(created, "deploy")
+	deploys["k-create"] = x.begin(created, "deploy")
 	x.started(c, rollout("k-create", 1), "xen.Boot")
 	x.dom0("mv /run/hold/info.k-check /run/hold/info.any")
-	cases[5].deploy = x.begin(checked, "deploy")
+	deploys["k-check"] = x.begin(checked, "deploy")
 	x.isHeld("info.any")
-	for _, k := range cases {
-		x.started(c, rollout(k.app, 1), k.activity)
+	activities := map[string]string{"k-check": "xen.Check", "k-configure": "command.Configure", "k-build": "command.Build", "k-package": "xen.Package",
+		"k-register": "xen.Register", "k-create": "xen.Boot", "k-unpause": "xen.Boot"}
+	for app, activity := range activities {
+		x.started(c, rollout(app, 1), activity)
 	}
 
 	x.kill(x.worker)
@@ -159,15 +155,13 @@ func (x *onXen) killed() {
 	letGo()
 	goOn()
 	x.done(destroy)
-	var apps []string
-	for _, k := range cases {
-		x.done(k.deploy)
-		if n := x.attempts(c, rollout(k.app, 1), k.activity); n != 2 {
-			x.t.Errorf("%s of %s was started %d times, want 2", k.activity, k.app, n)
+	for app, activity := range activities {
+		x.done(deploys[app])
+		if n := x.attempts(c, rollout(app, 1), activity); n != 2 {
+			x.t.Errorf("%s of %s was started %d times, want 2", activity, app, n)
 		}
-		apps = append(apps, k.app)
 	}
-	x.one(apps...)
+	x.one(slices.Collect(maps.Keys(activities))...)
 	x.sameFile("k-register", inode)
 	store.whole(x.lab)
 
