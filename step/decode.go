@@ -27,7 +27,7 @@ func CheckName(field, name string) error {
 
 // Decode reads a step's options into *into strictly: a field it does not have
 // is InvalidSpec that names the field and the nearest known one, as is a value
-// of the wrong type. Names match exactly, unlike encoding/json's. Empty or null
+// of the wrong type, with how it is written as Hint. Names match exactly, unlike encoding/json's. Empty or null
 // options leave *into as it is.
 func Decode(options json.RawMessage, into any) error {
 	if trimmed := bytes.TrimSpace(options); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
@@ -41,7 +41,7 @@ func Decode(options json.RawMessage, into any) error {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
 			return &Error{Kind: InvalidSpec, Field: wrong.Field,
-				Err: fmt.Errorf("want %s, not %s", typeWords(wrong.Type), wrong.Value)}
+				Err: fmt.Errorf("want %s, not %s", typeWords(wrong.Type), wrong.Value), Hint: typeHint(wrong.Type)}
 		}
 		var e *Error
 		if errors.As(err, &e) {
@@ -143,6 +143,39 @@ func typeWords(t reflect.Type) string {
 	default:
 		return "a mapping"
 	}
+}
+
+// typeHint says how a value of a type is written.
+func typeHint(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return `in quotes, as "..."`
+	case reflect.Bool:
+		return "without quotes"
+	}
+	hint := typeWords(t) + ", as " + example(t)
+	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() == reflect.Struct {
+		hint += "; known fields: " + strings.Join(sortedKeys(jsonFields(t)), ", ")
+	}
+	return hint
+}
+
+// example is a value of a type in YAML.
+func example(t reflect.Type) string {
+	switch typeWords(t) {
+	case "a whole number":
+		return "64"
+	case "a number":
+		return "0.5"
+	case "a list":
+		return "[" + example(t.Elem()) + "]"
+	case "a mapping":
+		return "{...}"
+	}
+	return "..."
 }
 
 func join(path, name string) string {
