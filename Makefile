@@ -24,8 +24,8 @@ build: deps ## bin/morgana, bin/morgana-worker, bin/morgana-devserver
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/morgana-worker ./worker
 
 test: deps-test build ## every test, on real QEMU, a real Xen and a real Temporal server
-	go test -race -timeout 40m $$(go list ./... | grep -v '/activities/xen$$')
-	go test -race -timeout 40m ./activities/xen # apart from e2e: each has a Xen, and that needs a processor
+	go test -race -timeout 40m $$(go list ./... | grep -v -e '/activities/xen$$' -e '/xenlab$$')
+	go test -race -p 1 -timeout 40m ./activities/xen ./xenlab # apart from e2e and each other: each has a Xen, and that needs a processor
 	cd devserver && CGO_ENABLED=0 go test -trimpath ./... # the flags it is built with, or it is all compiled again
 
 lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint (with the walls between packages) and workflowcheck
@@ -43,7 +43,7 @@ deps-test:
 	@scripts/deps.sh test
 
 xenlab: ## start a real Xen in QEMU on this machine, to deploy to (docs/targets/xen.md)
-	@scripts/deps.sh test
+	@scripts/deps.sh lab
 	go run ./xenlab/lab up
 
 xenlab-down: ## end it

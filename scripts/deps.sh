@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the host lacks, as Debian packages; prints the command where it may
-# not. deps.sh test: what only the tests want, too.
+# not. deps.sh lab: what a lab (xenlab/) wants, too; deps.sh test: what any test wants.
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin # where mke2fs and sgdisk are, also for users who are not root
@@ -27,12 +27,15 @@ need ssh openssh-client
 [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"
 # A step in Python (examples/python-step). Debian's python3 has no ensurepip of its own.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
-if [ "${1-}" = test ]; then
-	# The lab (xenlab/build.sh).
+case ${1-} in
+lab | test) # xenlab/build.sh
 	need mmdebstrap mmdebstrap
 	need depmod kmod
 	need cpio cpio
 	need qemu-img qemu-utils
+	;;
+esac
+if [ "${1-}" = test ]; then
 	# xl's own parser of configurations.
 	[ -e /usr/include/libxlutil.h ] || missing="$missing libxen-dev"
 	# Hosts to log in to (remote/).
