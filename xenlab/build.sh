@@ -29,7 +29,7 @@ need mke2fs e2fsprogs
 need qemu-img qemu-utils
 need ssh-keygen openssh-client
 [ -z "$missing" ] || die "missing$missing" "apt-get install -y --no-install-recommends$missing"
-[ "$(id -u)" = 0 ] || die "must be root to make dom0's files: try sudo --preserve-env=HOME,XDG_CACHE_HOME"
+[ "$(id -u)" = 0 ] || die "must be root to make dom0's files"
 
 work=$(mktemp -d "$out/.work-XXXXXX")
 trap 'rm -rf "$work"' EXIT

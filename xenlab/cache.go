@@ -34,10 +34,15 @@ func Missing(ctx context.Context) error {
 		tool{"mke2fs", "e2fsprogs"}, tool{"qemu-img", "qemu-utils"}); err != nil {
 		return err
 	}
-	if os.Getuid() != 0 {
-		return errors.New("no xenlab is built yet, which takes root")
+	return mayBuild()
+}
+
+func mayBuild() error {
+	if os.Geteuid() == 0 {
+		return nil
 	}
-	return nil
+	return errors.New("no xenlab is built yet, which takes root; in the repository: " +
+		"go run -exec 'sudo --preserve-env=HOME,XDG_CACHE_HOME' ./xenlab/lab build")
 }
 
 type tool struct{ name, pkg string }
@@ -93,17 +98,20 @@ func cached(ctx context.Context) (dir string, ok bool, err error) {
 	return "", false, err
 }
 
-// Build gives the folder of the saved state and builds it if it is not there.
-// Builds take turns; each says on stderr how far it is.
+// Build gives the folder of the saved state and builds it if it is not there,
+// which takes root. Builds take turns; each says on stderr how far it is.
 func Build(ctx context.Context) (dir string, err error) {
 	dir, ok, err := cached(ctx)
 	if err != nil || ok {
 		return dir, err
 	}
+	if err := mayBuild(); err != nil {
+		return "", err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, buildTimeout, fmt.Errorf("not built within %v", buildTimeout))
 	defer cancel()
 	top := filepath.Dir(dir)
-	if err := os.MkdirAll(top, 0o700); err != nil {
+	if err := mkdirAll(top); err != nil {
 		return "", err
 	}
 	unlock, err := lock(ctx, filepath.Join(top, "lock"))
@@ -131,6 +139,13 @@ func Build(ctx context.Context) (dir string, err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(making)) }()
 	if err := build(ctx, making); err != nil {
 		return "", fmt.Errorf("build xenlab: %w", err)
+	}
+	files, err := filepath.Glob(filepath.Join(making, "*"))
+	if err != nil {
+		return "", err
+	}
+	if err := give(append([]string{making}, files...)...); err != nil {
+		return "", err
 	}
 	return dir, os.Rename(making, dir)
 }
@@ -198,6 +213,9 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := give(path); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
 	for first := true; ; first = false {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
@@ -215,6 +233,44 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// mkdirAll makes dir, and the folders above it that are not there, for the owner of
+// the one that is.
+func mkdirAll(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := mkdirAll(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return give(dir)
+}
+
+// give makes what root made the property of whoever has the folder it is in: under
+// sudo that is the user, who is to do without sudo afterwards.
+func give(paths ...string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, path := range paths {
+		in, err := os.Stat(filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		owner := in.Sys().(*syscall.Stat_t)
+		if err := os.Lchown(path, int(owner.Uid), int(owner.Gid)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func say(format string, args ...any) {

@@ -7,7 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -231,13 +234,63 @@ func TestCommand(t *testing.T) {
 		}
 		down(t, dir)
 	})
-	if err != nil || !strings.Contains(out, "export MORGANA_SSH_CONFIG="+filepath.Join(dir, "ssh_config")) {
+	if err != nil {
 		t.Fatalf("up: %v\n%s", err, out)
+	}
+	// What it says to type is for sh.
+	_, export, _ := strings.Cut(out, "\n  export ")
+	export, _, _ = strings.Cut(export, "\n")
+	_, look, _ := strings.Cut(out, "\nLook around: ")
+	look, _, _ = strings.Cut(look, "\n")
+	sh := exec.CommandContext(t.Context(), "sh", "-c", "export "+export+"\n"+look)
+	if said, err := sh.CombinedOutput(); err != nil || !strings.Contains(string(said), "Domain-0") {
+		t.Errorf("export %s; %s: %v\n%s", export, look, err, said)
 	}
 	if again, err := lab("up"); err != nil || again != out {
 		t.Errorf("up again: %v\n%s", err, again)
 	}
 	if out, err := lab("ssh", "xl", "list"); err != nil || !strings.Contains(out, "Domain-0") {
 		t.Errorf("ssh: %v\n%s", err, out)
+	}
+
+	// After a QEMU that was killed, down removes the disk as well.
+	raw, err := os.ReadFile(filepath.Join(dir, "qemu.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	down(t, dir)
+	for range 2 {
+		if out, err := lab("down"); err != nil {
+			t.Errorf("down after a crash: %v %s", err, out)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if want := []string{filepath.Join(dir, "console.log"), filepath.Join(dir, "qemu.log")}; err != nil || !slices.Equal(left, want) {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// A folder that is not a lab's keeps its files.
+func TestDownElsewhere(t *testing.T) {
+	known := filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(known, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := xenlab.Open(filepath.Dir(known))
+	if !errors.Is(err, xenlab.ErrDown) {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(known); err != nil {
+		t.Error(err)
 	}
 }

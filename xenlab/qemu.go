@@ -118,12 +118,6 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	v.kill = func() { _ = cmd.Process.Kill() } // it has ended, or it is killed
-	if _, err := v.execute("qmp_capabilities", nil); err != nil {
-		v.kill()
-		<-v.ended
-		said, _ := os.ReadFile(filepath.Join(dir, logName))
-		return nil, fmt.Errorf("start QEMU: %w: %s", err, said)
-	}
 	return v, nil
 }
 
@@ -221,7 +215,7 @@ func (l *Lab) end() error {
 			return err
 		}
 		if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return err
+			return fmt.Errorf("end QEMU, process %d: %w", p.Pid, err)
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("process %d does not end", p.Pid)

@@ -1,7 +1,7 @@
 // Package xenlab starts a real Xen for tests, and for people who have none: a
 // Debian dom0 with Xen 4.17, in QEMU's own emulation, reached over ssh on
 // loopback. PV, PVH and HVM guests run in it. It needs no KVM, and root only to
-// build.
+// build; what root makes in another's folders is that other's.
 //
 // The dom0 is built and booted once and saved as it then runs, in
 // $XDG_CACHE_HOME/morgana/xenlab/KEY, where KEY is a digest of everything it
@@ -54,7 +54,8 @@ func Up(ctx context.Context, dir string) (*Lab, error) {
 	return start(ctx, dir, true)
 }
 
-// Open is the lab that runs in dir. The error is [ErrDown] if none does.
+// Open is the lab that runs in dir. The error is [ErrDown] if none does; Close of
+// what it gives then removes what one that crashed has left.
 func Open(dir string) (*Lab, error) {
 	l, err := at(dir)
 	if err != nil {
@@ -87,7 +88,7 @@ func start(ctx context.Context, dir string, detached bool) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(l.Dir, 0o700); err != nil {
+	if err := mkdirAll(l.Dir); err != nil {
 		return nil, err
 	}
 	// Only the lab's own changes are copied: the disk below them is read in place.
@@ -98,6 +99,11 @@ func start(ctx context.Context, dir string, detached bool) (*Lab, error) {
 	}
 	if err := l.boot(ctx, cache, detached, "-loadvm", snapshot); err != nil {
 		return nil, errors.Join(err, os.Remove(disk))
+	}
+	for _, name := range []string{stateName, pidName, knownHosts, filepath.Base(l.Config), consoleName, logName} {
+		if err := give(filepath.Join(l.Dir, name)); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
 	}
 	return l, nil
 }
@@ -111,20 +117,32 @@ func (l *Lab) boot(ctx context.Context, cache string, detached bool, args ...str
 		return err
 	}
 	l.vm = vm
-	stop := context.AfterFunc(ctx, vm.kill)
+	// It may hang before it answers, in QMP as well.
+	stop := context.AfterFunc(ready, vm.kill)
 	err = l.connect(ready, cache)
+	if !stop() && err == nil {
+		err = context.Cause(ready) // at the last moment
+	}
 	if err != nil {
 		vm.kill()
 		<-vm.ended
 		return fmt.Errorf("boot xenlab: %w%s", err, l.lastWords())
 	}
-	if detached {
-		stop()
+	if !detached {
+		context.AfterFunc(ctx, vm.kill)
 	}
 	return nil
 }
 
-func (l *Lab) connect(ctx context.Context, cache string) error {
+func (l *Lab) connect(ctx context.Context, cache string) (err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}()
+	if _, err := l.vm.execute("qmp_capabilities", nil); err != nil {
+		return err
+	}
 	port, err := l.vm.sshPort()
 	if err != nil {
 		return err
@@ -142,7 +160,7 @@ func (l *Lab) connect(ctx context.Context, cache string) error {
 		case <-l.vm.ended:
 			return errors.New("QEMU has ended")
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return err
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -159,7 +177,8 @@ func (l *Lab) lastWords() (s string) {
 	return s
 }
 
-// Close ends the lab and removes its disk; what it logged stays in Dir.
+// Close ends the lab and removes its disk; what it logged stays in Dir. A folder
+// without a lab's disk is left as it is.
 func (l *Lab) Close() error {
 	if l.vm != nil {
 		l.vm.kill()
@@ -167,8 +186,14 @@ func (l *Lab) Close() error {
 	} else if err := l.end(); err != nil {
 		return err
 	}
+	switch err := os.Remove(filepath.Join(l.Dir, stateName)); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
 	var errs []error
-	for _, name := range []string{stateName, pidName, filepath.Base(l.Config), knownHosts} {
+	for _, name := range []string{pidName, filepath.Base(l.Config), knownHosts} {
 		if err := os.Remove(filepath.Join(l.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

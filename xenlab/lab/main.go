@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/morgana-deploy/morgana/xenlab"
@@ -82,13 +84,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	case "down":
 		l, err := xenlab.Open(dir)
-		if errors.Is(err, xenlab.ErrDown) {
-			return nil
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, xenlab.ErrDown) {
 			return err
 		}
-		return l.Close()
+		return l.Close() // one that crashed has left its disk
 	case "ssh":
 		l, err := xenlab.Open(dir)
 		if err != nil {
@@ -121,7 +120,17 @@ and in morgana.yaml, under targets:
 
   xen: {kind: xen, host: %q}
 
-Look around: ssh -F $MORGANA_SSH_CONFIG %s xl list
+Look around: ssh -F "$MORGANA_SSH_CONFIG" %s xl list
 What it prints: %s
-`, l.Config, l.Host, xenlab.Alias, filepath.Join(l.Dir, "console.log"))
+`, quote(l.Config), l.Host, xenlab.Alias, filepath.Join(l.Dir, "console.log"))
+}
+
+var plain = regexp.MustCompile(`^[\w@%+=:,./-]+$`)
+
+// quote is a word as sh reads it.
+func quote(word string) string {
+	if plain.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
