@@ -150,10 +150,10 @@ func newDom0Tests(t *testing.T) dom0Tests {
 // test is a run of those that a pattern of -test.run names; pid is the file that gets
 // its process's number, if any.
 func (d dom0Tests) test(t *testing.T, pattern, pid string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	t.Cleanup(cancel)
 	return d.l.Command(ctx, "sh", "-c", `cd "$1" && echo $$ >"${3:-/dev/null}" && PATH="$1/bin:$PATH" TMPDIR="$1/tmp" MORGANA_REQUIRE=all `+
-		hereVar+`="$1/hello" exec ./xen.test -test.v -test.timeout 3m -test.run "$2"`, "sh", away, pattern, pid)
+		hereVar+`="$1/hello" exec ./xen.test -test.v -test.timeout 5m -test.run "$2"`, "sh", away, pattern, pid)
 }
 
 // killed kills a worker while its xl create runs, which goes on: it is in a session
