@@ -75,7 +75,7 @@ func (k Kernel) Companion(field, name string) (Artifact, error) {
 	for _, f := range k.Files {
 		names = append(names, f.Name)
 	}
-	hint := fmt.Sprintf(`no file comes with the kernel; toolchain command brings some: files: [%s], and build: [["true"]] if there is nothing to build`, name)
+	hint := fmt.Sprintf(`no file comes with the kernel; toolchain command brings some: files: [%s], and a build command that makes or copies it`, name)
 	if near := Nearest(name, names); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	} else if len(names) > 0 {

@@ -50,7 +50,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	step.Report(ctx, step.Progress{Note: "asking " + d.host.String()})
-	bridges, paths := s.wants()
+	bridges, paths := s.wants(spec.Origin.Kernel != nil)
 	f, err := d.insist(ctx, name, id, values(bridges), values(paths))
 	if err != nil {
 		return spec, err
@@ -153,8 +153,9 @@ func values(all []wanted) []string {
 	return v
 }
 
-// wants lists the bridges and paths that the options name.
-func (s *settings) wants() (bridges, paths []wanted) {
+// wants lists the bridges and paths that the options name. Where they do not say that a
+// disk is only read, an xl.in may; a ready-made kernel has none.
+func (s *settings) wants(ready bool) (bridges, paths []wanted) {
 	for i, v := range s.Vif {
 		if v.Bridge != "" {
 			bridges = append(bridges, wanted{field: fmt.Sprintf("vif[%d].bridge", i), value: v.Bridge})
@@ -162,7 +163,7 @@ func (s *settings) wants() (bridges, paths []wanted) {
 	}
 	for i, d := range s.Disks {
 		if d.Path != "" {
-			paths = append(paths, wanted{fmt.Sprintf("disks[%d].path", i), d.Path, d.Access != "r"})
+			paths = append(paths, wanted{fmt.Sprintf("disks[%d].path", i), d.Path, d.Access == "w" || d.Access == "" && ready})
 		}
 	}
 	if s.Bootloader != "" {

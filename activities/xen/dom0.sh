@@ -151,12 +151,15 @@ sweep() {
 # writer_of PATH reads xenstore-ls -f of the backends and prints the domain that has it
 # for writing: .../backend/qdisk/DOMAIN/DEVICE/params = "aio:PATH".
 writer_of() {
-	# libxl has it as it was written, which may be a link
-	path=$1 real=$(readlink -f "$1") awk -F ' = ' '
+	awk -F ' = ' '
 		{ node = $1; sub("/[^/]*$", "", node); value = substr($0, length($1) + 4); gsub("^\"|\"$", "", value) }
-		$1 ~ "/params$" { sub("^[a-z0-9]+:", "", value); if (value == ENVIRON["path"] || value == ENVIRON["real"]) uses[node] = 1 }
+		$1 ~ "/params$" { sub("^[a-z0-9]+:", "", value); path[node] = value }
 		$1 ~ "/mode$" && value == "w" { writes[node] = 1 }
-		END { for (node in uses) if (node in writes) { split(node, part, "/"); print part[7]; exit } }'
+		END { for (node in path) if (node in writes) { split(node, part, "/"); print part[7], path[node] } }' |
+		while IFS= read -r each; do
+			# libxl has it as it was written: either may be a link, or both.
+			if [ "${each#* }" -ef "$1" ]; then echo "${each%% *}"; break; fi
+		done
 }
 
 # settle DIGEST makes the image's folder of its parts, unless it is there.

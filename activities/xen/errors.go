@@ -40,6 +40,7 @@ var knownWords = []struct {
 	{"ELF image is not 32bit", step.Unsupported, "type", "the kernel is no Xen PVH kernel: build it with -t xen"},
 	{"Could not find bridge", step.NotFound, "vif", "name a bridge that ip link show type bridge lists there"},
 	{"failed to stat", step.NotFound, "disks", "correct the path, or make it there"},
+	{"mounted in a guest domain", step.Conflict, "disks", "another domain has it: destroy that one first"},
 	{"read-only IDE", step.InvalidSpec, "disks", "vdev: xvde, or access: w"},
 	{"too large", step.InvalidSpec, "memory", "more memory: the kernel needs more than that"},
 	{"paging mempool", step.InvalidSpec, "memory", "more memory: a pvh or hvm domain needs more than that"},

@@ -7,7 +7,7 @@ facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: what check asks, in sections begun 
 	command -v "$tool" >/dev/null || fail $NOTOOL "$tool"
 	[ "$(id -u)" = 0 ] || fail $NOTROOT "$(id -un)"
 	# Where BusyBox or something old stands in their place. tail is as new as sync -f.
-	flock -w 1 /dev/null true 2>/dev/null || fail $NOUTIL "flock -w, of util-linux"
+	flock -s -w 1 /dev/null true 2>/dev/null || fail $NOUTIL "flock -w, of util-linux"
 	command -v setsid >/dev/null || fail $NOUTIL "setsid, of util-linux"
 	sync -f /proc 2>/dev/null || fail $NOUTIL "sync -f, of GNU coreutils 8.24 or newer"
 	tail --pid=$$ -s 1 -c 0 /dev/null 2>/dev/null || fail $NOUTIL "tail --pid, of GNU coreutils"
