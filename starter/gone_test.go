@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// A host that is gone for good is let go of as docs/targets/xen.md says.
+func TestHostIsGone(t *testing.T) {
+	to := withServer(t)
+	serve(t, to, workflows.TaskQueue, func(w worker.Worker) {
+		w.RegisterWorkflow(workflows.Deployment)
+		w.RegisterWorkflow(workflows.Rollout)
+	})
+	var gone atomic.Bool
+	reach := func(in step.Spec) error {
+		var o struct {
+			Host string `json:"host"`
+		}
+		if err := json.Unmarshal(in.Options, &o); err != nil || !gone.Load() || o.Host != "old" {
+			return err
+		}
+		return workflows.Fail(&step.Error{Kind: step.NotFound, Op: "connect to old", Err: errors.New("no such host")})
+	}
+	serve(t, to, "moon", func(w worker.Worker) {
+		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, reach(in) }, named("Check"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Source, error) { return step.Source{Spec: in}, nil }, named("Configure"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Source) (step.Kernel, error) { return step.Kernel{Spec: in.Spec}, nil }, named("Build"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Kernel) (step.Image, error) {
+			return step.Image{Spec: in.Spec, Digest: "same"}, nil
+		}, named("Package"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Image) (step.Registration, error) {
+			return step.Registration{Spec: in.Spec, Digest: in.Digest}, reach(in.Spec)
+		}, named("Register"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Registration) (step.Machine, error) {
+			return step.Machine{Registration: in, ID: "m"}, reach(in.Spec)
+		}, named("Boot"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Destroyed, error) {
+			return step.Destroyed{Removed: []string{"all"}}, reach(in)
+		}, named("Destroy"))
+		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Clean"))
+	})
+	yaml := "app: two\ntoolchain: {kind: moon}\ntargets:\n  moved: {kind: moon, host: old}\n  dropped: {kind: moon, host: old}\n"
+	inFolder(t, map[string]string{config.Filename: yaml})
+	want := func(wantStatus int, wantOut string, args ...string) {
+		t.Helper()
+		if status, out, errOut := morgana(t, args...); status != wantStatus || !strings.Contains(out+errOut, wantOut) {
+			t.Fatalf("%q: exit %d, %s%s\nwant %d, %s", args, status, out, errOut, wantStatus, wantOut)
+		}
+	}
+	want(0, "deployed", "deploy", "--all")
+	gone.Store(true)
+	want(2, "error: two/moved: connect to old: no such host", "destroy")
+	want(0, "two", "status")
+
+	// To another host.
+	yaml = strings.Replace(yaml, "moved: {kind: moon, host: old}", "moved: {kind: moon, host: new}", 1)
+	if err := os.WriteFile(config.Filename, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(0, "warning: could not destroy the machine of generation 1: connect to old: no such host", "deploy", "--force", "-t", "moved")
+	want(0, "two/moved: removed all", "destroy", "-t", "moved")
+
+	// To nowhere.
+	if err := to.TerminateWorkflow(t.Context(), workflows.DeploymentID("two", "dropped"), "", "its host is gone"); err != nil {
+		t.Fatal(err)
+	}
+	want(0, "no deployments run", "status")
+	gone.Store(false) // it comes back, with what it has
+	want(0, "two/dropped: removed all", "destroy", "-t", "dropped")
+}
