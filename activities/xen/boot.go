@@ -104,7 +104,7 @@ func (w *wait) run(ctx context.Context) (string, error) {
 			}
 		}
 		if left <= 0 {
-			return "", failed(step.BootFailed, w.tail(), "%s within %s", w.unmet(), w.s.timeout)
+			return "", bootFailed(w.tail(), "%s within %s", w.unmet(), w.s.timeout)
 		}
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", w.awaited(), time.Since(w.began).Round(time.Second))})
 	}
@@ -129,13 +129,13 @@ func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
 	state, is := strings.CutPrefix(strings.TrimSpace(out), "is ")
 	switch {
 	case is && strings.Contains(state, "c"):
-		return "", failed(step.BootFailed, w.tail(), "the domain crashed and %s", w.unmet())
+		return "", bootFailed(w.tail(), "the domain crashed and %s", w.unmet())
 	case !is || strings.ContainsAny(state, "sd"):
-		return "", failed(step.BootFailed, w.tail(), "the domain ended and %s", w.unmet())
+		return "", bootFailed(w.tail(), "the domain ended and %s", w.unmet())
 	case w.s.expect == nil && time.Since(w.began) > silence:
 		return fmt.Sprintf("ran for %s", silence), nil
 	case w.s.expect != nil && unread:
-		return "", failed(step.BootFailed, w.tail(), "its console is kept no longer (64 MiB, or xenconsoled or its reader was ended) and %s", w.unmet())
+		return "", bootFailed(w.tail(), "its console is kept no longer (64 MiB, or xenconsoled or its reader was ended) and %s", w.unmet())
 	}
 	return "", nil
 }

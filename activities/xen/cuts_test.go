@@ -213,7 +213,7 @@ func TestHostsThatLack(t *testing.T) {
 	}{
 		{func() func() { return bind("/proc/xen/capabilities") }, "host", "is no Xen host: it is a guest of Xen"},
 		{func() func() { return b.wrap("xenstore-read", "exit 1") }, "host", "xenstored does not answer"},
-		{func() func() { return b.wrap("flock", `[ "$1" != -w ] || exit 1`) }, "host", "has no flock -w, of util-linux"},
+		{func() func() { return b.wrap("flock", `case "$*" in *-w*) exit 1 ;; esac`) }, "host", "has no flock -w, of util-linux"},
 		{func() func() { return b.wrap("find", `exit 1`) }, "host", "has no find -printf"},
 		{func() func() { return b.wrap("xl", `echo "xl: libxl is not there" >&2; exit 1`) }, "host", "libxl is not there"},
 	} {

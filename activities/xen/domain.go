@@ -81,7 +81,7 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 	if in == nil {
 		in = &template{}
 	}
-	d = domain{Tool: s.Tool, Type: domainType, Args: cmp.Or(s.Args, in.args), Memory: cmp.Or(s.Memory, in.memory, defaultMemory),
+	d = domain{Host: s.Host, Tool: s.Tool, Type: domainType, Args: cmp.Or(s.Args, in.args), Memory: cmp.Or(s.Memory, in.memory, defaultMemory),
 		VCPUs: cmp.Or(s.VCPUs, in.vcpus, 1), OnCrash: cmp.Or(s.OnCrash, in.onCrash, "destroy")}
 	if len(s.Modules) == 1 {
 		d.Ramdisk = s.Modules[0]

@@ -13,8 +13,8 @@ func invalid(field, hint, format string, args ...any) error {
 	return failedAt(step.InvalidSpec, field, hint, format, args...)
 }
 
-func failed(kind step.Kind, hint, format string, args ...any) error {
-	return failedAt(kind, "", hint, format, args...)
+func bootFailed(hint, format string, args ...any) error {
+	return failedAt(step.BootFailed, "", hint, format, args...)
 }
 
 func failedAt(kind step.Kind, field, hint, format string, args ...any) error {

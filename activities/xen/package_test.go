@@ -128,10 +128,11 @@ func TestPackageKernel(t *testing.T) {
 	if again := other.mustPack(kernel, options, data, initrd); again.Digest != img.Digest {
 		t.Error("another folder gives another digest")
 	}
-	if same := w.mustPack(kernel, `{"host":"ssh://elsewhere","expect":"x","timeout":"1s",`+options[1:], initrd, data); same.Digest != img.Digest {
+	if same := w.mustPack(kernel, `{"expect":"x","timeout":"1s",`+options[1:], initrd, data); same.Digest != img.Digest {
 		t.Error("what does not change the domain changes the digest")
 	}
-	for _, changed := range []string{`{"args":"b","modules":["initrd.img"],"disks":[{"file":"data.img"}]}`, `{"memory":64,` + options[1:], `{"type":"pv",` + options[1:]} {
+	for _, changed := range []string{`{"args":"b","modules":["initrd.img"],"disks":[{"file":"data.img"}]}`, `{"memory":64,` + options[1:], `{"type":"pv",` + options[1:],
+		`{"host":"ssh://elsewhere",` + options[1:]} {
 		if img := w.mustPack(kernel, changed, initrd, data); img.Digest == other.mustPack(kernel, options, initrd, data).Digest {
 			t.Errorf("%s changes nothing", changed)
 		}

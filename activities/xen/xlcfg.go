@@ -22,6 +22,8 @@ const (
 // domain is a domain's configuration, complete but for what only its host and
 // its rollout tell. It is the image's file domain.json.
 type domain struct {
+	// Host is where it is to run: on another one it is another.
+	Host string `json:"host,omitempty"`
 	Tool string `json:"tool"`
 	Type string `json:"type"` // pv, pvh or hvm
 	// Loader starts what is on the first disk of a pv domain: pygrub, or the path
