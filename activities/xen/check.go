@@ -107,13 +107,14 @@ func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []s
 		if step.KindOf(err) != "" {
 			return f, d.blame(err)
 		}
-		if i+1 < tries && time.Since(began) < patience {
-			step.Report(ctx, step.Progress{Note: fmt.Sprintf("asking %s again: %v", d.host, err)})
-			select {
-			case <-ctx.Done():
-				return f, ctx.Err()
-			case <-time.After(pause):
-			}
+		if i+1 == tries || time.Since(began) > patience {
+			break
+		}
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("asking %s again: %v", d.host, err)})
+		select {
+		case <-ctx.Done():
+			return f, ctx.Err()
+		case <-time.After(pause):
 		}
 	}
 	byHand := d.host.ByHand("xl", "list")

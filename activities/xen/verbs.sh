@@ -33,7 +33,7 @@ facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: what check asks, in sections begun 
 	for path; do
 		case $path in
 		/*)
-			holder=$(echo "$backends" | writer_of "$path")
+			holder=$(printf '%s\n' "$backends" | writer_of "$path")
 			[ -z "$holder" ] || holder=$(xenstore-read "/local/domain/$holder/name" 2>/dev/null || echo "$holder")
 			echo "$(kind_of "$path") $holder"
 			;;
