@@ -71,6 +71,12 @@ func (x *onXen) part(name string, test func()) {
 		x.t = t
 		defer func() { x.t = outer }()
 		began, before := time.Now(), x.there()
+		defer func() {
+			if t.Failed() {
+				said, err := x.try(context.Background(), `cd /var/log/xen && tail -n 20 $(ls -t xl-* qemu-dm-* | head -n 6); xl dmesg | tail -n 40; dmesg | tail -n 20`)
+				t.Logf("the host's logs: %s%v", said, err)
+			}
+		}()
 		test()
 		x.asBefore(before)
 		t.Logf("%.0f s", time.Since(began).Seconds())

@@ -60,7 +60,7 @@ func said(op string, h *Host, log string) error {
 		e.Hint = "correct the name, or give it a Host line in " + h.configuration()
 	case h.config != "" && has("Can't open user config file "+h.config+": No such file"):
 		e.Kind, e.Err = step.NotFound, fmt.Errorf("MORGANA_SSH_CONFIG names a file that is not there: %s", h.config)
-		e.Hint = "correct it, or unset it to use ~/.ssh/config; if it is the lab's, start the lab: make xenlab"
+		e.Hint = "correct it; if it is the lab's, start the lab: make xenlab; to use ~/.ssh/config, unset it and run morgana dev down"
 	case has("Bad configuration option", "bad configuration options", "Bad owner or permissions", "Can't open user config"):
 		e.Kind, e.Err = step.InvalidSpec, errors.New(first(log))
 		e.Hint = "mend that line of the ssh configuration; " + h.ssh("-G") + " reads it"

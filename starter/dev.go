@@ -72,13 +72,14 @@ func (d dev) server() (serverInfo, bool) {
 }
 
 // workerRuns reports whether the worker runs, is the binary we would start, polls
-// the server that runs, and has the settings we have.
+// the server that runs, and has the settings we have. Who says nothing of ssh leaves
+// its configuration as it is: somebody at another shell may be using it.
 func (d dev) workerRuns() bool {
 	w, running := d.worker()
 	server, _ := d.server()
 	binary, err := besides("morgana-worker")
 	return running && err == nil && w.Binary == stamp(binary) && w.Server == server.Address &&
-		w.Store == d.settings.Store && w.SSHConfig == sshConfig()
+		w.Store == d.settings.Store && (sshConfig() == "" || w.SSHConfig == sshConfig())
 }
 
 func (d dev) worker() (workerInfo, bool) {

@@ -43,6 +43,10 @@ func TestWorkerKnowsSSHConfig(t *testing.T) {
 		t.Errorf("it has not %q: %v", want, err)
 	}
 	t.Setenv("MORGANA_SSH_CONFIG", "")
+	if !d.workerRuns() {
+		t.Error("who says nothing of ssh takes away what somebody else has said")
+	}
+	t.Setenv("MORGANA_SSH_CONFIG", "/another")
 	if d.workerRuns() {
 		t.Error("a worker with another MORGANA_SSH_CONFIG is kept")
 	}

@@ -217,7 +217,8 @@ func (f *follower) status(ctx context.Context, id, run string) (s workflows.Roll
 }
 
 // look asks how the rollout stands, shows what is new, the progress of the step that
-// is running or why it is tried again, and tells whether the rollout is over. What cannot be asked now is asked again.
+// is running or why it is tried again, and tells whether the rollout is over. What
+// cannot be asked now is asked again.
 func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -126,18 +126,29 @@ func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	state, is := strings.CutPrefix(strings.TrimSpace(out), "is ")
+	how := over(out)
 	switch {
-	case is && strings.Contains(state, "c"):
-		return "", bootFailed(w.tail(), "the domain crashed and %s", w.unmet())
-	case !is || strings.ContainsAny(state, "sd"):
-		return "", bootFailed(w.tail(), "the domain ended and %s", w.unmet())
+	case how != "":
+		return "", bootFailed(w.tail(), "the domain %s and %s", how, w.unmet())
 	case w.s.expect == nil && time.Since(w.began) > silence:
 		return fmt.Sprintf("ran for %s", silence), nil
 	case w.s.expect != nil && unread:
 		return "", bootFailed(w.tail(), "its console is kept no longer (64 MiB, or xenconsoled or its reader was ended) and %s", w.unmet())
 	}
 	return "", nil
+}
+
+// over is how a domain ended by what verb state says of it, "" if it has not. One that
+// waits for a processor has no letter at all.
+func over(state string) string {
+	letters, is := strings.CutPrefix(strings.TrimSpace(state), "is")
+	switch {
+	case is && strings.Contains(letters, "c"):
+		return "crashed"
+	case !is || strings.ContainsAny(letters, "sd"):
+		return "ended"
+	}
+	return ""
 }
 
 func (w *wait) awaited() string {

@@ -32,6 +32,16 @@ func TestRuns(t *testing.T) {
 	}
 }
 
+// What xl list has in its column State.
+func TestOver(t *testing.T) {
+	for state, want := range map[string]string{"is b\n": "", "is r\n": "", "is p\n": "", "is \n": "", "gone\n": "ended",
+		"is s\n": "ended", "is sd\n": "ended", "is d\n": "ended", "is sc\n": "crashed"} {
+		if got := over(state); got != want {
+			t.Errorf("%q: %q, want %q", state, got, want)
+		}
+	}
+}
+
 // Memory is refused where it cannot be had, and not where it need not be.
 func TestMemory(t *testing.T) {
 	const fixed = "dom0_mem=768M"
