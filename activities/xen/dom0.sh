@@ -148,17 +148,24 @@ sweep() {
 	done
 }
 
-# writer_of PATH reads xenstore-ls -f of the backends and prints the domain that has it
-# for writing: .../backend/qdisk/DOMAIN/DEVICE/params = "aio:PATH".
+# backends prints what writer_of reads.
+backends() {
+	xenstore-ls -f /local/domain/0/backend 2>/dev/null || :
+}
+
+# writer_of PATH BACKENDS prints the name of the domain that has it for writing, its id
+# if it has none: .../backend/qdisk/DOMAIN/DEVICE/params = "aio:PATH".
 writer_of() {
-	awk -F ' = ' '
+	printf '%s\n' "$2" | awk -F ' = ' '
 		{ node = $1; sub("/[^/]*$", "", node); value = substr($0, length($1) + 4); gsub("^\"|\"$", "", value) }
 		$1 ~ "/params$" { sub("^[a-z0-9]+:", "", value); path[node] = value }
 		$1 ~ "/mode$" && value == "w" { writes[node] = 1 }
 		END { for (node in path) if (node in writes) { split(node, part, "/"); print part[7], path[node] } }' |
 		while IFS= read -r each; do
 			# libxl has it as it was written: either may be a link, or both.
-			if [ "${each#* }" -ef "$1" ]; then echo "${each%% *}"; break; fi
+			[ "${each#* }" -ef "$1" ] || continue
+			xenstore-read "/local/domain/${each%% *}/name" 2>/dev/null || echo "${each%% *}"
+			break
 		done
 }
 

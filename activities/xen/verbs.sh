@@ -28,15 +28,10 @@ facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: what check asks, in sections begun 
 		shift
 	done
 	echo "== paths" # with the domain that writes to it, if there is one
-	backends=
-	[ $# = 0 ] || backends=$(xenstore-ls -f /local/domain/0/backend 2>/dev/null || :)
+	[ $# = 0 ] || all=$(backends)
 	for path; do
 		case $path in
-		/*)
-			holder=$(printf '%s\n' "$backends" | writer_of "$path")
-			[ -z "$holder" ] || holder=$(xenstore-read "/local/domain/$holder/name" 2>/dev/null || echo "$holder")
-			echo "$(kind_of "$path") $holder"
-			;;
+		/*) echo "$(kind_of "$path") $(writer_of "$path" "$all")" ;;
 		*) # a boot loader of Xen's own: libxl looks there first
 			found=missing
 			for dir in /usr/lib/xen*/bin /usr/libexec/xen*/bin /usr/local/lib/xen/bin; do
@@ -130,9 +125,10 @@ create) # FOLDER UUID: prints "created", "adopted" or "ended"; then how it was r
 	[ -z "$id" ] || "$tool" destroy "$id" >/dev/null 2>&1 || :
 	[ ! -e "$dir/create.log" ] || scrap "$uuid"
 	# libxl looks after block devices, not after files.
+	[ ! -s "$dir/writes" ] || all=$(backends)
 	while IFS= read -r disk || [ -n "$disk" ]; do
-		holder=$(xenstore-ls -f /local/domain/0/backend 2>/dev/null | writer_of "$disk")
-		[ -z "$holder" ] || fail $SHARED "$disk $(xenstore-read "/local/domain/$holder/name" 2>/dev/null || echo "$holder")"
+		holder=$(writer_of "$disk" "$all")
+		[ -z "$holder" ] || fail $SHARED "$disk $holder"
 	done <"$dir/writes"
 	rm -f "$dir/ready" "$dir/created" "$dir/console.pid"
 	: >"$dir/console.log"
