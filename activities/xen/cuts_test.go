@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -26,18 +25,6 @@ func (b *bench) wrap(tool, script string) (unwrap func()) {
 	}
 	b.Cleanup(unwrap)
 	return unwrap
-}
-
-// with is the image of an app with other options.
-func (b *bench) with(app, more string) step.Image {
-	b.Helper()
-	spec := b.image(app).Spec
-	spec.Options = options(b.l, more)
-	img, err := New(b.site).Package(b.Context(), step.Kernel{Spec: spec, File: b.hello, ABIs: []string{image.XenPV, image.XenPVH}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return img
 }
 
 // A domain that crashed and is kept to be looked at is one that has ended.

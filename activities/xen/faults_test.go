@@ -54,8 +54,13 @@ func (b *bench) put(content []byte) step.Artifact {
 // image packages hello for an app, which is destroyed in the end.
 func (b *bench) image(app string) step.Image {
 	b.Helper()
-	spec := step.Spec{Tags: step.Tags{App: app, Target: "lab", Life: "0a1b2c3d", Generation: 1}, Kind: Kind,
-		Options: options(b.l, `"args":"stay","expect":"staying","timeout":"5m"`)}
+	return b.with(app, `"args":"stay","expect":"staying","timeout":"5m"`)
+}
+
+// with is image with options of its own.
+func (b *bench) with(app, more string) step.Image {
+	b.Helper()
+	spec := step.Spec{Tags: step.Tags{App: app, Target: "lab", Life: "0a1b2c3d", Generation: 1}, Kind: Kind, Options: options(b.l, more)}
 	img, err := New(b.site).Package(b.Context(), step.Kernel{Spec: spec, File: b.hello, ABIs: []string{image.XenPV, image.XenPVH}})
 	if err != nil {
 		b.Fatal(err)
@@ -228,12 +233,7 @@ func TestWhoseDomainItIs(t *testing.T) {
 func TestDomainThatEnds(t *testing.T) {
 	b := newBench(t)
 	for expect, kind := range map[string]step.Kind{"command line": "", "never printed": step.BootFailed} {
-		img := b.image("ends")
-		img.Spec.Options = options(b.l, fmt.Sprintf(`"expect":%q,"timeout":"5m"`, expect))
-		img, err := New(b.site).Package(t.Context(), step.Kernel{Spec: img.Spec, File: b.hello, ABIs: []string{image.XenPV, image.XenPVH}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		img := b.with("ends", fmt.Sprintf(`"expect":%q,"timeout":"5m"`, expect))
 		r := b.register(img)
 		m, err := New(b.site).Boot(t.Context(), r)
 		if step.KindOf(err) != kind || (err == nil) != (kind == "") {
