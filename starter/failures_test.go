@@ -54,10 +54,7 @@ var failures = map[string]*step.Error{
 // TestFailures: each failure of several says whose it is, and where to look.
 func TestFailures(t *testing.T) {
 	to := withServer(t)
-	serve(t, to, workflows.TaskQueue, func(w worker.Worker) {
-		w.RegisterWorkflow(workflows.Deployment)
-		w.RegisterWorkflow(workflows.Rollout)
-	})
+	serveWorkflows(t, to)
 	var stuck atomic.Bool
 	serve(t, to, "moon", func(w worker.Worker) {
 		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }

@@ -18,10 +18,7 @@ import (
 // What holds for a while is said once, whatever else there is to say meanwhile.
 func TestWaitingIsSaidOnce(t *testing.T) {
 	to := withServer(t)
-	serve(t, to, workflows.TaskQueue, func(w worker.Worker) {
-		w.RegisterWorkflow(workflows.Deployment)
-		w.RegisterWorkflow(workflows.Rollout)
-	})
+	serveWorkflows(t, to)
 	serve(t, to, "moon", func(w worker.Worker) {
 		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, nil }, named("Check"))

@@ -20,10 +20,7 @@ import (
 // A host that is gone for good is let go of as docs/targets/xen.md says.
 func TestHostIsGone(t *testing.T) {
 	to := withServer(t)
-	serve(t, to, workflows.TaskQueue, func(w worker.Worker) {
-		w.RegisterWorkflow(workflows.Deployment)
-		w.RegisterWorkflow(workflows.Rollout)
-	})
+	serveWorkflows(t, to)
 	var gone atomic.Bool
 	reach := func(in step.Spec) error {
 		var o struct {

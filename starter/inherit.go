@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -22,16 +21,4 @@ func keepInherited() {
 			unix.CloseOnExec(fd)
 		}
 	}
-}
-
-// sshConfigVariable names the configuration of the worker's ssh: see package remote.
-const sshConfigVariable = "MORGANA_SSH_CONFIG"
-
-// sshConfig is what we would give the worker: whole, for it works in another folder.
-func sshConfig() string {
-	file := os.Getenv(sshConfigVariable)
-	if whole, err := filepath.Abs(file); file != "" && err == nil {
-		return whole
-	}
-	return file
 }

@@ -72,6 +72,15 @@ func withServer(t *testing.T) client.Client {
 	return to
 }
 
+// serveWorkflows runs a worker of the pipeline.
+func serveWorkflows(t *testing.T, to client.Client) {
+	t.Helper()
+	serve(t, to, workflows.TaskQueue, func(w worker.Worker) {
+		w.RegisterWorkflow(workflows.Deployment)
+		w.RegisterWorkflow(workflows.Rollout)
+	})
+}
+
 // serve polls a queue until the test ends.
 func serve(t *testing.T, to client.Client, queue string, register func(worker.Worker)) {
 	t.Helper()
