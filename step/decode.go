@@ -27,8 +27,8 @@ func CheckName(field, name string) error {
 
 // Decode reads a step's options into *into strictly: a field it does not have
 // is InvalidSpec that names the field and the nearest known one, as is a value
-// of the wrong type, with how it is written as Hint. Names match exactly, unlike encoding/json's. Empty or null
-// options leave *into as it is.
+// of the wrong type, with how it is written as Hint. Names match exactly, unlike
+// encoding/json's. Empty or null options leave *into as it is.
 func Decode(options json.RawMessage, into any) error {
 	if trimmed := bytes.TrimSpace(options); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
 		return nil
