@@ -56,7 +56,7 @@ func measureBoot(ctx context.Context, dir string, r *report) error {
 	return nil
 }
 
-// booter boots machines of one image by the qemu room.
+// booter boots machines of one image by the qemu target.
 type booter struct {
 	target *qemu.Target
 	image  step.Image

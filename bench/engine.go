@@ -141,7 +141,7 @@ func (e *engine) bare(ctx context.Context) (run client.WorkflowRun, took time.Du
 	in := order(app)
 	began := time.Now()
 	run, err = e.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "bare/" + app, TaskQueue: workflows.TaskQueue},
-		"Bare", workflows.Request{Spec: in.Spec, Plan: in.Plan})
+		"Bare", workflows.Request{Spec: in.Spec, Route: in.Route})
 	if err == nil {
 		err = run.Get(ctx, nil)
 	}
@@ -158,7 +158,7 @@ func (e *engine) destroy(ctx context.Context) error {
 	e.live = nil
 	return inFlight(min(10, len(apps)), len(apps), func(i int) error {
 		in := order(apps[i])
-		return e.update(ctx, apps[i], workflows.UpdateDestroy, workflows.DestroyRequest{Spec: in.Spec, Plan: in.Plan}, &step.Destroyed{})
+		return e.update(ctx, apps[i], workflows.UpdateDestroy, workflows.DestroyRequest{Spec: in.Spec, Route: in.Route}, &step.Destroyed{})
 	})
 }
 

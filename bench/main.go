@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string) error {
 		err = measureEngine(ctx, dir, wanted, &r)
 	}
 	if err == nil && slices.Contains(wanted, "boot") {
-		say("boot: the qemu room and QEMU alone")
+		say("boot: the qemu target and QEMU alone")
 		err = measureBoot(ctx, dir, &r)
 	}
 	if err == nil && slices.Contains(wanted, "store") {
@@ -88,7 +88,7 @@ func run(ctx context.Context, args []string) error {
 		err = measurePackage(ctx, dir, &r)
 	}
 	if err == nil && slices.Contains(wanted, "xen") {
-		say("xen: the xen room, the product and xl by hand")
+		say("xen: the xen target, the product and xl by hand")
 		err = measureXen(ctx, dir, &r)
 	}
 	if err != nil {

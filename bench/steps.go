@@ -15,7 +15,7 @@ import (
 )
 
 // The steps that do nothing are the kind "noop", toolchain and target, on a
-// host of its own, so that they take the same two queues as a real room's.
+// host of its own, so that they take the same two queues as a real kind's.
 const (
 	kind   = "noop"
 	host   = "bench"
@@ -85,7 +85,7 @@ func order(app string) workflows.DeployRequest {
 			Toolchain: step.Recipe{Kind: kind, Options: json.RawMessage(`{"build":[["make"]],"kernel":"hello"}`)},
 			Origin:    step.Origin{Folder: "/home/ann/hello", Host: "laptop", Archive: &someArtifact},
 		},
-		Plan: step.NewPlan(kind, kind),
+		Route: step.NewRoute(kind, kind),
 	}
 }
 

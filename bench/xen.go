@@ -17,8 +17,8 @@ const (
 )
 
 // measureXen times deploys of examples/hello to a lab's Xen until the kernel has
-// greeted, by the xen room and by the product, and by hand: xl over one ssh
-// connection that is up, as is the room's. A lab emulates, so its times say
+// greeted, by the xen target and by the product, and by hand: xl over one ssh
+// connection that is up, as is the target's. A lab emulates, so its times say
 // little; they are there to divide by.
 func measureXen(ctx context.Context, dir string, r *report) (err error) {
 	if err := xenlab.Missing(ctx); err != nil {
@@ -43,7 +43,7 @@ func measureXen(ctx context.Context, dir string, r *report) (err error) {
 		return err
 	}
 	defer hand.close(ctx)
-	room, err := newXenRoom(ctx, dir, lab.Host)
+	steps, err := newXenSteps(ctx, dir, lab.Host)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func measureXen(ctx context.Context, dir string, r *report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, product.stop()) }()
-	x := &xenRounds{kernel: kernel, hand: hand, room: room, product: product, stages: map[string]*comparison{}}
+	x := &xenRounds{kernel: kernel, hand: hand, steps: steps, product: product, stages: map[string]*comparison{}}
 	for _, s := range xenStages {
 		x.stages[s] = &comparison{}
 	}
@@ -76,10 +76,10 @@ type xenRounds struct {
 	there   []byte // the kernel that a domain nobody starts keeps on the host
 	n, made int
 	hand    *byHand
-	room    *xenRoom
+	steps   *xenSteps
 	product *xenProduct
 
-	roomNew, roomThere, roomGone          comparison
+	stepsNew, stepsThere, roomGone        comparison
 	productNew, productThere, productGone comparison
 	stages                                map[string]*comparison // of a new kernel, and an ssh that does nothing
 }
@@ -95,7 +95,7 @@ func (x *xenRounds) keep(ctx context.Context) (err error) {
 	if x.there, err = x.fresh(); err != nil {
 		return err
 	}
-	return x.room.each(ctx, x.there, xenStages[:3], func(_ string, do func() error) error { return do() })
+	return x.steps.each(ctx, x.there, xenStages[:3], func(_ string, do func() error) error { return do() })
 }
 
 func (x *xenRounds) round(ctx context.Context) error {
@@ -108,12 +108,12 @@ func (x *xenRounds) round(ctx context.Context) error {
 		return err
 	}
 	for _, is := range []struct {
-		new           bool
-		room, product []byte
-		stages, whole *comparison
+		new            bool
+		steps, product []byte
+		stages, whole  *comparison
 	}{
-		{true, fresh, again, &x.roomNew, &x.productNew},
-		{false, x.there, x.there, &x.roomThere, &x.productThere},
+		{true, fresh, again, &x.stepsNew, &x.productNew},
+		{false, x.there, x.there, &x.stepsThere, &x.productThere},
 	} {
 		if is.new && x.n == 0 {
 			continue
@@ -123,18 +123,18 @@ func (x *xenRounds) round(ctx context.Context) error {
 			return err
 		}
 		took := map[string]float64{}
-		if err := x.room.each(ctx, is.room, xenStages, func(stage string, do func() error) (err error) {
+		if err := x.steps.each(ctx, is.steps, xenStages, func(stage string, do func() error) (err error) {
 			took[stage], err = timed(do)
 			return err
 		}); err != nil {
 			return err
 		}
 		if !is.new { // its copy is not timed
-			if err := x.hand.write(ctx, handKernel, is.room); err != nil {
+			if err := x.hand.write(ctx, handKernel, is.steps); err != nil {
 				return err
 			}
 		}
-		peer, err := timed(func() error { return x.hand.deploy(ctx, is.room, is.new) })
+		peer, err := timed(func() error { return x.hand.deploy(ctx, is.steps, is.new) })
 		if err != nil {
 			return fmt.Errorf("xl by hand: %w", err)
 		}
@@ -167,13 +167,13 @@ func (x *xenRounds) round(ctx context.Context) error {
 }
 
 func (x *xenRounds) report(r *report) {
-	r.add("xen room's stages, kernel new to the host / xl by hand", seconds, x.roomNew)
-	r.add("... kernel that is there / xl by hand", seconds, x.roomThere)
+	r.add("xen target's stages, kernel new to the host / xl by hand", seconds, x.stepsNew)
+	r.add("... kernel that is there / xl by hand", seconds, x.stepsThere)
 	r.add("... destroy / xl destroy by hand", seconds, x.roomGone)
 	r.add("morgana deploy to Xen, kernel new to the host / xl by hand", seconds, x.productNew)
 	r.add("... kernel that is there / xl by hand", seconds, x.productThere)
 	r.add("morgana destroy / xl destroy by hand", seconds, x.productGone)
 	for _, s := range xenStages {
-		r.add("xen room: "+s+", kernel new to the host / ssh true", seconds, *x.stages[s])
+		r.add("xen target: "+s+", kernel new to the host / ssh true", seconds, *x.stages[s])
 	}
 }

@@ -58,7 +58,7 @@ func (p *xenProduct) startWorker() error {
 	}
 	defer func() { _ = log.Close() }() // the worker has its own
 	//nolint:noctx // it is asked to stop
-	p.worker = exec.Command(program, "--listen", "127.0.0.1:0", "--rooms", "prebuilt,xen", "--host", host)
+	p.worker = exec.Command(program, "--listen", "127.0.0.1:0", "--kinds", "prebuilt,xen", "--host", host)
 	p.worker.Env, p.worker.Stderr = p.env, log
 	p.worker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as the server
 	return p.worker.Start()

@@ -46,7 +46,7 @@ func (x *xenRounds) work(ctx context.Context, dir string, r *report) (err error)
 			}
 		}
 		var ours, gone work
-		if err := x.room.each(ctx, kernel, xenStages, func(stage string, do func() error) error {
+		if err := x.steps.each(ctx, kernel, xenStages, func(stage string, do func() error) error {
 			w, err := x.hand.counted(ctx, calls, nothing, do)
 			say("xen: %s, %s: %.0f round trips, %.0f processes on the host", is.what, stage, w.trips, w.processes)
 			if stage == "destroy" {
@@ -71,9 +71,9 @@ func (x *xenRounds) work(ctx context.Context, dir string, r *report) (err error)
 		if err != nil {
 			return err
 		}
-		add("xen room's stages, "+is.what, ours, hand)
+		add("xen target's stages, "+is.what, ours, hand)
 		if !is.new {
-			add("xen room's destroy", gone, handGone)
+			add("xen target's destroy", gone, handGone)
 		}
 	}
 	return nil

@@ -82,9 +82,9 @@ func TestBad(t *testing.T) {
 		"target's kind":       {full("    kind: [qemu]\n"), "morgana.yaml:5: targets.dev.kind: want a string, not a list", ""},
 		"target's kind's use": {full("    kind: qemu@host\n"), `morgana.yaml:5: targets.dev.kind: "qemu@host" is not a valid name`, nameHint},
 
-		"stage":             {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
-		"no step of a plan": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "known keys: check, configure, build, package, register, boot, console, destroy, clean"},
-		"after no stage":    {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "known keys: check, configure, build, package, register, boot"},
+		"stage":              {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
+		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "known keys: check, configure, build, package, register, boot, console, destroy, clean"},
+		"after no stage":     {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "known keys: check, configure, build, package, register, boot"},
 		"clean as destroy": {full("    steps:\n      destroy: {activity: a, taskQueue: b}\n      clean: {activity: a, taskQueue: b, onHost: true}\n"),
 			"morgana.yaml:7: targets.dev.steps.clean: want another activity than that of destroy", "clean removes build trees after every deploy, destroy machines"},
 		"steps a list":        {full("    steps: []\n"), "morgana.yaml:5: targets.dev.steps: want a mapping, not a list", ""},
@@ -150,7 +150,7 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("Set: an error without a kind: %v", err)
 		}
 		for _, target := range p.Targets {
-			p.Plan(target)
+			p.Route(target)
 			p.Locate(target.Name, field)
 		}
 	})

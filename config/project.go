@@ -62,7 +62,7 @@ type Target struct {
 	Kind string
 	// Options are the target's own, as JSON with sorted keys; nil if it has none.
 	Options json.RawMessage
-	// Steps replace stages, or the plan's "console", "destroy" or "clean"; After
+	// Steps replace stages, or the route's "console", "destroy" or "clean"; After
 	// inserts steps behind stages. Both with what the top of the file says.
 	Steps map[step.Stage]step.Step
 	After map[step.Stage][]step.Step
@@ -223,7 +223,7 @@ func (p *Project) readTargets() error {
 			return err
 		}
 		t.Steps, t.After = overlay(steps, own), overlay(after, ownAfter)
-		if plan := p.Plan(t); plan.Clean.Activity == plan.Destroy.Activity && plan.Clean.TaskQueue == plan.Destroy.TaskQueue {
+		if route := p.Route(t); route.Clean.Activity == route.Destroy.Activity && route.Clean.TaskQueue == route.Destroy.TaskQueue {
 			return invalid(p.Locate(t.Name, "steps.clean"), path+".steps.clean", "clean removes build trees after every deploy, destroy machines",
 				"want another activity than that of destroy")
 		}
@@ -248,15 +248,15 @@ func (p *Project) target(name, at string) (Target, error) {
 		Err: fmt.Errorf("no target %q", name), Hint: nearest(name, names, "targets")}
 }
 
-// Plan is the plan of a deploy to t: each kind does its own stages, except for
+// Route is the route of a deploy to t: each kind does its own stages, except for
 // those that t has replaced.
-func (p *Project) Plan(t Target) step.Plan {
-	plan := step.NewPlan(p.Toolchain.Kind, t.Kind)
+func (p *Project) Route(t Target) step.Route {
+	route := step.NewRoute(p.Toolchain.Kind, t.Kind)
 	for stage, s := range t.Steps {
-		replace(&plan, stage, s)
+		replace(&route, stage, s)
 	}
-	plan.After = maps.Clone(t.After)
-	return plan
+	route.After = maps.Clone(t.After)
+	return route
 }
 
 const (

@@ -124,46 +124,46 @@ targets:
 	}
 
 	scan, sign := step.Step{Activity: "scan.Scan", TaskQueue: "scan"}, step.Step{Activity: "sign.Sign", TaskQueue: "sign"}
-	plan := step.NewPlan("command", "qemu")
-	plan.Build = step.Step{Activity: "acme.Build", TaskQueue: "acme", OnHost: true}
-	plan.Boot = step.Step{Activity: "own.Boot", TaskQueue: "own"}
-	plan.After = map[step.Stage][]step.Step{step.Build: {}, step.Package: {sign}}
-	if got := p.Plan(p.Targets[0]); !reflect.DeepEqual(got, plan) {
-		t.Errorf("plan of zoo:\n got %+v\nwant %+v", got, plan)
+	route := step.NewRoute("command", "qemu")
+	route.Build = step.Step{Activity: "acme.Build", TaskQueue: "acme", OnHost: true}
+	route.Boot = step.Step{Activity: "own.Boot", TaskQueue: "own"}
+	route.After = map[step.Stage][]step.Step{step.Build: {}, step.Package: {sign}}
+	if got := p.Route(p.Targets[0]); !reflect.DeepEqual(got, route) {
+		t.Errorf("route of zoo:\n got %+v\nwant %+v", got, route)
 	}
-	plan = step.NewPlan("command", "ec2")
-	plan.Build = step.Step{Activity: "acme.Build", TaskQueue: "acme", OnHost: true}
-	plan.Boot = step.Step{Activity: "acme.Boot", TaskQueue: "acme"}
-	plan.After = map[step.Stage][]step.Step{step.Build: {scan}, step.Package: {sign}}
-	if got := p.Plan(p.Targets[1]); !reflect.DeepEqual(got, plan) {
-		t.Errorf("plan of ec2:\n got %+v\nwant %+v", got, plan)
+	route = step.NewRoute("command", "ec2")
+	route.Build = step.Step{Activity: "acme.Build", TaskQueue: "acme", OnHost: true}
+	route.Boot = step.Step{Activity: "acme.Boot", TaskQueue: "acme"}
+	route.After = map[step.Stage][]step.Step{step.Build: {scan}, step.Package: {sign}}
+	if got := p.Route(p.Targets[1]); !reflect.DeepEqual(got, route) {
+		t.Errorf("route of ec2:\n got %+v\nwant %+v", got, route)
 	}
 }
 
-// TestPlanReplacesAny: each step of a plan can be replaced, and no other is then.
+// TestPlanReplacesAny: each step of a route can be replaced, and no other is then.
 func TestPlanReplacesAny(t *testing.T) {
 	alone(t)
 	for _, which := range Replaceable {
 		p := load(t, hello+"    steps: {"+string(which)+": {activity: own.Step, taskQueue: own}}\n")
-		plan, want := p.Plan(p.Targets[0]), step.NewPlan("command", "qemu")
-		got := reflect.ValueOf(&plan).Elem().FieldByName(strings.ToUpper(string(which[:1])) + string(which[1:]))
+		route, want := p.Route(p.Targets[0]), step.NewRoute("command", "qemu")
+		got := reflect.ValueOf(&route).Elem().FieldByName(strings.ToUpper(string(which[:1])) + string(which[1:]))
 		if got.Interface() != (step.Step{Activity: "own.Step", TaskQueue: "own"}) {
 			t.Errorf("%s: got %+v", which, got)
 		}
 		got.Set(reflect.ValueOf(&want).Elem().FieldByName(strings.ToUpper(string(which[:1])) + string(which[1:])))
-		if !reflect.DeepEqual(plan, want) {
-			t.Errorf("%s: others changed as well: %+v", which, plan)
+		if !reflect.DeepEqual(route, want) {
+			t.Errorf("%s: others changed as well: %+v", which, route)
 		}
 	}
-	if n := reflect.TypeFor[step.Plan]().NumField() - 1; n != len(Replaceable) { // less After
-		t.Errorf("%d of a plan's %d steps can be replaced", len(Replaceable), n)
+	if n := reflect.TypeFor[step.Route]().NumField() - 1; n != len(Replaceable) { // less After
+		t.Errorf("%d of a route's %d steps can be replaced", len(Replaceable), n)
 	}
 }
 
 func TestPlanWithoutSteps(t *testing.T) {
 	alone(t)
 	p := load(t, hello)
-	if got, want := p.Plan(p.Targets[0]), step.NewPlan("command", "qemu"); !reflect.DeepEqual(got, want) {
+	if got, want := p.Route(p.Targets[0]), step.NewRoute("command", "qemu"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

@@ -34,8 +34,8 @@ type Settings struct {
 	Builds int
 	// Listen is host:port of a worker's health and metrics; default 127.0.0.1:9464.
 	Listen string
-	// Rooms are the kinds that a worker serves; nil, the default, is all.
-	Rooms []string
+	// Kinds are the kinds that a worker serves; nil, the default, is all.
+	Kinds []string
 	// Host is this host's name in task queues, as "qemu@<host>", lower-case;
 	// default the system's.
 	Host string
@@ -50,7 +50,7 @@ var settingsKeys = []scalarKey{
 	{"store", "store", text},
 	{"builds", "builds", number},
 	{"listen", "listen", text},
-	{"rooms", "rooms", list},
+	{"kinds", "kinds", list},
 	{"host", "host", text},
 	{"logLevel", "log-level", text},
 	{"logFormat", "log-format", text},
@@ -78,7 +78,7 @@ func WorkerFlags(flags *pflag.FlagSet) {
 	StarterFlags(flags)
 	flags.Int("builds", 0, "builds at a time (default half of the CPUs)")
 	flags.String("listen", "", "host:port for health and metrics (default 127.0.0.1:9464)")
-	flags.StringSlice("rooms", nil, "kinds of targets and toolchains to serve (default all)")
+	flags.StringSlice("kinds", nil, "kinds of targets and toolchains to serve (default all)")
 	flags.String("host", "", "this host's name in task queues (default the system's)")
 }
 
@@ -100,7 +100,7 @@ func LoadSettings(flags *pflag.FlagSet) (Settings, error) {
 		func() (err error) { s.Store, err = storeURL(l, s.State); return err },
 		func() (err error) { s.Builds, err = builds(l); return err },
 		func() (err error) { s.Listen, err = listenAddress(l); return err },
-		func() (err error) { s.Rooms, err = rooms(l); return err },
+		func() (err error) { s.Kinds, err = kinds(l); return err },
 		func() (err error) { s.Host, err = hostName(l); return err },
 		func() (err error) { s.LogLevel, err = oneOf(l, "logLevel", "info", logLevels); return err },
 		func() (err error) { s.LogFormat, err = oneOf(l, "logFormat", "text", logFormats); return err },
@@ -203,10 +203,10 @@ func listenAddress(l *layers) (string, error) {
 	return address, nil
 }
 
-func rooms(l *layers) ([]string, error) {
-	kinds := l.list("rooms")
+func kinds(l *layers) ([]string, error) {
+	kinds := l.list("kinds")
 	for _, kind := range kinds {
-		if err := l.checkName("rooms", kind); err != nil {
+		if err := l.checkName("kinds", kind); err != nil {
 			return nil, err
 		}
 	}

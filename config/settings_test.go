@@ -60,9 +60,9 @@ func TestSettings(t *testing.T) {
 	same("XDG_STATE_HOME", settings(t))
 
 	write(t, home+"/.config/morgana/config.yaml", "state: st\nstore: s3://bucket?region=x\nbuilds: 3\nlisten: ':1'\n"+
-		"rooms: [qemu, command]\nhost: file\nlogLevel: warn\nlogFormat: json\n")
+		"kinds: [qemu, command]\nhost: file\nlogLevel: warn\nlogFormat: json\n")
 	want = Settings{State: home + "/.config/morgana/st", Store: "s3://bucket?region=x", Builds: 3, Listen: ":1",
-		Rooms: []string{"qemu", "command"}, Host: "h", LogLevel: "warn", LogFormat: "json"}
+		Kinds: []string{"qemu", "command"}, Host: "h", LogLevel: "warn", LogFormat: "json"}
 	same("file", settings(t))
 	if err := os.Unsetenv("MORGANA_HOST"); err != nil {
 		t.Fatal(err)
@@ -71,17 +71,17 @@ func TestSettings(t *testing.T) {
 	same("host of the file", settings(t))
 
 	for k, v := range map[string]string{"STATE": "st", "STORE": "file:///env", "BUILDS": "4", "LISTEN": "localhost:2",
-		"ROOMS": "qemu,xen", "HOST": "ENV.Example", "LOG_LEVEL": "error", "LOG_FORMAT": "text"} {
+		"KINDS": "qemu,xen", "HOST": "ENV.Example", "LOG_LEVEL": "error", "LOG_FORMAT": "text"} {
 		t.Setenv("MORGANA_"+k, v)
 	}
 	want = Settings{State: folder + "/st", Store: "file:///env", Builds: 4, Listen: "localhost:2",
-		Rooms: []string{"qemu", "xen"}, Host: "env.example", LogLevel: "error", LogFormat: "text"}
+		Kinds: []string{"qemu", "xen"}, Host: "env.example", LogLevel: "error", LogFormat: "text"}
 	same("environment", settings(t))
 
 	want = Settings{State: "/flag", Store: "file:///flag", Builds: 5, Listen: "[::1]:3",
-		Rooms: []string{"a", "b", "c"}, Host: "flag", LogLevel: "debug", LogFormat: "json"}
+		Kinds: []string{"a", "b", "c"}, Host: "flag", LogLevel: "debug", LogFormat: "json"}
 	same("flags", settings(t, "--state=/flag", "--store=file:///flag", "--builds=5", "--listen=[::1]:3",
-		"--rooms=a,b", "--rooms=c", "--host=flag", "--log-level=debug", "--log-format=json"))
+		"--kinds=a,b", "--kinds=c", "--host=flag", "--log-level=debug", "--log-format=json"))
 }
 
 func TestHostDefault(t *testing.T) {
@@ -108,8 +108,8 @@ func TestBadSettings(t *testing.T) {
 		"YAML":              {"builds: 1\nstore: [\n", "", "", "FILE:2: not YAML: did not find expected node content", ""},
 		"type":              {"builds: many\n", "", "", "FILE:1: builds: want a number, not a string", ""},
 		"half a build":      {"\nbuilds: 2.5\n", "", "", `FILE:2: builds: want a whole number from 1, not "2.5"`, ""},
-		"rooms a word":      {"rooms: qemu\n", "", "", "FILE:1: rooms: want a list, not a string", ""},
-		"rooms of numbers":  {"rooms:\n- qemu\n- 1\n", "", "", "FILE:3: rooms[1]: want a string, not a number", ""},
+		"kinds a word":      {"kinds: qemu\n", "", "", "FILE:1: kinds: want a list, not a string", ""},
+		"kinds of numbers":  {"kinds:\n- qemu\n- 1\n", "", "", "FILE:3: kinds[1]: want a string, not a number", ""},
 		"builds":            {"builds: 1\n", "MORGANA_BUILDS=many", "", `MORGANA_BUILDS: want a whole number from 1, not "many"`, ""},
 		"no builds":         {"", "MORGANA_BUILDS=many", "--builds=0", `--builds: want a whole number from 1, not "0"`, ""},
 		"store":             {"", "MORGANA_STORE=/var/store", "", `MORGANA_STORE: want a URL, not "/var/store"`, urlHint},
@@ -118,7 +118,7 @@ func TestBadSettings(t *testing.T) {
 		"store's secret":    {"store: 's3://key:%zz@bucket'\n", "", "", "FILE:1: store: want a URL", urlHint},
 		"listen":            {"", "MORGANA_LISTEN=9464", "", `MORGANA_LISTEN: want host:port, not "9464"`, ""},
 		"port":              {"", "", "--listen=localhost:70000", `--listen: want host:port, not "localhost:70000"`, ""},
-		"rooms":             {"", "", "--rooms=qemu,Xen", `--rooms: "Xen" is not a valid name`, nameHint},
+		"kinds":             {"", "", "--kinds=qemu,Xen", `--kinds: "Xen" is not a valid name`, nameHint},
 		"host":              {"", "MORGANA_HOST=a@b", "", `MORGANA_HOST: "a@b" is not a valid host name`, hostHint},
 		"log level":         {"logLevel: loud\n", "", "", `FILE:1: logLevel: unknown value "loud"`, "one of debug, info, warn, error"},
 		"log format":        {"", "MORGANA_LOG_FORMAT=xml", "", `MORGANA_LOG_FORMAT: unknown value "xml"`, "one of text, json"},

@@ -10,33 +10,33 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Beside the stages a plan has steps that look after what those made.
+// Beside the stages a route has steps that look after what those made.
 const (
 	console step.Stage = "console"
 	destroy step.Stage = "destroy"
 	clean   step.Stage = "clean"
 )
 
-// Replaceable are the steps of a plan that `steps` can replace: the stages, and
+// Replaceable are the steps of a route that `steps` can replace: the stages, and
 // console, destroy and clean.
 var Replaceable = append(step.Stages[:], console, destroy, clean)
 
-// replace puts s into a plan in the place of one of [Replaceable].
-func replace(plan *step.Plan, which step.Stage, s step.Step) {
+// replace puts s into a route in the place of one of [Replaceable].
+func replace(route *step.Route, which step.Stage, s step.Step) {
 	switch which {
 	case console:
-		plan.Console = s
+		route.Console = s
 	case destroy:
-		plan.Destroy = s
+		route.Destroy = s
 	case clean:
-		plan.Clean = s
+		route.Clean = s
 	default:
-		*plan.Stage(which) = s
+		*route.Stage(which) = s
 	}
 }
 
 // readSteps reads the steps and after of mapping v, which stands at path. Steps
-// may stand behind stages only; what is replaced may be any step of a plan.
+// may stand behind stages only; what is replaced may be any step of a route.
 func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage][]step.Step, error) {
 	steps := map[step.Stage]step.Step{}
 	err := eachStage(v, path, "steps", Replaceable, func(stage step.Stage, f field, path string) (err error) {

@@ -7,7 +7,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// TestOptions shows what each YAML value becomes for a room.
+// TestOptions shows what each YAML value becomes for a target.
 func TestOptions(t *testing.T) {
 	for in, want := range map[string]string{
 		"a: text":                               `{"a":"text"}`,
@@ -97,7 +97,7 @@ func TestSet(t *testing.T) {
 	if err := p.Set("dev.kind=ec2"); err != nil || p.Targets[0].Kind != "ec2" {
 		t.Errorf("kind: got %s, %v", p.Targets[0].Kind, err)
 	}
-	if err := p.Set("dev.steps.boot={activity: a.Boot, taskQueue: a}"); err != nil || p.Plan(p.Targets[0]).Boot.TaskQueue != "a" {
+	if err := p.Set("dev.steps.boot={activity: a.Boot, taskQueue: a}"); err != nil || p.Route(p.Targets[0]).Boot.TaskQueue != "a" {
 		t.Errorf("steps: got %+v, %v", p.Targets[0].Steps, err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Process is what a room knows of a machine's process, for [Room.Boot]. Its
+// Process is what a target knows of a machine's process, for [Machines.Boot]. Its
 // methods are called one at a time.
 type Process interface {
 	// Start starts the process, with [Machine.Start] and this lock.
@@ -27,7 +27,7 @@ type Process interface {
 	Ended(ctx context.Context) (how string, ended bool, err error)
 	// Held is called while no process runs and the machine's lock is held. Mostly
 	// another call is about to start it, and there is nothing to do. But what a
-	// killed process has left running may have inherited the lock: a room whose
+	// killed process has left running may have inherited the lock: a target whose
 	// process has children ends them here.
 	Held(ctx context.Context) error
 	// Died is the error (BootFailed) for a process that this call has seen run
@@ -45,20 +45,20 @@ type Process interface {
 // is started again.
 //
 // enter is called once, before anything is started, with what Register wrote;
-// it reads the options, and gives the room's view of the process and how long it
+// it reads the options, and gives the target's view of the process and how long it
 // may take to be ready, from its start or, if it is adopted, from now:
 //
 //	func (t *Target) Boot(ctx context.Context, reg step.Registration) (step.Machine, error) {
-//		return t.room.Boot(ctx, reg, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
+//		return t.machines.Boot(ctx, reg, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
 //			s, err := readOptions(rec.Options)
 //			return &process{t: t, m: m, s: s, console: m.Watch(s.expect)}, s.timeout, err
 //		})
 //	}
 //
-// The machine's addresses are the room's to add. Errors have Op "boot" and the
+// The machine's addresses are the target's to add. Errors have Op "boot" and the
 // machine's name: Conflict if another image is registered under its name,
 // NotFound if none is, those of enter and of the process, and ctx's.
-func (r *Room) Boot(ctx context.Context, reg step.Registration,
+func (r *Machines) Boot(ctx context.Context, reg step.Registration,
 	enter func(Machine, Record) (p Process, timeout time.Duration, err error)) (step.Machine, error) {
 	m, err := r.Of(reg.Spec.Tags)
 	if err != nil {

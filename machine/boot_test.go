@@ -49,14 +49,14 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// bench is a room with a machine of one image registered.
+// bench is a target with a machine of one image registered.
 type bench struct {
 	*testing.T
-	room   *Room
-	reg    step.Registration
-	does   string        // the machine's process
-	within time.Duration // it is to be ready
-	expect string
+	machines *Machines
+	reg      step.Registration
+	does     string        // the machine's process
+	within   time.Duration // it is to be ready
+	expect   string
 	// broken is an error of Ready, if it finds the machine ready.
 	broken func(Machine) error
 	held   func()
@@ -75,11 +75,11 @@ func newBenchAt(t *testing.T, state string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, room: In(step.Site{State: state, Store: s}, "test"), within: 10 * time.Second, expect: "up\n"}
+	b := &bench{T: t, machines: In(step.Site{State: state, Store: s}, "test"), within: 10 * time.Second, expect: "up\n"}
 	spec := step.Spec{Tags: step.Tags{App: "boottest", Target: "dev", Life: "0a1b2c3d", Generation: 1}}
 	b.reg = b.register(b.image(spec, "kernel"))
 	t.Cleanup(func() {
-		if _, err := b.room.Destroy(context.Background(), spec, Quit{Ask: deaf}); err != nil {
+		if _, err := b.machines.Destroy(context.Background(), spec, Quit{Ask: deaf}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -91,11 +91,11 @@ func deaf(context.Context, Machine, int) error { return errors.New("it does not 
 
 func (b *bench) image(spec step.Spec, kernel string) step.Image {
 	b.Helper()
-	a, err := b.room.store.Put(b.Context(), strings.NewReader(kernel))
+	a, err := b.machines.store.Put(b.Context(), strings.NewReader(kernel))
 	if err != nil {
 		b.Fatal(err)
 	}
-	img, err := b.room.Image(b.Context(), spec, "kernel", json.RawMessage(`{}`), step.File{Name: "kernel", Artifact: a})
+	img, err := b.machines.Image(b.Context(), spec, "kernel", json.RawMessage(`{}`), step.File{Name: "kernel", Artifact: a})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -105,9 +105,9 @@ func (b *bench) image(spec step.Spec, kernel string) step.Image {
 func (b *bench) register(img step.Image) step.Registration {
 	b.Helper()
 	prepare := func(_ context.Context, made Machine, _ json.RawMessage) error {
-		return os.WriteFile(made.File("prepared"), []byte("by the room"), 0o600)
+		return os.WriteFile(made.File("prepared"), []byte("by the target"), 0o600)
 	}
-	reg, err := b.room.Register(b.Context(), img, prepare)
+	reg, err := b.machines.Register(b.Context(), img, prepare)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -115,12 +115,12 @@ func (b *bench) register(img step.Image) step.Registration {
 }
 
 func (b *bench) boot(ctx context.Context) (step.Machine, error) {
-	return b.room.Boot(ctx, b.reg, func(m Machine, rec Record) (Process, time.Duration, error) {
+	return b.machines.Boot(ctx, b.reg, func(m Machine, rec Record) (Process, time.Duration, error) {
 		return &process{b: b, m: m, console: m.Watch(regexp.MustCompile(b.expect))}, b.within, nil
 	})
 }
 
-// process is the least that a room must know.
+// process is the least that a target must know.
 type process struct {
 	b       *bench
 	m       Machine
@@ -231,7 +231,7 @@ func TestBootOfOneThatEndsWhileItIsMadeReady(t *testing.T) {
 	}
 }
 
-// What a killed process has left may keep the lock; the room knows how to end it.
+// What a killed process has left may keep the lock; the target knows how to end it.
 func TestBootOfOneWhoseLockIsKept(t *testing.T) {
 	b := newBench(t)
 	lock, err := (Machine{Path: b.reg.ID}).Lock()
@@ -263,7 +263,7 @@ func TestDestroyOfOneWhoseLockIsKept(t *testing.T) {
 		return lock.Close()
 	}
 	began := time.Now()
-	if _, err := b.room.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf, Held: held}); err != nil || time.Since(began) > 5*time.Second {
+	if _, err := b.machines.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf, Held: held}); err != nil || time.Since(began) > 5*time.Second {
 		t.Errorf("got %v after %s", err, time.Since(began))
 	}
 }
@@ -320,7 +320,7 @@ func TestBootOfWhatIsNotRegistered(t *testing.T) {
 	}
 	b.reg = good
 	unread := errors.New("unread")
-	_, err := b.room.Boot(t.Context(), b.reg, func(Machine, Record) (Process, time.Duration, error) { return nil, 0, unread })
+	_, err := b.machines.Boot(t.Context(), b.reg, func(Machine, Record) (Process, time.Duration, error) { return nil, 0, unread })
 	if !errors.Is(err, unread) {
 		t.Errorf("got %v", err)
 	}

@@ -18,7 +18,7 @@ const consolePiece = 32 << 10
 // Console reads console.log. Text that is not UTF-8 has U+FFFD in its place.
 // An offset behind the end, as after a machine was started anew, begins again
 // at 0. A machine that was destroyed, or is on another host, is NotFound.
-func (r *Room) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
+func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	m, err := r.Of(from.Machine.Registration.Spec.Tags)
 	if err == nil && from.Offset < 0 {
 		err = &step.Error{Kind: step.InvalidSpec, Field: "offset", Hint: "0 or more", Err: fmt.Errorf("%d is no offset", from.Offset)}
@@ -155,7 +155,7 @@ func Tail(path string) string {
 // ConsoleTail is the console's last lines for an error's hint, "" if it is
 // empty. The whole of it goes to the store, for the machine's folder goes with
 // the failed rollout.
-func (r *Room) ConsoleTail(ctx context.Context, m Machine) string {
+func (r *Machines) ConsoleTail(ctx context.Context, m Machine) string {
 	path := m.File(ConsoleFile)
 	lines := Tail(path)
 	if lines == "" {

@@ -17,20 +17,20 @@ const (
 	tick      = 50 * time.Millisecond
 )
 
-// Quit is how a room asks a machine's process to end, and how long that may
+// Quit is how a target asks a machine's process to end, and how long that may
 // take until it is killed. An error of Ask means that it is not even listening.
 type Quit struct {
 	Ask   func(ctx context.Context, m Machine, pid int) error
 	Grace time.Duration
 	// Held is called while no process runs and the machine's lock is held, as
-	// [Process].Held is; nil for a room whose process has no children.
+	// [Process].Held is; nil for a target whose process has no children.
 	Held func(ctx context.Context, m Machine) error
 }
 
 // Destroy ends the machines whose tags match and removes their folders, half
 // made ones as well. What it cannot end is named in the error's Left; the rest
 // is removed all the same. It is idempotent.
-func (r *Room) Destroy(ctx context.Context, spec step.Spec, quit Quit) (step.Destroyed, error) {
+func (r *Machines) Destroy(ctx context.Context, spec step.Spec, quit Quit) (step.Destroyed, error) {
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
 	var done step.Destroyed
 	// Without names the tags would match what belongs to nobody.

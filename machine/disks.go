@@ -23,16 +23,16 @@ type Disk struct {
 	Path     string
 	ReadOnly bool
 	// Reading is the option that makes it ReadOnly, for hints, as
-	// "readonly: true"; "" if the room has none.
+	// "readonly: true"; "" if the target has none.
 	Reading string
-	// Fits refuses what the room cannot use, for the option field; nil takes all.
+	// Fits refuses what the target cannot use, for the option field; nil takes all.
 	Fits func(f *os.File, field string) error
 }
 
 // TakeDisks opens disks for the machine of tags and locks them (flock), for two
 // machines that write to one file system destroy it: one that is written to for
 // nobody else, another against writers. It is the file that is locked, under
-// whatever name, and against machines of all rooms. Whoever has the files has
+// whatever name, and against machines of all targets. Whoever has the files has
 // the locks: a process that inherits them keeps its disks until it is gone.
 //
 // With sparing, a running machine of the same deployment may have one: nothing
@@ -42,7 +42,7 @@ type Disk struct {
 // closed as well. Errors have the disk's Field: NotFound, Unauthorized, Conflict
 // if another has it, InvalidSpec for what cannot be a disk or is one twice.
 // Passing trouble of the host has no kind.
-func (r *Room) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, sparing bool) (taken []*os.File, err error) {
+func (r *Machines) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, sparing bool) (taken []*os.File, err error) {
 	var seen []fs.FileInfo
 	for i, d := range disks {
 		f, info, err := d.open()
@@ -72,8 +72,8 @@ func (r *Room) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, spar
 }
 
 // CheckDisks says whether the machine of tags could take the disks: it takes them,
-// sparing as [Room.TakeDisks] says, and lets go.
-func (r *Room) CheckDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
+// sparing as [Machines.TakeDisks] says, and lets go.
+func (r *Machines) CheckDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
 	taken, err := r.TakeDisks(ctx, tags, disks, true)
 	for _, f := range taken {
 		err = errors.Join(err, f.Close())
@@ -165,7 +165,7 @@ func sameDisk(a, b fs.FileInfo) bool {
 }
 
 // lockDisk locks a disk that is open, or says who has it.
-func (r *Room) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File, info fs.FileInfo, sparing bool) error {
+func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File, info fs.FileInfo, sparing bool) error {
 	how := syscall.LOCK_EX
 	if d.ReadOnly {
 		how = syscall.LOCK_SH

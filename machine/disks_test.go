@@ -21,7 +21,7 @@ var another = step.Tags{App: "disktest", Target: "dev", Life: "0a1b2c3d", Genera
 // take takes disks for a machine, and lets them go.
 func (b *bench) take(tags step.Tags, sparing bool, disks ...Disk) error {
 	b.Helper()
-	taken, err := b.room.TakeDisks(b.Context(), tags, disks, sparing)
+	taken, err := b.machines.TakeDisks(b.Context(), tags, disks, sparing)
 	for _, f := range taken {
 		if err := f.Close(); err != nil {
 			b.Error(err)
@@ -74,7 +74,7 @@ func TestDiskHasManyNames(t *testing.T) {
 	}
 }
 
-// Who has a disk is told, also by another room; only a machine of the same
+// Who has a disk is told, also by another target; only a machine of the same
 // deployment is spared.
 func TestDiskOfAMachine(t *testing.T) {
 	b := newBench(t)
@@ -83,7 +83,7 @@ func TestDiskOfAMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	disk := Disk{Field: "a", Path: path}
-	taken, err := b.room.TakeDisks(t.Context(), b.reg.Spec.Tags, []Disk{disk}, false)
+	taken, err := b.machines.TakeDisks(t.Context(), b.reg.Spec.Tags, []Disk{disk}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestDiskOfAMachine(t *testing.T) {
 	if err := os.WriteFile(free.Path, make([]byte, 512), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	locked, err := b.room.TakeDisks(t.Context(), another, []Disk{free}, false)
+	locked, err := b.machines.TakeDisks(t.Context(), another, []Disk{free}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,9 +106,9 @@ func TestDiskOfAMachine(t *testing.T) {
 	if err := locked[0].Close(); err != nil {
 		t.Fatal(err)
 	}
-	mine := b.room
+	mine := b.machines
 	for _, kind := range []string{"test", "other"} {
-		b.room = In(step.Site{State: filepath.Dir(mine.root)}, kind)
+		b.machines = In(step.Site{State: filepath.Dir(mine.root)}, kind)
 		next := b.reg.Spec.Tags
 		next.Generation++
 		for _, tags := range []step.Tags{another, next} {
@@ -118,8 +118,8 @@ func TestDiskOfAMachine(t *testing.T) {
 			}
 		}
 	}
-	b.room = mine
-	if _, err := b.room.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
+	b.machines = mine
+	if _, err := b.machines.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.take(another, false, disk); err != nil {

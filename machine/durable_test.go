@@ -47,7 +47,7 @@ func TestPowerCut(t *testing.T) {
 	for _, test := range []struct{ cut, file, has string }{
 		{"registered", RecordFile, `"digest": "`},
 		{"registered", "kernel", "kernel"},
-		{"registered", "prepared", "by the room"},
+		{"registered", "prepared", "by the target"},
 		{"ready", readyFile, "it said so"},
 	} {
 		cut := folder + "." + test.cut

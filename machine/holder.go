@@ -10,15 +10,15 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// holder is a running machine of any room with an open file that is wanted; nil
+// holder is a running machine of any target with an open file that is wanted; nil
 // if none is seen. wanted gets the file's path below /proc, and that of what the
 // kernel tells about it.
-func (r *Room) holder(wanted func(file, info string) bool) *Machine {
+func (r *Machines) holder(wanted func(file, info string) bool) *Machine {
 	state := filepath.Dir(r.root)
 	kinds, _ := os.ReadDir(state) // what cannot be read cannot be named
 	for _, kind := range kinds {
-		room := &Room{root: filepath.Join(state, kind.Name())}
-		machines, _ := room.All(func(step.Tags) bool { return true })
+		target := &Machines{root: filepath.Join(state, kind.Name())}
+		machines, _ := target.All(func(step.Tags) bool { return true })
 		for _, m := range machines {
 			if pid, err := m.Pid(); err == nil && pid != 0 && hasOpen(pid, wanted) {
 				return &m

@@ -1,4 +1,4 @@
-// Package machine keeps machines that are processes on this host, for the rooms
+// Package machine keeps machines that are processes on this host, for the targets
 // that start them (qemu, local).
 //
 // # What is on the host
@@ -56,19 +56,19 @@ const (
 	lockFile    = "lock"
 )
 
-// Room is the machines of one kind on this host. It keeps nothing in memory.
-type Room struct {
+// Machines are the machines of one kind on this host. It keeps nothing in memory.
+type Machines struct {
 	kind, root string
 	store      step.Store
 }
 
-// In is the room of a kind at site.
-func In(site step.Site, kind string) *Room {
-	return &Room{kind, filepath.Join(site.State, kind), site.Store}
+// In is the target of a kind at site.
+func In(site step.Site, kind string) *Machines {
+	return &Machines{kind, filepath.Join(site.State, kind), site.Store}
 }
 
-// Root is the room's folder, State/<kind>; it may not be there yet.
-func (r *Room) Root() string { return r.root }
+// Root is the target's folder, State/<kind>; it may not be there yet.
+func (r *Machines) Root() string { return r.root }
 
 // Machine is a machine's folder, and so a registration. It may not be there.
 type Machine struct {
@@ -90,7 +90,7 @@ var scrapForm = regexp.MustCompile(`^\.(.*)\.[0-9]+$`)
 
 // Of is the machine of tags, there or not. Tags that do not name one machine
 // are InvalidSpec.
-func (r *Room) Of(tags step.Tags) (Machine, error) {
+func (r *Machines) Of(tags step.Tags) (Machine, error) {
 	name, err := tags.Folder()
 	if err != nil {
 		return Machine{}, err
@@ -99,7 +99,7 @@ func (r *Room) Of(tags step.Tags) (Machine, error) {
 }
 
 // All lists the machines whose tags are wanted.
-func (r *Room) All(wanted func(step.Tags) bool) ([]Machine, error) {
+func (r *Machines) All(wanted func(step.Tags) bool) ([]Machine, error) {
 	return r.folders(func(name string) (step.Tags, bool) {
 		tags, ok := step.ParseFolder(name)
 		return tags, ok && wanted(tags)
@@ -107,7 +107,7 @@ func (r *Room) All(wanted func(step.Tags) bool) ([]Machine, error) {
 }
 
 // scrap lists what is half made or half removed and wanted.
-func (r *Room) scrap(wanted func(step.Tags) bool) ([]Machine, error) {
+func (r *Machines) scrap(wanted func(step.Tags) bool) ([]Machine, error) {
 	return r.folders(func(name string) (step.Tags, bool) {
 		p := scrapForm.FindStringSubmatch(name)
 		if p == nil {
@@ -118,7 +118,7 @@ func (r *Room) scrap(wanted func(step.Tags) bool) ([]Machine, error) {
 	})
 }
 
-func (r *Room) folders(wanted func(name string) (step.Tags, bool)) ([]Machine, error) {
+func (r *Machines) folders(wanted func(name string) (step.Tags, bool)) ([]Machine, error) {
 	entries, err := os.ReadDir(r.root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

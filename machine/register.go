@@ -20,7 +20,7 @@ import (
 
 // Image makes an image of files and the machine's options, all of them written
 // out: what changes the machine changes the digest, and nothing else does.
-func (r *Room) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, files ...step.File) (step.Image, error) {
+func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, files ...step.File) (step.Image, error) {
 	config, err := r.store.Put(ctx, bytes.NewReader(options))
 	if err != nil {
 		return step.Image{}, err
@@ -31,7 +31,7 @@ func (r *Room) Image(ctx context.Context, spec step.Spec, format string, options
 
 // Scratch makes a folder for work that comes before Register. What a crash
 // leaves of it is removed by later work for the same tags, and by Destroy.
-func (r *Room) Scratch(tags step.Tags) (folder string, done func() error, err error) {
+func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, err error) {
 	m, err := r.Of(tags)
 	if err != nil {
 		return "", nil, err
@@ -55,7 +55,7 @@ func (r *Room) Scratch(tags step.Tags) (folder string, done func() error, err er
 
 // scratch makes a folder under a passing name. The lock it holds keeps sweep
 // from taking it for scrap.
-func (r *Room) scratch(m Machine) (Machine, *os.File, error) {
+func (r *Machines) scratch(m Machine) (Machine, *os.File, error) {
 	path, err := os.MkdirTemp(r.root, "."+m.Name()+".")
 	if err != nil {
 		return Machine{}, nil, err
@@ -76,7 +76,7 @@ type Prepare func(ctx context.Context, made Machine, options json.RawMessage) er
 // Register makes the machine's folder, whole or not at all. One that is there
 // with the same digest is adopted. One with another digest is replaced, unless
 // its machine runs: Conflict.
-func (r *Room) Register(ctx context.Context, img step.Image, prepare Prepare) (step.Registration, error) {
+func (r *Machines) Register(ctx context.Context, img step.Image, prepare Prepare) (step.Registration, error) {
 	m, err := r.Of(img.Spec.Tags)
 	if err != nil {
 		return step.Registration{}, step.During("register", err)
@@ -88,7 +88,7 @@ func (r *Room) Register(ctx context.Context, img step.Image, prepare Prepare) (s
 	return step.Registration{Spec: img.Spec, Digest: img.Digest, ID: m.Path, Adopted: adopted}, nil
 }
 
-func (r *Room) register(ctx context.Context, m Machine, img step.Image, prepare Prepare) (adopted bool, err error) {
+func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prepare Prepare) (adopted bool, err error) {
 	if err := os.MkdirAll(r.root, 0o700); err != nil {
 		return false, err
 	}
@@ -137,7 +137,7 @@ func (r *Room) register(ctx context.Context, m Machine, img step.Image, prepare 
 }
 
 // make writes the folder under a passing name.
-func (r *Room) make(ctx context.Context, m Machine, img step.Image, prepare Prepare) (Machine, *os.File, error) {
+func (r *Machines) make(ctx context.Context, m Machine, img step.Image, prepare Prepare) (Machine, *os.File, error) {
 	config, ok := step.FileNamed(img.Files, RecordFile)
 	if !ok {
 		return Machine{}, nil, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", RecordFile),
@@ -167,7 +167,7 @@ func (r *Room) make(ctx context.Context, m Machine, img step.Image, prepare Prep
 
 var ownFiles = []string{RecordFile, PidFile, ConsoleFile, readyFile, lockFile}
 
-func (r *Room) fetch(ctx context.Context, made Machine, f step.File) error {
+func (r *Machines) fetch(ctx context.Context, made Machine, f step.File) error {
 	if f.Name != filepath.Base(f.Name) || !filepath.IsLocal(f.Name) || slices.Contains(ownFiles, f.Name) {
 		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has a file named %q", f.Name)}
 	}
@@ -189,7 +189,7 @@ func (m Machine) write(rec Record, files []step.File) error {
 	return WriteFile(m.File(RecordFile), append(b, '\n'))
 }
 
-func (r *Room) readSmall(ctx context.Context, a step.Artifact) ([]byte, error) {
+func (r *Machines) readSmall(ctx context.Context, a step.Artifact) ([]byte, error) {
 	const limit = 1 << 20
 	f, err := r.store.Open(ctx, a)
 	if err != nil {
@@ -227,7 +227,7 @@ func hasDigest(path, digest string) bool {
 
 // discard removes a registration that is to be replaced; adopted is that of
 // another call, which was told the same and was faster.
-func (r *Room) discard(m Machine, digest string) (adopted bool, err error) {
+func (r *Machines) discard(m Machine, digest string) (adopted bool, err error) {
 	lock, err := m.Lock()
 	if errors.Is(err, ErrHeld) {
 		return false, &step.Error{Kind: step.Conflict, Hint: "destroy it first, or deploy a new generation",
@@ -262,7 +262,7 @@ func (m Machine) remove() error {
 }
 
 // sweep removes what interrupted calls for the same tags left.
-func (r *Room) sweep(tags step.Tags) error {
+func (r *Machines) sweep(tags step.Tags) error {
 	all, err := r.scrap(tags.Match)
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ func TestRuinIsMadeAnew(t *testing.T) {
 			}
 			_, err := b.boot(t.Context())
 			wantKind(t, err, step.NotFound, "", "machine.json is lost or damaged")
-			_, err = b.room.Console(t.Context(), step.ConsoleFrom{Machine: step.Machine{Registration: b.reg}})
+			_, err = b.machines.Console(t.Context(), step.ConsoleFrom{Machine: step.Machine{Registration: b.reg}})
 			wantKind(t, err, step.NotFound, "", "machine.json is lost or damaged")
 			if reg := b.register(b.image(b.reg.Spec, "kernel")); reg.Adopted {
 				t.Error("a ruin was adopted")
@@ -74,11 +74,11 @@ func TestRuinThatRuns(t *testing.T) {
 	if err = errors.Join(err, os.Remove(m.File(lockFile))); err != nil || pid == 0 {
 		t.Fatal(pid, err)
 	}
-	_, err = b.room.Register(t.Context(), b.image(b.reg.Spec, "another"),
+	_, err = b.machines.Register(t.Context(), b.image(b.reg.Spec, "another"),
 		func(context.Context, Machine, json.RawMessage) error { return nil })
 	wantKind(t, err, step.Conflict, "", "runs under this name")
 	deaf := func(context.Context, Machine, int) error { return errors.New("it does not listen") }
-	if _, err := b.room.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
+	if _, err := b.machines.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
 		t.Error(err)
 	}
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {

@@ -62,8 +62,8 @@ func tapsOf(t *testing.T, tags step.Tags) (names []string) {
 	return names
 }
 
-// anyRoom is a room without machines.
-func anyRoom(t *testing.T) *Room {
+// noMachines is a target without machines.
+func noMachines(t *testing.T) *Machines {
 	t.Helper()
 	return In(step.Site{State: t.TempDir()}, "test")
 }
@@ -112,7 +112,7 @@ func TestTapIsGoneWithItsFile(t *testing.T) {
 	if a.Alias != "morgana taptest/"+c.Tags.Target+"/0a1b2c3d/1" || a.MasterIndex != bridge.Attrs().Index || a.RawFlags&unix.IFF_UP == 0 {
 		t.Errorf("got %+v", a)
 	}
-	if err := anyRoom(t).CheckTap(c); err != nil {
+	if err := noMachines(t).CheckTap(c); err != nil {
 		t.Errorf("check of a machine that runs: %v", err)
 	}
 	// It lives as long as the last process that has it, even one that is killed.
@@ -194,7 +194,7 @@ func TestTapsThatStayAreRemovedByTags(t *testing.T) {
 		if err := MakeTap(t.Context(), tap); err != nil {
 			t.Fatal(err)
 		}
-		if err := anyRoom(t).CheckTap(tap); err != nil {
+		if err := noMachines(t).CheckTap(tap); err != nil {
 			t.Error(err)
 		}
 	}
@@ -222,7 +222,7 @@ func TestTapOfAnEarlierGenerationIsTakenOver(t *testing.T) {
 	}
 	later := c
 	later.Tags.Generation = 2
-	if err := anyRoom(t).CheckTap(later); err != nil {
+	if err := noMachines(t).CheckTap(later); err != nil {
 		t.Error(err)
 	}
 	if err := MakeTap(t.Context(), later); err != nil {
@@ -233,7 +233,7 @@ func TestTapOfAnEarlierGenerationIsTakenOver(t *testing.T) {
 	}
 	stranger := c
 	stranger.Tags.App = "other"
-	wantKind(t, anyRoom(t).CheckTap(stranger), step.Conflict, "tap", "belongs to taptest.")
+	wantKind(t, noMachines(t).CheckTap(stranger), step.Conflict, "tap", "belongs to taptest.")
 	_, err := OpenTap(t.Context(), stranger)
 	wantKind(t, err, step.Conflict, "tap", "belongs to taptest.")
 }
@@ -242,20 +242,20 @@ func TestTapOfSomebodyElseIsUsedAsItIs(t *testing.T) {
 	c := tapTest(t)
 	c.Name, c.Option = "mgtesttap3", "networks[0]"
 	addLink(t, &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: c.Name}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI})
-	if err := anyRoom(t).CheckTap(c); err != nil {
+	if err := noMachines(t).CheckTap(c); err != nil {
 		t.Error(err)
 	}
 	f, err := OpenTap(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantKind(t, anyRoom(t).CheckTap(c), step.Conflict, "networks[0].tap", "another program has")
+	wantKind(t, noMachines(t).CheckTap(c), step.Conflict, "networks[0].tap", "another program has")
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
 	addressed := c
 	addressed.Address = netip.MustParsePrefix("10.213.7.1/24")
-	wantKind(t, anyRoom(t).CheckTap(addressed), step.InvalidSpec, "networks[0].address", "is there already")
+	wantKind(t, noMachines(t).CheckTap(addressed), step.InvalidSpec, "networks[0].address", "is there already")
 	if link, err := netlink.LinkByName(c.Name); err != nil || link.Attrs().Alias != "" {
 		t.Errorf("it was changed: %+v (%v)", link, err)
 	}
@@ -280,7 +280,7 @@ func TestTapRefused(t *testing.T) {
 		{TapConfig{Bridge: "br0", Address: netip.MustParsePrefix("10.0.0.1/24")}, step.InvalidSpec, "address", "in a bridge"},
 	} {
 		test.c.Tags = tags
-		wantKind(t, anyRoom(t).CheckTap(test.c), test.kind, test.field, test.text)
+		wantKind(t, noMachines(t).CheckTap(test.c), test.kind, test.field, test.text)
 		f, err := OpenTap(t.Context(), test.c)
 		if err == nil {
 			t.Errorf("%+v was opened", test.c)

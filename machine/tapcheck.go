@@ -28,9 +28,9 @@ const (
 // the bridge is there (NotFound), the name is not another deployment's and no
 // stranger has it open (Conflict), and all of it is sane (InvalidSpec).
 //
-// As with the sparing of [Room.TakeDisks], a running machine of the same
+// As with the sparing of [Machines.TakeDisks], a running machine of the same
 // deployment may have it.
-func (r *Room) CheckTap(c TapConfig) error {
+func (r *Machines) CheckTap(c TapConfig) error {
 	if err := c.sane(); err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (r *Room) CheckTap(c TapConfig) error {
 
 // checkHolder refuses a tap that another has open than a machine of the same
 // deployment.
-func (r *Room) checkHolder(c TapConfig) error {
+func (r *Machines) checkHolder(c TapConfig) error {
 	holder := r.holder(func(file, info string) bool {
 		if to, err := os.Readlink(file); err != nil || to != tunDevice {
 			return false

@@ -45,7 +45,7 @@ func TestTapOfARunningMachine(t *testing.T) {
 			next, stranger := c, c
 			next.Tags.Generation++
 			for _, c := range []TapConfig{c, next} {
-				if err := b.room.CheckTap(c); err != nil {
+				if err := b.machines.CheckTap(c); err != nil {
 					t.Errorf("check for generation %d: %v", c.Tags.Generation, err)
 				}
 			}
@@ -57,7 +57,7 @@ func TestTapOfARunningMachine(t *testing.T) {
 			if made {
 				text = name + " belongs to boottest.dev"
 			}
-			wantHint(t, b.room.CheckTap(stranger), step.Conflict, text, "morgana destroy boottest/dev, or give another name")
+			wantHint(t, b.machines.CheckTap(stranger), step.Conflict, text, "morgana destroy boottest/dev, or give another name")
 		})
 	}
 }

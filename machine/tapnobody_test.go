@@ -30,14 +30,14 @@ func TestTapAsNobody(t *testing.T) {
 			}
 		}
 		tags := step.Tags{App: "taptest", Target: "nobody", Life: "0a1b2c3d", Generation: 1}
-		room := In(step.Site{State: os.TempDir()}, "none")
-		say("check", room.CheckTap(TapConfig{Tags: tags}))
+		none := In(step.Site{State: os.TempDir()}, "none")
+		say("check", none.CheckTap(TapConfig{Tags: tags}))
 		_, err := OpenTap(context.Background(), TapConfig{Tags: tags})
 		say("open", err)
-		say("check own", room.CheckTap(TapConfig{Tags: tags, Name: "mgtesttap4"}))
+		say("check own", none.CheckTap(TapConfig{Tags: tags, Name: "mgtesttap4"}))
 		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap4"})
 		say("open own", err)
-		say("check another's", room.CheckTap(TapConfig{Tags: tags, Name: "mgtesttap5"}))
+		say("check another's", none.CheckTap(TapConfig{Tags: tags, Name: "mgtesttap5"}))
 		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap5"})
 		say("open another's", err)
 		_, err = OpenTap(context.Background(), TapConfig{Tags: tags, Name: "mgtesttap6"})

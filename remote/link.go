@@ -43,7 +43,7 @@ type links struct {
 	failedAt time.Time
 }
 
-// hosts are the links of each address: rooms open a Host for every step.
+// hosts are the links of each address: targets open a Host for every step.
 var hosts = struct {
 	sync.Mutex
 	of map[Host]*links

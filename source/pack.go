@@ -248,7 +248,7 @@ func fail(op string, err error, space string) error {
 	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		e.Kind, e.Hint = step.NoSpace, "make room in "+space
+		e.Kind, e.Hint = step.NoSpace, "free space in "+space
 	case errors.Is(err, fs.ErrNotExist):
 		e.Kind = step.NotFound
 	case errors.Is(err, fs.ErrPermission):

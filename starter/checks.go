@@ -23,9 +23,9 @@ import (
 	"github.com/morgana-deploy/morgana/store"
 )
 
-// roomNeeds asks the worker's program, which knows the rooms, for what they
+// kindNeeds asks the worker's program, which knows the kinds, for what they
 // need. If it cannot tell, the need for it says why.
-func (c *cli) roomNeeds(ctx context.Context, settings config.Settings) ([]checkup, step.Need) {
+func (c *cli) kindNeeds(ctx context.Context, settings config.Settings) ([]checkup, step.Need) {
 	const purpose, what = "every stage", "morgana-worker"
 	binary, err := besides(what)
 	if err != nil {
@@ -40,16 +40,16 @@ func (c *cli) roomNeeds(ctx context.Context, settings config.Settings) ([]checku
 		}
 		return nil, missing(purpose, what, fmt.Errorf("%s: %w", binary, err))
 	}
-	var rooms []checkup
+	var known []checkup
 	for lines := json.NewDecoder(&out); ; {
-		var room checkup
-		switch err := lines.Decode(&room); {
+		var one checkup
+		switch err := lines.Decode(&one); {
 		case errors.Is(err, io.EOF):
-			return rooms, step.Need{For: purpose, What: what, Found: binary}
+			return known, step.Need{For: purpose, What: what, Found: binary}
 		case err != nil:
 			return nil, missing(purpose, what, fmt.Errorf("%s is of another version: %w", binary, err))
 		}
-		rooms = append(rooms, room)
+		known = append(known, one)
 	}
 }
 
@@ -90,7 +90,7 @@ func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.N
 	return n
 }
 
-// littleSpace is how much room a disk should have: a kernel, its source and its
+// littleSpace is how much free space a disk should have: a kernel, its source and its
 // image a few times over.
 const littleSpace = 1 << 30
 
@@ -136,11 +136,11 @@ func folderNeeds(what, folder, fix string) []step.Need {
 		return []step.Need{n} // some file systems cannot tell
 	}
 	free := int64(disk.Bavail) * disk.Bsize
-	room := step.Need{For: n.For, What: "free space", Optional: true}
+	space := step.Need{For: n.For, What: "free space", Optional: true}
 	if words := fmt.Sprintf("%.1f GiB", float64(free)/(1<<30)); free >= littleSpace {
-		room.Found = words
+		space.Found = words
 	} else {
-		room.Why, room.Fix = words+" left at "+at, "make room, 1 GiB or more"
+		space.Why, space.Fix = words+" left at "+at, "free 1 GiB or more"
 	}
-	return []step.Need{n, room}
+	return []step.Need{n, space}
 }

@@ -85,7 +85,7 @@ const patience = 10 * time.Second
 
 // needWorker waits a moment for somebody to poll our workflows, and the queues
 // of the plans: without a worker a deploy would be accepted by nobody, and hang.
-func (to *connection) needWorker(ctx context.Context, plans ...step.Plan) error {
+func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error {
 	deadline := time.Now().Add(patience)
 	err := to.awaitPoller(ctx, deadline, workflows.TaskQueue, enums.TASK_QUEUE_TYPE_WORKFLOW,
 		&step.Error{Kind: step.NoWorker, Op: "look for workers",

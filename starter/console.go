@@ -55,7 +55,7 @@ func (c *cli) console(ctx context.Context, which string, follow, all bool) error
 	if s.Machine == nil {
 		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no machine yet", names[0]), Hint: "see morgana status"}
 	}
-	in := workflows.ConsoleRequest{Step: s.Plan.Console, From: step.ConsoleFrom{Machine: *s.Machine}}
+	in := workflows.ConsoleRequest{Step: s.Route.Console, From: step.ConsoleFrom{Machine: *s.Machine}}
 	return c.printConsole(ctx, func(offset int64, wait int) (step.ConsoleText, error) {
 		in.From.Offset, in.From.WaitSeconds = offset, wait
 		return consolePart(ctx, to, in)
@@ -108,7 +108,7 @@ const lastOf = 1 << 20
 // skip gives the piece to go on from where the console is longer than lastOf, and
 // says so; else first, its first. A console does not tell its size: pieces are
 // asked for at twice the offset until there is none, then in between. Behind the
-// end a room gives no text, or begins again at 0.
+// end a target gives no text, or begins again at 0.
 func (c *cli) skip(read piece, first step.ConsoleText) (step.ConsoleText, error) {
 	var has, end int64 // text is there, none is there; 0: not known
 	for at := int64(lastOf); end == 0 || end > lastOf && end-has > lastOf/4; {

@@ -78,9 +78,9 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 		return err
 	}
 	defer to.Close()
-	var plans []step.Plan
+	var plans []step.Route
 	for _, t := range targets {
-		plans = append(plans, project.Plan(t))
+		plans = append(plans, project.Route(t))
 	}
 	if err := to.needWorker(ctx, plans...); err != nil {
 		return err
@@ -244,7 +244,7 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 			Toolchain: p.Toolchain,
 			Origin:    origin,
 		},
-		Plan: p.Plan(t), Keep: f.keep, Force: f.force, TakeOver: f.takeOver,
+		Route: p.Route(t), Keep: f.keep, Force: f.force, TakeOver: f.takeOver,
 	}
 }
 

@@ -60,7 +60,7 @@ type checkup struct {
 
 func (k checkup) name() string { return strings.TrimSpace(k.Role + " " + k.Kind) }
 
-// judge says how much can be used. A room names first what it can do nothing
+// judge says how much can be used. A kind names first what it can do nothing
 // without: what it wants for that must be there.
 func (k *checkup) judge() {
 	k.Usable = ready
@@ -83,15 +83,15 @@ func (c *cli) doctor(ctx context.Context, kinds []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	rooms, worker := c.roomNeeds(ctx, settings)
+	known, worker := c.kindNeeds(ctx, settings)
 	own := checkup{Role: "morgana", Needs: append([]step.Need{c.temporalNeed(ctx, settings), worker}, placeNeeds(ctx, settings)...)}
 	if worker.Found != "" {
-		if err := knownKinds(kinds, rooms); err != nil {
+		if err := knownKinds(kinds, known); err != nil {
 			return err
 		}
 	}
 	all := []checkup{own}
-	for _, r := range rooms {
+	for _, r := range known {
 		if len(kinds) == 0 || slices.Contains(kinds, r.Kind) {
 			all = append(all, r)
 		}
@@ -114,9 +114,9 @@ func (c *cli) doctor(ctx context.Context, kinds []string) error {
 	return nil
 }
 
-func knownKinds(kinds []string, rooms []checkup) error {
+func knownKinds(kinds []string, all []checkup) error {
 	var known []string
-	for _, r := range rooms {
+	for _, r := range all {
 		known = append(known, r.Kind)
 	}
 	for _, k := range kinds {

@@ -109,7 +109,7 @@ func TestDoctorVerdict(t *testing.T) {
 		"no toolchain":    {badTool + goodTarget, nil, 1, "this host cannot deploy: no toolchain can be used\n"},
 		"no target":       {goodTool + badTarget, nil, 1, "this host cannot deploy: no target can be used\n"},
 		"no worker":       {"", nil, 1, "this host cannot deploy: see morgana above\n"},
-		"worker fails":    {"echo 'error: no rooms' >&2; exit 2", nil, 1, "this host cannot deploy: see morgana above\n"},
+		"worker fails":    {"echo 'error: no kinds' >&2; exit 2", nil, 1, "this host cannot deploy: see morgana above\n"},
 		"worker too old":  {"echo usage", nil, 1, "this host cannot deploy: see morgana above\n"},
 		"no Temporal":     {goodTool + goodTarget, []string{"--address", gone}, 1, "this host cannot deploy: see morgana above\n"},
 		"state is a file": {goodTool + goodTarget, []string{"--state", "/dev/null/x"}, 1, "this host cannot deploy: see morgana above\n"},

@@ -45,7 +45,7 @@ xl-on_crash: 'preserve'
 xl-cpus: '2-3'
 `
 
-// oldDomain is what the room makes of it, with an xl.in of MirageOS 4.
+// oldDomain is what the target makes of it, with an xl.in of MirageOS 4.
 const oldDomain = `{"tool":"xl","type":"pvh","args":"--ipv4=10.0.0.9/24 --ipv4-gateway=10.0.0.1 -v \"x\"","memory":32,"vcpus":2,` +
 	`"vif":[{"mac":"00:16:3e:00:00:01","bridge":"br0"}],` +
 	`"disks":[{"path":"/dev/vg/a","vdev":"xvdb","access":"r","format":"raw"}],"on_crash":"preserve","extra":["cpus = '2-3'"]}`
@@ -58,7 +58,7 @@ disk = [  ]
 vif = [ 'bridge=@NETWORK:service@' ]
 `
 
-// TestImportedXen: the schema and the room take what import wrote, and the
+// TestImportedXen: the schema and the target take what import wrote, and the
 // domain is the one that was described.
 func TestImportedXen(t *testing.T) {
 	kernel := buildHello(t)

@@ -52,7 +52,7 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string) error
 		}
 		for _, t := range picked {
 			r := request(project, t, step.Origin{}, deployFlags{})
-			requests[project.App+"/"+t.Name] = workflows.DestroyRequest{Spec: r.Spec, Plan: r.Plan}
+			requests[project.App+"/"+t.Name] = workflows.DestroyRequest{Spec: r.Spec, Route: r.Route}
 		}
 	}
 	to, names, err := c.named(ctx, which, requests, true)

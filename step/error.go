@@ -117,7 +117,7 @@ func During(op string, err error) error {
 	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		e.Kind, e.Hint = NoSpace, "make room for "+where
+		e.Kind, e.Hint = NoSpace, "free space for "+where
 	case errors.Is(err, fs.ErrPermission):
 		e.Kind, e.Hint = Unauthorized, "let the worker's user write to "+where
 	}

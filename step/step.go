@@ -44,7 +44,7 @@ var Stages = [...]Stage{Check, Configure, Build, Package, Register, Boot}
 // the worker where the ecosystem keeps them, a Spec only names a profile.
 type Spec struct {
 	Tags
-	// Kind is the kind of the target: its room, task queue and activity prefix.
+	// Kind is the kind of the target: its folder under activities, task queue and activity prefix.
 	Kind string `json:"kind"`
 	// Options are the target's own, decoded strictly by its Check; see [Decode].
 	Options json.RawMessage `json:"options,omitempty"`
@@ -185,9 +185,9 @@ func (s Step) Queue(host string) string {
 	return s.TaskQueue
 }
 
-// Plan says who does each stage. It is an input of the workflow, so a change
+// Route says who does each stage. It is an input of the workflow, so a change
 // of defaults never changes what a running deploy does.
-type Plan struct {
+type Route struct {
 	Check     Step `json:"check"`
 	Configure Step `json:"configure"`
 	Build     Step `json:"build"`
@@ -202,14 +202,14 @@ type Plan struct {
 	After map[Stage][]Step `json:"after,omitempty"`
 }
 
-// NewPlan is the plan in which the room of each kind does its own stages:
+// NewRoute is the route in which each kind does its own stages:
 // activity "<kind>.Boot" on task queue "<kind>", and so on.
-func NewPlan(toolchain, target string) Plan {
+func NewRoute(toolchain, target string) Route {
 	anywhere := func(kind, name string) Step { return Step{Activity: kind + "." + name, TaskQueue: kind} }
 	onHost := func(kind, name string) Step {
 		return Step{Activity: kind + "." + name, TaskQueue: kind, OnHost: true}
 	}
-	return Plan{
+	return Route{
 		Check:     anywhere(target, "Check"),
 		Configure: anywhere(toolchain, "Configure"),
 		Build:     onHost(toolchain, "Build"),
@@ -223,7 +223,7 @@ func NewPlan(toolchain, target string) Plan {
 }
 
 // Stage gives a pointer to the step that does stage s, nil for an unknown one.
-func (p *Plan) Stage(s Stage) *Step {
+func (p *Route) Stage(s Stage) *Step {
 	switch s {
 	case Check:
 		return &p.Check

@@ -235,8 +235,8 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-func TestPlan(t *testing.T) {
-	p := step.NewPlan("command", "qemu")
+func TestRoute(t *testing.T) {
+	p := step.NewRoute("command", "qemu")
 	for stage, want := range map[step.Stage]step.Step{
 		step.Check:     {Activity: "qemu.Check", TaskQueue: "qemu"},
 		step.Configure: {Activity: "command.Configure", TaskQueue: "command"},

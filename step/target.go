@@ -62,18 +62,18 @@ type Target interface {
 	Destroy(ctx context.Context, spec Spec) (Destroyed, error)
 }
 
-// Site is where a worker stands; a room is made from it.
+// Site is where a worker stands; a target or toolchain is made from it.
 type Site struct {
 	// Host is this host's name, as in task queue "qemu@<host>".
 	Host string
-	// State is an absolute folder for what must outlive the worker: a room
-	// keeps to State/<room>.
+	// State is an absolute folder for what must outlive the worker: a kind
+	// keeps to State/<kind>.
 	State string
 	Store Store
 	Log   *slog.Logger
 }
 
-// Need is something a room wants of the host it works on, for morgana doctor.
+// Need is something a target or toolchain wants of the host it works on, for morgana doctor.
 type Need struct {
 	// For is what it is wanted for, as "boot from a UEFI disk" or "build".
 	For string `json:"for"`
@@ -85,11 +85,11 @@ type Need struct {
 	Why string `json:"why,omitempty"`
 	// Fix is the command that mends it, as "apt-get install ovmf", or what to do.
 	Fix string `json:"fix,omitempty"`
-	// Optional says that the room does without, less well.
+	// Optional says that the kind does without, less well.
 	Optional bool `json:"optional,omitempty"`
 }
 
-// Needer is a room that can say what it needs of this host. It changes nothing,
+// Needer is a target or toolchain that can say what it needs of this host. It changes nothing,
 // takes seconds, and lists what is there as well as what is missing.
 type Needer interface {
 	Needs(ctx context.Context) []Need

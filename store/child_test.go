@@ -192,7 +192,7 @@ func fillDisk(folder string) error {
 		return nil
 	}
 	_, err = s.Put(ctx, bytes.NewReader(content(1<<20)))
-	if err := check("put", err, "make room in "+s.folder); err != nil {
+	if err := check("put", err, "free space in "+s.folder); err != nil {
 		return err
 	}
 	for a, err := range s.List(ctx) {
@@ -203,7 +203,7 @@ func fillDisk(folder string) error {
 		return err
 	}
 	err = s.Fetch(ctx, a, filepath.Join(folder, "out"))
-	if err := check("fetch", err, "make room in "+folder); err != nil {
+	if err := check("fetch", err, "free space in "+folder); err != nil {
 		return err
 	}
 	r, err := s.Open(ctx, a)

@@ -38,7 +38,7 @@ func failIn(folder, op string, err error) error {
 	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		e.Kind, e.Hint = step.NoSpace, "make room in "+folder
+		e.Kind, e.Hint = step.NoSpace, "free space in "+folder
 		if p != nil {
 			e.Err = p.Err // which of our files it was helps nobody
 		}
@@ -84,7 +84,7 @@ func failAt(base, op string, err error) error {
 	case "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
 		e.Kind, e.Hint = step.InvalidSpec, fmt.Sprintf("the bucket is in another region: add ?region=... to %s", base)
 	case "QuotaExceeded", "XMinioStorageFull":
-		e.Kind, e.Hint = step.NoSpace, "make room in "+base
+		e.Kind, e.Hint = step.NoSpace, "free space in "+base
 	default:
 		if gcerrors.Code(err) == gcerrors.PermissionDenied {
 			e.Kind = step.Unauthorized

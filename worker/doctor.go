@@ -11,36 +11,36 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// roomNeeds is what a room needs of this host: a line of --doctor, which
+// kindNeeds is what a kind needs of this host: a line of --doctor, which
 // morgana doctor reads.
-type roomNeeds struct {
+type kindNeeds struct {
 	// Role is "toolchain" or "target".
 	Role string `json:"role"`
 	Kind string `json:"kind"`
-	// Needs is empty for a room that needs nothing or does not say.
+	// Needs is empty for a kind that needs nothing or does not say.
 	Needs []step.Need `json:"needs"`
 }
 
-// doctor writes what the rooms of the settings need, a JSON object a line in the
-// order of rooms. It needs no Temporal and no store, and changes nothing.
+// doctor writes what the kinds of the settings need, a JSON object a line in the
+// order of kinds. It needs no Temporal and no store, and changes nothing.
 func doctor(ctx context.Context, w io.Writer, settings config.Settings) error {
 	site := step.Site{Host: settings.Host, State: settings.State, Log: slog.New(slog.DiscardHandler)}
-	served, err := chosen(rooms(site, settings.Builds), settings.Rooms)
+	served, err := chosen(kinds(site, settings.Builds), settings.Kinds)
 	if err != nil {
 		return err
 	}
 	return writeNeeds(ctx, w, served)
 }
 
-func writeNeeds(ctx context.Context, w io.Writer, served []room) error {
-	all := make([]roomNeeds, len(served))
+func writeNeeds(ctx context.Context, w io.Writer, served []kind) error {
+	all := make([]kindNeeds, len(served))
 	var asked sync.WaitGroup
-	for i, r := range served {
-		all[i] = roomNeeds{Role: "toolchain", Kind: r.kind, Needs: []step.Need{}}
-		if _, ok := r.does.(step.Target); ok {
+	for i, k := range served {
+		all[i] = kindNeeds{Role: "toolchain", Kind: k.name, Needs: []step.Need{}}
+		if _, ok := k.does.(step.Target); ok {
 			all[i].Role = "target"
 		}
-		if needer, ok := r.does.(step.Needer); ok {
+		if needer, ok := k.does.(step.Needer); ok {
 			asked.Go(func() { // some try things out, which takes seconds
 				if needs := needer.Needs(ctx); needs != nil {
 					all[i].Needs = needs

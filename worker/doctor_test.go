@@ -20,10 +20,10 @@ func (n needy) Needs(context.Context) []step.Need { return n.needs }
 
 func TestWriteNeeds(t *testing.T) {
 	var out bytes.Buffer
-	err := writeNeeds(t.Context(), &out, []room{
-		{kind: "make", does: struct{ step.Toolchain }{}},
-		{kind: "moon", does: needy{needs: []step.Need{{For: "fly", What: "rocket", Fix: "apt-get install rocket"}}}},
-		{kind: "bare", does: needy{}},
+	err := writeNeeds(t.Context(), &out, []kind{
+		{name: "make", does: struct{ step.Toolchain }{}},
+		{name: "moon", does: needy{needs: []step.Need{{For: "fly", What: "rocket", Fix: "apt-get install rocket"}}}},
+		{name: "bare", does: needy{}},
 	})
 	const want = `{"role":"toolchain","kind":"make","needs":[]}
 {"role":"target","kind":"moon","needs":[{"for":"fly","what":"rocket","fix":"apt-get install rocket"}]}
@@ -40,7 +40,7 @@ func TestWriteNeeds(t *testing.T) {
 	}
 }
 
-// TestDoctor asks the real rooms, which have no store.
+// TestDoctor asks the real kinds, which have no store.
 func TestDoctor(t *testing.T) {
 	var out bytes.Buffer
 	state := t.TempDir()
@@ -49,7 +49,7 @@ func TestDoctor(t *testing.T) {
 	}
 	var kinds []string
 	for line := range strings.Lines(out.String()) {
-		var n roomNeeds
+		var n kindNeeds
 		if err := json.Unmarshal([]byte(line), &n); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
@@ -66,7 +66,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("no %s in %s", want, all)
 		}
 	}
-	if err := doctor(t.Context(), &out, config.Settings{Host: "here", State: state, Builds: 1, Rooms: []string{"quemu"}}); err == nil {
-		t.Error("a room that does not exist is taken")
+	if err := doctor(t.Context(), &out, config.Settings{Host: "here", State: state, Builds: 1, Kinds: []string{"quemu"}}); err == nil {
+		t.Error("a kind that does not exist is taken")
 	}
 }

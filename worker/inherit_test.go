@@ -35,7 +35,7 @@ func TestToolsHoldNothingOfTheWorkersStarter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "--doctor", "--state", filepath.Join(dir, "state"), "--rooms", "mirage")
+	cmd := exec.Command(self, "--doctor", "--state", filepath.Join(dir, "state"), "--kinds", "mirage")
 	cmd.Env = []string{"BE_WORKER=1", "HOME=" + dir, "PATH=" + dir + ":/usr/bin:/bin"}
 	cmd.ExtraFiles = []*os.File{lock, lock}
 	if out, err := cmd.CombinedOutput(); err != nil {

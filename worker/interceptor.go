@@ -28,7 +28,7 @@ const (
 	ending = 7 * time.Second
 )
 
-// steps is what stands between Temporal and the rooms, which know nothing of
+// steps is what stands between Temporal and the kinds, which know nothing of
 // it: heartbeats carry their progress, errors get their wire form.
 type steps struct {
 	interceptor.WorkerInterceptorBase

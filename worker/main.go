@@ -1,7 +1,7 @@
 // Command morgana-worker does the work of deploys: it polls Temporal for the
-// workflows of package workflows and for the steps of the rooms in targets.go.
+// workflows of package workflows and for the steps of the kinds in targets.go.
 //
-//	morgana-worker [--rooms qemu,command] [--store URL] [--listen 127.0.0.1:9464] ...
+//	morgana-worker [--kinds qemu,command] [--store URL] [--listen 127.0.0.1:9464] ...
 //
 // The Temporal server is found as the temporal CLI finds it: TEMPORAL_ADDRESS,
 // TEMPORAL_NAMESPACE, ..., or a profile of temporal.toml.
@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string) error {
 	flags := pflag.NewFlagSet("morgana-worker", pflag.ContinueOnError)
 	config.WorkerFlags(flags)
 	show := flags.Bool("version", false, "print the version")
-	needs := flags.Bool("doctor", false, "print what the rooms need of this host, a JSON object a line, and end")
+	needs := flags.Bool("doctor", false, "print what the kinds need of this host, a JSON object a line, and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return err
@@ -132,7 +132,7 @@ func run(ctx context.Context, args []string) error {
 	}
 
 	site := step.Site{Host: settings.Host, State: settings.State, Store: artifacts, Log: log}
-	served, err := chosen(rooms(site, settings.Builds), settings.Rooms)
+	served, err := chosen(kinds(site, settings.Builds), settings.Kinds)
 	if err != nil {
 		return err
 	}
@@ -149,26 +149,26 @@ func dial(ctx context.Context, options client.Options) (client.Client, error) {
 	return c, nil
 }
 
-// chosen keeps the rooms whose kind is wanted; all if none is named.
-func chosen(all []room, wanted []string) ([]room, error) {
+// chosen keeps the kinds that are wanted; all if none is named.
+func chosen(all []kind, wanted []string) ([]kind, error) {
 	if len(wanted) == 0 {
 		return all, nil
 	}
 	var kinds []string
-	for _, r := range all {
-		kinds = append(kinds, r.kind)
+	for _, k := range all {
+		kinds = append(kinds, k.name)
 	}
 	for _, w := range wanted {
 		if !slices.Contains(kinds, w) {
-			return nil, &step.Error{Kind: step.InvalidSpec, Field: "rooms", Err: fmt.Errorf("unknown room %q", w),
-				Hint: "known rooms: " + strings.Join(kinds, ", ")}
+			return nil, &step.Error{Kind: step.InvalidSpec, Field: "kinds", Err: fmt.Errorf("unknown kind %q", w),
+				Hint: "known kinds: " + strings.Join(kinds, ", ")}
 		}
 	}
-	return slices.DeleteFunc(all, func(r room) bool { return !slices.Contains(wanted, r.kind) }), nil
+	return slices.DeleteFunc(all, func(k kind) bool { return !slices.Contains(wanted, k.name) }), nil
 }
 
 // serve polls until ctx is done.
-func serve(ctx context.Context, c client.Client, settings config.Settings, served []room, log *slog.Logger, address, listen string) error {
+func serve(ctx context.Context, c client.Client, settings config.Settings, served []kind, log *slog.Logger, address, listen string) error {
 	lost := make(chan error, 1)
 	base := worker.Options{
 		WorkerStopTimeout:            grace + ending,
@@ -192,14 +192,14 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	workers = append(workers, w)
 
 	var queues []string
-	for _, r := range served {
+	for _, k := range served {
 		own := base
 		own.DisableWorkflowWorker = true
 		anyHost := own
-		anyHost.MaxConcurrentActivityExecutionSize = r.atOnce
-		for queue, o := range map[string]worker.Options{r.kind: anyHost, r.kind + "@" + settings.Host: own} {
+		anyHost.MaxConcurrentActivityExecutionSize = k.atOnce
+		for queue, o := range map[string]worker.Options{k.name: anyHost, k.name + "@" + settings.Host: own} {
 			w := worker.New(c, queue, o)
-			r.register(w)
+			k.register(w)
 			workers = append(workers, w)
 			queues = append(queues, queue)
 		}

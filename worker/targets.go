@@ -15,12 +15,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// rooms is the one list of what this worker can do. A new target or toolchain
+// kinds is the one list of what this worker can do. A new target or toolchain
 // is a folder under activities/ and a line here. Builds are how many run here at
 // a time.
-func rooms(site step.Site, builds int) []room {
+func kinds(site step.Site, builds int) []kind {
 	slots := make(chan struct{}, builds)
-	return []room{
+	return []kind{
 		toolchain("command", command.New(site), slots),
 		toolchain("mirage", mirage.New(site), slots),
 		toolchain("prebuilt", prebuilt.New(site), make(chan struct{}, 100)), // builds nothing
@@ -31,9 +31,9 @@ func rooms(site step.Site, builds int) []room {
 	}
 }
 
-// room is a kind with its activities, "<kind>.<Stage>".
-type room struct {
-	kind string
+// kind is a target or toolchain with its activities, "<kind>.<Stage>".
+type kind struct {
+	name string
 	// does is the step.Target or step.Toolchain; it may be a step.Needer.
 	does     any
 	register func(worker.ActivityRegistry)
@@ -42,9 +42,9 @@ type room struct {
 	atOnce int
 }
 
-func target(kind string, t step.Target) room {
-	return room{kind: kind, does: t, register: func(w worker.ActivityRegistry) {
-		name := naming(w, kind)
+func target(name string, t step.Target) kind {
+	return kind{name: name, does: t, register: func(w worker.ActivityRegistry) {
+		name := naming(w, name)
 		name("Check", t.Check)
 		name("Package", t.Package)
 		name("Register", t.Register)
@@ -57,7 +57,7 @@ func target(kind string, t step.Target) room {
 // toolchain bounds builds apart from the rest: a host takes no more to configure
 // than it may build, for another host may be free, while a build, which is its
 // own, waits here for a slot, so that Clean never waits behind it.
-func toolchain(kind string, t step.Toolchain, slots chan struct{}) room {
+func toolchain(name string, t step.Toolchain, slots chan struct{}) kind {
 	build := func(ctx context.Context, src step.Source) (step.Kernel, error) {
 		select {
 		case slots <- struct{}{}:
@@ -72,8 +72,8 @@ func toolchain(kind string, t step.Toolchain, slots chan struct{}) room {
 		defer func() { <-slots }()
 		return t.Build(ctx, src)
 	}
-	return room{kind: kind, does: t, atOnce: cap(slots), register: func(w worker.ActivityRegistry) {
-		name := naming(w, kind)
+	return kind{name: name, does: t, atOnce: cap(slots), register: func(w worker.ActivityRegistry) {
+		name := naming(w, name)
 		name("Configure", t.Configure)
 		name("Build", build)
 		name("Clean", t.Clean)

@@ -14,7 +14,7 @@ type ConsoleRequest struct {
 	From step.ConsoleFrom `json:"from"`
 }
 
-// Console reads a piece of a machine's console through the room that runs it:
+// Console reads a piece of a machine's console through the target that runs it:
 // a workflow of one activity, so that whoever can reach Temporal can read the
 // console of a machine on any host.
 func Console(ctx workflow.Context, in ConsoleRequest) (text step.ConsoleText, err error) {

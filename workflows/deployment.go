@@ -16,10 +16,10 @@ import (
 // DeployRequest is the argument of a Deployment's update "deploy".
 type DeployRequest struct {
 	// Spec without Life and Generation: the Deployment gives those.
-	Spec  step.Spec `json:"spec"`
-	Plan  step.Plan `json:"plan"`
-	Keep  bool      `json:"keep,omitempty"`
-	Force bool      `json:"force,omitempty"`
+	Spec  step.Spec  `json:"spec"`
+	Route step.Route `json:"route"`
+	Keep  bool       `json:"keep,omitempty"`
+	Force bool       `json:"force,omitempty"`
 	// TakeOver allows a deploy from another folder than the last one's.
 	TakeOver bool `json:"takeOver,omitempty"`
 }
@@ -34,11 +34,11 @@ type Accepted struct {
 }
 
 // DestroyRequest is the argument of a Deployment's update "destroy". Spec and
-// Plan say where to look if the Deployment does not know yet: leftovers of a
+// Route say where to look if the Deployment does not know yet: leftovers of a
 // deployment that was terminated.
 type DestroyRequest struct {
-	Spec step.Spec `json:"spec"`
-	Plan step.Plan `json:"plan"`
+	Spec  step.Spec  `json:"spec"`
+	Route step.Route `json:"route"`
 }
 
 // DeploymentStatus answers a Deployment's query "status".
@@ -49,9 +49,9 @@ type DeploymentStatus struct {
 	Kind   string `json:"kind,omitempty"`
 	// Generation is the last one given out.
 	Generation int `json:"generation"`
-	// Machine runs now, nil if none does; Plan is the one that made it.
+	// Machine runs now, nil if none does; Route is the one that made it.
 	Machine *step.Machine `json:"machine,omitempty"`
-	Plan    step.Plan     `json:"plan"`
+	Route   step.Route    `json:"route"`
 	// Rolling is being rolled out, and Queued wait behind it.
 	Rolling *step.Tags  `json:"rolling,omitempty"`
 	Queued  []step.Tags `json:"queued,omitempty"`
@@ -64,13 +64,13 @@ type DeploymentStatus struct {
 // DeploymentState is what a Deployment hands to its next run when it continues
 // as new; zero at its start.
 type DeploymentState struct {
-	Life       string    `json:"life,omitempty"`
-	Generation int       `json:"generation,omitempty"`
-	Current    *Current  `json:"current,omitempty"`
-	Kept       bool      `json:"kept,omitempty"` // pieces of a failed rollout are about
-	Failure    string    `json:"failure,omitempty"`
-	Last       step.Spec `json:"last,omitzero"`
-	LastPlan   step.Plan `json:"lastPlan,omitzero"`
+	Life       string     `json:"life,omitempty"`
+	Generation int        `json:"generation,omitempty"`
+	Current    *Current   `json:"current,omitempty"`
+	Kept       bool       `json:"kept,omitempty"` // pieces of a failed rollout are about
+	Failure    string     `json:"failure,omitempty"`
+	Last       step.Spec  `json:"last,omitzero"`
+	LastRoute  step.Route `json:"lastRoute,omitzero"`
 }
 
 // Deployment is an app on a target for as long as its machine lives: a running
@@ -201,13 +201,13 @@ func (d *deployment) addressed(s step.Spec) error {
 // accept gives the request a generation, or attaches it to the same request
 // that is going on.
 func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
-	next := Request{Spec: in.Spec, Plan: in.Plan, Keep: in.Keep, Force: in.Force}
+	next := Request{Spec: in.Spec, Route: in.Route, Keep: in.Keep, Force: in.Force}
 	if last := d.lastWanted(); last != nil && same(last, &next) {
 		return Accepted{Tags: last.Spec.Tags, RolloutID: RolloutID(last.Spec.Tags), Attached: true}, nil
 	}
 	d.Generation++
 	next.Spec.Life, next.Spec.Generation = d.Life, d.Generation
-	d.Last, d.LastPlan = next.Spec, next.Plan
+	d.Last, d.LastRoute = next.Spec, next.Route
 	d.queue = append(d.queue, next)
 	d.describe()
 	return Accepted{Tags: next.Spec.Tags, RolloutID: RolloutID(next.Spec.Tags)},
@@ -249,7 +249,7 @@ func (d *deployment) rollout() error {
 
 	if err == nil {
 		d.Failure = ""
-		d.Current = &Current{Machine: out.Machine, Plan: next.Plan}
+		d.Current = &Current{Machine: out.Machine, Route: next.Route}
 		d.describe()
 		return nil
 	}
@@ -277,7 +277,7 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (step.Des
 	if d.destroy == nil {
 		d.destroy = &ending{}
 		if d.Last.App == "" {
-			d.Last, d.LastPlan = in.Spec, in.Plan
+			d.Last, d.LastRoute = in.Spec, in.Route
 		}
 		d.queue = nil
 		if d.cancel != nil {
@@ -298,15 +298,15 @@ func (d *deployment) end() bool {
 	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
 	defer cancel()
 	e := d.destroy
-	spec, plan := d.where()
+	spec, route := d.where()
 	spec.Life, spec.Generation = "", 0
-	err := execute(ctx, plan.Destroy, spec.Host, destroyOptions(), summary(spec.Tags, "destroy"), spec, &e.removed)
+	err := execute(ctx, route.Destroy, spec.Host, destroyOptions(), summary(spec.Tags, "destroy"), spec, &e.removed)
 	if err != nil {
 		e.err = Fail(Failure(err))
 		d.destroy = nil // the machine may still be there: live on, ask again
 	} else {
 		if d.Current == nil || d.Kept { // there may be a build tree
-			d.clean(ctx, spec, plan)
+			d.clean(ctx, spec, route)
 		}
 		d.Current, d.Kept = nil, false
 	}
@@ -316,9 +316,9 @@ func (d *deployment) end() bool {
 }
 
 // clean removes build trees, as far as that goes: it does not hold up the end.
-func (d *deployment) clean(ctx workflow.Context, spec step.Spec, plan step.Plan) {
+func (d *deployment) clean(ctx workflow.Context, spec step.Spec, route step.Route) {
 	var trees step.Destroyed
-	err := execute(ctx, plan.Clean, anyHost, destroyOptions(), summary(spec.Tags, "remove build trees"), spec, &trees)
+	err := execute(ctx, route.Clean, anyHost, destroyOptions(), summary(spec.Tags, "remove build trees"), spec, &trees)
 	if err != nil {
 		workflow.GetLogger(ctx).Error("clean", "error", err)
 	}
@@ -326,11 +326,11 @@ func (d *deployment) clean(ctx workflow.Context, spec step.Spec, plan step.Plan)
 }
 
 // where says what to destroy: the machine that runs, else what was last asked for.
-func (d *deployment) where() (step.Spec, step.Plan) {
+func (d *deployment) where() (step.Spec, step.Route) {
 	if d.Current != nil {
-		return d.Current.Machine.Registration.Spec, d.Current.Plan
+		return d.Current.Machine.Registration.Spec, d.Current.Route
 	}
-	return d.Last, d.LastPlan
+	return d.Last, d.LastRoute
 }
 
 // cancelled ends the workflow as destroy would: a running workflow is a running
@@ -363,9 +363,9 @@ func (d *deployment) finish(err error) error {
 
 func (d *deployment) status() DeploymentStatus {
 	s := DeploymentStatus{Folder: d.Last.Origin.Folder, Host: d.Last.Origin.Host, Kind: d.Last.Kind,
-		Generation: d.Generation, Plan: d.LastPlan, Failure: d.Failure, Destroying: d.destroy != nil}
+		Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil}
 	if d.Current != nil {
-		s.Machine, s.Plan = &d.Current.Machine, d.Current.Plan
+		s.Machine, s.Route = &d.Current.Machine, d.Current.Route
 	}
 	if d.rolling != nil {
 		s.Rolling = &d.rolling.Spec.Tags

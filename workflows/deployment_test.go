@@ -17,7 +17,7 @@ import (
 // site is a Deployment under test: its rollouts are mocked, its Destroy is the
 // lab's.
 type site struct {
-	*room
+	*recorded
 	// result gives each rollout's outcome by generation; nil succeeds.
 	result map[int]error
 	// took is how long a rollout takes.
@@ -27,7 +27,7 @@ type site struct {
 }
 
 func newSite(t *testing.T) *site {
-	s := &site{room: newRoom(t), result: map[int]error{}, took: time.Minute}
+	s := &site{recorded: newRecorded(t), result: map[int]error{}, took: time.Minute}
 	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: DeploymentID("hello", "dev"), TaskQueue: TaskQueue})
 	s.env.RegisterWorkflowWithOptions(func(ctx workflow.Context, in Request) (Outcome, error) {
 		s.ran = append(s.ran, in)
@@ -55,7 +55,7 @@ func order(folder, args string) DeployRequest {
 	return DeployRequest{
 		Spec: step.Spec{Tags: step.Tags{App: "hello", Target: "dev"}, Kind: "lab", Options: []byte(`{"args":"` + args + `"}`),
 			Origin: step.Origin{Folder: folder, Host: "laptop"}},
-		Plan: step.NewPlan("lab", "lab"),
+		Route: step.NewRoute("lab", "lab"),
 	}
 }
 
@@ -288,7 +288,7 @@ func TestDestroyFindsLeftoversOfAnEarlierLife(t *testing.T) {
 	var destroyed *answer
 	s.after(0, func() {
 		in := order("/a", "x")
-		destroyed = s.update(UpdateDestroy, DestroyRequest{Spec: in.Spec, Plan: in.Plan})
+		destroyed = s.update(UpdateDestroy, DestroyRequest{Spec: in.Spec, Route: in.Route})
 	})
 	if err := s.run(); err != nil {
 		t.Fatal(err)

@@ -1,5 +1,5 @@
 // Package workflows is how a deploy runs: [Rollout] is one deploy, [Deployment]
-// the life of the machine it makes. They call steps by name only, as the Plan
+// the life of the machine it makes. They call steps by name only, as the Route
 // in their input says, and do no I/O.
 package workflows
 

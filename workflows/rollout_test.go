@@ -18,8 +18,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// room is a target and toolchain whose steps are done here, and noted in order.
-type room struct {
+// recorded is a target and toolchain whose steps are done here, and noted in order.
+type recorded struct {
 	env   *testsuite.TestWorkflowEnvironment
 	calls []string
 	// fail gives a step's error by its name, "Build".
@@ -30,11 +30,11 @@ type room struct {
 	digest string
 }
 
-func newRoom(t *testing.T) *room {
+func newRecorded(t *testing.T) *recorded {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet{})
-	r := &room{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, digest: "d1"}
+	r := &recorded{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, digest: "d1"}
 	register(r, "Check", func(_ context.Context, in step.Spec) (step.Spec, error) { in.Host = "h1"; return in, nil })
 	register(r, "Configure", func(_ context.Context, in step.Spec) (step.Source, error) {
 		return step.Source{Spec: in, Host: "b1", Tree: "/tree"}, nil
@@ -64,7 +64,7 @@ func newRoom(t *testing.T) *room {
 }
 
 // register makes activity "lab.<name>" of f, on whatever queue it is called.
-func register[In, Out any](r *room, name string, f func(context.Context, In) (Out, error)) {
+func register[In, Out any](r *recorded, name string, f func(context.Context, In) (Out, error)) {
 	r.env.RegisterActivityWithOptions(func(ctx context.Context, in In) (out Out, err error) {
 		info := activity.GetInfo(ctx)
 		call := name + " " + info.TaskQueue
@@ -83,15 +83,15 @@ func register[In, Out any](r *room, name string, f func(context.Context, In) (Ou
 	}, activity.RegisterOptions{Name: "lab." + name})
 }
 
-func (r *room) request() Request {
+func (r *recorded) request() Request {
 	return Request{
 		Spec: step.Spec{Tags: step.Tags{App: "hello", Target: "dev", Life: "aa", Generation: 2}, Kind: "lab",
 			Toolchain: step.Recipe{Kind: "lab"}},
-		Plan: step.NewPlan("lab", "lab"),
+		Route: step.NewRoute("lab", "lab"),
 	}
 }
 
-func (r *room) rollout(in Request) (out Outcome, err error) {
+func (r *recorded) rollout(in Request) (out Outcome, err error) {
 	r.env.ExecuteWorkflow(Rollout, in)
 	if err := r.env.GetWorkflowError(); err != nil {
 		return out, err
@@ -102,7 +102,7 @@ func (r *room) rollout(in Request) (out Outcome, err error) {
 var whole = []string{"Check lab", "Configure lab", "Build lab@b1", "Package lab", "Register lab@h1", "Boot lab@h1"}
 
 func TestRolloutRunsTheSentence(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	out, err := r.rollout(r.request())
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestRolloutUndoes(t *testing.T) {
 	}
 	for i, stage := range []string{"Check", "Configure", "Build", "Package", "Register", "Boot"} {
 		t.Run(stage, func(t *testing.T) {
-			r := newRoom(t)
+			r := newRecorded(t)
 			r.fail[stage] = &step.Error{Kind: step.Unsupported, Op: "try", Hint: "do not", Err: errors.New("no luck")}
 			_, err := r.rollout(r.request())
 			f := Failure(err)
@@ -144,7 +144,7 @@ func TestRolloutUndoes(t *testing.T) {
 
 // A tree is removed where it was made, if configure says where it failed.
 func TestRolloutCleansWhereConfigureFailed(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	r.fail["Configure"] = &step.Error{Kind: step.BuildFailed, Host: "b7", Err: errors.New("no luck")}
 	if _, err := r.rollout(r.request()); Failure(err).Host != "b7" {
 		t.Errorf("failure %+v", Failure(err))
@@ -159,7 +159,7 @@ func TestRolloutCleansWhereConfigureFailed(t *testing.T) {
 func TestRolloutCancelled(t *testing.T) {
 	for i, stage := range []string{"Check", "Configure", "Build", "Package", "Register", "Boot"} {
 		t.Run(stage, func(t *testing.T) {
-			r := newRoom(t)
+			r := newRecorded(t)
 			r.env.OnActivity("lab."+stage, mock.Anything, mock.Anything).Return(nil, nil).After(time.Hour)
 			r.env.RegisterDelayedCallback(r.env.CancelWorkflow, time.Minute/2)
 			_, err := r.rollout(r.request())
@@ -179,7 +179,7 @@ func TestRolloutCancelled(t *testing.T) {
 }
 
 func TestRolloutKeepLeavesThePieces(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	r.fail["Boot"] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
 	in := r.request()
 	in.Keep = true
@@ -193,7 +193,7 @@ func TestRolloutKeepLeavesThePieces(t *testing.T) {
 }
 
 func TestRolloutNamesWhatItCouldNotUndo(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	r.fail["Boot"] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
 	r.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Op: "terminate", Err: errors.New("access denied")}
 	_, err := r.rollout(r.request())
@@ -204,7 +204,7 @@ func TestRolloutNamesWhatItCouldNotUndo(t *testing.T) {
 }
 
 func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	r.gone = 2
 	if _, err := r.rollout(r.request()); err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
 		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
 	}
 
-	r = newRoom(t)
+	r = newRecorded(t)
 	r.gone = maxConfigures
 	if _, err := r.rollout(r.request()); Failure(err) == nil || Failure(err).Kind != step.TreeGone {
 		t.Errorf("want it to give up, got %v", err)
@@ -224,11 +224,11 @@ func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
 }
 
 func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	in := r.request()
 	old := step.Registration{Spec: in.Spec, Digest: "d1"}
 	old.Spec.Generation, old.Spec.Host = 1, "h0"
-	in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Plan: in.Plan}
+	in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
 	out, err := r.rollout(in)
 	if err != nil {
 		t.Fatal(err)
@@ -245,13 +245,13 @@ func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 // Another kind of target knows nothing of the old machine: the steps that made
 // it end it.
 func TestRolloutRetiresByTheOldPlan(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	in := r.request()
 	old := step.Registration{Spec: in.Spec, Digest: "d1"}
 	old.Spec.Generation, old.Spec.Host = 1, "h0"
-	before := step.NewPlan("lab", "lab")
+	before := step.NewRoute("lab", "lab")
 	before.Boot.TaskQueue, before.Destroy.TaskQueue = "old", "old"
-	in.Current = &Current{Machine: step.Machine{Registration: old}, Plan: before}
+	in.Current = &Current{Machine: step.Machine{Registration: old}, Route: before}
 	if out, err := r.rollout(in); err != nil || out.Unchanged {
 		t.Errorf("outcome %+v, %v", out, err)
 	}
@@ -262,7 +262,7 @@ func TestRolloutRetiresByTheOldPlan(t *testing.T) {
 
 // What nobody could begin needs no undoing, which nobody could do either.
 func TestRolloutDoesNotUndoWhatNeverBegan(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	r.env.OnActivity("lab.Configure", mock.Anything, mock.Anything).
 		Return(step.Source{}, temporal.NewTimeoutError(enums.TIMEOUT_TYPE_SCHEDULE_TO_START, nil))
 	if _, err := r.rollout(r.request()); Failure(err).Kind != step.NoWorker {
@@ -276,11 +276,11 @@ func TestRolloutDoesNotUndoWhatNeverBegan(t *testing.T) {
 // A machine that has ended, or is gone, is replaced though the image is the same.
 func TestRolloutReplacesAnUnchangedMachineThatIsGone(t *testing.T) {
 	for _, gone := range []error{nil, &step.Error{Kind: step.NotFound, Err: errors.New("no such machine")}} {
-		r := newRoom(t)
+		r := newRecorded(t)
 		in := r.request()
 		old := step.Registration{Spec: in.Spec, Digest: "d1"}
 		old.Spec.Generation, old.Spec.Host = 1, "h0"
-		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Plan: in.Plan}
+		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
 		r.env.OnActivity("lab.Boot", mock.Anything, mock.Anything).Return(
 			func(_ context.Context, in step.Registration) (step.Machine, error) {
 				if in.Spec.Generation == 1 {
@@ -302,11 +302,11 @@ func TestRolloutReplacesAnUnchangedMachineThatIsGone(t *testing.T) {
 // does not make the deploy fail.
 func TestRolloutRetiresTheOldMachine(t *testing.T) {
 	for _, denied := range []bool{false, true} {
-		r := newRoom(t)
+		r := newRecorded(t)
 		in := r.request()
 		old := step.Registration{Spec: in.Spec, Digest: "d0"}
 		old.Spec.Generation, old.Spec.Host = 1, "h0"
-		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Plan: in.Plan}
+		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
 		if denied {
 			r.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Err: errors.New("access denied")}
 		}
@@ -322,7 +322,7 @@ func TestRolloutRetiresTheOldMachine(t *testing.T) {
 }
 
 func TestRolloutSaysThatNobodyPolls(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	r.env.OnActivity("lab.Check", mock.Anything, mock.Anything).
 		Return(step.Spec{}, temporal.NewTimeoutError(enums.TIMEOUT_TYPE_SCHEDULE_TO_START, nil))
 	_, err := r.rollout(r.request())
@@ -335,9 +335,9 @@ func TestRolloutSaysThatNobodyPolls(t *testing.T) {
 }
 
 func TestInsertedStepChangesTheValue(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	in := r.request()
-	in.Plan.After = map[step.Stage][]step.Step{step.Package: {{Activity: "lab.Sign", TaskQueue: "sign"}}}
+	in.Route.After = map[step.Stage][]step.Step{step.Package: {{Activity: "lab.Sign", TaskQueue: "sign"}}}
 	out, err := r.rollout(in)
 	if err != nil {
 		t.Fatal(err)
@@ -351,7 +351,7 @@ func TestInsertedStepChangesTheValue(t *testing.T) {
 }
 
 func TestPassingTroubleIsRetried(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	tries := 0
 	r.env.OnActivity("lab.Register", mock.Anything, mock.Anything).Return(
 		func(_ context.Context, in step.Image) (step.Registration, error) {
@@ -366,7 +366,7 @@ func TestPassingTroubleIsRetried(t *testing.T) {
 }
 
 func TestStatusTellsTheStages(t *testing.T) {
-	r := newRoom(t)
+	r := newRecorded(t)
 	r.fail["Package"] = &step.Error{Kind: step.Unsupported, Err: errors.New("no such loader")}
 	_, _ = r.rollout(r.request()) // fails, as told above
 	answer, err := r.env.QueryWorkflow(QueryStatus)

@@ -11,8 +11,8 @@ import (
 
 // Request is the input of a Rollout.
 type Request struct {
-	Spec step.Spec `json:"spec"`
-	Plan step.Plan `json:"plan"`
+	Spec  step.Spec  `json:"spec"`
+	Route step.Route `json:"route"`
 	// Current runs now, nil if nothing does. A rollout that makes the same
 	// image again keeps it.
 	Current *Current `json:"current,omitempty"`
@@ -22,10 +22,10 @@ type Request struct {
 	Force bool `json:"force,omitempty"`
 }
 
-// Current is a machine that runs, with the plan that made it and can end it.
+// Current is a machine that runs, with the route that made it and can end it.
 type Current struct {
 	Machine step.Machine `json:"machine"`
-	Plan    step.Plan    `json:"plan"`
+	Route   step.Route   `json:"route"`
 }
 
 // Outcome is the result of a Rollout.
@@ -96,9 +96,9 @@ func run[Out, In any](r *rollout, stage step.Stage, host string, in In) (out Out
 	if err := r.enter(stage); err != nil {
 		return out, err
 	}
-	s := *r.in.Plan.Stage(stage)
+	s := *r.in.Route.Stage(stage)
 	err = execute(r.ctx, s, host, optionsOf(stage), summary(r.in.Spec.Tags, string(stage)), in, &out)
-	for _, after := range r.in.Plan.After[stage] {
+	for _, after := range r.in.Route.After[stage] {
 		if err != nil {
 			break
 		}
@@ -155,7 +155,7 @@ func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	if err == nil {
-		out.Left = append(out.Left, r.undo.only(r.in.Plan.Clean).runAll(ctx, destroyOptions())...)
+		out.Left = append(out.Left, r.undo.only(r.in.Route.Clean).runAll(ctx, destroyOptions())...)
 		return nil
 	}
 	failure := Failure(err)
@@ -176,16 +176,16 @@ func (r *rollout) end(out *Outcome, err error) error {
 // rollout, what an earlier life of it left. From here on the rollout has
 // succeeded: it can be cancelled no more, and a leftover does not fail it.
 func (r *rollout) retire(spec step.Spec) (left []string) {
-	r.undo.forget(r.in.Plan.Destroy)
+	r.undo.forget(r.in.Route.Destroy)
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	before := &undo{}
 	if old := r.in.Current; old != nil {
 		was := old.Machine.Registration.Spec
-		before.add(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Plan.Destroy, was).host = was.Host
+		before.add(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route.Destroy, was).host = was.Host
 	} else {
 		spec.NotLife, spec.Life, spec.Generation = spec.Life, "", 0
-		before.add("destroy what an earlier life left", r.in.Plan.Destroy, spec).host = spec.Host
+		before.add("destroy what an earlier life left", r.in.Route.Destroy, spec).host = spec.Host
 	}
 	return before.runAll(ctx, destroyOptions())
 }
@@ -193,5 +193,5 @@ func (r *rollout) retire(spec step.Spec) (left []string) {
 // unchanged reports whether image is the one that runs, made by the same steps.
 func unchanged(in Request, image step.Image) bool {
 	return in.Current != nil && !in.Force && in.Current.Machine.Registration.Digest == image.Digest &&
-		in.Current.Plan.Boot == in.Plan.Boot
+		in.Current.Route.Boot == in.Route.Boot
 }

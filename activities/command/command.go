@@ -6,8 +6,8 @@ package command
 import (
 	"context"
 
-	"github.com/morgana-deploy/morgana/build"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 // Kind is the name of this toolchain in morgana.yaml.
@@ -37,7 +37,7 @@ type Options struct {
 
 // Toolchain implements [step.Toolchain] and [step.Needer]. It is safe for
 // concurrent use.
-type Toolchain struct{ *build.Toolchain }
+type Toolchain struct{ *tree.Toolchain }
 
 var (
 	_ step.Toolchain = (*Toolchain)(nil)
@@ -45,13 +45,13 @@ var (
 )
 
 // New makes the toolchain of a site. It starts nothing.
-func New(site step.Site) *Toolchain { return &Toolchain{build.New(site, Kind, read)} }
+func New(site step.Site) *Toolchain { return &Toolchain{tree.New(site, Kind, read)} }
 
 // Needs implements [step.Needer]. A project names its own commands, so these
 // are but what most projects use.
 func (*Toolchain) Needs(context.Context) []step.Need {
 	var all []step.Need
-	e := build.EnvironOf(nil)
+	e := tree.EnvironOf(nil)
 	for _, program := range []string{"make", "gcc", "ld"} {
 		n := e.Need("build with toolchain "+Kind, program)
 		n.Optional = true

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/morgana-deploy/morgana/build/buildtest"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree/treetest"
 )
 
 // project makes about the smallest kernel: an ELF with a PVH note.
@@ -21,9 +21,9 @@ note = { 4, 8, 18, "Xen", 0x400000 };
 void _start(void) { for (;;) ; }
 `}
 
-func newBench(t *testing.T) *buildtest.Bench {
-	buildtest.Require(t, "make", "gcc", "sh")
-	return buildtest.New(t, Kind)
+func newBench(t *testing.T) *treetest.Bench {
+	treetest.Require(t, "make", "gcc", "sh")
+	return treetest.New(t, Kind)
 }
 
 func makeIt() Options {
@@ -35,7 +35,7 @@ func TestFromSourceToKernel(t *testing.T) {
 	o := makeIt()
 	o.Configure = [][]string{{"./setup", "a b"}, {"sh", "-c", "echo second"}}
 	o.Files = []string{"conf/hello.xl.in"}
-	spec := b.Spec(o, buildtest.With(project, "setup!", "#!/bin/sh\necho setting up \"$1\" > made\ncat made\n", "conf/hello.xl.in", "memory=@MEMORY@\n"))
+	spec := b.Spec(o, treetest.With(project, "setup!", "#!/bin/sh\necho setting up \"$1\" > made\ncat made\n", "conf/hello.xl.in", "memory=@MEMORY@\n"))
 	tc := New(b.Site)
 	src, err := tc.Configure(b.Reporting(t.Context()), spec)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestOptionsRefused(t *testing.T) {
 		spec := b.Spec(Options{}, project)
 		spec.Toolchain.Options = json.RawMessage(c.options)
 		_, err := b.Deploy(t.Context(), New(b.Site), spec)
-		if e := buildtest.WantError(t, err, c.kind, c.text); e.Field != c.field {
+		if e := treetest.WantError(t, err, c.kind, c.text); e.Field != c.field {
 			t.Errorf("%s: field is %q, want %q", c.options, e.Field, c.field)
 		}
 	}

@@ -9,28 +9,28 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/morgana-deploy/morgana/build"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 // read makes a recipe of a spec's options.
-func read(spec step.Spec) (build.Recipe, error) {
+func read(spec step.Spec) (tree.Recipe, error) {
 	var o Options
 	if err := step.Decode(spec.Toolchain.Options, &o); err != nil {
-		return build.Recipe{}, err
+		return tree.Recipe{}, err
 	}
 	if err := o.check(); err != nil {
-		return build.Recipe{}, err
+		return tree.Recipe{}, err
 	}
-	timeout, err := build.Timeout("timeout", o.Timeout)
+	timeout, err := tree.Timeout("timeout", o.Timeout)
 	if err != nil {
-		return build.Recipe{}, err
+		return tree.Recipe{}, err
 	}
-	product := build.Product{Kernel: o.Kernel}
+	product := tree.Product{Kernel: o.Kernel}
 	for _, f := range o.Files {
-		product.Files = append(product.Files, build.File{Path: f, Name: path.Base(f)})
+		product.Files = append(product.Files, tree.File{Path: f, Name: path.Base(f)})
 	}
-	return build.Recipe{
+	return tree.Recipe{
 		Configure:   commands(o.Configure),
 		Build:       commands(o.Build),
 		Product:     product,
@@ -40,10 +40,10 @@ func read(spec step.Spec) (build.Recipe, error) {
 	}, nil
 }
 
-func commands(argvs [][]string) []build.Command {
-	var all []build.Command
+func commands(argvs [][]string) []tree.Command {
+	var all []tree.Command
 	for _, argv := range argvs {
-		all = append(all, build.Command{Argv: argv})
+		all = append(all, tree.Command{Argv: argv})
 	}
 	return all
 }
@@ -59,13 +59,13 @@ func (o *Options) check() error {
 	if err := checkCommands("build", o.Build); err != nil {
 		return err
 	}
-	if err := build.CheckPath("kernel", o.Kernel); err != nil {
+	if err := tree.CheckPath("kernel", o.Kernel); err != nil {
 		return err
 	}
 	seen := map[string]bool{}
 	for i, f := range o.Files {
 		field := fmt.Sprintf("files[%d]", i)
-		if err := build.CheckPath(field, f); err != nil {
+		if err := tree.CheckPath(field, f); err != nil {
 			return err
 		}
 		if seen[path.Base(f)] {
@@ -74,7 +74,7 @@ func (o *Options) check() error {
 		}
 		seen[path.Base(f)] = true
 	}
-	return build.CheckEnv("env", o.Env)
+	return tree.CheckEnv("env", o.Env)
 }
 
 func checkCommands(field string, commands [][]string) error {
@@ -94,7 +94,7 @@ func checkCommands(field string, commands [][]string) error {
 
 // checkSource says if the first command is to come from the source and is not
 // there. A later one may be made by those before it.
-func (o *Options) checkSource(tree *os.Root) error {
+func (o *Options) checkSource(root *os.Root) error {
 	field, first := "build[0]", o.Build[0][0]
 	if len(o.Configure) > 0 {
 		field, first = "configure[0]", o.Configure[0][0]
@@ -102,12 +102,12 @@ func (o *Options) checkSource(tree *os.Root) error {
 	if !strings.Contains(first, "/") || filepath.IsAbs(first) {
 		return nil
 	}
-	info, err := tree.Stat(filepath.FromSlash(first))
+	info, err := root.Stat(filepath.FromSlash(first))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return invalid(field, "the source has no "+first, "a file that .gitignore names is not taken along")
 	case err != nil:
-		return invalid(field, fmt.Sprintf("%s cannot be run: %v", first, build.Cause(err)), "it has to be a program inside the source folder")
+		return invalid(field, fmt.Sprintf("%s cannot be run: %v", first, tree.Cause(err)), "it has to be a program inside the source folder")
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
 		return invalid(field, first+" is not executable", "chmod +x "+first)
 	}

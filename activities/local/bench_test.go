@@ -244,7 +244,7 @@ func leftIn(t testing.TB, text string) int {
 // machine is the machine's folder.
 func (b *bench) machine(r step.Registration) machine.Machine {
 	b.Helper()
-	m, err := b.target().room.Of(r.Spec.Tags)
+	m, err := b.target().machines.Of(r.Spec.Tags)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func resources(t *testing.T, site step.Site) (all []string) {
 	for _, l := range links {
 		for _, whose := range []string{"localtest/dev/" + life, "conformance"} {
 			if whose == "conformance" && !strings.HasPrefix(t.Name(), "TestConformance") {
-				continue // another room's suite
+				continue // another target's suite
 			}
 			if strings.HasPrefix(l.Attrs().Alias, "morgana "+whose+"/") {
 				all = append(all, "tap "+l.Attrs().Name)

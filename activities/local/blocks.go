@@ -11,7 +11,7 @@ import (
 
 const blockSize = 512 // of Solo5's and Linux's block devices
 
-// given are the blocks that the user has already, for [machine.Room.TakeDisks].
+// given are the blocks that the user has already, for [machine.Machines.TakeDisks].
 func given(blocks []Block) (disks []machine.Disk) {
 	for i, b := range blocks {
 		if b.Path != "" {

@@ -29,7 +29,7 @@ const (
 // status in Ready; else it is BootFailed. One that was killed together with its
 // supervisor or its host is started again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
-	return t.room.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
+	return t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
 		s, err := readRecord(rec.Options)
 		return &boot{t: t, m: m, s: s, console: m.Watch(s.expect)}, s.timeout, err
 	})
@@ -80,7 +80,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 		}
 		files = append(files, f)
 	}
-	blocks, err := b.t.room.TakeDisks(ctx, b.m.Tags, given(b.s.Blocks), false)
+	blocks, err := b.t.machines.TakeDisks(ctx, b.m.Tags, given(b.s.Blocks), false)
 	files = append(files, blocks...)
 	if err != nil {
 		return err

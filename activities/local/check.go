@@ -26,7 +26,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 }
 
 func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
-	if _, err := t.room.Of(spec.Tags); err != nil {
+	if _, err := t.machines.Of(spec.Tags); err != nil {
 		return spec, err
 	}
 	s, err := readOptions(spec.Options)
@@ -49,11 +49,11 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	for _, tap := range s.taps(spec.Tags) {
-		if err := t.room.CheckTap(tap); err != nil {
+		if err := t.machines.CheckTap(tap); err != nil {
 			return spec, err
 		}
 	}
-	if err := t.room.CheckDisks(ctx, spec.Tags, given(s.Blocks)); err != nil {
+	if err := t.machines.CheckDisks(ctx, spec.Tags, given(s.Blocks)); err != nil {
 		return spec, err
 	}
 	spec.Host = t.site.Host

@@ -17,7 +17,7 @@ const pieceLimit = 32 << 10
 // UTF-8 has U+FFFD in its place. A machine that was destroyed, or is on another
 // host, is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
-	m, err := t.room.Of(from.Machine.Registration.Spec.Tags)
+	m, err := t.machines.Of(from.Machine.Registration.Spec.Tags)
 	if err != nil {
 		return step.ConsoleText{}, step.During("read console", err)
 	}
@@ -33,7 +33,7 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.Conso
 		said = 0
 	}
 	from.Offset -= said
-	piece, err := t.room.Console(ctx, from)
+	piece, err := t.machines.Console(ctx, from)
 	if err != nil {
 		return piece, err
 	}

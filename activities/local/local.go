@@ -46,7 +46,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Kind is the name of this kind of target: the room, task queue and activity prefix.
+// Kind is the name of this kind of target: its folder, task queue and activity prefix.
 const Kind = "local"
 
 // Options are a local target's options in morgana.yaml. All may be left out.
@@ -113,8 +113,8 @@ type Block struct {
 
 // Target is the local target. It keeps nothing in memory between calls.
 type Target struct {
-	site step.Site
-	room *machine.Room
+	site     step.Site
+	machines *machine.Machines
 }
 
 var (

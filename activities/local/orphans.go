@@ -45,7 +45,7 @@ func (t *Target) held(ctx context.Context, m machine.Machine) error {
 // One that keeps the machine's lock keeps the machine; one that does not would
 // stay for good. wanted chooses the machines, which may be gone already.
 func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) error {
-	root, err := filepath.EvalSymlinks(t.room.Root())
+	root, err := filepath.EvalSymlinks(t.machines.Root())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -58,7 +58,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
 	if err != nil {
 		return step.Image{}, err
 	}
-	return t.room.Image(ctx, k.Spec, s.ABI, options, step.File{Name: kernelFile, Artifact: kernel})
+	return t.machines.Image(ctx, k.Spec, s.ABI, options, step.File{Name: kernelFile, Artifact: kernel})
 }
 
 // inspect fetches a kernel and says what it is.

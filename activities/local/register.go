@@ -23,7 +23,7 @@ const quitGrace = 3 * time.Second
 // with the same digest is adopted. One with another digest is replaced, unless
 // its machine runs: Conflict.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
-	return t.room.Register(ctx, img, func(_ context.Context, made machine.Machine, options json.RawMessage) error {
+	return t.machines.Register(ctx, img, func(_ context.Context, made machine.Machine, options json.RawMessage) error {
 		s, err := readRecord(options)
 		if err != nil {
 			return err
@@ -53,7 +53,7 @@ func (t *Target) quit() machine.Quit {
 // Left; the rest is removed all the same.
 func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
 	errOrphans := t.endOrphans(ctx, spec.Match) // they keep machines' locks
-	done, errMachines := t.room.Destroy(ctx, spec, t.quit())
+	done, errMachines := t.machines.Destroy(ctx, spec, t.quit())
 	if errOrphans == nil && ctx.Err() == nil { // now the supervisors are gone that were killed above
 		errOrphans = t.endOrphans(ctx, spec.Match)
 	}

@@ -76,7 +76,7 @@ func (b *boot) unmet() string {
 
 // consoleTail is the console's last lines for an error's hint.
 func (b *boot) consoleTail(ctx context.Context) string {
-	if lines := b.t.room.ConsoleTail(ctx, b.m); lines != "" {
+	if lines := b.t.machines.ConsoleTail(ctx, b.m); lines != "" {
 		return lines
 	}
 	return "the console is empty: the program printed nothing"

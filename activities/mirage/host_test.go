@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/morgana-deploy/morgana/build/buildtest"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree/treetest"
 )
 
 // What is missing is said before anything runs, with the command that mends it;
@@ -62,7 +62,7 @@ func TestHostLacks(t *testing.T) {
 			b := newBench(t)
 			c.spoil(b)
 			_, err := b.deploy(b.spec("qemu", c.options, project))
-			e := buildtest.WantError(t, err, step.Unsupported, "look for build tools on here: toolchain: ", c.cause,
+			e := treetest.WantError(t, err, step.Unsupported, "look for build tools on here: toolchain: ", c.cause,
 				"on host here, as the worker's user: ", c.hint)
 			if e.Field != "toolchain" {
 				t.Errorf("field is %q", e.Field)
@@ -108,7 +108,7 @@ func TestNoConfig(t *testing.T) {
 				}
 				spec := b.spec("qemu", c.options, c.files)
 				_, err := New(b.Site).Configure(t.Context(), spec)
-				if e := buildtest.WantError(t, err, step.InvalidSpec, c.cause, c.hint); e.Field != "config" {
+				if e := treetest.WantError(t, err, step.InvalidSpec, c.cause, c.hint); e.Field != "config" {
 					t.Errorf("field is %q", e.Field)
 				}
 				if host != "with it" {

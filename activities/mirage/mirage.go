@@ -17,8 +17,8 @@ import (
 	"context"
 	"os"
 
-	"github.com/morgana-deploy/morgana/build"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 // Kind is the name of this toolchain in morgana.yaml.
@@ -57,7 +57,7 @@ type Options struct {
 // The kernel's files are manifest.json (Solo5's, of every target but unix,
 // macosx and Unikraft's) and xl.in (target xen): mirage/manifest.json and
 // mirage/NAME.xl.in of the tree.
-type Toolchain struct{ *build.Toolchain }
+type Toolchain struct{ *tree.Toolchain }
 
 var (
 	_ step.Toolchain = (*Toolchain)(nil)
@@ -65,11 +65,11 @@ var (
 )
 
 // New makes the toolchain of a site. It starts nothing.
-func New(site step.Site) *Toolchain { return &Toolchain{build.New(site, Kind, read)} }
+func New(site step.Site) *Toolchain { return &Toolchain{tree.New(site, Kind, read)} }
 
 // Needs implements [step.Needer].
 func (*Toolchain) Needs(ctx context.Context) []step.Need {
-	found, err := look(ctx, build.EnvironOf(nil))
+	found, err := look(ctx, tree.EnvironOf(nil))
 	if err != nil {
 		return []step.Need{{For: purpose, What: "opam", Why: err.Error(), Fix: "opam switch show"}}
 	}
@@ -77,29 +77,29 @@ func (*Toolchain) Needs(ctx context.Context) []step.Need {
 }
 
 // read makes a recipe of a spec's options.
-func read(spec step.Spec) (build.Recipe, error) {
+func read(spec step.Spec) (tree.Recipe, error) {
 	var o Options
 	if err := step.Decode(spec.Toolchain.Options, &o); err != nil {
-		return build.Recipe{}, err
+		return tree.Recipe{}, err
 	}
 	if err := o.complete(spec.Kind); err != nil {
-		return build.Recipe{}, err
+		return tree.Recipe{}, err
 	}
-	timeout, err := build.Timeout("timeout", o.Timeout)
+	timeout, err := tree.Timeout("timeout", o.Timeout)
 	if err != nil {
-		return build.Recipe{}, err
+		return tree.Recipe{}, err
 	}
 	configure := []string{"mirage", "configure", "-t", o.Target}
 	if o.Config != defaultConfig {
 		configure = append(configure, "-f", o.Config)
 	}
-	r := build.Recipe{
-		Configure:   []build.Command{inSwitch(append(configure, o.keyArgs()...)...)},
-		Build:       []build.Command{inSwitch("make", "build")},
+	r := tree.Recipe{
+		Configure:   []tree.Command{inSwitch(append(configure, o.keyArgs()...)...)},
+		Build:       []tree.Command{inSwitch("make", "build")},
 		Find:        o.find,
 		Accept:      o.accept,
 		Discard:     []string{o.beside("dist"), o.beside("mirage"), "_build"},
-		CheckSource: func(tree *os.Root) error { return checkConfig(tree, o.Config) },
+		CheckSource: func(root *os.Root) error { return checkConfig(root, o.Config) },
 		Inspect:     o.inspect,
 		// Nobody is there to answer opam.
 		Env:     map[string]string{"OPAMYES": "1", "OPAMCOLOR": "never"},
@@ -121,6 +121,6 @@ func read(spec step.Spec) (build.Recipe, error) {
 
 // inSwitch is a command with the environment of the switch, whatever shell the
 // worker was started from.
-func inSwitch(argv ...string) build.Command {
-	return build.Command{Argv: append([]string{"opam", "exec", "--"}, argv...)}
+func inSwitch(argv ...string) tree.Command {
+	return tree.Command{Argv: append([]string{"opam", "exec", "--"}, argv...)}
 }

@@ -8,13 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/morgana-deploy/morgana/build/buildtest"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree/treetest"
 )
 
 func TestMain(m *testing.M) {
-	buildtest.Main(m, func(site step.Site) step.Toolchain { return New(site) })
+	treetest.Main(m, func(site step.Site) step.Toolchain { return New(site) })
 }
 
 // project is a unikernel for the stand-in; see testdata/standin/mirage.
@@ -26,14 +26,14 @@ var project = map[string]string{
 // bench is a host with opam, a root and the switch default in it, which has
 // mirage and dune: stand-ins, but make and the kernels are real.
 type bench struct {
-	*buildtest.Bench
+	*treetest.Bench
 	root string // opam's
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	buildtest.Require(t, "make", "gcc", "sh")
-	b := &bench{buildtest.New(t, Kind), filepath.Join(t.TempDir(), "opam")}
+	treetest.Require(t, "make", "gcc", "sh")
+	b := &bench{treetest.New(t, Kind), filepath.Join(t.TempDir(), "opam")}
 	bin := t.TempDir()
 	b.install("opam", bin)
 	b.newSwitch("default")
@@ -192,8 +192,8 @@ func TestConfigureCommand(t *testing.T) {
 func TestWithoutDepends(t *testing.T) {
 	b := newBench(t)
 	_, err := b.deploy(b.spec("qemu", `{"depends":false}`, project))
-	_ = buildtest.WantError(t, err, step.BuildFailed, "build: opam exec -- make build: exit status 2", `Library "lwt" not found`)
-	if _, err := b.deploy(b.spec("qemu", `{"depends":false}`, buildtest.With(project, "duniverse/lwt/dune", ""))); err != nil {
+	_ = treetest.WantError(t, err, step.BuildFailed, "build: opam exec -- make build: exit status 2", `Library "lwt" not found`)
+	if _, err := b.deploy(b.spec("qemu", `{"depends":false}`, treetest.With(project, "duniverse/lwt/dune", ""))); err != nil {
 		t.Error("with its duniverse:", err)
 	}
 }
@@ -225,12 +225,12 @@ func TestOptionsRefused(t *testing.T) {
 		{`{"timeout":"soon"}`, "qemu", "timeout", step.InvalidSpec, "soon"},
 	} {
 		_, err := b.deploy(b.spec(c.kind, c.options, project))
-		if e := buildtest.WantError(t, err, c.want, c.text); e.Field != c.field {
+		if e := treetest.WantError(t, err, c.want, c.text); e.Field != c.field {
 			t.Errorf("%s: field is %q, want %q", c.options, e.Field, c.field)
 		}
 	}
 	_, err := b.deploy(b.spec("qemu", `{}`, map[string]string{"main.ml": ""}))
-	_ = buildtest.WantError(t, err, step.InvalidSpec, "the source has no config.ml")
+	_ = treetest.WantError(t, err, step.InvalidSpec, "the source has no config.ml")
 	if n := b.builds("default"); n != 0 {
 		t.Errorf("%d builds", n)
 	}

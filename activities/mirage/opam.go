@@ -12,8 +12,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/morgana-deploy/morgana/build"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 const (
@@ -37,22 +37,22 @@ type host struct {
 
 // inspect says what the host lacks, and fixes the switch for all commands: opam
 // would choose by the folder that it runs in, too.
-func (o *Options) inspect(ctx context.Context, e build.Environ) (build.Facts, error) {
+func (o *Options) inspect(ctx context.Context, e tree.Environ) (tree.Facts, error) {
 	h, err := look(ctx, e)
 	if err != nil {
-		return build.Facts{}, fmt.Errorf("look at opam: %w", err)
+		return tree.Facts{}, fmt.Errorf("look at opam: %w", err)
 	}
 	for _, n := range h.needs {
 		if n.Found == "" {
-			return build.Facts{}, &step.Error{Kind: step.Unsupported, Field: "toolchain",
+			return tree.Facts{}, &step.Error{Kind: step.Unsupported, Field: "toolchain",
 				Err: errors.New(cmp.Or(n.Why, n.What+" is not installed")), Hint: n.Fix}
 		}
 	}
 	installed, err := lookPackages(ctx, e, h.name, o.packages())
 	if err != nil {
-		return build.Facts{}, fmt.Errorf("look at opam: %w", err)
+		return tree.Facts{}, fmt.Errorf("look at opam: %w", err)
 	}
-	return build.Facts{
+	return tree.Facts{
 		Env:       map[string]string{switchVar: h.name},
 		Tools:     []string{"mirage " + h.version},
 		Installed: installed,
@@ -77,7 +77,7 @@ func (o *Options) packages() []string {
 // lookPackages lists those of a switch's packages that match patterns, as
 // "solo5.0.9.1". None is no error: make depends has yet to install them. It
 // reads only what opam has on this host.
-func lookPackages(ctx context.Context, e build.Environ, name string, patterns []string) ([]string, error) {
+func lookPackages(ctx context.Context, e tree.Environ, name string, patterns []string) ([]string, error) {
 	text, err := e.Output(ctx, append([]string{"opam", "list", "--switch=" + name, "--installed", "--short", "--columns=package"}, patterns...)...)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -90,7 +90,7 @@ func lookPackages(ctx context.Context, e build.Environ, name string, patterns []
 
 // look asks opam. It stops at the first thing that is missing, for the others
 // cannot be known then. An error says that it could not ask.
-func look(ctx context.Context, e build.Environ) (host, error) {
+func look(ctx context.Context, e tree.Environ) (host, error) {
 	var h host
 	add := func(n step.Need) bool {
 		n.For = purpose
@@ -145,7 +145,7 @@ func look(ctx context.Context, e build.Environ) (host, error) {
 
 // lookSwitch says whether the switch that opam switch show named is there: it
 // names one that is set and does not exist as well, and "" is none.
-func lookSwitch(ctx context.Context, e build.Environ, name string) (step.Need, error) {
+func lookSwitch(ctx context.Context, e tree.Environ, name string) (step.Need, error) {
 	need := step.Need{What: "opam switch"}
 	if name == "" {
 		need.Why = "opam has no current switch"
@@ -171,7 +171,7 @@ func lookSwitch(ctx context.Context, e build.Environ, name string) (step.Need, e
 }
 
 // lookMirage finds mirage's version as commands in the switch see it.
-func lookMirage(ctx context.Context, e build.Environ, name string) (step.Need, error) {
+func lookMirage(ctx context.Context, e tree.Environ, name string) (step.Need, error) {
 	install := "opam install --switch=" + name + " mirage"
 	need := step.Need{What: "mirage", Fix: install}
 	version, err := e.Output(ctx, "opam", "exec", "--switch="+name, "--", "mirage", "--version")

@@ -14,9 +14,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/morgana-deploy/morgana/build"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 const defaultConfig = "config.ml"
@@ -68,7 +68,7 @@ func (o *Options) complete(kind string) error {
 	if o.Config == "" {
 		o.Config = defaultConfig
 	}
-	if err := build.CheckPath("config", o.Config); err != nil {
+	if err := tree.CheckPath("config", o.Config); err != nil {
 		return err
 	}
 	o.Config = path.Clean(o.Config)
@@ -76,7 +76,7 @@ func (o *Options) complete(kind string) error {
 		yes := true
 		o.Depends = &yes
 	}
-	if err := build.CheckEnv("env", o.Env); err != nil {
+	if err := tree.CheckEnv("env", o.Env); err != nil {
 		return err
 	}
 	if err := o.checkSwitch(); err != nil {
@@ -142,25 +142,25 @@ func (o *Options) keyArgs() []string {
 func (o *Options) beside(name string) string { return path.Join(path.Dir(o.Config), name) }
 
 // checkConfig says if the source is no unikernel's.
-func checkConfig(tree *os.Root, config string) error {
-	info, err := tree.Stat(filepath.FromSlash(config))
+func checkConfig(root *os.Root, config string) error {
+	info, err := root.Stat(filepath.FromSlash(config))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return invalid("config", "the source has no "+config, configHint(tree, config))
+		return invalid("config", "the source has no "+config, configHint(root, config))
 	case err != nil:
-		return invalid("config", fmt.Sprintf("%s cannot be read: %v", config, build.Cause(err)), configHint(tree, config))
+		return invalid("config", fmt.Sprintf("%s cannot be read: %v", config, tree.Cause(err)), configHint(root, config))
 	case !info.Mode().IsRegular():
-		return invalid("config", config+" is not a file", configHint(tree, config))
+		return invalid("config", config+" is not a file", configHint(root, config))
 	}
 	return nil
 }
 
 // configHint names the files that may be meant by config, or what else is there.
-func configHint(tree *os.Root, config string) string {
+func configHint(root *os.Root, config string) string {
 	const most, enough = 8, 10_000
 	var meant []string
 	seen := 0
-	_ = fs.WalkDir(tree.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+	_ = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
 		if seen++; seen > enough || len(meant) == most {
 			return fs.SkipAll
 		}
@@ -173,7 +173,7 @@ func configHint(tree *os.Root, config string) string {
 		return "it has " + strings.Join(meant, ", ") + ": option config says which"
 	}
 	const without = "a MirageOS unikernel has a config.ml; a file that .gitignore names is not taken along"
-	entries, err := fs.ReadDir(tree.FS(), ".")
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil || len(entries) == 0 {
 		return without
 	}

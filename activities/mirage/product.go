@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/morgana-deploy/morgana/build"
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 // The names of the files that travel with a kernel.
@@ -24,56 +24,56 @@ const (
 
 // find looks for the kernel by the target's extension: its name is config.ml's
 // to choose. What dist/ and mirage/ hold was made in this tree.
-func (o *Options) find(tree *os.Root) (build.Product, error) {
+func (o *Options) find(root *os.Root) (tree.Product, error) {
 	ext := extensions[o.Target]
-	kernels, err := list(tree, o.beside("dist"), func(info fs.FileInfo) bool {
+	kernels, err := list(root, o.beside("dist"), func(info fs.FileInfo) bool {
 		if ext != "" {
 			return strings.HasSuffix(info.Name(), ext)
 		}
 		return info.Mode()&0o111 != 0 // NAME.xl and dune's own files are not
 	})
 	if err != nil {
-		return build.Product{}, err
+		return tree.Product{}, err
 	}
 	switch len(kernels) {
 	case 0:
-		return build.Product{}, fmt.Errorf("make build succeeded and made no %s for target %s", o.beside("dist/*"+ext), o.Target)
+		return tree.Product{}, fmt.Errorf("make build succeeded and made no %s for target %s", o.beside("dist/*"+ext), o.Target)
 	case 1:
 	default:
-		return build.Product{}, fmt.Errorf("make build made %d kernels: %s", len(kernels), strings.Join(kernels, ", "))
+		return tree.Product{}, fmt.Errorf("make build made %d kernels: %s", len(kernels), strings.Join(kernels, ", "))
 	}
-	p := build.Product{Kernel: kernels[0]}
+	p := tree.Product{Kernel: kernels[0]}
 	switch o.Target {
 	case "hvt", "spt", "virtio", "muen", "genode":
-		p.Files = append(p.Files, build.File{Path: o.beside("mirage/manifest.json"), Name: Manifest})
+		p.Files = append(p.Files, tree.File{Path: o.beside("mirage/manifest.json"), Name: Manifest})
 	case "xen", "qubes": // have no devices in it, and Xen does not ask
-		p.Files = append(p.Files, build.File{Path: o.beside("mirage/manifest.json"), Name: Manifest, Optional: true})
+		p.Files = append(p.Files, tree.File{Path: o.beside("mirage/manifest.json"), Name: Manifest, Optional: true})
 	}
 	// The template is named after the unikernel, even if -o names the kernel.
-	templates, err := list(tree, o.beside("mirage"), func(info fs.FileInfo) bool { return strings.HasSuffix(info.Name(), ".xl.in") })
+	templates, err := list(root, o.beside("mirage"), func(info fs.FileInfo) bool { return strings.HasSuffix(info.Name(), ".xl.in") })
 	if err != nil {
-		return build.Product{}, err
+		return tree.Product{}, err
 	}
 	switch {
 	case len(templates) == 1:
-		p.Files = append(p.Files, build.File{Path: templates[0], Name: XLIn})
+		p.Files = append(p.Files, tree.File{Path: templates[0], Name: XLIn})
 	case len(templates) > 1:
-		return build.Product{}, fmt.Errorf("mirage configure made %d templates: %s", len(templates), strings.Join(templates, ", "))
+		return tree.Product{}, fmt.Errorf("mirage configure made %d templates: %s", len(templates), strings.Join(templates, ", "))
 	}
 	return p, nil
 }
 
 // list gives the paths of a folder's files that are wanted, none if the folder
 // is missing.
-func list(tree *os.Root, folder string, want func(fs.FileInfo) bool) ([]string, error) {
-	entries, err := fs.ReadDir(tree.FS(), folder)
+func list(root *os.Root, folder string, want func(fs.FileInfo) bool) ([]string, error) {
+	entries, err := fs.ReadDir(root.FS(), folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for the kernel in %s: %w", folder, build.Cause(err))
+		return nil, fmt.Errorf("look for the kernel in %s: %w", folder, tree.Cause(err))
 	}
 	var all []string
 	for _, e := range entries {
 		name := path.Join(folder, e.Name())
-		info, err := tree.Stat(name) // a link may be the kernel
+		info, err := root.Stat(name) // a link may be the kernel
 		if err == nil && info.Mode().IsRegular() && want(named{info, e.Name()}) {
 			all = append(all, name)
 		}

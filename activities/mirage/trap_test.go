@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/morgana-deploy/morgana/build/buildtest"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree/treetest"
 )
 
 // configured is a project configured for -t target, and New's toolchain.
@@ -30,12 +30,12 @@ func TestReadyAndNothingBuilt(t *testing.T) {
 	for _, command := range []string{"describe", "query"} {
 		b := newBench(t)
 		tc, src := b.configured(b.spec("qemu", "{}", project))
-		cmd := buildtest.Command(t, src.Tree, "opam", "exec", "--", "mirage", command)
+		cmd := treetest.Command(t, src.Tree, "opam", "exec", "--", "mirage", command)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		_, err := tc.Build(t.Context(), src)
-		_ = buildtest.WantError(t, err, step.BuildFailed, "make build succeeded and made no dist/*.virtio", "whole log: ")
+		_ = treetest.WantError(t, err, step.BuildFailed, "make build succeeded and made no dist/*.virtio", "whole log: ")
 	}
 }
 
@@ -43,7 +43,7 @@ func TestReadyAndNothingBuilt(t *testing.T) {
 func TestOtherName(t *testing.T) {
 	b := newBench(t)
 	tc, src := b.configured(b.spec("xen", "{}", project))
-	cmd := buildtest.Command(t, src.Tree, "opam", "exec", "--", "mirage", "configure", "-t", "xen", "-o", "other")
+	cmd := treetest.Command(t, src.Tree, "opam", "exec", "--", "mirage", "configure", "-t", "xen", "-o", "other")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -60,10 +60,10 @@ func TestOtherName(t *testing.T) {
 // what is to be built.
 func TestStaleFiles(t *testing.T) {
 	b := newBench(t)
-	stale := buildtest.With(project)
+	stale := treetest.With(project)
 	for _, target := range []string{"hvt", "xen", "virtio"} {
 		_, src := b.configured(b.spec("somewhere", `{"target":"`+target+`"}`, stale))
-		if out, err := buildtest.Command(t, src.Tree, "opam", "exec", "--", "make", "build").CombinedOutput(); err != nil {
+		if out, err := treetest.Command(t, src.Tree, "opam", "exec", "--", "make", "build").CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		err := filepath.WalkDir(src.Tree, func(path string, d os.DirEntry, err error) error {
@@ -103,17 +103,17 @@ func TestBuildFails(t *testing.T) {
 	}{
 		"unknown key": {`{"keys":{"ipv4":"10.0.0.2/24"}}`, project,
 			[]string{"configure: opam exec -- mirage configure", "exit status 1", "unknown option '--ipv4'", "whole log: "}},
-		"config.ml": {"{}", buildtest.With(project, "config.ml", "oops"), []string{"exit status 1", "Syntax error"}},
-		"unikernel.ml": {"{}", buildtest.With(project, "unikernel.ml", "oops"),
+		"config.ml": {"{}", treetest.With(project, "config.ml", "oops"), []string{"exit status 1", "Syntax error"}},
+		"unikernel.ml": {"{}", treetest.With(project, "unikernel.ml", "oops"),
 			[]string{"build: opam exec -- make build: exit status 2", "Unbound value oops"}},
-		"hand-written Makefile": {"{}", buildtest.With(project, "Makefile", "all:\n"), []string{"make depends: exit status 2", "depends"}},
-		"another ABI": {"{}", buildtest.With(project, "linked-for", "hvt"),
+		"hand-written Makefile": {"{}", treetest.With(project, "Makefile", "all:\n"), []string{"make depends: exit status 2", "depends"}},
+		"another ABI": {"{}", treetest.With(project, "linked-for", "hvt"),
 			[]string{"build: dist/hello.virtio is no kernel of target virtio: it is solo5-hvt, not multiboot1, solo5-virtio"}},
-		"a program": {"{}", buildtest.With(project, "linked-for", "unix"), []string{"it is linux-executable"}},
+		"a program": {"{}", treetest.With(project, "linked-for", "unix"), []string{"it is linux-executable"}},
 	} {
 		_, err := b.deploy(b.spec("qemu", c.options, c.files))
 		t.Log(name, err)
-		_ = buildtest.WantError(t, err, step.BuildFailed, c.texts...)
+		_ = treetest.WantError(t, err, step.BuildFailed, c.texts...)
 	}
 }
 
@@ -144,7 +144,7 @@ func TestCached(t *testing.T) {
 	deploy("another target", "xen", "{}", project, true)
 	deploy("a key", "qemu", `{"keys":{"dhcp":true}}`, project, true)
 	deploy("the key's other value", "qemu", `{"keys":{"dhcp":false}}`, project, true)
-	deploy("another source", "qemu", "{}", buildtest.With(project, "unikernel.ml", "let start () = 1\n"), true)
+	deploy("another source", "qemu", "{}", treetest.With(project, "unikernel.ml", "let start () = 1\n"), true)
 	deploy("another switch", "qemu", `{"switch":"five"}`, project, true)
 	b.write(filepath.Join(b.root, "default/mirage-version"), "4.12.0\n")
 	deploy("another mirage", "qemu", "{}", project, true)
@@ -204,7 +204,7 @@ func TestUpgradeAfterConfigure(t *testing.T) {
 			tc, src := b.configured(spec)
 			upgrade(b)
 			_, err := tc.Build(t.Context(), src)
-			_ = buildtest.WantError(t, err, step.TreeGone, "configured with other tools")
+			_ = treetest.WantError(t, err, step.TreeGone, "configured with other tools")
 			if k, err := b.deploy(spec); err != nil || k.Cached {
 				t.Errorf("configured again: %+v, %v", k, err)
 			}
@@ -228,7 +228,7 @@ func TestPackagesUnknown(t *testing.T) {
 // one at a time installs into the switch.
 func TestTogether(t *testing.T) {
 	b := newBench(t)
-	files := buildtest.With(project, "slow-depends", "")
+	files := treetest.With(project, "slow-depends", "")
 	var all sync.WaitGroup
 	for _, target := range []string{"hvt", "spt", "virtio", "xen"} {
 		spec := b.spec("somewhere", `{"target":"`+target+`","timeout":"1500ms"}`, files)
@@ -252,7 +252,7 @@ func TestWorkerKilled(t *testing.T) {
 		for _, next := range []string{"again", "Clean"} {
 			t.Run(string(stage)+" "+next, func(t *testing.T) {
 				b := newBench(t)
-				spec := b.spec("qemu", "{}", buildtest.With(project, hang, ""))
+				spec := b.spec("qemu", "{}", treetest.With(project, hang, ""))
 				folder, err := spec.Folder()
 				if err != nil {
 					t.Fatal(err)
@@ -281,7 +281,7 @@ func TestWorkerKilled(t *testing.T) {
 						t.Fatal(err)
 					}
 					b.KillWorker(stage, src, filepath.Join(tree, "pid"))
-					if buildtest.Running(pid) {
+					if treetest.Running(pid) {
 						t.Error("the grandchild lived on when the new tree was made")
 					}
 					if _, err := tc.Clean(t.Context(), spec); err != nil {
@@ -289,7 +289,7 @@ func TestWorkerKilled(t *testing.T) {
 					}
 					b.WantNothing()
 				}
-				if buildtest.Running(pid) {
+				if treetest.Running(pid) {
 					t.Error("the grandchild lives on")
 				}
 				if took := time.Since(begun); took > 5*time.Second {

@@ -119,7 +119,7 @@ func failed(op string, err error) error {
 		return &step.Error{Kind: e.Kind, Op: op, Hint: e.Hint, Err: err}
 	}
 	if errors.Is(err, syscall.ENOSPC) {
-		return &step.Error{Kind: step.NoSpace, Op: op, Hint: "make room on the disk of the worker's state folder", Err: err}
+		return &step.Error{Kind: step.NoSpace, Op: op, Hint: "free space on the disk of the worker's state folder", Err: err}
 	}
 	return fmt.Errorf("%s: %w", op, err)
 }

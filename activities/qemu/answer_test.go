@@ -26,7 +26,7 @@ func TestExpectPort(t *testing.T) {
 			t.Errorf("%s: ready %q at %s", test.options, m.Ready, m.Addresses)
 		}
 		// The forward it was asked through is gone; what was wanted is there.
-		on, err := New(b.site).room.Of(r.Spec.Tags)
+		on, err := New(b.site).machines.Of(r.Spec.Tags)
 		if err != nil {
 			t.Fatal(err)
 		}

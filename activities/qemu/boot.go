@@ -24,7 +24,7 @@ const silence = time.Second
 // is BootFailed. A machine that was killed is started again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	var b *boot
-	out, err := t.room.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
+	out, err := t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
 		s, err := read(rec.Options)
 		b = &boot{t: t, m: guest{m}, rec: rec, s: s, console: m.Watch(s.expect)}
 		return b, s.timeout, err
@@ -99,12 +99,12 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	if err != nil {
 		return err
 	}
-	disks, err := b.t.room.TakeDisks(ctx, b.m.Tags, given(b.s.Disks), false)
+	disks, err := b.t.machines.TakeDisks(ctx, b.m.Tags, given(b.s.Disks), false)
 	files = append(files, disks...)
 	if err != nil {
 		return err
 	}
-	most, err := b.room(disks)
+	most, err := b.fileLimit(disks)
 	if err != nil {
 		return err
 	}

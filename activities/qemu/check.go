@@ -21,7 +21,7 @@ import (
 // spec returned has Host, and all options written out.
 func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	const op = "check qemu target"
-	if _, err := t.room.Of(spec.Tags); err != nil {
+	if _, err := t.machines.Of(spec.Tags); err != nil {
 		return spec, step.During(op, err)
 	}
 	s, err := read(spec.Options)
@@ -33,8 +33,8 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		func() error { return checkMemory(s.Memory) },
 		func() error { _, err := t.accelerate(ctx, s); return err },
 		func() error { return s.checkBoot(ctx) },
-		func() error { return t.room.CheckDisks(ctx, spec.Tags, given(s.Disks)) },
-		func() error { return s.checkTaps(t.room, spec.Tags) },
+		func() error { return t.machines.CheckDisks(ctx, spec.Tags, given(s.Disks)) },
+		func() error { return s.checkTaps(t.machines, spec.Tags) },
 		func() error { return t.checkPorts(ctx, spec.Tags, s.forwards) },
 	} {
 		if err := check(); err != nil {

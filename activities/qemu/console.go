@@ -21,8 +21,8 @@ func limited(bytes int64, qemu string, args ...string) *exec.Cmd {
 	return exec.Command("/bin/sh", append([]string{"-c", script, "sh", blocks, qemu}, args...)...) //nolint:noctx,gosec // it outlives the call and its context; the script is fixed
 }
 
-// room is how large the machine's files may get: no smaller than its disks are.
-func (b *boot) room(disks []*os.File) (int64, error) {
+// fileLimit is how large the machine's files may get: no smaller than its disks are.
+func (b *boot) fileLimit(disks []*os.File) (int64, error) {
 	most := int64(consoleLimit)
 	for _, f := range disks {
 		size, err := f.Seek(0, io.SeekEnd) // of a block device as well

@@ -248,7 +248,7 @@ func TestTapsWithoutPermission(t *testing.T) {
 		}
 		s, err := read([]byte(`{"network":"tap"}`))
 		if err == nil {
-			err = s.checkTaps(New(b.site).room, b.spec("no", 1, `{}`).Tags)
+			err = s.checkTaps(New(b.site).machines, b.spec("no", 1, `{}`).Tags)
 		}
 		done <- err
 	}()
@@ -320,7 +320,7 @@ func TestKilledPackaging(t *testing.T) {
 		func(spec step.Spec) { b.destroy(spec) },
 	} {
 		spec := b.spec("scratch", 1, `{}`)
-		left := filepath.Join(New(b.site).room.Root(), ".scratch.dev.00c0ffee-1.123")
+		left := filepath.Join(New(b.site).machines.Root(), ".scratch.dev.00c0ffee-1.123")
 		if err := os.MkdirAll(left, 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -66,7 +66,7 @@ func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error
 		return facts{}, err
 	}
 	now := facts{Boot: strings.TrimSpace(string(boot)), QEMU: qemu, Built: program.ModTime().UTC()}
-	cache := filepath.Join(t.room.Root(), ".facts.json")
+	cache := filepath.Join(t.machines.Root(), ".facts.json")
 	var kept facts
 	if b, err := os.ReadFile(cache); err == nil && json.Unmarshal(b, &kept) == nil &&
 		kept.Boot == now.Boot && kept.QEMU == now.QEMU && kept.Built.Equal(now.Built) &&
@@ -84,7 +84,7 @@ func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error
 	}
 	b, err := json.Marshal(now)
 	if err == nil {
-		err = os.MkdirAll(t.room.Root(), 0o700)
+		err = os.MkdirAll(t.machines.Root(), 0o700)
 	}
 	if err == nil {
 		err = machine.WriteFile(cache, b)

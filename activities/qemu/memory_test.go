@@ -59,7 +59,7 @@ func TestStoppedMachine(t *testing.T) {
 		}
 		r := b.register(b.spec("stopped", 1, "%s", options))
 		q := New(b.site)
-		m, err := q.room.Of(r.Spec.Tags)
+		m, err := q.machines.Of(r.Spec.Tags)
 		if err != nil {
 			t.Fatal(err)
 		}

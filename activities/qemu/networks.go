@@ -182,12 +182,12 @@ func (s *settings) mac(rec machine.Record, i int) string {
 }
 
 // checkTaps says whether this worker can make the machine's taps.
-func (s *settings) checkTaps(room *machine.Room, tags step.Tags) error {
+func (s *settings) checkTaps(machines *machine.Machines, tags step.Tags) error {
 	for i, n := range s.networks {
 		if n.Kind != tapNetwork {
 			continue
 		}
-		if err := room.CheckTap(s.tap(tags, i)); err != nil {
+		if err := machines.CheckTap(s.tap(tags, i)); err != nil {
 			return s.blame(err)
 		}
 	}

@@ -41,7 +41,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err != nil {
 		return img, err
 	}
-	folder, done, err := t.room.Scratch(k.Spec.Tags)
+	folder, done, err := t.machines.Scratch(k.Spec.Tags)
 	if err != nil {
 		return img, err
 	}
@@ -81,7 +81,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 		}
 		files = append(files, step.File{Name: manifestFile, Artifact: a})
 	}
-	return t.room.Image(ctx, k.Spec, format, options, files...)
+	return t.machines.Image(ctx, k.Spec, format, options, files...)
 }
 
 // packing is one call of Package.
@@ -203,7 +203,7 @@ func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	raw := filepath.Join(p.folder, bootDisk)
 	step.Report(ctx, step.Progress{Note: "making the disk"})
 	if err := disk.Write(ctx, raw, p.s.layout(), boot, p.s.size); err != nil {
-		return nil, machine.TooBig(err, p.t.room.Root(), "size", p.s.Size)
+		return nil, machine.TooBig(err, p.t.machines.Root(), "size", p.s.Size)
 	}
 	step.Report(ctx, step.Progress{Note: "storing the disk"})
 	a, err := disk.Store(ctx, p.t.site.Store, raw)

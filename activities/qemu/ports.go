@@ -158,7 +158,7 @@ func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, fie
 
 // holder is the machine of ours that has f or what overlaps it, nil if none.
 func (t *Target) holder(ctx context.Context, f forward) (*guest, error) {
-	all, err := t.room.All(func(step.Tags) bool { return true })
+	all, err := t.machines.All(func(step.Tags) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +222,7 @@ func contains(all []forward, f forward) bool {
 }
 
 func (t *Target) takePort(ctx context.Context, m guest, f forward) error {
-	others, err := t.room.All(func(have step.Tags) bool {
+	others, err := t.machines.All(func(have step.Tags) bool {
 		return have.App == m.Tags.App && have.Target == m.Tags.Target && have != m.Tags
 	})
 	if err != nil {
@@ -259,7 +259,7 @@ func (t *Target) returnPorts(ctx context.Context, tags step.Tags) error {
 		return nil // all of it is being removed
 	}
 	life := step.Tags{App: tags.App, Target: tags.Target, Life: tags.Life}
-	all, err := t.room.All(life.Match)
+	all, err := t.machines.All(life.Match)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 func (b *bench) holders(app string, port int) string {
 	b.Helper()
 	var who []string
-	all, err := New(b.site).room.All(func(t step.Tags) bool { return t.App == app })
+	all, err := New(b.site).machines.All(func(t step.Tags) bool { return t.App == app })
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestPortsHalfMoved(t *testing.T) {
 	b.boot(r1)
 	take := func(r step.Registration) {
 		t.Helper()
-		m, err := New(b.site).room.Of(r.Spec.Tags)
+		m, err := New(b.site).machines.Of(r.Spec.Tags)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,8 +110,8 @@ func TestPortsHalfMoved(t *testing.T) {
 	b.boot(r2)
 	b.expectHolder("boot again", "web", port, "2")
 	// Destroy ended the new one and died before it returned the port.
-	room := New(b.site).room
-	if _, err := room.Destroy(t.Context(), r2.Spec, quit); err != nil {
+	all := New(b.site).machines
+	if _, err := all.Destroy(t.Context(), r2.Spec, quit); err != nil {
 		t.Fatal(err)
 	}
 	b.expectHolder("half destroyed", "web", port, "")

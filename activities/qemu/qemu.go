@@ -45,7 +45,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Kind is the name of this kind of target: the room, task queue and activity prefix.
+// Kind is the name of this kind of target: its folder, task queue and activity prefix.
 const Kind = "qemu"
 
 // The files of a machine's folder, beside those of package machine.
@@ -61,8 +61,8 @@ const (
 
 // Target is the qemu target. It keeps nothing in memory between calls.
 type Target struct {
-	site step.Site
-	room *machine.Room
+	site     step.Site
+	machines *machine.Machines
 }
 
 var _ step.Target = (*Target)(nil)

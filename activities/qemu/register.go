@@ -21,7 +21,7 @@ const quitGrace = 3 * time.Second
 // with the same digest is adopted. One with another digest is replaced, unless
 // its machine runs: Conflict.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
-	return t.room.Register(ctx, img, prepare)
+	return t.machines.Register(ctx, img, prepare)
 }
 
 // prepare unpacks the disk it boots from, and makes the data disks.
@@ -62,7 +62,7 @@ func unpack(ctx context.Context, made machine.Machine) error {
 // Console reads what the kernel printed. Text that is not UTF-8 has U+FFFD in
 // its place. A machine that was destroyed, or is on another host, is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
-	return t.room.Console(ctx, from)
+	return t.machines.Console(ctx, from)
 }
 
 // quit asks QEMU itself.
@@ -74,7 +74,7 @@ var quit = machine.Quit{Grace: quitGrace, Ask: func(ctx context.Context, m machi
 // made ones as well. What it cannot end is named in the error's Left; the rest
 // is removed all the same.
 func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
-	done, err := t.room.Destroy(ctx, spec, quit)
+	done, err := t.machines.Destroy(ctx, spec, quit)
 	if err != nil {
 		return done, err
 	}

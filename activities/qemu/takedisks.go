@@ -11,7 +11,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// given are the disks that are there already, for [machine.Room.TakeDisks].
+// given are the disks that are there already, for [machine.Machines.TakeDisks].
 func given(disks []Disk) (there []machine.Disk) {
 	for i, d := range disks {
 		if d.Path != "" {

@@ -22,7 +22,7 @@ func dataFile(t *testing.T) (path, link string) {
 	return path, link
 }
 
-// flocks says whether the file can be locked, as another room's machine would.
+// flocks says whether the file can be locked, as another target's machine would.
 func flocks(t *testing.T, path string, how int) bool {
 	t.Helper()
 	f, err := os.Open(path)
@@ -70,7 +70,7 @@ func TestDiskHasManyNames(t *testing.T) {
 	}
 }
 
-// A disk that another room's machine has, or another program, is not ours to write to.
+// A disk that another target's machine has, or another program, is not ours to write to.
 func TestDiskOfOthers(t *testing.T) {
 	b := newBench(t)
 	path, link := dataFile(t)

@@ -75,7 +75,7 @@ func (b *boot) Died(ctx context.Context) error {
 
 // consoleTail is the console's last lines for an error's hint.
 func (b *boot) consoleTail(ctx context.Context) string {
-	if lines := b.t.room.ConsoleTail(ctx, b.m.Machine); lines != "" {
+	if lines := b.t.machines.ConsoleTail(ctx, b.m.Machine); lines != "" {
 		return lines
 	}
 	return "the console is empty: the kernel printed nothing on the first serial port (COM1)"

@@ -109,7 +109,7 @@ func (d *dom0) explain(err error) error {
 	}
 	told := strings.TrimSpace(exit.Stderr)
 	if strings.Contains(told, full) {
-		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full", d.host), Hint: "make room under " + d.root}
+		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full", d.host), Hint: "free space under " + d.root}
 	}
 	switch exit.Status {
 	case absent:
@@ -126,7 +126,7 @@ func (d *dom0) explain(err error) error {
 	case refused:
 		return said(told)
 	case noSpace:
-		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full: %s", d.host, told), Hint: "make room under " + d.root}
+		return &step.Error{Kind: step.NoSpace, Err: fmt.Errorf("%s is full: %s", d.host, told), Hint: "free space under " + d.root}
 	case noDom0:
 		return &step.Error{Kind: step.Unsupported, Field: "host", Err: fmt.Errorf("%s is no Xen host: %s", d.host, told),
 			Hint: "name a host that runs Xen, as ssh://root@xen1; it must be its dom0"}

@@ -125,8 +125,8 @@ hold() {
 	flock -w 60 8 || fail $BUSY "$root"
 }
 
-# room FOLDER KIB
-room() {
+# check_space FOLDER KIB
+check_space() {
 	free=$(df -Pk "$1" | awk 'END { print $4 }')
 	[ "$2" -lt "$free" ] || fail $NOSPACE "$1 has $free KiB free, $2 KiB are needed"
 }

@@ -33,14 +33,14 @@ const (
 // file is missing, or what a network or a block device of the xl.in is bound to.
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for xen"
-	img, err := pack(ctx, t.site.Store, t.room, k)
+	img, err := pack(ctx, t.site.Store, t.machines, k)
 	if err != nil {
 		return step.Image{}, step.During(op, err)
 	}
 	return img, nil
 }
 
-func pack(ctx context.Context, store step.Store, room *machine.Room, k step.Kernel) (img step.Image, err error) {
+func pack(ctx context.Context, store step.Store, machines *machine.Machines, k step.Kernel) (img step.Image, err error) {
 	s, err := read(k.Spec.Options)
 	if err != nil {
 		return img, err
@@ -48,7 +48,7 @@ func pack(ctx context.Context, store step.Store, room *machine.Room, k step.Kern
 	if _, err := s.starts(k.ABIs, ""); err != nil {
 		return img, err // before anything is fetched
 	}
-	folder, done, err := room.Scratch(k.Spec.Tags)
+	folder, done, err := machines.Scratch(k.Spec.Tags)
 	if err != nil {
 		return img, err
 	}

@@ -157,7 +157,7 @@ func (t *Target) sendFile(ctx context.Context, d *dom0, tags step.Tags, digest s
 	from = min(from, f.Artifact.Size) // of one that has more, the host says so
 	// From a file of our own: what the store gives is verified only at its end,
 	// and nothing unverified is to leave this host.
-	folder, done, err := t.room.Scratch(tags)
+	folder, done, err := t.machines.Scratch(tags)
 	if err != nil {
 		return err
 	}

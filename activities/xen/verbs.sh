@@ -55,7 +55,7 @@ reserve) # FOLDER DIGEST KIB: says what of the image is there: "whole", or "NAME
 		echo whole
 		exit
 	fi
-	room "$root" "$3"
+	check_space "$root" "$3"
 	mkdir -p "$root/.$2.part"
 	find "$root/.$2.part" -maxdepth 1 -type f -printf '%f %s\n'
 	;;
@@ -92,7 +92,7 @@ configure) # FOLDER DIGEST BYTES WRITES FILE...: all files of the image are ther
 	lock "$dir" 300 || fail $ABSENT "$dir"
 	for file; do
 		[ ! -e "$dir/$file" ] || continue
-		room "$dir" "$(du -k "$image/$file" | cut -f 1)"
+		check_space "$dir" "$(du -k "$image/$file" | cut -f 1)"
 		cp --sparse=always --reflink=auto "$image/$file" "$dir/$file.new"
 		sync -f "$dir" # a name says that it is whole
 		mv "$dir/$file.new" "$dir/$file"

@@ -40,7 +40,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Kind is the name of this kind of target: the room, task queue and activity prefix.
+// Kind is the name of this kind of target: its folder, task queue and activity prefix.
 const Kind = "xen"
 
 // Root is the folder on the Xen host that holds images and domains.
@@ -48,9 +48,9 @@ const Root = "/var/lib/morgana"
 
 // Target is the xen target. It keeps nothing in memory but connections.
 type Target struct {
-	site step.Site
-	room *machine.Room // for files in work
-	root string
+	site     step.Site
+	machines *machine.Machines // for files in work
+	root     string
 }
 
 var (

@@ -229,7 +229,7 @@ func TestBad(t *testing.T) {
 }
 
 // FuzzParse: whatever is taken gives a morgana.yaml that is taken as well, its
-// target xen by the room.
+// target xen by the target.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{web, "main-noip: a\nxl-vif: [&a [*a]]\n", "main-ip: A.b\nxl-x: \"'\nfs-a: *)\"\n", "main-ip: a\nxl-disk: ['\\x', \"\\q\"]\n",
 		"main-ip: a\nip-netmask: 0.0.0.0\n", "main-http: a\nhttp-port: 1\nunknown key: x\n", "main-ip: a\n#: \n:\n", "main-ip: a\nxl-extra: \t\\\n",
@@ -257,13 +257,13 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, target := range p.Targets {
 			if err := refusal(t, target); err != nil {
-				t.Errorf("the room: %v\n%s", err, c.Project("x"))
+				t.Errorf("the target: %v\n%s", err, c.Project("x"))
 			}
 		}
 	})
 }
 
-// refusal is what the room xen has against the options of a target of its kind.
+// refusal is what the target xen has against the options of a target of its kind.
 // It looks at them before it finds that it cannot start such a kernel.
 func refusal(t *testing.T, target config.Target) error {
 	t.Helper()

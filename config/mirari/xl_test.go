@@ -8,7 +8,7 @@ import (
 	"github.com/morgana-deploy/morgana/config/mirari"
 )
 
-// TestXL: what the xl- lines become, and that the room takes it.
+// TestXL: what the xl- lines become, and that the target takes it.
 func TestXL(t *testing.T) {
 	const nothing = ``
 	for name, c := range map[string]struct{ lines, options, notes string }{

@@ -23,7 +23,7 @@ import (
 
 const module = "github.com/morgana-deploy/morgana"
 
-// kind is a room whose options are known.
+// kind is a target or toolchain whose options are known.
 type kind struct {
 	name    string
 	about   string
@@ -139,13 +139,13 @@ func byKind(root string, defs object, role string, kinds []kind, common object) 
 			"then": object{"$ref": "#/$defs/" + role + "." + k.name},
 		})
 	}
-	kindSchema := described("The room that does it.", object{"anyOf": []object{{"enum": names}, {"$ref": "#/$defs/name"}}})
+	kindSchema := described("The kind that does it.", object{"anyOf": []object{{"enum": names}, {"$ref": "#/$defs/name"}}})
 	properties := object{"kind": kindSchema}
 	maps.Copy(properties, common)
 	return object{"properties": properties, "allOf": choices}, nil
 }
 
-// optionsOf reflects the options of a room, with their comments.
+// optionsOf reflects the options of a kind, with their comments.
 func optionsOf(root string, k kind) (object, error) {
 	r := &jsonschema.Reflector{
 		Anonymous: true, DoNotReference: true, ExpandedStruct: true, RequiredFromJSONSchemaTags: true,

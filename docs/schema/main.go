@@ -1,5 +1,5 @@
 // Command schema writes docs/morgana.schema.json, the JSON Schema of
-// morgana.yaml, from the options of the rooms and their doc comments:
+// morgana.yaml, from the options of the kinds and their doc comments:
 //
 //	go run ./docs/schema
 package main

@@ -95,7 +95,7 @@ func failIn(folder, op string, err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT),
 		errors.As(err, &exit) && syscall.Statfs(folder, &stat) == nil && stat.Bavail*uint64(stat.Bsize) < full:
-		e.Kind, e.Hint = step.NoSpace, "make room in "+folder
+		e.Kind, e.Hint = step.NoSpace, "free space in "+folder
 	case errors.Is(err, fs.ErrNotExist):
 		e.Kind = step.NotFound
 	}

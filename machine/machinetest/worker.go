@@ -1,4 +1,4 @@
-// Package machinetest kills workers that boot a machine, for the tests of rooms.
+// Package machinetest kills workers that boot a machine, for the tests of targets.
 package machinetest
 
 import (
@@ -27,7 +27,7 @@ type order struct {
 	Registration step.Registration `json:"registration"`
 }
 
-// Worker is a test of the room's that does nothing by itself: it is the worker
+// Worker is a test of the target's that does nothing by itself: it is the worker
 // of [Start], and boots what it is told.
 func Worker(t *testing.T, target func(step.Site) step.Target) {
 	text, ok := os.LookupEnv(input)

@@ -1,0 +1,128 @@
+package tree
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// record is a build that was done: State/command/cache/<key>.json.
+type record struct {
+	Kernel step.Artifact  `json:"kernel"`
+	ABIs   []string       `json:"abis"`
+	Files  []step.File    `json:"files,omitempty"`
+	Log    *step.Artifact `json:"log,omitempty"`
+}
+
+func (t *Toolchain) cacheFile(name string) string { return filepath.Join(t.folder, "cache", name) }
+
+// cached finds the kernel of an earlier build of the same recipe, if the store
+// still has it.
+func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, error) {
+	path := t.cacheFile(w.key + ".json")
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return step.Kernel{}, false, nil
+	}
+	if err != nil {
+		return step.Kernel{}, false, failed("read cache", t.folder, err)
+	}
+	var rec record
+	if err := json.Unmarshal(text, &rec); err != nil || rec.Kernel.SHA256 == "" {
+		return step.Kernel{}, false, nil //nolint:nilerr // a broken record is written anew
+	}
+	needed := []step.Artifact{rec.Kernel}
+	for _, f := range rec.Files {
+		needed = append(needed, f.Artifact)
+	}
+	for _, a := range needed {
+		f, err := t.site.Store.Open(ctx, a)
+		if step.KindOf(err) == step.NotFound {
+			return step.Kernel{}, false, nil
+		}
+		if err != nil {
+			return step.Kernel{}, false, failed("look for a cached kernel", t.folder, err)
+		}
+		_ = f.Close() // nothing was read
+	}
+	return step.Kernel{Spec: w.spec, File: rec.Kernel, ABIs: rec.ABIs, Files: rec.Files, Log: rec.Log, Cached: true}, true, nil
+}
+
+func (t *Toolchain) remember(w *work, k step.Kernel) error {
+	text, err := json.Marshal(record{k.File, k.ABIs, k.Files, k.Log})
+	if err != nil {
+		return err
+	}
+	return writeFile(t.cacheFile(w.key+".json"), text)
+}
+
+// lockKey waits until nobody else on this host builds the same.
+func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
+	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
+		return nil, failed("lock the cache", t.folder, err)
+	}
+	l, err := waitLock(ctx, t.cacheFile(w.key+".lock"), w.rollout.name(), func(holder string) {
+		step.Report(ctx, step.Progress{Note: "waiting for the same build in " + holder})
+	})
+	if err != nil {
+		return nil, failed("wait for the same build", t.folder, err)
+	}
+	return l, nil
+}
+
+// lockExclusive waits until no other command on this host uses what name says;
+// nil if that is nothing. The lock is kept with those of the cache, which has
+// the same need to be swept.
+func (t *Toolchain) lockExclusive(ctx context.Context, w *work, name string) (*lock, error) {
+	if name == "" {
+		return nil, nil
+	}
+	sum := sha256.Sum256([]byte(name))
+	// Build has made the folder, Configure may be the first to come.
+	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
+		return nil, failed("lock "+name, t.folder, err)
+	}
+	path := t.cacheFile("uses-" + hex.EncodeToString(sum[:8]) + ".lock")
+	l, err := waitLock(ctx, path, w.rollout.name(), func(holder string) {
+		step.Report(ctx, step.Progress{Note: "waiting for " + name + ", which " + holder + " uses"})
+	})
+	if err != nil {
+		return nil, failed("wait for "+name, t.folder, err)
+	}
+	return l, nil
+}
+
+// sweepCache removes old records, and locks that nobody holds or has used for
+// as long.
+func (t *Toolchain) sweepCache(now time.Time) {
+	entries, err := os.ReadDir(t.cacheFile("."))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.site.Log.Warn("list cached builds", "error", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || now.Sub(info.ModTime()) < recordAge {
+			continue
+		}
+		path := t.cacheFile(e.Name())
+		if strings.HasSuffix(path, ".lock") {
+			l, err := tryLock(path, "janitor")
+			if err != nil {
+				continue // somebody builds
+			}
+			defer l.release()
+		}
+		if err := removeIfThere(path); err != nil {
+			t.site.Log.Warn("remove old build record", "file", path, "error", err)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// failed makes an Error of err, keeping the kind that it has. A full disk and a
+// folder that may not be written are told apart from passing trouble; folder is
+// where it was met.
+func failed(op, folder string, err error) *step.Error {
+	e := &step.Error{Op: op, Err: named(err)}
+	var inner *step.Error
+	switch {
+	case errors.As(err, &inner):
+		e.Kind, e.Hint, e.Left = inner.Kind, inner.Hint, inner.Left
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e.Kind, e.Hint, e.Err = step.NoSpace, noSpaceHint(folder), Cause(err)
+	case errors.Is(err, fs.ErrPermission):
+		e.Kind, e.Hint = step.Unauthorized, "let the worker's user write to "+folder
+	}
+	return e
+}
+
+// Cause is what the system said of a file or a call, without naming them: the
+// reader is told in other words. An error of another kind is given back.
+func Cause(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	var call *os.SyscallError
+	switch {
+	case errors.As(err, &path):
+		return path.Err
+	case errors.As(err, &link):
+		return link.Err
+	case errors.As(err, &call):
+		return call.Err
+	}
+	return err
+}
+
+// named is an error that names a file and not the call that it was for.
+func named(err error) error {
+	switch e := err.(type) { //nolint:errorlint // what wraps one has words of its own
+	case *fs.PathError:
+		return fmt.Errorf("%s: %w", e.Path, e.Err)
+	case *os.LinkError:
+		return fmt.Errorf("%s: %w", e.New, e.Err)
+	case *os.SyscallError:
+		return e.Err
+	}
+	return err
+}
+
+func noSpaceHint(folder string) string { return "free space on the disk that holds " + folder }
+
+// diskFull reports whether the disk of folder has (nearly) no room. A compiler
+// says so only in its own words.
+func diskFull(folder string) bool {
+	const few = 64 << 10
+	var fs syscall.Statfs_t
+	if syscall.Statfs(folder, &fs) != nil {
+		return false
+	}
+	return fs.Bavail*uint64(fs.Bsize) < few || fs.Files > 0 && fs.Ffree == 0
+}

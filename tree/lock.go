@@ -1,0 +1,99 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock is an exclusive flock. It ends with the process that holds it: commands
+// do not inherit it.
+type lock struct{ file *os.File }
+
+// heldError says that somebody else has the lock.
+type heldError struct {
+	// by is what the holder calls itself, "" if it has not said yet.
+	by string
+}
+
+func (e *heldError) Error() string { return "in use by " + e.by }
+
+func isHeld(err error) bool {
+	var held *heldError
+	return errors.As(err, &held)
+}
+
+// tryLock takes the lock at path, made if missing, or fails at once with a
+// heldError. who names the holder to those who wait.
+func tryLock(path, who string) (*lock, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			held := &heldError{by: "another"}
+			if text, readErr := io.ReadAll(io.LimitReader(f, 200)); readErr == nil && len(text) > 0 {
+				held.by = strings.TrimSpace(string(text))
+			}
+			_ = f.Close() // nothing was written
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, held
+			}
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		// Its last holder may have removed the file after we opened it.
+		mine, err := f.Stat()
+		now, nowErr := os.Stat(path)
+		if err == nil && nowErr == nil && os.SameFile(mine, now) {
+			l := &lock{f}
+			l.sign(who)
+			return l, nil
+		}
+		_ = f.Close() // the lock of a removed file
+	}
+}
+
+// sign says who holds the lock, and by its time when it was used. On a full
+// disk it stays unsigned: Clean must be able to take it even then.
+func (l *lock) sign(who string) {
+	_ = l.file.Truncate(0)
+	_, _ = l.file.WriteAt([]byte(who+"\n"), 0)
+}
+
+// waitLock takes the lock at path as soon as it is free, and calls waiting now
+// and then while it is not.
+func waitLock(ctx context.Context, path, who string, waiting func(holder string)) (*lock, error) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		l, err := tryLock(path, who)
+		var held *heldError
+		if !errors.As(err, &held) {
+			return l, err
+		}
+		// Not at once: a holder that has just come has yet to say who it is.
+		if n%10 == 1 {
+			waiting(held.by)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (%w)", ctx.Err(), held)
+		case <-tick.C:
+		}
+	}
+}
+
+// release gives up the lock; nil is a lock of nothing.
+func (l *lock) release() {
+	if l == nil {
+		return
+	}
+	_ = l.file.Close() // which gives up the flock; nothing to lose
+}

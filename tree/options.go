@@ -1,0 +1,64 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Checks of options that every toolchain has. Their errors are InvalidSpec with
+// the given field.
+
+const defaultTimeout = time.Hour
+
+// Timeout reads a time span as "90m"; empty is an hour.
+func Timeout(field, text string) (time.Duration, error) {
+	if text == "" {
+		return defaultTimeout, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, invalid(field, fmt.Sprintf("%q is not a time span", text), `as in: "90s", "30m", "2h"`)
+	}
+	return d, nil
+}
+
+// CheckPath wants a path, with slashes, of something inside the source folder.
+func CheckPath(field, p string) error {
+	const hint = `a file relative to the source folder, as "dist/hello.xen"`
+	switch {
+	case p == "":
+		return invalid(field, "is missing", hint)
+	case strings.ContainsRune(p, 0):
+		return invalid(field, "has a NUL byte", "")
+	case !filepath.IsLocal(p) || path.Clean(p) == ".":
+		return invalid(field, fmt.Sprintf("%q is not inside the source folder", p), hint)
+	}
+	return nil
+}
+
+var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// CheckEnv wants variables that an environment can hold.
+func CheckEnv(field string, env map[string]string) error {
+	for name, value := range env {
+		if !variableForm.MatchString(name) {
+			return invalid(field, fmt.Sprintf("%q is not a variable's name", name),
+				"letters, digits and underscores, not starting with a digit")
+		}
+		if strings.ContainsRune(value, 0) {
+			return invalid(field+"."+name, "has a NUL byte", "")
+		}
+	}
+	return nil
+}
+
+func invalid(field, cause, hint string) error {
+	return &step.Error{Kind: step.InvalidSpec, Field: field, Err: errors.New(cause), Hint: hint}
+}

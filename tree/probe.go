@@ -1,0 +1,57 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// probeTime bounds a look at the host.
+const probeTime = time.Minute
+
+// Output runs a program that only looks, as "opam switch show", outside of any
+// tree, and gives the text that it printed on its standard output, trimmed. A
+// program that failed is an [*exec.ExitError] with its standard error in Stderr;
+// one that is not there [os.ErrNotExist]. It is ended when ctx is done, or after
+// a minute.
+func (e Environ) Output(ctx context.Context, argv ...string) (string, error) {
+	program, err := e.LookPath(argv[0])
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, probeTime, fmt.Errorf("no answer after %s", probeTime))
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	var out, errs bytes.Buffer
+	cmd := &exec.Cmd{Path: program, Args: argv, Dir: "/", Env: e.all, Stdout: &out, Stderr: &errs, WaitDelay: drainTime,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}}
+	p := start(cmd)
+	if err := p.started(); err != nil {
+		return "", fmt.Errorf("%s: cannot be run: %w", shown(argv), Cause(err))
+	}
+	var waitErr error
+	select {
+	case waitErr = <-p.exited:
+	case <-ctx.Done():
+		p.signal(syscall.SIGKILL)
+		waitErr = <-p.exited
+	}
+	p.signal(syscall.SIGKILL) // what it left in the background
+	err = p.reap()
+	switch {
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("%s: %w", shown(argv), context.Cause(ctx))
+	case waitErr != nil:
+		return "", fmt.Errorf("wait for %s: %w", shown(argv), waitErr)
+	}
+	if exit, ok := err.(*exec.ExitError); ok { //nolint:errorlint // Wait's own, not wrapped
+		exit.Stderr = bytes.TrimSpace(errs.Bytes())
+	}
+	return strings.TrimSpace(out.String()), err
+}

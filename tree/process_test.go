@@ -1,0 +1,199 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func TestCancel(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		most   time.Duration
+		log    string
+	}{
+		"polite":    {`trap 'echo bye; exit 1' TERM; (sh -c 'echo $$ > pid; exec sleep 1000') & wait`, 2 * time.Second, "bye"},
+		"obstinate": {`trap '' TERM; echo begun; (sh -c 'echo $$ > pid; while :; do sleep 1; done')`, 4500 * time.Millisecond, "begun"},
+		"orphan":    {`echo begun; (sh -c 'trap "" TERM; echo $$ > pid; while :; do sleep 1; done') & wait`, 4500 * time.Millisecond, "begun"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			tc := b.toolchain()
+			src, err := tc.Configure(t.Context(), b.Spec(sh(c.script), project))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				_, err := tc.Build(b.Reporting(ctx), src)
+				done <- err
+			}()
+			pid := 0
+			await(t, "the grandchild", func() bool { pid = pidIn(filepath.Join(src.Tree, "pid")); return pid != 0 })
+			started, err := readProcess(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { // if the test fails, nobody else ends it
+				if p, err := readProcess(pid); err == nil && p.started == started.started {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			})
+			cancel()
+			begun := time.Now()
+			if err := <-done; !errors.Is(err, context.Canceled) || step.KindOf(err) != "" {
+				t.Errorf("error is %v", err)
+			}
+			if took := time.Since(begun); took > c.most {
+				t.Errorf("took %s", took)
+			}
+			if running(pid) {
+				t.Error("the grandchild lives on")
+			}
+			if !b.stored(c.log) {
+				t.Errorf("no log with %q in the store", c.log)
+			}
+			// Nothing is held: the next try and Clean get in at once.
+			if _, err := os.Stat(filepath.Join(filepath.Dir(src.Tree), groupFile)); !errors.Is(err, os.ErrNotExist) {
+				t.Error("the group is still on record:", err)
+			}
+			if _, err := tc.Clean(t.Context(), src.Spec); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What a command leaves in the background ends with it, at once.
+func TestBackgroundProcesses(t *testing.T) {
+	b := newBench(t)
+	tc := b.toolchain()
+	src, err := tc.Configure(t.Context(), b.Spec(sh("(sh -c 'echo $$ > pid; exec sleep 1000') & sleep 0.3"), project))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	_, err = tc.Build(t.Context(), src)
+	_ = wantError(t, err, step.BuildFailed, "made no dist/hello")
+	if took := time.Since(begun); took > drainTime {
+		t.Errorf("took %s", took)
+	}
+	if pid := pidIn(filepath.Join(src.Tree, "pid")); pid == 0 || running(pid) {
+		t.Errorf("process %d lives on", pid)
+	}
+}
+
+// A daemon that leaves the group is out of reach, but may not hold the build up.
+func TestDaemon(t *testing.T) {
+	b := newBench(t)
+	o := makeIt()
+	o.Build = append(o.Build, []string{"sh", "-c", "(setsid sh -c 'echo $$ > daemon; exec sleep 5') & sleep 0.2"})
+	spec := b.Spec(o, project)
+	begun := time.Now()
+	tc := b.toolchain()
+	src, err := tc.Configure(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tc.Build(t.Context(), src); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took > 4*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if p, err := os.FindProcess(pidIn(filepath.Join(src.Tree, "daemon"))); err == nil {
+		_ = p.Kill()
+	}
+}
+
+// When a worker is killed in the middle of a build, the next to come ends what
+// the build still runs: Build (which then goes on in the same tree), Configure
+// and Clean.
+func TestWorkerKilled(t *testing.T) {
+	for _, next := range []string{"Build", "Configure", "Clean"} {
+		t.Run(next, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			const block = `@if [ ! -e once ]; then touch once; (trap '' TERM HUP; sh -c 'echo $$$$ > pid; while :; do sleep 1; done') & wait; fi`
+			spec := b.Spec(makeIt(), with(project, "Makefile", makefile(block)))
+			tc := b.toolchain()
+			src, err := tc.Configure(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			grandchild := b.KillWorker(step.Build, src, filepath.Join(src.Tree, "pid"))
+			begun := time.Now()
+			switch next {
+			case "Build":
+				if k, err := tc.Build(t.Context(), src); err != nil || k.Cached {
+					t.Errorf("build: %+v, %v", k, err)
+				}
+			case "Configure":
+				if _, err := tc.Configure(t.Context(), spec); err != nil {
+					t.Error(err)
+				}
+				if _, err := os.Stat(filepath.Join(src.Tree, "once")); !errors.Is(err, os.ErrNotExist) {
+					t.Error("the tree is not new:", err)
+				}
+			case "Clean":
+				if gone, err := tc.Clean(t.Context(), spec); err != nil || len(gone.Removed) != 1 {
+					t.Errorf("clean: %+v, %v", gone, err)
+				}
+				b.WantNothing()
+			}
+			if running(grandchild) {
+				t.Error("the grandchild lives on")
+			}
+			if took := time.Since(begun); took > 3*time.Second {
+				t.Errorf("took %s", took)
+			}
+		})
+	}
+}
+
+// A process group of the same number that is not ours is left alone.
+func TestGroupOfAnother(t *testing.T) {
+	c := exec.Command("sleep", "1000")
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	}()
+	g, err := groupOf(c.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pids, err := g.members(); err != nil || len(pids) != 1 {
+		t.Fatalf("members of its own: %v, %v", pids, err)
+	}
+	for name, other := range map[string]group{
+		"started earlier": {g.ID, g.Started - 1, g.Session, g.Boot},
+		"started later":   {g.ID, g.Started + 1, g.Session, g.Boot},
+		"other boot":      {g.ID, g.Started, g.Session, "another"},
+		"other session":   {g.ID, g.Started, g.Session + 1, g.Boot},
+		"no group":        {-1, g.Started, g.Session, g.Boot},
+	} {
+		path := filepath.Join(t.TempDir(), groupFile)
+		if err := other.record(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := endLeftGroup(t.Context(), path); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !running(c.Process.Pid) {
+			t.Fatalf("%s: killed a stranger", name)
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package tree
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Recipe says how a toolchain makes a kernel of one spec. Paths in it are
+// relative to the source folder, use slashes and stay inside; the toolchain has
+// checked that, and everything else that the user wrote.
+type Recipe struct {
+	// Configure and Build are the commands of the two stages, in order. Build
+	// has at least one.
+	Configure, Build []Command
+	// Product is what the build makes. A toolchain that knows only afterwards
+	// leaves it empty and sets Find.
+	Product Product
+	// Find looks for the product in the tree once Build is done. Its error is
+	// BuildFailed unless it says otherwise, and is given what the build made
+	// as a hint.
+	Find func(tree *os.Root) (Product, error)
+	// Accept refuses a kernel that is none of those which the recipe makes: it
+	// says what the kernel is instead. Nil takes any kernel.
+	Accept func(image.Info) error
+	// Discard is files and folders that the toolchain makes anew and that the
+	// source may have by mistake. They are removed before Configure.
+	Discard []string
+	// CheckSource looks at the unpacked source before any command runs.
+	CheckSource func(tree *os.Root) error
+	// Inspect looks at the host before anything is done, with the environment
+	// that the commands will have, and again at what Configure has installed.
+	// What is missing is Unsupported, with the command that mends it as Hint.
+	Inspect func(ctx context.Context, e Environ) (Facts, error)
+	// Env is added to the environment of all commands; see [EnvironOf].
+	Env map[string]string
+	// Timeout bounds the commands of each stage.
+	Timeout time.Duration
+}
+
+// Command is one command of a stage.
+type Command struct {
+	// Argv is a program and its arguments. A program with a slash is the
+	// source's own, any other is looked up in PATH.
+	Argv []string
+	// Exclusive names what no other command of this toolchain on this host may
+	// use meanwhile, as "opam switch $OPAMSWITCH": variables of the commands'
+	// environment are filled in. Waiting for it is not part of the Timeout.
+	// Empty: nothing.
+	Exclusive string
+}
+
+// Product is what a build makes.
+type Product struct {
+	Kernel string
+	Files  []File
+}
+
+// File travels with the kernel.
+type File struct {
+	Path string
+	// Name is what it is known by, different from the others'.
+	Name string
+	// Optional files are left out if the build made none.
+	Optional bool
+}
+
+// Facts is what a recipe found out about the host.
+type Facts struct {
+	// Env is added to [Recipe.Env].
+	Env map[string]string
+	// Tools is what else about the host shapes the kernel, as "mirage 4.11.0".
+	Tools []string
+	// Installed is as Tools, but the configure commands may install or replace
+	// it ("solo5.0.9.1"): what counts is what is there when they are done.
+	Installed []string
+}
+
+// work is a spec, read and found good.
+type work struct {
+	Recipe
+	spec    step.Spec
+	environ Environ
+	facts   Facts
+	// key is what the kernel depends on, as far as it can be known beforehand.
+	// A key taken before Configure finds what was built with what is installed
+	// already; the tree keeps the one taken after, see [Toolchain.lookAgain].
+	key     string
+	rollout rollout
+}
+
+// read checks everything about a spec that can be checked without its source
+// and the host.
+func (t *Toolchain) read(spec step.Spec) (*work, error) {
+	recipe, err := t.recipe(spec)
+	if err != nil {
+		return nil, err
+	}
+	w := &work{Recipe: recipe, spec: spec}
+	if spec.Origin.Archive == nil {
+		return nil, &step.Error{Kind: step.InvalidSpec, Field: "toolchain",
+			Err:  errors.New(t.kind + " builds from source, and there is none"),
+			Hint: "give a source folder, or use toolchain prebuilt for a kernel that exists already"}
+	}
+	folder, err := spec.Folder()
+	if err != nil {
+		return nil, err
+	}
+	w.rollout = rollout{tags: spec.Tags, dir: filepath.Join(t.folder, folder)}
+	w.environ = EnvironOf(recipe.Env)
+	return w, nil
+}
+
+// look finds out what there is on the host, and with that the key.
+func (t *Toolchain) look(ctx context.Context, w *work) (err error) {
+	if w.Inspect != nil {
+		if w.facts, err = w.Inspect(ctx, w.environ); err != nil {
+			return t.here(err)
+		}
+		env := maps.Clone(w.facts.Env)
+		if env == nil {
+			env = map[string]string{}
+		}
+		maps.Copy(env, w.Env)
+		w.environ = EnvironOf(env)
+	}
+	w.key, err = w.cacheKey(t.kind)
+	return err
+}
+
+// lookAgain is for when the configure commands are done: it takes what they
+// have installed into the key. All else is as they found it. What is missing now
+// was there when they began: another deploy is replacing it, or somebody has
+// removed it, which the next try will say.
+func (t *Toolchain) lookAgain(ctx context.Context, w *work) error {
+	if w.Inspect == nil || len(w.Configure) == 0 {
+		return nil
+	}
+	now, err := w.Inspect(ctx, w.environ)
+	if err != nil {
+		return &step.Error{Op: "look at what configure has installed", Err: err}
+	}
+	w.facts.Installed = now.Installed
+	w.key, err = w.cacheKey(t.kind)
+	return err
+}
+
+// unchanged reports whether the host is still as w found it.
+func (t *Toolchain) unchanged(ctx context.Context, w *work) bool {
+	if w.Inspect == nil {
+		return true
+	}
+	now, err := t.read(w.spec)
+	return err == nil && t.look(ctx, now) == nil && now.key == w.key
+}
+
+// here says on which host something was found to be missing: the Op for those
+// who see it, the Hint for those who are told the field's place instead.
+func (t *Toolchain) here(err error) error {
+	var e *step.Error
+	if errors.As(err, &e) && e.Kind == step.Unsupported && e.Op == "" {
+		e.Op = "look for build tools on " + t.site.Host
+		if e.Field != "" {
+			e.Hint = "on host " + t.site.Host + ", as the worker's user: " + e.Hint
+		}
+	}
+	return err
+}
+
+// cacheFormat changes when the meaning of a record or of a part of the key does.
+const cacheFormat = 3
+
+// cacheKey is the hex SHA-256 over all that shapes a kernel and is known
+// before it is built. The timeout is none of it.
+func (w *work) cacheKey(kind string) (string, error) {
+	argvs := func(commands []Command) [][]string {
+		var all [][]string
+		for _, c := range commands {
+			all = append(all, c.Argv)
+		}
+		return all
+	}
+	inputs, err := json.Marshal(struct {
+		Format           int
+		Kind, Archive    string
+		Configure, Build [][]string
+		Product          Product
+		Discard          []string
+		Env              map[string]string
+		Facts            Facts
+		Environ          []string
+	}{cacheFormat, kind, w.spec.Origin.Archive.SHA256, argvs(w.Configure), argvs(w.Build),
+		w.Product, w.Discard, w.Env, w.facts, w.environ.shaping})
+	if err != nil {
+		return "", fmt.Errorf("cache key: %w", err)
+	}
+	sum := sha256.Sum256(inputs)
+	return hex.EncodeToString(sum[:]), nil
+}

@@ -1,0 +1,131 @@
+// Package tree is what every toolchain with a source tree on a worker's host
+// is made of. A toolchain turns a spec into a [Recipe]: commands and what they
+// make; the rest is here, and the same for all of them:
+//
+//   - Every rollout has a tree of its own, unpacked fresh, in
+//     State/<kind>/<app>.<target>.<life>-<generation>/. Only one process works
+//     in it at a time (flock), and the lock dies with its holder.
+//   - The commands of a stage run in order, in the tree, as process groups. When
+//     the stage ends, in whatever way, its groups are ended. If the worker is
+//     killed, the group it ran is on record (see [group]) and the next Configure,
+//     Build or Clean ends it first.
+//   - A build is judged by its artifact, not by its exit status: the kernel must
+//     be there, inside the tree, new, and be a kernel.
+//   - The same source built by the same commands is built once on a host, even
+//     by several targets at the same time (see [Toolchain.Build]).
+//   - A command sees only the variables that environ.go names and those of
+//     [Recipe].Env: a worker's credentials never reach a build or its log.
+//
+// A command that leaves its process group (setsid) is out of reach.
+package tree
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// treeAge is how long an unused tree is kept: its deploy is over, and the
+	// host died or was cut off before Clean.
+	treeAge = 24 * time.Hour
+	// recordAge is how long a build is remembered. A key has the compilers that
+	// Inspect finds, and not the rest of the host: no record lives for ever.
+	recordAge  = 30 * 24 * time.Hour
+	sweepEvery = time.Hour
+)
+
+// Toolchain implements [step.Toolchain]. It is safe for concurrent use.
+type Toolchain struct {
+	site   step.Site
+	kind   string
+	recipe func(step.Spec) (Recipe, error)
+	// folder is State/<kind>.
+	folder string
+	// swept is when the janitor last ran, in seconds since 1970.
+	swept atomic.Int64
+}
+
+var _ step.Toolchain = (*Toolchain)(nil)
+
+// New makes a toolchain of a site. kind names it, its folder in site.State
+// among others. recipe reads a spec, which may be wrong in every way but has
+// options for this kind: it only looks at it, and fails with InvalidSpec or
+// Unsupported. New starts nothing.
+func New(site step.Site, kind string, recipe func(step.Spec) (Recipe, error)) *Toolchain {
+	if site.Log == nil {
+		site.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Toolchain{site: site, kind: kind, recipe: recipe, folder: filepath.Join(site.State, kind)}
+}
+
+// Clean removes the trees that spec.Tags match and ends what runs in them. It
+// waits at most 5 s for their users to let go. Nothing to remove is no error.
+func (t *Toolchain) Clean(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, cleanWait, fmt.Errorf("it did not end within %s", cleanWait))
+	defer cancel()
+	var gone step.Destroyed
+	all, err := t.rollouts()
+	if err != nil {
+		return gone, failed("list build trees", t.folder, err)
+	}
+	for _, r := range all {
+		if !spec.Match(r.tags) {
+			continue
+		}
+		if err := r.remove(ctx, true); err != nil {
+			e := failed("remove build tree", r.dir, err)
+			e.Left = []string{r.dir}
+			return gone, e
+		}
+		gone.Removed = append(gone.Removed, "build tree "+r.dir)
+	}
+	return gone, nil
+}
+
+// sweep is the janitor: it removes trees that nobody has used for 24 hours and
+// records of builds older than 30 days. Configure calls it, so that it needs no
+// goroutine and works in a worker that runs for months; it acts at most once an
+// hour and for at most 5 s. What it cannot remove it leaves to the next time.
+func (t *Toolchain) sweep(ctx context.Context, now time.Time) {
+	last := t.swept.Load()
+	if now.Unix()-last < int64(sweepEvery/time.Second) || !t.swept.CompareAndSwap(last, now.Unix()) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, cleanWait)
+	defer cancel()
+	all, err := t.rollouts()
+	if err != nil {
+		t.site.Log.Warn("list build trees", "error", err)
+	}
+	for _, r := range all {
+		if now.Sub(r.lastUse()) < treeAge {
+			continue
+		}
+		if err := r.remove(ctx, false); err != nil && !isHeld(err) {
+			t.site.Log.Warn("remove old build tree", "tree", r.dir, "error", err)
+		}
+	}
+	t.sweepCache(now)
+}
+
+// rollouts lists the rollouts that have a folder here.
+func (t *Toolchain) rollouts() ([]rollout, error) {
+	entries, err := os.ReadDir(t.folder)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	var all []rollout
+	for _, e := range entries {
+		if tags, ok := step.ParseFolder(e.Name()); ok && e.IsDir() {
+			all = append(all, rollout{tags: tags, dir: filepath.Join(t.folder, e.Name())})
+		}
+	}
+	return all, err
+}
