@@ -21,6 +21,7 @@ type testPart struct {
 	name  string // of a section
 	bytes []byte
 	align int // default 4
+	zeros int // bytes of memory behind those of the file, of a segment
 }
 
 func load(b []byte) testPart { return testPart{kind: uint32(elf.PT_LOAD), bytes: b} }
@@ -98,10 +99,10 @@ func (t testELF) build() []byte {
 		off, n := place(s), uint64(len(s.bytes))
 		if t.class == elf.ELFCLASS32 {
 			put(elf.Prog32{Type: s.kind, Off: uint32(off), Vaddr: 0x100000, Paddr: 0x100000,
-				Filesz: uint32(n), Memsz: uint32(n), Align: uint32(max(s.align, 4))})
+				Filesz: uint32(n), Memsz: uint32(n) + uint32(s.zeros), Align: uint32(max(s.align, 4))})
 		} else {
 			put(elf.Prog64{Type: s.kind, Off: off, Vaddr: 0x100000, Paddr: 0x100000,
-				Filesz: n, Memsz: n, Align: uint64(max(s.align, 4))})
+				Filesz: n, Memsz: n + uint64(s.zeros), Align: uint64(max(s.align, 4))})
 		}
 	}
 	for i, s := range sections {
@@ -175,13 +176,18 @@ func manifestNote(devices ...Device) []byte {
 	return oneNote("Solo5", solo5Manifest, value)
 }
 
-// solo5Kernel lays out a kernel as Solo5's linker scripts do: an interpreter
-// that is not there, each note in a segment of its own, the manifest's aligned
-// to 8 bytes although its value begins at 20.
+// solo5Kernel has the program headers of a real Solo5 kernel, in their order: an
+// interpreter that is not there, code, constants, data of no size, thread-local
+// data, zeros, and each note in a segment of its own. That of the manifest is
+// aligned to 8 bytes although its value begins at 20.
 func solo5Kernel(target uint32, header []byte, more ...testPart) []byte {
 	return testELF{segments: append([]testPart{
 		{kind: uint32(elf.PT_INTERP), bytes: []byte("/nonexistent/solo5/\x00")},
 		load(append(bytes.Clone(header), someCode...)),
+		load(someCode),
+		load(nil),
+		{kind: uint32(elf.PT_TLS)},
+		{kind: uint32(elf.PT_LOAD), zeros: 1 << 20},
 		note(oneNote("OpenBSD", 1, words(0))),
 		{kind: uint32(elf.PT_NOTE), bytes: manifestNote(Device{"service", NetBasic}, Device{"data", BlockBasic}), align: 8},
 		note(solo5Note(target)),

@@ -2,27 +2,43 @@ package image
 
 import "encoding/binary"
 
-// multiboot1 looks for a multiboot 1 header: aligned to 4 bytes, wholly in the
-// first 8 KiB (Multiboot Specification 0.6.96, 3.1). addressed says that the
-// header has load addresses, so that the file's own format does not matter.
-func multiboot1(head []byte) (found, addressed bool) {
-	const (
-		magic        = 0x1badb002
-		hasAddresses = 1 << 16
-	)
+// multiboot1 is a multiboot 1 header and its offset in the file.
+type multiboot1 struct {
+	header []byte
+	at     int
+}
+
+// findMultiboot1 looks for a multiboot 1 header: aligned to 4 bytes, wholly in the
+// first 8 KiB (Multiboot Specification 0.6.96, 3.1).
+func findMultiboot1(head []byte) (m multiboot1, found bool) {
+	const magic = 0x1badb002
 	head = head[:min(len(head), 8<<10)]
-	for ; len(head) >= 12; head = head[4:] {
-		flags, sum := word(head, 4), word(head, 8)
-		if word(head, 0) != magic || magic+flags+sum != 0 {
-			continue
+	for at := 0; len(head)-at >= 12; at += 4 {
+		m = multiboot1{head[at:], at}
+		if word(m.header, 0) == magic && magic+word(m.header, 4)+word(m.header, 8) == 0 &&
+			(!m.addressed() || len(m.header) >= 32) {
+			return m, true
 		}
-		addressed = flags&hasAddresses != 0
-		if addressed && len(head) < 32 {
-			continue
-		}
-		return true, addressed
 	}
-	return false, false
+	return multiboot1{}, false
+}
+
+// addressed reports flag 16: the header has load addresses, and loaders ignore
+// the file's own format, such as ELF.
+func (m multiboot1) addressed() bool { return word(m.header, 4)&(1<<16) != 0 }
+
+// end is the first address behind the kernel that an addressed header loads from
+// a file of a size.
+func (m multiboot1) end(size uint64) uint64 {
+	header, load := uint64(word(m.header, 12)), uint64(word(m.header, 16))
+	loadEnd, bssEnd := uint64(word(m.header, 20)), uint64(word(m.header, 24))
+	if loadEnd == 0 { // the whole file from the load address on
+		loadEnd = header + size - uint64(m.at)
+	}
+	if loadEnd < load {
+		return 0 // no loader takes it
+	}
+	return max(loadEnd, bssEnd)
 }
 
 // multiboot2 looks for a multiboot2 header for i386: aligned to 8 bytes, wholly
@@ -45,24 +61,33 @@ func multiboot2(head []byte) bool {
 
 // bzImage looks for the header of Linux's x86 boot protocol (Linux's
 // Documentation/arch/x86/boot.rst).
-func bzImage(head []byte) (machine string, ok bool) {
+func bzImage(head []byte) (info Info, ok bool) {
 	const (
-		bootFlagAt, bootFlag     = 0x1fe, 0xaa55
-		magicAt, magic           = 0x202, "HdrS"
-		versionAt                = 0x206
-		xloadflagsAt, kernel64   = 0x236, 1
-		versionThatHasXloadflags = 0x20c
+		bootFlagAt, bootFlag        = 0x1fe, 0xaa55
+		magicAt, magic              = 0x202, "HdrS"
+		versionAt                   = 0x206
+		xloadflagsAt, kernel64      = 0x236, 1
+		versionThatHasXloadflags    = 0x20c
+		preferredAt, initSizeAt     = 0x258, 0x260
+		versionThatHasPreferredAddr = 0x20a
 	)
 	if len(head) < xloadflagsAt+2 ||
 		binary.LittleEndian.Uint16(head[bootFlagAt:]) != bootFlag ||
 		string(head[magicAt:magicAt+4]) != magic {
-		return "", false
+		return Info{}, false
 	}
-	if binary.LittleEndian.Uint16(head[versionAt:]) >= versionThatHasXloadflags &&
-		binary.LittleEndian.Uint16(head[xloadflagsAt:])&kernel64 != 0 {
-		return "x86_64", true
+	info = Info{ABIs: []string{LinuxBzImage}, Machine: "i386"}
+	version := binary.LittleEndian.Uint16(head[versionAt:])
+	if version >= versionThatHasXloadflags && binary.LittleEndian.Uint16(head[xloadflagsAt:])&kernel64 != 0 {
+		info.Machine = "x86_64"
 	}
-	return "i386", true
+	if version >= versionThatHasPreferredAddr && len(head) >= initSizeAt+4 {
+		// Linux unpacks itself at the preferred address, if that is a real one.
+		if at := binary.LittleEndian.Uint64(head[preferredAt:]); at < 1<<40 {
+			info.End = at + uint64(word(head, initSizeAt))
+		}
+	}
+	return info, true
 }
 
 func word(b []byte, at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }

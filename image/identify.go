@@ -88,11 +88,11 @@ func (f *file) identifyPlain() (Info, error) {
 	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return f.identifyELF(head)
 	}
-	if machine, ok := bzImage(head); ok {
-		return Info{ABIs: []string{LinuxBzImage}, Machine: machine}, nil
+	if info, ok := bzImage(head); ok {
+		return info, nil
 	}
-	if found, addressed := multiboot1(head); found && addressed {
-		return Info{ABIs: []string{Multiboot1}, Machine: "i386"}, nil
+	if m, found := findMultiboot1(head); found && m.addressed() {
+		return Info{ABIs: []string{Multiboot1}, Machine: "i386", End: m.end(f.size())}, nil
 	}
 	return Info{}, notKernel(head)
 }
@@ -156,7 +156,14 @@ func (f *file) identifyELF(head []byte) (Info, error) {
 			abis = []string{ELF}
 		}
 	}
-	return Info{ABIs: abis, Machine: machineName(e.Machine), Devices: notes.devices, EmptyLoad: emptyLoad(e)}, nil
+	info := Info{ABIs: abis, Machine: machineName(e.Machine), Devices: notes.devices}
+	if m, found := findMultiboot1(head); found && m.addressed() && slices.Contains(abis, Multiboot1) {
+		info.End = m.end(f.size())
+		info.EmptyLoad = emptyLoad(e) && slices.Contains(abis, Multiboot2) // which GRUB prefers
+	} else {
+		info.End, info.EmptyLoad = segmentsEnd(e), emptyLoad(e)
+	}
+	return info, nil
 }
 
 // elfABIs gives the ABIs by which an ELF file is a kernel.
@@ -182,8 +189,8 @@ func elfABIs(e *elf.File, notes notes, head []byte) []string {
 	if notes.xen.phys32Entry && notes.xen.inSegment {
 		abis = append(abis, PVH)
 	}
-	if found, addressed := multiboot1(head); found {
-		if addressed || e.Class == elf.ELFCLASS32 {
+	if m, found := findMultiboot1(head); found {
+		if m.addressed() || e.Class == elf.ELFCLASS32 {
 			abis = append(abis, Multiboot1)
 		} else {
 			abis = append(abis, Multiboot1ELF64)
@@ -212,7 +219,7 @@ func (f *file) checkSegments(e *elf.File) error {
 		if p.Filesz > p.Memsz {
 			return damaged("segment %d has %d bytes for %d bytes of memory", i, p.Filesz, p.Memsz)
 		}
-		// One segment of no size is no damage: Unikraft has them.
+		// A segment of no size is no damage: Solo5 and Unikraft link such ones.
 		memory |= p.Memsz
 	}
 	if memory == 0 {
@@ -223,6 +230,16 @@ func (f *file) checkSegments(e *elf.File) error {
 
 func emptyLoad(e *elf.File) bool {
 	return slices.ContainsFunc(e.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_LOAD && p.Memsz == 0 })
+}
+
+// segmentsEnd is the first physical address behind the segments.
+func segmentsEnd(e *elf.File) (end uint64) {
+	for _, p := range e.Progs {
+		if p.Type == elf.PT_LOAD && p.Memsz > 0 && p.Paddr+p.Memsz >= p.Paddr {
+			end = max(end, p.Paddr+p.Memsz)
+		}
+	}
+	return end
 }
 
 func hasSegment(e *elf.File, t elf.ProgType) bool {

@@ -9,6 +9,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -67,9 +68,14 @@ type Info struct {
 	// Devices are those a Solo5 kernel was linked for, in the manifest's order;
 	// nil for any other kernel, and for one that wants none.
 	Devices []Device
-	// EmptyLoad says that it has a PT_LOAD segment of no size, as Unikraft's
-	// kernels have. GRUB's multiboot loader refuses those: "overlap detected".
+	// EmptyLoad says that GRUB reads the kernel's ELF segments and refuses one of
+	// them: a PT_LOAD segment of no size ("overlap detected"). Unikraft's kernels
+	// have one. Solo5's virtio kernels have one too, but their multiboot 1 header
+	// has load addresses, so GRUB does not read their segments.
 	EmptyLoad bool
+	// End is the first address behind the loaded kernel in the machine's memory; 0
+	// if the headers do not say.
+	End uint64
 }
 
 // CheckMachine is nil if a machine of the given processor, in the words of
@@ -82,4 +88,32 @@ func CheckMachine(info Info, machine string) error {
 	return &step.Error{Kind: step.Unsupported,
 		Err:  fmt.Errorf("the kernel is for %s, the machine is %s", info.Machine, machine),
 		Hint: "build it for " + machine + ", or run it on a machine that is " + info.Machine}
+}
+
+// CheckGRUB is nil if GRUB loads the segments of a kernel that it [Supports];
+// else Unsupported, of the option via.
+func CheckGRUB(info Info) error {
+	if !info.EmptyLoad {
+		return nil
+	}
+	return &step.Error{Kind: step.Unsupported, Field: "via", Hint: "via: kernel, or link it without such a segment",
+		Err: errors.New(`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)}
+}
+
+// CheckMemory is nil if a machine with mib MiB of memory holds the kernel and its
+// modules; else InvalidSpec, of the option memory. A loader may not see that: QEMU
+// drops what is behind the machine's memory, and the machine runs for ever.
+func CheckMemory(info Info, mib int, modules []step.File) error {
+	need, what := info.End, "the kernel"
+	for _, m := range modules {
+		need += uint64(m.Artifact.Size)
+		what = "the kernel with its modules"
+	}
+	if need <= uint64(mib)<<20 {
+		return nil
+	}
+	least := (need + 1<<20 - 1) >> 20
+	return &step.Error{Kind: step.InvalidSpec, Field: "memory",
+		Err:  fmt.Errorf("%d MiB is too little: %s takes all up to %d MiB", mib, what, least),
+		Hint: fmt.Sprintf("at least %d, and what it works with", least)}
 }

@@ -128,7 +128,7 @@ func TestDevicesOfLinkedKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	info, err := identify(raw)
-	want := Info{ABIs: []string{Solo5HVT}, Machine: "x86_64", Devices: []Device{{"service", NetBasic}, {"disk0", BlockBasic}}}
+	want := Info{ABIs: []string{Solo5HVT}, Machine: "x86_64", Devices: []Device{{"service", NetBasic}, {"disk0", BlockBasic}}, End: info.End}
 	if err != nil || !equal(info, want) {
 		t.Errorf("got %+v, %v, want %+v\n%s", info, err, want, out)
 	}

@@ -56,7 +56,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if p.modules, err = s.choose(k); err != nil {
 		return img, err
 	}
-	if err := p.checkMemory(); err != nil {
+	if err := image.CheckMemory(p.info, s.Memory, p.modules); err != nil {
 		return img, err
 	}
 	format := viaKernel
@@ -121,9 +121,10 @@ func (p *packing) openKernel(ctx context.Context) error {
 	if p.abi, err = p.s.starts(p.info.ABIs); err != nil {
 		return err
 	}
-	if p.s.disk() && p.info.EmptyLoad && p.abi != image.LinuxBzImage {
-		return &step.Error{Kind: step.Unsupported, Field: "via", Hint: "via: kernel, or link it without such a segment",
-			Err: errors.New(`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)}
+	if p.s.disk() {
+		if err := image.CheckGRUB(p.info); err != nil {
+			return err
+		}
 	}
 	if p.info.Compression == "" {
 		return nil
@@ -178,16 +179,6 @@ func (s *settings) choose(k step.Kernel) ([]step.File, error) {
 		all = append(all, step.File{Name: name, Artifact: a})
 	}
 	return all, nil
-}
-
-// checkMemory sees that the machine's memory holds what it starts with.
-func (p *packing) checkMemory() error {
-	f, err := os.Open(p.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	return p.s.fits(f, p.abi, p.modules)
 }
 
 // disk makes the disk and puts it into the store, packed: what is zero costs nothing.

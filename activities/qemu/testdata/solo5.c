@@ -38,6 +38,15 @@ static const struct {
 } manifest = { 6, 12 + sizeof entries, 0x3154464d, "Solo5", 0, 1, COUNT,
 	{ { "", RESERVED, { 0 } }, DEVICES } };
 
+/* What the linker script of Solo5 adds: no interpreter, and a note that keeps
+ * OpenBSD from taking the kernel for a program. */
+__attribute__((section(".interp"), used))
+static const char interpreter[] = "/nonexistent/solo5/";
+
+__attribute__((section(".note.solo5.not-openbsd"), used, aligned(4)))
+static const struct { u32 namesize, valuesize, type; char name[8]; u32 value; } openbsd =
+	{ 8, 4, 1, "OpenBSD", 0 };
+
 /* elf_abi.h: target 3 is virtio. */
 __attribute__((section(".note.solo5.abi"), used, aligned(4)))
 static const struct {
