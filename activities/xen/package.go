@@ -121,12 +121,18 @@ func (p *packing) openKernel(ctx context.Context) error {
 		return err
 	}
 	hvm := p.how.Type == typeHVM
-	if hvm && info.EmptyLoad && p.how.abi != image.LinuxBzImage {
-		return failedAt(step.Unsupported, "via", "via: kernel, or link it without such a segment",
-			`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)
+	if hvm {
+		if err := image.CheckGRUB(info); err != nil {
+			return err
+		}
 	}
 	if p.d, err = p.s.domain(p.how.Type, template); err != nil {
 		return err
+	}
+	if p.how.Type != typePV { // whose kernels have virtual addresses
+		if err := image.CheckMemory(info, p.d.Memory, nil); err != nil {
+			return err
+		}
 	}
 	if info.Compression == "" || info.Compression == "gzip" && !hvm {
 		return nil

@@ -3,6 +3,7 @@ package xen
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -199,6 +200,8 @@ func TestPackageDisk(t *testing.T) {
 
 func TestPackageRefuses(t *testing.T) {
 	kernel, _ := helloKernel(t)
+	large := bytes.Clone(kernel)
+	binary.LittleEndian.PutUint64(large[64+56+40:], 64<<20) // the memory of its data
 	w := newWorkshop(t)
 	odd := step.File{Name: "data.img", Artifact: w.put([]byte("odd"))}
 	for _, test := range []struct {
@@ -211,6 +214,7 @@ func TestPackageRefuses(t *testing.T) {
 		{kernel, `{"disks":[{"file":"data.img"}]}`, step.InvalidSpec, "disks[0].file", "3 bytes"},
 		{kernel, `{"modules":["initrd"]}`, step.InvalidSpec, "modules[0]", "no file"},
 		{kernel, `{"via":"disk","expect":"x","modules":["initrd"]}`, step.InvalidSpec, "modules[0]", "no file"},
+		{large, `{"memory":32}`, step.InvalidSpec, "memory", "the kernel takes all up to 66 MiB"},
 		{[]byte("#!/bin/sh\n"), `{}`, step.InvalidSpec, "", "shell script"},
 	} {
 		_, err := w.pack(test.kernel, test.options, odd)
