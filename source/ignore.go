@@ -108,15 +108,17 @@ func globExpr(glob string) (string, bool) {
 			for i < len(glob) && glob[i] == '*' {
 				i++
 			}
-			folders := i-start > 1 && (start == 0 || glob[start-1] == '/') && (i == len(glob) || glob[i] == '/')
-			switch {
-			case !folders:
+			// git matches the text before the first wildcard apart, so to it a
+			// "**" right behind that text begins the pattern.
+			begins := !strings.ContainsAny(glob[:start], `*?[\`) || glob[start-1] == '/'
+			switch rest := glob[i:]; {
+			case i-start == 1 || !begins || rest != "" && rest[0] != '/' && !strings.HasPrefix(rest, `\/`):
 				b.WriteString(`[^/]*`)
-			case i == len(glob):
-				b.WriteString(`.*`)
-			default: // any number of folders, none included
+			case rest != "" && rest[0] == '/': // any number of folders, or none
 				b.WriteString(`(?:.*/)?`)
 				i++
+			default:
+				b.WriteString(`.*`)
 			}
 		case '?':
 			b.WriteString(`[^/]`)

@@ -98,7 +98,7 @@ func gitFiles(t *testing.T, folder string) []string {
 func TestIgnoreAsGitDoes(t *testing.T) {
 	need(t, "git")
 	all := []string{"a", "a.o", "a b", "b ", "#x", "!x", "é", "-", "x]y", "\\",
-		"src/a.o", "src/keep.o", "src/deep/a.o", "src/deep/er/a", "src/build/a", "src/a-b", "srca",
+		"src/a.o", "build/a.o", "build/sub/a.o", "build.o", "src/keep.o", "src/deep/a.o", "src/deep/er/a", "src/build/a", "src/a-b", "srca",
 		"build/a", "build/keep", "build/sub/keep", "docs/a.log", "docs/b", "logs/a.log", "a.log", "vendor/a/b/c", "vendor/x"}
 	for _, c := range []struct{ name, root, src string }{
 		{"nothing", "", ""},
@@ -122,6 +122,10 @@ func TestIgnoreAsGitDoes(t *testing.T) {
 		{"slash double star", "/**\n!src\n!src/a.o", ""},
 		{"triple star", "src/***/a.o", ""},
 		{"double star in a name", "s**a\nsrc/d**p", ""},
+		{"double star right behind text", "build**/*.o\nsrc**/a\na**/a.log\nve/**/a", ""},
+		{"double star behind text at the end", "vendor/a**\n!vendor/a/", ""},
+		{"double star behind text and a wildcard", "s?c**/a\ns\\rc**/a.o\n[b]uild**/keep", ""},
+		{"double star before an escaped slash", "vendor/**\\/c\n**\\/keep", ""},
 		{"star does not cross a slash", "src/*/a", ""},
 		{"question mark", "?.o\nsrc/?-b\n??", ""},
 		{"sets", "[ab].o\n[!s]*\n", ""},
@@ -194,7 +198,7 @@ func compare(t *testing.T, folder string) {
 func TestIgnoreAsGitDoesAtRandom(t *testing.T) {
 	need(t, "git")
 	r := rand.New(rand.NewPCG(7, 11))
-	pieces := []string{"a", "b", "ab", "*", "**", "?", "/", "/", "[a-b]", "[!a]", "[]a]", "\\", "!", "#", " ", "[", "]", "-", "[[:lower:]]", "."}
+	pieces := []string{"a", "b", "ab", "*", "**", "a**/", "?", "/", "/", "[a-b]", "[!a]", "[]a]", "\\", "!", "#", " ", "[", "]", "-", "[[:lower:]]", "."}
 	pattern := func() string {
 		var b strings.Builder
 		if r.IntN(3) == 0 {
