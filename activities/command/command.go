@@ -14,24 +14,26 @@ import (
 const Kind = "command"
 
 // Options of the toolchain. Paths are relative to the source folder, use
-// slashes, and may not lead out of it.
+// slashes, and may not lead out of it. docs/schema makes the table of
+// docs/toolchains/command.md of the comments.
 type Options struct {
-	// Configure is the commands of stage configure, each a list of a program
-	// and its arguments. No shell reads them: for one, write
-	// ["sh", "-c", "..."]. A program named with a slash ("./configure") is the
-	// source's own, any other is looked up in PATH. Default: none.
+	// Configure are the commands of stage configure. A command is a list of a
+	// program and its arguments. No shell reads it: for one, write
+	// ["sh", "-c", "..."]. A program with a slash in its name ("./configure") is
+	// the source's own; any other is looked up in PATH.
 	Configure [][]string `json:"configure,omitempty"`
-	// Build is the commands of stage build, at least one, as in Configure.
+	// Build are the commands of stage build, at least one, written as in configure.
 	Build [][]string `json:"build"`
 	// Kernel is the file that the build makes, as "dist/hello.xen".
 	Kernel string `json:"kernel"`
-	// Files travel with the kernel, known by the last part of their path, which
-	// must differ from the others'. They may be a part of the source.
+	// Files are files of the tree that travel with the kernel, made by the build
+	// or part of the source. Later stages know them by the last part of their
+	// path, which must be different for each.
 	Files []string `json:"files,omitempty"`
-	// Env is added to the environment of all commands. It is kept in the
-	// deploy's history in the clear and so is not for secrets.
+	// Env are variables for all commands. They are in the deploy's history in the
+	// clear, so they are not for secrets.
 	Env map[string]string `json:"env,omitempty"`
-	// Timeout bounds the commands of each stage, as "90m". Default "1h".
+	// Timeout is how long the commands of each stage may take, as "90m". Default: "1h".
 	Timeout string `json:"timeout,omitempty"`
 }
 

@@ -50,64 +50,70 @@ import (
 const Kind = "local"
 
 // Options are a local target's options in morgana.yaml. All may be left out.
+// docs/schema makes the table of docs/targets/local.md of the comments.
 type Options struct {
-	// Args are the program's arguments, or the Solo5 kernel's command line,
-	// word by word. In them and in Env, {tap:NAME} is the network's tap: the
-	// interface's name, or the number of the file descriptor; {block:NAME} is
-	// the block device's path.
+	// Args are the program's arguments, or the words of the Solo5 kernel's command
+	// line. In args and env, {tap:NAME} stands for the tap of network NAME (its
+	// interface name, or the number of its file descriptor) and {block:NAME} for
+	// the path of block device NAME.
 	Args []string `json:"args,omitempty"`
-	// Env is added to the program's environment, which has nothing else of the
-	// worker's than PATH, HOME, TMPDIR, LANG, LC_ALL, TZ and LD_LIBRARY_PATH.
-	// It is stored readable by all who can see the deployment: not for secrets.
+	// Env are variables for the program. Of the worker's own environment it has
+	// PATH, HOME, TMPDIR, LANG, LC_ALL, TZ and LD_LIBRARY_PATH only. Env is stored
+	// where all who see the deployment can read it: it is not for secrets.
 	Env map[string]string `json:"env,omitempty"`
-	// Networks are the machine's. A Solo5 kernel must be given all the devices
-	// that are in its manifest, and no other.
+	// Networks are the machine's network devices. A Solo5 kernel must be given
+	// exactly the devices of its manifest.
 	Networks []Network `json:"networks,omitempty"`
-	// Blocks are the machine's block devices; as Networks.
+	// Blocks are the machine's block devices. A Solo5 kernel must be given exactly
+	// the devices of its manifest.
 	Blocks []Block `json:"blocks,omitempty"`
-	// Memory in MiB, for a Solo5 kernel only; its tender's default, 512.
+	// Memory is a Solo5 kernel's memory in MiB. Default: the tender's, 512.
 	Memory int `json:"memory,omitempty"`
 	// Tender is the program that runs a Solo5 kernel: a name in PATH or an
-	// absolute path; "solo5-spt" or "solo5-hvt", as the kernel wants.
+	// absolute path. Default: "solo5-spt" or "solo5-hvt", as the kernel needs.
 	Tender string `json:"tender,omitempty"`
-	// Expect is a regular expression (RE2) that the console matches when the
-	// machine is ready. It sees "\n" for "\r\n", and the last 64 KiB. Without
-	// it the machine is ready once it has printed something and goes on, has
-	// run for a second, or has ended with status 0.
+	// Expect is a regular expression (RE2). The machine is ready when its console
+	// matches: the last 64 KiB, in which "\r\n" is "\n". Without it the machine is
+	// ready when it has printed something and runs on, has run for a second, or
+	// has ended with status 0.
 	Expect string `json:"expect,omitempty"`
-	// Timeout is how long it may take to be ready, as "90s"; "60s".
+	// Timeout is how long the machine may take to be ready, as "90s".
 	Timeout string `json:"timeout"`
 }
 
-// Network is a network device of the machine's.
+// Defaults are the options of a target that sets none.
+func Defaults() Options { return Options{Timeout: "60s"} }
+
+// Network is a network device of the machine.
 type Network struct {
-	// Name is the device's: in the manifest of a Solo5 kernel, and in {tap:NAME}.
+	// Name is the device's name: in a Solo5 kernel's manifest, and in {tap:NAME}.
 	Name string `json:"name" jsonschema:"required"`
-	// Tap is a tap device: "auto", one that Morgana makes and names, or a name.
-	// A device of that name that is there already is used as it is, and must
-	// belong to the worker's user; else it is made. A tap with a name is one
-	// machine's: before a changed deploy the machine that has it open must be
-	// destroyed.
+	// Tap is the name of a tap device, or "auto" for a tap that Morgana makes and
+	// names. A device that exists is used as it is and must belong to the worker's
+	// user; else it is made. One machine at a time can have a named tap: destroy
+	// that machine before a changed deploy. Default: "auto".
 	Tap string `json:"tap"`
-	// By is how the program gets it: by "name", or open, as a file descriptor
-	// ("fd"); "name". With fd the tap is gone as soon as the program is.
+	// By is how the program gets the tap: its "name", or "fd", an open file
+	// descriptor. A tap made for fd is gone as soon as the program is. Default:
+	// "name".
 	By string `json:"by" jsonschema:"enum=name,enum=fd"`
 	// Bridge is a bridge of the host that the tap joins.
 	Bridge string `json:"bridge,omitempty"`
-	// Address is given to the host's end of the tap, as "10.0.0.1/24"; not with Bridge.
+	// Address is the address of the host's end of the tap, as "10.0.0.1/24"; not
+	// with bridge.
 	Address string `json:"address,omitempty"`
 }
 
-// Block is a block device of the machine's; either Path or Size is given.
+// Block is a block device of the machine; either Path or Size is given.
 type Block struct {
-	// Name is the device's: in the manifest of a Solo5 kernel, and in {block:NAME}.
+	// Name is the device's name: in a Solo5 kernel's manifest, and in {block:NAME}.
 	Name string `json:"name" jsonschema:"required"`
-	// Path is a file or block device of the worker's host, absolute. No two
-	// machines have it at the same time: before a changed deploy the machine
-	// that has it must be destroyed.
+	// Path is the absolute path of a file or block device on the worker's host.
+	// One machine at a time can have it: destroy that machine before a changed
+	// deploy.
 	Path string `json:"path,omitempty"`
-	// Size in MiB of a file of zeros that is the machine's own: made when it is
-	// registered, and destroyed with it.
+	// Size is the size in MiB of a new file of zeros, instead of path. Each
+	// rollout makes a new one; destroy removes it.
 	Size int `json:"size,omitempty"`
 }
 
@@ -174,7 +180,7 @@ func (s *settings) complete() error {
 		}
 	}
 	if s.Timeout == "" {
-		s.Timeout = "60s"
+		s.Timeout = Defaults().Timeout
 	}
 	if err := s.checkDevices(); err != nil {
 		return err

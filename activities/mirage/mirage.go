@@ -24,30 +24,31 @@ import (
 // Kind is the name of this toolchain in morgana.yaml.
 const Kind = "mirage"
 
-// Options of the toolchain.
+// Options of the toolchain. docs/schema makes the table of
+// docs/toolchains/mirage.md of the comments.
 type Options struct {
 	// Target is the -t of mirage configure: unix, macosx, xen, qubes, virtio,
-	// hvt, spt, muen, genode, unikraft-firecracker or unikraft-qemu. Default:
-	// what suits the kind of the deploy's target, as virtio for qemu.
+	// hvt, spt, muen, genode, unikraft-firecracker or unikraft-qemu. Default: by
+	// the kind of the deploy's target, as virtio for qemu.
 	Target string `json:"target,omitempty"`
-	// Keys are configuration keys that config.ml has, or options of mirage
-	// configure: {dhcp: true} is --dhcp=true, {no-depext: null} is --no-depext.
-	// Runtime arguments (ipv4 and all that boot takes) are none of them: they
-	// are the machine's args.
+	// Keys are configuration keys of config.ml and options of mirage configure:
+	// {dhcp: true} is --dhcp=true, {no-depext: null} is --no-depext. Arguments
+	// that the unikernel reads when it boots (as --ipv4) are not keys: write them
+	// in the target's args.
 	Keys map[string]*Value `json:"keys,omitempty"`
-	// Config is the path of config.ml in the source folder. Default "config.ml".
+	// Config is the path of config.ml in the source folder. Default: "config.ml".
 	Config string `json:"config,omitempty"`
 	// Switch is the opam switch to build in: a name, or the absolute path of a
 	// local one. Default: the one that opam switch show names for the worker.
 	Switch string `json:"switch,omitempty"`
-	// Depends is whether to run make depends. Default true; false is for a
-	// source that has its duniverse folder, and a switch that is ready.
+	// Depends is whether to run make depends. Write false for a source that has
+	// its duniverse folder, and a switch that has the packages. Default: true.
 	Depends *bool `json:"depends,omitempty"`
-	// Env is added to the environment of all commands. It is kept in the
-	// deploy's history in the clear and so is not for secrets.
+	// Env are variables for all commands. They are in the deploy's history in the
+	// clear, so they are not for secrets.
 	Env map[string]string `json:"env,omitempty"`
-	// Timeout bounds the commands of each stage, as "90m". Default "1h".
-	// Waiting for the switch is not counted.
+	// Timeout is how long the commands of each stage may take, as "90m", without
+	// the wait for the switch. Default: "1h".
 	Timeout string `json:"timeout,omitempty"`
 }
 

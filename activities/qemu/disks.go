@@ -9,21 +9,20 @@ import (
 	"github.com/morgana-deploy/morgana/machine"
 )
 
-// Disk is a disk of the machine's, beside the one it boots from.
+// Disk is one data disk; either Path or Size is given.
 type Disk struct {
-	// Name binds it to the block device of that name which a Solo5 kernel asks
-	// for, and is its serial number if it has at most 20 characters. A disk
-	// without a name takes the first block device that is left.
+	// Name is the name of the block device that a Solo5 kernel asks for. A disk
+	// without a name is bound to the first device that is left. A name of at most
+	// 20 characters is also the disk's serial number.
 	Name string `json:"name,omitempty"`
-	// Path is a raw image or a block device that is on the worker's host, as
-	// "/var/lib/data.img". It is never removed. One that is not ReadOnly belongs
-	// to one machine at a time: before a changed deploy the machine that has it
-	// must be destroyed.
+	// Path is a raw image or a block device on the worker's host, as
+	// "/var/lib/data.img". It is never removed. Unless it is readonly, one machine
+	// at a time can have it: destroy that machine before a changed deploy.
 	Path string `json:"path,omitempty"`
-	// Size is that of a new, empty disk, as "64MiB", instead of Path. It lives as
-	// long as the machine: every rollout has a new one, and destroy removes it.
+	// Size is the size of a new, empty disk, as "64MiB", instead of path. Each
+	// rollout makes a new one; destroy removes it.
 	Size string `json:"size,omitempty"`
-	// ReadOnly keeps the machine from writing to it.
+	// ReadOnly is whether the machine may only read the disk.
 	ReadOnly bool `json:"readonly,omitempty"`
 
 	size int64

@@ -14,26 +14,26 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Network is one virtio-net device of the machine's, and what it is plugged into.
+// Network is one virtio-net device and where it is plugged in.
 type Network struct {
-	// Name binds it to the network device of that name which a Solo5 kernel
-	// asks for. A network without a name takes the first one that is left.
+	// Name is the name of the network device that a Solo5 kernel asks for. A
+	// network without a name is bound to the first device that is left.
 	Name string `json:"name,omitempty"`
-	// Kind is "user", QEMU's user network, or "tap", a tap device of the host,
-	// which goes with the machine; "tap" if Tap, Bridge or Address are given,
-	// else "user".
+	// Kind is the kind of network: "user", QEMU's user network, or "tap", a tap
+	// device of the host, which is removed with the machine. Default: "tap" if tap, bridge or address
+	// is given, else "user".
 	Kind string `json:"kind" jsonschema:"enum=user,enum=tap"`
-	// Tap is the name of the tap device; a name is made up. One that is there
-	// already and not Morgana's is used as it is, without Bridge and Address. A
-	// tap with a name is one machine's: before a changed deploy the machine that
-	// has it must be destroyed.
+	// Tap is the name of the tap device. A device that exists and is not Morgana's
+	// is used as it is, without bridge and address. One machine at a time can have
+	// a named tap: destroy that machine before a changed deploy. Default: a name
+	// of Morgana's.
 	Tap string `json:"tap,omitempty"`
 	// Bridge is a bridge of the host that the tap joins.
 	Bridge string `json:"bridge,omitempty"`
-	// Address is given to the host's end of the tap, as "10.0.0.1/24".
+	// Address is the address of the host's end of the tap, as "10.0.0.1/24".
 	Address string `json:"address,omitempty"`
-	// MAC is the machine's address, as "52:54:00:12:34:56"; one is made up,
-	// another one for each rollout.
+	// MAC is the machine's address, as "52:54:00:12:34:56". Default: a new one
+	// for each rollout.
 	MAC string `json:"mac,omitempty"`
 
 	address netip.Prefix

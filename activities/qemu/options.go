@@ -17,68 +17,78 @@ import (
 )
 
 // Options are a qemu target's options in morgana.yaml. All may be left out.
+// docs/schema makes the table of docs/targets/qemu.md of the comments.
 type Options struct {
-	// Via is how the kernel is started: "kernel", by QEMU's own loader, or from
-	// a disk with GRUB, the same disk that clouds get: "bios" or "uefi"; "kernel".
+	// Via is how the kernel is started: "kernel" by QEMU's own loader, "bios" or
+	// "uefi" by GRUB from a boot disk, the disk that a cloud would get.
 	Via string `json:"via" jsonschema:"enum=kernel,enum=bios,enum=uefi"`
-	// Size of the boot disk, as "64MiB" or "1GiB"; as small as it may be. Only
-	// with via bios or uefi.
+	// Size is the size of the boot disk, as "64MiB" or "1GiB"; only with via bios
+	// or uefi. Default: as small as its files allow.
 	Size string `json:"size,omitempty"`
-	// Firmware is the UEFI firmware's code, a file of the worker's host as
-	// "/usr/share/OVMF/OVMF_CODE_4M.fd"; looked for where distributions keep it.
-	// Its variables are the file with VARS for CODE in its name, if it is there.
-	// Only with via uefi.
+	// Firmware is the UEFI code, a file on the worker's host, as
+	// "/usr/share/OVMF/OVMF_CODE_4M.fd"; only with via uefi. Its variables start
+	// as the file with VARS for CODE in its name, if there is one. Default: the
+	// file where distributions keep it.
 	Firmware string `json:"firmware,omitempty"`
-	// Machine is QEMU's machine type: "pc", "q35", one of their versions as
-	// "pc-q35-7.2", or "microvm", which goes with via kernel and a kernel that
-	// is PVH or Linux; QEMU's own default, which is pc.
+	// Machine is QEMU's machine type: "pc", "q35", a version of either as
+	// "pc-q35-7.2", or "microvm". A microvm boots PVH and Linux kernels only, and
+	// only with via kernel. Default: QEMU's own, which is pc.
 	Machine string `json:"machine,omitempty"`
-	// Memory in MiB; 128.
+	// Memory is the machine's memory in MiB.
 	Memory int `json:"memory"`
-	// CPUs is the number of virtual processors; 1.
+	// CPUs is the number of virtual processors, 1 to 255.
 	CPUs int `json:"cpus"`
-	// Args is the kernel's command line; empty.
+	// Args is the kernel's command line. GRUB interprets quotes and backslashes:
+	// with via bios or uefi a command line that GRUB would change is refused.
 	Args string `json:"args,omitempty"`
-	// Modules are files that came with the kernel, by name, as "initrd.img": its
-	// multiboot modules in this order, or the ramdisk of a Linux or PVH kernel.
+	// Modules are names of files that came with the kernel, as "initrd.img". A
+	// multiboot kernel gets them as modules, in this order; a Linux or PVH kernel
+	// takes one, as its ramdisk.
 	Modules []string `json:"modules,omitempty"`
-	// Accel is "kvm", "tcg" (emulation) or "auto", which is kvm if it works on
-	// this host and tcg if not; "auto". Works means: it has run a kernel that
-	// uses SSE.
+	// Accel is the accelerator: "kvm", "tcg" (emulation), or "auto": kvm if it
+	// works on the worker's host, else tcg. To find out, a kernel that uses SSE
+	// is run under KVM, once per boot of the host.
 	Accel string `json:"accel" jsonschema:"enum=auto,enum=kvm,enum=tcg"`
-	// CPU is QEMU's -cpu; "host" with kvm, "max" with tcg.
+	// CPU is QEMU's -cpu. Default: "host" with kvm, "max" with tcg.
 	CPU string `json:"cpu,omitempty"`
-	// Disks are further disks (virtio-blk), in this order. The boot disk of via
-	// bios or uefi is none of them and is never a virtio device.
+	// Disks are data disks (virtio-blk), in this order. The boot disk of via bios
+	// or uefi is not one of them and is never a virtio device.
 	Disks []Disk `json:"disks,omitempty"`
-	// Ports are forwarded from the host to the machine, written as for docker:
-	// [address:]hostPort:guestPort[/tcp|/udp], as "8080:80", "127.0.0.1:5353:53/udp".
-	// The address is an IPv4 address of the host, 127.0.0.1 if left out. They
-	// lead into the first network of kind user, where the guest must have
-	// 10.0.2.15, which QEMU's DHCP gives it; its gateway is 10.0.2.2.
+	// Ports are the host's ports that lead to the machine, written as for docker:
+	// [address:]hostPort:guestPort[/tcp|/udp], as "8080:80" or
+	// "127.0.0.1:5353:53/udp". The address is an IPv4 address of the host,
+	// 127.0.0.1 if left out. Ports lead into the first network of kind user. The
+	// guest must have the address 10.0.2.15 there, which QEMU's DHCP gives it; its
+	// gateway is 10.0.2.2.
 	Ports []string `json:"ports,omitempty"`
-	// Network is the machine's one virtio-net device: "user", on QEMU's user
-	// network, "tap", on a tap device of the host, or "none": some unikernels
-	// refuse to start with a device they did not ask for. "user" if Ports or
-	// ExpectPort are given, else "none". Several, or more to say: Networks.
+	// Network is the machine's one virtio-net device: "user" on QEMU's user
+	// network, "tap" on a tap device of the host, or "none": some unikernels
+	// refuse to start with a device that they did not ask for. For several
+	// devices, or for more options, see networks. Default: "tap" if bridge is
+	// given, else "user" if ports or expectPort are, else "none".
 	Network string `json:"network,omitempty" jsonschema:"enum=user,enum=tap,enum=none"`
-	// Bridge is a bridge of the host that the tap of network: tap joins.
+	// Bridge is the bridge of the host that the tap of network joins.
 	Bridge string `json:"bridge,omitempty"`
 	// Networks are the machine's virtio-net devices, in this order, instead of
-	// Network and Bridge.
+	// network and bridge.
 	Networks []Network `json:"networks,omitempty"`
-	// Expect is a regular expression (RE2) that the console matches when the
-	// machine is ready. It sees "\n" for "\r\n", and the last 64 KiB.
+	// Expect is a regular expression (RE2). The machine is ready when its console
+	// matches: the last 64 KiB, in which "\r\n" is "\n".
 	Expect string `json:"expect,omitempty"`
-	// ExpectPort is a TCP port of the guest that answers when the machine is
-	// ready; it need not be in Ports. With Expect both must hold. With neither
-	// the machine is ready once it has printed a byte or run for a second; with
-	// via bios or uefi one of them must be given, for firmware and GRUB print as well.
+	// ExpectPort is a TCP port of the guest. The machine is ready when it answers;
+	// it need not be in ports. With expect, both must hold. With neither, the
+	// machine is ready when it has printed a byte or run for a second. With via
+	// bios or uefi one of the two is required, because firmware and GRUB print too.
 	ExpectPort int `json:"expectPort,omitempty"`
-	// Timeout is how long it may take to be ready, as "90s"; "60s".
+	// Timeout is how long the machine may take to be ready, as "90s".
 	Timeout string `json:"timeout"`
-	// QEMU is the program; "qemu-system-x86_64", looked for in PATH.
+	// QEMU is the program: a name in PATH or a path.
 	QEMU string `json:"qemu"`
+}
+
+// Defaults are the options of a target that sets none.
+func Defaults() Options {
+	return Options{Via: viaKernel, Memory: 128, CPUs: 1, Accel: "auto", Timeout: "60s", QEMU: defaultQEMU}
 }
 
 // The values of Options.Via.
@@ -119,7 +129,7 @@ var (
 // read decodes options, fills in the defaults and refuses what cannot be
 // without looking at the host. Reading the result's own JSON gives the same.
 func read(options json.RawMessage) (settings, error) {
-	s := settings{Options: Options{Via: viaKernel, Memory: 128, CPUs: 1, Accel: "auto", Timeout: "60s", QEMU: defaultQEMU}}
+	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}

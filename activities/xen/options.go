@@ -12,104 +12,115 @@ import (
 )
 
 // Options are a xen target's options in morgana.yaml. All may be left out. They
-// have the names that xl.cfg(5) gives them, where it has one.
+// have the names of xl.cfg(5) where it has one. docs/schema makes the table of
+// docs/targets/xen.md of the comments.
 type Options struct {
-	// Host is the Xen host, its dom0, as "ssh://root@xen1" or
-	// "ssh://root@xen1:2222": any worker that can log in there by ssh, as your own
-	// ssh does it, will do. Left out, it is the worker's own host.
+	// Host is the Xen host's dom0, as "ssh://root@xen1" or "ssh://root@xen1:2222".
+	// Any worker that can log in there with its ssh serves it. Default: the
+	// worker's own host.
 	Host string `json:"host,omitempty"`
-	// Tool is Xen's tool there: "xl", or "xm" before Xen 4.1; "xl".
+	// Tool is Xen's tool on the host: "xl", or "xm" before Xen 4.1.
 	Tool string `json:"tool" jsonschema:"enum=xl,enum=xm"`
-	// Type of the domain: "pv", "pvh", "hvm", or "auto": what the kernel can be,
-	// of pvh and pv in this order (pv first with tool xm or via disk, and hvm if it
-	// is neither); "auto". An hvm domain boots from a disk.
+	// Type is the domain's type: "pv", "pvh", "hvm" (from a disk only), or "auto".
+	// Via kernel, auto is pv with tool xm or if the xl.in asks for it; else pvh if
+	// the kernel can be that; else pv. Via disk, auto is pv if the kernel can be
+	// that, else hvm.
 	Type string `json:"type" jsonschema:"enum=auto,enum=pv,enum=pvh,enum=hvm"`
-	// Via is how the kernel is started: "kernel", by Xen itself, or "disk", from a
-	// disk, the same that clouds get: by Bootloader in a pv domain, by GRUB on the
-	// disk in an hvm one; "kernel".
+	// Via is how the kernel is started: "kernel" by Xen itself, "disk" from a boot
+	// disk, the disk that a cloud would get: by bootloader in a pv domain, by GRUB
+	// on the disk in an hvm domain.
 	Via string `json:"via" jsonschema:"enum=kernel,enum=disk"`
-	// Layout of the disk that a pv domain boots from: "hd0", a file system from
-	// its first sector on, or "hd0,0", one in the first partition; "hd0". A pv-grub
-	// boots only the one that it was made for. Only with via disk.
+	// Layout is where the file system of a pv domain's boot disk begins: "hd0" at
+	// its first sector, "hd0,0" in its first partition. A pv-grub is built for one
+	// of them. Only with via disk. Default: "hd0".
 	Layout string `json:"layout,omitempty" jsonschema:"enum=hd0,enum=hd0\\,0"`
-	// Size of the boot disk, as "64MiB" or "1GiB"; as small as it may be. Only
-	// with via disk.
+	// Size is the size of the boot disk, as "64MiB" or "1GiB"; only with via disk.
+	// Default: as small as its files allow.
 	Size string `json:"size,omitempty"`
-	// Bootloader starts the kernel that is on the disk of a pv domain: "pygrub",
-	// which runs in dom0, or the path of a pv-grub on the Xen host, as
-	// "/usr/lib/xen/boot/pv-grub-x86_64.gz", which runs in the domain; "pygrub".
-	// Only with via disk.
+	// Bootloader is what starts the kernel of a pv domain's disk: "pygrub", which
+	// runs in dom0, or the path of a pv-grub on the Xen host, as
+	// "/usr/lib/xen/boot/pv-grub-x86_64.gz", which runs in the domain. Only with
+	// via disk. Default: "pygrub".
 	Bootloader string `json:"bootloader,omitempty"`
-	// Memory in MiB; what an xl.in that came with the kernel says, else 128.
+	// Memory is the domain's memory in MiB. Default: the xl.in's, else 128.
 	Memory int `json:"memory,omitempty"`
-	// VCPUs is the number of virtual processors; the xl.in's, else 1.
+	// VCPUs is the number of virtual processors. Default: the xl.in's, else 1.
 	VCPUs int `json:"vcpus,omitempty"`
-	// Args is the kernel's command line; the xl.in's extra, else empty.
+	// Args is the kernel's command line. Default: the xl.in's extra, else empty.
 	Args string `json:"args,omitempty"`
-	// Modules are files that came with the kernel, by name, as "initrd.img": its
-	// ramdisk; with via disk there may be several.
+	// Modules are names of files that came with the kernel, as "initrd.img": its
+	// ramdisk. There may be several with via disk only.
 	Modules []string `json:"modules,omitempty"`
 	// Vif are the domain's network devices, in this order. If an xl.in came with
-	// the kernel its devices come first, and each is bound to the vif that has its
-	// name, or else to the first without one.
+	// the kernel, its devices come first; each is bound to the vif of its name, or
+	// else to the first vif without a name.
 	Vif []Vif `json:"vif,omitempty"`
-	// Disks are its disks beside the one it boots from, in this order; an xl.in's
-	// come first, bound as those of Vif.
+	// Disks are the domain's disks beside its boot disk, in this order. If an
+	// xl.in came with the kernel, its disks come first, bound by name as in vif.
 	Disks []Disk `json:"disks,omitempty"`
-	// OnCrash says what becomes of the domain when it crashes: "destroy",
-	// "preserve" or "coredump-destroy"; the xl.in's, else "destroy". A domain is
-	// not started again by Xen, behind the deployment's back.
+	// OnCrash is what Xen does with a domain that crashed: "destroy", "preserve" or
+	// "coredump-destroy". Restart is not offered: the deployment would not know the
+	// new domain. Default: the xl.in's, else "destroy".
 	OnCrash string `json:"on_crash,omitempty" jsonschema:"enum=destroy,enum=preserve,enum=coredump-destroy"`
-	// Extra are further lines of xl.cfg(5), as "cpus = \"2-3\"". They win over an
-	// xl.in's, and cannot set what the other options or Morgana itself set.
+	// Extra are further lines of xl.cfg(5), as "cpus = \"2-3\"". They win over the
+	// xl.in's. A line that sets what Morgana or another option sets is refused; xl
+	// ignores a key that it does not know.
 	Extra []string `json:"extra,omitempty"`
-	// Expect is a regular expression (RE2) that the console matches when the
-	// domain is ready. It sees "\n" for "\r\n", and the last 64 KiB. Without it
-	// the domain is ready once it has printed a byte or run for a second; with via
-	// disk it must be given, for boot loaders print as well.
+	// Expect is a regular expression (RE2). The domain is ready when its console
+	// matches: the last 64 KiB, in which "\r\n" is "\n". Without it the domain is
+	// ready when it has printed a byte or run for a second. Required with via disk,
+	// because boot loaders print too.
 	Expect string `json:"expect,omitempty"`
-	// Timeout is how long it may take to be ready, as "90s"; "60s".
+	// Timeout is how long the domain may take to be ready, as "90s".
 	Timeout string `json:"timeout"`
 }
 
-// Vif is one network device, and the bridge of the Xen host that it is on.
+// Defaults are the options of a target that sets none.
+func Defaults() Options {
+	return Options{Tool: toolXL, Type: typeAuto, Via: viaKernel, Timeout: "60s"}
+}
+
+// Vif is one network device and the bridge of the Xen host that it is on.
 type Vif struct {
-	// Name binds it to @NETWORK:name@ of an xl.in.
+	// Name is the name that @NETWORK:name@ of an xl.in asks for.
 	Name string `json:"name,omitempty"`
-	// Bridge is a bridge of the Xen host; xl's own default, which is xenbr0.
+	// Bridge is a bridge of the Xen host. Default: the xl.in's, else xl's own,
+	// which is xenbr0.
 	Bridge string `json:"bridge,omitempty"`
-	// MAC is the device's address, as "00:16:3e:12:34:56"; one is made up in
-	// Xen's range 00:16:3e, another one for each rollout.
+	// MAC is the device's address, as "00:16:3e:12:34:56". Default: the xl.in's,
+	// else a new one in Xen's range 00:16:3e for each rollout.
 	MAC string `json:"mac,omitempty"`
-	// IP is the address that the domain will have, for scripts that let no other
-	// through (vif-route, antispoof). It does not configure the kernel: Args do.
+	// IP is the address that hotplug scripts let through (vif-route, antispoof).
+	// It does not configure the kernel; args do.
 	IP string `json:"ip,omitempty"`
-	// Script is the hotplug script, a path on the Xen host or a name in
-	// /etc/xen/scripts, as "vif-openvswitch"; xl's own default, which is vif-bridge.
+	// Script is the hotplug script: a path on the Xen host, or a name in
+	// /etc/xen/scripts, as "vif-openvswitch". Default: the xl.in's, else xl's own,
+	// which is vif-bridge.
 	Script string `json:"script,omitempty"`
 	// Model is the network card that an hvm domain sees beside its Xen device, as
-	// "e1000"; rtl8139.
+	// "e1000". Default: rtl8139.
 	Model string `json:"model,omitempty"`
 }
 
-// Disk is one further disk.
+// Disk is one further disk; either File or Path is given.
 type Disk struct {
-	// Name binds it to @BLOCK:name@ of an xl.in.
+	// Name is the name that @BLOCK:name@ of an xl.in asks for.
 	Name string `json:"name,omitempty"`
-	// File is a file that came with the kernel, by name, as "data.img". It is
-	// brought to the Xen host. With access w the domain has a copy of its own,
-	// which every rollout has anew and destroy removes.
+	// File is the name of a file that came with the kernel, as "data.img"; it is
+	// copied to the Xen host. With access w each rollout makes a copy of its own,
+	// and destroy removes it.
 	File string `json:"file,omitempty"`
-	// Path is an image or a block device that is on the Xen host, as
-	// "/dev/vg/data", instead of File. It is never removed.
+	// Path is an image or a block device on the Xen host, as "/dev/vg/data",
+	// instead of file. It is never removed.
 	Path string `json:"path,omitempty"`
-	// Vdev is where the domain sees it, as "xvdb"; that of the xl.in, else the
-	// next one that is free, of xvda, xvdb, ...; from xvde on in an hvm domain,
-	// where the first four are emulated IDE disks too.
+	// Vdev is the device's name in the domain, as "xvdb". Default: the xl.in's,
+	// else the next free one of xvda, xvdb, ...; in an hvm domain from xvde on,
+	// because its first four are emulated IDE disks too.
 	Vdev string `json:"vdev,omitempty"`
-	// Access is "r" or "w", read and write; that of the xl.in, else "w".
+	// Access is the domain's access: "r" to read, "w" to read and write. Default:
+	// the xl.in's, else "w".
 	Access string `json:"access,omitempty" jsonschema:"enum=r,enum=w"`
-	// Format is "raw", "qcow", "qcow2", "vhd" or "qed"; that of the xl.in, else "raw".
+	// Format is the image's format. Default: the xl.in's, else "raw".
 	Format string `json:"format,omitempty" jsonschema:"enum=raw,enum=qcow,enum=qcow2,enum=vhd,enum=qed"`
 }
 
@@ -152,7 +163,7 @@ type settings struct {
 // read decodes options, fills in the defaults and refuses what cannot be
 // without looking at the host. Reading the result's own JSON gives the same.
 func read(options json.RawMessage) (settings, error) {
-	s := settings{Options: Options{Tool: toolXL, Type: typeAuto, Via: viaKernel, Timeout: "60s"}}
+	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}

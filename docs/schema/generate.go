@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 
 	"github.com/invopop/jsonschema"
@@ -23,10 +24,12 @@ import (
 
 const module = "github.com/morgana-deploy/morgana"
 
-// kind is a target or toolchain whose options are known.
+// kind is a target or toolchain of ours.
 type kind struct {
-	name    string
-	about   string
+	name  string
+	about string
+	// options have their defaults; those that depend on something stand in the
+	// comments, as the last sentence "Default: ...".
 	options any
 	// required are the options that cannot be left out.
 	required []string
@@ -39,9 +42,9 @@ var (
 		{config.Prebuilt, "Takes a kernel that exists already.", prebuilt{}, []string{"kernel"}},
 	}
 	targets = []kind{
-		{"local", "A process on the worker's host.", local.Options{}, nil},
-		{"qemu", "A machine in QEMU on the worker's host.", qemu.Options{}, nil},
-		{"xen", "A domain of a Xen host.", xen.Options{}, nil},
+		{"local", "A process on the worker's host.", local.Defaults(), nil},
+		{"qemu", "A machine in QEMU on the worker's host.", qemu.Defaults(), nil},
+		{"xen", "A domain of a Xen host.", xen.Defaults(), nil},
 	}
 )
 
@@ -145,8 +148,22 @@ func byKind(root string, defs object, role string, kinds []kind, common object) 
 	return object{"properties": properties, "allOf": choices}, nil
 }
 
-// optionsOf reflects the options of a kind, with their comments.
+// optionsOf is the schema of a kind's options.
 func optionsOf(root string, k kind) (object, error) {
+	reflected, err := reflectOptions(root, k)
+	if err != nil {
+		return nil, err
+	}
+	var options object
+	if err := convert(reflected, &options); err != nil {
+		return nil, err
+	}
+	delete(options, "$schema")
+	return options, nil
+}
+
+// reflectOptions reflects the options of a kind, with their comments and defaults.
+func reflectOptions(root string, k kind) (*jsonschema.Schema, error) {
 	r := &jsonschema.Reflector{
 		Anonymous: true, DoNotReference: true, ExpandedStruct: true, RequiredFromJSONSchemaTags: true,
 		Mapper: func(t reflect.Type) *jsonschema.Schema {
@@ -161,19 +178,27 @@ func optionsOf(root string, k kind) (object, error) {
 			return nil, fmt.Errorf("comments of %s: %w", folder, err)
 		}
 	}
-	data, err := json.Marshal(r.Reflect(k.options))
-	if err != nil {
+	options := r.Reflect(k.options)
+	options.Required = k.required
+	var defaults object
+	if err := convert(k.options, &defaults); err != nil {
 		return nil, err
 	}
-	var options object
-	if err := json.Unmarshal(data, &options); err != nil {
-		return nil, err
-	}
-	delete(options, "$schema")
-	if len(k.required) > 0 {
-		options["required"] = k.required
+	for p := options.Properties.Oldest(); p != nil; p = p.Next() {
+		if d, ok := defaults[p.Key]; ok && d != nil && !reflect.ValueOf(d).IsZero() {
+			p.Value.Default = d
+		}
 	}
 	return options, nil
+}
+
+// convert gives into what from is in JSON.
+func convert(from, into any) error {
+	data, err := json.Marshal(from)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, into)
 }
 
 // addComments reads the comments of a package of ours. The library takes its
@@ -192,10 +217,22 @@ func addComments(r *jsonschema.Reflector, root, folder string) error {
 		return err
 	}
 	err = r.AddGoComments(path.Join(module, filepath.ToSlash(below)), filepath.Join(root, filepath.FromSlash(folder)), jsonschema.WithFullComment())
-	for name, comment := range r.CommentMap { // its lines are wrapped for Go
-		r.CommentMap[name] = strings.ReplaceAll(comment, "\n", " ")
+	for name, comment := range r.CommentMap {
+		r.CommentMap[name] = plain(comment)
 	}
 	return err
+}
+
+// goName is what a comment in Go begins with.
+var goName = regexp.MustCompile(`^[A-Z]\w* (is|are) (\w)`)
+
+// plain is a comment for readers of YAML: on one line, without the Go name.
+func plain(comment string) string {
+	comment = strings.ReplaceAll(comment, "\n", " ")
+	if m := goName.FindStringSubmatch(comment); m != nil {
+		comment = strings.ToUpper(m[2]) + comment[len(m[0]):]
+	}
+	return comment
 }
 
 // stages is a mapping from names to what is of a schema.

@@ -1,5 +1,6 @@
 // Command schema writes docs/morgana.schema.json, the JSON Schema of
-// morgana.yaml, from the options of the kinds and their doc comments:
+// morgana.yaml, and the tables of options in docs/targets and docs/toolchains,
+// from the Options of each kind and their comments:
 //
 //	go run ./docs/schema
 package main
@@ -24,11 +25,26 @@ func write() error {
 	if err != nil {
 		return err
 	}
-	schema, err := generate(root)
+	made, err := files(root)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(root, "docs", "morgana.schema.json"), schema, 0o644)
+	for path, content := range made {
+		if err := os.WriteFile(filepath.Join(root, path), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// files gives all that is written, by path under root.
+func files(root string) (map[string][]byte, error) {
+	all, err := pages(root)
+	if err != nil {
+		return nil, err
+	}
+	all[filepath.Join("docs", "morgana.schema.json")], err = generate(root)
+	return all, err
 }
 
 // moduleRoot is the folder of go.mod, this one or one above it, relative to here.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,13 +19,18 @@ import (
 
 const root = "../.."
 
-func TestCommittedFileIsFresh(t *testing.T) {
-	made, err := generate(root)
+func TestCommittedFilesAreFresh(t *testing.T) {
+	made, err := files(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(made, docs.Schema) {
-		t.Error("docs/morgana.schema.json is not what the options and their comments say: go run ./docs/schema")
+	for path, want := range made {
+		if read(t, filepath.Join(root, path)) != string(want) {
+			t.Errorf("%s is not what the options and their comments say: go run ./docs/schema", path)
+		}
+		if _, row, found := strings.Cut(string(want), " |  |\n"); found {
+			t.Errorf("%s: an option without a meaning, above %.60s", path, row)
+		}
 	}
 }
 
@@ -58,7 +64,7 @@ func TestEverythingIsDescribed(t *testing.T) {
 	}
 }
 
-// good are whole files; those of the README and the examples are read as well.
+// good are whole files; those of the README, the pages of docs and the examples are read as well.
 var good = map[string]string{
 	"kind by name":      head + "targets: {qemu: {memory: 64}, local: {args: [a]}}",
 	"null target":       head + "targets:\n  qemu:\n  dev: {kind: qemu}\n",
@@ -124,8 +130,16 @@ func TestGoodAndBad(t *testing.T) {
 	for _, f := range files {
 		good[f] = read(t, f)
 	}
-	for i, content := range blocks(read(t, root+"/README.md")) {
-		good["README.md, block "+string(rune('1'+i))] = content
+	for _, page := range []string{"README.md", "docs/*.md", "docs/*/*.md"} {
+		files, err := filepath.Glob(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			for i, content := range blocks(read(t, f)) {
+				good[fmt.Sprintf("%s, block %d", f, i+1)] = content
+			}
+		}
 	}
 	conf, err := mirari.Parse("a.conf", []byte("main-http: A.b\nhttp-port: 80\nxl-memory: 32\n"))
 	if err != nil {
