@@ -6,12 +6,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // examples/hello boots in every way a QEMU has, and says by which it was booted.
 func TestHelloBootsInEveryWay(t *testing.T) {
 	t.Parallel()
-	need(t, "gzip")
+	need.Tools(t, "gzip")
 	l := newLab(t)
 	folder := l.hello()
 	l.write(filepath.Join(folder, "morgana.yaml"), `app: ways

@@ -14,11 +14,12 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
 func TestHelpHasExamples(t *testing.T) {
-	need(t, binary("morgana"))
+	need.Tools(t, binary("morgana"))
 	for _, command := range []string{"", "init", "deploy", "status", "console", "destroy", "version", "dev", "dev up", "dev down", "dev status"} {
 		out, err := exec.Command(binary("morgana"), append(strings.Fields(command), "--help")...).Output()
 		if err != nil {
@@ -32,7 +33,7 @@ func TestHelpHasExamples(t *testing.T) {
 }
 
 func TestCompletion(t *testing.T) {
-	need(t, binary("morgana"), "bash")
+	need.Tools(t, binary("morgana"), "bash")
 	script, err := exec.Command(binary("morgana"), "completion", "bash").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +299,7 @@ var escapes = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]|\r")
 // On a terminal the stages are rewritten in place, and stay at the end.
 func TestTerminal(t *testing.T) {
 	t.Parallel()
-	need(t, "script", "stty")
+	need.Tools(t, "script", "stty")
 	l := newLab(t)
 	l.env = append(l.env, "TERM=xterm")
 	folder := l.hello()

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // devLab is a lab without a server or worker: morgana starts its own, from
@@ -28,7 +30,7 @@ type devLab struct {
 
 func newDevLab(t *testing.T) *devLab {
 	t.Helper()
-	need(t, "qemu-system-x86_64", "make", "gcc", binary("morgana"), binary("morgana-worker"), binary("morgana-devserver"))
+	need.Tools(t, "qemu-system-x86_64", "make", "gcc", binary("morgana"), binary("morgana-worker"), binary("morgana-devserver"))
 	folder := t.TempDir()
 	l := &devLab{&lab{t: t, folder: folder}, filepath.Join(folder, "bin")}
 	l.env = slices.DeleteFunc(os.Environ(), func(v string) bool {

@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -283,17 +284,14 @@ func TestAnotherFolder(t *testing.T) {
 // A full disk is told by its folder, whoever meets it.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	need(t, "mount", "umount")
+	need.Tools(t, "mount", "umount")
 	l := newLab(t)
 	disk := filepath.Join(l.folder, "disk")
 	if err := os.Mkdir(disk, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m", "morgana-test", disk).CombinedOutput(); err != nil {
-		if os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatalf("mount: %v: %s", err, out)
-		}
-		t.Skipf("mount: %v: %s", err, out)
+		need.Nil(t, fmt.Errorf("mount: %w: %s", err, out))
 	}
 	t.Cleanup(func() {
 		if out, err := exec.Command("umount", disk).CombinedOutput(); err != nil {

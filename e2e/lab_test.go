@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // lab is a Temporal server, a worker and a state folder of its own. Whatever a
@@ -39,23 +41,9 @@ type ready struct {
 	PID                    int
 }
 
-// need skips a test for want of a tool, except where nothing may be skipped.
-func need(t *testing.T, tools ...string) {
-	t.Helper()
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err == nil {
-			continue
-		}
-		if os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatalf("%s is not installed", tool)
-		}
-		t.Skipf("%s is not installed", tool)
-	}
-}
-
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	need(t, "qemu-system-x86_64", "make", "gcc", binary("morgana"), binary("morgana-worker"), binary("morgana-devserver"))
+	need.Tools(t, "qemu-system-x86_64", "make", "gcc", binary("morgana"), binary("morgana-worker"), binary("morgana-devserver"))
 	l := &lab{t: t, folder: t.TempDir()}
 	l.env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "TEMPORAL_") || strings.HasPrefix(v, "MORGANA_") || strings.HasPrefix(v, "XDG_")

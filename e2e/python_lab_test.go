@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // venv gives the Python of a virtual environment with the example's
@@ -17,7 +19,7 @@ import (
 // user's cache folder, as Go keeps what it has built.
 func venv(t *testing.T) (python string) {
 	t.Helper()
-	need(t, "python3", "ssh-keygen", "strip")
+	need.Tools(t, "python3", "ssh-keygen", "strip")
 	pinned := readAll(t, "../examples/python-step/requirements.txt")
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -49,7 +51,7 @@ func venv(t *testing.T) (python string) {
 			"--requirement", "../examples/python-step/requirements.txt"},
 	} {
 		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
-			cannot(t, "%s: %v\n%s", strings.Join(args, " "), err, out)
+			need.Nil(t, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out))
 		}
 	}
 	if err := os.WriteFile(whole, nil, 0o644); err != nil {

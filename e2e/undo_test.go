@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // Wherever a first deploy fails, it says why and leaves nothing.
@@ -87,7 +89,7 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := syscall.Mount("tmpfs", l.state(), "tmpfs", 0, "size=6m"); err != nil {
-		cannot(t, "mount a small file system: %v", err)
+		need.Nil(t, fmt.Errorf("mount a small file system: %w", err))
 	}
 	t.Cleanup(func() {
 		l.kill(l.worker)
@@ -113,16 +115,6 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 		}
 		l.gone()
 	}
-}
-
-// cannot skips a test that this host does not allow, except where nothing may
-// be skipped.
-func cannot(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
 }
 
 // Each stage is cancelled twice while it runs: by cancelling the rollout, and

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/xenlab"
 )
 
@@ -41,9 +42,7 @@ type onXen struct {
 
 func newXen(t *testing.T) *onXen {
 	t.Helper()
-	if err := xenlab.Missing(t.Context()); err != nil {
-		cannot(t, "%v", err)
-	}
+	need.Lab(t, xenlab.Missing(t.Context()))
 	l := newLab(t)
 	host, err := xenlab.Start(t.Context(), filepath.Join(l.folder, "xen"))
 	if err != nil {

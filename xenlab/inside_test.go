@@ -4,21 +4,17 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // A QEMU that never gets as far as its monitor ends with the wait for it.
 func TestBootHangs(t *testing.T) {
-	if _, err := exec.LookPath(qemu); err != nil {
-		if os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	need.Tools(t, qemu)
 	l, err := at(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/xenlab"
 )
 
@@ -35,19 +36,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func need(t *testing.T, err error) {
-	t.Helper()
-	if err != nil && os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Skip(err)
-	}
-}
-
 func start(t *testing.T) *xenlab.Lab {
 	t.Helper()
-	need(t, xenlab.Missing(t.Context()))
+	need.Lab(t, xenlab.Missing(t.Context()))
 	l, err := xenlab.Start(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -85,10 +76,7 @@ func send(t *testing.T, l *xenlab.Lab, path string, content []byte) {
 // hello builds examples/hello and gives the folder it is in.
 func hello(t *testing.T) string {
 	t.Helper()
-	for _, tool := range []string{"make", "gcc"} {
-		_, err := exec.LookPath(tool)
-		need(t, err)
-	}
+	need.Tools(t, "make", "gcc")
 	folder := filepath.Join(t.TempDir(), "hello")
 	if err := os.CopyFS(folder, os.DirFS("../examples/hello")); err != nil {
 		t.Fatal(err)
@@ -168,7 +156,7 @@ func TestLabsAreApart(t *testing.T) {
 
 // A lab ends with the process that started it, however that ends.
 func TestLabEndsWithItsProcess(t *testing.T) {
-	need(t, xenlab.Missing(t.Context()))
+	need.Lab(t, xenlab.Missing(t.Context()))
 	if _, err := xenlab.Build(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +200,7 @@ func down(t *testing.T, dir string) {
 
 // The command's lab goes on when the command has ended, until it is taken down.
 func TestCommand(t *testing.T) {
-	need(t, xenlab.Missing(t.Context()))
+	need.Lab(t, xenlab.Missing(t.Context()))
 	bin := filepath.Join(t.TempDir(), "lab")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./lab").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
 	"github.com/morgana-deploy/morgana/xenlab"
@@ -55,12 +56,7 @@ func lab(t testing.TB) *xenlab.Lab {
 	if os.Getenv(hereVar) != "" {
 		return &xenlab.Lab{}
 	}
-	if err := xenlab.Missing(t.Context()); err != nil {
-		if os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	need.Lab(t, xenlab.Missing(t.Context()))
 	shared.lab.Do(func() {
 		var ctx context.Context
 		ctx, shared.stop = context.WithCancel(context.Background())
