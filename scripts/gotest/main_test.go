@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var module = map[string]string{
+	"go.mod":         "module m\n",
+	"good/x_test.go": "package x\nimport (\"testing\"; \"time\")\nfunc TestGood(t *testing.T) { t.Log(\"good's log\"); t.Run(\"sub\", func(*testing.T) { time.Sleep(300 * time.Millisecond) }) }\n",
+	"bad/x_test.go":  "package x\nimport \"testing\"\nfunc TestBad(t *testing.T) { t.Parallel(); t.Log(\"bad's log\"); t.Run(\"sub\", func(t *testing.T) { t.Error(\"one\\ntwo\") }) }\nfunc TestOther(t *testing.T) { t.Parallel(); t.Log(\"other's log\") }\n",
+	"hang/x_test.go": "package x\nimport \"testing\"\nfunc TestHang(t *testing.T) { t.Log(\"before\"); select {} }\n",
+	"not/x_test.go":  "package x\nvar _ = undefined\n",
+}
+
+// What go test says of passes, failures, hangs and builds arrives, and what
+// passing tests log does not.
+func TestTellsAsGoTestDoes(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	for name, text := range module {
+		path := filepath.Join(folder, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gotest := filepath.Join(folder, "gotest")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", gotest, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	run := func(args ...string) (int, string) {
+		cmd := exec.CommandContext(t.Context(), gotest, append([]string{"times"}, args...)...)
+		var out bytes.Buffer
+		cmd.Dir, cmd.Stdout, cmd.Stderr = folder, &out, &out
+		var exit *exec.ExitError
+		if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		return cmd.ProcessState.ExitCode(), out.String()
+	}
+	if code, out := run("./good"); code != 0 || !regexp.MustCompile(`^ok  \tm/good\t0\.\d+s\n$`).MatchString(out) {
+		t.Errorf("exit status %d, %q", code, out)
+	}
+	code, out := run("-timeout", "2s", "./...")
+	if code != 1 {
+		t.Errorf("exit status %d", code)
+	}
+	for _, want := range []string{"ok  \tm/good\t", "--- FAIL: TestBad (", "bad's log\n", "one\n        two\n", "FAIL\tm/bad\t", "before\npanic: test timed out",
+		"FAIL\tm/hang\t", "undefined: undefined\n", "FAIL\tm/not [build failed]\n"} {
+		if strings.Count(out, want) != 1 {
+			t.Errorf("want %q once in\n%s", want, out)
+		}
+	}
+	for _, no := range []string{"good's log", "other's log", "=== RUN"} {
+		if strings.Contains(out, no) {
+			t.Errorf("%q is in\n%s", no, out)
+		}
+	}
+	times, err := os.ReadFile(filepath.Join(folder, "times"))
+	if err != nil || !regexp.MustCompile(`(?m)^0\.3\d s m/good\.TestGood/sub\n0\.0\d s m/good\.TestGood\n`).Match(times) {
+		t.Errorf("times: %v\n%s", err, times)
+	}
+}
