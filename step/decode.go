@@ -25,28 +25,20 @@ func CheckName(field, name string) error {
 		Hint: "a name is a lower-case letter, then at most 39 lower-case letters, digits or hyphens"}
 }
 
-// Decode reads a step's options into *into strictly: a field it does not have
-// is InvalidSpec that names the field and the nearest known one, as is a value
-// of the wrong type, with how it is written as Hint. Names match exactly, unlike
-// encoding/json's. Empty or null options leave *into as it is.
+// Decode reads a step's options into *into strictly: a field it does not have is
+// InvalidSpec with the nearest known name as Hint, and a value of the wrong type is
+// InvalidSpec with a valid value as Hint. Field is the whole path, as "args[2]" or
+// "disks[0].size". Names match exactly, unlike encoding/json's. Empty or null
+// options leave *into as it is.
 func Decode(options json.RawMessage, into any) error {
 	if trimmed := bytes.TrimSpace(options); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
 		return nil
 	}
-	if err := unknown(options, reflect.TypeOf(into).Elem(), ""); err != nil {
+	if err := checkType(options, reflect.TypeOf(into).Elem(), ""); err != nil {
 		return err
 	}
 	d := json.NewDecoder(bytes.NewReader(options))
 	if err := d.Decode(into); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			return &Error{Kind: InvalidSpec, Field: wrong.Field,
-				Err: fmt.Errorf("want %s, not %s", typeWords(wrong.Type), wrong.Value), Hint: typeHint(wrong.Type)}
-		}
-		var e *Error
-		if errors.As(err, &e) {
-			return e
-		}
 		return &Error{Kind: InvalidSpec, Err: fmt.Errorf("options: %w", err)}
 	}
 	if _, err := d.Token(); err != io.EOF {
@@ -55,52 +47,69 @@ func Decode(options json.RawMessage, into any) error {
 	return nil
 }
 
-// unknown looks for object members that t has no field for, all the way down.
-func unknown(raw json.RawMessage, t reflect.Type, path string) error {
+var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+
+// checkType looks for object members that t has no field for and for values of
+// the wrong type, all the way down. encoding/json tells neither the index nor the
+// path of such a value.
+func checkType(raw json.RawMessage, t reflect.Type, path string) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		return nil
+	kind := t.Kind()
+	if reflect.PointerTo(t).Implements(unmarshaler) {
+		kind = reflect.Invalid // it reads itself
 	}
-	switch t.Kind() {
-	case reflect.Struct:
+	switch kind {
+	case reflect.Struct, reflect.Map:
 		var members map[string]json.RawMessage
 		if json.Unmarshal(raw, &members) != nil {
-			return nil //nolint:nilerr // a wrong type: Decode says so
+			break
 		}
-		fields := jsonFields(t)
+		var fields map[string]reflect.Type
+		if kind == reflect.Struct {
+			fields = jsonFields(t)
+		}
 		for _, name := range sortedKeys(members) {
-			f, ok := fields[name]
-			if !ok {
+			of, known := fields[name]
+			switch {
+			case kind == reflect.Map:
+				of = t.Elem()
+			case !known:
 				return unknownField(join(path, name), name, sortedKeys(fields))
 			}
-			if err := unknown(members[name], f, join(path, name)); err != nil {
+			if err := checkType(members[name], of, join(path, name)); err != nil {
 				return err
 			}
 		}
+		return nil
 	case reflect.Slice, reflect.Array:
-		var elems []json.RawMessage
-		if json.Unmarshal(raw, &elems) != nil {
-			return nil //nolint:nilerr // as above
+		var items []json.RawMessage
+		if json.Unmarshal(raw, &items) != nil {
+			break
 		}
-		for i, e := range elems {
-			if err := unknown(e, t.Elem(), path+"["+strconv.Itoa(i)+"]"); err != nil {
+		for i, item := range items {
+			if err := checkType(item, t.Elem(), path+"["+strconv.Itoa(i)+"]"); err != nil {
 				return err
 			}
 		}
-	case reflect.Map:
-		var members map[string]json.RawMessage
-		if json.Unmarshal(raw, &members) != nil {
-			return nil //nolint:nilerr // as above
-		}
-		for _, name := range sortedKeys(members) {
-			if err := unknown(members[name], t.Elem(), join(path, name)); err != nil {
-				return err
-			}
-		}
+		return nil
 	}
-	return nil
+	err := json.Unmarshal(raw, reflect.New(t).Interface())
+	var wrong *json.UnmarshalTypeError
+	var own *Error // of a type that reads itself
+	switch {
+	case errors.As(err, &own):
+		if own.Field != "" {
+			return own
+		}
+		located := *own
+		located.Field = path
+		return &located
+	case errors.As(err, &wrong):
+		return wrongType(raw, t, path)
+	}
+	return nil // not JSON: Decode says so
 }
 
 func unknownField(path, name string, known []string) error {
@@ -145,37 +154,76 @@ func typeWords(t reflect.Type) string {
 	}
 }
 
-// typeHint says how a value of a type is written.
-func typeHint(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.String:
-		return `in quotes, as "..."`
-	case reflect.Bool:
-		return "without quotes"
+// wrongType is the error of a value that is no t. Its hint shows one that is.
+func wrongType(raw json.RawMessage, t reflect.Type, path string) error {
+	raw = bytes.TrimSpace(raw)
+	have, text := "a number", string(raw)
+	switch raw[0] {
+	case '{':
+		have, text = "a mapping", ""
+	case '[':
+		have, text = "a list", ""
+	case '"':
+		have = "a string"
+		_ = json.Unmarshal(raw, &text) // it has been read before
+	case 't', 'f':
+		have = "true or false"
 	}
-	hint := typeWords(t) + ", as " + example(t)
+	want := typeWords(t)
+	if have == "a number" && strings.HasSuffix(want, " number") {
+		have = text
+	}
+	hint := want + ", as " + example(t, text)
+	switch {
+	case want == "a string" && text != "":
+		hint = "in quotes, as " + example(t, text)
+	case have == "a string" && json.Unmarshal([]byte(text), reflect.New(t).Interface()) == nil:
+		hint = "without quotes, as " + text
+	}
 	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	if t.Kind() == reflect.Struct {
 		hint += "; known fields: " + strings.Join(sortedKeys(jsonFields(t)), ", ")
 	}
-	return hint
+	return &Error{Kind: InvalidSpec, Field: path, Err: fmt.Errorf("want %s, not %s", want, have), Hint: hint}
 }
 
-// example is a value of a type in YAML.
-func example(t reflect.Type) string {
+// example is a value of type t in YAML, with text in the place of a string if
+// that is short.
+func example(t reflect.Type, text string) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch typeWords(t) {
+	case "a string":
+		if text == "" || len(text) > 40 {
+			text = "..."
+		}
+		return strconv.Quote(text)
+	case "true or false":
+		return "true"
 	case "a whole number":
 		return "64"
 	case "a number":
 		return "0.5"
 	case "a list":
-		return "[" + example(t.Elem()) + "]"
-	case "a mapping":
-		return "{...}"
+		return "[" + example(t.Elem(), text) + "]"
 	}
-	return "..."
+	name, of := "name", reflect.Type(nil)
+	switch t.Kind() {
+	case reflect.Map:
+		of = t.Elem()
+	case reflect.Struct:
+		if fields := jsonFields(t); len(fields) > 0 {
+			name = sortedKeys(fields)[0]
+			of = fields[name]
+		}
+	}
+	if of == nil {
+		return "{}"
+	}
+	return "{" + name + ": " + example(of, "") + "}"
 }
 
 func join(path, name string) string {

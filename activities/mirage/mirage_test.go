@@ -214,7 +214,7 @@ func TestOptionsRefused(t *testing.T) {
 		{`{"keys":{"output":"x"}}`, "qemu", "keys.output", step.InvalidSpec, "store"},
 		{`{"keys":{"--dhcp":true}}`, "qemu", "keys.--dhcp", step.InvalidSpec, "without dashes"},
 		{`{"keys":{"t":"x"}}`, "qemu", "keys.t", step.InvalidSpec, "two letters"},
-		{`{"keys":{"dhcp":[1]}}`, "qemu", "keys", step.InvalidSpec, "not a key's value"},
+		{`{"keys":{"dhcp":[1]}}`, "qemu", "keys.dhcp", step.InvalidSpec, "not a key's value"},
 		{`{"keys":{"dhcp":"\u0000"}}`, "qemu", "keys.dhcp", step.InvalidSpec, "NUL"},
 		{`{"config":"../config.ml"}`, "qemu", "config", step.InvalidSpec, "not inside"},
 		{`{"config":"app/config.ml"}`, "qemu", "config", step.InvalidSpec, "the source has no app/config.ml"},

@@ -28,7 +28,7 @@ type Value string
 func (v *Value) UnmarshalJSON(raw []byte) error {
 	switch raw = bytes.TrimSpace(raw); raw[0] {
 	case '{', '[':
-		return invalid("keys", fmt.Sprintf("%.40s is not a key's value", raw), "a string, a number, true or false; null for a key that takes none")
+		return invalid("", fmt.Sprintf("%.40s is not a key's value", raw), "a string, a number, true or false; null for a key that takes none")
 	case '"':
 		return json.Unmarshal(raw, (*string)(v))
 	}
