@@ -105,7 +105,7 @@ func (b *booter) boot(ctx context.Context, generation int) (took time.Duration, 
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		defer cancel()
-		_, destroyed := b.target.Destroy(ctx, img.Spec)
+		_, destroyed := b.target.Destroy(ctx, step.Removal{Spec: img.Spec})
 		err = errors.Join(err, destroyed)
 	}()
 	registration, err := b.target.Register(ctx, img)

@@ -63,7 +63,9 @@ func (noop) Console(context.Context, step.ConsoleFrom) (step.ConsoleText, error)
 	return step.ConsoleText{Ended: true}, nil
 }
 
-func (noop) Destroy(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }
+func (noop) Destroy(context.Context, step.Removal) (step.Destroyed, error) {
+	return step.Destroyed{}, nil
+}
 
 func (noop) Clean(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }
 

@@ -55,7 +55,7 @@ func (x *xenSteps) each(ctx context.Context, kernel []byte, stages []string, aro
 		},
 		"register": func() (err error) { registration, err = x.target.Register(ctx, img); return err },
 		"boot":     func() (err error) { _, err = x.target.Boot(ctx, registration); return err },
-		"destroy":  func() (err error) { _, err = x.target.Destroy(ctx, spec); return err },
+		"destroy":  func() (err error) { _, err = x.target.Destroy(ctx, step.Removal{Spec: spec}); return err },
 	}
 	for _, s := range stages {
 		if err := around(s, do[s]); err != nil {

@@ -161,6 +161,6 @@ func (r remote) Console(ctx context.Context, from step.ConsoleFrom) (step.Consol
 	return call[step.ConsoleText](ctx, r, "Console", r.site.Host, from)
 }
 
-func (r remote) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
-	return call[step.Destroyed](ctx, r, "Destroy", r.site.Host, spec)
+func (r remote) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+	return call[step.Destroyed](ctx, r, "Destroy", r.site.Host, what)
 }

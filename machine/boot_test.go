@@ -76,10 +76,10 @@ func newBenchAt(t *testing.T, state string) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{T: t, machines: In(step.Site{State: state, Store: s}, "test"), within: 10 * time.Second, expect: "up\n"}
-	spec := step.Spec{Tags: step.Tags{App: "boottest", Target: "dev", Life: "0a1b2c3d", Generation: 1}}
+	spec := step.Spec{Tags: step.Tags{App: "boottest", Target: "dev", Life: "0a1b2c3d", Generation: 1}, Kind: "test"}
 	b.reg = b.register(b.image(spec, "kernel"))
 	t.Cleanup(func() {
-		if _, err := b.machines.Destroy(context.Background(), spec, Quit{Ask: deaf}); err != nil {
+		if _, err := b.machines.Destroy(context.Background(), step.Removal{Spec: spec}, Quit{Ask: deaf}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -263,7 +263,7 @@ func TestDestroyOfOneWhoseLockIsKept(t *testing.T) {
 		return lock.Close()
 	}
 	began := time.Now()
-	if _, err := b.machines.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf, Held: held}); err != nil || time.Since(began) > 5*time.Second {
+	if _, err := b.machines.Destroy(t.Context(), step.Removal{Spec: b.reg.Spec}, Quit{Ask: deaf, Held: held}); err != nil || time.Since(began) > 5*time.Second {
 		t.Errorf("got %v after %s", err, time.Since(began))
 	}
 }

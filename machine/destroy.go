@@ -30,14 +30,15 @@ type Quit struct {
 // Destroy ends the machines whose tags match and removes their folders, half
 // made ones as well. What it cannot end is named in the error's Left; the rest
 // is removed all the same. It is idempotent.
-func (r *Machines) Destroy(ctx context.Context, spec step.Spec, quit Quit) (step.Destroyed, error) {
+func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (step.Destroyed, error) {
+	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
 	var done step.Destroyed
 	// Without names the tags would match what belongs to nobody.
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, step.During(op, err)
 	}
-	scrap, err := r.scrap(spec.Match)
+	scrap, err := r.scrap(what.Match)
 	if err != nil {
 		return done, step.During(op, err)
 	}
@@ -47,7 +48,7 @@ func (r *Machines) Destroy(ctx context.Context, spec step.Spec, quit Quit) (step
 		}
 		done.Removed = append(done.Removed, "folder "+m.Path)
 	}
-	machines, err := r.All(spec.Match)
+	machines, err := r.All(what.Match)
 	if err != nil {
 		return done, step.During(op, err)
 	}

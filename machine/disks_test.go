@@ -119,7 +119,7 @@ func TestDiskOfAMachine(t *testing.T) {
 		}
 	}
 	b.machines = mine
-	if _, err := b.machines.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
+	if _, err := b.machines.Destroy(t.Context(), step.Removal{Spec: b.reg.Spec}, Quit{Ask: deaf}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.take(another, false, disk); err != nil {

@@ -77,6 +77,9 @@ type Prepare func(ctx context.Context, made Machine, options json.RawMessage) er
 // with the same digest is adopted. One with another digest is replaced, unless
 // its machine runs: Conflict.
 func (r *Machines) Register(ctx context.Context, img step.Image, prepare Prepare) (step.Registration, error) {
+	if err := img.Valid(); err != nil {
+		return step.Registration{}, step.During("register", err)
+	}
 	m, err := r.Of(img.Spec.Tags)
 	if err != nil {
 		return step.Registration{}, step.During("register", err)

@@ -78,7 +78,7 @@ func TestRuinThatRuns(t *testing.T) {
 		func(context.Context, Machine, json.RawMessage) error { return nil })
 	wantKind(t, err, step.Conflict, "", "runs under this name")
 	deaf := func(context.Context, Machine, int) error { return errors.New("it does not listen") }
-	if _, err := b.machines.Destroy(t.Context(), b.reg.Spec, Quit{Ask: deaf}); err != nil {
+	if _, err := b.machines.Destroy(t.Context(), step.Removal{Spec: b.reg.Spec}, Quit{Ask: deaf}); err != nil {
 		t.Error(err)
 	}
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {

@@ -130,7 +130,7 @@ func lineOf(e event) string {
 			line += ", " + m.Ready
 		}
 		if len(m.Addresses) > 0 {
-			line += ", at " + strings.Join(m.Addresses, " ")
+			line += ", at " + step.Addresses(m.Addresses, " ")
 		}
 		for _, left := range e.Left {
 			line += "\nwarning: " + left

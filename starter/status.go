@@ -91,7 +91,7 @@ func (c *cli) table(lines []deploymentLine) error {
 		case m != nil:
 			machine, generation = m.ID, fmt.Sprint(m.Registration.Spec.Generation)
 			if len(m.Addresses) > 0 {
-				addresses = strings.Join(m.Addresses, ",")
+				addresses = step.Addresses(m.Addresses, ",")
 			}
 		case l.Error != nil && l.Generation > 0:
 			generation = fmt.Sprint(l.Generation)

@@ -2,9 +2,11 @@ package step
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Kind says what sort of error it is. It is the Temporal error type as well,
@@ -68,7 +70,10 @@ type Error struct {
 	Left []string
 	// Host is where it happened; the worker fills it in.
 	Host string
-	Err  error
+	// RetryAfter is when to try again an error of kind Exhausted; 0 leaves it to
+	// the workflow's default of 30 s.
+	RetryAfter time.Duration
+	Err        error
 }
 
 func (e *Error) Error() string {
@@ -86,6 +91,20 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Invalid is an error of kind InvalidSpec: the option to blame, what to do, and
+// the cause.
+func Invalid(field, hint, format string, args ...any) *Error {
+	return &Error{Kind: InvalidSpec, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+// OneOf is the hint for a value that is none of known: the nearest, or all.
+func OneOf(given string, known ...string) string {
+	if near := Nearest(given, known); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return "one of " + strings.Join(known, ", ")
+}
 
 // KindOf is the kind of the first [*Error] in err's chain, "" if there is none.
 func KindOf(err error) Kind {

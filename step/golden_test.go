@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -31,6 +32,8 @@ func artifact(digit string, size int64) step.Artifact {
 
 func pointer[T any](v T) *T { return &v }
 
+var someTime = time.Date(2026, 11, 26, 2, 3, 4, 0, time.UTC)
+
 // The values of one deploy, each with all of its fields.
 var (
 	goldenSpec = step.Spec{
@@ -38,8 +41,9 @@ var (
 		Kind:      "qemu",
 		Options:   json.RawMessage(`{"memory":64,"ports":["8080:80"]}`),
 		Toolchain: step.Recipe{Kind: "command", Options: json.RawMessage(`{"build":[["make"]],"kernel":"hello"}`)},
-		Origin:    step.Origin{Folder: "/home/ann/hello", Host: "laptop", Archive: pointer(artifact("1", 20480))},
+		Origin:    step.Origin{Project: "https://example.org/ann/hello", Folder: "/home/ann/hello", Host: "laptop", Archive: pointer(artifact("1", 20480))},
 		Host:      "rack7",
+		Alone:     true,
 	}
 	goldenPrebuilt = step.Spec{
 		Tags:      step.Tags{App: "hello", Target: "prod", Life: "9f8e7d6c", Generation: 1},
@@ -52,7 +56,7 @@ var (
 	goldenReg   = step.Registration{Spec: goldenSpec, Digest: step.DigestOf(goldenFiles),
 		ID: "/var/lib/morgana/qemu/hello.dev.0a1b2c3d-3", Adopted: true}
 	goldenMachine = step.Machine{Registration: goldenReg, ID: "9cc57fe2-bbe9-82b8-8a69-c4c0afad81bf",
-		Addresses: []string{"127.0.0.1:8080"}, Ready: `console matched "listening"`, Adopted: true}
+		Addresses: []step.Address{{Kind: "tcp", Address: "127.0.0.1", Port: 8080}}, Ready: `console matched "listening"`, Adopted: true}
 )
 
 func TestGolden(t *testing.T) {
@@ -71,6 +75,14 @@ func TestGolden(t *testing.T) {
 	golden(t, "machine_ended", ended)
 	golden(t, "console_from", step.ConsoleFrom{Machine: goldenMachine, Offset: 4096, WaitSeconds: 10})
 	golden(t, "console_text", step.ConsoleText{Text: "hello from a unikernel\r\n\u001b[1mgrüße\u001b[0m & <bye>\n", Next: 4148, Ended: true})
+	golden(t, "removal", step.Removal{Spec: step.Spec{Tags: step.Tags{App: "hello", Target: "dev"}, Kind: "qemu", Host: "rack7"},
+		NotLife: "0a1b2c3d", KeepImage: true})
+	golden(t, "health", step.Health{State: step.Ended, How: "exit status 1", Since: someTime,
+		Addresses: []step.Address{{Kind: "ip", Address: "10.0.0.2"}, {Kind: "udp", Address: "::1", Port: 53}}})
+	golden(t, "resources", []step.Resource{{Tags: goldenSpec.Tags, Kind: "folder", ID: "/var/lib/morgana/qemu/hello.dev.0a1b2c3d-3",
+		Created: someTime, Where: "rack7"}})
+	golden(t, "actions", []step.Action{{Call: "ec2:RegisterImage", Why: "make the AMI", Permission: "ec2:RegisterImage",
+		Cost: "$0.05 per GB-month"}})
 	golden(t, "destroyed", step.Destroyed{Removed: []string{
 		"machine hello.dev.0a1b2c3d-3 (process 4711)", "folder /var/lib/morgana/qemu/hello.dev.0a1b2c3d-3"}})
 	golden(t, "progress", step.Progress{Done: 1 << 20, Total: 3 << 20, Unit: "bytes", Note: "uploading"})

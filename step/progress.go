@@ -30,7 +30,8 @@ type reporter struct {
 }
 
 // WithReporter gives ctx a place for [Report] to go, and the last Progress an
-// earlier try reported (nil if none) for [Resume]. report must not block.
+// earlier try reported (nil if none) for [Resume]. report must not block: it is
+// called for each chunk of a transfer, also while Temporal does not answer.
 func WithReporter(ctx context.Context, report func(Progress), last *Progress) context.Context {
 	return context.WithValue(ctx, reporterKey{}, reporter{report, last})
 }

@@ -21,7 +21,13 @@
 // The package imports only the standard library, and nothing of Temporal.
 package step
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Stage is a word of the sentence.
 type Stage string
@@ -56,6 +62,9 @@ type Spec struct {
 	// target whose machines live on a worker's own host. Register, boot,
 	// console and destroy then run on task queue "<kind>@<host>".
 	Host string `json:"host,omitempty"`
+	// Alone is set by a Check that looked and found nothing of another life of
+	// this app and target there: a first rollout then has nothing to remove.
+	Alone bool `json:"alone,omitempty"`
 }
 
 // Recipe names a toolchain and gives its options, decoded strictly by its
@@ -67,8 +76,12 @@ type Recipe struct {
 
 // Origin is what a kernel is made from. Exactly one of Archive and Kernel is set.
 type Origin struct {
+	// Project identifies the project wherever it is checked out: the URL of its
+	// git remote and the folder within it, "https://example.org/ann/hello#web".
+	// Empty if the folder is in no repository with a remote.
+	Project string `json:"project,omitempty"`
 	// Folder and Host say where the user stood: "/home/ann/hello" on "laptop".
-	// They identify the project; no worker reads them.
+	// No worker reads them.
 	Folder string `json:"folder,omitempty"`
 	Host   string `json:"host,omitempty"`
 	// Archive is the packed source folder (an uncompressed tar whose bytes
@@ -136,14 +149,61 @@ type Machine struct {
 	Registration Registration `json:"registration"`
 	// ID is the target's name for it: an instance id, a domain's uuid, a pid.
 	ID string `json:"id"`
-	// Addresses are where it answers, as host:port or host.
-	Addresses []string `json:"addresses,omitempty"`
+	// Addresses are where it answers.
+	Addresses []Address `json:"addresses,omitempty"`
 	// Ready says how it was known to be up: `console matched "listening"`.
 	Ready string `json:"ready,omitempty"`
 	// Adopted says that it ran already.
 	Adopted bool `json:"adopted,omitempty"`
 	// Ended says that it ran to its end, as a unikernel that does a job does.
 	Ended bool `json:"ended,omitempty"`
+}
+
+// Address is where a machine answers.
+type Address struct {
+	// Kind is "tcp" or "udp" for a port, "ip" for a whole address.
+	Kind string `json:"kind"`
+	// Address is an IP address or a host name.
+	Address string `json:"address"`
+	// Port is 1 to 65535; 0 for kind "ip".
+	Port int `json:"port,omitempty"`
+}
+
+// String is "10.0.0.2" or "127.0.0.1:8080"; UDP has its kind, "127.0.0.1:53/udp".
+func (a Address) String() string {
+	s := a.Address
+	if a.Port != 0 {
+		s = net.JoinHostPort(a.Address, strconv.Itoa(a.Port))
+	}
+	if a.Kind == "udp" {
+		s += "/udp"
+	}
+	return s
+}
+
+// Addresses writes all in a line.
+func Addresses(all []Address, separator string) string {
+	texts := make([]string, len(all))
+	for i, a := range all {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, separator)
+}
+
+// Removal asks Destroy for what carries tags.
+type Removal struct {
+	// Spec says where to look and for which tags: an empty Life or a zero
+	// Generation matches all.
+	Spec Spec `json:"spec"`
+	// NotLife is a life to leave alone; with it Spec.Life is empty.
+	NotLife string `json:"notLife,omitempty"`
+	// KeepImage ends machines and leaves their registrations.
+	KeepImage bool `json:"keepImage,omitempty"`
+}
+
+// Match reports whether a resource tagged have is to be removed.
+func (r Removal) Match(have Tags) bool {
+	return r.Spec.Match(have) && (r.NotLife == "" || r.NotLife != have.Life)
 }
 
 // ConsoleFrom asks for a machine's console text from a byte offset on.
@@ -167,6 +227,55 @@ type ConsoleText struct {
 // Destroyed lists what Destroy or Clean removed, for people to read.
 type Destroyed struct {
 	Removed []string `json:"removed,omitempty"`
+}
+
+// State is how a machine is.
+type State string
+
+// The states of a machine.
+const (
+	Running State = "running"
+	// Ended: it ran to its end or crashed, and is still there to be looked at.
+	Ended State = "ended"
+	Gone  State = "gone"
+)
+
+// Health says how a machine is.
+type Health struct {
+	State State `json:"state"`
+	// How says in one line how it ended: "exit status 1", "crashed". Empty
+	// unless it has ended and the target knows.
+	How string `json:"how,omitempty"`
+	// Since is when it came into that state, zero if the target does not know.
+	Since time.Time `json:"since,omitzero"`
+	// Addresses are where it answers now.
+	Addresses []Address `json:"addresses,omitempty"`
+}
+
+// Resource is something in a place that carries Morgana's tags.
+type Resource struct {
+	Tags Tags `json:"tags"`
+	// Kind is the place's own word: "domain", "snapshot", "folder".
+	Kind string `json:"kind"`
+	// ID is the place's name for it.
+	ID string `json:"id"`
+	// Created is zero if the place does not say.
+	Created time.Time `json:"created,omitzero"`
+	// Where is the host or region: "rack7", "eu-west-1".
+	Where string `json:"where,omitempty"`
+}
+
+// Action is something that a rollout will do.
+type Action struct {
+	// Call is the command or API call: "xl create", "ec2:RegisterImage".
+	Call string `json:"call"`
+	// Why says in one line what for.
+	Why string `json:"why"`
+	// Permission is what it takes: "ec2:RegisterImage", "root"; empty if nothing
+	// special.
+	Permission string `json:"permission,omitempty"`
+	// Cost is what it costs, for people: "$0.05 per GB-month"; empty if nothing.
+	Cost string `json:"cost,omitempty"`
 }
 
 // Step names the activity that does something, and the task queue its workers poll.
@@ -197,6 +306,10 @@ type Route struct {
 	Console   Step `json:"console"`
 	Destroy   Step `json:"destroy"`
 	Clean     Step `json:"clean"`
+	// Observe, List and Forecast are abilities that a target may lack.
+	Observe  Step `json:"observe"`
+	List     Step `json:"list"`
+	Forecast Step `json:"forecast"`
 	// After holds steps inserted behind a stage (sign, scan): each
 	// takes that stage's output and gives a value of the same type.
 	After map[Stage][]Step `json:"after,omitempty"`
@@ -219,6 +332,9 @@ func NewRoute(toolchain, target string) Route {
 		Boot:      onHost(target, "Boot"),
 		Console:   onHost(target, "Console"),
 		Destroy:   onHost(target, "Destroy"),
+		Observe:   onHost(target, "Observe"),
+		List:      onHost(target, "List"),
+		Forecast:  onHost(target, "Forecast"),
 	}
 }
 

@@ -186,14 +186,18 @@ func TestTagsMatch(t *testing.T) {
 		{step.Tags{App: "hello", Target: "dev", Generation: 3}, true},
 		{step.Tags{App: "hello", Target: "dev", Generation: 2}, false},
 		{step.Tags{App: "hello", Target: "dev", Life: "ffffffff", Generation: 3}, false},
-		{step.Tags{App: "hello", Target: "dev", NotLife: "ffffffff"}, true},
-		{step.Tags{App: "hello", Target: "dev", NotLife: "0a1b2c3d"}, false},
 		{step.Tags{App: "hell", Target: "dev"}, false},
 		{step.Tags{App: "hello", Target: "prod"}, false},
 		{step.Tags{}, false},
 	} {
 		if got := test.asked.Match(have); got != test.want {
 			t.Errorf("%+v: got %v", test.asked, got)
+		}
+	}
+	for notLife, want := range map[string]bool{"": true, "ffffffff": true, "0a1b2c3d": false} {
+		r := step.Removal{Spec: step.Spec{Tags: step.Tags{App: "hello", Target: "dev"}}, NotLife: notLife}
+		if got := r.Match(have); got != want {
+			t.Errorf("removal of all but life %q: matches %v", notLife, got)
 		}
 	}
 	// Open tags ask; a resource always has all of its own.

@@ -1,6 +1,8 @@
 package step
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
@@ -24,16 +26,13 @@ type Tags struct {
 	// Generation is the number of the rollout, from 1. Zero matches every
 	// generation (Destroy only).
 	Generation int `json:"generation,omitempty"`
-	// NotLife is a life to leave alone (Destroy only): with it Life is empty.
-	NotLife string `json:"notLife,omitempty"`
 }
 
 // Match reports whether a resource tagged have is one that t asks for: same
-// app and target, and same life and generation unless t leaves them open, and not of NotLife.
+// app and target, and same life and generation unless t leaves them open.
 func (t Tags) Match(have Tags) bool {
 	return t.App == have.App && t.Target == have.Target &&
 		(t.Life == "" || t.Life == have.Life) &&
-		(t.NotLife == "" || t.NotLife != have.Life) &&
 		(t.Generation == 0 || t.Generation == have.Generation)
 }
 
@@ -57,6 +56,19 @@ func (t Tags) Folder() (string, error) {
 		return "", &Error{Kind: InvalidSpec, Field: "generation", Hint: "1 or more", Err: fmt.Errorf("%d is no generation", t.Generation)}
 	}
 	return fmt.Sprintf("%s.%s.%s-%d", t.App, t.Target, t.Life, t.Generation), nil
+}
+
+// Token is a name for client tokens and the like: at most 64 letters, digits and
+// hyphens, the same for the same rollout and the same what ("instance",
+// "snapshot vol-1"), and another for any other. Tags that do not name one
+// rollout are InvalidSpec.
+func (t Tags) Token(what string) (string, error) {
+	folder, err := t.Folder()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(folder + "\n" + what))
+	return "morgana-" + hex.EncodeToString(sum[:20]), nil
 }
 
 // ParseFolder gives the tags of a name that [Tags.Folder] made, false for any other.

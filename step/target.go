@@ -41,13 +41,16 @@ type Target interface {
 	// kernel's ABI one that can boot here if spec.Origin tells it (Unsupported),
 	// what the machine needs is free (Conflict). It creates nothing. It returns
 	// the spec completed: Host set if machines are bound to this host, options
-	// with their defaults filled in if later stages want them.
+	// with every default filled in, so that no later stage knows a default; Alone
+	// set if it looked for other lives and found none.
 	Check(ctx context.Context, spec Spec) (Spec, error)
 	// Package makes of the kernel what the target takes, in the store. It is
 	// pure: the same kernel and options give the same Digest on any host.
 	// Unsupported if the kernel's ABI cannot boot here.
 	Package(ctx context.Context, k Kernel) (Image, error)
-	// Register makes the image known to the target.
+	// Register makes the image known to the target. An image that is not
+	// [Image.Valid] is refused: a step behind package may have made it. Cut off,
+	// it goes on from what the other side has.
 	Register(ctx context.Context, img Image) (Registration, error)
 	// Boot starts a machine, or adopts the one that runs, and waits until it is
 	// ready. One that does not get ready in time is BootFailed with the
@@ -56,10 +59,33 @@ type Target interface {
 	Boot(ctx context.Context, r Registration) (Machine, error)
 	// Console reads a piece of the machine's console.
 	Console(ctx context.Context, from ConsoleFrom) (ConsoleText, error)
-	// Destroy removes machines and registrations that spec.Tags match, by
-	// looking for the tags, never by remembering: it works when register or
-	// boot never finished. It is idempotent; nothing to remove is no error.
-	Destroy(ctx context.Context, spec Spec) (Destroyed, error)
+	// Destroy removes the machines, and unless KeepImage is set the
+	// registrations, that [Removal.Match]. It looks for the tags and remembers
+	// nothing: it works when register or boot never finished, and for a Spec that
+	// Check never saw. It is idempotent; nothing to remove is no error.
+	Destroy(ctx context.Context, what Removal) (Destroyed, error)
+}
+
+// Observer is a target that can say how a machine is.
+type Observer interface {
+	// Observe looks at the machine itself. A machine that is not there is Gone,
+	// not an error; an error says that the place could not be asked.
+	Observe(ctx context.Context, m Machine) (Health, error)
+}
+
+// Lister is a target that can list what it has in a place.
+type Lister interface {
+	// List gives everything in the place that spec names that carries tags of
+	// Morgana and matches spec.Tags; with App and Target empty, everything. It
+	// finds what Destroy finds, and what a crash left half made.
+	List(ctx context.Context, spec Spec) ([]Resource, error)
+}
+
+// Forecaster is a target that can say what a rollout will do.
+type Forecaster interface {
+	// Forecast gives the acts of a rollout of a checked spec in their order. It
+	// creates nothing and takes seconds.
+	Forecast(ctx context.Context, spec Spec) ([]Action, error)
 }
 
 // Site is where a worker stands; a target or toolchain is made from it.

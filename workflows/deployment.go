@@ -300,7 +300,7 @@ func (d *deployment) end() bool {
 	e := d.destroy
 	spec, route := d.where()
 	spec.Life, spec.Generation = "", 0
-	err := execute(ctx, route.Destroy, spec.Host, destroyOptions(), summary(spec.Tags, "destroy"), spec, &e.removed)
+	err := execute(ctx, route.Destroy, spec.Host, destroyOptions(), summary(spec.Tags, "destroy"), step.Removal{Spec: spec}, &e.removed)
 	if err != nil {
 		e.err = Fail(Failure(err))
 		d.destroy = nil // the machine may still be there: live on, ask again

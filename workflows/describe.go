@@ -58,7 +58,7 @@ func result(out any) string {
 	case step.Registration:
 		return v.ID + adopted(v.Adopted)
 	case step.Machine:
-		return strings.Join(append([]string{v.ID + adopted(v.Adopted), v.Ready}, v.Addresses...), " ")
+		return strings.TrimSpace(v.ID + adopted(v.Adopted) + " " + v.Ready + " " + step.Addresses(v.Addresses, " "))
 	}
 	return ""
 }
@@ -90,7 +90,7 @@ func (d *deployment) describe() {
 	fmt.Fprintf(&b, "| last generation | %d |\n", s.Generation)
 	if m := s.Machine; m != nil {
 		fmt.Fprintf(&b, "| machine | %s of generation %d |\n", cell(m.ID), m.Registration.Spec.Generation)
-		fmt.Fprintf(&b, "| ready | %s |\n| addresses | %s |\n", cell(m.Ready), cell(strings.Join(m.Addresses, " ")))
+		fmt.Fprintf(&b, "| ready | %s |\n| addresses | %s |\n", cell(m.Ready), cell(step.Addresses(m.Addresses, " ")))
 	}
 	if s.Rolling != nil {
 		fmt.Fprintf(&b, "| rolling out | generation %d |\n", s.Rolling.Generation)

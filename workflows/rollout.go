@@ -31,7 +31,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	var source step.Source
 	var kernel step.Kernel
 	for try := 1; ; try++ { // again where the host that had the tree is gone
-		tree := r.undo.add("remove the build tree", in.Route.Clean, spec)
+		tree := r.undo.clean(in.Route.Clean, spec)
 		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
 			tree.never, tree.host = Failure(err).Kind == step.NoWorker, whereIt(err)
 			return out, err
@@ -58,7 +58,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		}
 	}
 
-	r.undo.add("destroy the new machine and its image", in.Route.Destroy, spec).host = spec.Host
+	r.undo.destroy("destroy the new machine and its image", in.Route.Destroy, step.Removal{Spec: spec})
 	registration, err := run[step.Registration](r, step.Register, spec.Host, image)
 	if err != nil {
 		return out, err

@@ -55,8 +55,8 @@ func newRecorded(t *testing.T) *recorded {
 	register(r, "Boot", func(_ context.Context, in step.Registration) (step.Machine, error) {
 		return step.Machine{Registration: in, ID: fmt.Sprintf("machine-%d", in.Spec.Generation)}, nil
 	})
-	register(r, "Destroy", func(_ context.Context, in step.Spec) (step.Destroyed, error) {
-		return step.Destroyed{Removed: []string{fmt.Sprintf("machine-%d", in.Generation)}}, nil
+	register(r, "Destroy", func(_ context.Context, in step.Removal) (step.Destroyed, error) {
+		return step.Destroyed{Removed: []string{fmt.Sprintf("machine-%d", in.Spec.Generation)}}, nil
 	})
 	register(r, "Clean", func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil })
 	register(r, "Sign", func(_ context.Context, in step.Image) (step.Image, error) { in.Digest += "-signed"; return in, nil })
@@ -68,10 +68,10 @@ func register[In, Out any](r *recorded, name string, f func(context.Context, In)
 	r.env.RegisterActivityWithOptions(func(ctx context.Context, in In) (out Out, err error) {
 		info := activity.GetInfo(ctx)
 		call := name + " " + info.TaskQueue
-		if spec, ok := any(in).(step.Spec); ok && name == "Destroy" {
-			call += fmt.Sprintf(" generation %d", spec.Generation)
-			if spec.NotLife != "" {
-				call += " sparing life " + spec.NotLife
+		if what, ok := any(in).(step.Removal); ok {
+			call += fmt.Sprintf(" generation %d", what.Spec.Generation)
+			if what.NotLife != "" {
+				call += " sparing life " + what.NotLife
 			}
 		}
 		r.calls = append(r.calls, call)

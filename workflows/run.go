@@ -182,10 +182,11 @@ func (r *rollout) retire(spec step.Spec) (left []string) {
 	before := &undo{}
 	if old := r.in.Current; old != nil {
 		was := old.Machine.Registration.Spec
-		before.add(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route.Destroy, was).host = was.Host
+		before.destroy(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route.Destroy, step.Removal{Spec: was})
 	} else {
-		spec.NotLife, spec.Life, spec.Generation = spec.Life, "", 0
-		before.add("destroy what an earlier life left", r.in.Route.Destroy, spec).host = spec.Host
+		others := step.Removal{Spec: spec, NotLife: spec.Life}
+		others.Spec.Life, others.Spec.Generation = "", 0
+		before.destroy("destroy what an earlier life left", r.in.Route.Destroy, others)
 	}
 	return before.runAll(ctx, destroyOptions())
 }

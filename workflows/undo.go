@@ -20,15 +20,23 @@ type undo struct {
 type undoEntry struct {
 	name string
 	step step.Step
-	spec step.Spec
+	in   any // a Spec for Clean, a Removal for Destroy
+	tags step.Tags
 	// host may become known only after the act.
 	host string
 	// never says that the act did not even begin.
 	never bool
 }
 
-func (u *undo) add(name string, s step.Step, spec step.Spec) *undoEntry {
-	e := &undoEntry{name: name, step: s, spec: spec}
+func (u *undo) clean(s step.Step, spec step.Spec) *undoEntry {
+	return u.add(&undoEntry{name: "remove the build tree", step: s, in: spec, tags: spec.Tags})
+}
+
+func (u *undo) destroy(name string, s step.Step, what step.Removal) *undoEntry {
+	return u.add(&undoEntry{name: name, step: s, in: what, tags: what.Spec.Tags, host: what.Spec.Host})
+}
+
+func (u *undo) add(e *undoEntry) *undoEntry {
 	u.entries = append(u.entries, e)
 	return e
 }
@@ -50,7 +58,7 @@ func (u *undo) runAll(ctx workflow.Context, o workflow.ActivityOptions) (left []
 			continue
 		}
 		var removed step.Destroyed
-		err := execute(ctx, e.step, e.host, o, summary(e.spec.Tags, e.name), e.spec, &removed)
+		err := execute(ctx, e.step, e.host, o, summary(e.tags, e.name), e.in, &removed)
 		if err != nil {
 			workflow.GetLogger(ctx).Error("undo", "what", e.name, "error", err)
 			left = append(left, e.left(err))
@@ -62,7 +70,7 @@ func (u *undo) runAll(ctx workflow.Context, o workflow.ActivityOptions) (left []
 func (u *undo) names() (names []string) {
 	for _, e := range u.entries {
 		names = append(names, fmt.Sprintf("kept, until morgana destroy: to undo: %s (%s/%s life %s generation %d, host %s)",
-			e.name, e.spec.App, e.spec.Target, e.spec.Life, e.spec.Generation, cmp.Or(e.host, "unknown")))
+			e.name, e.tags.App, e.tags.Target, e.tags.Life, e.tags.Generation, cmp.Or(e.host, "unknown")))
 	}
 	return names
 }

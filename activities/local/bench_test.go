@@ -126,7 +126,7 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() {
 		spec := b.spec("")
 		spec.Generation = 0
-		if _, err := b.target().Destroy(context.Background(), spec); err != nil {
+		if _, err := b.target().Destroy(context.Background(), step.Removal{Spec: spec}); err != nil {
 			t.Error(err)
 		}
 		if left := resources(t, b.site); len(left) > 0 {
@@ -211,7 +211,7 @@ func (b *bench) refused(r step.Registration, kind step.Kind, text, hint string) 
 
 func (b *bench) destroy(spec step.Spec) {
 	b.Helper()
-	if _, err := b.target().Destroy(b.Context(), spec); err != nil {
+	if _, err := b.target().Destroy(b.Context(), step.Removal{Spec: spec}); err != nil {
 		b.Error(told(err))
 	}
 }

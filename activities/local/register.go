@@ -51,11 +51,12 @@ func (t *Target) quit() machine.Quit {
 // SIGKILL, and what their programs had started, and removes their folders, half
 // made ones as well, and their taps. What it cannot end is named in the error's
 // Left; the rest is removed all the same.
-func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
-	errOrphans := t.endOrphans(ctx, spec.Match) // they keep machines' locks
-	done, errMachines := t.machines.Destroy(ctx, spec, t.quit())
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+	spec := what.Spec
+	errOrphans := t.endOrphans(ctx, what.Match) // they keep machines' locks
+	done, errMachines := t.machines.Destroy(ctx, what, t.quit())
 	if errOrphans == nil && ctx.Err() == nil { // now the supervisors are gone that were killed above
-		errOrphans = t.endOrphans(ctx, spec.Match)
+		errOrphans = t.endOrphans(ctx, what.Match)
 	}
 	taps, errTaps := machine.RemoveTaps(spec.Tags)
 	for _, name := range taps {

@@ -75,7 +75,7 @@ func TestTapOfAnUnfinishedBoot(t *testing.T) {
 	if err := machine.MakeTap(t.Context(), machine.TapConfig{Tags: r.Spec.Tags}); err != nil {
 		t.Fatal(err)
 	}
-	done, err := b.target().Destroy(t.Context(), r.Spec)
+	done, err := b.target().Destroy(t.Context(), step.Removal{Spec: r.Spec})
 	if err != nil || len(done.Removed) != 2 {
 		t.Errorf("removed %q (%v)", done.Removed, err)
 	}
@@ -95,7 +95,7 @@ func TestTapsGoWhateverFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	done, err := b.target().Destroy(ctx, r.Spec)
+	done, err := b.target().Destroy(ctx, step.Removal{Spec: r.Spec})
 	var e *step.Error
 	if !errors.As(err, &e) || !errors.Is(err, context.DeadlineExceeded) || len(e.Left) != 1 {
 		t.Errorf("got %v", err)

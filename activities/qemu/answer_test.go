@@ -47,7 +47,7 @@ func TestExpectPort(t *testing.T) {
 			t.Errorf("%s: booted again: %+v", test.options, again)
 		}
 		for _, address := range m.Addresses {
-			if got := ask(t, address); got != "answered\n" {
+			if got := ask(t, address.String()); got != "answered\n" {
 				t.Errorf("%s says %q", address, got)
 			}
 		}

@@ -111,7 +111,7 @@ func TestPortsHalfMoved(t *testing.T) {
 	b.expectHolder("boot again", "web", port, "2")
 	// Destroy ended the new one and died before it returned the port.
 	all := New(b.site).machines
-	if _, err := all.Destroy(t.Context(), r2.Spec, quit); err != nil {
+	if _, err := all.Destroy(t.Context(), step.Removal{Spec: r2.Spec}, quit); err != nil {
 		t.Fatal(err)
 	}
 	b.expectHolder("half destroyed", "web", port, "")

@@ -167,7 +167,7 @@ func (b *bench) registerImage(img step.Image) step.Registration {
 func (b *bench) destroy(spec step.Spec) step.Destroyed {
 	b.Helper()
 	// A cleanup's: the test's context is done.
-	d, err := New(b.site).Destroy(context.WithoutCancel(b.Context()), spec)
+	d, err := New(b.site).Destroy(context.WithoutCancel(b.Context()), step.Removal{Spec: spec})
 	if err != nil {
 		b.Errorf("%v", err)
 	}

@@ -73,8 +73,9 @@ var quit = machine.Quit{Grace: quitGrace, Ask: func(ctx context.Context, m machi
 // Destroy ends the machines whose tags match and removes their folders, half
 // made ones as well. What it cannot end is named in the error's Left; the rest
 // is removed all the same.
-func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
-	done, err := t.machines.Destroy(ctx, spec, quit)
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+	spec := what.Spec
+	done, err := t.machines.Destroy(ctx, what, quit)
 	if err != nil {
 		return done, err
 	}

@@ -67,7 +67,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 	}
 	for _, v := range s.Vif {
 		if v.IP != "" {
-			m.Addresses = append(m.Addresses, v.IP)
+			m.Addresses = append(m.Addresses, step.Address{Kind: "ip", Address: v.IP})
 		}
 	}
 	return m, nil

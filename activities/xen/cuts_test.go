@@ -103,7 +103,7 @@ func TestDestroyIsCutOff(t *testing.T) {
 	for _, what := range []string{folder + "/digest", Root + "/.gone." + img.Digest, folder} {
 		r := b.register(img)
 		unwrap := b.wrap("rm", fmt.Sprintf(`for last; do :; done; [ "$last" != %s ] || { /bin/rm -f "$last"/kernel "$last"/domain.cfg 2>/dev/null; kill -9 $PPID; exit; }`, what))
-		if _, err := New(b.site).Destroy(t.Context(), img.Spec); err == nil {
+		if _, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: img.Spec}); err == nil {
 			t.Fatalf("%s: rm was not reached", what)
 		}
 		unwrap()
@@ -126,7 +126,7 @@ func TestListFails(t *testing.T) {
 	img := b.image("unlisted")
 	b.boot(b.register(img))
 	unwrap := b.wrap("xl", `[ "$1" != list ] || { echo "no answer" >&2; exit 1; }`)
-	if _, err := New(b.site).Destroy(t.Context(), img.Spec); err == nil || !strings.Contains(err.Error(), "no answer") {
+	if _, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: img.Spec}); err == nil || !strings.Contains(err.Error(), "no answer") {
 		t.Errorf("destroy: %v", err)
 	}
 	unwrap()

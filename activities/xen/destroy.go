@@ -20,16 +20,18 @@ const grace = 10 * time.Second
 // go within the grace period, and removes their folders and the images that no
 // domain uses any more. A domain of our name that is not ours is left alone and
 // is a Conflict; the rest is removed all the same.
-func (t *Target) Destroy(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
-	done, err := t.destroy(ctx, spec)
+	done, err := t.destroy(ctx, what)
 	if err != nil {
 		return done, step.During(op, err)
 	}
 	return done, nil
 }
 
-func (t *Target) destroy(ctx context.Context, spec step.Spec) (done step.Destroyed, err error) {
+func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Destroyed, err error) {
+	spec := what.Spec
 	// Without names the tags would match what belongs to nobody.
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, err
@@ -48,7 +50,7 @@ func (t *Target) destroy(ctx context.Context, spec step.Spec) (done step.Destroy
 	var left []string
 	for _, name := range slices.Compact(names) {
 		tags, ok := step.ParseFolder(name)
-		if !ok || !spec.Match(tags) {
+		if !ok || !what.Match(tags) {
 			continue
 		}
 		step.Report(ctx, step.Progress{Note: "destroying " + name})

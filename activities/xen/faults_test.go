@@ -88,7 +88,7 @@ func (b *bench) boot(r step.Registration) step.Machine {
 
 func (b *bench) destroy(spec step.Spec) []string {
 	b.Helper()
-	done, err := New(b.site).Destroy(b.Context(), spec)
+	done, err := New(b.site).Destroy(b.Context(), step.Removal{Spec: spec})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestWhoseDomainItIs(t *testing.T) {
 	if _, err := New(b.site).Check(t.Context(), img.Spec); step.KindOf(err) != step.Conflict {
 		t.Errorf("check: %v, not a Conflict", err)
 	}
-	if _, err := New(b.site).Destroy(t.Context(), img.Spec); step.KindOf(err) != step.Conflict {
+	if _, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: img.Spec}); step.KindOf(err) != step.Conflict {
 		t.Errorf("destroy: %v, not a Conflict", err)
 	}
 	if now := b.dom0(`xl domid "$1"`, name); now != theirs {

@@ -132,7 +132,7 @@ func newDom0Tests(t *testing.T) dom0Tests {
 		}
 		// What a worker that failed has left has the same name seen from here.
 		spec := step.Spec{Tags: step.Tags{App: "here", Target: "lab"}, Options: options(l, "")}
-		if _, err := New(step.Site{}).Destroy(context.Background(), spec); err != nil {
+		if _, err := New(step.Site{}).Destroy(context.Background(), step.Removal{Spec: spec}); err != nil {
 			t.Error(err)
 		}
 		if after := onHost(t, l); !slices.Equal(before, after) {

@@ -45,6 +45,9 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 
 func (t *Target) register(ctx context.Context, img step.Image) (step.Registration, error) {
 	reg := step.Registration{Spec: img.Spec, Digest: img.Digest}
+	if err := img.Valid(); err != nil {
+		return reg, err
+	}
 	name, id, err := identify(img.Spec.Tags)
 	if err != nil {
 		return reg, err

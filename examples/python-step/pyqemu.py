@@ -31,8 +31,8 @@ from typing import IO, Never
 
 from temporalio import activity
 
-from wire import ConsoleFrom, ConsoleText, Destroyed, File, Image, Kernel, Machine, Registration, Spec
-from wire import decode, digest_of, fail, fetch, folder_of, matches, put, report
+from wire import ConsoleFrom, ConsoleText, Destroyed, File, Image, Kernel, Machine, Registration, Removal, Spec
+from wire import check_files, decode, digest_of, fail, fetch, folder_of, matches, put, report
 
 QEMU = "qemu-system-x86_64"
 BOOTS = {"pvh", "multiboot1", "linux-bzimage"}  # what QEMU's -kernel takes
@@ -89,13 +89,14 @@ class Target:
     @activity.defn(name="pyqemu.Register")
     async def register(self, image: Image) -> Registration:
         name = folder_of(image["spec"])
+        check_files(image["files"])
         folder = self.root / name
         if not folder.exists():
             self.root.mkdir(0o700, parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self.root))
             try:
                 for file in image["files"]:  # those that an inserted step added, too
-                    if Path(file["name"]).name != file["name"] or file["name"] in OURS:
+                    if file["name"] in OURS:
                         raise fail("InvalidSpec", f"the image has a file named {file['name']!r}", op=f"register {name}")
                     report(f"fetching {file['name']}")
                     await fetch(file["artifact"], made / file["name"])
@@ -162,17 +163,21 @@ class Target:
             await asyncio.sleep(0.1)
 
     @activity.defn(name="pyqemu.Destroy")
-    async def destroy(self, spec: Spec) -> Destroyed:
+    async def destroy(self, what: Removal) -> Destroyed:
         removed = []
         for folder in sorted(self.root.glob("*") if self.root.exists() else ()):
             half = folder.name.startswith(".")  # half made, or half removed, by a worker that was killed
             tags = folder.name[1:].rpartition(".")[0] if half else folder.name
-            if not matches(spec, tags):
+            if not matches(what, tags) or half and what.get("keepImage"):
                 continue
             if not half:
                 gone = folder.with_name(f".{folder.name}.removed")
                 try:
                     with await end(folder):
+                        if what.get("keepImage"):
+                            forget(folder)
+                            removed.append(f"machine {tags}")
+                            continue
                         folder = folder.rename(gone)  # so that nobody sees half of one
                 except FileNotFoundError:
                     continue  # another Destroy was faster
@@ -226,6 +231,12 @@ def start(folder: Path, options: Options, lock: IO[bytes]) -> None:
 def ended(folder: Path) -> bool:
     """Whether a machine that does not run came to its own end; one that was killed leaves its pid."""
     return console(folder) != "" and not (folder / "pid").exists()
+
+
+def forget(folder: Path) -> None:
+    """Removes the traces of a run: the machine can be booted as if it had never run."""
+    for name in ("pid", "console.log", "qemu.log"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def console(folder: Path) -> str:

@@ -43,7 +43,6 @@ class Tags(TypedDict):
     target: str
     life: NotRequired[str]
     generation: NotRequired[int]
-    notLife: NotRequired[str]
 
 
 class Origin(TypedDict, total=False):
@@ -98,6 +97,12 @@ class ConsoleText(TypedDict):
     ended: bool
 
 
+class Removal(TypedDict):
+    spec: Spec
+    notLife: NotRequired[str]
+    keepImage: NotRequired[bool]
+
+
 class Destroyed(TypedDict):
     removed: list[str]
 
@@ -124,8 +129,9 @@ def folder_of(tags: Tags) -> str:
     return name
 
 
-def matches(want: Tags, folder: str) -> bool:
+def matches(what: Removal, folder: str) -> bool:
     """Whether a folder is one that Destroy is asked for. An empty life or generation matches all."""
+    want = what["spec"]
     if not (_NAME.fullmatch(want["app"]) and _NAME.fullmatch(want["target"])):
         raise fail("InvalidSpec", f"{want['app']!r} and {want['target']!r} are no names")
     have = _FOLDER.fullmatch(folder)
@@ -133,9 +139,17 @@ def matches(want: Tags, folder: str) -> bool:
         have is not None
         and (have[1], have[2]) == (want["app"], want["target"])
         and want.get("life") in (None, "", have[3])
-        and (not want.get("notLife") or want.get("notLife") != have[3])
+        and (not what.get("notLife") or what.get("notLife") != have[3])
         and want.get("generation") in (None, 0, int(have[4]))
     )
+
+
+def check_files(files: list[File]) -> None:
+    """Refuses names that lead out of a folder: a step of somebody else's may have made the image."""
+    names = [file["name"] for file in files]
+    for name in names:
+        if not re.fullmatch(r"[^./-][^/]{0,199}", name) or not name.isprintable() or names.count(name) > 1:
+            raise fail("InvalidSpec", f"the image has a file named {name!r}", field="files")
 
 
 T = TypeVar("T")

@@ -47,6 +47,12 @@ type Case struct {
 	NeverReady json.RawMessage
 	// ConsoleHas is a text that the console of Spec's machine has.
 	ConsoleHas string
+	// Ends are options with which the machine gets ready and ends by itself within
+	// 10 s; nil if none do.
+	Ends json.RawMessage
+	// Sent is how many bytes the place has been sent by Register so far, counted
+	// on its side; nil if Register sends none over a network.
+	Sent func(t *testing.T) int64
 	// Secrets are the strings that this environment keeps secret: keys,
 	// passwords, tokens. Put one where the target looks for credentials.
 	Secrets []string
@@ -68,11 +74,17 @@ func Run(t *testing.T, c Case) {
 		{"check completes and creates nothing", (*suite).check},
 		{"package twice gives one digest", (*suite).packageTwice},
 		{"an inserted step's file is taken", (*suite).insertedFile},
+		{"a name that leads elsewhere is refused", (*suite).hostileNames},
 		{"register twice gives one registration", (*suite).registerTwice},
+		{"register cut off goes on", (*suite).registerCutOff},
 		{"boot twice gives one machine", (*suite).bootTwice},
 		{"boot at the same time gives one machine", (*suite).bootTogether},
 		{"console reads to the end", (*suite).console},
 		{"destroy finds by tags", (*suite).destroyTags},
+		{"destroy keeps the image", (*suite).destroyMachine},
+		{"a machine is observed", (*suite).observed},
+		{"what is there is listed", (*suite).listed},
+		{"a forecast creates nothing", (*suite).forecast},
 		{"destroy after register", (*suite).destroyRegistered},
 		{"destroy after a boot cut off", (*suite).destroyHalfBooted},
 		{"cancelled", (*suite).cancelled},
@@ -110,8 +122,8 @@ func (s *suite) resources() []string {
 func (s *suite) leaveNothing() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	all := s.spec()
-	all.Life, all.Generation = "", 0
+	all := step.Removal{Spec: s.spec()}
+	all.Spec.Life, all.Spec.Generation = "", 0
 	for range 2 {
 		must(s, "destroy", all, func() (step.Destroyed, error) { return s.target().Destroy(ctx, all) })
 	}
@@ -119,6 +131,7 @@ func (s *suite) leaveNothing() {
 	if err != nil || len(again.Removed) > 0 {
 		s.Errorf("destroy of nothing: removed %q, error %v", again.Removed, err)
 	}
+	s.listedNothing(ctx)
 	if after := s.resources(); !slices.Equal(s.before, after) {
 		s.Errorf("left outside:\n%s\nbefore:\n%s", strings.Join(after, "\n"), strings.Join(s.before, "\n"))
 	}
@@ -164,6 +177,11 @@ func (s *suite) register(img step.Image) step.Registration {
 func (s *suite) boot(r step.Registration) step.Machine {
 	s.Helper()
 	return must(s, "boot", r, func() (step.Machine, error) { return s.target().Boot(s.Context(), r) })
+}
+
+func (s *suite) destroy(what step.Removal) step.Destroyed {
+	s.Helper()
+	return must(s, "destroy", what, func() (step.Destroyed, error) { return s.target().Destroy(s.Context(), what) })
 }
 
 func (s *suite) booted() step.Machine {

@@ -52,9 +52,6 @@ func (s *suite) packageTwice() {
 	if second := s.image(later); second.Digest != first.Digest {
 		s.Errorf("digest %s, then %s in another generation on another host", first.Digest, second.Digest)
 	}
-	if raw := s.image(s.spec()); raw.Digest != first.Digest {
-		s.Errorf("digest %s checked, %s unchecked", first.Digest, raw.Digest)
-	}
 	if other := s.image(s.checked(s.c.Changed)); other.Digest == first.Digest {
 		s.Errorf("options %s and %s give the same digest", s.c.Spec.Options, s.c.Changed)
 	}
@@ -177,7 +174,7 @@ func (s *suite) console() {
 		s.Errorf("read anew the console begins with %q, first with %q", piece.Text, text.String())
 	}
 	spec := m.Registration.Spec
-	must(s, "destroy", spec, func() (step.Destroyed, error) { return s.target().Destroy(s.Context(), spec) })
+	s.destroy(step.Removal{Spec: spec})
 	_, err := s.target().Console(s.Context(), from)
 	s.searchError("console", err)
 	if step.KindOf(err) != step.NotFound {
@@ -188,22 +185,23 @@ func (s *suite) console() {
 func (s *suite) destroyTags() {
 	m := s.booted()
 	once := s.resources()
-	for _, change := range []func(*step.Tags){
-		func(t *step.Tags) { t.Generation++ },
-		func(t *step.Tags) { t.Life = "ffffffff" },
-		func(t *step.Tags) { t.App += "x" },
-		func(t *step.Tags) { t.Target += "x" },
+	for _, change := range []func(*step.Removal){
+		func(r *step.Removal) { r.Spec.Generation++ },
+		func(r *step.Removal) { r.Spec.Life = "ffffffff" },
+		func(r *step.Removal) { r.Spec.App += "x" },
+		func(r *step.Removal) { r.Spec.Target += "x" },
+		func(r *step.Removal) { r.NotLife, r.Spec.Life, r.Spec.Generation = r.Spec.Life, "", 0 },
 	} {
-		other := m.Registration.Spec
-		change(&other.Tags)
-		got := must(s, "destroy", other, func() (step.Destroyed, error) { return s.target().Destroy(s.Context(), other) })
+		other := step.Removal{Spec: m.Registration.Spec}
+		change(&other)
+		got := s.destroy(other)
 		if now := s.resources(); !slices.Equal(now, once) || len(got.Removed) > 0 {
-			s.Fatalf("destroy of %+v removed %q; left of %q: %q", other.Tags, got.Removed, once, now)
+			s.Fatalf("destroy of %+v, not life %q, removed %q; left of %q: %q", other.Spec.Tags, other.NotLife, got.Removed, once, now)
 		}
 	}
 	// Nothing but the tags: what a sweep knows.
 	bare := step.Spec{Tags: m.Registration.Spec.Tags, Kind: s.c.Spec.Kind, Options: s.c.Spec.Options, Host: s.site.Host}
-	got := must(s, "destroy", bare, func() (step.Destroyed, error) { return s.target().Destroy(s.Context(), bare) })
+	got := s.destroy(step.Removal{Spec: bare})
 	if len(got.Removed) == 0 {
 		s.Error("destroy does not list what it removed")
 	}
@@ -243,7 +241,10 @@ func (s *suite) cancelled() {
 			_, err := s.target().Console(ctx, step.ConsoleFrom{Machine: m, Offset: 1 << 30, WaitSeconds: 60})
 			return err
 		}},
-		{"destroy", func(ctx context.Context) error { _, err := s.target().Destroy(ctx, spec); return err }},
+		{"destroy", func(ctx context.Context) error {
+			_, err := s.target().Destroy(ctx, step.Removal{Spec: spec})
+			return err
+		}},
 	} {
 		for _, after := range []time.Duration{0, 300 * time.Millisecond} {
 			ctx, cancel := context.WithCancel(s.Context())

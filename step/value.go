@@ -1,0 +1,140 @@
+package step
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Value is what passes between stages: a Spec and what is made of it.
+type Value interface {
+	// Of is the spec it was made for.
+	Of() Spec
+	// Valid refuses (InvalidSpec) tags that name no rollout, digests that are
+	// none, and file names that lead elsewhere. Steps of others make values too,
+	// and their names become paths and arguments.
+	Valid() error
+}
+
+// Of is s itself.
+func (s Spec) Of() Spec { return s }
+
+// Of is the spec that src was made for.
+func (src Source) Of() Spec { return src.Spec }
+
+// Of is the spec that k was made for.
+func (k Kernel) Of() Spec { return k.Spec }
+
+// Of is the spec that i was made for.
+func (i Image) Of() Spec { return i.Spec }
+
+// Of is the spec that r was made for.
+func (r Registration) Of() Spec { return r.Spec }
+
+// Of is the spec that m was made for.
+func (m Machine) Of() Spec { return m.Registration.Spec }
+
+// SameOwner refuses (InvalidSpec) a value whose spec has other tags, another
+// kind or another host than the one it was made from: a step may complete a
+// value, never change whose it is. Only check sets the host.
+func SameOwner(stage Stage, before, after Spec) error {
+	for _, f := range []struct{ name, was, is string }{
+		{"app", before.App, after.App}, {"target", before.Target, after.Target},
+		{"life", before.Life, after.Life},
+		{"generation", strconv.Itoa(before.Generation), strconv.Itoa(after.Generation)},
+		{"kind", before.Kind, after.Kind}, {"host", before.Host, after.Host},
+	} {
+		if f.was != f.is && (f.name != "host" || stage != Check) {
+			return Invalid("spec."+f.name, "a step must return the spec it was given", "changed from %q to %q", f.was, f.is)
+		}
+	}
+	return nil
+}
+
+var (
+	digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	hostForm   = regexp.MustCompile(`^[A-Za-z0-9._:-]{0,253}$`)
+)
+
+// Valid refuses tags that do not name one rollout, and a kind or host that
+// cannot be in the name of a task queue.
+func (s Spec) Valid() error {
+	_, err := s.Folder()
+	if err = cmp.Or(err, CheckName("kind", s.Kind)); err != nil {
+		return err
+	}
+	if !hostForm.MatchString(s.Host) {
+		return Invalid("spec.host", "letters, digits, dots, hyphens and colons", "%q is not a host name", s.Host)
+	}
+	return nil
+}
+
+// Valid refuses a host that cannot be in the name of a task queue.
+func (src Source) Valid() error {
+	if !hostForm.MatchString(src.Host) {
+		return Invalid("host", "letters, digits, dots, hyphens and colons", "%q is not a host name", src.Host)
+	}
+	return src.Spec.Valid()
+}
+
+// Valid refuses artifacts and file names that are none.
+func (k Kernel) Valid() error {
+	return cmp.Or(k.Spec.Valid(), k.File.valid("file"), validFiles(k.Files))
+}
+
+// Valid refuses artifacts, file names and a digest that are none.
+func (i Image) Valid() error {
+	return cmp.Or(i.Spec.Valid(), validDigest("digest", i.Digest), validFiles(i.Files))
+}
+
+// Valid refuses a digest that is none.
+func (r Registration) Valid() error {
+	return cmp.Or(r.Spec.Valid(), validDigest("digest", r.Digest))
+}
+
+// Valid refuses what its registration would be refused for.
+func (m Machine) Valid() error { return m.Registration.Valid() }
+
+func (a Artifact) valid(field string) error {
+	if a.Size < 0 || a.URI == "" {
+		return Invalid(field, "an artifact has a uri and a size", "%q of %d bytes is not an artifact", a.URI, a.Size)
+	}
+	return validDigest(field+".sha256", a.SHA256)
+}
+
+func validDigest(field, digest string) error {
+	if digestForm.MatchString(digest) {
+		return nil
+	}
+	return Invalid(field, "64 lower-case hex digits of a SHA-256", "%.80q is not a digest", digest)
+}
+
+func validFiles(files []File) error {
+	seen := map[string]bool{}
+	for i, f := range files {
+		field := fmt.Sprintf("files[%d]", i)
+		if err := cmp.Or(CheckFileName(field+".name", f.Name), f.Artifact.valid(field+".artifact")); err != nil {
+			return err
+		}
+		if seen[f.Name] {
+			return Invalid(field+".name", "each file has a name of its own", "%q is there twice", f.Name)
+		}
+		seen[f.Name] = true
+	}
+	return nil
+}
+
+// CheckFileName says whether name is one file's, in whatever folder it is put:
+// 1 to 200 bytes, no slash, no control character, not starting with a dot or a
+// hyphen. The error is InvalidSpec with the given field.
+func CheckFileName(field, name string) error {
+	if name != "" && len(name) <= 200 && !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "-") &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == unicode.ReplacementChar || unicode.IsControl(r) }) {
+		return nil
+	}
+	return Invalid(field, "1 to 200 bytes, no slash or control character, not starting with a dot or a hyphen",
+		"%.80q is not a file name", name)
+}
