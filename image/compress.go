@@ -9,11 +9,18 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/therootcompany/xz"
+
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// maxKernel bounds what is unpacked of one file.
-const maxKernel = 1 << 30
+const (
+	// maxKernel bounds what is unpacked of one file.
+	maxKernel = 1 << 30
+	// maxDictionary bounds the memory for unpacking xz: xz -9 asks for 64 MiB, and
+	// a file of a few bytes can ask for 4 GiB.
+	maxDictionary = 64 << 20
+)
 
 // Decompress gives the plain kernel of a file that is size bytes long, and how
 // it was packed: "gzip", "xz", "bzip2", or "" for any other file, which is given
@@ -46,7 +53,7 @@ const magicSize = 6
 
 var packers = []packer{
 	{"gzip", startsWith("\x1f\x8b"), func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }},
-	{"xz", startsWith(xzMagic), func(r io.Reader) (io.Reader, error) { return newXZ(r) }},
+	{"xz", startsWith("\xfd7zXZ\x00"), func(r io.Reader) (io.Reader, error) { return xz.NewReader(r, maxDictionary) }},
 	{"bzip2", func(head []byte) bool {
 		// A digit follows; text may well begin with "BZh".
 		return startsWith("BZh")(head) && len(head) > 3 && head[3] >= '1' && head[3] <= '9'
@@ -95,15 +102,12 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	u.left -= int64(n)
 	u.err = u.explain(err)
 	if u.left == 0 && u.err == nil {
-		u.err = u.explain(refusal("it holds more than 1 GiB, too much for a kernel"))
+		u.err = u.explain(errLarge)
 	}
 	return n, u.err
 }
 
-// refusal is why a file is not unpacked although it is not damaged.
-type refusal string
-
-func (r refusal) Error() string { return string(r) }
+var errLarge = errors.New("it holds more than 1 GiB, too much for a kernel")
 
 func (u *unpacked) explain(err error) error {
 	if err == nil || err == io.EOF { //nolint:errorlint // exactly EOF is an io.Reader's good end
@@ -113,11 +117,14 @@ func (u *unpacked) explain(err error) error {
 		return fmt.Errorf("unpack kernel: %w", u.file.err)
 	}
 	e := &step.Error{Kind: step.InvalidSpec, Op: "unpack kernel", Hint: again}
-	var no refusal
 	switch {
-	case errors.As(err, &no):
-		e.Err, e.Hint = no, unpack
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, errLarge):
+		e.Err, e.Hint = errLarge, unpack
+	case errors.Is(err, xz.ErrMemlimit):
+		e.Err, e.Hint = errors.New("it wants more memory for unpacking than xz -9 would"), unpack
+	case errors.Is(err, xz.ErrOptions), errors.Is(err, xz.ErrUnsupportedCheck):
+		e.Err, e.Hint = errors.New("it uses a filter or a checksum of xz that is not known here"), unpack
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, xz.ErrBuf):
 		e.Err = fmt.Errorf("the file is damaged or cut off: it ends inside its %s data", u.packer.name)
 	default:
 		e.Err = fmt.Errorf("the file is damaged or cut off: its %s data is corrupt", u.packer.name)

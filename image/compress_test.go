@@ -44,6 +44,7 @@ func TestIdentifyCompressed(t *testing.T) {
 		{"xz", []string{"xz", "-c", "--check=none"}},
 		{"xz", []string{"xz", "-0c", "--block-size=4096"}},
 		{"xz", []string{"xz", "-c", "-T2", "--block-size=4096"}}, // sizes in the blocks' headers
+		{"xz", []string{"xz", "-c", "--x86", "--lzma2"}},         // as Linux packs itself
 	} {
 		for _, k := range kernels {
 			packed := pack(t, k.bytes, c.command...)
@@ -169,10 +170,10 @@ func TestIdentifyCompressedOther(t *testing.T) {
 		{"half a kernel", pack(t, kernel[:100], "gzip", "-c"), "in the gzip file: the file is damaged or cut off: it ends inside its ELF headers"},
 		{"zstd", pack(t, kernel, "zstd", "-c"), "this is a zstd file, not a kernel"},
 		{"lz4", pack(t, kernel, "lz4", "-c"), "this is an lz4 file, not a kernel"},
-		{"filter", pack(t, kernel, "xz", "-c", "--x86", "--lzma2"), "it uses a filter of xz other than LZMA2"},
+		{"filter", pack(t, kernel, "xz", "-c", "--arm64", "--lzma2"), "it uses a filter or a checksum of xz that is not known here"},
 		{"dictionary", pack(t, kernel, "xz", "-c", "--lzma2=dict=128MiB"), "it wants more memory for unpacking"},
-		{"dictionaries", pack(t, make([]byte, 65*4096), "xz", "-9c", "--block-size=4096"), "it wants more memory for unpacking"},
-		{"two streams", slices.Concat(pack(t, kernel, "xz", "-c"), pack(t, kernel, "xz", "-c")), "its xz data is corrupt"},
+		{"two streams", slices.Concat(pack(t, hello, "xz", "-c"), pack(t, hello, "xz", "-c")), "in the xz file: this is text"},
+		{"more behind xz", append(pack(t, kernel, "xz", "-c"), "more"...), "cut off"},
 		{"more behind it", append(pack(t, kernel, "gzip", "-c"), "more"...), "cut off"},
 	} {
 		_, err := identify(c.bytes)
@@ -218,6 +219,14 @@ func TestIdentifyBomb(t *testing.T) {
 		wantInvalid(t, "greedy", err, "it wants more memory for unpacking")
 	}); n > 4<<20 {
 		t.Errorf("%d bytes were allocated for a greedy xz file", n)
+	}
+	// Each of 65 blocks wants the largest dictionary.
+	blocks := pack(t, make([]byte, 65*4096), "xz", "-9c", "--block-size=4096")
+	if n := allocated(func() {
+		_, err := identify(blocks)
+		wantInvalid(t, "blocks", err, "no kind of kernel")
+	}); n > 2*maxDictionary {
+		t.Errorf("%d bytes were allocated for an xz file of many blocks", n)
 	}
 }
 
