@@ -25,11 +25,14 @@ type Quit struct {
 	// Held is called while no process runs and the machine's lock is held, as
 	// [Process].Held is; nil for a target whose process has no children.
 	Held func(ctx context.Context, m Machine) error
+	// Files are the target's own files in the folder that belong to one run.
+	Files []string
 }
 
 // Destroy ends the machines whose tags match and removes their folders, half
-// made ones as well. What it cannot end is named in the error's Left; the rest
-// is removed all the same. It is idempotent.
+// made ones as well. With KeepImage the folders stay, as they were before the
+// first boot. What it cannot end is named in the error's Left; the rest is
+// removed all the same. It is idempotent.
 func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (step.Destroyed, error) {
 	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
@@ -38,15 +41,17 @@ func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (s
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, step.During(op, err)
 	}
-	scrap, err := r.scrap(what.Match)
-	if err != nil {
-		return done, step.During(op, err)
-	}
-	for _, m := range scrap {
-		if err := os.RemoveAll(m.Path); err != nil {
+	if !what.KeepImage {
+		scrap, err := r.scrap(what.Match)
+		if err != nil {
 			return done, step.During(op, err)
 		}
-		done.Removed = append(done.Removed, "folder "+m.Path)
+		for _, m := range scrap {
+			if err := os.RemoveAll(m.Path); err != nil {
+				return done, step.During(op, err)
+			}
+			done.Removed = append(done.Removed, "folder "+m.Path)
+		}
 	}
 	machines, err := r.All(what.Match)
 	if err != nil {
@@ -55,14 +60,16 @@ func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (s
 	var errs []error
 	var left []string
 	for _, m := range machines {
-		pid, err := m.destroy(ctx, quit)
-		switch {
-		case err != nil:
+		pid, err := m.destroy(ctx, quit, what.KeepImage)
+		if err != nil {
 			errs = append(errs, err)
 			left = append(left, m.Path)
-		case pid != 0:
-			done.Removed = append(done.Removed, fmt.Sprintf("machine %s (process %d)", m.Name(), pid), "folder "+m.Path)
-		default:
+			continue
+		}
+		if pid != 0 {
+			done.Removed = append(done.Removed, fmt.Sprintf("machine %s (process %d)", m.Name(), pid))
+		}
+		if !what.KeepImage {
 			done.Removed = append(done.Removed, "folder "+m.Path)
 		}
 	}
@@ -72,17 +79,25 @@ func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (s
 	return done, nil
 }
 
-// destroy ends the machine and removes its folder; one that is gone is no
-// error. pid is what it ended, 0 if nothing ran.
-func (m Machine) destroy(ctx context.Context, quit Quit) (pid int, err error) {
+// destroy ends the machine and removes its folder, or with keep what a run has
+// left in it; one that is gone is no error. pid is what it ended, 0 if nothing ran.
+func (m Machine) destroy(ctx context.Context, quit Quit, keep bool) (pid int, err error) {
 	pid, lock, err := m.end(ctx, quit)
-	switch {
-	case step.KindOf(err) == step.NotFound: // no lock to take: nothing runs, and maybe a ruin to remove
-		return pid, m.remove()
-	case err != nil:
+	if step.KindOf(err) == step.NotFound { // no lock to take: nothing runs, and maybe a ruin to remove
+		lock, err = nil, nil
+	}
+	if err != nil {
 		return pid, err
 	}
-	return pid, errors.Join(m.remove(), lock.Close())
+	if keep {
+		err = m.forget(quit.Files...)
+	} else {
+		err = m.remove()
+	}
+	if lock != nil {
+		err = errors.Join(err, lock.Close())
+	}
+	return pid, err
 }
 
 // end ends the machine's process, if it runs, and returns with its lock held.

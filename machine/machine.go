@@ -239,10 +239,8 @@ func flock(f *os.File) error {
 // cmd.Env, or of the worker's environment only what cannot be secret. What is
 // left of an earlier run is removed first.
 func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
-	for _, old := range []string{readyFile, PidFile, ConsoleFile} {
-		if err := os.Remove(m.File(old)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+	if err := m.forget(); err != nil {
+		return err
 	}
 	cmd.Dir = m.Path
 	cmd.ExtraFiles = append([]*os.File{lock}, cmd.ExtraFiles...)
@@ -261,6 +259,16 @@ func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
 	// Reap it when it ends, so that it leaves no zombie; its status is not
 	// needed, and the machine may outlive this goroutine.
 	go func() { _ = cmd.Wait() }()
+	return nil
+}
+
+// forget removes what an earlier run has left, and more of the target's own files.
+func (m Machine) forget(more ...string) error {
+	for _, old := range append(more, readyFile, ConsoleFile, PidFile) {
+		if err := os.Remove(m.File(old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	return nil
 }
 

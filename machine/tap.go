@@ -225,20 +225,32 @@ func persist(f *os.File, keep bool) error {
 	return os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(int(f.Fd()), unix.TUNSETPERSIST, on))
 }
 
-// RemoveTaps removes the taps whose tags match, whether somebody has them open
-// or not, and gives their names.
-func RemoveTaps(tags step.Tags) ([]string, error) {
+// taps lists the taps of Morgana's making whose tags are wanted.
+func taps(wanted func(step.Tags) bool) (found []netlink.Link, err error) {
 	links, err := netlink.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // then it has at least what was there before
 		return nil, os.NewSyscallError("netlink", err)
 	}
+	for _, link := range links {
+		if have, ok := aliasTags(link.Attrs().Alias); ok && wanted(have) {
+			if _, tap := link.(*netlink.Tuntap); tap {
+				found = append(found, link)
+			}
+		}
+	}
+	return found, nil
+}
+
+// RemoveTaps removes the taps whose tags are wanted, whether somebody has them
+// open or not, and gives their names.
+func RemoveTaps(wanted func(step.Tags) bool) ([]string, error) {
+	links, err := taps(wanted)
+	if err != nil {
+		return nil, err
+	}
 	var removed []string
 	var errs []error
 	for _, link := range links {
-		have, ok := aliasTags(link.Attrs().Alias)
-		if _, tap := link.(*netlink.Tuntap); !ok || !tap || !tags.Match(have) {
-			continue
-		}
 		name := link.Attrs().Name
 		switch err := netlink.LinkDel(link); {
 		case err == nil:

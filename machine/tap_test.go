@@ -37,7 +37,7 @@ func tapTest(t *testing.T) TapConfig {
 	needTaps(t)
 	c := TapConfig{Tags: step.Tags{App: "taptest", Target: strings.ToLower(t.Name()[4:min(len(t.Name()), 40)]), Life: "0a1b2c3d", Generation: 1}}
 	t.Cleanup(func() {
-		if _, err := RemoveTaps(step.Tags{App: c.Tags.App, Target: c.Tags.Target}); err != nil {
+		if _, err := RemoveTaps(step.Tags{App: c.Tags.App, Target: c.Tags.Target}.Match); err != nil {
 			t.Error(err)
 		}
 		if left := tapsOf(t, c.Tags); len(left) > 0 {
@@ -201,11 +201,11 @@ func TestTapsThatStayAreRemovedByTags(t *testing.T) {
 	if got := tapsOf(t, c.Tags); len(got) != 3 {
 		t.Errorf("made %q", got)
 	}
-	removed, err := RemoveTaps(c.Tags)
+	removed, err := RemoveTaps(c.Tags.Match)
 	if want := []string{c.Interface(), second.Name}; err != nil || !slices.Equal(slices.Sorted(slices.Values(removed)), slices.Sorted(slices.Values(want))) {
 		t.Errorf("removed %q, want %q (%v)", removed, want, err)
 	}
-	if again, err := RemoveTaps(c.Tags); err != nil || len(again) > 0 {
+	if again, err := RemoveTaps(c.Tags.Match); err != nil || len(again) > 0 {
 		t.Errorf("removed again: %q (%v)", again, err)
 	}
 	if got := tapsOf(t, c.Tags); !slices.Equal(got, []string{later.Interface()}) {
@@ -228,7 +228,7 @@ func TestTapOfAnEarlierGenerationIsTakenOver(t *testing.T) {
 	if err := MakeTap(t.Context(), later); err != nil {
 		t.Fatal(err)
 	}
-	if removed, err := RemoveTaps(c.Tags); err != nil || len(removed) > 0 {
+	if removed, err := RemoveTaps(c.Tags.Match); err != nil || len(removed) > 0 {
 		t.Errorf("the earlier generation removed %q (%v)", removed, err)
 	}
 	stranger := c

@@ -24,7 +24,7 @@ func TestTapOfARunningMachine(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() {
-					if _, err := RemoveTaps(c.Tags); err != nil {
+					if _, err := RemoveTaps(c.Tags.Match); err != nil {
 						t.Error(err)
 					}
 				})

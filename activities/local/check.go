@@ -57,7 +57,19 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	spec.Host = t.site.Host
-	return spec, nil
+	spec.Alone, err = t.alone(ctx, spec.Tags)
+	return spec, err
+}
+
+// alone reports whether this host has nothing of another life of the same app
+// and target.
+func (t *Target) alone(ctx context.Context, tags step.Tags) (bool, error) {
+	alone, err := t.machines.Alone(tags)
+	if !alone || err != nil {
+		return false, err
+	}
+	left, err := t.orphans(ctx, machine.OtherLives(tags))
+	return len(left) == 0, err
 }
 
 // Needs is what this host has of what local machines want.

@@ -100,6 +100,25 @@ func TestEndedIsNotStartedAgain(t *testing.T) {
 	}
 }
 
+// The image of a program that ended is one to start anew.
+func TestKeptImageStartsAnew(t *testing.T) {
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"args":["complain","exit","3"]}`))
+	for range 2 {
+		b.refused(r, step.BootFailed, "ended with status 3", "console")
+		got, err := b.target().Destroy(t.Context(), step.Removal{Spec: r.Spec, KeepImage: true})
+		if err != nil || len(got.Removed) > 0 {
+			t.Errorf("removed %q, %v", got.Removed, err)
+		}
+	}
+	if end, err := readOutcome(b.machine(r)); end != nil || err != nil {
+		t.Errorf("still has %v, %v", end, err)
+	}
+	if how, ended, err := (&boot{t: b.target(), m: b.machine(r)}).Ended(t.Context()); ended || err != nil {
+		t.Errorf("ended: %q, %v", how, err)
+	}
+}
+
 func TestProgramKilled(t *testing.T) {
 	b := newBench(t)
 	r := b.register(linux, b.spec(`{"args":["hello","stay"],"expect":"never said"}`))

@@ -45,18 +45,11 @@ func (t *Target) held(ctx context.Context, m machine.Machine) error {
 // One that keeps the machine's lock keeps the machine; one that does not would
 // stay for good. wanted chooses the machines, which may be gone already.
 func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) error {
-	root, err := filepath.EvalSymlinks(t.machines.Root())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	// Until there is none: one may have started others before it was killed.
 	for began := time.Now(); ; {
-		found, err := killOrphans(ctx, root, wanted)
+		found, err := t.killOrphans(ctx, wanted)
 		if err != nil || len(found) == 0 {
 			return err
 		}
@@ -72,36 +65,53 @@ func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) er
 }
 
 // killOrphans kills all that it finds, and says which.
-func killOrphans(ctx context.Context, root string, wanted func(step.Tags) bool) (found []string, err error) {
-	processes, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return nil, err
-	}
-	for _, proc := range processes {
-		if err := ctx.Err(); err != nil {
-			return found, err
-		}
-		m, ok := orphanOf(proc, root)
-		if !ok || !wanted(m.Tags) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(proc))
-		if err != nil {
-			return found, err
-		}
-		process, err := os.FindProcess(pid)
+func (t *Target) killOrphans(ctx context.Context, wanted func(step.Tags) bool) (found []string, err error) {
+	all, err := t.orphans(ctx, wanted)
+	for _, o := range all {
+		process, err := os.FindProcess(o.pid)
 		if err != nil {
 			return found, err
 		}
 		// Once more, now that the handle cannot become another process's.
-		if now, ok := orphanOf(proc, root); ok && now == m {
+		if now, ok := orphanOf(o.pid, filepath.Dir(o.m.Path)); ok && now == o.m {
 			_ = process.Kill() // it may be gone
 			awaitDeath(process)
-			found = append(found, fmt.Sprintf("process %d", pid))
+			found = append(found, fmt.Sprintf("process %d", o.pid))
 		}
 		_ = process.Release() // frees a handle
 	}
-	return found, nil
+	return found, err
+}
+
+// orphan is a process that machine m has left running.
+type orphan struct {
+	m   machine.Machine
+	pid int
+}
+
+// orphans lists what is left running of the machines that are wanted.
+func (t *Target) orphans(ctx context.Context, wanted func(step.Tags) bool) (all []orphan, err error) {
+	root, err := filepath.EvalSymlinks(t.machines.Root())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range processes {
+		if err := ctx.Err(); err != nil {
+			return all, err
+		}
+		pid, err := strconv.Atoi(filepath.Base(proc))
+		if err != nil {
+			return all, err
+		}
+		if m, ok := orphanOf(pid, root); ok && wanted(m.Tags) {
+			all = append(all, orphan{m, pid})
+		}
+	}
+	return all, err
 }
 
 // awaitDeath waits, up to a second, for a process that was killed: one that is
@@ -119,7 +129,8 @@ func awaitDeath(p *os.Process) {
 // orphanOf says of which machine in root, one without a supervisor, a process is.
 // A supervisor that runs has its pid file locked before the program starts and
 // until all that comes of it is gone.
-func orphanOf(proc, root string) (machine.Machine, bool) {
+func orphanOf(pid int, root string) (machine.Machine, bool) {
+	proc := fmt.Sprintf("/proc/%d", pid)
 	path := marked(proc)
 	if path == "" {
 		path = standing(proc)
@@ -129,8 +140,8 @@ func orphanOf(proc, root string) (machine.Machine, bool) {
 		return machine.Machine{}, false
 	}
 	m := machine.Machine{Path: path, Tags: tags}
-	pid, err := m.Pid()
-	return m, pid == 0 && err == nil
+	runs, err := m.Pid()
+	return m, runs == 0 && err == nil
 }
 
 // marked is the machine's folder in the environment of a process, "" if it has

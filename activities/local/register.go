@@ -42,7 +42,7 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 // quit tells the supervisor. One that does not do its work is killed after all,
 // and the kernel kills the program with it.
 func (t *Target) quit() machine.Quit {
-	return machine.Quit{Grace: quitGrace + time.Second, Held: t.held, Ask: func(_ context.Context, m machine.Machine, pid int) error {
+	return machine.Quit{Grace: quitGrace + time.Second, Held: t.held, Files: []string{statusFile, logFile}, Ask: func(_ context.Context, m machine.Machine, pid int) error {
 		return m.Signal(pid, unix.SIGTERM)
 	}}
 }
@@ -58,7 +58,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 	if errOrphans == nil && ctx.Err() == nil { // now the supervisors are gone that were killed above
 		errOrphans = t.endOrphans(ctx, what.Match)
 	}
-	taps, errTaps := machine.RemoveTaps(spec.Tags)
+	taps, errTaps := machine.RemoveTaps(what.Match)
 	for _, name := range taps {
 		done.Removed = append(done.Removed, "tap "+name)
 	}

@@ -42,7 +42,9 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		}
 	}
 	spec.Host = t.site.Host
-	spec.Options, err = s.normal()
+	if spec.Options, err = s.normal(); err == nil {
+		spec.Alone, err = t.machines.Alone(spec.Tags)
+	}
 	return spec, err
 }
 
