@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -24,7 +25,7 @@ func TestBad(t *testing.T) {
 		"empty":         {"", "morgana.yaml: the file is empty", initHint},
 		"only comments": {"# nothing\n---\n", "morgana.yaml: the file is empty", initHint},
 		"a list":        {"\n- app\n", "morgana.yaml:2: want a mapping, not a list", ""},
-		"too big":       {strings.Repeat("# filler\n", 10_000), "morgana.yaml:1: more than 64 KiB", ""},
+		"too big":       {strings.Repeat("# filler\n", 10_000), "read morgana.yaml: more than 64 KiB", ""},
 
 		// YAML
 		"two documents":   {hello + "---\napp: b\n", "morgana.yaml:10: a second YAML document; want one", ""},
@@ -112,7 +113,13 @@ func TestUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Load("", nil)
-	wantError(t, err, step.InvalidSpec, "read morgana.yaml: is a directory", "")
+	wantError(t, err, step.InvalidSpec, "read morgana.yaml: is a directory", "name a regular file")
+	pipe := filepath.Join(folder, "pipe") // waited for, it would end the test late
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(pipe, nil)
+	wantError(t, err, step.InvalidSpec, "read pipe: not a regular file", "name a regular file")
 	if os.Getuid() != 0 {
 		if err := os.Chmod(folder, 0); err != nil {
 			t.Fatal(err)

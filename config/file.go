@@ -3,11 +3,11 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -35,7 +35,7 @@ func find(path string) (string, error) {
 		if _, err := os.Stat(file); err == nil {
 			return file, nil
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", unreadable(asTyped(file), err)
+			return "", Unreadable(asTyped(file), err)
 		}
 		if folder == home || folder == filepath.Dir(folder) {
 			return "", &step.Error{Kind: step.NotFound, Hint: initHint,
@@ -44,27 +44,20 @@ func find(path string) (string, error) {
 	}
 }
 
-// readFile reads a file, at most a byte more than readYAML takes.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	return io.ReadAll(io.LimitReader(f, maxBytes+1))
-}
-
-// unreadable is the error of a file of ours that cannot be read.
-func unreadable(shown string, err error) *step.Error {
+// Unreadable is the error of a user's file that cannot be read; shown is its path
+// as the user would type it.
+func Unreadable(shown string, err error) *step.Error {
 	e := &step.Error{Kind: step.InvalidSpec, Op: "read " + shown, Err: err}
 	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
 		e.Err = cause.Err // it names the path again
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.Kind, e.Hint = step.NotFound, initHint
+		e.Kind = step.NotFound
 	case errors.Is(err, fs.ErrPermission):
 		e.Kind = step.Unauthorized
+	case errors.Is(err, regular.Err):
+		e.Hint = "name a regular file"
 	}
 	return e
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -94,9 +95,13 @@ func Load(path string, flags *pflag.FlagSet) (*Project, error) {
 		return nil, err
 	}
 	shown := asTyped(file)
-	data, err := readFile(file)
+	data, err := regular.Read(file, maxBytes)
 	if err != nil {
-		return nil, unreadable(shown, err)
+		e := Unreadable(shown, err)
+		if e.Kind == step.NotFound {
+			e.Hint = initHint
+		}
+		return nil, e
 	}
 	root, err := readYAML(data, lineOf(shown))
 	if err != nil {

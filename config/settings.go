@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -119,12 +120,12 @@ func settingsFile() (file *value, folder string, err error) {
 		return &value{is: mapping}, "", nil //nolint:nilerr // settings may all come from the environment
 	}
 	path := filepath.Join(folder, "config.yaml")
-	data, err := readFile(path)
+	data, err := regular.Read(path, maxBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &value{is: mapping}, folder, nil
 	}
 	if err != nil {
-		return nil, "", unreadable(asTyped(path), err)
+		return nil, "", Unreadable(asTyped(path), err)
 	}
 	file, err = readYAML(data, lineOf(asTyped(path)))
 	if err != nil {

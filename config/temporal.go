@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -47,6 +48,9 @@ func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, er
 		profile.TLS != nil && !profile.TLS.Disabled
 	profile.Address = cmp.Or(profile.Address, client.DefaultHostPort)
 	profile.Namespace = cmp.Or(profile.Namespace, client.DefaultNamespace)
+	if err := checkTLSFiles(profile.TLS); err != nil {
+		return client.Options{}, false, badTLS(err)
+	}
 	options, err = profile.ToClientOptions(envconfig.ToClientOptionsRequest{})
 	if err != nil {
 		return client.Options{}, false, badTLS(err)
@@ -58,21 +62,19 @@ func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, er
 // one, empty if there is none. A file or profile that was asked for by name
 // must be there: the library would go on without the file.
 func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
-	file := os.Getenv("TEMPORAL_CONFIG_FILE")
-	if file != "" {
-		if _, err := os.Stat(file); err != nil {
-			e := unreadable(file, err)
+	given := os.Getenv("TEMPORAL_CONFIG_FILE")
+	file := cmp.Or(given, envconfig.DefaultConfigFilePath())
+	data, err := regular.Read(file, maxBytes)
+	if err != nil && (given != "" || !errors.Is(err, fs.ErrNotExist)) {
+		e := Unreadable(asTyped(file), err)
+		if given != "" {
 			e.Hint = "correct or unset TEMPORAL_CONFIG_FILE"
-			return envconfig.ClientConfigProfile{}, e
 		}
+		return envconfig.ClientConfigProfile{}, e
 	}
-	file = cmp.Or(file, envconfig.DefaultConfigFilePath())
-	all, err := envconfig.LoadClientConfig(envconfig.LoadClientConfigOptions{ConfigFilePath: file})
-	if err != nil {
-		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
-			return envconfig.ClientConfigProfile{}, unreadable(file, pathErr)
-		}
-		return envconfig.ClientConfigProfile{}, &step.Error{Kind: step.InvalidSpec, Op: "read " + asTyped(file), Err: cause(err)}
+	var all envconfig.ClientConfig
+	if err := all.FromTOML(data, envconfig.ClientConfigFromTOMLOptions{}); err != nil {
+		return envconfig.ClientConfigProfile{}, &step.Error{Kind: step.InvalidSpec, Op: "read " + asTyped(file), Err: err}
 	}
 	profile, ok := all.Profiles[cmp.Or(named, envconfig.DefaultConfigFileProfile)]
 	if ok {
@@ -89,8 +91,29 @@ func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
 	return envconfig.ClientConfigProfile{}, nil
 }
 
+// checkTLSFiles refuses pipes and devices, which the library would wait for or
+// read without end. It leaves a missing file to the library.
+func checkTLSFiles(tls *envconfig.ClientConfigTLS) error {
+	if tls == nil || tls.Disabled {
+		return nil
+	}
+	for _, path := range []string{tls.ClientCertPath, tls.ClientKeyPath, tls.ServerCACertPath} {
+		f, _, err := regular.Open(path)
+		if err == nil {
+			_ = f.Close() // nothing was read
+		}
+		if errors.Is(err, regular.Err) {
+			return err
+		}
+	}
+	return nil
+}
+
 func badTLS(err error) error {
-	e := &step.Error{Kind: step.InvalidSpec, Op: "set up TLS to Temporal", Err: cause(err)}
+	e := &step.Error{Kind: step.InvalidSpec, Op: "set up TLS to Temporal", Err: err}
+	if inner := errors.Unwrap(err); inner != nil { // the library's words repeat Op
+		e.Err = inner
+	}
 	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
 		e.Err = pathErr
 	}
@@ -98,12 +121,4 @@ func badTLS(err error) error {
 		e.Kind = step.NotFound
 	}
 	return e
-}
-
-// cause takes off the outermost words, which say no more than our Op does.
-func cause(err error) error {
-	if inner := errors.Unwrap(err); inner != nil {
-		return inner
-	}
-	return err
 }

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -76,6 +77,9 @@ func pack(ctx context.Context, folder string, w io.Writer) error {
 	return p.tar.Close()
 }
 
+// maxIgnore is the size of the largest .gitignore that is read, in bytes.
+const maxIgnore = 1 << 20
+
 type packer struct {
 	ctx   context.Context
 	root  *os.Root
@@ -110,7 +114,11 @@ func (p *packer) folder(dir string, levels []level) error {
 		if e.Name() != ".gitignore" || !e.Type().IsRegular() {
 			continue
 		}
-		text, err := p.root.ReadFile(dir + e.Name())
+		f, _, err := regular.OpenIn(p.root, dir+e.Name())
+		if err != nil {
+			return err
+		}
+		text, err := regular.All(f, maxIgnore)
 		if err != nil {
 			return err
 		}
@@ -153,18 +161,11 @@ func (p *packer) link(name string) error {
 }
 
 func (p *packer) file(name string) error {
-	f, err := p.root.Open(name)
+	f, info, err := regular.OpenIn(p.root, name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }() // only read from
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return changed(name)
-	}
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: info.Size(), Mode: 0o644}
 	if info.Mode()&0o100 != 0 {
 		h.Mode = 0o755

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -70,7 +71,7 @@ func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error
 	}
 	f, err := openIn(w.rollout.tree(), w.Product.Kernel)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotRegular):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.Err):
 		return b, nil
 	case err != nil:
 		return b, err
@@ -118,10 +119,7 @@ func stateOf(f *os.File) (*fileState, error) {
 	return &fileState{info.ModTime(), hex.EncodeToString(h.Sum(nil))}, nil
 }
 
-var (
-	errNotRegular = errors.New("is not a regular file")
-	errOutside    = errors.New("leads out of the source folder")
-)
+var errOutside = errors.New("leads out of the source folder")
 
 // openIn opens a regular file inside a folder. Links are followed as long as
 // they stay inside.
@@ -131,23 +129,11 @@ func openIn(folder, name string) (*os.File, error) {
 		return nil, err
 	}
 	defer func() { _ = root.Close() }() // only read
-	// Without O_NONBLOCK a named pipe would be waited on.
-	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		if errno := syscall.Errno(0); !errors.As(err, &errno) {
-			err = errOutside // refused by Root, not by the system
-		}
-		return nil, err
+	f, _, err := regular.OpenIn(root, filepath.FromSlash(name))
+	if errno := syscall.Errno(0); err != nil && !errors.Is(err, regular.Err) && !errors.As(err, &errno) {
+		err = errOutside // refused by Root, not by the system
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errNotRegular
-	}
-	if err != nil {
-		_ = f.Close() // only read
-		return nil, err
-	}
-	return f, nil
+	return f, err
 }
 
 // kernel puts the built kernel into the store, if it is one and new.

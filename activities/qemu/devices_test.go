@@ -283,7 +283,7 @@ func TestFirmware(t *testing.T) {
 		text string
 	}{
 		filepath.Join(dir, "none"): {step.NotFound, "firmware: this host has no " + dir},
-		dir:                        {step.InvalidSpec, "firmware: the worker cannot read " + dir + ": it is no file"},
+		dir:                        {step.InvalidSpec, "firmware: the worker cannot read " + dir + ": is a directory"},
 		code + "/x":                {step.InvalidSpec, "firmware: the worker cannot read " + code + "/x: not a directory"},
 	} {
 		_, err := findFirmware(path)

@@ -3,6 +3,7 @@ package qemu
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"syscall"
 
@@ -28,8 +29,12 @@ func oneOf(given string, known ...string) string {
 // cause is what the system said, without Go's words for what was called on what.
 func cause(err error) error {
 	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &errno):
 		return errno
+	case errors.As(err, &path):
+		return path.Err
 	}
 	return err
 }

@@ -1,0 +1,78 @@
+// Package regular opens files that users name. A named pipe, a device or a folder
+// in the place of a file is an error, so that nothing waits for a pipe's writer or
+// reads a device without end.
+package regular
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// Err is in the chain of the error, an [fs.PathError], of whatever is no regular file.
+var Err = errors.New("not a regular file")
+
+// folder is Err in better words.
+type folder struct{}
+
+func (folder) Error() string        { return "is a directory" }
+func (folder) Is(target error) bool { return target == Err }
+
+// readOnly never waits: without O_NONBLOCK opening a pipe waits for its writer.
+const readOnly = os.O_RDONLY | syscall.O_NONBLOCK
+
+// Open opens a file for reading. The caller closes it.
+func Open(path string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, readOnly, 0)
+	return checked(f, err)
+}
+
+// OpenIn is Open of a file below root.
+func OpenIn(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
+	f, err := root.OpenFile(name, readOnly, 0)
+	return checked(f, err)
+}
+
+func checked(f *os.File, err error) (*os.File, fs.FileInfo, error) {
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case info.IsDir():
+		err = &fs.PathError{Op: "open", Path: f.Name(), Err: folder{}}
+	case !info.Mode().IsRegular():
+		err = &fs.PathError{Op: "open", Path: f.Name(), Err: Err}
+	}
+	if err != nil {
+		_ = f.Close() // nothing was read
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// Read reads a file that has no more than most bytes.
+func Read(path string, most int64) ([]byte, error) {
+	f, _, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return All(f, most)
+}
+
+// All reads all of an open file if it has no more than most bytes, and closes it.
+func All(f *os.File, most int64) ([]byte, error) {
+	defer f.Close() //nolint:errcheck // only read
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = &fs.PathError{Op: "read", Path: f.Name(), Err: fmt.Errorf("more than %d KiB", most>>10)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
