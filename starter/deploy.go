@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/store"
@@ -180,15 +180,11 @@ func openKernel(p *config.Project) (*prebuilt, error) {
 	if p.Kernel == "" {
 		return nil, nil
 	}
-	file, err := os.Open(p.Kernel)
+	file, info, err := regular.Open(p.Kernel)
 	if err != nil {
-		return nil, &step.Error{Kind: step.NotFound, Op: "read kernel", Err: err}
+		return nil, config.Unreadable(p.Kernel, err)
 	}
 	defer func() { _ = file.Close() }() // read only
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
 	found, err := image.Identify(file, info.Size())
 	if err != nil {
 		f := workflows.Failure(err)
@@ -207,9 +203,9 @@ func upload(ctx context.Context, settings config.Settings, p *config.Project, ke
 	}
 	defer func() { _ = s.Close() }() // Put has returned: nothing is pending
 	if kernel != nil {
-		file, err := os.Open(kernel.path)
+		file, _, err := regular.Open(kernel.path)
 		if err != nil {
-			return origin, &step.Error{Kind: step.NotFound, Op: "read kernel", Err: err}
+			return origin, config.Unreadable(kernel.path, err)
 		}
 		defer func() { _ = file.Close() }() // read only
 		a, err := s.Put(ctx, file)

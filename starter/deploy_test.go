@@ -1,8 +1,9 @@
 package main
 
 import (
+	"errors"
 	"os"
-	"path/filepath"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -50,30 +51,77 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// A pipe that nobody writes to would be waited for.
+// A named pipe in the place of a file is refused, not waited for.
 func TestFileIsAPipe(t *testing.T) {
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	if err := unix.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
+	inFolder(t, nil)
+	for _, pipe := range []string{config.Filename, "app.conf"} {
+		if err := unix.Mkfifo(pipe, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	// A writer, so that a starter that opens it does not wait here for ever.
-	f, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	for _, args := range [][]string{{config.Filename, "deploy"}, {config.Filename, "deploy", "--file", "."}, {"app.conf", "import"}} {
+		status, _, errOut := ends(t, self(t, args[1:]...))
+		if status != 2 || errOut != "error: read "+args[0]+": not a regular file\nhint: name a regular file\n" {
+			t.Errorf("%q: exit %d, %s", args, status, errOut)
+		}
+	}
+}
+
+// The first signal ends a command, even one that waits in a call that knows no
+// context: here for the reader of its output.
+func TestFirstSignalEnds(t *testing.T) {
+	for _, signal := range []os.Signal{os.Interrupt, unix.SIGTERM} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("the pipe is not full: %v", err)
+		}
+		cmd := self(t, "schema")
+		cmd.Stdout = w
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Second, func() { _ = cmd.Process.Signal(signal) }) // it waits by then
+		if status, _, errOut := ends(t, cmd); status != interrupted || errOut != "" {
+			t.Errorf("%v: exit %d, %s", signal, status, errOut)
+		}
+		_, _ = r.Close(), w.Close()
+	}
+}
+
+// self is the starter as a process of its own.
+func self(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan bool)
-	go func() {
-		select {
-		case <-ended:
-		case <-time.After(5 * time.Second):
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd.Env = append(os.Environ(), "BE_MORGANA=1")
+	return cmd
+}
+
+// ends runs cmd, unless it runs, to its end, which may not take long.
+func ends(t *testing.T, cmd *exec.Cmd) (status int, out, errOut string) {
+	t.Helper()
+	var o, e strings.Builder
+	if cmd.Process == nil {
+		cmd.Stdout, cmd.Stderr = &o, &e
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
 		}
-		_ = f.Close()
-	}()
-	status, _, errOut := morgana(t, "deploy", "--file", pipe)
-	close(ended)
-	if status != 2 || !strings.HasPrefix(errOut, "error: read "+pipe+": neither a file nor a folder\nhint: ") {
-		t.Errorf("exit %d, %s", status, errOut)
 	}
+	late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait() // the status tells
+	if !late.Stop() {
+		t.Errorf("%q does not end", cmd.Args[1:])
+	}
+	return cmd.ProcessState.ExitCode(), o.String(), e.String()
 }
 
 func TestNameFrom(t *testing.T) {

@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/config/mirari"
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -101,14 +100,14 @@ func (c *cli) imported(files []newFile, notes []mirari.Note) {
 func findConf(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", noConf(path, err)
+		return "", config.Unreadable(path, err)
 	}
 	if !info.IsDir() {
 		return path, nil
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return "", noConf(path, err)
+		return "", config.Unreadable(path, err)
 	}
 	var found []string
 	for _, e := range entries {
@@ -127,30 +126,11 @@ func findConf(path string) (string, error) {
 }
 
 func readConf(path string) (*mirari.Conf, error) {
-	file, err := os.Open(path)
+	data, err := regular.Read(path, mirari.MaxBytes)
 	if err != nil {
-		return nil, noConf(path, err)
-	}
-	defer func() { _ = file.Close() }() // only read
-	data, err := io.ReadAll(io.LimitReader(file, mirari.MaxBytes+1))
-	if err != nil {
-		return nil, noConf(path, err)
+		return nil, config.Unreadable(path, err)
 	}
 	return mirari.Parse(filepath.Base(path), data)
-}
-
-func noConf(path string, err error) error {
-	e := &step.Error{Kind: step.InvalidSpec, Op: "read " + path, Err: err}
-	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
-		e.Err = cause.Err // it names the path again
-	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		e.Kind = step.NotFound
-	case errors.Is(err, fs.ErrPermission):
-		e.Kind = step.Unauthorized
-	}
-	return e
 }
 
 // place lets the fs- folders, which start from the .conf's folder, start from

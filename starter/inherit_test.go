@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -30,12 +29,7 @@ func TestServerHoldsNothingOfItsStarter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = lock.Close() }()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "dev", "up")
-	cmd.Env = append(os.Environ(), "BE_MORGANA=1")
+	cmd := self(t, "dev", "up")
 	cmd.ExtraFiles = []*os.File{lock, lock}
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "it has /dev/null") || strings.Contains(string(out), lock.Name()) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -100,11 +101,7 @@ func kindFor(kernel string) string {
 
 // abisOf is how a kernel can be started, nil if that cannot be told yet.
 func abisOf(kernel string) []string {
-	info, err := os.Stat(kernel)
-	if err != nil || !info.Mode().IsRegular() { // a pipe would be waited for
-		return nil
-	}
-	file, err := os.Open(kernel)
+	file, info, err := regular.Open(kernel)
 	if err != nil {
 		return nil
 	}

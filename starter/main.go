@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -34,10 +35,18 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
-		stop() // a second signal ends the process
+		stop() // a second signal ends the process at once
+		time.Sleep(grace)
+		os.Exit(interrupted) // a call that knows no context waits
 	}()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
+
+// grace is how long a command may take to end after the first signal: to say that
+// a deploy goes on, or to give up an upload.
+const grace = 2 * time.Second
+
+const interrupted = 130 // exit status
 
 // cli is one call of the command.
 type cli struct {
@@ -67,8 +76,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return 1
 	case errors.Is(err, errToldMine):
 		return 2
-	case errors.Is(err, errDetached):
-		return 130
+	case errors.Is(err, errDetached), ctx.Err() != nil: // an error now is the interrupt's
+		return interrupted
 	}
 	return c.tell(err)
 }
@@ -133,10 +142,6 @@ func (c *cli) projectFlags(cmd *cobra.Command) {
 }
 
 func (c *cli) project() (*config.Project, error) {
-	if info, err := os.Stat(c.file); err == nil && !info.IsDir() && !info.Mode().IsRegular() { // a pipe would be waited for
-		return nil, &step.Error{Kind: step.InvalidSpec, Op: "read " + c.file, Err: errors.New("neither a file nor a folder"),
-			Hint: "give --file a morgana.yaml or its folder"}
-	}
 	p, err := config.Load(c.file, c.commandFlags)
 	if err != nil {
 		return nil, err
