@@ -31,7 +31,7 @@ build: deps ## bin/morgana, bin/morgana-worker, bin/morgana-devserver
 test: $(TOOLS)/gotest deps-test build ## every test that needs no lab: real QEMU, a real Temporal server
 	@rm -f $(TIMES)
 	$(GOTEST) -short -race $(RACE)
-	$(GOTEST) -short $$(go list ./... | grep -vxF "$$(go list $(RACE))")
+	$(GOTEST) -short -parallel 4 $$(go list ./... | grep -vxF "$$(go list $(RACE))")
 	cd devserver && CGO_ENABLED=0 $(GOTEST) -trimpath ./... # the flags it is built with, or it is all compiled again
 
 test-all: test ## every test: those on a real Xen as well

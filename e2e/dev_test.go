@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/morgana-deploy/morgana/need"
 )
 
 // devLab is a lab without a server or worker: morgana starts its own, from
@@ -30,13 +28,8 @@ type devLab struct {
 
 func newDevLab(t *testing.T) *devLab {
 	t.Helper()
-	need.Tools(t, "qemu-system-x86_64", "make", "gcc", binary("morgana"), binary("morgana-worker"), binary("morgana-devserver"))
-	folder := t.TempDir()
-	l := &devLab{&lab{t: t, folder: folder}, filepath.Join(folder, "bin")}
-	l.env = slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "TEMPORAL_") || strings.HasPrefix(v, "MORGANA_") || strings.HasPrefix(v, "XDG_")
-	})
-	l.env = append(l.env, "XDG_STATE_HOME="+filepath.Join(folder, "state"), "XDG_CONFIG_HOME="+filepath.Join(folder, "config"))
+	l := &devLab{lab: emptyLab(t)}
+	l.bin = filepath.Join(l.folder, "bin")
 	if err := os.Mkdir(l.bin, 0o755); err != nil {
 		t.Fatal(err)
 	}

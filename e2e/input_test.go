@@ -14,8 +14,6 @@ import (
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/workflowservice/v1"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -86,7 +84,8 @@ func TestBadInput(t *testing.T) {
 	}
 	defer taken.Close() //nolint:errcheck // nobody spoke to it
 	_, port, _ := net.SplitHostPort(taken.Addr().String())
-	empty := l.namespace("nobody-works-here")
+	empty := l.in(t)
+	empty.namespace()
 
 	cases := slices.Concat(refusedFiles(), refusedKernels(kernel, program), refusedSettings(), refusedCommands(), []refusal{
 		{name: "port taken", code: 2, line: "morgana.yaml:9: ports[0]: tcp:127.0.0.1:" + port + " is taken by another program", hint: "ss -lnp", in: readyMade(kernel, "    ports: ['"+port+":80']\n")},
@@ -95,8 +94,8 @@ func TestBadInput(t *testing.T) {
 			line: `boot bad.dev.LIFE-1: its console did not match "never" within 2s`, in: readyMade(kernel, "    args: stay\n    expect: never\n    timeout: 2s\n")},
 		{name: "Temporal away", code: 2, env: []string{"TEMPORAL_ADDRESS=127.0.0.1:1"},
 			line: "connect to Temporal at 127.0.0.1:1: connection refused", hint: "TEMPORAL_ADDRESS", in: readyMade(kernel, "")},
-		{name: "no worker", code: 2, env: empty, hint: "morgana-worker",
-			line: `look for workers: no worker polls task queue "morgana" in namespace nobody-works-here`, in: readyMade(kernel, "")},
+		{name: "no worker", code: 2, env: empty.env, hint: "morgana-worker",
+			line: `look for workers: no worker polls task queue "morgana" in namespace ` + empty.ready.Namespace, in: readyMade(kernel, "")},
 	})
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -248,7 +247,8 @@ func TestBadEnvironment(t *testing.T) {
 
 	// A worker whose PATH lacks QEMU.
 	path := t.TempDir()
-	other := l.in(t, slices.Concat(l.namespace("poor"), []string{"PATH=" + path})...)
+	other := l.in(t, "PATH="+path)
+	other.namespace()
 	l.kill(l.worker)
 	other.startWorker()
 	defer l.kill(other.worker)
@@ -426,24 +426,6 @@ func (l *lab) program(name string, args ...string) result {
 		l.t.Fatal(err)
 	}
 	return result{cmd.ProcessState.ExitCode(), out.String(), errOut.String()}
-}
-
-// namespace makes a namespace that nobody works in, and gives the environment
-// to use it.
-func (l *lab) namespace(name string) []string {
-	l.t.Helper()
-	c := l.client()
-	_, err := c.WorkflowService().RegisterNamespace(context.Background(), &workflowservice.RegisterNamespaceRequest{
-		Namespace: name, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
-	})
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	l.eventually(30*time.Second, "the namespace is known", func() bool {
-		_, err := c.WorkflowService().ListWorkflowExecutions(context.Background(), &workflowservice.ListWorkflowExecutionsRequest{Namespace: name})
-		return err == nil
-	})
-	return []string{"TEMPORAL_NAMESPACE=" + name}
 }
 
 func readAll(t *testing.T, path string) string {

@@ -71,7 +71,7 @@ func TestKillTheWorkerInEveryStage(t *testing.T) {
 // kill -9 of the server while a build runs: it goes on from its database.
 func TestKillTheServer(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newServerLab(t)
 	folder := l.source("survives", "sleep 3\nmake\n", stays)
 	deploy := l.begin(folder, "deploy")
 	l.eventually(waits, "a build runs", func() bool { return l.runs("sleep 3") })

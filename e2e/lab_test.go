@@ -24,13 +24,13 @@ import (
 	"github.com/morgana-deploy/morgana/need"
 )
 
-// lab is a Temporal server, a worker and a state folder of its own. Whatever a
-// test leaves running is ended with it.
+// lab is a namespace of a Temporal server, and a worker and a state folder of its
+// own. Whatever a test leaves running is ended with it.
 type lab struct {
 	t      *testing.T
 	folder string // holds state/ and config/
 	env    []string
-	server *exec.Cmd
+	server *exec.Cmd // its own, if it has one
 	worker *exec.Cmd
 	ready  ready
 }
@@ -43,6 +43,25 @@ type ready struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
+	l := emptyLab(t)
+	l.namespace()
+	l.startWorker()
+	return l
+}
+
+// newServerLab is a lab with a server of its own, which the test may end.
+func newServerLab(t *testing.T) *lab {
+	t.Helper()
+	l := emptyLab(t)
+	l.startServer("0")
+	l.env = append(l.env, "TEMPORAL_ADDRESS="+l.ready.Address)
+	l.startWorker()
+	return l
+}
+
+// emptyLab has no server and no worker, and an environment that knows of none.
+func emptyLab(t *testing.T) *lab {
+	t.Helper()
 	need.Tools(t, "qemu-system-x86_64", "make", "gcc", binary("morgana"), binary("morgana-worker"), binary("morgana-devserver"))
 	l := &lab{t: t, folder: t.TempDir()}
 	l.env = slices.DeleteFunc(os.Environ(), func(v string) bool {
@@ -50,9 +69,6 @@ func newLab(t *testing.T) *lab {
 	})
 	l.env = append(l.env, "XDG_STATE_HOME="+filepath.Join(l.folder, "state"), "XDG_CONFIG_HOME="+filepath.Join(l.folder, "config"))
 	t.Cleanup(l.sweep)
-	l.startServer("0")
-	l.env = append(l.env, "TEMPORAL_ADDRESS="+l.ready.Address)
-	l.startWorker()
 	return l
 }
 
@@ -114,8 +130,12 @@ func (l *lab) sweep() {
 		}
 	}
 	if l.t.Failed() {
-		for _, name := range []string{"morgana-worker", "morgana-devserver"} {
-			log, _ := os.ReadFile(filepath.Join(l.folder, name+".log")) // may not have been started
+		of := map[string]string{"morgana-worker": l.folder, "morgana-devserver": l.folder}
+		if l.server == nil && shared.lab != nil {
+			of["morgana-devserver"] = shared.lab.folder
+		}
+		for name, folder := range of {
+			log, _ := os.ReadFile(filepath.Join(folder, name+".log")) // may not have been started
 			l.t.Logf("%s:\n%s", name, lastOf(log, 4000))
 		}
 	}
@@ -252,7 +272,7 @@ func (l *lab) clean() {
 
 func (l *lab) client() client.Client {
 	l.t.Helper()
-	c, err := client.Dial(client.Options{HostPort: l.ready.Address, Namespace: "default"})
+	c, err := client.Dial(client.Options{HostPort: l.ready.Address, Namespace: l.ready.Namespace})
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func TestRecord(t *testing.T) {
 	if os.Getenv("MORGANA_RECORD") == "" {
 		t.Skip("only where MORGANA_RECORD=1")
 	}
-	l := newLab(t)
+	l := newServerLab(t)
 	l.restartWorker([]string{"MORGANA_HOST=lab"})
 	c := l.client()
 	kernel := l.kernel()

@@ -77,7 +77,7 @@ func TestTheUIReadsWell(t *testing.T) {
 		"MorganaApp = 'shown' AND WorkflowType = 'Deployment' AND ExecutionStatus = 'Running'",
 	} {
 		l.eventually(waits, "one workflow fits "+query, func() bool {
-			n, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Namespace: "default", Query: query})
+			n, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Namespace: l.ready.Namespace, Query: query})
 			return err == nil && n.GetCount() == 1
 		})
 	}
@@ -115,7 +115,7 @@ func text(t *testing.T, p *common.Payload) (s string) {
 func TestNoSecretsAndNoBytesInHistory(t *testing.T) {
 	t.Parallel()
 	const secret = "sekret-e2e-123"
-	l := newLab(t)
+	l := newServerLab(t)
 	store := l.withBucket(secret)
 	folder := l.source("discreet", "env; cat /proc/$PPID/cmdline; head -c 3000000 /dev/urandom > tail; make; cat tail >> hello\n", stays)
 	l.deployed(folder)
@@ -123,7 +123,7 @@ func TestNoSecretsAndNoBytesInHistory(t *testing.T) {
 	l.ends(l.begin(folder, "console"), 0)
 	c := l.client()
 
-	executions, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Namespace: "default"})
+	executions, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Namespace: l.ready.Namespace})
 	if err != nil || len(executions.GetExecutions()) < 3 {
 		t.Fatalf("workflows %v, %v", executions, err)
 	}

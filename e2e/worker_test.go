@@ -12,7 +12,7 @@ import (
 // Health follows Temporal, and the metrics are Prometheus's text.
 func TestWorkerTellsHealthAndMetrics(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newServerLab(t)
 	port, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
