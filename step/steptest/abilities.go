@@ -146,8 +146,13 @@ func (s *suite) registerCutOff() {
 		}
 		ctx, cancel := context.WithCancel(s.Context())
 		site := s.site
-		site.Store = &cutStore{Store: s.site.Store, left: cut(size), cut: cancel}
-		if err := try(ctx, site); err == nil {
+		store := &cutStore{Store: s.site.Store, left: cut(size), cut: cancel}
+		site.Store = store
+		if err := try(ctx, site); err == nil && !store.asked {
+			cancel()
+			s.destroy(step.Removal{Spec: spec})
+			s.Skip("register reads artifacts by a way of its own, which is not cut off")
+		} else if err == nil {
 			s.Errorf("cut off after %d of %d bytes: no error", cut(size), size)
 		} else if step.KindOf(err).Final() {
 			s.Errorf("cut off after %d of %d bytes: a final error: %v", cut(size), size, err)
@@ -168,16 +173,19 @@ func (s *suite) registerCutOff() {
 // cutStore cuts off after some bytes of its artifacts were read.
 type cutStore struct {
 	step.Store
-	left int64
-	cut  context.CancelFunc
+	left  int64
+	cut   context.CancelFunc
+	asked bool
 }
 
 func (c *cutStore) Open(ctx context.Context, a step.Artifact) (io.ReadCloser, error) {
+	c.asked = true
 	r, err := c.Store.Open(ctx, a)
 	return &cutReader{r, ctx, c}, err
 }
 
 func (c *cutStore) Fetch(ctx context.Context, a step.Artifact, path string) error {
+	c.asked = true
 	if c.left -= a.Size; c.left < 0 {
 		c.cut()
 		return ctx.Err()
