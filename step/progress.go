@@ -18,6 +18,9 @@ type Progress struct {
 	State json.RawMessage `json:"state,omitempty"`
 	// Host is where the work is done; the worker fills it in.
 	Host string `json:"host,omitempty"`
+	// Failures is how many tries ended in an error since Done last grew; the
+	// worker counts them.
+	Failures int `json:"failures,omitempty"`
 	// Note is one line for people: the build's last output, "waiting for the console".
 	Note string `json:"note,omitempty"`
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -49,32 +48,32 @@ type stepInbound struct {
 }
 
 func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go handOver(ctx, activity.GetWorkerStopChannel(ctx), cancel)
-	h := &heart{ctx: ctx, host: i.host}
-	if activity.HasHeartbeatDetails(ctx) {
-		var last step.Progress
-		if activity.GetHeartbeatDetails(ctx, &last) == nil {
-			// A bare heartbeat says no more than where the last try was.
-			if last.Done != 0 || last.Total != 0 || last.Note != "" || last.State != nil {
-				h.latest = &last
+	for _, arg := range in.Args {
+		_, open := arg.(step.Spec) // Clean's and List's need not name one rollout
+		if v, ok := arg.(step.Value); ok && !open {
+			if err := v.Valid(); err != nil { // a step of somebody else's may have made it
+				return nil, workflows.Fail(at(i.host, err))
 			}
 		}
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go handOver(ctx, activity.GetWorkerStopChannel(ctx), cancel)
+	h := newHeart(ctx, i.host)
 	last := h.latest
 	beating, stop := context.WithCancel(ctx)
-	defer stop()
 	go h.beat(beating)
 
 	out, err := i.Next.ExecuteActivity(step.WithReporter(ctx, h.report, last), in)
+	stop()
 	if err == nil {
 		return out, nil
 	}
+	again := h.failed(ctx.Err() == nil && step.KindOf(err) == "")
 	info := activity.GetInfo(ctx)
 	i.log.Warn("step", "activity", info.ActivityType.Name, "workflow", info.WorkflowExecution.ID,
 		"attempt", info.Attempt, "error", err)
-	return nil, ended(ctx, i.host, err)
+	return nil, ended(ctx, i.host, err, again)
 }
 
 // handOver cancels what is going on a while after the worker was told to stop.
@@ -96,51 +95,15 @@ func handOver(ctx context.Context, stopping <-chan struct{}, cancel context.Canc
 
 var errStopping = errors.New("the worker stopped")
 
-// heart sends the heartbeats of one activity.
-type heart struct {
-	ctx    context.Context
-	host   string
-	mu     sync.Mutex // also keeps an older progress from being sent after a newer
-	latest *step.Progress
-}
-
-// report sends a progress; the SDK sends at most one in a pulse.
-func (h *heart) report(p step.Progress) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if p.State == nil && h.latest != nil {
-		p.State = h.latest.State
-	}
-	p.Host = h.host
-	h.latest = &p
-	activity.RecordHeartbeat(h.ctx, p)
-}
-
-// beat keeps the heartbeat going with the latest progress.
-func (h *heart) beat(until context.Context) {
-	tick := time.NewTicker(pulse)
-	defer tick.Stop()
-	for {
-		select {
-		case <-until.Done():
-			return
-		case <-tick.C:
-			h.mu.Lock()
-			p := step.Progress{Host: h.host}
-			if h.latest != nil {
-				p = *h.latest
-			}
-			activity.RecordHeartbeat(h.ctx, p)
-			h.mu.Unlock()
-		}
-	}
-}
-
-// ended tells a cancelled activity, which is over, from one whose worker is
-// stopping, which another worker takes up.
-func ended(ctx context.Context, host string, err error) error {
+// ended gives the error of a step its wire form. Cancelled by the workflow: final.
+// Worker stopping: retried, by another worker. Any other is retried if its kind
+// is, and if again is set.
+func ended(ctx context.Context, host string, err error, again bool) error {
 	if ctx.Err() == nil {
-		return workflows.Fail(at(host, err))
+		if again {
+			return workflows.Fail(at(host, err))
+		}
+		return workflows.FailForGood(at(host, err))
 	}
 	var canceled *temporal.CanceledError
 	switch {
@@ -154,7 +117,7 @@ func ended(ctx context.Context, host string, err error) error {
 
 // at adds to err where it happened, so that what a step left there can be
 // removed there.
-func at(host string, err error) error {
+func at(host string, err error) *step.Error {
 	e := step.Error{Err: err}
 	var own *step.Error
 	if errors.As(err, &own) {

@@ -195,10 +195,8 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	for _, k := range served {
 		own := base
 		own.DisableWorkflowWorker = true
-		anyHost := own
-		anyHost.MaxConcurrentActivityExecutionSize = k.atOnce
-		for queue, o := range map[string]worker.Options{k.name: anyHost, k.name + "@" + settings.Host: own} {
-			w := worker.New(c, queue, o)
+		for _, queue := range []string{k.name, k.name + "@" + settings.Host} {
+			w := worker.New(c, queue, own)
 			k.register(w)
 			workers = append(workers, w)
 			queues = append(queues, queue)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/worker"
@@ -37,47 +38,57 @@ type kind struct {
 	// does is the step.Target or step.Toolchain; it may be a step.Needer.
 	does     any
 	register func(worker.ActivityRegistry)
-	// atOnce bounds the steps taken from the queue that any host may serve; 0
-	// is the SDK's default.
-	atOnce int
 }
 
 func target(name string, t step.Target) kind {
 	return kind{name: name, does: t, register: func(w worker.ActivityRegistry) {
-		name := naming(w, name)
-		name("Check", t.Check)
-		name("Package", t.Package)
-		name("Register", t.Register)
-		name("Boot", t.Boot)
-		name("Console", t.Console)
-		name("Destroy", t.Destroy)
+		does := naming(w, name)
+		does("Check", t.Check)
+		does("Package", t.Package)
+		does("Register", t.Register)
+		does("Boot", t.Boot)
+		does("Console", t.Console)
+		does("Destroy", t.Destroy)
+		if o, ok := t.(step.Observer); ok {
+			does("Observe", o.Observe)
+		}
+		if l, ok := t.(step.Lister); ok {
+			does("List", l.List)
+		}
+		if f, ok := t.(step.Forecaster); ok {
+			does("Forecast", f.Forecast)
+		}
 	}}
 }
 
-// toolchain bounds builds apart from the rest: a host takes no more to configure
-// than it may build, for another host may be free, while a build, which is its
-// own, waits here for a slot, so that Clean never waits behind it.
+// toolchain bounds what builds here at a time. A step waits for a slot here, not
+// in the queue: a queue says nothing of a worker that is busy, and a wait in it
+// looks like a worker that is absent. Clean never waits.
 func toolchain(name string, t step.Toolchain, slots chan struct{}) kind {
-	build := func(ctx context.Context, src step.Source) (step.Kernel, error) {
+	return kind{name: name, does: t, register: func(w worker.ActivityRegistry) {
+		does := naming(w, name)
+		does("Configure", inSlot(slots, t.Configure))
+		does("Build", inSlot(slots, t.Build))
+		does("Clean", t.Clean)
+	}}
+}
+
+// inSlot makes a step wait until one of the slots is free.
+func inSlot[In, Out any](slots chan struct{}, do func(context.Context, In) (Out, error)) func(context.Context, In) (Out, error) {
+	return func(ctx context.Context, in In) (out Out, err error) {
 		select {
 		case slots <- struct{}{}:
 		default:
-			step.Report(ctx, step.Progress{Note: "waiting for another build on this host"})
+			step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting: this host is busy with %d other builds", cap(slots))})
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():
-				return step.Kernel{}, ctx.Err()
+				return out, ctx.Err()
 			}
 		}
 		defer func() { <-slots }()
-		return t.Build(ctx, src)
+		return do(ctx, in)
 	}
-	return kind{name: name, does: t, atOnce: cap(slots), register: func(w worker.ActivityRegistry) {
-		name := naming(w, name)
-		name("Configure", t.Configure)
-		name("Build", build)
-		name("Clean", t.Clean)
-	}}
 }
 
 func naming(w worker.ActivityRegistry, kind string) func(string, any) {

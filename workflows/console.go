@@ -20,7 +20,7 @@ type ConsoleRequest struct {
 func Console(ctx workflow.Context, in ConsoleRequest) (text step.ConsoleText, err error) {
 	r := in.From.Machine.Registration
 	wait := time.Duration(in.From.WaitSeconds) * time.Second
-	err = execute(ctx, in.Step, r.Spec.Host, consoleOptions(wait), summary(r.Spec.Tags, "console"), in.From, &text)
+	err = execute(ctx, in.Step, r.Spec.Host, consoleOptions(wait), "console of "+in.From.Machine.ID, in.From, &text)
 	if err != nil {
 		return text, Fail(Failure(err))
 	}

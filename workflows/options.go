@@ -27,9 +27,13 @@ const (
 
 	day = 24 * time.Hour
 
-	// attempts bounds the tries of one step: enough to outlive a worker that
-	// is killed again and again, few enough to end.
+	// attempts bounds the tries of a step that takes minutes: enough to outlive a
+	// worker that is killed again and again, few enough to end.
 	attempts = 10
+	// Failures bounds the tries of register and boot that failed by themselves,
+	// one after the other without progress; the worker counts them. A try whose
+	// worker died does not count: ten restarts do not end a day's upload.
+	Failures = 10
 
 	// maxConfigures bounds how often a source tree may be lost before its
 	// kernel is built.
@@ -43,7 +47,7 @@ const (
 )
 
 // longest bounds one try of a stage: far above the longest honest run, so that
-// only a hung step meets it. Dead workers are the heartbeat's business.
+// only a step that hangs is ended by it. The heartbeat notices dead workers.
 var longest = map[step.Stage]time.Duration{
 	step.Check:     2 * time.Minute, // "in seconds", over ssh and cloud APIs
 	step.Configure: day,             // the toolchain's own timeout is the real one
@@ -63,8 +67,12 @@ func optionsOf(stage step.Stage) workflow.ActivityOptions {
 		WaitForCancellation: true,
 	}
 	o.ScheduleToStartTimeout = hostGone
-	if stage == step.Check {
+	switch stage {
+	case step.Check:
 		o.ScheduleToStartTimeout = unpolled
+	case step.Register, step.Boot: // bounded by time, not by a number of tries
+		o.RetryPolicy = retry(0)
+		o.ScheduleToCloseTimeout = 3 * day
 	}
 	return o
 }
@@ -125,7 +133,7 @@ func rolloutOptions(t step.Tags) workflow.ChildWorkflowOptions {
 		ParentClosePolicy:     enums.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
 		WaitForCancellation:   true,
 		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-		StaticSummary:         summary(t, "rollout"),
+		StaticSummary:         t.App + " on " + t.Target,
 		TypedSearchAttributes: temporal.NewSearchAttributes(attributes(t)...),
 	}
 }

@@ -31,12 +31,12 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	var source step.Source
 	var kernel step.Kernel
 	for try := 1; ; try++ { // again where the host that had the tree is gone
-		tree := r.undo.clean(in.Route.Clean, spec)
+		tree := r.undo.add(undoTree(in.Route, spec))
 		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
-			tree.never, tree.host = Failure(err).Kind == step.NoWorker, whereIt(err)
+			tree.never, tree.Host = Failure(err).Kind == step.NoWorker, whereIt(err)
 			return out, err
 		}
-		tree.host = source.Host
+		tree.Host, tree.never = source.Host, source.Tree == ""
 		if kernel, err = run[step.Kernel](r, step.Build, source.Host, source); err == nil {
 			break
 		}
@@ -45,11 +45,11 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		}
 	}
 
-	image, err := run[step.Image](r, step.Package, anyHost, kernel)
+	out.Image, err = run[step.Image](r, step.Package, anyHost, kernel)
 	if err != nil {
 		return out, err
 	}
-	if unchanged(in, image) { // keep the machine if it still runs: boot adopts it
+	if unchanged(in, out.Image) { // keep the machine if it still runs: boot adopts it
 		was := in.Current.Machine.Registration
 		out.Machine, err = run[step.Machine](r, step.Boot, was.Spec.Host, was)
 		if err == nil && !out.Machine.Ended || ctx.Err() != nil {
@@ -58,8 +58,8 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		}
 	}
 
-	r.undo.destroy("destroy the new machine and its image", in.Route.Destroy, step.Removal{Spec: spec})
-	registration, err := run[step.Registration](r, step.Register, spec.Host, image)
+	r.undo.add(undoMachine("destroy the new machine and its image", in.Route, step.Removal{Spec: spec}))
+	registration, err := run[step.Registration](r, step.Register, spec.Host, out.Image)
 	if err != nil {
 		return out, err
 	}
@@ -67,6 +67,6 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	out.Left = r.retire(spec)
+	r.retire(spec)
 	return out, nil
 }

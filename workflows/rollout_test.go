@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type recorded struct {
 	calls []string
 	// fail gives a step's error by its name, "Build".
 	fail map[string]error
+	// failAt gives it by the task queue.
+	failAt map[string]error
 	// gone counts how often Build finds its tree gone.
 	gone int
 	// digest is of the image that Package makes.
@@ -34,7 +37,7 @@ func newRecorded(t *testing.T) *recorded {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet{})
-	r := &recorded{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, digest: "d1"}
+	r := &recorded{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, failAt: map[string]error{}, digest: digest("1")}
 	register(r, "Check", func(_ context.Context, in step.Spec) (step.Spec, error) { in.Host = "h1"; return in, nil })
 	register(r, "Configure", func(_ context.Context, in step.Spec) (step.Source, error) {
 		return step.Source{Spec: in, Host: "b1", Tree: "/tree"}, nil
@@ -44,7 +47,7 @@ func newRecorded(t *testing.T) *recorded {
 			r.gone--
 			return step.Kernel{}, &step.Error{Kind: step.TreeGone, Op: "find", Err: errors.New("no tree")}
 		}
-		return step.Kernel{Spec: in.Spec}, nil
+		return step.Kernel{Spec: in.Spec, File: step.Artifact{URI: "file:///k", SHA256: digest("0")}}, nil
 	})
 	register(r, "Package", func(_ context.Context, in step.Kernel) (step.Image, error) {
 		return step.Image{Spec: in.Spec, Digest: r.digest}, nil
@@ -59,9 +62,12 @@ func newRecorded(t *testing.T) *recorded {
 		return step.Destroyed{Removed: []string{fmt.Sprintf("machine-%d", in.Spec.Generation)}}, nil
 	})
 	register(r, "Clean", func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil })
-	register(r, "Sign", func(_ context.Context, in step.Image) (step.Image, error) { in.Digest += "-signed"; return in, nil })
+	register(r, "Sign", func(_ context.Context, in step.Image) (step.Image, error) { in.Digest = digest("5"); return in, nil })
 	return r
 }
+
+// digest is 64 of a digit.
+func digest(digit string) string { return strings.Repeat(digit, 64) }
 
 // register makes activity "lab.<name>" of f, on whatever queue it is called.
 func register[In, Out any](r *recorded, name string, f func(context.Context, In) (Out, error)) {
@@ -75,7 +81,7 @@ func register[In, Out any](r *recorded, name string, f func(context.Context, In)
 			}
 		}
 		r.calls = append(r.calls, call)
-		if err := r.fail[name]; err != nil {
+		if err := cmp.Or(r.fail[name], r.failAt[info.TaskQueue]); err != nil {
 			return out, Fail(err)
 		}
 		out, err = f(ctx, in)
@@ -226,7 +232,7 @@ func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
 func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 	r := newRecorded(t)
 	in := r.request()
-	old := step.Registration{Spec: in.Spec, Digest: "d1"}
+	old := step.Registration{Spec: in.Spec, Digest: digest("1")}
 	old.Spec.Generation, old.Spec.Host = 1, "h0"
 	in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
 	out, err := r.rollout(in)
@@ -247,7 +253,7 @@ func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 func TestRolloutRetiresByTheOldPlan(t *testing.T) {
 	r := newRecorded(t)
 	in := r.request()
-	old := step.Registration{Spec: in.Spec, Digest: "d1"}
+	old := step.Registration{Spec: in.Spec, Digest: digest("1")}
 	old.Spec.Generation, old.Spec.Host = 1, "h0"
 	before := step.NewRoute("lab", "lab")
 	before.Boot.TaskQueue, before.Destroy.TaskQueue = "old", "old"
@@ -278,7 +284,7 @@ func TestRolloutReplacesAnUnchangedMachineThatIsGone(t *testing.T) {
 	for _, gone := range []error{nil, &step.Error{Kind: step.NotFound, Err: errors.New("no such machine")}} {
 		r := newRecorded(t)
 		in := r.request()
-		old := step.Registration{Spec: in.Spec, Digest: "d1"}
+		old := step.Registration{Spec: in.Spec, Digest: digest("1")}
 		old.Spec.Generation, old.Spec.Host = 1, "h0"
 		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
 		r.env.OnActivity("lab.Boot", mock.Anything, mock.Anything).Return(
@@ -304,7 +310,7 @@ func TestRolloutRetiresTheOldMachine(t *testing.T) {
 	for _, denied := range []bool{false, true} {
 		r := newRecorded(t)
 		in := r.request()
-		old := step.Registration{Spec: in.Spec, Digest: "d0"}
+		old := step.Registration{Spec: in.Spec, Digest: digest("0")}
 		old.Spec.Generation, old.Spec.Host = 1, "h0"
 		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
 		if denied {
@@ -342,7 +348,7 @@ func TestInsertedStepChangesTheValue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := out.Machine.Registration.Digest; got != "d1-signed" {
+	if got := out.Machine.Registration.Digest; got != digest("5") {
 		t.Errorf("digest %q", got)
 	}
 	if !slices.Contains(r.calls, "Sign sign") {

@@ -1,7 +1,9 @@
 package workflows
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -16,26 +18,33 @@ type Request struct {
 	// Current runs now, nil if nothing does. A rollout that makes the same
 	// image again keeps it.
 	Current *Current `json:"current,omitempty"`
+	// Stale is what earlier rollouts could not remove, to be tried again.
+	Stale []*Undo `json:"stale,omitempty"`
 	// Keep leaves the pieces of a failed rollout for debugging.
 	Keep bool `json:"keep,omitempty"`
 	// Force makes a new machine even if the image is the same.
 	Force bool `json:"force,omitempty"`
 }
 
-// Current is a machine that runs, with the route that made it and can end it.
+// Current is a machine that runs, with its image and the route that made it and
+// can end it.
 type Current struct {
 	Machine step.Machine `json:"machine"`
+	Image   step.Image   `json:"image"`
 	Route   step.Route   `json:"route"`
 }
 
 // Outcome is the result of a Rollout.
 type Outcome struct {
 	Machine step.Machine `json:"machine"`
+	Image   step.Image   `json:"image"`
 	// Unchanged says that the image is the one that runs already, and Machine
 	// the machine that ran before.
 	Unchanged bool `json:"unchanged,omitempty"`
-	// Left names what should have been removed and could not be.
-	Left []string `json:"left,omitempty"`
+	// Left names what should have been removed and could not be; Remains are the
+	// acts that would.
+	Left    []string `json:"left,omitempty"`
+	Remains []*Undo  `json:"remains,omitempty"`
 }
 
 // StageState is where a stage of a rollout stands.
@@ -74,12 +83,13 @@ const anyHost = ""
 type rollout struct {
 	ctx    workflow.Context
 	in     Request
-	undo   *undo
+	undo   undoList
+	stale  undoList // what a success could not remove
 	status RolloutStatus
 }
 
 func begin(ctx workflow.Context, in Request) (*rollout, error) {
-	r := &rollout{ctx: ctx, in: in, undo: &undo{}, status: RolloutStatus{Tags: in.Spec.Tags}}
+	r := &rollout{ctx: ctx, in: in, status: RolloutStatus{Tags: in.Spec.Tags}}
 	for _, s := range step.Stages {
 		r.status.Stages = append(r.status.Stages, StageStatus{Stage: s, State: Waiting})
 	}
@@ -92,22 +102,42 @@ func begin(ctx workflow.Context, in Request) (*rollout, error) {
 }
 
 // run does one stage and the steps inserted after it.
-func run[Out, In any](r *rollout, stage step.Stage, host string, in In) (out Out, err error) {
+func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (out Out, err error) {
 	if err := r.enter(stage); err != nil {
 		return out, err
 	}
 	s := *r.in.Route.Stage(stage)
-	err = execute(r.ctx, s, host, optionsOf(stage), summary(r.in.Spec.Tags, string(stage)), in, &out)
+	out, err = call[Out](r, s, host, stage, in)
 	for _, after := range r.in.Route.After[stage] {
 		if err != nil {
 			break
 		}
-		var next Out
-		err = execute(r.ctx, after, anyHost, optionsOf(stage), summary(r.in.Spec.Tags, after.Activity), out, &next)
-		out = next
+		before := out.Of()
+		if out, err = call[Out](r, after, anyHost, stage, out); err == nil {
+			err = blame(after, step.SameOwner("", before, out.Of()))
+		}
 	}
 	r.leave(stage, out, err)
 	return out, err
+}
+
+// call runs one step of a stage and checks what it returns: the step may be
+// somebody else's.
+func call[Out, In step.Value](r *rollout, s step.Step, host string, stage step.Stage, in In) (out Out, err error) {
+	if err := execute(r.ctx, s, host, optionsOf(stage), result(in), in, &out); err != nil {
+		return out, err
+	}
+	return out, blame(s, cmp.Or(step.SameOwner(stage, in.Of(), out.Of()), out.Valid()))
+}
+
+// blame says which step returned a value that is refused.
+func blame(s step.Step, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := *Failure(err)
+	e.Op, e.Field, e.Err = "result of "+s.Activity, "", fmt.Errorf("%s: %w", e.Field, e.Err)
+	return Fail(&e)
 }
 
 // execute calls one activity by name. Its error is a [*step.Error] in
@@ -117,10 +147,6 @@ func execute(ctx workflow.Context, s step.Step, host string, o workflow.Activity
 	o.Summary = summary
 	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, o), s.Activity, in).Get(ctx, out)
 	return failureOf(err, s.Activity, o.TaskQueue)
-}
-
-func summary(t step.Tags, what string) string {
-	return fmt.Sprintf("%s %s/%s generation %d", what, t.App, t.Target, t.Generation)
 }
 
 func (r *rollout) enter(stage step.Stage) error {
@@ -155,44 +181,54 @@ func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	if err == nil {
-		out.Left = append(out.Left, r.undo.only(r.in.Route.Clean).runAll(ctx, destroyOptions())...)
+		r.stale = append(r.stale, r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())...)
+		out.Left, out.Remains = r.stale.left(), r.stale
 		return nil
 	}
-	failure := Failure(err)
+	remains := slices.DeleteFunc(r.undo, func(u *Undo) bool { return u.never })
 	if r.in.Keep {
-		failure.Left = append(failure.Left, r.undo.names()...)
+		for _, u := range remains {
+			u.Kept = true
+		}
 	} else {
 		r.status.Undoing = true
 		r.describe()
-		failure.Left = append(failure.Left, r.undo.runAll(ctx, undoOptions())...)
+		remains = remains.runAll(ctx, undoOptions())
 	}
-	if r.ctx.Err() != nil && len(failure.Left) == 0 {
+	if r.ctx.Err() != nil && len(remains) == 0 {
 		return r.ctx.Err() // cancelled, and nothing left
 	}
-	return Fail(failure)
+	failure := Failure(err)
+	failure.Left = append(failure.Left, remains.left()...)
+	return failWith(failure, remains, failure.Kind.Final())
 }
 
 // retire destroys the machine that ran before, or, in a deployment's first
-// rollout, what an earlier life of it left. From here on the rollout has
-// succeeded: it can be cancelled no more, and a leftover does not fail it.
-func (r *rollout) retire(spec step.Spec) (left []string) {
-	r.undo.forget(r.in.Route.Destroy)
+// rollout, what an earlier life of it left, and what earlier rollouts could not
+// remove. From here on the rollout has succeeded: it can be cancelled no more,
+// and a leftover does not fail it.
+func (r *rollout) retire(spec step.Spec) {
+	r.undo.take(r.in.Route.Destroy)
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
-	before := &undo{}
+	before := undoList(r.in.Stale)
 	if old := r.in.Current; old != nil {
 		was := old.Machine.Registration.Spec
-		before.destroy(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route.Destroy, step.Removal{Spec: was})
-	} else {
+		before.add(undoMachine(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route, step.Removal{Spec: was}))
+	} else if !spec.Alone {
 		others := step.Removal{Spec: spec, NotLife: spec.Life}
 		others.Spec.Life, others.Spec.Generation = "", 0
-		before.destroy("destroy what an earlier life left", r.in.Route.Destroy, others)
+		before.add(undoMachine("destroy what an earlier life left", r.in.Route, others))
 	}
-	return before.runAll(ctx, destroyOptions())
+	r.stale = before.runAll(ctx, destroyOptions())
 }
 
 // unchanged reports whether image is the one that runs, made by the same steps.
 func unchanged(in Request, image step.Image) bool {
-	return in.Current != nil && !in.Force && in.Current.Machine.Registration.Digest == image.Digest &&
-		in.Current.Route.Boot == in.Route.Boot
+	if in.Current == nil || in.Force || in.Current.Machine.Registration.Digest != image.Digest {
+		return false
+	}
+	is, was := in.Route, in.Current.Route
+	return is.Register == was.Register && is.Boot == was.Boot &&
+		slices.Equal(is.After[step.Register], was.After[step.Register]) && slices.Equal(is.After[step.Boot], was.After[step.Boot])
 }

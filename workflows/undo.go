@@ -10,71 +10,124 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// undo is what to do if a rollout fails, last added first. An entry is added
-// before the act it undoes, for the act may happen and its answer be lost; so
-// what it calls finds things by tag and is content with finding nothing.
-type undo struct {
-	entries []*undoEntry
-}
+// Undo is an act that removes what a rollout made or may have made, and where.
+// It is added before the act it undoes, for that may happen and its answer be
+// lost; so the step it calls finds things by tag and accepts finding nothing.
+type Undo struct {
+	// Name is what it does: "remove the build tree".
+	Name string    `json:"name"`
+	Step step.Step `json:"step"`
+	// Host is the host of Step's queue. It may become known only after the act.
+	Host string `json:"host,omitempty"`
+	// Machine is the input of a target's Destroy, Tree that of a toolchain's
+	// Clean. One of them is set.
+	Machine *step.Removal `json:"machine,omitempty"`
+	Tree    *step.Spec    `json:"tree,omitempty"`
+	// Kept says that a failed rollout left it on purpose, for debugging.
+	Kept bool `json:"kept,omitempty"`
+	// Failure is why it could not be done, empty if it was not tried.
+	Failure string `json:"failure,omitempty"`
 
-type undoEntry struct {
-	name string
-	step step.Step
-	in   any // a Spec for Clean, a Removal for Destroy
-	tags step.Tags
-	// host may become known only after the act.
-	host string
 	// never says that the act did not even begin.
 	never bool
+	// guess says that there may be nothing: it does not hold up the end.
+	guess bool
 }
 
-func (u *undo) clean(s step.Step, spec step.Spec) *undoEntry {
-	return u.add(&undoEntry{name: "remove the build tree", step: s, in: spec, tags: spec.Tags})
+func undoTree(route step.Route, spec step.Spec) *Undo {
+	return &Undo{Name: "remove the build tree", Step: route.Clean, Tree: &spec}
 }
 
-func (u *undo) destroy(name string, s step.Step, what step.Removal) *undoEntry {
-	return u.add(&undoEntry{name: name, step: s, in: what, tags: what.Spec.Tags, host: what.Spec.Host})
+func undoMachine(name string, route step.Route, what step.Removal) *Undo {
+	return &Undo{Name: name, Step: route.Destroy, Host: what.Spec.Host, Machine: &what}
 }
 
-func (u *undo) add(e *undoEntry) *undoEntry {
-	u.entries = append(u.entries, e)
-	return e
+func (u *Undo) run(ctx workflow.Context, o workflow.ActivityOptions) (removed step.Destroyed, err error) {
+	var in any = u.Tree
+	if u.Machine != nil {
+		in = u.Machine
+	}
+	err = execute(ctx, u.Step, u.Host, o, u.Name, in, &removed)
+	if err != nil {
+		workflow.GetLogger(ctx).Error("undo", "name", u.Name, "error", err)
+		u.Failure = Failure(err).Error()
+	}
+	return removed, err
 }
 
-// only gives the entries that call s.
-func (u *undo) only(s step.Step) *undo {
-	return &undo{slices.DeleteFunc(slices.Clone(u.entries), func(e *undoEntry) bool { return e.step != s })}
+// spec is whose it is.
+func (u *Undo) spec() *step.Spec {
+	if u.Machine != nil {
+		return &u.Machine.Spec
+	}
+	return u.Tree
 }
 
-// forget drops the entries that call s.
-func (u *undo) forget(s step.Step) {
-	u.entries = slices.DeleteFunc(u.entries, func(e *undoEntry) bool { return e.step == s })
+// left names what the act would have removed.
+func (u *Undo) left() string {
+	if u.Failure != "" {
+		return "could not " + u.Name + ": " + u.Failure
+	}
+	t := u.spec().Tags
+	return fmt.Sprintf("kept, until morgana destroy: to undo: %s (%s/%s life %s generation %d, host %s)",
+		u.Name, t.App, t.Target, t.Life, t.Generation, cmp.Or(u.Host, "unknown"))
 }
 
-// runAll undoes everything and names what it could not.
-func (u *undo) runAll(ctx workflow.Context, o workflow.ActivityOptions) (left []string) {
-	for _, e := range slices.Backward(u.entries) {
-		if e.never {
+// everything gives the act for whatever the app and target have in its place, of
+// every life and generation.
+func (u Undo) everything() *Undo {
+	open := *u.spec()
+	open.Life, open.Generation = "", 0
+	if u.Machine != nil {
+		u.Machine = &step.Removal{Spec: open}
+	} else {
+		u.Tree = &open
+	}
+	return &u
+}
+
+// samePlace reports whether two acts remove the same things, if both are for
+// everything.
+func (u *Undo) samePlace(other *Undo) bool {
+	return u.Step == other.Step && u.Host == other.Host && (u.Tree == nil) == (other.Tree == nil) &&
+		string(u.spec().Options) == string(other.spec().Options)
+}
+
+// undoList is what to do if a rollout fails, last added first.
+type undoList []*Undo
+
+func (l *undoList) add(u *Undo) *Undo {
+	*l = append(*l, u)
+	return u
+}
+
+// take removes the acts that call s from the list and gives them.
+func (l *undoList) take(s step.Step) (taken undoList) {
+	*l = slices.DeleteFunc(*l, func(u *Undo) bool {
+		if u.Step == s {
+			taken = append(taken, u)
+		}
+		return u.Step == s
+	})
+	return taken
+}
+
+// runAll undoes everything, last first, and gives what it could not.
+func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
+	for _, u := range slices.Backward(l) {
+		if u.never {
 			continue
 		}
-		var removed step.Destroyed
-		err := execute(ctx, e.step, e.host, o, summary(e.tags, e.name), e.in, &removed)
-		if err != nil {
-			workflow.GetLogger(ctx).Error("undo", "what", e.name, "error", err)
-			left = append(left, e.left(err))
+		if _, err := u.run(ctx, o); err != nil {
+			remains = append(remains, u)
 		}
 	}
-	return left
+	return remains
 }
 
-func (u *undo) names() (names []string) {
-	for _, e := range u.entries {
-		names = append(names, fmt.Sprintf("kept, until morgana destroy: to undo: %s (%s/%s life %s generation %d, host %s)",
-			e.name, e.tags.App, e.tags.Target, e.tags.Life, e.tags.Generation, cmp.Or(e.host, "unknown")))
+func (l undoList) left() (texts []string) {
+	for _, u := range l {
+		texts = append(texts, u.left())
 	}
-	return names
-}
-
-func (e *undoEntry) left(err error) string {
-	return "could not " + e.name + ": " + Failure(err).Error()
+	return texts
 }

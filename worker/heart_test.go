@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/interceptor"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// stepBench runs steps behind the worker's interceptor.
+func stepBench(t *testing.T) *testsuite.TestActivityEnvironment {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestActivityEnvironment()
+	env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{
+		&steps{log: slog.New(slog.DiscardHandler), host: "h1"}}})
+	return env
+}
+
+// Report returns though Temporal does not answer: it is called for each chunk of
+// a transfer.
+func TestReportDoesNotWaitForTemporal(t *testing.T) {
+	env := stepBench(t)
+	answers := make(chan struct{})
+	env.SetOnActivityHeartbeatListener(func(*activity.Info, converter.EncodedValues) { <-answers })
+	var took time.Duration
+	env.RegisterActivityWithOptions(func(ctx context.Context, in step.Registration) (step.Machine, error) {
+		began := time.Now()
+		for i := range 100 {
+			step.Report(ctx, step.Progress{Done: int64(i)})
+			time.Sleep(time.Millisecond)
+		}
+		took = time.Since(began)
+		close(answers)
+		return step.Machine{}, nil
+	}, activity.RegisterOptions{Name: "boot"})
+	if _, err := env.ExecuteActivity("boot", registration()); err != nil || took > 5*time.Second {
+		t.Errorf("%v, took %s", err, took)
+	}
+}
+
+// A try that fails by itself counts until there is progress.
+func TestTriesThatFailByThemselvesEnd(t *testing.T) {
+	for _, test := range []struct {
+		before step.Progress
+		done   int64
+		err    error
+		final  bool
+	}{
+		{step.Progress{}, 0, errors.New("reset"), false},
+		{step.Progress{Done: 5, Failures: workflows.Failures - 1}, 5, errors.New("reset"), true},
+		{step.Progress{Done: 5, Failures: workflows.Failures - 1}, 6, errors.New("reset"), false},
+		{step.Progress{Failures: workflows.Failures - 1}, 0, &step.Error{Kind: step.Exhausted, Err: errors.New("slow down")}, false},
+	} {
+		env := stepBench(t)
+		var sent step.Progress
+		env.SetHeartbeatDetails(test.before)
+		env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) { _ = details.Get(&sent) })
+		env.RegisterActivityWithOptions(func(ctx context.Context, _ step.Registration) (step.Machine, error) {
+			step.Report(ctx, step.Progress{Done: test.done})
+			return step.Machine{}, test.err
+		}, activity.RegisterOptions{Name: "boot"})
+		_, err := env.ExecuteActivity("boot", registration())
+		var app *temporal.ApplicationError
+		if !errors.As(err, &app) || app.NonRetryable() != test.final {
+			t.Errorf("%+v, then Done %d and %v: got %v, final %v", test.before, test.done, test.err, err, app.NonRetryable())
+		}
+		if sent.Done != test.done {
+			t.Errorf("the last heartbeat is %+v, want Done %d", sent, test.done)
+		}
+	}
+}
+
+// A value with a name that leads elsewhere does not reach a step.
+func TestHostileValuesDoNotReachAStep(t *testing.T) {
+	env := stepBench(t)
+	env.RegisterActivityWithOptions(func(context.Context, step.Image) (step.Registration, error) {
+		t.Error("it was called")
+		return step.Registration{}, nil
+	}, activity.RegisterOptions{Name: "register"})
+	r := registration()
+	_, err := env.ExecuteActivity("register", step.Image{Spec: r.Spec, Digest: r.Digest, Files: []step.File{{Name: "../x",
+		Artifact: step.Artifact{URI: "file:///x", SHA256: r.Digest}}}})
+	if f := workflows.Failure(err); f.Kind != step.InvalidSpec || f.Host != "h1" {
+		t.Errorf("%+v", f)
+	}
+}
+
+func registration() step.Registration {
+	return step.Registration{Digest: strings.Repeat("0", 64), Spec: step.Spec{Kind: "lab",
+		Tags: step.Tags{App: "hello", Target: "dev", Life: "aa", Generation: 1}}}
+}
