@@ -32,6 +32,7 @@ func TestConformance(t *testing.T) {
 		Changed:    json.RawMessage(`{"args":["hello"]}`),
 		NeverReady: json.RawMessage(`{"args":["hello","stay"],"expect":"never said","networks":[{"name":"service","by":"fd"},{"name":"other"}]}`),
 		ConsoleHas: "hello from a Linux process",
+		Ends:       json.RawMessage(`{"args":["hello","nap","500"],"expect":"hello"}`),
 		Secrets:    []string{"abracadabra-42"},
 		Resources:  resources,
 	})

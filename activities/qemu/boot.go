@@ -36,7 +36,7 @@ func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, e
 		return step.Machine{}, err
 	}
 	for _, f := range b.s.forwards {
-		out.Addresses = append(out.Addresses, step.Address{Kind: f.proto, Address: f.host.Addr().String(), Port: int(f.host.Port())})
+		out.Addresses = append(out.Addresses, f.address())
 	}
 	return out, nil
 }

@@ -89,6 +89,11 @@ func (f forward) String() string { return fmt.Sprintf("%s:%d/%s", f.host, f.gues
 // at is the host's end, as QEMU and people write it: "tcp:127.0.0.1:8080".
 func (f forward) at() string { return f.proto + ":" + f.host.String() }
 
+// address is the host's end, where the machine answers.
+func (f forward) address() step.Address {
+	return step.Address{Kind: f.proto, Address: f.host.Addr().String(), Port: int(f.host.Port())}
+}
+
 // overlaps reports whether the host cannot have both.
 func (f forward) overlaps(g forward) bool {
 	a, b := f.host.Addr(), g.host.Addr()

@@ -38,6 +38,7 @@ func TestConformance(t *testing.T) {
 		Changed:    options(`{"args":"stay","expect":"staying","ports":["%d:80"],"memory":64}`),
 		NeverReady: options(`{"args":"stay","expect":"never printed","ports":["%d:80"]}`),
 		ConsoleHas: "hello from a unikernel",
+		Ends:       withTCG(`{"expect":"hello"}`),
 		Secrets:    []string{secret},
 		Resources:  resources,
 	})

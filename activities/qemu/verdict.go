@@ -20,7 +20,7 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 	}
 	how, ok := b.m.Ready()
 	if !ok && b.s.ExpectPort == 0 {
-		if status, err := b.solo5Status(); err != nil {
+		if status, err := solo5Status(b.m.Machine); err != nil {
 			return "", true, err
 		} else if status != "" {
 			return "", true, bootFailed(b.consoleTail(ctx), "the kernel ended: %s", status)
@@ -51,11 +51,11 @@ var solo5End = regexp.MustCompile(`solo5_exit\([1-9][0-9]*\) called|solo5_abort\
 
 // solo5Status is how a Solo5 kernel says that it failed, "" if it does not. Its
 // exit status is text.
-func (b *boot) solo5Status() (string, error) {
-	if m, err := readManifest(b.m.Machine); m == nil || err != nil {
+func solo5Status(m machine.Machine) (string, error) {
+	if has, err := readManifest(m); has == nil || err != nil {
 		return "", err
 	}
-	return solo5End.FindString(machine.Tail(b.m.File(machine.ConsoleFile))), nil
+	return solo5End.FindString(machine.Tail(m.File(machine.ConsoleFile))), nil
 }
 
 // Died is the error for a QEMU that is gone and left no console, or was killed.

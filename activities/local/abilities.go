@@ -1,0 +1,98 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Observe looks at the machine's supervisor, and at what it wrote down when the
+// program ended.
+func (t *Target) Observe(_ context.Context, m step.Machine) (step.Health, error) {
+	return t.machines.Observe(m, func(m machine.Machine) (string, time.Time, error) {
+		end, err := readOutcome(m)
+		if end == nil || err != nil {
+			return "", time.Time{}, err
+		}
+		info, err := os.Stat(m.File(statusFile))
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		how := end.String()
+		if end.Error == "" && end.Signal == 0 {
+			how = fmt.Sprintf("exit status %d", end.Status)
+		}
+		return how, info.ModTime(), nil
+	})
+}
+
+// List gives folders, taps, and processes that ended programs have left.
+func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
+	wanted := machine.Wanted(spec.Tags)
+	all, err := t.machines.List(t.site.Host, wanted, true)
+	if err != nil {
+		return nil, step.During("list local machines", err)
+	}
+	left, err := t.orphans(ctx, wanted)
+	if err != nil {
+		return nil, step.During("list local processes", err)
+	}
+	for _, o := range left {
+		all = append(all, step.Resource{Tags: o.m.Tags, Kind: "process", ID: strconv.Itoa(o.pid), Where: t.site.Host})
+	}
+	return all, nil
+}
+
+// Forecast says what register and boot do.
+func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
+	all, err := t.forecast(spec)
+	if err != nil {
+		return nil, step.During("forecast local target", err)
+	}
+	return all, nil
+}
+
+func (t *Target) forecast(spec step.Spec) ([]step.Action, error) {
+	s, err := readOptions(spec.Options)
+	if err != nil {
+		return nil, err
+	}
+	all, err := t.machines.Forecast(spec.Tags)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range s.Blocks {
+		if b.Path != "" {
+			all = append(all, step.Action{Call: "flock " + b.Path, Why: "block device " + b.Name + ", for this machine alone"})
+		} else {
+			size := fmt.Sprintf("%d MiB", b.Size)
+			all = append(all, step.Action{Call: "truncate -s " + size + " " + blockPrefix + b.Name, Why: "block device " + b.Name, Cost: "up to " + size + " of disk"})
+		}
+	}
+	for _, tap := range s.taps(spec.Tags) {
+		acts, err := tap.Forecast()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, acts...)
+	}
+	starts := step.Action{Call: strings.Join(append([]string{"./" + kernelFile}, s.Args...), " "), Why: "run the program until it is ready, for at most " + s.Timeout}
+	if abi, err := image.Supports(Kind, spec.Origin.ABIs); err == nil && (abi == image.Solo5SPT || abi == image.Solo5HVT) {
+		tender := abi
+		if s.Tender != "" {
+			tender = s.Tender
+		}
+		starts.Call = tender + " " + starts.Call
+		if abi == image.Solo5HVT {
+			starts.Permission = machine.KVM
+		}
+	}
+	return append(all, starts), nil
+}
