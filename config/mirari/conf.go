@@ -1,3 +1,20 @@
+// Package mirari reads the configuration of mirari, the tool that built
+// MirageOS applications in 2013, and writes a morgana.yaml and a sketch of a
+// config.ml for MirageOS 4.
+//
+// A .conf is lines of "key: value", cut at the first colon, and comments:
+//
+//	ip-use-dhcp: true           or ip-address, ip-netmask, ip-gateway
+//	fs-static: ../files         a folder, compiled in as a key-value store
+//	http-port: 80               with http-address, "*" for any
+//	main-http: Dispatch.main    exactly one of main-http, main-ip, main-noip
+//	depends: cohttp.syntax, re  ocamlfind libraries; may be repeated
+//	packages: cow               opam packages; may be repeated
+//	compiler: 4.01.0+mirage-xen an opam switch
+//	xl-memory: 32               copied into the .xl file; now of a target xen
+//
+// mirari ignored unknown keys. Here every line is in a file that is written, is
+// in [Conf.Notes], or is an error.
 package mirari
 
 import (
@@ -7,51 +24,30 @@ import (
 	"slices"
 )
 
-// Conf is what a .conf says.
+// Conf is the content of a .conf.
 type Conf struct {
-	// Main is what the unikernel runs.
-	Main Main
-	// DHCP and Static say how it gets its address: by DHCP, as given, or, if
-	// there is neither, it has not said.
-	DHCP   bool
-	Static *Static
-	// HTTP is where it serves; nil if it has not said.
-	HTTP *HTTP
 	// FS are the folders that are compiled in, in the file's order.
 	FS []FS
-	// Libraries are ocamlfind's names, as "cohttp.lwt"; Packages opam's. Both
-	// in the file's order, none twice.
-	Libraries, Packages []string
-	// Compiler is an opam switch; empty if none was chosen.
-	Compiler string
-	// Notes name the lines that have no counterpart today, or one that differs,
+	// Notes are about lines that have no counterpart today, or one that differs,
 	// in the file's order.
 	Notes []Note
 
-	shown string  // the file's name
-	xen   *domain // what the xl- lines say; nil if there are none
+	shown    string // the file's name
+	kind     string // of the main function: http, ip or noip
+	main     string // OCaml's name of it, as "Dispatch.main"
+	mainLine int
+	dhcp     bool
+	static   *static // nil if no address is given
+	httpPort uint16  // 0 if none is given
+	packages []string
+	subs     map[string][]string // the libraries of a package
+	xen      *domain             // nil if there are no xl- lines
 }
 
-// Main is the application's entry.
-type Main struct {
-	// Kind is "http" (a callback of cohttp), "ip" (a function of a network
-	// interface) or "noip".
-	Kind string
-	// Function is OCaml's name of it, as "Dispatch.main".
-	Function string
-}
-
-// Static is a fixed IPv4 address.
-type Static struct {
-	Address netip.Prefix // 10.0.0.2/24
-	Gateway netip.Addr
-}
-
-// HTTP is where a server listens.
-type HTTP struct {
-	Port uint16
-	// Address is the zero Addr for any.
-	Address netip.Addr
+// static is a fixed address.
+type static struct {
+	address netip.Prefix
+	gateway netip.Addr
 }
 
 // FS is a folder of files.
@@ -62,18 +58,11 @@ type FS struct {
 	Line int
 }
 
-// Line is a line of a .conf.
-type Line struct {
-	Number     int
-	Key, Value string
-}
-
-// Note is something to know about a line.
+// Note says what became of a line.
 type Note struct {
 	// At is the place, as "app.conf:7".
-	At  string `json:"at"`
-	Key string `json:"key"`
-	// Text says in one line what became of it.
+	At   string `json:"at"`
+	Key  string `json:"key"`
 	Text string `json:"note"`
 
 	line int
@@ -81,22 +70,13 @@ type Note struct {
 
 func (n Note) String() string { return fmt.Sprintf("%s: %s: %s", n.At, n.Key, n.Text) }
 
-// Note adds a note about line number, behind those on lines up to it.
-func (c *Conf) Note(number int, key, format string, args ...any) {
-	n := Note{At: c.at(number), Key: key, Text: fmt.Sprintf(format, args...), line: number}
-	i, _ := slices.BinarySearchFunc(c.Notes, number+1, func(have Note, line int) int { return cmp.Compare(have.line, line) })
+// Note adds a note about a line, behind those about lines up to it.
+func (c *Conf) Note(line int, key, format string, args ...any) {
+	n := Note{At: c.at(line), Key: key, Text: fmt.Sprintf(format, args...), line: line}
+	i, _ := slices.BinarySearchFunc(c.Notes, line+1, func(have Note, line int) int { return cmp.Compare(have.line, line) })
 	c.Notes = slices.Insert(c.Notes, i, n)
 }
 
-func (c *Conf) at(number int) string { return fmt.Sprintf("%s:%d", c.shown, number) }
+func (c *Conf) at(line int) string { return fmt.Sprintf("%s:%d", c.shown, line) }
 
-func (c *Conf) networked() bool { return c.Main.Kind != "noip" }
-
-func appendNew(list []string, more ...string) []string {
-	for _, m := range more {
-		if !slices.Contains(list, m) {
-			list = append(list, m)
-		}
-	}
-	return list
-}
+func (c *Conf) networked() bool { return c.kind != "noip" }

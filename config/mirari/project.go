@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -13,41 +14,28 @@ const (
 	userGateway = "10.0.2.2"
 )
 
+type writeLine func(format string, args ...any)
+
 // Project writes the morgana.yaml of the unikernel, under the name app. It
 // has a target xen if there are xl- lines.
 func (c *Conf) Project(app string) []byte {
 	w := new(bytes.Buffer)
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	line("# Made by morgana import from %s, a configuration of mirari.", c.shown)
-	line("app: %s", scalar(app))
+	line("app: %s", strconv.Quote(app))
 	line("source: .")
 	line("toolchain:")
 	line("  kind: mirage   # MirageOS 4: config.ml says what the unikernel is made of")
 	line("")
 	line("targets:")
-	line("  # A -t virtio kernel in QEMU, on this host.")
-	line("  qemu:")
-	c.sizes(line)
-	c.qemuNetwork(line)
-	line("  # A -t unix program, a process of this host.")
-	line("  local:")
-	line("    kind: local")
-	if c.networked() {
-		line("    # It has this host's sockets. mirari run --unix gave it a tap; that is the key")
-		line("    # `net: ocaml` under toolchain.keys, and here:")
-		if s := c.Static; s != nil {
-			line("    # networks: [{name: service, tap: tap0, address: %s/%d}]", s.Gateway, s.Address.Bits())
-			line("    # args: [\"--ipv4=%s\", \"--ipv4-gateway=%s\"]", s.Address, s.Gateway)
-		} else {
-			line("    # networks: [{name: service, tap: tap0}]")
-		}
-	}
+	c.qemu(line)
+	c.local(line)
 	if c.xen != nil {
-		c.xen.target(c, line)
+		c.domain(line)
 	}
 	if len(c.Notes) > 0 {
 		line("")
-		line("# What has no counterpart, or one that differs:")
+		line("# Lines without a counterpart, or with one that differs:")
 		for _, n := range c.Notes {
 			line("#   %s", n)
 		}
@@ -55,62 +43,57 @@ func (c *Conf) Project(app string) []byte {
 	return w.Bytes()
 }
 
-type writeLine func(format string, args ...any)
+func (c *Conf) qemu(line writeLine) {
+	line("  # A -t virtio kernel in QEMU, on this host.")
+	line("  qemu:")
+	args, memory := "", uint64(64)
+	if d := c.xen; d != nil {
+		args = d.args
+		if d.memory > 0 {
+			memory = d.memory
+		}
+	}
+	line("    memory: %d   # MiB", memory)
+	switch {
+	case c.httpPort != 0:
+		host := int(c.httpPort)
+		if host < 1024 { // which takes root
+			host += 8000
+		}
+		line("    ports: [\"%d:%d\"]   # 127.0.0.1:%d here is port %d of the unikernel", host, c.httpPort, host, c.httpPort)
+		line("    expectPort: %d", c.httpPort)
+	case c.networked():
+		line("    network: user")
+	}
+	if c.networked() && !c.dhcp {
+		if c.static != nil {
+			line("    # %s, gateway %s in %s; QEMU's user network has these:", c.static.address, c.static.gateway, c.shown)
+		}
+		args = bootArgs(userAddress, userGateway, args)
+	}
+	option(line, "args", args)
+}
 
-// sizes writes memory and processors as the .xl file had them.
-func (c *Conf) sizes(line writeLine) {
-	d := c.domain()
-	if d.memory > 0 {
-		line("    memory: %d   # MiB, from xl-memory", d.memory)
+func (c *Conf) local(line writeLine) {
+	line("  # A -t unix program, a process of this host.")
+	line("  local:")
+	line("    kind: local")
+	if !c.networked() {
+		return
+	}
+	line("    # It has this host's sockets. mirari run --unix gave it a tap; that is the key")
+	line("    # `net: ocaml` under toolchain.keys, and here:")
+	if s := c.static; s != nil {
+		line("    # networks: [{name: service, tap: tap0, address: %s/%d}]", s.gateway, s.address.Bits())
+		line("    # args: [\"--ipv4=%s\", \"--ipv4-gateway=%s\"]", s.address, s.gateway)
 	} else {
-		line("    memory: 64   # MiB")
-	}
-	if d.vcpus > 0 {
-		line("    cpus: %d", d.vcpus)
+		line("    # networks: [{name: service, tap: tap0}]")
 	}
 }
 
-// domain is what the xl- lines say, which may be nothing.
-func (c *Conf) domain() domain {
-	if c.xen == nil {
-		return domain{}
-	}
-	return *c.xen
-}
-
-func (c *Conf) qemuNetwork(line writeLine) {
-	var args string
-	if c.networked() {
-		if c.HTTP != nil {
-			host := int(c.HTTP.Port)
-			if host < 1024 { // not for everybody to bind
-				host += 8000
-			}
-			line("    ports: [\"%d:%d\"]   # 127.0.0.1:%d here is port %d of the unikernel", host, c.HTTP.Port, host, c.HTTP.Port)
-			line("    expectPort: %d", c.HTTP.Port)
-		} else {
-			line("    network: user")
-		}
-		if !c.DHCP {
-			if c.Static != nil {
-				line("    # %s, gateway %s in %s; QEMU's user network has these:", c.Static.Address, c.Static.Gateway, c.shown)
-			}
-			args = bootArgs(userAddress, userGateway)
-		}
-	}
-	if args = strings.TrimSpace(args + " " + c.domain().args); args != "" {
-		line("    args: %s", scalar(args))
-	}
-}
-
-// bootArgs sets an address the way MirageOS does since 4.5: not when the kernel
-// is configured but when it boots.
-func bootArgs(address, gateway string) string {
-	return fmt.Sprintf("--ipv4=%s --ipv4-gateway=%s", address, gateway)
-}
-
-// target writes the target xen that the xl- lines describe.
-func (d *domain) target(c *Conf, line writeLine) {
+// domain writes the target xen that the xl- lines describe.
+func (c *Conf) domain(line writeLine) {
+	d := c.xen
 	line("  # A -t xen kernel, the domain that the xl- lines describe.")
 	line("  xen:")
 	line("    kind: xen")
@@ -122,53 +105,51 @@ func (d *domain) target(c *Conf, line writeLine) {
 		line("    vcpus: %d", d.vcpus)
 	}
 	args := d.args
-	if s := c.Static; s != nil {
-		args = strings.TrimSpace(bootArgs(s.Address.String(), s.Gateway.String()) + " " + args)
+	if s := c.static; s != nil {
+		args = bootArgs(s.address.String(), s.gateway.String(), args)
 	}
-	if args != "" {
-		line("    args: %s", scalar(args))
+	option(line, "args", args)
+	option(line, "on_crash", d.onCrash)
+	vifs := d.vifs
+	if len(vifs) == 0 && c.networked() { // the kernel's xl.in asks for one
+		vifs = []string{"{bridge: xenbr0}   # xl's own default"}
 	}
-	switch {
-	case len(d.vifs) > 0:
-		line("    vif:")
-		for _, v := range d.vifs {
-			line("      - %s", v)
-		}
-	case c.networked():
-		line("    vif: [{bridge: xenbr0}]   # no xl-vif; this is xl's own default")
+	list(line, "vif", vifs)
+	list(line, "disks", d.disks)
+	list(line, "extra", d.extra)
+}
+
+// bootArgs sets an address the way MirageOS does since 4.5: not when the kernel
+// is configured but when it boots.
+func bootArgs(address, gateway, more string) string {
+	return strings.TrimSpace(fmt.Sprintf("--ipv4=%s --ipv4-gateway=%s %s", address, gateway, more))
+}
+
+// option writes an option that is not empty.
+func option(line writeLine, key, text string) {
+	if text != "" {
+		line("    %s: %s", key, strconv.Quote(text))
 	}
-	if len(d.disks) > 0 {
-		line("    disks:")
-		for _, v := range d.disks {
-			line("      - %s", v)
-		}
+}
+
+// list writes elements, which are in YAML.
+func list(line writeLine, key string, elements []string) {
+	if len(elements) > 0 {
+		line("    %s:", key)
 	}
-	if d.onCrash != "" {
-		line("    on_crash: %s", d.onCrash)
-	}
-	if len(d.extra) > 0 {
-		line("    extra:   # lines of xl.cfg(5)")
-		for _, e := range d.extra {
-			line("      - %s", scalar(e))
-		}
+	for _, e := range elements {
+		line("      - %s", e)
 	}
 }
 
 // flow writes keys and texts, those that are not empty, as a mapping of YAML on
-// one line.
+// one line. All text prints, so Go's quotes are YAML's and OCaml's.
 func flow(pairs ...string) string {
 	var all []string
 	for p := range slices.Chunk(pairs, 2) {
 		if p[1] != "" {
-			all = append(all, p[0]+": "+scalar(p[1]))
+			all = append(all, p[0]+": "+strconv.Quote(p[1]))
 		}
 	}
 	return "{" + strings.Join(all, ", ") + "}"
-}
-
-// scalar writes text as a string of YAML on one line. Of what does not print it
-// has only what a string of xl.cfg(5) can escape.
-func scalar(text string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\t", `\t`, "\n", `\n`,
-		"\a", `\a`, "\b", `\b`, "\f", `\f`, "\r", `\r`, "\v", `\v`).Replace(text) + `"`
 }

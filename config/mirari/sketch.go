@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -18,7 +19,7 @@ func (c *Conf) Sketch(app string) []byte {
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	line("(* mirage >= 4.9.0 & < 5.0.0 *)")
 	line("(* A sketch made by morgana import. unikernel.ml has the program: what was")
-	line("   %s is `start` of %s there,", c.Main.Function, c.module())
+	line("   %s is `start` of %s there,", c.main, c.module())
 	line("   which takes one argument for each device. *)")
 	line("open Mirage")
 	line("")
@@ -26,7 +27,7 @@ func (c *Conf) Sketch(app string) []byte {
 	if c.networked() {
 		line("let stack = generic_stackv4v6 default_network")
 		types, devices = append(types, "stackv4v6"), append(devices, "stack")
-		if c.Main.Kind == "http" {
+		if c.kind == "http" {
 			line("let http_server = cohttp_server @@ conduit_direct ~tls:false stack")
 			types[0], devices[0] = "http", "http_server"
 		}
@@ -36,7 +37,7 @@ func (c *Conf) Sketch(app string) []byte {
 		if slices.Contains(devices, name) { // fs-A and fs-a
 			name = fmt.Sprintf("%s_%d", name, i)
 		}
-		line("let %s = crunch %s", name, ocamlString(fs.Dir))
+		line("let %s = crunch %s", name, strconv.Quote(fs.Dir))
 		types, devices = append(types, "kv_ro"), append(devices, name)
 	}
 	packages := c.ocamlPackages()
@@ -54,11 +55,11 @@ func (c *Conf) Sketch(app string) []byte {
 	}
 	line("")
 	if len(types) == 0 {
-		line("let main = main%s %s job", argument, ocamlString(c.module()))
+		line("let main = main%s %s job", argument, strconv.Quote(c.module()))
 	} else {
-		line("let main = main%s %s (%s @-> job)", argument, ocamlString(c.module()), strings.Join(types, " @-> "))
+		line("let main = main%s %s (%s @-> job)", argument, strconv.Quote(c.module()), strings.Join(types, " @-> "))
 	}
-	line("let () = register %s [ %s ]", ocamlString(app), strings.Join(append([]string{"main"}, devices...), " $ "))
+	line("let () = register %s [ %s ]", strconv.Quote(app), strings.Join(append([]string{"main"}, devices...), " $ "))
 	return w.Bytes()
 }
 
@@ -70,38 +71,18 @@ func (c *Conf) module() string {
 	return "Unikernel"
 }
 
-// ocamlPackages gives functoria's expressions for libraries and packages:
-// library a.b is sublibrary b of package a.
-func (c *Conf) ocamlPackages() []string {
-	var names []string
-	subs := map[string][]string{}
-	for _, l := range c.Libraries {
-		name, sub, cut := strings.Cut(l, ".")
-		names = appendNew(names, name)
-		if cut {
-			subs[name] = appendNew(subs[name], sub)
-		}
-	}
-	names = appendNew(names, c.Packages...)
-	if c.Main.Kind == "http" {
+// ocamlPackages gives functoria's expressions.
+func (c *Conf) ocamlPackages() (all []string) {
+	names := c.packages
+	if c.kind == "http" {
 		names = appendNew(names, "cohttp-mirage")
 	}
-	var out []string
 	for _, name := range names {
-		if len(subs[name]) == 0 {
-			out = append(out, "package "+ocamlString(name))
-			continue
+		subs := ""
+		if len(c.subs[name]) > 0 {
+			subs = `~sublibs:["` + strings.Join(c.subs[name], `"; "`) + `"] `
 		}
-		var quoted []string
-		for _, s := range subs[name] {
-			quoted = append(quoted, ocamlString(s))
-		}
-		out = append(out, fmt.Sprintf("package ~sublibs:[%s] %s", strings.Join(quoted, "; "), ocamlString(name)))
+		all = append(all, "package "+subs+strconv.Quote(name))
 	}
-	return out
-}
-
-// ocamlString is a string literal of OCaml for text that prints.
-func ocamlString(text string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\t", `\t`).Replace(text) + `"`
+	return all
 }

@@ -1,171 +1,125 @@
 package mirari
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// domain is what the xl- lines say, in the options of a target xen. What they do
-// not say is empty.
+// domain is the xl- lines as options of a target xen; the target judges them.
 type domain struct {
-	memory  uint64 // MiB
-	vcpus   uint64
-	args    string
-	vifs    []vif
-	disks   []volume
-	onCrash string
-	extra   []string // the other lines, as "key = value"
+	memory, vcpus uint64 // 0 if not given
+	args          string
+	onCrash       string
+	vifs, disks   []string // in YAML
+	extra         []string // the other lines, in YAML
 }
 
-// decided are the lines of an .xl file that a deploy decides by itself.
-var decided = map[string]string{
-	"name":            "a machine is named after app, target and generation",
-	"kernel":          "it is the kernel that was built",
-	"builder":         "the kernel's notes say how it boots",
-	"type":            "the kernel's notes say how it boots",
-	"bootloader":      "the kernel is booted directly",
-	"bootloader_args": "the kernel is booted directly",
-	"boot":            "the kernel is booted directly",
-	"serial":          "the console is Xen's",
-	"uuid":            "each machine has its own",
+var (
+	xlForm   = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	listForm = regexp.MustCompile(`^\[\s*(?:(?:'[^'\\]*'|"[^"\\]*")\s*(?:,\s*|(\])))*\]?$`)
+	textForm = regexp.MustCompile(`'([^'\\]*)'|"([^"\\]*)"`)
+	diskForm = regexp.MustCompile(`^(?:phy|file):(/[^,]+),([a-z0-9]+)(?:,([rw])[ow]?)?$`)
+)
+
+// elsewhere are the keys of an .xl file that extra cannot set.
+var elsewhere = map[string]string{
+	"name": "Morgana sets it", "uuid": "Morgana sets it", "kernel": "Morgana sets it", "builder": "Morgana sets it",
+	"type": "Morgana sets it", "serial": "Morgana sets it", "boot": "Morgana sets it",
+	"bootloader": "the kernel is booted directly", "bootloader_args": "the kernel is booted directly",
+	"root": "write it in args", "cmdline": "write it in args", "ramdisk": "name the file in modules",
 }
 
-// maxDevices bounds what is made of a line.
-const maxDevices = 100
-
-// What a deployment's domain may do when it crashes: it is not started again.
-var crashActions = []string{"destroy", "preserve", "coredump-destroy"}
-
-// xl reads the lines that mirari copied into the .xl file.
-func (p *parser) xl() error {
-	kernelArgs := map[string]Line{}
-	for _, l := range p.all {
-		name, ok := strings.CutPrefix(l.Key, "xl-")
-		if !ok {
-			continue
-		}
-		if !xlForm.MatchString(name) {
-			return p.invalid(l.Number, l.Key, "", "%q is no key of xl.cfg(5)", name)
-		}
-		if p.xen == nil {
-			p.xen = &domain{}
-		}
-		if why, ok := decided[name]; ok {
-			p.Note(l.Number, l.Key, "left out, Morgana sets it: %s", why)
-			continue
-		}
-		var err error
-		switch name {
-		case "memory":
-			p.xen.memory, err = p.count(l, 1<<20)
-		case "vcpus":
-			p.xen.vcpus, err = p.count(l, 255)
-		case "extra", "cmdline", "root":
-			if text, ok := p.text(l); ok {
-				kernelArgs[name] = Line{l.Number, l.Key, text}
-			}
-		case "ramdisk":
-			p.Note(l.Number, l.Key, "left out: a ramdisk is a file that comes with the kernel; name it in the target's modules")
-		case "vif":
-			p.vifs(l)
-		case "disk":
-			p.disks(l)
-		case "on_crash":
-			p.onCrash(l)
-		default:
-			p.other(l, name)
-		}
-		if err != nil {
-			return err
-		}
+// xl reads a line that mirari copied into the .xl file.
+func (p *parser) xl(l line, name string) (err error) {
+	if !xlForm.MatchString(name) {
+		return l.invalid(p, "", "%q is no key of xl.cfg(5)", name)
 	}
-	p.args(kernelArgs)
-	return nil
+	if p.xen == nil {
+		p.xen = &domain{}
+	}
+	why, left := elsewhere[name]
+	text, plain := unquoted(l.value)
+	switch {
+	case left:
+		p.Note(l.number, l.key, "left out: %s", why)
+	case name == "memory":
+		p.xen.memory, err = p.count(l)
+	case name == "vcpus":
+		p.xen.vcpus, err = p.count(l)
+	case name == "vif":
+		p.xen.vifs = p.devices(l, "vif", vif)
+	case name == "disk":
+		p.xen.disks = p.devices(l, "disks", disk)
+	case name == "extra" && plain:
+		p.xen.args = text
+	case name == "extra":
+		p.Note(l.number, l.key, "left out: write it in args")
+	case name == "on_crash" && slices.Contains([]string{"destroy", "preserve", "coredump-destroy"}, text):
+		p.xen.onCrash = text
+	case name == "on_crash" || strings.HasPrefix(name, "on_") && strings.Contains(text, "restart"):
+		p.Note(l.number, l.key, "left out: Xen may not start a deployment's domain again")
+	default:
+		p.xen.extra = append(p.xen.extra, strconv.Quote(name+" = "+l.value))
+	}
+	return err
 }
 
 // count reads a whole number as xl does: 0x20 and 040 are 32.
-func (p *parser) count(l Line, most uint64) (uint64, error) {
-	v, ok := readValue(l.Value)
-	n, err := strconv.ParseUint(v.text, 0, 64)
-	if !ok || err != nil || n == 0 || n > most {
-		return 0, p.invalid(l.Number, l.Key, "", "want a whole number from 1 to %d, not %q", most, l.Value)
+func (p *parser) count(l line) (uint64, error) {
+	n, err := strconv.ParseUint(l.value, 0, 16)
+	if err != nil || n == 0 {
+		return 0, l.invalid(p, "", "want a whole number from 1 to 65535, not %q", l.value)
 	}
 	return n, nil
 }
 
-// text reads a string. Without quotes xl refused it; what was meant is clear.
-func (p *parser) text(l Line) (string, bool) {
-	v, ok := readValue(l.Value)
-	switch {
-	case !ok:
-		p.Note(l.Number, l.Key, "xl.cfg(5) wants it in quotes; taken as it stands")
-		return l.Value, true
-	case v.isList:
-		p.Note(l.Number, l.Key, "left out: xl.cfg(5) wants a string, not a list")
+// unquoted is a string without its quotes, if it has any, and whether it is one
+// that needs no more reading.
+func unquoted(value string) (string, bool) {
+	if m := textForm.FindStringSubmatch(value); m != nil && m[0] == value {
+		return m[1] + m[2], true
 	}
-	return v.text, ok && !v.isList
+	return value, !strings.ContainsAny(value, `'"[\`)
 }
 
-// args makes the command line as xl does: cmdline, or else "root=ROOT EXTRA".
-func (p *parser) args(of map[string]Line) {
-	cmdline, whole := of["cmdline"]
-	if whole {
-		p.xen.args = cmdline.Value
-	}
-	for _, name := range []string{"root", "extra"} {
-		l, ok := of[name]
-		switch {
-		case !ok:
-		case whole:
-			p.Note(l.Number, l.Key, "left out, as xl does: there is xl-cmdline")
-		case name == "root":
-			p.xen.args = "root=" + l.Value
-		default:
-			p.xen.args = strings.TrimSpace(p.xen.args + " " + l.Value)
-		}
-	}
-}
-
-func (p *parser) onCrash(l Line) {
-	action, ok := p.text(l)
-	switch {
-	case !ok:
-	case slices.Contains(crashActions, action):
-		p.xen.onCrash = action
-	default:
-		p.Note(l.Number, l.Key, "left out: %q is not among %s, what a deployment's domain may do", action, strings.Join(crashActions, ", "))
-	}
-}
-
-// other takes over a line that no option has.
-func (p *parser) other(l Line, name string) {
-	value := l.Value
-	if strings.HasPrefix(name, "on_") && strings.Contains(value, "restart") {
-		p.Note(l.Number, l.Key, "left out: a deployment's domain is not started again behind its back")
-		return
-	}
-	if _, ok := readValue(value); !ok {
-		if strings.ContainsAny(value, `'"[]\#;`) {
-			p.Note(l.Number, l.Key, "left out: xl.cfg(5) wants a number, a string in quotes or a list of them")
-			return
-		}
-		p.Note(l.Number, l.Key, "xl.cfg(5) wants it in quotes; it has them now")
-		value = `"` + value + `"`
-	}
-	p.xen.extra = append(p.xen.extra, name+" = "+value)
-}
-
-// specs are the strings of a list.
-func (p *parser) specs(l Line) (all []string) {
-	v, ok := readValue(l.Value)
-	ok = ok && v.isList && len(v.list) <= maxDevices && !slices.ContainsFunc(v.list, func(e value) bool { return e.isList })
-	if !ok {
-		p.Note(l.Number, l.Key, "left out: xl.cfg(5) wants a list of strings, and %d at most make sense", maxDevices)
+// devices reads a list of strings, each a device. What no option can express is
+// left out whole: a disk that is attached in another way than meant may be damaged.
+func (p *parser) devices(l line, option string, read func(spec string) (string, bool)) (all []string) {
+	if !listForm.MatchString(l.value) {
+		p.Note(l.number, l.key, "left out, write it in %s: it is not a list of strings as xl.cfg(5) has it", option)
 		return nil
 	}
-	for _, e := range v.list {
-		all = append(all, e.text)
+	for _, m := range textForm.FindAllStringSubmatch(l.value, -1) {
+		spec := m[1] + m[2]
+		if device, ok := read(spec); ok {
+			all = append(all, device)
+		} else {
+			p.Note(l.number, l.key, "left out, write it in %s: %q", option, spec)
+		}
 	}
 	return all
+}
+
+// vif reads key=value parted by commas, whose keys an option has.
+func vif(spec string) (string, bool) {
+	var pairs []string
+	for param := range strings.SplitSeq(spec, ",") {
+		key, value, ok := strings.Cut(strings.TrimSpace(param), "=")
+		if !ok || !slices.Contains([]string{"mac", "bridge", "ip", "script"}, key) || slices.Contains(pairs, key) {
+			return "", false
+		}
+		pairs = append(pairs, key, value)
+	}
+	return flow(pairs...), true
+}
+
+// disk reads phy:path,vdev,access, which 2013 had.
+func disk(spec string) (string, bool) {
+	m := diskForm.FindStringSubmatch(spec)
+	if m == nil {
+		return "", false
+	}
+	return flow("path", m[1], "vdev", m[2], "access", m[3]), true
 }
