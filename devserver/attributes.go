@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// searchAttributes are what Morgana's workflows are found by.
+// searchAttributes are the ones that Morgana's workflows set.
 var searchAttributes = map[string]enumspb.IndexedValueType{
 	"MorganaApp":        enumspb.INDEXED_VALUE_TYPE_KEYWORD,
 	"MorganaTarget":     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
@@ -29,12 +29,11 @@ var searchAttributes = map[string]enumspb.IndexedValueType{
 const retryInterval = 25 * time.Millisecond
 
 // awaitReady returns when a client can start workflows: the frontend serves,
-// the namespace exists and every search attribute can be used in a query.
-// Attributes the namespace lacks, because its file is older than they are, are
-// added here; those of a new namespace come with it.
+// the namespace exists and every search attribute can be used in a query. It
+// adds the attributes that a namespace of an older file lacks.
 func awaitReady(ctx context.Context, p ports, namespace string) error {
 	conn, err := grpc.NewClient(p.address(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		// No proxy from the environment comes between us and our own loopback.
+		// A proxy from the environment is not for loopback.
 		grpc.WithNoProxy())
 	if err != nil {
 		return err
@@ -50,10 +49,10 @@ func awaitReady(ctx context.Context, p ports, namespace string) error {
 	return nil
 }
 
-// addAttributes adds the search attributes that the namespace lacks. This is
-// once in the life of a file, and worth waiting until every service has read
-// the namespace again: history, which checks the attributes that workflows
-// set, cannot be asked whether it has.
+// addAttributes adds the search attributes that the namespace lacks, then waits
+// until every service has read the namespace again: the history service checks
+// the attributes that workflows set, and nothing tells when it knows them. A
+// file needs this once at most.
 func addAttributes(ctx context.Context, conn *grpc.ClientConn, namespace string) error {
 	operator := operatorservice.NewOperatorServiceClient(conn)
 	have, err := operator.ListSearchAttributes(ctx,
@@ -99,8 +98,8 @@ func queryAttributes(ctx context.Context, conn *grpc.ClientConn, namespace strin
 	return err
 }
 
-// untilServed repeats a call while its answer is one that a server gives which
-// is still starting, or one of the further codes.
+// untilServed repeats a call while the answer is that of a server that is still
+// starting, or one of the further codes.
 func untilServed(ctx context.Context, call func() error, further ...codes.Code) error {
 	again := append([]codes.Code{codes.Unavailable, codes.NotFound, codes.ResourceExhausted}, further...)
 	for {

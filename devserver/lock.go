@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// resolve gives the database file its one true name, symbolic links followed,
-// so that the lock next to it is the same however the file is called.
+// resolve follows symbolic links to the database file, so that the lock beside
+// it is the same whichever name was given.
 func resolve(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -34,11 +34,26 @@ func resolve(path string) (string, error) {
 	return filepath.Join(dir, filepath.Base(abs)), nil
 }
 
-// lock takes the exclusive lock of a database, in <db>.lock, and returns what
-// gives it back. SQLite alone would let two servers share the file, and each
-// would believe that it owns every history shard. The lock dies with the
-// process, so kill -9 leaves none; the file stays, because removing it could
-// take it away from under another process that has just opened it.
+// checkFolder refuses a folder in which another user could put a symbolic link
+// in the place of a file that the server writes.
+func checkFolder(dir string) error {
+	var info syscall.Stat_t
+	if err := syscall.Stat(dir, &info); err != nil {
+		return inputErrorf("the folder of --db: %w", &os.PathError{Op: "stat", Path: dir, Err: err})
+	}
+	switch {
+	case int(info.Uid) != os.Geteuid():
+		return inputErrorf("the folder of --db, %s, belongs to user %d, not to user %d: choose a folder of your own", dir, info.Uid, os.Geteuid())
+	case info.Mode&0o022 != 0:
+		return inputErrorf("other users may write to the folder of --db, %s: chmod go-w %s", dir, dir)
+	}
+	return nil
+}
+
+// lock takes the exclusive lock of a database, in <db>.lock. SQLite alone would
+// let two servers share the file, and each would take itself for the owner of
+// every history shard. The kernel drops the lock when the process ends. The
+// file stays: another process may have just opened it.
 func lock(db string) (unlock func(), err error) {
 	f, err := os.OpenFile(db+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -1,11 +1,12 @@
 // Morgana-devserver is a Temporal server, its Web UI and a SQLite file in one
-// process on loopback: what a deploy runs on when no Temporal is configured.
+// process on loopback. A deploy uses it when no Temporal server is configured.
 //
-// It is a Go module of its own because the server brings some two hundred
-// modules that the rest of Morgana has no use for.
+// It is a Go module of its own because the server needs some two hundred
+// modules that the rest of Morgana does not need.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -13,7 +14,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"os/user"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,22 +28,21 @@ import (
 )
 
 const (
-	// startTimeout is far above the second or two a start takes, so that only
-	// a start that hangs meets it.
+	// startTimeout is far above the second or two that a start takes.
 	startTimeout = time.Minute
-	// stopTimeout stays below the ten seconds after which people and service
-	// managers use SIGKILL. Giving up loses nothing: what the server has
-	// acknowledged is in the SQLite file.
+	// stopTimeout is below the ten seconds after which people and service
+	// managers use SIGKILL. Giving up loses nothing: the SQLite file has
+	// everything that the server acknowledged.
 	stopTimeout = 9 * time.Second
 )
 
 // Exit codes.
 const (
 	exitFailed = 1 // the server failed
-	exitInput  = 2 // a flag or something in the environment is in the way
+	exitInput  = 2 // a flag or the environment is wrong
 )
 
-// inputError is what the user can put right: exit 2 rather than 1.
+// inputError is an error that the user can correct: exit status 2, not 1.
 type inputError struct{ error }
 
 func (e inputError) Unwrap() error { return e.error }
@@ -57,6 +60,10 @@ type options struct {
 }
 
 func main() {
+	if err := haveUser(); err != nil {
+		complain(err)
+		os.Exit(exitFailed)
+	}
 	o, err := parse(os.Args[1:], os.Stderr)
 	if err == nil {
 		err = run(o, os.Stdout)
@@ -73,7 +80,24 @@ func main() {
 	}
 }
 
-// complain prints an error as one line, whatever a library put into it.
+// haveUser sees to it that os/user knows the current user, or the server's
+// tracing fails. A container often runs as a user id without a passwd entry;
+// os/user then takes $USER and $HOME. It reads them once, while packages are
+// initialized, so the program starts anew to set them.
+func haveUser() error {
+	_, err := user.Current()
+	if err == nil || os.Getenv("USER") != "" && os.Getenv("HOME") != "" {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	env := append(os.Environ(), "USER="+cmp.Or(os.Getenv("USER"), strconv.Itoa(os.Getuid())), "HOME="+cmp.Or(os.Getenv("HOME"), "/"))
+	return syscall.Exec(self, os.Args, env)
+}
+
+// complain prints an error as one line; errors of libraries may have several.
 func complain(err error) {
 	fmt.Fprintln(os.Stderr, "error:", strings.Join(strings.Fields(err.Error()), " "))
 }
@@ -112,12 +136,15 @@ func parse(args []string, help io.Writer) (options, error) {
 	return o, nil
 }
 
-// run serves until SIGINT or SIGTERM. Its order is what keeps two servers off
-// one file: nothing of the database or the ready file is touched before the
-// lock is held, and the process holds it until it is gone.
+// run serves until SIGINT or SIGTERM. It takes the lock before it touches the
+// database or the ready file and keeps it until the process ends, so two
+// servers never share a database.
 func run(o options, stdout io.Writer) (err error) {
 	db, err := resolve(o.db)
 	if err != nil {
+		return err
+	}
+	if err := checkFolder(filepath.Dir(db)); err != nil {
 		return err
 	}
 	unlock, err := lock(db)
@@ -137,7 +164,7 @@ func run(o options, stdout io.Writer) (err error) {
 	}()
 
 	ready := readyFile(o.readyFile)
-	if err := ready.remove(); err != nil { // one that a killed server left
+	if err := ready.remove(); err != nil { // a killed server leaves one
 		return inputError{err}
 	}
 	logger, quiet := newLogger(o.logLevel, ready)
@@ -177,9 +204,9 @@ var logLevels = []string{"debug", "info", "warn", "error"}
 
 // newLogger logs JSON lines to stderr: stdout is for the ready line only.
 //
-// While the server starts and stops, its parts complain about others that are
-// not there yet or no more. So quiet(l) hides what is below l for a time; it
-// hides nothing from someone who asked for info or debug.
+// While the server starts and stops, its services log errors about each other's
+// absence. quiet(l) hides entries below l until it is called again. It hides
+// nothing if level is info or debug.
 func newLogger(level string, ready readyFile) (l log.Logger, quiet func(zapcore.Level)) {
 	asked := log.ParseZapLevel(level)
 	lowest := zap.NewAtomicLevelAt(asked)
@@ -196,8 +223,8 @@ func newLogger(level string, ready readyFile) (l log.Logger, quiet func(zapcore.
 	return log.NewZapLogger(z), quiet
 }
 
-// fatal makes a clean end of the server's Fatal log entries, with which it
-// reports, for one, a port that somebody took since choosePorts looked.
+// fatal ends the process after a Fatal log entry of the server with one error
+// line. A port that was taken since choosePorts looked makes such an entry.
 type fatal struct{ ready readyFile }
 
 func (f fatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
@@ -208,6 +235,6 @@ func (f fatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 		}
 	}
 	complain(errors.New(line))
-	_ = f.ready.remove() // the process ends for a worse reason
+	_ = f.ready.remove() // the error above is the one to tell
 	os.Exit(exitFailed)
 }

@@ -218,6 +218,70 @@ func TestRefusesWhatIsNoDatabase(t *testing.T) {
 	}
 }
 
+func TestRefusesFolderOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "t.db")
+	refusedHere := func(want string) {
+		t.Helper()
+		refused(t, want, "--port", "0", "--ui-port", "0", "--db", db)
+		if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+			t.Errorf("%v, %v: something was written", files, err)
+		}
+	}
+	for _, mode := range []os.FileMode{0o777 | os.ModeSticky, 0o770, 0o702} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		refusedHere("other users may write to the folder of --db, " + dir)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 12345, -1); err != nil {
+			t.Fatal(err)
+		}
+		refusedHere("belongs to user 12345, not to user 0")
+	}
+}
+
+// A container often runs as a user id that /etc/passwd does not list.
+func TestUserWithoutPasswdEntry(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	dir, err := os.MkdirTemp("", "devserver") // t.TempDir's parent is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := os.Chown(dir, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	self := filepath.Join(dir, "devserver")
+	if err := exec.Command("cp", os.Args[0], self).Run(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "--port", "0", "--ui-port", "0", "--db", filepath.Join(dir, "t.db"))
+	cmd.Dir, cmd.Env = dir, []string{asServer + "=1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	_ = cmd.Process.Kill() // it may have ended
+	_ = cmd.Wait()
+	if err != nil {
+		t.Errorf("no ready line %q: %v; stderr:\n%s", line, err, &stderr)
+	}
+}
+
 func TestRefusesUnwritableReadyFile(t *testing.T) {
 	dir := t.TempDir()
 	refused(t, "--ready-file: open "+dir+"/no/", "--port", "0", "--ui-port", "0",

@@ -8,12 +8,12 @@ import (
 	"syscall"
 )
 
-// loopback is the one address anything here binds. Nothing is authenticated,
-// so whoever could connect could run workflows.
+// loopback is the only address that is bound. Nothing is authenticated, so
+// anybody who can connect can run workflows.
 const loopback = "127.0.0.1"
 
-// ports are the listeners of the process: two that people use, and three the
-// server's parts use among themselves.
+// ports are the ports of the process: two for people and three between the
+// server's services.
 type ports struct {
 	frontend, ui              int
 	history, matching, worker int
@@ -24,9 +24,9 @@ func (p ports) url() string     { return "http://" + address(p.ui) }
 
 func address(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
 
-// choosePorts checks the wanted ports and finds free ones for the rest. The
-// server can only be told numbers, not given listeners, so the ports are held
-// together, that no two be the same, and then let go for it to bind.
+// choosePorts checks the wanted ports and finds free ones for the rest. It binds
+// all of them at the same time, so that no two are the same, and releases them:
+// the server takes port numbers, not listeners.
 func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
 	var p ports
 	for _, c := range []struct {
@@ -47,7 +47,7 @@ func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
 		} else if err != nil {
 			return ports{}, inputErrorf("%s %d: %w", c.flag, c.want, err)
 		}
-		defer func() { _ = l.Close() }() // it never accepted anything
+		defer func() { _ = l.Close() }() // it accepted nothing
 		*c.got = l.Addr().(*net.TCPAddr).Port
 	}
 	return p, nil

@@ -12,8 +12,8 @@ import (
 // readyFile is the path of the file that says where the server is, "" for none.
 type readyFile string
 
-// write tells stdout and the ready file where the server is. The file appears
-// whole or not at all.
+// write writes the server's addresses to stdout and to the ready file, which
+// appears complete.
 func (r readyFile) write(stdout io.Writer, p ports, namespace string) error {
 	line, err := json.Marshal(struct {
 		Address   string `json:"address"`

@@ -17,30 +17,30 @@ import (
 	"go.temporal.io/server/common/primitives"
 	"go.temporal.io/server/schema/sqlite"
 	"go.temporal.io/server/temporal"
+	"go.uber.org/dig"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 const (
-	// clusterName is written into the file when it is made, and cannot change.
+	// clusterName is written into a new file and cannot change later.
 	clusterName = "active"
 	storeName   = "sqlite"
-	// historyShards is written into the file when it is made; a later start
-	// keeps what the file says. Without the limit that queueReads lifts, 1, 4
-	// and 16 are equally fast.
+	// historyShards is written into a new file; later starts use the file's
+	// number. With queueReads 1, 4 and 16 shards are equally fast.
 	historyShards = 4
-	// queueReads per second are more than SQLite can answer: no limit.
+	// queueReads per second are more than SQLite can answer, so no limit.
 	queueReads = 2000
-	// namespaceCache is how old a service's knowledge of a namespace can be.
+	// namespaceCache is how long a service caches namespaces.
 	namespaceCache = 2 * time.Second
-	// retention is how long a closed workflow can be looked at.
+	// retention is how long a closed workflow is kept.
 	retention = 30 * 24 * time.Hour
 )
 
 // startTemporal starts all services of a Temporal server on a SQLite file,
-// which it makes if it is missing. When it returns, the frontend is about to
-// serve; see awaitReady.
+// which it makes if it is missing. The frontend may not serve yet when it
+// returns; see awaitReady.
 func startTemporal(db, namespace string, p ports, logger log.Logger) (temporal.Server, error) {
-	// The user's file or disk is to blame for what goes wrong here.
+	// Errors here come from the user's file or disk.
 	if err := makeFile(db); err != nil {
 		return nil, inputErrorf("make database %s: %w", db, err)
 	}
@@ -59,15 +59,15 @@ func startTemporal(db, namespace string, p ports, logger log.Logger) (temporal.S
 			primitives.WorkerService:   static.SingleLocalHost(address(p.worker)),
 		}),
 		temporal.WithLogger(logger),
-		// Said outright, or the server warns that it has neither.
+		// Given explicitly, or the server warns that it has neither.
 		temporal.WithAuthorizer(authorization.NewNoopAuthorizer()),
 		temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper {
 			return authorization.NewNoopClaimMapper()
 		}),
 		temporal.WithDynamicConfigClient(dynamicConfig()),
 	)
-	if err != nil {
-		return nil, fmt.Errorf("start temporal: %w", err)
+	if err != nil { // the whole chain is kilobytes long
+		return nil, fmt.Errorf("start temporal: %w", dig.RootCause(err))
 	}
 	if err := server.Start(); err != nil {
 		return nil, fmt.Errorf("start temporal: %w", errors.Join(err, server.Stop()))
@@ -113,32 +113,32 @@ func serverConfig(db string, p ports) *config.Config {
 			Visibility: config.VisibilityArchival{State: "disabled"},
 		},
 		NamespaceDefaults: config.NamespaceDefaults{Archival: off},
-		// Where the server's own system workflows run.
+		// The server's own system workflows use this address.
 		PublicClient: config.PublicClient{HostPort: p.address()},
 	}
 }
 
-// dynamicConfig holds what differs from the server's defaults.
+// dynamicConfig holds the settings that differ from the server's defaults.
 func dynamicConfig() dynamicconfig.StaticClient {
 	return dynamicconfig.StaticClient{
 		// The check asks temporal.io about new versions and tells it which
 		// SDKs connect. Nothing here talks to the internet.
 		dynamicconfig.EnableServerVersionCheck.Key(): false,
-		// Every service caches namespaces for so long; see addAttributes.
+		// See addAttributes.
 		dynamicconfig.NamespaceCacheRefreshInterval.Key(): namespaceCache,
 		// Partitions spread a task queue over hosts. On one host they only
-		// make a poller look into the wrong one.
+		// send pollers to a partition without tasks.
 		dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():  1,
 		dynamicconfig.MatchingNumTaskqueueWritePartitions.Key(): 1,
-		// Each shard reads each of its task queues 20 times a second at most
-		// by default. One workflow alone needs more, and then waits 50 ms for
-		// every one of its tasks: 300 ms for six, instead of 35.
+		// By default a shard reads each task queue at most 20 times a second.
+		// One workflow needs more: each of its tasks then waits 50 ms, and six
+		// tasks take 300 ms instead of 35.
 		dynamicconfig.TransferProcessorMaxPollRPS.Key():   queueReads,
 		dynamicconfig.TimerProcessorMaxPollRPS.Key():      queueReads,
 		dynamicconfig.VisibilityProcessorMaxPollRPS.Key(): queueReads,
 		dynamicconfig.OutboundProcessorMaxPollRPS.Key():   queueReads,
-		// Lists and counts per second; 10 by default, which one busy UI page
-		// and one "status" use up.
+		// Lists and counts per second. One busy UI page and one "status" use
+		// up the default of 10.
 		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 100,
 		// Workflows kept in memory; 128000 by default.
 		dynamicconfig.HistoryCacheHostLevelMaxSize.Key(): 8192,
@@ -152,9 +152,9 @@ func sqliteConfig(db string) *config.SQL {
 		DatabaseName: uriPath(db),
 		ConnectAttributes: map[string]string{
 			"mode": "rw",
-			// Readers do not wait for the writer, and with synchronous=1
-			// (NORMAL) a commit does not wait for the disk. kill -9 loses
-			// nothing; a power cut may lose the last commits, never the file.
+			// With WAL readers do not wait for the writer. With synchronous=1
+			// (NORMAL) a commit does not wait for the disk: kill -9 loses
+			// nothing, a power cut may lose the last commits.
 			"journal_mode": "wal",
 			"synchronous":  "1",
 			"busy_timeout": "10000", // milliseconds
@@ -165,10 +165,9 @@ func sqliteConfig(db string) *config.SQL {
 // uriPath makes a path part of a SQLite "file:" URI.
 func uriPath(path string) string { return (&url.URL{Path: path}).EscapedPath() }
 
-// makeFile makes a database with Temporal's schema if there is none, or an
-// empty file that somebody made for it. It is made beside its place and moved there whole: a start that was killed half
-// way must not leave a file with half a schema, which later starts would take
-// for an old one.
+// makeFile makes a database with Temporal's schema if the file is missing or
+// empty. It makes it under another name and renames it: a start that is killed
+// must not leave half a schema, which later starts would take for a whole one.
 func makeFile(db string) error {
 	switch info, err := os.Stat(db); {
 	case errors.Is(err, os.ErrNotExist):
@@ -181,7 +180,7 @@ func makeFile(db string) error {
 	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	// Histories hold whatever workflows are given: for the owner's eyes only.
+	// Histories hold the inputs of workflows: only the owner may read them.
 	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -189,8 +188,8 @@ func makeFile(db string) error {
 	defer func() { _ = f.Close() }() // only for Sync
 	cfg := sqliteConfig(part)
 	// No journal and no syncs: a half-made file is thrown away. The server's
-	// SQLite plugin never closes a connection, and this one, idle for good,
-	// is to have no -wal file of its own beside the moved file.
+	// SQLite plugin never closes this connection, so it must have no -wal file,
+	// which would stay beside the renamed file.
 	cfg.ConnectAttributes["journal_mode"] = "memory"
 	cfg.ConnectAttributes["synchronous"] = "0"
 	if err := sqlite.SetupSchema(cfg); err != nil {
@@ -202,8 +201,8 @@ func makeFile(db string) error {
 	return os.Rename(part, db)
 }
 
-// makeNamespace writes the namespace into the file before the server reads
-// it, which spares the wait for its caches. An existing one stays as it is.
+// makeNamespace writes the namespace into the file before the server reads it,
+// so nothing waits for the server's caches. An existing one is not changed.
 func makeNamespace(db, namespace string) error {
 	ns, err := sqlite.NewNamespaceConfig(clusterName, namespace, false, searchAttributes)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/temporalio/ui-server/v2/server/server_options"
 )
 
-// startUI serves the Web UI, whose assets are part of its module. It ends the
-// process if the port was taken since choosePorts looked.
+// startUI serves the Web UI. The process ends if the port was taken since
+// choosePorts looked.
 func startUI(p ports, namespace string) *ui.Server {
 	s := ui.NewServer(server_options.WithConfigProvider(&config.Config{
 		TemporalGRPCAddress: p.address(),
@@ -15,11 +15,11 @@ func startUI(p ports, namespace string) *ui.Server {
 		Port:                p.ui,
 		EnableUI:            true,
 		DefaultNamespace:    namespace,
-		// The CSRF cookie is "Secure" otherwise, and browsers drop it on
-		// plain http, so every button in the UI would answer 403.
+		// Without this the CSRF cookie is "Secure", browsers drop it on plain
+		// http, and every button in the UI answers 403.
 		CORS: config.CORS{CookieInsecure: true},
-		// The browser would ask Temporal's site for news. The other call home,
-		// for new versions, is off unless NotifyOnNewVersion asks for it.
+		// Keeps the browser from asking Temporal's site for news. The check for
+		// new versions is off unless NotifyOnNewVersion is set.
 		DisableNewsFetch: true,
 		HideLogs:         true,
 	}))
