@@ -84,7 +84,7 @@ func TestBad(t *testing.T) {
 		"target's kind's use": {full("    kind: qemu@host\n"), `morgana.yaml:5: targets.dev.kind: "qemu@host" is not a valid name`, nameHint},
 
 		"stage":              {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
-		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "known keys: check, configure, build, package, register, boot, console, destroy, clean"},
+		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "known keys: check, configure, build, package, register, boot, console, destroy, clean, observe, list, forecast"},
 		"after no stage":     {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "known keys: check, configure, build, package, register, boot"},
 		"clean as destroy": {full("    steps:\n      destroy: {activity: a, taskQueue: b}\n      clean: {activity: a, taskQueue: b, onHost: true}\n"),
 			"morgana.yaml:7: targets.dev.steps.clean: want another activity than that of destroy", "clean removes build trees after every deploy, destroy machines"},

@@ -35,7 +35,7 @@ const Prebuilt = "prebuilt"
 //	    steps: {build: {activity: acme.Build, taskQueue: acme}}
 //	    after: {package: [{activity: sign.Sign, taskQueue: sign}]}
 //
-// Steps may name console, destroy and clean beside the stages. Steps and after
+// Steps may name any of [Replaceable]. Steps and after
 // may stand at the top as well, for every target; a target's own win, stage by
 // stage.
 type Project struct {

@@ -10,29 +10,20 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Beside the stages a route has steps that look after what those made.
-const (
-	console step.Stage = "console"
-	destroy step.Stage = "destroy"
-	clean   step.Stage = "clean"
-)
-
 // Replaceable are the steps of a route that `steps` can replace: the stages, and
-// console, destroy and clean.
-var Replaceable = append(step.Stages[:], console, destroy, clean)
+// the steps that look after what the stages made.
+var Replaceable = append(step.Stages[:], "console", "destroy", "clean", "observe", "list", "forecast")
 
 // replace puts s into a route in the place of one of [Replaceable].
 func replace(route *step.Route, which step.Stage, s step.Step) {
-	switch which {
-	case console:
-		route.Console = s
-	case destroy:
-		route.Destroy = s
-	case clean:
-		route.Clean = s
-	default:
-		*route.Stage(which) = s
+	place := map[step.Stage]*step.Step{
+		"console": &route.Console, "destroy": &route.Destroy, "clean": &route.Clean,
+		"observe": &route.Observe, "list": &route.List, "forecast": &route.Forecast,
+	}[which]
+	if place == nil {
+		place = route.Stage(which)
 	}
+	*place = s
 }
 
 // readSteps reads the steps and after of mapping v, which stands at path. Steps

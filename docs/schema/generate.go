@@ -70,7 +70,7 @@ func generate(root string) ([]byte, error) {
 				"onHost":    object{"type": "boolean", "description": "Add @<host> to the task queue once a host is known."},
 			},
 		},
-		"steps": stages("Steps of your own in the place of stages, or of console, destroy or clean.", config.Replaceable, object{"$ref": "#/$defs/step"}),
+		"steps": stages("Steps of your own in the place of the stages and of the steps that look after what these made.", config.Replaceable, object{"$ref": "#/$defs/step"}),
 		"after": stages("Steps of your own behind stages.", step.Stages[:], object{"type": []string{"array", "null"}, "items": object{"$ref": "#/$defs/step"}}),
 	}
 	toolchain, err := byKind(root, defs, "toolchain", toolchains, nil)
