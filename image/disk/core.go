@@ -33,8 +33,7 @@ func (w *work) makeCore(ctx context.Context, platform, prefix, out, abi string) 
 	modules := modulesOf(platform, abi)
 	slices.Sort(modules)
 	args := []string{"-d", filepath.Join(w.grub, platform), "-O", platform, "-p", prefix, "-o", out}
-	_, err := w.run(ctx, "grub-mkimage", append(args, modules...)...)
-	return err
+	return w.run(ctx, "grub-mkimage", append(args, modules...)...)
 }
 
 // embedGRUB writes GRUB's core image into the gap before the first partition, and

@@ -3,9 +3,9 @@
 //
 // [Write] makes one, [Pack] and [Unpack] keep its holes when it travels.
 //
-// It runs mke2fs, mtools and grub-mkimage, with an environment of their own.
-// The partition tables are written here: they are a few fields and a checksum,
-// which takes less than telling a partitioning tool not to make anything up.
+// It runs grub-mkimage and mtools, with an environment of their own. Partition
+// tables and ext2 are written here: their bytes depend on nothing of the host, and
+// large files are copied once.
 package disk
 
 import (
@@ -116,13 +116,18 @@ func (h host) write(ctx context.Context, path string, l Layout, b Boot, minSize 
 			err = w.fail(opWrite, removed)
 		}
 	}()
-	if err := w.stage(ctx, l, b, texts); err != nil {
+	if err := w.stage(l, b, texts); err != nil {
 		return err
 	}
 	if l == UEFI {
 		err = w.writeUEFI(ctx, b, minSize)
 	} else {
 		err = w.writeExt2(ctx, l, b, minSize)
+	}
+	if w.image != nil {
+		if closed := w.image.Close(); err == nil {
+			err = w.fail(opWrite, closed)
+		}
 	}
 	if err != nil {
 		return err

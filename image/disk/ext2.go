@@ -2,58 +2,154 @@ package disk
 
 import (
 	"context"
-	"fmt"
-	"os"
+	"encoding/binary"
+	"path"
 	"strings"
-
-	"github.com/morgana-deploy/morgana/step"
 )
 
+// The file system of the layouts other than UEFI is ext2 as GRUB legacy reads it:
+// inodes of 128 bytes, no extents, no journal ("The Second Extended File System",
+// D. Poirier). mke2fs could make it too, but reads and writes everything once more,
+// takes owners and times from the host, and makes holes, where GRUB legacy reads
+// block 0 instead of zeros.
 const (
-	// ext2Features are what GRUB legacy's driver reads; mke2fs's defaults are not.
-	ext2Features = "none,filetype,sparse_super,large_file"
-	inodeSize    = 128
-	// lostFound is what mke2fs gives lost+found.
-	lostFound = 16 << 10
+	blockSize = 4096
+	// groupBlocks is how many blocks a group has: one block has a bit for each.
+	groupBlocks = 8 * blockSize
+	inodeSize   = 128
+	rootInode   = 2
+	// lostFound is the first inode that is not reserved.
+	lostFound = 11
 )
 
-// ext2 is the arithmetic of an ext2 file system.
-type ext2 struct {
-	block  int64 // bytes
-	inodes int64
-	data   int64 // blocks
+// node is a file or folder of the file system; its number is its inode.
+type node struct {
+	number uint32
+	links  uint16
+	dir    []byte // the entries of a folder
+	file   staged
 }
 
-// newExt2 counts what files and folders take. GRUB legacy reads block 0 where a
-// file has a hole: with blocks of 1 KiB that is the boot block, which is zero.
-// GRUB 2 knows holes, and bigger blocks are made faster.
-func newExt2(l Layout, c content) ext2 {
-	e := ext2{block: 1024, inodes: 12} // 10 are reserved, lost+found is the 11th
-	if l == BIOS {
-		e.block = 4096
+func (n node) size() int64 { return int64(len(n.dir)) + n.file.size }
+
+// nodesOf numbers the folders and then the files.
+func nodesOf(c content) []node {
+	number := map[string]uint32{"": rootInode, "lost+found": lostFound}
+	next := uint32(lostFound)
+	for _, dir := range c.dirs {
+		next++
+		number[dir] = next
 	}
-	e.data = lostFound/e.block + 1 // the root folder
-	var names int64
 	for _, f := range c.files {
-		e.data += e.blocksOf(f.size)
-		names += 8 + roundUp(int64(len(f.name)), 4)
+		next++
+		number[f.name] = next
 	}
-	// A name is not split between blocks: half of each is used at least.
-	e.data += int64(len(c.dirs)) + ceil(2*names, e.block)
-	e.inodes += int64(len(c.files) + len(c.dirs))
+	var nodes []node
+	for _, dir := range append([]string{"", "lost+found"}, c.dirs...) {
+		n := node{number: number[dir], links: 2}
+		var d directory
+		d.add(".", n.number, true)
+		d.add("..", number[parent(dir)], true)
+		for _, child := range append([]string{"lost+found"}, c.dirs...) {
+			if parent(child) == dir {
+				d.add(path.Base(child), number[child], true)
+				n.links++
+			}
+		}
+		for _, f := range c.files {
+			if parent(f.name) == dir {
+				d.add(path.Base(f.name), number[f.name], false)
+			}
+		}
+		n.dir = d.whole()
+		nodes = append(nodes, n)
+	}
+	for _, f := range c.files {
+		nodes = append(nodes, node{number: number[f.name], links: 1, file: f})
+	}
+	return nodes
+}
+
+// parent is the folder that a name is in, "" for the root.
+func parent(name string) string { return strings.TrimSuffix(path.Dir(name), ".") }
+
+// directory is the entries of a folder. An entry is within one block; the last
+// one of a block extends to its end.
+type directory struct {
+	bytes []byte
+	last  int // where the last entry begins
+}
+
+func (d *directory) add(name string, number uint32, folder bool) {
+	const headSize, isFile, isFolder = 8, 1, 2
+	size := headSize + int(roundUp(int64(len(name)), 4))
+	if len(d.bytes)%blockSize+size > blockSize {
+		d.bytes = d.whole()
+	}
+	d.last = len(d.bytes)
+	entry := make([]byte, size)
+	binary.LittleEndian.PutUint32(entry, number)
+	binary.LittleEndian.PutUint16(entry[4:], uint16(size))
+	entry[6], entry[7] = byte(len(name)), isFile
+	if folder {
+		entry[7] = isFolder
+	}
+	copy(entry[headSize:], name)
+	d.bytes = append(d.bytes, entry...)
+}
+
+// whole gives the entries as whole blocks.
+func (d *directory) whole() []byte {
+	all := append(d.bytes, make([]byte, roundUp(int64(len(d.bytes)), blockSize)-int64(len(d.bytes)))...)
+	binary.LittleEndian.PutUint16(all[d.last+4:], uint16(len(all)-d.last))
+	return all
+}
+
+// ext2 is the arithmetic of the file system. Each group begins with the same
+// blocks: the superblock, the group descriptors, two bitmaps, the group's inodes.
+type ext2 struct {
+	nodes  []node
+	data   int64 // blocks of files and folders
+	groups int64
+	blocks int64
+	// perGroup is the inodes of a group.
+	perGroup int64
+}
+
+func newExt2(c content) ext2 {
+	e := ext2{nodes: nodesOf(c)}
+	for _, n := range e.nodes {
+		e.data += blocksOf(n.size())
+	}
+	for need := e.data; need > e.blocks; need = e.data + e.groups*e.overhead() {
+		e.blocks = roundUp(need*blockSize, mebi) / blockSize
+		e.groups = ceil(e.blocks, groupBlocks)
+		e.perGroup = roundUp(ceil(e.inodes(), e.groups), blockSize/inodeSize)
+	}
 	return e
 }
 
+// inodes counts those in use: the nodes, and the reserved ones less the root's.
+func (e ext2) inodes() int64 { return int64(len(e.nodes)) + lostFound - 2 }
+
+func (e ext2) size() int64 { return e.blocks * blockSize }
+
+// descriptors is how many blocks the group descriptors take.
+func (e ext2) descriptors() int64 { return ceil(e.groups*32, blockSize) }
+
+// overhead is the blocks in front of a group's data.
+func (e ext2) overhead() int64 { return 1 + e.descriptors() + 2 + e.perGroup*inodeSize/blockSize }
+
 // blocksOf counts a file's blocks: its data, and above the first 12 the trees of
 // block numbers that lead to them: one of a level, one of two, one of three.
-func (e ext2) blocksOf(size int64) int64 {
-	data := ceil(size, e.block)
-	all, left, reach, perBlock := data, data-12, int64(1), e.block/4
+func blocksOf(size int64) int64 {
+	data := ceil(size, blockSize)
+	all, left, reach := data, data-12, int64(1)
 	for level := 1; left > 0; level++ {
-		reach *= perBlock
+		reach *= blockSize / 4
 		covered := min(left, reach)
 		for n, above := covered, 0; above < level; above++ {
-			n = ceil(n, perBlock)
+			n = ceil(n, blockSize/4)
 			all += n
 		}
 		left -= covered
@@ -61,27 +157,9 @@ func (e ext2) blocksOf(size int64) int64 {
 	return all
 }
 
-// size is a size in bytes in which everything fits. It is at most a few blocks
-// for each group of blocks more than what is needed.
-func (e ext2) size() int64 {
-	perGroup := 8 * e.block // as many as a block has bits
-	blocks := e.data
-	for {
-		groups := ceil(blocks, perGroup)
-		// Each group has two bitmaps and its inodes; every group is taken to have
-		// a copy of the superblock and the table of groups, though few do.
-		table := ceil(roundUp(ceil(e.inodes, groups), 8)*inodeSize, e.block)
-		need := 1 + e.data + groups*(2+table+1+ceil(groups*32, e.block))
-		if need <= blocks {
-			return roundUp(blocks*e.block, mebi)
-		}
-		blocks = need
-	}
-}
-
 // writeExt2 makes the disk of the layouts that have an ext2 file system.
 func (w *work) writeExt2(ctx context.Context, l Layout, b Boot, minSize int64) error {
-	e, start := newExt2(l, w.content), int64(partitionStart)
+	e, start := newExt2(w.content), int64(partitionStart)
 	if l == Whole {
 		start = 0
 	}
@@ -106,44 +184,4 @@ func (w *work) writeExt2(ctx context.Context, l Layout, b Boot, minSize int64) e
 	}
 	putMBR(boot, w.serial(), mbrEntry{kind: mbrLinux, active: true, start: start / sectorSize, sectors: e.size() / sectorSize})
 	return w.put(boot, 0)
-}
-
-func (w *work) formatExt2(ctx context.Context, e ext2, start int64) error {
-	id := uuid(w.identity("ext2"))
-	_, err := w.run(ctx, "mke2fs", "-q", "-F", "-t", "ext2", "-b", fmt.Sprint(e.block), "-I", fmt.Sprint(inodeSize),
-		"-N", fmt.Sprint(e.inodes), "-m", "0", "-O", ext2Features, "-U", id,
-		"-E", fmt.Sprintf("root_owner=0:0,hash_seed=%s,no_copy_xattrs,lazy_itable_init=0,offset=%d", id, start),
-		"-d", rootName, imageName, fmt.Sprintf("%dk", e.size()>>10))
-	if err != nil {
-		return err
-	}
-	return w.settle(ctx, start)
-}
-
-// settle sets what mke2fs -d takes from the host although nobody can choose it
-// there: the owners, and when each inode was last changed.
-func (w *work) settle(ctx context.Context, start int64) error {
-	var script strings.Builder
-	paths := append([]string{""}, w.dirs...)
-	for _, f := range w.files {
-		paths = append(paths, f.name)
-	}
-	for _, path := range paths {
-		for _, field := range []string{"atime", "mtime", "ctime"} {
-			fmt.Fprintf(&script, "set_inode_field /%s %s @%d\n", path, field, epoch)
-		}
-		fmt.Fprintf(&script, "set_inode_field /%s uid 0\nset_inode_field /%s gid 0\n", path, path)
-	}
-	if err := os.WriteFile(w.file("settle"), []byte(script.String()), 0o600); err != nil {
-		return w.fail(opWrite, err)
-	}
-	said, err := w.run(ctx, "debugfs", "-w", "-f", "settle", fmt.Sprintf("%s?offset=%d", imageName, start))
-	if err != nil {
-		return err
-	}
-	// debugfs ends with 0 whatever happened. Its first line is its version.
-	if _, rest, _ := strings.Cut(strings.TrimSpace(said), "\n"); rest != "" {
-		return &step.Error{Op: "run debugfs", Err: fmt.Errorf("%s", lastLine(rest))}
-	}
-	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
+	"time"
 )
 
 const (
@@ -57,19 +59,22 @@ func (f fat) size() int64 {
 
 // writeUEFI makes the disk of layout UEFI.
 func (w *work) writeUEFI(ctx context.Context, b Boot, minSize int64) error {
+	if err := w.copyRoot(ctx); err != nil {
+		return err
+	}
 	// Without a device in the prefix GRUB takes the partition it was read from.
 	if err := w.makeCore(ctx, uefiPlatform, "/boot/grub", rootName+"/EFI/BOOT/BOOTX64.EFI", b.ABI); err != nil {
 		return err
 	}
 	const loader = "EFI/BOOT/BOOTX64.EFI" // what firmware starts if nobody told it otherwise
-	info, err := os.Stat(w.staged(loader))
+	info, err := os.Stat(w.rooted(loader))
 	if err == nil {
 		err = w.date(loader)
 	}
 	if err != nil {
 		return w.fail(opWrite, err)
 	}
-	w.files = append(w.files, staged{loader, info.Size()})
+	w.files = append(w.files, staged{name: loader, size: info.Size()})
 
 	f := newFAT(w.content)
 	size, err := sizeOf(partitionStart+f.size()+gptTail, minSize)
@@ -90,23 +95,58 @@ func (w *work) writeUEFI(ctx context.Context, b Boot, minSize int64) error {
 	return w.put(g.tail(), size-int64(len(g.tail())))
 }
 
+// rootName is the folder of the work folder whose files mtools copies.
+const rootName = "root"
+
+func (w *work) rooted(name string) string { return filepath.Join(w.dir, rootName, name) }
+
+// copyRoot copies the content there, because mtools takes times from its files.
+func (w *work) copyRoot(ctx context.Context) error {
+	for _, dir := range append([]string{""}, w.dirs...) {
+		if err := os.Mkdir(w.rooted(dir), 0o755); err != nil {
+			return w.fail(opWrite, err)
+		}
+	}
+	for _, f := range w.files {
+		out, err := os.Create(w.rooted(f.name))
+		if err != nil {
+			return w.fail(opWrite, err)
+		}
+		err = w.copy(ctx, out, f)
+		if closed := out.Close(); err == nil {
+			err = w.fail(opWrite, closed)
+		}
+		if err == nil {
+			err = w.fail(opWrite, w.date(f.name))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *work) date(name string) error {
+	return os.Chtimes(w.rooted(name), time.Unix(epoch, 0), time.Unix(epoch, 0))
+}
+
 // formatFAT makes the file system and copies the content, in a fixed order.
 func (w *work) formatFAT(ctx context.Context, f fat) error {
 	image := fmt.Sprintf("%s@@%d", imageName, partitionStart)
 	const heads, sectors = 255, 63 // nobody reads them
-	_, err := w.run(ctx, "mformat", "-i", image, "-F", "-T", fmt.Sprint(f.size()/sectorSize),
+	err := w.run(ctx, "mformat", "-i", image, "-F", "-T", fmt.Sprint(f.size()/sectorSize),
 		"-h", fmt.Sprint(heads), "-s", fmt.Sprint(sectors), "-H", fmt.Sprint(partitionStart/sectorSize),
 		"-c", fmt.Sprint(f.cluster/sectorSize), "-N", fmt.Sprintf("%08x", w.serial()), "::")
 	if err != nil {
 		return err
 	}
 	for _, dir := range w.dirs {
-		if _, err := w.run(ctx, "mmd", "-i", image, "::/"+dir); err != nil {
+		if err := w.run(ctx, "mmd", "-i", image, "::/"+dir); err != nil {
 			return err
 		}
 	}
 	for _, file := range w.files {
-		if _, err := w.run(ctx, "mcopy", "-m", "-i", image, rootName+"/"+file.name, "::/"+file.name); err != nil {
+		if err := w.run(ctx, "mcopy", "-m", "-i", image, rootName+"/"+file.name, "::/"+file.name); err != nil {
 			return err
 		}
 	}

@@ -19,8 +19,7 @@ type host struct {
 	grub string   // GRUB's modules, a folder per platform
 }
 
-// thisHost finds tools for everybody: mke2fs is in a folder that is only in the
-// PATH of root.
+// thisHost also looks where the PATH of root alone leads.
 func thisHost() host {
 	dirs := filepath.SplitList(os.Getenv("PATH"))
 	return host{path: append(dirs, "/usr/local/sbin", "/usr/sbin", "/sbin"), grub: "/usr/lib/grub"}
@@ -30,7 +29,6 @@ func thisHost() host {
 type tool struct{ name, pkg string }
 
 var (
-	ext2Tools = []tool{{"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"}}
 	biosTools = []tool{{"grub-mkimage", "grub-common"}, {biosPlatform + "/boot.img", "grub-pc-bin"}, {biosPlatform + "/kernel.img", "grub-pc-bin"}}
 	uefiTools = []tool{{"grub-mkimage", "grub-common"}, {uefiPlatform + "/kernel.img", "grub-efi-amd64-bin"},
 		{"mformat", "mtools"}, {"mmd", "mtools"}, {"mcopy", "mtools"}}
@@ -39,11 +37,11 @@ var (
 func toolsOf(l Layout) []tool {
 	switch l {
 	case BIOS:
-		return slices.Concat(ext2Tools, biosTools)
+		return biosTools
 	case UEFI:
 		return uefiTools
 	}
-	return ext2Tools
+	return nil
 }
 
 // Needs lists the tools that Write wants for a layout.

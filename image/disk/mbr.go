@@ -1,9 +1,6 @@
 package disk
 
-import (
-	"encoding/binary"
-	"os"
-)
+import "encoding/binary"
 
 // Partition types of an MBR.
 const (
@@ -41,30 +38,4 @@ func putMBR(sector []byte, serial uint32, e mbrEntry) {
 	binary.LittleEndian.PutUint32(at[8:], uint32(e.start))
 	binary.LittleEndian.PutUint32(at[12:], uint32(min(e.sectors, 1<<32-1)))
 	sector[mbrMagic], sector[mbrMagic+1] = 0x55, 0xaa
-}
-
-// create makes the empty disk: one hole.
-func (w *work) create(size int64) error {
-	f, err := os.OpenFile(w.file(imageName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return w.fail(opWrite, err)
-	}
-	err = f.Truncate(size)
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	return w.fail(opWrite, err)
-}
-
-// put writes bytes into the disk.
-func (w *work) put(data []byte, at int64) error {
-	f, err := os.OpenFile(w.file(imageName), os.O_WRONLY, 0)
-	if err != nil {
-		return w.fail(opWrite, err)
-	}
-	_, err = f.WriteAt(data, at)
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	return w.fail(opWrite, err)
 }

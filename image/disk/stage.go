@@ -6,143 +6,116 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"time"
+	"strings"
 
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// content is what will be on the disk's file system. It lies in the folder root
-// of the work folder.
+// content is what will be on the disk's file system.
 type content struct {
 	dirs  []string // parents first, without a leading /
 	files []staged
-	sum   [sha256.Size]byte // of all of it, and of the layout
 }
 
+// staged is a file: a text, or what is at a path that an option names.
 type staged struct {
-	name string // as "boot/kernel"
-	size int64
+	name              string // as "boot/kernel"
+	size              int64
+	field, path, text string
 }
 
-const (
-	rootName = "root"
-	// maxFile is what FAT32 holds, and more than GRUB finds memory for.
-	maxFile = 4<<30 - 1
+// maxFile is what FAT32 holds, and more than GRUB finds memory for.
+const maxFile = 4<<30 - 1
+
+var (
+	errShrunk = errors.New("the file became smaller while it was read")
+	errGrown  = errors.New("the file became larger while it was read")
 )
 
-// stage copies everything that goes on the disk, so that it is read once and
-// what is summed is what is written.
-func (w *work) stage(ctx context.Context, l Layout, b Boot, t texts) error {
+// stage finds everything that goes on the disk.
+func (w *work) stage(l Layout, b Boot, t texts) error {
+	w.sum = sha256.New()
+	_, _ = fmt.Fprintf(w.sum, "morgana disk 2 %s\n", l) // a hash does not fail
 	w.dirs = []string{"boot", "boot/grub"}
 	if l == UEFI {
 		w.dirs = append(w.dirs, "EFI", "EFI/BOOT")
 	}
-	for _, dir := range append([]string{""}, w.dirs...) {
-		path := filepath.Join(w.dir, rootName, dir)
-		// The umask has no say in what is on the disk.
-		if err := errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, 0o755)); err != nil {
-			return w.fail(opWrite, err)
-		}
-	}
-	sum := sha256.New()
-	_, _ = fmt.Fprintf(sum, "morgana disk 1 %s\n", l) // a hash does not fail
-	if err := w.stageFile(ctx, sum, "kernel", b.Kernel, kernelPath[1:]); err != nil {
+	if err := w.stageFile("kernel", b.Kernel, kernelPath[1:]); err != nil {
 		return err
 	}
 	for i, path := range modulePaths(b.Modules) {
-		if err := w.stageFile(ctx, sum, moduleField(i), b.Modules[i].Path, path[1:]); err != nil {
+		if err := w.stageFile(moduleField(i), b.Modules[i].Path, path[1:]); err != nil {
 			return err
 		}
 	}
-	if err := w.stageText(sum, "boot/grub/grub.cfg", t.grub); err != nil {
-		return err
-	}
+	w.stageText("boot/grub/grub.cfg", t.grub)
 	if t.menu != "" {
-		if err := w.stageText(sum, "boot/grub/menu.lst", t.menu); err != nil {
-			return err
-		}
+		w.stageText("boot/grub/menu.lst", t.menu)
 	}
-	sum.Sum(w.sum[:0])
 	return nil
 }
 
-// stageFile copies the file that an option names.
-func (w *work) stageFile(ctx context.Context, sum hash.Hash, field, path, name string) error {
-	blame := func(err error) error {
-		e := &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: field, Err: err}
-		if errors.Is(err, fs.ErrNotExist) {
-			e.Kind = step.NotFound
-		}
-		return e
-	}
+func (w *work) stageText(name, text string) {
+	w.files = append(w.files, staged{name: name, size: int64(len(text)), text: text})
+}
+
+func (w *work) stageFile(field, path, name string) error {
+	f := staged{name: name, field: field, path: path}
 	if path == "" {
-		return blame(errors.New("no file given"))
+		return f.blame(errors.New("no file given"))
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return blame(err)
+		return f.blame(err)
 	}
 	if !info.Mode().IsRegular() { // opening a pipe would wait
-		return blame(fmt.Errorf("%s is no file", path))
+		return f.blame(fmt.Errorf("%s is no file", path))
 	}
-	if info.Size() > maxFile {
-		return blame(fmt.Errorf("%s has %d bytes, and GRUB loads less than 4 GiB", path, info.Size()))
+	if f.size = info.Size(); f.size > maxFile {
+		return f.blame(fmt.Errorf("%s has %d bytes, and GRUB loads less than 4 GiB", path, f.size))
 	}
-	in, err := os.Open(path)
-	if err != nil {
-		return blame(err)
-	}
-	defer func() { _ = in.Close() }() // only read
-	out, err := os.Create(w.staged(name))
-	if err != nil {
-		return w.fail(opWrite, err)
-	}
-	size, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, sum)}, contextReader{ctx, in}, make([]byte, 256<<10))
-	return w.finish(sum, out, name, size, err)
-}
-
-func (w *work) stageText(sum hash.Hash, name, text string) error {
-	out, err := os.Create(w.staged(name))
-	if err != nil {
-		return w.fail(opWrite, err)
-	}
-	size, err := io.WriteString(io.MultiWriter(out, sum), text)
-	return w.finish(sum, out, name, int64(size), err)
-}
-
-// finish closes a file that was staged, and enters it in the content.
-func (w *work) finish(sum hash.Hash, out *os.File, name string, size int64, err error) error {
-	if err == nil {
-		err = out.Chmod(0o644)
-	}
-	if closed := out.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = w.date(name)
-	}
-	if err != nil {
-		return w.fail(opWrite, err)
-	}
-	_, _ = fmt.Fprintf(sum, "\n%d %s\n", size, name)
-	w.files = append(w.files, staged{name, size})
+	w.files = append(w.files, f)
 	return nil
 }
 
-func (w *work) date(name string) error {
-	return os.Chtimes(w.staged(name), time.Unix(epoch, 0), time.Unix(epoch, 0))
+func (f staged) blame(err error) error {
+	e := &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: f.field, Err: err}
+	if errors.Is(err, fs.ErrNotExist) {
+		e.Kind = step.NotFound
+	}
+	return e
 }
 
-func (w *work) staged(name string) string { return filepath.Join(w.dir, rootName, name) }
+// copy writes a file to where it will be, and adds it to the sum: it is read once,
+// so what is summed is what is written.
+func (w *work) copy(ctx context.Context, to io.Writer, f staged) error {
+	var from io.Reader = strings.NewReader(f.text)
+	if f.path != "" {
+		in, err := os.Open(f.path)
+		if err != nil {
+			return f.blame(err)
+		}
+		defer func() { _ = in.Close() }() // only read
+		from = in
+	}
+	// The bare type keeps a file from taking over the copying.
+	size, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(to, w.sum)}, contextReader{ctx, from}, make([]byte, bufSize))
+	switch {
+	case errors.Is(err, errGrown), err == nil && size > f.size:
+		return f.blame(errGrown)
+	case err == nil && size < f.size:
+		return f.blame(errShrunk)
+	}
+	_, _ = fmt.Fprintf(w.sum, "\n%d %s\n", size, f.name)
+	return w.fail(opWrite, err)
+}
 
-// identity gives an identifier that only depends on the content.
+// identity gives an identifier that only depends on what was copied.
 func (w *work) identity(purpose string) (id [16]byte) {
-	sum := sha256.Sum256(append(w.sum[:len(w.sum):len(w.sum)], purpose...))
+	sum := sha256.Sum256(append(w.sum.Sum(nil), purpose...))
 	copy(id[:], sum[:])
 	id[6] = id[6]&0x0f | 0x80 // RFC 9562: version 8, made in a way of our own
 	id[8] = id[8]&0x3f | 0x80
@@ -153,10 +126,6 @@ func (w *work) identity(purpose string) (id [16]byte) {
 func (w *work) serial() uint32 {
 	id := w.identity("serial")
 	return binary.BigEndian.Uint32(id[:4])
-}
-
-func uuid(id [16]byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
 
 // contextReader ends a copy when it is cancelled.

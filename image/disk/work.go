@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -20,7 +22,7 @@ const (
 	opWrite   = "write disk image"
 	imageName = "disk.raw"
 	// epoch is every time on a disk: 1980-01-01, the first that FAT knows, in
-	// seconds. e2fsprogs takes 0 for "not given".
+	// seconds.
 	epoch = 315532800
 	// full is how much room a file system has that we take for full.
 	full = mebi
@@ -32,6 +34,8 @@ type work struct {
 	dir  string
 	done func() error // removes dir
 	content
+	sum   hash.Hash // of the layout and of what was copied
+	image *os.File  // the disk, from create on
 }
 
 func (h host) newWork(path string) (*work, error) {
@@ -44,12 +48,26 @@ func (h host) newWork(path string) (*work, error) {
 
 func (w *work) file(name string) string { return filepath.Join(w.dir, name) }
 
+// create makes the empty disk: one hole.
+func (w *work) create(size int64) (err error) {
+	if w.image, err = os.OpenFile(w.file(imageName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err == nil {
+		err = w.image.Truncate(size)
+	}
+	return w.fail(opWrite, err)
+}
+
+// put writes bytes into the disk.
+func (w *work) put(data []byte, at int64) error {
+	_, err := w.image.WriteAt(data, at)
+	return w.fail(opWrite, err)
+}
+
 // run runs a tool in the work folder, so that names need no quoting, and makes
-// one line of what it says if it fails. What it said to stderr is returned.
-func (w *work) run(ctx context.Context, name string, args ...string) (string, error) {
+// one line of what it says if it fails.
+func (w *work) run(ctx context.Context, name string, args ...string) error {
 	program, err := w.find(name)
 	if err != nil {
-		return "", w.fail(opWrite, err)
+		return w.fail(opWrite, err)
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = w.dir
@@ -57,7 +75,7 @@ func (w *work) run(ctx context.Context, name string, args ...string) (string, er
 	// Nothing of the host's: language, time and zone, configuration files.
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + w.dir, "TMPDIR=" + w.dir, "LC_ALL=C", "TZ=UTC",
-		"SOURCE_DATE_EPOCH=" + seconds, "E2FSPROGS_FAKE_TIME=" + seconds, "MKE2FS_CONFIG=/dev/null",
+		"SOURCE_DATE_EPOCH=" + seconds,
 		"MTOOLSRC=/dev/null", "MTOOLS_SKIP_CHECK=1",
 	}
 	cmd.WaitDelay = 5 * time.Second
@@ -65,14 +83,14 @@ func (w *work) run(ctx context.Context, name string, args ...string) (string, er
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
 	if ctx.Err() != nil {
-		return "", ctx.Err()
+		return ctx.Err()
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		said := lastLine(stderr.String() + "\n" + stdout.String())
-		return "", w.fail("run "+name, fmt.Errorf("%w: %s", err, said))
+		return w.fail("run "+name, fmt.Errorf("%w: %s", err, said))
 	}
-	return stderr.String(), w.fail("run "+name, err)
+	return w.fail("run "+name, err)
 }
 
 // lastLine is where programs say what ended them.
