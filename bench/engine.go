@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -165,13 +164,7 @@ func (e *engine) destroy(ctx context.Context) error {
 // update sends an app's deployment an update, starting it if need be, as the
 // starter does.
 func (e *engine) update(ctx context.Context, app, name string, arg, answer any) error {
-	start := e.NewWithStartWorkflowOperation(client.StartWorkflowOptions{
-		ID:                       workflows.DeploymentID(app, "dev"),
-		TaskQueue:                workflows.TaskQueue,
-		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-		StaticSummary:            app + " on dev",
-		StaticDetails:            "A running workflow is a running machine.",
-	}, "Deployment", workflows.DeploymentState{})
+	start := e.NewWithStartWorkflowOperation(workflows.DeploymentOptions(app, "dev"), "Deployment", workflows.DeploymentState{})
 	handle, err := e.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
 		StartWorkflowOperation: start,
 		UpdateOptions: client.UpdateWorkflowOptions{

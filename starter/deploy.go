@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/spf13/cobra"
-	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
@@ -270,13 +269,7 @@ const mirage = "mirage"
 // update sends a Deployment an update, starting the Deployment if it is not
 // running, and waits for the answer.
 func update(ctx context.Context, to *connection, app, target, name string, arg, answer any) error {
-	start := to.NewWithStartWorkflowOperation(client.StartWorkflowOptions{
-		ID:                       workflows.DeploymentID(app, target),
-		TaskQueue:                workflows.TaskQueue,
-		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-		StaticSummary:            fmt.Sprintf("%s on %s", app, target),
-		StaticDetails:            "A running workflow is a running machine.",
-	}, "Deployment", workflows.DeploymentState{})
+	start := to.NewWithStartWorkflowOperation(workflows.DeploymentOptions(app, target), "Deployment", workflows.DeploymentState{})
 	handle, err := to.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
 		StartWorkflowOperation: start,
 		UpdateOptions: client.UpdateWorkflowOptions{

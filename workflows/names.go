@@ -39,6 +39,8 @@ func RolloutID(t step.Tags) string {
 	return fmt.Sprintf("rollout/%s/%s/%d", t.App, t.Target, t.Generation)
 }
 
+// attributes are the search attributes of a Deployment whose last generation is
+// t's, and of a Rollout beside its stage.
 func attributes(t step.Tags) []temporal.SearchAttributeUpdate {
 	return []temporal.SearchAttributeUpdate{
 		AppAttribute.ValueSet(t.App),

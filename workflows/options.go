@@ -4,6 +4,7 @@ import (
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -41,6 +42,9 @@ const (
 
 	// exhausted is the pause before asking again where a quota was used up.
 	exhausted = 30 * time.Second
+
+	// tellAfter: a stage that lasts this long is told to the search attribute.
+	tellAfter = time.Second
 
 	// abandoned: a Deployment that was started and asked for nothing ends.
 	abandoned = time.Minute
@@ -124,6 +128,20 @@ func retry(attempts int32) *temporal.RetryPolicy {
 	}
 }
 
+// DeploymentOptions start a Deployment, with an update that it is for, or find the
+// one that runs.
+func DeploymentOptions(app, target string) client.StartWorkflowOptions {
+	return client.StartWorkflowOptions{
+		ID:                       DeploymentID(app, target),
+		TaskQueue:                TaskQueue,
+		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		StaticSummary:            app + " on " + target,
+		StaticDetails:            "A running workflow is a running machine.",
+		TypedSearchAttributes: temporal.NewSearchAttributes(
+			attributes(step.Tags{App: app, Target: target, Generation: 1})...), // the first it gives out
+	}
+}
+
 // rolloutOptions: a rollout whose Deployment is terminated cleans up after
 // itself; a rollout is never run twice.
 func rolloutOptions(t step.Tags) workflow.ChildWorkflowOptions {
@@ -134,6 +152,6 @@ func rolloutOptions(t step.Tags) workflow.ChildWorkflowOptions {
 		WaitForCancellation:   true,
 		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 		StaticSummary:         t.App + " on " + t.Target,
-		TypedSearchAttributes: temporal.NewSearchAttributes(attributes(t)...),
+		TypedSearchAttributes: temporal.NewSearchAttributes(append(attributes(t), StageAttribute.ValueSet(string(step.Check)))...),
 	}
 }

@@ -151,8 +151,11 @@ func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, e
 	d.Last, d.LastRoute = next.Spec, next.Route
 	d.queue = append(d.queue, next)
 	d.describe()
-	return Accepted{Tags: next.Spec.Tags, RolloutID: RolloutID(next.Spec.Tags)},
-		workflow.UpsertTypedSearchAttributes(ctx, attributes(next.Spec.Tags)...)
+	accepted := Accepted{Tags: next.Spec.Tags, RolloutID: RolloutID(next.Spec.Tags)}
+	if told, ok := workflow.GetTypedSearchAttributes(ctx).GetInt64(GenerationAttribute); ok && told == int64(d.Generation) {
+		return accepted, nil // as its start told
+	}
+	return accepted, workflow.UpsertTypedSearchAttributes(ctx, attributes(next.Spec.Tags)...)
 }
 
 // lastWanted is the request that will have been rolled out last.

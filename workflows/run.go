@@ -86,10 +86,13 @@ type rollout struct {
 	undo   undoList
 	stale  undoList // what a success could not remove
 	status RolloutStatus
+	// at is the stage that runs or ran last, told the one that the search
+	// attribute says.
+	at, told step.Stage
 }
 
 func begin(ctx workflow.Context, in Request) (*rollout, error) {
-	r := &rollout{ctx: ctx, in: in, status: RolloutStatus{Tags: in.Spec.Tags}}
+	r := &rollout{ctx: ctx, in: in, at: step.Check, told: step.Check, status: RolloutStatus{Tags: in.Spec.Tags}}
 	for _, s := range step.Stages {
 		r.status.Stages = append(r.status.Stages, StageStatus{Stage: s, State: Waiting})
 	}
@@ -98,14 +101,33 @@ func begin(ctx workflow.Context, in Request) (*rollout, error) {
 		return nil, err
 	}
 	r.describe()
+	workflow.Go(ctx, r.tellStages)
 	return r, err
+}
+
+// tellStages writes the stage to the search attribute once it has changed and a
+// second has gone by: most stages are over sooner, and each write costs the server
+// as much as an activity.
+func (r *rollout) tellStages(ctx workflow.Context) {
+	for {
+		if workflow.Await(ctx, func() bool { return r.at != r.told }) != nil ||
+			workflow.Sleep(ctx, tellAfter) != nil || r.tellStage(ctx) != nil {
+			return
+		}
+	}
+}
+
+func (r *rollout) tellStage(ctx workflow.Context) error {
+	if r.at == r.told {
+		return nil
+	}
+	r.told = r.at
+	return workflow.UpsertTypedSearchAttributes(ctx, StageAttribute.ValueSet(string(r.at)))
 }
 
 // run does one stage and the steps inserted after it.
 func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (out Out, err error) {
-	if err := r.enter(stage); err != nil {
-		return out, err
-	}
+	r.enter(stage)
 	s := *r.in.Route.Stage(stage)
 	out, err = call[Out](r, s, host, stage, in)
 	for _, after := range r.in.Route.After[stage] {
@@ -149,11 +171,11 @@ func execute(ctx workflow.Context, s step.Step, host string, o workflow.Activity
 	return failureOf(err, s.Activity, o.TaskQueue)
 }
 
-func (r *rollout) enter(stage step.Stage) error {
+func (r *rollout) enter(stage step.Stage) {
+	r.at = stage
 	s := r.stage(stage)
 	*s = StageStatus{Stage: stage, State: Running, Started: workflow.Now(r.ctx)}
 	r.describe()
-	return workflow.UpsertTypedSearchAttributes(r.ctx, StageAttribute.ValueSet(string(stage)))
 }
 
 func (r *rollout) leave(stage step.Stage, out any, err error) {
@@ -184,6 +206,9 @@ func (r *rollout) end(out *Outcome, err error) error {
 		r.stale = append(r.stale, r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())...)
 		out.Left, out.Remains = r.stale.left(), r.stale
 		return nil
+	}
+	if tell := r.tellStage(ctx); tell != nil {
+		return tell
 	}
 	remains := slices.DeleteFunc(r.undo, func(u *Undo) bool { return u.never })
 	if r.in.Keep {
