@@ -67,8 +67,8 @@ func TestFailures(t *testing.T) {
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Source, error) {
 			return step.Source{}, workflows.Fail(failures[in.Target])
 		}, named("Configure"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Destroyed, error) {
-			if stuck.Load() && (in.Target == "low" || in.Target == "item") {
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Removal) (step.Destroyed, error) {
+			if stuck.Load() && (in.Spec.Target == "low" || in.Spec.Target == "item") {
 				return step.Destroyed{}, workflows.Fail(&step.Error{Kind: step.Unauthorized, Op: "destroy", Err: errors.New("no key")})
 			}
 			return step.Destroyed{}, nil
@@ -115,7 +115,8 @@ func TestFailures(t *testing.T) {
 	// One that cannot be destroyed does not keep the others.
 	stuck.Store(true)
 	status, out, errOut = morgana(t, "destroy")
-	wantLines(t, errOut, "error: two/low: destroy: no key", "error: two/item: destroy: no key")
+	wantLines(t, errOut, "error: two/low: destroy: no key", "error: two/item: destroy: no key",
+		"left: could not destroy the machine: destroy: no key", "left: could not destroy the machine: destroy: no key")
 	wantLines(t, out, "two/built: nothing to remove", "two/unset: nothing to remove", "two/tools: nothing to remove", "two/whole: nothing to remove")
 	if status != 2 {
 		t.Errorf("destroy: exit %d", status)

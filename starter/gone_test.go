@@ -31,22 +31,23 @@ func TestHostIsGone(t *testing.T) {
 		}
 		return workflows.Fail(&step.Error{Kind: step.NotFound, Op: "connect to old", Err: errors.New("no such host")})
 	}
+	file := step.Artifact{URI: "file:///none", SHA256: strings.Repeat("0", 64), Size: 1}
 	serve(t, to, "moon", func(w worker.Worker) {
 		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, reach(in) }, named("Check"))
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Source, error) { return step.Source{Spec: in}, nil }, named("Configure"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Source) (step.Kernel, error) { return step.Kernel{Spec: in.Spec}, nil }, named("Build"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Source) (step.Kernel, error) { return step.Kernel{Spec: in.Spec, File: file}, nil }, named("Build"))
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Kernel) (step.Image, error) {
-			return step.Image{Spec: in.Spec, Digest: "same"}, nil
+			return step.Image{Spec: in.Spec, Digest: file.SHA256, Format: "kernel", Files: []step.File{{Name: "kernel", Artifact: file}}}, nil
 		}, named("Package"))
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Image) (step.Registration, error) {
-			return step.Registration{Spec: in.Spec, Digest: in.Digest}, reach(in.Spec)
+			return step.Registration{Spec: in.Spec, Digest: in.Digest, ID: "r"}, reach(in.Spec)
 		}, named("Register"))
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Registration) (step.Machine, error) {
 			return step.Machine{Registration: in, ID: "m"}, reach(in.Spec)
 		}, named("Boot"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Destroyed, error) {
-			return step.Destroyed{Removed: []string{"all"}}, reach(in)
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Removal) (step.Destroyed, error) {
+			return step.Destroyed{Removed: []string{"all"}}, reach(in.Spec)
 		}, named("Destroy"))
 		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Clean"))
 	})
@@ -69,11 +70,14 @@ func TestHostIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(0, "warning: could not destroy the machine of generation 1: connect to old: no such host", "deploy", "--force", "-t", "moved")
-	want(0, "two/moved: removed all", "destroy", "-t", "moved")
+	// What the old host has is not forgotten.
+	want(2, "left: could not destroy the machine of generation 1: connect to old: no such host", "destroy", "-t", "moved")
 
 	// To nowhere.
-	if err := to.TerminateWorkflow(t.Context(), workflows.DeploymentID("two", "dropped"), "", "its host is gone"); err != nil {
-		t.Fatal(err)
+	for _, target := range []string{"moved", "dropped"} {
+		if err := to.TerminateWorkflow(t.Context(), workflows.DeploymentID("two", target), "", "its host is gone"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	want(0, "no deployments run", "status")
 	gone.Store(false) // it comes back, with what it has
