@@ -1,13 +1,15 @@
 package disk
 
 import (
-	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -28,17 +30,55 @@ func Pack(ctx context.Context, w io.Writer, path string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // only read
+	p, err := packOf(ctx, f)
+	if err != nil {
+		return err
+	}
+	// The bare type keeps a file from taking over the copying.
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, contextReader{ctx, p.reader()}, make([]byte, bufSize))
+	return err
+}
+
+// Store puts the raw image at path into a store, packed. The packed one is read
+// from the image, so it takes no space on this host.
+func Store(ctx context.Context, store step.Store, path string) (step.Artifact, error) {
+	f, err := openDisk(path)
+	if err != nil {
+		return step.Artifact{}, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	p, err := packOf(ctx, f)
+	if err != nil {
+		return step.Artifact{}, err
+	}
+	return store.Put(ctx, p.reader())
+}
+
+// packed is the archive of a disk: its parts, of memory and of the disk.
+type packed struct {
+	parts []part
+	size  int64
+}
+
+type part struct {
+	from     io.ReaderAt
+	off      int64 // there
+	at, size int64 // in the archive
+}
+
+// packOf finds what is to be packed.
+func packOf(ctx context.Context, f *os.File) (*packed, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return packError(err)
+		return nil, packError(err)
 	}
 	size := info.Size()
 	if size <= 0 || size > maxSize || size%sectorSize != 0 {
-		return &step.Error{Kind: step.InvalidSpec, Op: opPack, Err: fmt.Errorf("%s has %d bytes, which is no size of a disk", path, size)}
+		return nil, &step.Error{Kind: step.InvalidSpec, Op: opPack, Err: fmt.Errorf("%s has %d bytes, which is no size of a disk", f.Name(), size)}
 	}
 	spans, err := findSpans(ctx, f, size)
 	if err != nil {
-		return packError(err)
+		return nil, packError(err)
 	}
 	list := spanText(spans, size)
 	stored := int64(len(list))
@@ -47,49 +87,42 @@ func Pack(ctx context.Context, w io.Writer, path string) error {
 	}
 	head, err := tarHead(size, stored)
 	if err != nil {
-		return packError(err)
+		return nil, packError(err)
 	}
-	out := bufio.NewWriterSize(w, bufSize)
-	_, _ = out.Write(head) // Flush gives the error
-	_, _ = out.Write(list)
-	buf := make([]byte, bufSize)
+	p := &packed{}
+	p.addBytes(append(head, list...))
 	for _, s := range spans {
-		if err := copySpan(ctx, out, f, s, buf); err != nil {
-			return err
-		}
+		p.add(f, s.at, s.size)
 	}
-	_, _ = out.Write(make([]byte, padding(stored)+2*tarBlock))
-	return out.Flush()
+	p.addBytes(make([]byte, padding(stored)+2*tarBlock))
+	return p, nil
 }
 
-// Store packs the raw image at path beside it and puts the packed one into a store.
-func Store(ctx context.Context, store step.Store, path string) (a step.Artifact, err error) {
-	packed, err := os.Create(path + ".tar")
-	if err != nil {
-		return a, err
-	}
-	defer func() { err = errors.Join(err, packed.Close(), os.Remove(packed.Name())) }()
-	if err := Pack(ctx, packed, path); err != nil {
-		return a, err
-	}
-	return store.Put(ctx, packed)
+func (p *packed) addBytes(b []byte) { p.add(bytes.NewReader(b), 0, int64(len(b))) }
+
+func (p *packed) add(from io.ReaderAt, off, size int64) {
+	p.parts = append(p.parts, part{from, off, p.size, size})
+	p.size += size
 }
 
-func copySpan(ctx context.Context, w io.Writer, f *os.File, s span, buf []byte) error {
-	for at, end := s.at, s.at+s.size; at < end; {
-		if err := ctx.Err(); err != nil {
-			return err
+func (p *packed) reader() *io.SectionReader { return io.NewSectionReader(p, 0, p.size) }
+
+func (p *packed) ReadAt(buf []byte, at int64) (n int, err error) {
+	i, _ := slices.BinarySearchFunc(p.parts, at, func(s part, at int64) int { return cmp.Compare(s.at+s.size, at+1) })
+	for ; i < len(p.parts) && n < len(buf); i++ {
+		s := p.parts[i]
+		skip := at + int64(n) - s.at
+		want := buf[n:][:min(int64(len(buf)-n), s.size-skip)]
+		got, err := s.from.ReadAt(want, s.off+skip)
+		n += got
+		if got < len(want) {
+			return n, packError(errChanged(err))
 		}
-		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
-		if err != nil {
-			return packError(errChanged(err))
-		}
-		if _, err := w.Write(buf[:n]); err != nil {
-			return err
-		}
-		at += int64(n)
 	}
-	return nil
+	if n < len(buf) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 func openDisk(path string) (*os.File, error) {

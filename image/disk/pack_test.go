@@ -118,6 +118,50 @@ func TestPackUnpack(t *testing.T) {
 	}
 }
 
+// A store reads the packed disk twice, and its digest is that of Pack.
+func TestStore(t *testing.T) {
+	for name, c := range images {
+		path := sparse(t, c.size, c.parts)
+		s := &twice{t: t}
+		if _, err := Store(t.Context(), s, path); err != nil || !bytes.Equal(s.got, pack(t, path)) {
+			t.Errorf("%s: %d bytes, %v", name, len(s.got), err)
+		}
+		if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+			t.Errorf("%s: left %v, %v", name, entries, err)
+		}
+	}
+	path := sparse(t, mebi, map[int64]string{0: "x", mebi - 1: "y"})
+	if _, err := Store(t.Context(), &twice{t: t, between: func() error { return os.Truncate(path, 512) }}, path); !errors.Is(err, errShrunk) {
+		t.Errorf("a disk that shrinks: %v", err)
+	}
+}
+
+// twice is a store that keeps what it is given.
+type twice struct {
+	step.Store
+	t       *testing.T
+	between func() error
+	got     []byte
+}
+
+func (s *twice) Put(_ context.Context, r io.ReadSeeker) (a step.Artifact, err error) {
+	for i := range 2 {
+		if i == 1 && s.between != nil {
+			err = s.between()
+		}
+		_, sought := r.Seek(0, io.SeekStart)
+		got, read := io.ReadAll(iotest.HalfReader(r))
+		if err := errors.Join(err, sought, read); err != nil {
+			return a, err
+		}
+		if i == 1 && !bytes.Equal(got, s.got) {
+			s.t.Error("the second reading differs")
+		}
+		s.got = got
+	}
+	return a, nil
+}
+
 // A real disk goes through, and what is packed is as large as its content.
 func TestPackDisk(t *testing.T) {
 	makes(t, UEFI)

@@ -128,7 +128,7 @@ func nextData(f *os.File, at, size int64) (from, end int64, err error) {
 // errChanged says what it means that a file ends early.
 func errChanged(err error) error {
 	if errors.Is(err, io.EOF) {
-		return errors.New("the file became smaller while it was read")
+		return errShrunk
 	}
 	return err
 }
