@@ -3,6 +3,8 @@ package image
 import (
 	"context"
 	"io"
+
+	"github.com/morgana-deploy/morgana/files"
 )
 
 // DecompressTo writes the plain kernel of a file that is size bytes long to w,
@@ -16,7 +18,7 @@ func DecompressTo(ctx context.Context, w io.Writer, r io.ReaderAt, size int64) (
 	}
 	// A few bytes of a file may be a gigabyte unpacked, so ctx is asked for each
 	// piece that comes out as well; and w must not take over the copying.
-	n, err = io.CopyBuffer(struct{ io.Writer }{w}, untilReader{ctx, plain}, make([]byte, 256<<10))
+	n, err = files.Copy(ctx, w, plain)
 	return compression, n, err
 }
 
@@ -35,16 +37,4 @@ func (u untilReaderAt) ReadAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return u.r.ReadAt(p, off)
-}
-
-type untilReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u untilReader) Read(p []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.r.Read(p)
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -166,21 +167,19 @@ func sameDisk(a, b fs.FileInfo) bool {
 
 // lockDisk locks a disk that is open, or says who has it.
 func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File, info fs.FileInfo, sparing bool) error {
-	how := syscall.LOCK_EX
+	lock := files.Lock
 	if d.ReadOnly {
-		how = syscall.LOCK_SH
+		lock = files.LockShared
 	}
 	every := time.NewTicker(tick)
 	defer every.Stop()
 	for began := time.Now(); ; {
-		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
-		switch {
-		case err == nil:
+		err := lock(f)
+		if err == nil {
 			return nil
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case !errors.Is(err, syscall.EWOULDBLOCK):
-			return &step.Error{Field: d.Field, Err: &fs.PathError{Op: "flock", Path: d.Path, Err: err}}
+		}
+		if !errors.Is(err, files.ErrLocked) {
+			return &step.Error{Field: d.Field, Err: err}
 		}
 		holder := r.holder(func(file, _ string) bool {
 			open, err := os.Stat(file)

@@ -44,6 +44,7 @@ import (
 	"regexp"
 	"syscall"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -109,13 +110,16 @@ func (r *Machines) All(wanted func(step.Tags) bool) ([]Machine, error) {
 // scrap lists what is half made or half removed and wanted.
 func (r *Machines) scrap(wanted func(step.Tags) bool) ([]Machine, error) {
 	return r.folders(func(name string) (step.Tags, bool) {
-		p := scrapForm.FindStringSubmatch(name)
-		if p == nil {
-			return step.Tags{}, false
-		}
-		tags, ok := step.ParseFolder(p[1])
+		tags, ok := scrapTags(name)
 		return tags, ok && wanted(tags)
 	})
+}
+
+func scrapTags(name string) (step.Tags, bool) {
+	if p := scrapForm.FindStringSubmatch(name); p != nil {
+		return step.ParseFolder(p[1])
+	}
+	return step.Tags{}, false
 }
 
 func (r *Machines) folders(wanted func(name string) (step.Tags, bool)) ([]Machine, error) {
@@ -197,7 +201,9 @@ func (m Machine) Lock() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f); err != nil {
+	if err := files.Lock(f); errors.Is(err, files.ErrLocked) {
+		return nil, errors.Join(ErrHeld, f.Close())
+	} else if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	// What was locked may have been removed in between, and made anew.
@@ -215,22 +221,6 @@ func (m Machine) Lock() (*os.File, error) {
 		return nil, errors.Join(ErrHeld, f.Close())
 	}
 	return f, nil
-}
-
-// flock locks for the open file, not for the process: a child that inherits
-// the file keeps the lock, and the kernel lets go when the last one is gone.
-func flock(f *os.File) error {
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, syscall.EWOULDBLOCK):
-			return ErrHeld
-		case !errors.Is(err, syscall.EINTR):
-			return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
-		}
-	}
 }
 
 // Start starts cmd as the machine's process, in the machine's folder and in a
@@ -304,5 +294,5 @@ func (m Machine) SetReady(how string) error {
 	if was, ok := m.Ready(); ok && was == how {
 		return nil
 	}
-	return WriteFile(m.File(readyFile), []byte(how))
+	return files.Write(m.File(readyFile), []byte(how))
 }

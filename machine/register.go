@@ -10,27 +10,29 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Image makes an image of files and the machine's options, all of them written
+// Image makes an image of parts and the machine's options, all of them written
 // out: what changes the machine changes the digest, and nothing else does.
-func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, files ...step.File) (step.Image, error) {
+func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, parts ...step.File) (step.Image, error) {
 	config, err := r.store.Put(ctx, bytes.NewReader(options))
 	if err != nil {
 		return step.Image{}, err
 	}
-	files = append(files, step.File{Name: RecordFile, Artifact: config})
-	return step.Image{Spec: spec, Digest: step.DigestOf(files), Format: format, Files: files}, nil
+	parts = append(parts, step.File{Name: RecordFile, Artifact: config})
+	return step.Image{Spec: spec, Digest: step.DigestOf(parts), Format: format, Files: parts}, nil
 }
 
-// Scratch makes a folder for work that comes before Register. What a crash
-// leaves of it is removed by later work for the same tags, and by Destroy.
+// Scratch makes a folder for work that comes before Register, and removes what
+// killed workers have left of theirs, for whatever tags.
 func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, err error) {
 	m, err := r.Of(tags)
 	if err != nil {
@@ -39,33 +41,10 @@ func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, er
 	if err := os.MkdirAll(r.root, 0o700); err != nil {
 		return "", nil, err
 	}
-	if err := r.sweep(tags); err != nil {
-		return "", nil, err
-	}
-	made, lock, err := r.scratch(m)
-	done = func() error { return errors.Join(os.RemoveAll(made.Path), lock.Close()) }
-	if err != nil {
-		if made.Path != "" {
-			_ = done() // else sweep's
-		}
-		return "", nil, err
-	}
-	return made.Path, done, nil
-}
-
-// scratch makes a folder under a passing name. The lock it holds keeps sweep
-// from taking it for scrap.
-func (r *Machines) scratch(m Machine) (Machine, *os.File, error) {
-	path, err := os.MkdirTemp(r.root, "."+m.Name()+".")
-	if err != nil {
-		return Machine{}, nil, err
-	}
-	made := Machine{path, m.Tags}
-	lock, err := os.OpenFile(made.File(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return made, nil, err
-	}
-	return made, lock, flock(lock)
+	return files.Scratch(r.root, "."+m.Name()+".", func(name string) bool {
+		_, scrap := scrapTags(name)
+		return scrap
+	})
 }
 
 // Prepare completes a machine's folder that is being made: it refuses options
@@ -92,12 +71,6 @@ func (r *Machines) Register(ctx context.Context, img step.Image, prepare Prepare
 }
 
 func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prepare Prepare) (adopted bool, err error) {
-	if err := os.MkdirAll(r.root, 0o700); err != nil {
-		return false, err
-	}
-	if err := r.sweep(m.Tags); err != nil {
-		return false, err
-	}
 	replace := false
 	switch rec, err := m.Record(); {
 	case errors.Is(err, errRuin): // as good as another digest
@@ -110,14 +83,13 @@ func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prep
 	default:
 		replace = true
 	}
-	made, lock, err := r.make(ctx, m, img, prepare)
-	if made.Path != "" {
-		defer func() {
-			_ = os.RemoveAll(made.Path) // gone if all went well; else sweep tries again
-			_ = lock.Close()
-		}()
-	}
+	path, done, err := r.Scratch(m.Tags)
 	if err != nil {
+		return false, err
+	}
+	defer done() //nolint:errcheck // gone if all went well; else the next Scratch tries again
+	made := Machine{path, m.Tags}
+	if err := r.make(ctx, made, img, prepare); err != nil {
 		return false, err
 	}
 	if replace {
@@ -136,21 +108,20 @@ func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prep
 	if err != nil {
 		return false, err
 	}
-	return false, syncPath(r.root)
+	return false, files.Sync(r.root)
 }
 
-// make writes the folder under a passing name.
-func (r *Machines) make(ctx context.Context, m Machine, img step.Image, prepare Prepare) (Machine, *os.File, error) {
+// make fills the folder, which has a passing name.
+func (r *Machines) make(ctx context.Context, made Machine, img step.Image, prepare Prepare) error {
 	config, ok := step.FileNamed(img.Files, RecordFile)
 	if !ok {
-		return Machine{}, nil, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", RecordFile),
+		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", RecordFile),
 			Hint: "only images of the " + r.kind + " target can be registered here"}
 	}
 	options, err := r.readSmall(ctx, config)
-	if err != nil {
-		return Machine{}, nil, err
+	if err == nil {
+		err = os.WriteFile(made.File(lockFile), nil, 0o600)
 	}
-	made, lock, err := r.scratch(m)
 	for _, f := range img.Files {
 		if err == nil && f.Name != RecordFile {
 			err = r.fetch(ctx, made, f)
@@ -160,12 +131,12 @@ func (r *Machines) make(ctx context.Context, m Machine, img step.Image, prepare 
 		err = prepare(ctx, made, options)
 	}
 	if err == nil {
-		err = made.write(Record{Tags: m.Tags, Digest: img.Digest, Files: map[string]string{}, Options: options}, img.Files)
+		err = made.write(Record{Tags: made.Tags, Digest: img.Digest, Files: map[string]string{}, Options: options}, img.Files)
 	}
 	if err == nil {
-		err = syncTree(made.Path) // for the name it gets will say that it is whole
+		err = files.SyncTree(made.Path) // for the name it gets will say that it is whole
 	}
-	return made, lock, err
+	return err
 }
 
 var ownFiles = []string{RecordFile, PidFile, ConsoleFile, readyFile, lockFile}
@@ -178,9 +149,9 @@ func (r *Machines) fetch(ctx context.Context, made Machine, f step.File) error {
 	return r.store.Fetch(ctx, f.Artifact, made.File(f.Name))
 }
 
-// write writes machine.json, with those of files that are still there.
-func (m Machine) write(rec Record, files []step.File) error {
-	for _, f := range files {
+// write writes machine.json, with those of parts that are still there.
+func (m Machine) write(rec Record, parts []step.File) error {
+	for _, f := range parts {
 		if _, err := os.Lstat(m.File(f.Name)); err == nil {
 			rec.Files[f.Name] = f.Artifact.SHA256
 		}
@@ -189,7 +160,7 @@ func (m Machine) write(rec Record, files []step.File) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(m.File(RecordFile), append(b, '\n'))
+	return files.Write(m.File(RecordFile), append(b, '\n'))
 }
 
 func (r *Machines) readSmall(ctx context.Context, a step.Artifact) ([]byte, error) {
@@ -248,36 +219,13 @@ func (r *Machines) discard(m Machine, digest string) (adopted bool, err error) {
 	return false, m.remove()
 }
 
-// remove takes the folder away under its name first, so that nobody sees half
-// of one, and what a crash leaves is known as scrap.
+// remove renames the folder first, so that nobody sees half of one, and what a
+// crash leaves is known as scrap.
 func (m Machine) remove() error {
-	scrap, err := os.MkdirTemp(filepath.Dir(m.Path), "."+m.Name()+".")
-	if err == nil {
-		err = os.Remove(scrap) // a name is wanted, not a folder
-	}
-	if err == nil {
-		err = os.Rename(m.Path, scrap)
-	}
+	scrap := fmt.Sprintf("%s/.%s.%d", filepath.Dir(m.Path), m.Name(), rand.Uint64())
+	err := os.Rename(m.Path, scrap)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return errors.Join(err, os.RemoveAll(scrap))
-}
-
-// sweep removes what interrupted calls for the same tags left.
-func (r *Machines) sweep(tags step.Tags) error {
-	all, err := r.scrap(tags.Match)
-	if err != nil {
-		return err
-	}
-	for _, m := range all {
-		lock, err := m.Lock()
-		if err != nil {
-			continue // being made; without a lock yet, or gone: Destroy's to remove
-		}
-		if err := errors.Join(os.RemoveAll(m.Path), lock.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
 }

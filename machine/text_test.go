@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/files"
 )
 
 func TestTextIsCutBetweenCharacters(t *testing.T) {
@@ -83,7 +85,7 @@ func TestWatch(t *testing.T) {
 			t.Errorf("after %d bytes: %v (%v)", len(text), found, err)
 		}
 		text += more
-		if err := WriteFile(m.File(ConsoleFile), []byte(text)); err != nil {
+		if err := files.Write(m.File(ConsoleFile), []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}

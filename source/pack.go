@@ -22,6 +22,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -173,7 +174,7 @@ func (p *packer) file(name string) error {
 	if err := p.write(h); err != nil {
 		return err
 	}
-	n, err := io.CopyBuffer(onlyWriter{p.tar}, contextReader{p.ctx, f}, p.block)
+	n, err := io.CopyBuffer(onlyWriter{p.tar}, files.Reader(p.ctx, f), p.block)
 	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != h.Size {
 		return changed(name)
 	}
@@ -258,18 +259,6 @@ func fail(op string, err error, space string) error {
 		e.Kind = step.InvalidSpec
 	}
 	return e
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(b)
 }
 
 // onlyWriter hides ReadFrom, which would not look at ctx.

@@ -92,7 +92,7 @@ func TestKilledPutIsSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 		closeLater(t, again)
-		return files(t, folder)
+		return filesIn(t, folder)
 	}
 	if got := reopen(); len(got) != 1 {
 		t.Errorf("files %q, want the one that is being written", got)
@@ -105,7 +105,7 @@ func TestKilledPutIsSwept(t *testing.T) {
 		t.Fatalf("the child ended with %v", err)
 	}
 
-	left := files(t, folder)
+	left := filesIn(t, folder)
 	if len(left) != 1 || !strings.HasSuffix(left[0], ".tmp") {
 		t.Fatalf("files %q, want one temporary file", left)
 	}

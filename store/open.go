@@ -21,6 +21,7 @@ import (
 	"gocloud.dev/blob/s3blob"
 	"golang.org/x/sys/unix"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -123,7 +124,7 @@ func sweep(ctx context.Context, folder string) {
 		if err != nil {
 			return nil //nolint:nilerr // as said above
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		if files.Lock(f) == nil {
 			_ = os.Remove(path)
 		}
 		_ = f.Close() // nothing was written

@@ -14,6 +14,7 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -51,7 +52,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	if v.err != nil || len(p) == 0 {
 		return 0, v.err
 	}
-	n, err := contextReader{v.ctx, v.blob}.Read(p)
+	n, err := files.Reader(v.ctx, v.blob).Read(p)
 	v.hash.Write(p[:n])
 	v.n += int64(n)
 	switch {
@@ -104,7 +105,7 @@ func (s *Store) Fetch(ctx context.Context, a step.Artifact, path string) (err er
 			_ = os.Remove(temp) // gone already if the rename was what worked
 		}
 	}()
-	_, err = copyContext(ctx, f, r)
+	_, err = files.Copy(ctx, f, r)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -115,25 +116,12 @@ func (s *Store) Fetch(ctx context.Context, a step.Artifact, path string) (err er
 		err = os.Rename(temp, path)
 	}
 	if err == nil {
-		err = syncFolder(path)
+		err = files.Sync(folder)
 	}
 	return failIn(folder, op, err)
 }
 
 func (s *Store) path(sum string) string { return filepath.Join(s.folder, filepath.FromSlash(key(sum))) }
-
-// syncFolder makes the name of a file durable.
-func syncFolder(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	if err := d.Sync(); err != nil {
-		_ = d.Close()
-		return err
-	}
-	return d.Close()
-}
 
 // short names an artifact as people do.
 func short(a step.Artifact) string {

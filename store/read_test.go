@@ -71,7 +71,7 @@ func TestDamageIsSeen(t *testing.T) {
 			out := t.TempDir()
 			err = s.Fetch(t.Context(), a, filepath.Join(out, "f"))
 			wantError(t, err, step.Conflict, c.words)
-			if got := files(t, out); len(got) != 0 {
+			if got := filesIn(t, out); len(got) != 0 {
 				t.Errorf("left %q", got)
 			}
 		})
@@ -105,7 +105,7 @@ func TestFetchFails(t *testing.T) {
 	if got, err := os.ReadFile(old); err != nil || string(got) != "old" {
 		t.Errorf("the file there before is now %q, %v", got, err)
 	}
-	if got := files(t, dir); len(got) != 1 {
+	if got := filesIn(t, dir); len(got) != 1 {
 		t.Errorf("left %q", got)
 	}
 	if err := os.RemoveAll(folder); err != nil {

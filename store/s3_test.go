@@ -234,7 +234,7 @@ func TestS3ReadBreaksOff(t *testing.T) {
 	dir := t.TempDir()
 	err := s.Fetch(t.Context(), a, filepath.Join(dir, "f"))
 	wantError(t, err, "", "unexpected EOF") // no kind: worth another try
-	if got := files(t, dir); len(got) != 0 {
+	if got := filesIn(t, dir); len(got) != 0 {
 		t.Errorf("left %q", got)
 	}
 }

@@ -22,14 +22,15 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
-	"golang.org/x/sys/unix"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -106,8 +107,7 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 			if as(&file) { // in a file:// store only
 				// By its lock a file in the making is told from a leftover.
 				// Where there are no locks, sweep cannot take one either.
-				err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-				if errors.Is(err, unix.EWOULDBLOCK) {
+				if errors.Is(files.Lock(file), files.ErrLocked) {
 					return errSwept
 				}
 			}
@@ -124,7 +124,7 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 		return err
 	}
 	h := sha256.New()
-	n, err := copyContext(whole, io.MultiWriter(w, h), io.LimitReader(r, a.Size+1))
+	n, err := files.Copy(whole, io.MultiWriter(w, h), io.LimitReader(r, a.Size+1))
 	if err == nil && (n != a.Size || hexSum(h) != a.SHA256) {
 		err = errChanged
 	}
@@ -146,7 +146,7 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 	case err != nil:
 		return err
 	case file != nil:
-		return syncFolder(s.path(a.SHA256))
+		return files.Sync(filepath.Dir(s.path(a.SHA256)))
 	}
 	return nil
 }
@@ -191,31 +191,11 @@ func digest(ctx context.Context, r io.ReadSeeker) (sum string, size int64, err e
 		return "", 0, err
 	}
 	h := sha256.New()
-	size, err = copyContext(ctx, h, r)
+	size, err = files.Copy(ctx, h, r)
 	return hexSum(h), size, err
 }
 
 func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
-
-// copyContext is io.Copy that stops when ctx is done, between two blocks.
-func copyContext(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
-	block := make([]byte, 256<<10)
-	// The bare types keep io.CopyBuffer from handing all of it to ReadFrom or
-	// WriteTo, where ctx is not looked at.
-	return io.CopyBuffer(struct{ io.Writer }{w}, contextReader{ctx, r}, block)
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
 
 // belongs checks that a is one of this store's artifacts.
 func (s *Store) belongs(a step.Artifact) error {

@@ -65,8 +65,8 @@ func put(t *testing.T, s *Store, b []byte) step.Artifact {
 	return a
 }
 
-// files lists every file under folder, relative to it.
-func files(t *testing.T, folder string) []string {
+// filesIn lists every file under folder, relative to it.
+func filesIn(t *testing.T, folder string) []string {
 	t.Helper()
 	var names []string
 	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
@@ -168,7 +168,7 @@ func TestFolderIsPrivateAndHasOnlyArtifacts(t *testing.T) {
 	s, folder := openFile(t)
 	t.Setenv("TMPDIR", "/nowhere") // a temp file there would fail
 	a := put(t, s, content(1000))
-	if got := files(t, folder); len(got) != 1 || got[0] != key(a.SHA256) {
+	if got := filesIn(t, folder); len(got) != 1 || got[0] != key(a.SHA256) {
 		t.Errorf("files %q, want only %s", got, key(a.SHA256))
 	}
 	for _, dir := range []string{"", "sha256", filepath.Dir(key(a.SHA256))} {
@@ -290,7 +290,7 @@ func wantEmpty(t *testing.T, s *Store) {
 		}
 	}
 	if s.folder != "" {
-		if got := files(t, s.folder); len(got) != 0 {
+		if got := filesIn(t, s.folder); len(got) != 0 {
 			t.Errorf("left %q", got)
 		}
 	}
@@ -393,7 +393,7 @@ func TestSweepDuringPut(t *testing.T) {
 		t.Fatal(err)
 	}
 	wipe := func() {
-		for _, name := range files(t, folder) {
+		for _, name := range filesIn(t, folder) {
 			if err := os.Remove(filepath.Join(folder, name)); err != nil {
 				t.Fatal(err)
 			}
@@ -412,7 +412,7 @@ func TestSweepDuringPut(t *testing.T) {
 	if err != nil {
 		t.Fatalf("put of a file that was swept once: %v", err)
 	}
-	if got := files(t, folder); len(got) != 1 || filepath.Base(got[0]) != a.SHA256 {
+	if got := filesIn(t, folder); len(got) != 1 || filepath.Base(got[0]) != a.SHA256 {
 		t.Errorf("the store has %q", got)
 	}
 }

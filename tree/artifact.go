@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
@@ -95,7 +96,7 @@ func (b baseline) write(path string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, text)
+	return files.Write(path, text)
 }
 
 func readBaseline(path string) (baseline, error) {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -62,7 +63,7 @@ func (t *Toolchain) remember(w *work, k step.Kernel) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(t.cacheFile(w.key+".json"), text)
+	return files.Write(t.cacheFile(w.key+".json"), text)
 }
 
 // lockKey waits until nobody else on this host builds the same.

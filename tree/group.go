@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/morgana-deploy/morgana/files"
 )
 
 // groupFile is where the rollout's folder records the group that runs.
@@ -141,7 +143,7 @@ func (g group) record(path string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, text)
+	return files.Write(path, text)
 }
 
 // endLeftGroup ends the group on record at path, if there is one, and takes it
@@ -163,7 +165,7 @@ func killGroup(ctx context.Context, path string) error {
 		return err
 	}
 	var g group
-	// writeFile leaves no half of a record; one that cannot be read is from
+	// files.Write leaves no half of a record; one that cannot be read is from
 	// no version of ours and names nothing to end. ID 1 or less would address
 	// far more than a group.
 	if json.Unmarshal(text, &g) == nil && g.ID > 1 {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/morgana-deploy/morgana/files"
 )
 
 // lock is an exclusive flock. It ends with the process that holds it: commands
@@ -37,13 +37,13 @@ func tryLock(path, who string) (*lock, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err := files.Lock(f); err != nil {
 			held := &heldError{by: "another"}
 			if text, readErr := io.ReadAll(io.LimitReader(f, 200)); readErr == nil && len(text) > 0 {
 				held.by = strings.TrimSpace(string(text))
 			}
 			_ = f.Close() // nothing was written
-			if errors.Is(err, unix.EWOULDBLOCK) {
+			if errors.Is(err, files.ErrLocked) {
 				return nil, held
 			}
 			return nil, fmt.Errorf("lock %s: %w", path, err)

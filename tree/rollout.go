@@ -175,22 +175,3 @@ func removeIfThere(path string) error {
 	}
 	return nil
 }
-
-// writeFile writes a small file whole or not at all.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = removeIfThere(f.Name()) // the write's error says more
-	}
-	return err
-}

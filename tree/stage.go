@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -165,10 +166,10 @@ func shorten(s string) string {
 
 // reading makes r end with ctx, and reports how much of total it has given.
 func reading(ctx context.Context, r io.Reader, total int64, note string) io.Reader {
-	return &contextReader{ctx: ctx, r: r, total: total, note: note}
+	return &reporting{ctx: ctx, r: files.Reader(ctx, r), total: total, note: note}
 }
 
-type contextReader struct {
+type reporting struct {
 	ctx         context.Context
 	r           io.Reader
 	done, total int64
@@ -176,10 +177,7 @@ type contextReader struct {
 	reported    time.Time
 }
 
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
+func (c *reporting) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.done += int64(n)
 	if time.Since(c.reported) > tickTime {

@@ -40,7 +40,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	if spec.Origin.Kernel != nil {
-		err := t.inspect(ctx, *spec.Origin.Kernel, func(_ *os.File, info image.Info) error { return s.fit(info) })
+		err := t.inspect(ctx, spec.Tags, *spec.Origin.Kernel, func(_ *os.File, info image.Info) error { return s.fit(info) })
 		if err != nil {
 			return spec, err
 		}

@@ -1,15 +1,12 @@
 package local
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
@@ -164,20 +161,6 @@ func TestBlockFiles(t *testing.T) {
 		t.Errorf("the next generation's check: %v", err)
 	}
 	b.refused(b.register(linux, next), step.Conflict, "has "+disk, "destroy")
-}
-
-// Unpacking ends with its context, however much there is.
-func TestUnpackingEnds(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	endless, err := os.Open("/dev/zero")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer endless.Close() //nolint:errcheck // only read
-	if _, err := io.CopyN(io.Discard, readerOf(ctx, endless), 1<<40); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
 }
 
 // What the host lacks.

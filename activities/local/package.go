@@ -36,7 +36,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
 		return step.Image{}, err
 	}
 	kernel := k.File
-	err = t.inspect(ctx, k.File, func(f *os.File, info image.Info) error {
+	err = t.inspect(ctx, k.Spec.Tags, k.File, func(f *os.File, info image.Info) error {
 		if err := s.fit(info); err != nil {
 			return err
 		}
@@ -62,12 +62,12 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
 }
 
 // inspect fetches a kernel and says what it is.
-func (t *Target) inspect(ctx context.Context, a step.Artifact, use func(*os.File, image.Info) error) (err error) {
-	folder, err := os.MkdirTemp("", "morgana-local-*")
+func (t *Target) inspect(ctx context.Context, tags step.Tags, a step.Artifact, use func(*os.File, image.Info) error) (err error) {
+	folder, done, err := t.machines.Scratch(tags)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	defer func() { err = errors.Join(err, done()) }()
 	path := filepath.Join(folder, kernelFile)
 	if err := t.site.Store.Fetch(ctx, a, path); err != nil {
 		return err
@@ -90,33 +90,15 @@ func (t *Target) unpack(ctx context.Context, packed *os.File) (a step.Artifact, 
 	if err != nil {
 		return a, err
 	}
-	r, _, err := image.Decompress(packed, size)
-	if err != nil {
-		return a, err
-	}
 	plain, err := os.Create(packed.Name() + ".plain")
 	if err != nil {
 		return a, err
 	}
 	defer plain.Close() //nolint:errcheck // its folder goes as well
-	if _, err := io.Copy(plain, readerOf(ctx, r)); err != nil {
+	if _, _, err := image.DecompressTo(ctx, plain, packed, size); err != nil {
 		return a, err
 	}
 	return t.site.Store.Put(ctx, plain)
-}
-
-// reader reads as long as its context is.
-type reader func(b []byte) (int, error)
-
-func (r reader) Read(b []byte) (int, error) { return r(b) }
-
-func readerOf(ctx context.Context, r io.Reader) io.Reader {
-	return reader(func(b []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return r.Read(b)
-	})
 }
 
 // fit says how the kernel is started, or why not with these options.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/machine"
 )
 
@@ -121,7 +122,7 @@ func supervise() error {
 	err = errors.Join(endRest(), c.close())
 	b, errStatus := json.Marshal(end)
 	if errStatus == nil {
-		errStatus = machine.WriteFile(statusFile, append(b, '\n'))
+		errStatus = files.Write(statusFile, append(b, '\n'))
 	}
 	return errors.Join(err, errStatus, os.Remove(machine.PidFile))
 }

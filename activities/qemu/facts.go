@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -87,7 +88,7 @@ func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error
 		err = os.MkdirAll(t.machines.Root(), 0o700)
 	}
 	if err == nil {
-		err = machine.WriteFile(cache, b)
+		err = files.Write(cache, b)
 	}
 	return now, err
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -35,7 +36,7 @@ func Pack(ctx context.Context, w io.Writer, path string) error {
 		return err
 	}
 	// The bare type keeps a file from taking over the copying.
-	_, err = io.CopyBuffer(struct{ io.Writer }{w}, contextReader{ctx, p.reader()}, make([]byte, bufSize))
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, files.Reader(ctx, p.reader()), make([]byte, bufSize))
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -102,7 +103,7 @@ func (w *work) copy(ctx context.Context, to io.Writer, f staged) error {
 		from = in
 	}
 	// The bare type keeps a file from taking over the copying.
-	size, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(to, w.sum)}, contextReader{ctx, from}, make([]byte, bufSize))
+	size, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(to, w.sum)}, files.Reader(ctx, from), make([]byte, bufSize))
 	switch {
 	case errors.Is(err, errGrown), err == nil && size > f.size:
 		return f.blame(errGrown)
@@ -126,17 +127,4 @@ func (w *work) identity(purpose string) (id [16]byte) {
 func (w *work) serial() uint32 {
 	id := w.identity("serial")
 	return binary.BigEndian.Uint32(id[:4])
-}
-
-// contextReader ends a copy when it is cancelled.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

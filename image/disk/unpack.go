@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -25,7 +26,7 @@ const opUnpack = "unpack disk"
 // so, NoSpace; without a kind if r ends early or fails. Nothing is left after an
 // error.
 func Unpack(ctx context.Context, r io.Reader, path string) (err error) {
-	u := unpacker{r: bufio.NewReaderSize(contextReader{ctx, r}, bufSize)}
+	u := unpacker{r: bufio.NewReaderSize(files.Reader(ctx, r), bufSize)}
 	// The head comes first: what is no disk makes no file.
 	if err := u.readHead(); err != nil {
 		return u.fail(path, err)
