@@ -9,28 +9,36 @@ import (
 )
 
 // A command gets these variables of the worker's environment, if they are set,
-// and no others: a worker's environment holds credentials. A name that ends in
-// * stands for all that start so. Whatever else a build needs is to be written
-// in Recipe.Env, where everybody who deploys the project gets it too.
+// and no others: a worker's environment holds credentials. There is no wildcard,
+// for a program's prefix is on the names of its secrets too. Whatever else a build
+// needs is to be written in Recipe.Env, where everybody who deploys the project
+// gets it too. TMPDIR is each build's own, see [rollout].
 //
-// MAKEFLAGS is left out on purpose: a worker that was started by a Makefile
-// has that make's job server in it, which is no business of the build's.
+// MAKEFLAGS is left out: in a worker that was started by a Makefile it names that
+// make's job server.
 var (
 	// shaping variables may change what is built, so they are in the cache key.
 	shaping = []string{
 		"PATH", "CC", "CXX", "SOURCE_DATE_EPOCH", "PKG_CONFIG_PATH",
-		"OPAM*", "OCAML*", "CAML_LD_LIBRARY_PATH", "DUNE_CACHE", "DUNE_CACHE_ROOT",
+		"OPAMROOT", "OPAMSWITCH", "OPAM_SWITCH_PREFIX", "OPAMCLI", "OPAMCOLOR", "OPAMCONFIRMLEVEL", "OPAMDOWNLOADJOBS", "OPAMJOBS",
+		"OPAMNODEPEXTS", "OPAMASSUMEDEPEXTS", "OPAMNOSELFUPGRADE", "OPAMRETRIES", "OPAMROOTISOK", "OPAMSOLVERTIMEOUT", "OPAMYES", "OPAMVERBOSE",
+		"OCAMLPATH", "OCAMLPARAM", "OCAMLRUNPARAM", "OCAMLLIB", "OCAMLFIND_CONF", "OCAMLFIND_TOOLCHAIN", "OCAML_TOPLEVEL_PATH", "OCAMLTOP_INCLUDE_PATH",
+		"CAML_LD_LIBRARY_PATH", "DUNE_CACHE", "DUNE_CACHE_ROOT",
 		"GOROOT", "GOPATH", "GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY", "GOTOOLCHAIN",
 		"CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "NIX_PATH",
 	}
 	// The others say where the worker stands and how it reaches the network.
 	standing = []string{
-		"HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TERM", "TMPDIR", "XDG_*",
+		"HOME", "USER", "LOGNAME", "SHELL", "TZ", "TERM",
+		"LANG", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME",
+		"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME",
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "NIX_SSL_CERT_FILE",
 		"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 	}
-	// withPassword finds a URL with user information, as a proxy's may have.
-	withPassword = regexp.MustCompile(`://[^/\s@]+@`)
+	// withPassword finds a URL with user information, as a proxy's may have;
+	// proxyPassword finds it where the scheme was left out.
+	withPassword  = regexp.MustCompile(`://[^/\s@]+@`)
+	proxyPassword = regexp.MustCompile(`^[^/\s@]+@`)
 )
 
 // Environ is the environment of commands: what they see of the worker's, and
@@ -40,6 +48,8 @@ type Environ struct {
 	all []string
 	// shaping is those of the worker's that may change what is built.
 	shaping []string
+	// withheld names those of the worker's that are listed and hold a password.
+	withheld []string
 }
 
 // EnvironOf gives the environment of commands on this host. It has the variables
@@ -50,15 +60,20 @@ func EnvironOf(env map[string]string) Environ { return environOf(os.Environ(), e
 // environOf picks from the worker's environment and adds env, which wins.
 func environOf(worker []string, env map[string]string) Environ {
 	vars := map[string]string{"SOURCE_DATE_EPOCH": "0"}
+	var e Environ
 	for _, v := range worker {
 		name, value, _ := strings.Cut(v, "=")
-		if (listed(shaping, name) || listed(standing, name)) && !withPassword.MatchString(value) {
+		_, over := env[name]
+		switch {
+		case over || !slices.Contains(shaping, name) && !slices.Contains(standing, name):
+		case withPassword.MatchString(value), strings.HasSuffix(strings.ToLower(name), "_proxy") && proxyPassword.MatchString(value):
+			e.withheld = append(e.withheld, name)
+		default:
 			vars[name] = value
 		}
 	}
-	var e Environ
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
-		if _, over := env[name]; !over && listed(shaping, name) {
+		if _, over := env[name]; !over && slices.Contains(shaping, name) {
 			e.shaping = append(e.shaping, name+"="+vars[name])
 		}
 	}
@@ -69,11 +84,13 @@ func environOf(worker []string, env map[string]string) Environ {
 	return e
 }
 
-func listed(list []string, name string) bool {
-	return slices.ContainsFunc(list, func(l string) bool {
-		prefix, open := strings.CutSuffix(l, "*")
-		return l == name || open && strings.HasPrefix(name, prefix)
-	})
+// withheldHint says which variables a failed command lacked, "" if none.
+func (e Environ) withheldHint() string {
+	if len(e.withheld) == 0 {
+		return ""
+	}
+	return "the commands did not get " + strings.Join(e.withheld, ", ") + " of the worker, which holds a password: start the worker with one that " +
+		"needs none, or give it as the toolchain's env, which everybody who sees the deployment can read"
 }
 
 // Get is a variable's value, "" if it is not set.

@@ -50,12 +50,18 @@ func TestOutput(t *testing.T) {
 }
 
 func TestEnvironOf(t *testing.T) {
-	e := environOf([]string{"PATH=/bin", "HOME=/h", "SECRET=x", "GOPROXY=https://u:p@host", "=odd", "SOURCE_DATE_EPOCH=7", "CC=a"},
-		map[string]string{"CC": "b", "GITHUB_TOKEN": "asked for"})
-	if want := []string{"CC=b", "GITHUB_TOKEN=asked for", "HOME=/h", "PATH=/bin", "SOURCE_DATE_EPOCH=7"}; !slices.Equal(e.all, want) {
+	e := environOf([]string{"PATH=/bin", "HOME=/h", "SECRET=x", "GOPROXY=https://u:p@host", "=odd", "SOURCE_DATE_EPOCH=7", "CC=a", "USER=ann@corp",
+		"OPAMTOKEN=x", "XDG_SECRET=x", "LC_PASSWORD=x", "OCAML_KEY=x", "OPAMSWITCH=s", "TMPDIR=/shared",
+		"http_proxy=u:p@host:3128", "https_proxy=http://u:p@host:3128", "HTTP_PROXY=http://host:3128", "HTTPS_PROXY=http://u:p@host:3128"},
+		map[string]string{"CC": "b", "GITHUB_TOKEN": "asked for", "HTTPS_PROXY": "http://me@host"})
+	if want := []string{"CC=b", "GITHUB_TOKEN=asked for", "HOME=/h", "HTTPS_PROXY=http://me@host", "HTTP_PROXY=http://host:3128",
+		"OPAMSWITCH=s", "PATH=/bin", "SOURCE_DATE_EPOCH=7", "USER=ann@corp"}; !slices.Equal(e.all, want) {
 		t.Errorf("all is %q, want %q", e.all, want)
 	}
-	if want := []string{"PATH=/bin", "SOURCE_DATE_EPOCH=7"}; !slices.Equal(e.shaping, want) {
+	if want := []string{"GOPROXY", "http_proxy", "https_proxy"}; !slices.Equal(e.withheld, want) {
+		t.Errorf("withheld is %q, want %q", e.withheld, want)
+	}
+	if want := []string{"OPAMSWITCH=s", "PATH=/bin", "SOURCE_DATE_EPOCH=7"}; !slices.Equal(e.shaping, want) {
 		t.Errorf("shaping is %q, want %q", e.shaping, want)
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree/treetest"
 )
 
 func TestCancel(t *testing.T) {
@@ -157,6 +159,40 @@ func TestWorkerKilled(t *testing.T) {
 				t.Errorf("took %s", took)
 			}
 		})
+	}
+}
+
+// What a killed build leaves of its temporary files is nobody else's, and is gone
+// when the next stage of the rollout is over.
+func TestTempFolder(t *testing.T) {
+	shared := t.TempDir()
+	t.Setenv("TMPDIR", shared)
+	t.Setenv("https_proxy", "http://ann:abracadabra@proxy:3128")
+	b := newBench(t)
+	const block = `@if [ ! -e temp ]; then mktemp $$TMPDIR/ccXXXXXX >temp; (sh -c 'echo $$$$ > pid; while :; do sleep 1; done') & wait; fi; false`
+	src, err := b.toolchain().Configure(t.Context(), b.Spec(makeIt(), with(project, "Makefile", makefile(block))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.KillWorker(step.Build, src, filepath.Join(src.Tree, "pid"))
+	temp, err := os.ReadFile(filepath.Join(src.Tree, "temp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := strings.TrimSpace(string(temp))
+	if _, err := os.Stat(left); err != nil {
+		t.Errorf("nothing was left: this shows nothing (%v)", err)
+	}
+	if entries, err := os.ReadDir(shared); len(entries) > 0 || err != nil {
+		t.Errorf("the worker's TMPDIR has %v, %v", entries, err)
+	}
+	_, err = b.toolchain().Build(t.Context(), src)
+	e := treetest.WantError(t, err, step.BuildFailed, "https_proxy")
+	if strings.Contains(e.Hint, "abracadabra") {
+		t.Errorf("the hint gives the password away: %s", e.Hint)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there (%v)", left, err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 //
 //	tree/           the source, configured and built
 //	tree.json       what the archive held; it is there once configure is done
+//	tmp/            TMPDIR of the commands while they run
 //	configure.log   build.log
 //	group.json      the process group that runs, see [group]
 //	lock            held by who works in the tree
@@ -31,6 +32,7 @@ const (
 )
 
 func (r rollout) tree() string            { return filepath.Join(r.dir, "tree") }
+func (r rollout) tmp() string             { return filepath.Join(r.dir, "tmp") }
 func (r rollout) file(name string) string { return filepath.Join(r.dir, name) }
 func (r rollout) name() string            { return filepath.Base(r.dir) }
 
@@ -93,6 +95,15 @@ func (r rollout) remove(ctx context.Context, force bool) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// makeTemp makes the folder for temporary files anew; done removes it.
+func (r rollout) makeTemp(ctx context.Context) (done func(), err error) {
+	if err := removeAll(ctx, r.tmp()); err != nil { // a killed command's
+		return nil, err
+	}
+	// What cannot be removed goes with the rollout.
+	return func() { _ = removeAll(context.WithoutCancel(ctx), r.tmp()) }, os.Mkdir(r.tmp(), 0o700)
 }
 
 func (r rollout) removeLocked(ctx context.Context) error {

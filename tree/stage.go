@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,6 +31,11 @@ func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, com
 		return nil, failed("write log", w.rollout.dir, err)
 	}
 	defer out.close()
+	temp, err := w.rollout.makeTemp(ctx)
+	if err != nil {
+		return nil, failed("make a folder for temporary files", w.rollout.dir, err)
+	}
+	defer temp()
 	left := w.Timeout
 	for i, c := range commands {
 		argv := c.Argv
@@ -62,13 +68,17 @@ func (w *work) runCommand(ctx context.Context, argv []string, out *output, done,
 	if err != nil {
 		return &startError{err}
 	}
+	env := w.environ.all
+	if w.environ.Get("TMPDIR") == "" {
+		env = append(slices.Clone(env), "TMPDIR="+w.rollout.tmp())
+	}
 	note := shown(argv)
 	report := func() {
 		step.Report(ctx, step.Progress{Done: int64(done), Total: int64(total), Unit: "commands", Note: shorten(note)})
 	}
 	report()
 	seen, quiet := out.last(), 0
-	c := command{argv: argv, program: program, dir: w.rollout.tree(), env: w.environ.all, out: out,
+	c := command{argv: argv, program: program, dir: w.rollout.tree(), env: env, out: out,
 		record: w.rollout.file(groupFile),
 		tick: func() {
 			line := out.last()
@@ -127,6 +137,9 @@ func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, a
 	if diskFull(w.rollout.dir) {
 		e.Kind, e.Err = step.NoSpace, fmt.Errorf("%w: the disk is full", e.Err)
 		hint = append(hint, noSpaceHint(w.rollout.dir))
+	}
+	if withheld := w.environ.withheldHint(); withheld != "" && e.Kind == step.BuildFailed {
+		hint = append(hint, withheld)
 	}
 	e.Hint = strings.Join(hint, "\n")
 	return e
