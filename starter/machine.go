@@ -17,25 +17,28 @@ import (
 
 func (c *cli) destroyCommand() *cobra.Command {
 	var targets []string
+	var forget bool
 	cmd := &cobra.Command{
 		Use:   "destroy [APP[/TARGET]]",
 		Short: "Remove the machine and its image",
 		Long: `Remove the machines and images of an app, found by their tags, and end its
 deployment. A deploy that is going on is cancelled first. Without a name it is
 the app of morgana.yaml; there, leftovers that no deployment knows of are looked
-for as well.`,
-		Example: "  morgana destroy\n  morgana destroy hello/dev",
+for as well. If something cannot be removed, the deployment goes on and destroy can
+be tried again; --forget ends it all the same and names what is left.`,
+		Example: "  morgana destroy\n  morgana destroy hello/dev\n  morgana destroy hello/dev --forget    # its host is gone for good",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.destroy(cmd.Context(), strings.Join(args, ""), targets)
+			return c.destroy(cmd.Context(), strings.Join(args, ""), targets, forget)
 		},
 	}
 	c.projectFlags(cmd)
 	cmd.Flags().StringSliceVarP(&targets, "target", "t", nil, "target of morgana.yaml (default: all)")
+	cmd.Flags().BoolVar(&forget, "forget", false, "end the deployment even if something of it cannot be removed")
 	return cmd
 }
 
-func (c *cli) destroy(ctx context.Context, which string, targets []string) error {
+func (c *cli) destroy(ctx context.Context, which string, targets []string, forget bool) error {
 	requests := map[string]workflows.DestroyRequest{}
 	if which != "" && len(targets) > 0 {
 		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("--target is for the app of morgana.yaml, not for %s", which),
@@ -66,7 +69,9 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string) error
 	slices.Sort(names)
 	failed := make([]error, len(names))
 	for i, name := range names {
-		removed, err := to.destroy(ctx, name, requests)
+		request := requests[name]
+		request.Forget = forget
+		removed, err := to.destroy(ctx, name, request)
 		switch {
 		case err == nil:
 			c.destroyed(name, removed)
@@ -83,12 +88,11 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string) error
 	return c.verdict(ctx, names, failed)
 }
 
-// destroy ends a deployment. If requests say what it is, from morgana.yaml,
+// destroy ends a deployment. If the request says what it is, from morgana.yaml,
 // leftovers are looked for even where no deployment runs.
-func (to *connection) destroy(ctx context.Context, name string, requests map[string]workflows.DestroyRequest) (removed step.Destroyed, err error) {
+func (to *connection) destroy(ctx context.Context, name string, request workflows.DestroyRequest) (removed workflows.DestroyResult, err error) {
 	app, target, _ := strings.Cut(name, "/")
-	request, known := requests[name]
-	if known {
+	if request.Spec.App != "" {
 		err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed)
 	} else {
 		var handle client.WorkflowUpdateHandle
@@ -105,16 +109,19 @@ func (to *connection) destroy(ctx context.Context, name string, requests map[str
 	return removed, err
 }
 
-func (c *cli) destroyed(name string, d step.Destroyed) {
+func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 	if c.output == "json" {
 		c.emit(struct {
 			Event string `json:"event"`
 			Name  string `json:"name"`
-			step.Destroyed
+			workflows.DestroyResult
 		}{"destroyed", name, d})
 		return
 	}
-	if len(d.Removed) == 0 {
+	for _, left := range d.Left {
+		_, _ = fmt.Fprintf(c.err, "warning: %s: %s\n", name, left)
+	}
+	if len(d.Removed) == 0 && len(d.Left) == 0 {
 		_, _ = fmt.Fprintf(c.out, "%s: nothing to remove\n", name) // a closed pipe: nobody reads
 		return
 	}

@@ -11,13 +11,14 @@ import (
 
 // ending is a destroy that was asked for; more that come meanwhile share it.
 type ending struct {
-	done    bool
-	removed step.Destroyed
-	err     error
+	done   bool
+	forget bool
+	result DestroyResult
+	err    error
 }
 
 // awaitEnd asks for the end and waits for it.
-func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (step.Destroyed, error) {
+func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyResult, error) {
 	if d.destroy == nil {
 		d.destroy = &ending{}
 		if d.Last.App == "" {
@@ -30,10 +31,11 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (step.Des
 		d.describe()
 	}
 	e := d.destroy
+	e.forget = e.forget || in.Forget
 	if err := workflow.Await(ctx, func() bool { return e.done }); err != nil {
-		return step.Destroyed{}, err
+		return DestroyResult{}, err
 	}
-	return e.removed, e.err
+	return e.result, e.err
 }
 
 // end destroys whatever carries our app and target, of any life and generation,
@@ -52,7 +54,7 @@ func (d *deployment) end() bool {
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer all.Done()
 			removed, err := u.run(ctx, destroyOptions())
-			e.removed.Removed = append(e.removed.Removed, removed.Removed...)
+			e.result.Removed = append(e.result.Removed, removed.Removed...)
 			if err == nil || u.guess {
 				return
 			}
@@ -65,9 +67,13 @@ func (d *deployment) end() bool {
 	if d.Current != nil && !slices.Contains(remains, places[0]) {
 		d.Current, d.Previous = nil, nil
 	}
-	if e.err != nil {
+	switch {
+	case e.err == nil:
+	case e.forget:
+		e.err, e.result.Left = nil, remains.left()
+	default:
 		f := Failure(e.err)
-		if len(places) > 1 {
+		if slices.ContainsFunc(places[1:], func(u *Undo) bool { return !u.guess }) {
 			f.Left = append(f.Left, remains.left()...)
 		}
 		e.err = Fail(f)

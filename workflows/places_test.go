@@ -48,7 +48,7 @@ func TestDestroyGoesToEveryPlace(t *testing.T) {
 	if want := []string{"Destroy lab@h1 generation 0", "Destroy lab@h2 generation 0"}; !slices.Equal(s.calls, want) {
 		t.Errorf("calls %q, want %q", s.calls, want)
 	}
-	if removed := destroy.got.(step.Destroyed).Removed; len(removed) != 2 {
+	if removed := destroy.got.(DestroyResult).Removed; len(removed) != 2 {
 		t.Errorf("removed %q", removed)
 	}
 }

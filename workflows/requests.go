@@ -35,6 +35,16 @@ type Accepted struct {
 type DestroyRequest struct {
 	Spec  step.Spec  `json:"spec"`
 	Route step.Route `json:"route"`
+	// Forget ends the deployment even if something could not be removed, as on a
+	// host that is gone for good.
+	Forget bool `json:"forget,omitempty"`
+}
+
+// DestroyResult answers the update "destroy".
+type DestroyResult struct {
+	step.Destroyed
+	// Left names what could not be removed and was forgotten.
+	Left []string `json:"left,omitempty"`
 }
 
 // DeploymentStatus answers a Deployment's query "status".
