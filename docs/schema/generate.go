@@ -28,8 +28,8 @@ const module = "github.com/morgana-deploy/morgana"
 type kind struct {
 	name  string
 	about string
-	// options have their defaults; those that depend on something stand in the
-	// comments, as the last sentence "Default: ...".
+	// options are the constant defaults. A default that depends on something is
+	// the last sentence of the option's comment: "Default: ...".
 	options any
 	// required are the options that cannot be left out.
 	required []string
@@ -48,13 +48,13 @@ var (
 	}
 )
 
-// prebuilt is the one option of that toolchain, which package config reads.
+// prebuilt has the one option of toolchain prebuilt; package config reads it.
 type prebuilt struct {
 	Kernel string `json:"kernel" jsonschema:"description=The kernel's file; a relative path starts from the folder of morgana.yaml."`
 }
 
-// object is a JSON object. A schema is put together of these rather than of
-// structs for what it has of if and then.
+// object is a JSON object. The schema is made of objects because jsonschema's
+// structs cannot express its if and then.
 type object = map[string]any
 
 // generate gives the schema. root is the module's folder.
@@ -117,9 +117,9 @@ func generate(root string) ([]byte, error) {
 	})
 }
 
-// byKind is the schema of a toolchain or target, whose kind says which options
-// it has. A kind that is not among kinds may have any. common are properties
-// that each has. It adds a definition for each kind.
+// byKind is the schema of a toolchain or target: its kind decides its options. A
+// kind that is not in kinds may have any options. common are properties of every
+// kind. byKind adds a definition for each kind to defs.
 func byKind(root string, defs object, role string, kinds []kind, common object) (object, error) {
 	var names []string
 	var choices []object
@@ -192,7 +192,7 @@ func reflectOptions(root string, k kind) (*jsonschema.Schema, error) {
 	return options, nil
 }
 
-// convert gives into what from is in JSON.
+// convert decodes the JSON of from into into.
 func convert(from, into any) error {
 	data, err := json.Marshal(from)
 	if err != nil {
@@ -201,8 +201,8 @@ func convert(from, into any) error {
 	return json.Unmarshal(data, into)
 }
 
-// addComments reads the comments of a package of ours. The library takes its
-// name from the path to it that starts here.
+// addComments gives r the comments of a package in folder, which is under root.
+// jsonschema makes the package's name of its path from the working directory.
 func addComments(r *jsonschema.Reflector, root, folder string) error {
 	whole, err := filepath.Abs(root)
 	if err != nil {
@@ -223,7 +223,7 @@ func addComments(r *jsonschema.Reflector, root, folder string) error {
 	return err
 }
 
-// goName is what a comment in Go begins with.
+// goName matches the beginning of a comment in Go: "Memory is the ...".
 var goName = regexp.MustCompile(`^[A-Z]\w* (is|are) (\w)`)
 
 // plain is a comment for readers of YAML: on one line, without the Go name.
@@ -235,7 +235,7 @@ func plain(comment string) string {
 	return comment
 }
 
-// stages is a mapping from names to what is of a schema.
+// stages is the schema of a mapping from names to values of schema of.
 func stages(about string, names []step.Stage, of object) object {
 	properties := object{}
 	for _, s := range names {

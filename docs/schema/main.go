@@ -37,7 +37,7 @@ func write() error {
 	return nil
 }
 
-// files gives all that is written, by path under root.
+// files gives the contents of all files to write, by path under root.
 func files(root string) (map[string][]byte, error) {
 	all, err := pages(root)
 	if err != nil {

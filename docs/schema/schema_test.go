@@ -34,7 +34,7 @@ func TestCommittedFilesAreFresh(t *testing.T) {
 	}
 }
 
-// TestEverythingIsDescribed finds an option whose comment was not found.
+// TestEverythingIsDescribed fails for an option without a comment.
 func TestEverythingIsDescribed(t *testing.T) {
 	var whole struct {
 		Defs map[string]struct {

@@ -11,14 +11,13 @@ import (
 	"github.com/invopop/jsonschema"
 )
 
-// The lines of a page between which the table of options stands.
+// The lines of a page before and behind its table of options.
 const (
 	begin = "<!-- options: written by go run ./docs/schema from the comments of Options -->\n"
 	end   = "<!-- end of options -->\n"
 )
 
-// pages gives the pages of the kinds by their paths under root, each with its
-// table of options anew.
+// pages gives the pages of all kinds, by path under root, with new tables.
 func pages(root string) (map[string][]byte, error) {
 	all := map[string][]byte{}
 	for folder, kinds := range map[string][]kind{"targets": targets, "toolchains": toolchains} {
@@ -44,7 +43,8 @@ func pages(root string) (map[string][]byte, error) {
 	return all, nil
 }
 
-// rows are those of a mapping's options, and of the mappings in its lists.
+// rows gives a row for each option of a mapping. The options of mappings in a
+// list follow their list, as "disks[].name".
 func rows(prefix string, of *jsonschema.Schema) string {
 	var b strings.Builder
 	for p := of.Properties.Oldest(); p != nil; p = p.Next() {
@@ -65,7 +65,7 @@ func rows(prefix string, of *jsonschema.Schema) string {
 	return b.String()
 }
 
-// typeOf names the type of an option, or its values.
+// typeOf names the type of an option, or lists its values.
 func typeOf(s *jsonschema.Schema) string {
 	switch {
 	case len(s.Enum) > 0:
@@ -86,7 +86,7 @@ func typeOf(s *jsonschema.Schema) string {
 
 var quoted = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 
-// cell is text in a table of Markdown: what is quoted is code.
+// cell is text for a table of Markdown, with quoted words as code.
 func cell(text string) string {
 	text = quoted.ReplaceAllStringFunc(text, func(q string) string {
 		return "`" + strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`) + "`"
