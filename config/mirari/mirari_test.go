@@ -234,6 +234,14 @@ func TestBad(t *testing.T) {
 	}
 }
 
+// TestManyNotes: the project of the longest .conf can be read.
+func TestManyNotes(t *testing.T) {
+	c := parse(t, "x.conf", "main-noip: a\ndepends: "+strings.Repeat("lwt,", mirari.MaxBytes/4-10))
+	if load(t, c); len(c.Notes) < 1000 {
+		t.Errorf("%d notes", len(c.Notes))
+	}
+}
+
 // FuzzParse: a .conf that is read gives a morgana.yaml that can be read.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{web, "main-noip: a\nxl-vif: [&a [*a]]\n", "main-ip: A.b\nxl-x: \"'\nfs-a: *)\"\n",

@@ -14,6 +14,9 @@ const (
 	userGateway = "10.0.2.2"
 )
 
+// mostNotes keeps the file within the size that package config reads.
+const mostNotes = 100
+
 type writeLine func(format string, args ...any)
 
 // Project writes the morgana.yaml of the unikernel, under the name app. It
@@ -36,7 +39,7 @@ func (c *Conf) Project(app string) []byte {
 	if len(c.Notes) > 0 {
 		line("")
 		line("# Lines without a counterpart, or with one that differs:")
-		for _, n := range c.Notes {
+		for _, n := range c.Notes[:min(len(c.Notes), mostNotes)] {
 			line("#   %s", n)
 		}
 	}
