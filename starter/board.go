@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -62,6 +61,7 @@ func newBoard(w io.Writer) *board {
 func (b *board) event(e event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	e.Note, e.Result = cleanLine(e.Note), cleanLine(e.Result)
 	name := e.App + "/" + e.Target
 	t := b.targets[name]
 	if t == nil {
@@ -147,7 +147,7 @@ func (t *boardTarget) lines(name string) []string {
 		case s.event.State == string(workflows.Running) && !t.ended:
 			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, time.Since(s.began).Seconds(), t.note))
 		default:
-			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, s.event.Seconds, oneLine(s.event.Result)))
+			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, s.event.Seconds, s.event.Result))
 		}
 	}
 	if t.last != "" {
@@ -183,7 +183,7 @@ func mark(state string) string {
 }
 
 func (b *board) size() (width, height int) {
-	if f, ok := b.w.(*os.File); ok {
+	if f, ok := b.w.(interface{ Fd() uintptr }); ok {
 		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 20 && h > 2 {
 			return w, h
 		}

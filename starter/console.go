@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -14,26 +16,33 @@ import (
 )
 
 func (c *cli) consoleCommand() *cobra.Command {
-	var follow, all bool
+	var f consoleFlags
 	cmd := &cobra.Command{
 		Use:   "console [APP[/TARGET]]",
 		Short: "Print a machine's console",
 		Long: `Print what the machine has written to its console since it booted, of a long one
 the last MiB. Without a name it is the app of morgana.yaml. The machine may be on
-another host: its worker is asked through Temporal, a workflow for each 32 KiB.`,
+another host: its worker is asked through Temporal, a workflow for each 32 KiB.
+
+On a terminal colours pass, and no other control sequence does, as a machine could
+rewrite what stands there. Into a file or a pipe goes what the machine wrote.`,
 		Example: "  morgana console\n  morgana console hello/dev --follow\n  morgana console --all > console.log",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.console(cmd.Context(), strings.Join(args, ""), follow, all)
+			return c.console(cmd.Context(), strings.Join(args, ""), f)
 		},
 	}
 	c.projectFlags(cmd)
-	cmd.Flags().BoolVar(&follow, "follow", false, "go on until the machine ends or Ctrl-C")
-	cmd.Flags().BoolVar(&all, "all", false, "from its start, however long it is")
+	cmd.Flags().BoolVar(&f.follow, "follow", false, "go on until the machine ends or Ctrl-C")
+	cmd.Flags().BoolVar(&f.all, "all", false, "from its start, however long it is")
+	cmd.Flags().BoolVar(&f.raw, "raw", false, "every control sequence, on a terminal too")
 	return cmd
 }
 
-func (c *cli) console(ctx context.Context, which string, follow, all bool) error {
+// consoleFlags are the flags of "morgana console".
+type consoleFlags struct{ follow, all, raw bool }
+
+func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
 	to, names, err := c.named(ctx, which, nil, false)
 	if err != nil {
 		return err
@@ -59,7 +68,7 @@ func (c *cli) console(ctx context.Context, which string, follow, all bool) error
 	return c.printConsole(ctx, func(offset int64, wait int) (step.ConsoleText, error) {
 		in.From.Offset, in.From.WaitSeconds = offset, wait
 		return consolePart(ctx, to, in)
-	}, follow, all)
+	}, f)
 }
 
 // piece reads a console from an offset on, and waits so many seconds for text.
@@ -71,13 +80,15 @@ func full(text step.ConsoleText) bool { return len(text.Text) >= 16<<10 }
 
 // printConsole prints a console, of a long one the last of it but for all, and
 // what follows if it is to follow.
-func (c *cli) printConsole(ctx context.Context, read piece, follow, all bool) error {
+func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) error {
+	w := c.consoleWriter(f.raw)
+	defer w.end()
 	text, err := read(0, 0)
-	if err == nil && full(text) && !all {
+	if err == nil && full(text) && !f.all {
 		text, err = c.skip(read, text)
 	}
 	for err == nil {
-		if !c.printPiece(text) || text.Ended || !full(text) && !follow {
+		if !w.piece(text) || text.Ended || !full(text) && !f.follow {
 			return nil
 		}
 		wait := 0
@@ -91,14 +102,37 @@ func (c *cli) printConsole(ctx context.Context, read piece, follow, all bool) er
 	return err
 }
 
-// printPiece reports whether somebody reads.
-func (c *cli) printPiece(text step.ConsoleText) bool {
-	if c.output == "json" {
-		c.emit(text)
-		return true
+// consoleWriter prints the pieces of a console.
+type consoleWriter struct {
+	*cli
+	filter *filter // nil: pieces are printed as they are
+}
+
+func (c *cli) consoleWriter(raw bool) consoleWriter {
+	if raw || !isTerminal(c.out) {
+		return consoleWriter{c, nil}
 	}
-	_, err := fmt.Fprint(c.out, text.Text)
+	return consoleWriter{c, &filter{colours: os.Getenv("TERM") != "dumb"}}
+}
+
+// piece reports whether somebody reads.
+func (w consoleWriter) piece(text step.ConsoleText) bool {
+	switch {
+	case w.output == "json":
+		w.emit(text)
+		text.Text = "" // and see whether that was read
+	case w.filter != nil:
+		text.Text = w.filter.add(text.Text)
+	}
+	_, err := io.WriteString(w.out, text.Text)
 	return err == nil
+}
+
+// end takes back the colours that the console left.
+func (w consoleWriter) end() {
+	if w.filter != nil && w.filter.coloured {
+		_, _ = io.WriteString(w.out, "\x1b[0m")
+	}
 }
 
 // lastOf is how much of a long console is printed at most, in bytes: 32 workflows,

@@ -31,7 +31,7 @@ func TestConsoleIsCut(t *testing.T) {
 						}
 						text := console[offset:min(int(offset)+32<<10, size)]
 						return step.ConsoleText{Text: text, Next: offset + int64(len(text))}, nil
-					}, false, all)
+					}, consoleFlags{all: all})
 					got := out.String()
 					cut := size > 1<<20 && !all
 					switch {

@@ -36,7 +36,9 @@ func TestHostIsGone(t *testing.T) {
 		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, reach(in) }, named("Check"))
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Source, error) { return step.Source{Spec: in}, nil }, named("Configure"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Source) (step.Kernel, error) { return step.Kernel{Spec: in.Spec, File: file}, nil }, named("Build"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Source) (step.Kernel, error) {
+			return step.Kernel{Spec: in.Spec, File: file}, nil
+		}, named("Build"))
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Kernel) (step.Image, error) {
 			return step.Image{Spec: in.Spec, Digest: file.SHA256, Format: "kernel", Files: []step.File{{Name: "kernel", Artifact: file}}}, nil
 		}, named("Package"))

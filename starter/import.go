@@ -91,7 +91,7 @@ func (c *cli) imported(files []newFile, notes []mirari.Note) {
 		return
 	}
 	for _, n := range notes {
-		_, _ = fmt.Fprintln(c.out, n) // a closed pipe: nobody reads
+		c.print("%s", n)
 	}
 	c.say("wrote %s: look them over, port the program to unikernel.ml, then run morgana deploy", strings.Join(paths, " and "))
 }

@@ -119,14 +119,14 @@ func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 		return
 	}
 	for _, left := range d.Left {
-		_, _ = fmt.Fprintf(c.err, "warning: %s: %s\n", name, left)
+		c.say("warning: %s: %s", name, cleanLine(left))
 	}
 	if len(d.Removed) == 0 && len(d.Left) == 0 {
-		_, _ = fmt.Fprintf(c.out, "%s: nothing to remove\n", name) // a closed pipe: nobody reads
+		c.print("%s: nothing to remove", name)
 		return
 	}
 	for _, r := range d.Removed {
-		_, _ = fmt.Fprintf(c.out, "%s: removed %s\n", name, r)
+		c.print("%s: removed %s", name, cleanLine(r))
 	}
 }
 

@@ -7,20 +7,17 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.temporal.io/sdk/temporal"
-	"golang.org/x/term"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
@@ -63,12 +60,13 @@ type cli struct {
 }
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
-	c := &cli{out: out, err: errOut}
+	o, e := &output{w: out}, &output{w: errOut}
+	c := &cli{out: o, err: e}
 	root := c.root()
 	root.SetArgs(args)
-	root.SetOut(out)
-	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	root.SetOut(o)
+	root.SetErr(e)
+	err := unwritten(root.ExecuteContext(ctx), o, e)
 	switch {
 	case err == nil:
 		return 0
@@ -176,36 +174,6 @@ func early(err error) bool {
 	return !errors.As(err, &ofWorkflow)
 }
 
-// writeFailure writes "error: ..." and what to do about it. name says whose it
-// is, as "hello/dev: "; empty if that is plain.
-func writeFailure(w io.Writer, name string, f *step.Error) {
-	_, _ = fmt.Fprintf(w, "error: %s%v\n", name, f) // a closed stderr: nobody to tell
-	if f.Hint != "" {
-		_, _ = fmt.Fprintln(w, "hint:", strings.ReplaceAll(strings.TrimRight(f.Hint, "\n"), "\n", "\n      "))
-	}
-	for _, left := range f.Left {
-		_, _ = fmt.Fprintln(w, "left:", left)
-	}
-}
-
-func (c *cli) emit(v any) {
-	line, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // our own structs
-	}
-	_, _ = fmt.Fprintf(c.out, "%s\n", line) // a closed pipe: nobody reads
-}
-
-func (c *cli) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(c.err, format+"\n", args...)
-}
-
-// onTerminal reports whether people watch standard output.
-func (c *cli) onTerminal() bool {
-	f, ok := c.out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
-}
-
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Example: "  morgana version\n  morgana version -o json", Args: cobra.NoArgs,
@@ -214,8 +182,8 @@ func (c *cli) versionCommand() *cobra.Command {
 				c.emit(map[string]string{"version": version})
 				return nil
 			}
-			_, err := fmt.Fprintln(c.out, "morgana", version)
-			return err
+			c.print("morgana %s", version)
+			return nil
 		},
 	}
 }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -66,41 +63,28 @@ type screen interface {
 func (c *cli) screen() screen {
 	switch {
 	case c.output == "json":
-		return &jsonLines{w: c.out}
+		return jsonLines{c}
 	case c.onTerminal():
 		return newBoard(c.out)
 	}
-	return &plain{w: c.out}
+	return plain{c}
 }
 
-type jsonLines struct {
-	mu sync.Mutex
-	w  io.Writer
-}
+type jsonLines struct{ *cli }
 
-func (j *jsonLines) event(e event) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	_ = json.NewEncoder(j.w).Encode(e) // a closed pipe: nobody reads
-}
-
-func (j *jsonLines) close() {}
+func (j jsonLines) event(e event) { j.emit(e) }
+func (jsonLines) close()          {}
 
 // plain writes a line for each change of a stage.
-type plain struct {
-	mu sync.Mutex
-	w  io.Writer
-}
+type plain struct{ *cli }
 
-func (p *plain) event(e event) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (p plain) event(e event) {
 	if line := lineOf(e); line != "" && e.Event != "progress" && e.State != string(workflows.Running) {
-		_, _ = fmt.Fprintf(p.w, "%s/%s %s\n", e.App, e.Target, line) // a closed pipe: nobody reads
+		p.print("%s/%s %s", e.App, e.Target, line)
 	}
 }
 
-func (p *plain) close() {}
+func (plain) close() {}
 
 // lineOf writes an event for people.
 func lineOf(e event) string {
@@ -125,19 +109,19 @@ func lineOf(e event) string {
 				line = fmt.Sprintf("unchanged, generation %d was gone and is started again", m.Registration.Spec.Generation)
 			}
 		}
-		line += ": machine " + m.ID
+		line += ": machine " + cleanLine(m.ID)
 		if m.Ready != "" {
-			line += ", " + m.Ready
+			line += ", " + cleanLine(m.Ready)
 		}
 		if len(m.Addresses) > 0 {
 			line += ", at " + step.Addresses(m.Addresses, " ")
 		}
 		for _, left := range e.Left {
-			line += "\nwarning: " + left
+			line += "\nwarning: " + cleanLine(left)
 		}
 		return line
 	case "waiting":
-		return e.Note
+		return cleanLine(e.Note)
 	case "failed":
 		return "failed"
 	}
@@ -149,7 +133,7 @@ func stageLine(stage, state string, seconds float64, result string) string {
 	if state != string(workflows.Running) && state != string(workflows.Waiting) {
 		took = fmt.Sprintf("%.1fs", seconds)
 	}
-	return strings.TrimRight(fmt.Sprintf("%-9s  %-7s %6s  %s", stage, state, took, oneLine(result)), " ")
+	return strings.TrimRight(fmt.Sprintf("%-9s  %-7s %6s  %s", stage, state, took, cleanLine(result)), " ")
 }
 
 func oneLine(s string) string {

@@ -80,7 +80,10 @@ func (c *cli) table(lines []deploymentLine) error {
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
 	row := func(cells []string, failure string) {
 		if failures {
-			cells = append(cells, oneLine(failure))
+			cells = append(cells, failure)
+		}
+		for i := range cells {
+			cells[i] = cleanLine(cells[i])
 		}
 		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush tells
 	}

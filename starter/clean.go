@@ -1,0 +1,126 @@
+package main
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// clean takes out of text all that a terminal would obey. Use it for whatever a
+// machine, a build or another program has printed.
+func clean(text string) string {
+	var f filter
+	return f.add(text)
+}
+
+// filter cleans a text that comes in pieces, which are cut between characters.
+//
+// Newlines, tabs and printable characters pass. Control sequences go, in their
+// 7-bit and 8-bit forms (ECMA-48), as do the other control characters and those
+// that reorder text. A carriage return that would let the line be overwritten is
+// a newline. A sequence that never ends is over with its line, so that it hides no
+// more than that.
+type filter struct {
+	// colours lets SGR sequences pass: colours, bold, underlined.
+	colours bool
+	// coloured says that the last of them was not a reset.
+	coloured bool
+
+	in  part
+	sgr []byte // parameters of the control sequence so far
+	cr  bool   // a carriage return came last
+}
+
+// part is where in a control sequence a text is.
+type part int
+
+const (
+	plainText part = iota
+	escape         // behind ESC
+	charset        // behind ESC and an intermediate byte
+	sequence       // in CSI ...
+	command        // in OSC, DCS, SOS, PM or APC ...: up to ST
+)
+
+const (
+	bel, can, sub, esc, del = 0x07, 0x18, 0x1a, 0x1b, 0x7f
+	longestSGR              = 64
+)
+
+func (f *filter) add(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if f.cr && r != '\n' {
+			b.WriteByte('\n')
+		}
+		f.cr = false
+		if !f.swallow(r, &b) {
+			f.show(r, &b)
+		}
+	}
+	return b.String()
+}
+
+// swallow takes r as a part of a control sequence, or gives false. Whatever cannot
+// be in the sequence ends it.
+func (f *filter) swallow(r rune, b *strings.Builder) bool {
+	in := f.in
+	f.in = plainText
+	switch {
+	case r == esc:
+		f.in = escape
+		return true
+	case in == plainText:
+		return false
+	case in == command:
+		if r == bel || r == can || r == sub || r == 0x9c {
+			return true
+		}
+		if r == '\n' {
+			return false
+		}
+		f.in = command
+		return true
+	case in == escape && r == '[':
+		f.begin(sequence)
+		return true
+	case in == escape && strings.ContainsRune("]PX^_", r):
+		f.in = command
+		return true
+	case in == sequence && r >= 0x20 && r <= 0x3f:
+		f.in = sequence
+		if len(f.sgr) <= longestSGR {
+			f.sgr = append(f.sgr, byte(r))
+		}
+		return true
+	case in == sequence:
+		if r == 'm' && f.colours && len(f.sgr) <= longestSGR && strings.Trim(string(f.sgr), "0123456789;:") == "" {
+			b.WriteString("\x1b[" + string(f.sgr) + "m")
+			f.coloured = strings.Trim(string(f.sgr), "0;") != ""
+		}
+		return r >= 0x40 && r <= 0x7e
+	case r >= 0x20 && r <= 0x2f:
+		f.in = charset
+		return true
+	}
+	return r >= 0x30 && r <= 0x7e
+}
+
+func (f *filter) begin(p part) { f.in, f.sgr = p, f.sgr[:0] }
+
+// show writes a character that is in no control sequence.
+func (f *filter) show(r rune, b *strings.Builder) {
+	switch {
+	case r == '\r':
+		f.cr = true
+	case r == 0x9b:
+		f.begin(sequence)
+	case r == 0x90 || r == 0x98 || r >= 0x9d && r <= 0x9f:
+		f.in = command
+	case r == '\n' || r == '\t' || r == utf8.RuneError:
+		b.WriteRune(r)
+	case r < ' ' || r >= del && r <= 0x9f || unicode.Is(unicode.Bidi_Control, r):
+	default:
+		b.WriteRune(r)
+	}
+}
