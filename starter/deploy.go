@@ -52,7 +52,7 @@ Ctrl-C stops the watching, not the deploy: the same command attaches again.`,
 	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for the end")
 	cmd.Flags().BoolVar(&f.keep, "keep", false, "leave the pieces of a failed deploy, for debugging")
 	cmd.Flags().BoolVar(&f.force, "force", false, "make a new machine even if the image is unchanged")
-	cmd.Flags().BoolVar(&f.takeOver, "take-over", false, "replace an app of the same name that was deployed from another folder")
+	cmd.Flags().BoolVar(&f.takeOver, "take-over", false, "replace an app of the same name that was deployed from another project")
 	return cmd
 }
 
@@ -195,7 +195,7 @@ func openKernel(p *config.Project) (*prebuilt, error) {
 
 // upload puts the source folder, or the ready-made kernel, into the store.
 func upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
-	origin := step.Origin{Folder: p.Folder, Host: settings.Host}
+	origin := step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
 	s, err := store.Open(ctx, settings.Store)
 	if err != nil {
 		return origin, err

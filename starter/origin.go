@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// projectOf identifies the project in folder wherever it is checked out: the URL
+// of its git remote "origin" and the folder within the repository, as
+// "https://example.org/ann/hello#web". It is empty without git, a repository or a
+// remote that means the same on every host.
+func projectOf(ctx context.Context, folder string) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	git := func(args ...string) (string, bool) {
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", folder}, args...)...)
+		// In a hook these name the hook's repository.
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+			name, _, _ := strings.Cut(v, "=")
+			return name == "GIT_DIR" || name == "GIT_WORK_TREE" || name == "GIT_COMMON_DIR" || name == "GIT_PREFIX"
+		})
+		out, err := cmd.Output()
+		return strings.TrimSuffix(string(out), "\n"), err == nil
+	}
+	inside, ok := git("rev-parse", "--show-prefix")
+	if !ok {
+		return ""
+	}
+	remote, ok := git("config", "--get", "remote.origin.url")
+	if !ok {
+		return ""
+	}
+	project := normalRemote(remote)
+	if inside = strings.TrimSuffix(inside, "/"); project != "" && inside != "" {
+		project += "#" + inside
+	}
+	return project
+}
+
+var (
+	// scpForm is "git@example.org:ann/hello.git", which git takes for ssh.
+	scpForm = regexp.MustCompile(`^(?:[^@/]*@)?(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):([^:].*)$`)
+	// defaultPorts has the schemes of remotes that mean the same on every host.
+	defaultPorts = map[string]string{"ssh": "22", "https": "443", "http": "80", "git": "9418"}
+)
+
+// normalRemote is a git remote's URL without what differs between checkouts: user
+// and password, the default port, ".git", and scp's form for ssh. It is empty for a
+// path of this host.
+func normalRemote(remote string) string {
+	if m := scpForm.FindStringSubmatch(remote); m != nil && !strings.Contains(remote, "://") {
+		remote = "ssh://" + m[1] + "/" + strings.TrimLeft(m[2], "/")
+	}
+	u, err := url.Parse(remote)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	scheme := strings.NewReplacer("git+ssh", "ssh", "ssh+git", "ssh").Replace(strings.ToLower(u.Scheme))
+	port, known := defaultPorts[scheme]
+	if !known {
+		return ""
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Host), ":"+port)
+	path := strings.TrimRight(strings.TrimSuffix(strings.TrimRight(u.EscapedPath(), "/"), ".git"), "/")
+	return scheme + "://" + host + path
+}
