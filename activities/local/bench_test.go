@@ -142,7 +142,13 @@ var life = fmt.Sprintf("%08x", os.Getpid())
 func (b *bench) target() *Target { return New(b.site) }
 
 func (b *bench) spec(options string) step.Spec {
-	return step.Spec{Kind: Kind, Options: json.RawMessage(options), Tags: step.Tags{App: "localtest", Target: "dev", Life: life, Generation: 1}}
+	spec := step.Spec{Kind: Kind, Options: json.RawMessage(options), Tags: step.Tags{App: "localtest", Target: "dev", Life: life, Generation: 1}}
+	if s, err := complete(spec.Options); err == nil { // else the test is about that
+		if spec.Options, err = json.Marshal(s.Options); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return spec
 }
 
 func (b *bench) store(path string) step.Artifact {

@@ -29,7 +29,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if _, err := t.machines.Of(spec.Tags); err != nil {
 		return spec, err
 	}
-	s, err := readOptions(spec.Options)
+	s, err := complete(spec.Options)
 	if err != nil {
 		return spec, err
 	}

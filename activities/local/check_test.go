@@ -115,7 +115,9 @@ func TestTenderRefused(t *testing.T) {
 	} {
 		t.Run(test.tender, func(t *testing.T) {
 			b := newBench(t)
-			options, err := json.Marshal(Options{Tender: test.tender})
+			given := Defaults()
+			given.Tender = test.tender
+			options, err := json.Marshal(given)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -221,6 +223,18 @@ func TestNeeds(t *testing.T) {
 	for _, what := range []string{"/dev/net/tun", "CAP_NET_ADMIN", "solo5-hvt", "KVM"} {
 		if _, ok := found[what]; !ok {
 			t.Errorf("%s is not told", what)
+		}
+	}
+}
+
+// Defaults are Check's: a later stage that has not all options has none of its own.
+func TestOnlyCheckKnowsDefaults(t *testing.T) {
+	for _, options := range []string{`{}`, `{"timeout":"60s","networks":[{"name":"service"}]}`} {
+		if s, err := readOptions(json.RawMessage(options)); step.KindOf(err) != step.InvalidSpec {
+			t.Errorf("%s: got %+v, %v", options, s.Options, err)
+		}
+		if _, err := complete(json.RawMessage(options)); err != nil {
+			t.Errorf("%s: %v", options, err)
 		}
 	}
 }

@@ -153,27 +153,13 @@ var (
 	envForm    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// readOptions decodes what the user wrote, fills in the defaults and refuses
-// what cannot be without looking at the host or the kernel. Reading the
-// result's own JSON gives the same.
-func readOptions(options json.RawMessage) (settings, error) {
-	var s settings
+// complete decodes what the user wrote and fills in the defaults; then as
+// readOptions.
+func complete(options json.RawMessage) (settings, error) {
+	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
-	return s, s.complete()
-}
-
-// readRecord decodes what Package wrote.
-func readRecord(options json.RawMessage) (settings, error) {
-	var s settings
-	if err := step.Decode(options, &s); err != nil {
-		return s, err
-	}
-	return s, s.complete()
-}
-
-func (s *settings) complete() error {
 	for i := range s.Networks {
 		if s.Networks[i].Tap == "" {
 			s.Networks[i].Tap = autoTap
@@ -182,9 +168,29 @@ func (s *settings) complete() error {
 			s.Networks[i].By = byName
 		}
 	}
-	if s.Timeout == "" {
-		s.Timeout = Defaults().Timeout
+	return s, s.parse()
+}
+
+// readOptions decodes options that complete has completed, and refuses what
+// cannot be without looking at the host or the kernel. It knows no defaults.
+func readOptions(options json.RawMessage) (settings, error) {
+	var s settings
+	if err := step.Decode(options, &s.Options); err != nil {
+		return s, err
 	}
+	return s, s.parse()
+}
+
+// readRecord decodes what Package wrote.
+func readRecord(options json.RawMessage) (settings, error) {
+	var s settings
+	if err := step.Decode(options, &s); err != nil {
+		return s, err
+	}
+	return s, s.parse()
+}
+
+func (s *settings) parse() error {
 	if err := s.checkDevices(); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func TestProbeIsItsSource(t *testing.T) {
 func TestAccelerate(t *testing.T) {
 	need(t, "qemu-system-x86_64")
 	q := New(step.Site{State: t.TempDir(), Log: slog.Default()})
-	auto, err := read(nil)
+	auto, err := complete(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if _, err := t.machines.Of(spec.Tags); err != nil {
 		return spec, step.During(op, err)
 	}
-	s, err := read(spec.Options)
+	s, err := complete(spec.Options)
 	if err != nil {
 		return spec, step.During(op, err)
 	}

@@ -246,7 +246,7 @@ func TestTapsWithoutPermission(t *testing.T) {
 			done <- err
 			return
 		}
-		s, err := read([]byte(`{"network":"tap"}`))
+		s, err := complete([]byte(`{"network":"tap"}`))
 		if err == nil {
 			err = s.checkTaps(New(b.site).machines, b.spec("no", 1, `{}`).Tags)
 		}

@@ -44,20 +44,34 @@ const (
 	tapNetwork  = "tap"
 )
 
+// fillNetworks fills in the defaults of network and networks.
+func (s *settings) fillNetworks() {
+	for i := range s.Networks {
+		if n := &s.Networks[i]; n.Kind == "" {
+			n.Kind = userNetwork
+			if n.Tap != "" || n.Bridge != "" || n.Address != "" {
+				n.Kind = tapNetwork
+			}
+		}
+	}
+	if s.Network != "" || len(s.Networks) > 0 {
+		return
+	}
+	switch {
+	case s.Bridge != "":
+		s.Network = tapNetwork
+	case len(s.Ports) > 0 || s.ExpectPort > 0:
+		s.Network = userNetwork
+	default:
+		s.Network = "none"
+	}
+}
+
 // readNetworks gives networks their one form, whichever way they are written.
 func (s *settings) readNetworks() error {
 	needed := len(s.forwards) > 0 || s.ExpectPort > 0
 	if len(s.Networks) > 0 && s.Network != "" {
 		return invalid("network", "write it as one of networks", "give either network or networks")
-	}
-	if len(s.Networks) == 0 && s.Network == "" {
-		s.Network = "none"
-		switch {
-		case s.Bridge != "":
-			s.Network = tapNetwork
-		case needed:
-			s.Network = userNetwork
-		}
 	}
 	switch {
 	case len(s.Networks) > 0 && s.Bridge != "":
@@ -101,12 +115,6 @@ func (s *settings) readNetworks() error {
 }
 
 func (n *Network) read(field string) error {
-	if n.Kind == "" {
-		n.Kind = userNetwork
-		if n.Tap != "" || n.Bridge != "" || n.Address != "" {
-			n.Kind = tapNetwork
-		}
-	}
 	switch {
 	case n.Name != "" && !deviceForm.MatchString(n.Name):
 		return invalid(field+".name", deviceNames, "%q is no name of a network", n.Name)

@@ -126,13 +126,27 @@ var (
 	moduleForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$`)
 )
 
-// read decodes options, fills in the defaults and refuses what cannot be
-// without looking at the host. Reading the result's own JSON gives the same.
-func read(options json.RawMessage) (settings, error) {
+// complete decodes what the user wrote and fills in the defaults; then as read.
+func complete(options json.RawMessage) (settings, error) {
 	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
+	s.fillNetworks()
+	return s.parse()
+}
+
+// read decodes options that complete has completed, and refuses what cannot be
+// without looking at the host. It knows no defaults.
+func read(options json.RawMessage) (settings, error) {
+	var s settings
+	if err := step.Decode(options, &s.Options); err != nil {
+		return s, err
+	}
+	return s.parse()
+}
+
+func (s settings) parse() (settings, error) {
 	switch {
 	case s.CPUs < 1 || s.CPUs > 255:
 		return s, invalid("cpus", "1 to 255", "%d processors", s.CPUs)

@@ -85,7 +85,7 @@ func TestReadRefuses(t *testing.T) {
 		{`{"networks":[{"address":"10.0.0.1"}]}`, "networks[0].address", "10.0.0.1"},
 		{`{"networks":[{"kind":"tap"}],"expectPort":80}`, "networks", "need a network of kind user"},
 	} {
-		_, err := read(json.RawMessage(test.options))
+		_, err := complete(json.RawMessage(test.options))
 		var e *step.Error
 		if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Err.Error(), test.text) {
 			t.Errorf("%s: got %#v, want InvalidSpec of %s with %q", test.options, err, test.field, test.text)
@@ -103,7 +103,7 @@ func TestReadNormalises(t *testing.T) {
 			`{"via":"kernel","memory":128,"cpus":1,"modules":["x"],"accel":"auto","disks":[{"path":"/b"}],"networks":[{"kind":"tap","bridge":"br0","mac":"52:54:00:00:00:aa"},{"name":"uplink","kind":"user"}],"timeout":"60s","qemu":"qemu-system-x86_64"}`},
 		{`{"bridge":"br0","networks":[]}`, `{"via":"kernel","memory":128,"cpus":1,"accel":"auto","network":"tap","bridge":"br0","timeout":"60s","qemu":"qemu-system-x86_64"}`},
 	} {
-		s, err := read(json.RawMessage(test.options))
+		s, err := complete(json.RawMessage(test.options))
 		if err != nil {
 			t.Errorf("%s: %v", test.options, err)
 			continue
@@ -118,6 +118,15 @@ func TestReadNormalises(t *testing.T) {
 		}
 		if c, err := again.normal(); err != nil || string(c) != string(b) {
 			t.Errorf("read again: %s, %v", c, err)
+		}
+	}
+}
+
+// Defaults are Check's: a later stage that has not all options has none of its own.
+func TestOnlyCheckKnowsDefaults(t *testing.T) {
+	for _, options := range []string{``, `{}`, `{"memory":128}`} {
+		if s, err := read(json.RawMessage(options)); step.KindOf(err) != step.InvalidSpec {
+			t.Errorf("%s: got %+v, %v", options, s.Options, err)
 		}
 	}
 }

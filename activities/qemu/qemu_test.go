@@ -130,8 +130,15 @@ func benchOf(t *testing.T, k *kernel) *bench {
 }
 
 func (b *bench) spec(app string, generation int, options string, args ...any) step.Spec {
-	return step.Spec{Tags: step.Tags{App: app, Target: "dev", Life: "00c0ffee", Generation: generation}, Kind: Kind,
+	spec := step.Spec{Tags: step.Tags{App: app, Target: "dev", Life: "00c0ffee", Generation: generation}, Kind: Kind,
 		Options: withTCG(fmt.Sprintf(options, args...))}
+	if s, err := complete(spec.Options); err == nil { // else the test is about that
+		spec.Options, err = s.normal()
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	return spec
 }
 
 // withTCG spares a test the probe of KVM; see TestAccel.
