@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	// maxKernel bounds what is unpacked of one file.
+	// maxKernel is how many bytes of one file are unpacked at most.
 	maxKernel = 1 << 30
 	// maxDictionary bounds the memory for unpacking xz: xz -9 asks for 64 MiB, and
 	// a file of a few bytes can ask for 4 GiB.
 	maxDictionary = 64 << 20
 )
 
-// Decompress gives the plain kernel of a file that is size bytes long, and how
-// it was packed: "gzip", "xz", "bzip2", or "" for any other file, which is given
-// as it is.
+// Decompress returns a reader of the plain kernel in r, a file of size bytes, and
+// the file's compression: "gzip", "xz" or "bzip2". For any other file the
+// compression is "" and the reader gives the file unchanged.
 //
-// The reader ends with InvalidSpec if the file is damaged or cut off, or holds
-// more than 1 GiB. Errors of reading r are returned as they are.
+// The reader fails with InvalidSpec if the file is damaged or cut off, or if its
+// contents exceed 1 GiB. Errors of reading r are returned unchanged.
 func Decompress(r io.ReaderAt, size int64) (plain io.Reader, compression string, err error) {
 	f := newFile(r, size)
 	head := make([]byte, min(magicSize, f.size()))
@@ -41,14 +41,14 @@ func Decompress(r io.ReaderAt, size int64) (plain io.Reader, compression string,
 	return f.unpack(p), p.name, nil
 }
 
-// packer is a way to compress a file.
+// packer is a compression format.
 type packer struct {
 	name string
 	is   func(head []byte) bool
 	open func(io.Reader) (io.Reader, error)
 }
 
-// magicSize is how much of a file packing wants to see.
+// magicSize is the number of bytes that packing needs.
 const magicSize = 6
 
 var packers = []packer{
@@ -64,7 +64,7 @@ func startsWith(magic string) func([]byte) bool {
 	return func(head []byte) bool { return bytes.HasPrefix(head, []byte(magic)) }
 }
 
-// packing is how the file that begins with head is packed, nil if it is not.
+// packing returns the compression of the file that begins with head, or nil.
 func packing(head []byte) *packer {
 	for i := range packers {
 		if packers[i].is(head) {
@@ -74,18 +74,18 @@ func packing(head []byte) *packer {
 	return nil
 }
 
-// unpack reads the file's contents from their beginning.
+// unpack returns a reader of the file's contents, at their beginning.
 func (f *file) unpack(p *packer) *unpacked {
 	return &unpacked{file: f, packer: p, left: maxKernel + 1}
 }
 
-// unpacked is the contents of a compressed file. Its errors are ready for the
+// unpacked reads the contents of a compressed file. Its errors are meant for the
 // user.
 type unpacked struct {
 	file   *file
 	packer *packer
 	r      io.Reader // nil before the first Read
-	left   int64     // what may come, and one byte more
+	left   int64     // the bytes still allowed, plus one
 	err    error
 }
 
@@ -132,8 +132,9 @@ func (u *unpacked) explain(err error) error {
 	return e
 }
 
-// identifyPacked looks into a compressed file. Its contents are read several
-// times rather than kept: what is looked at may be anywhere in them.
+// identifyPacked identifies the kernel in a compressed file. The contents are too
+// large to keep, and headers and notes may be anywhere in them, so they are read
+// several times.
 func (f *file) identifyPacked(p *packer) (Info, error) {
 	contents, err := newReplay(func() io.Reader { return f.unpack(p) })
 	if err != nil {

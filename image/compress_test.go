@@ -230,8 +230,8 @@ func TestIdentifyBomb(t *testing.T) {
 	}
 }
 
-// Notes are found in the middle of what is too large to keep, in any order; but
-// not for ever.
+// Notes are found in the middle of a file that is too large to keep, in any order; but
+// the file is not read for ever.
 func TestIdentifyScattered(t *testing.T) {
 	tools(t, "gzip")
 	scattered := func(n int) []byte {
@@ -258,7 +258,7 @@ func TestIdentifyScattered(t *testing.T) {
 	wantInvalid(t, "scattered", err, "the ELF headers and notes in this compressed file are scattered all over it")
 }
 
-// A disk that fails while a compressed kernel is read is not its fault.
+// An error of reading is not taken for a damaged file.
 func TestDecompressReadFails(t *testing.T) {
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)

@@ -7,24 +7,23 @@ import (
 	"github.com/morgana-deploy/morgana/files"
 )
 
-// DecompressTo writes the plain kernel of a file that is size bytes long to w,
-// and says how it was packed, as [Decompress] does, and how many bytes it wrote.
-// It ends soon after ctx does, with ctx's error; what it wrote until then is no
-// kernel. Other errors are those of Decompress and of w, as they are.
+// DecompressTo writes the plain kernel in r, a file of size bytes, to w. It returns
+// the compression, as [Decompress] does, and the number of bytes written. When ctx
+// is done it stops with ctx's error and a part of the kernel in w. Errors of
+// Decompress and of w are returned unchanged.
 func DecompressTo(ctx context.Context, w io.Writer, r io.ReaderAt, size int64) (compression string, n int64, err error) {
 	plain, compression, err := Decompress(r, size)
 	if err != nil {
 		return "", 0, err
 	}
-	// A few bytes of a file may be a gigabyte unpacked, so ctx is asked for each
-	// piece that comes out as well; and w must not take over the copying.
+	// A small file may unpack to a gigabyte, so the output is checked too.
 	n, err = files.Copy(ctx, w, plain)
 	return compression, n, err
 }
 
-// Until gives r until ctx is done, and then ctx's error. With it [Identify] and
-// [Decompress] can be cancelled: what they look into may be compressed, large,
-// and read several times.
+// Until returns a reader of r that fails with ctx's error once ctx is done. It makes
+// [Identify] and [Decompress] stop early: a compressed kernel may be large, and is
+// read several times.
 func Until(ctx context.Context, r io.ReaderAt) io.ReaderAt { return untilReaderAt{ctx, r} }
 
 type untilReaderAt struct {

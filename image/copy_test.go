@@ -77,7 +77,7 @@ func (s *slowly) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The whole of the file is read by then: only what comes out can be cut off.
+// The whole file is read by then, so only the output can be cut off.
 func TestDecompressToIsCancelled(t *testing.T) {
 	const n = 16 << 20
 	packed := zeros(t, n)

@@ -177,7 +177,7 @@ func manifestNote(devices ...Device) []byte {
 }
 
 // solo5Kernel has the program headers of a real Solo5 kernel, in their order: an
-// interpreter that is not there, code, constants, data of no size, thread-local
+// interpreter that does not exist, code, constants, data of no size, thread-local
 // data, zeros, and each note in a segment of its own. That of the manifest is
 // aligned to 8 bytes although its value begins at 20.
 func solo5Kernel(target uint32, header []byte, more ...testPart) []byte {

@@ -27,8 +27,8 @@ func findMultiboot1(head []byte) (m multiboot1, found bool) {
 // the file's own format, such as ELF.
 func (m multiboot1) addressed() bool { return word(m.header, 4)&(1<<16) != 0 }
 
-// end is the first address behind the kernel that an addressed header loads from
-// a file of a size.
+// end is the first address behind the kernel, by a header with load addresses.
+// size is the file's size.
 func (m multiboot1) end(size uint64) uint64 {
 	header, load := uint64(word(m.header, 12)), uint64(word(m.header, 16))
 	loadEnd, bssEnd := uint64(word(m.header, 20)), uint64(word(m.header, 24))
@@ -36,7 +36,7 @@ func (m multiboot1) end(size uint64) uint64 {
 		loadEnd = header + size - uint64(m.at)
 	}
 	if loadEnd < load {
-		return 0 // no loader takes it
+		return 0 // every loader refuses it
 	}
 	return max(loadEnd, bssEnd)
 }
@@ -82,7 +82,7 @@ func bzImage(head []byte) (info Info, ok bool) {
 		info.Machine = "x86_64"
 	}
 	if version >= versionThatHasPreferredAddr && len(head) >= initSizeAt+4 {
-		// Linux unpacks itself at the preferred address, if that is a real one.
+		// Linux unpacks itself at the preferred address. A huge one is damage.
 		if at := binary.LittleEndian.Uint64(head[preferredAt:]); at < 1<<40 {
 			info.End = at + uint64(word(head, initSizeAt))
 		}

@@ -37,7 +37,7 @@ func buildHello(t *testing.T) string {
 		case ".c", ".h", ".S", ".ld":
 		default:
 			if e.Name() != "Makefile" {
-				continue // whatever somebody built there
+				continue // built files
 			}
 		}
 		raw, err := os.ReadFile(filepath.Join(source, e.Name()))

@@ -12,20 +12,20 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// headSize is how much of a file's start is looked at: multiboot2's header is
-// in the first 32 KiB, an ISO image is known at 32 KiB.
+// headSize is the part of a file in which headers are searched. A multiboot2 header
+// is in the first 32 KiB, the magic of an ISO image just behind them.
 const headSize = 33 << 10
 
-// maxHeaders bounds what an ELF file's headers and the names of its sections
-// may take. A kernel's are a few KiB.
+// maxHeaders limits the size of an ELF file's headers and section names. A kernel
+// has a few KiB of them.
 const maxHeaders = 2 << 20
 
-// Identify reads what the kernel in r, size bytes long, can be booted as. It
-// trusts none of them: it keeps little, whatever the counts and sizes in them
-// say. A compressed kernel is unpacked to its end, and to 1 GiB at most.
+// Identify reads the headers and notes of the kernel in r, a file of size bytes. It
+// trusts no count or size in them, so its memory is bounded. A compressed kernel is
+// unpacked to its end, up to 1 GiB.
 //
-// A file that is no kernel, or is damaged or cut off, is InvalidSpec with a
-// plain sentence of what it is. Errors of reading r are returned as they are.
+// The error is InvalidSpec if the file is no kernel, damaged or cut off, and says
+// what the file is. Errors of reading r are returned unchanged.
 func Identify(r io.ReaderAt, size int64) (Info, error) {
 	f := newFile(r, size)
 	info, err := f.identify()
@@ -39,8 +39,8 @@ func Identify(r io.ReaderAt, size int64) (Info, error) {
 	return info, nil
 }
 
-// file reads within size and remembers a failure to read, which is nothing
-// that the file's contents are to blame for.
+// file reads a kernel's file and keeps the first error of reading, so that it is
+// not mistaken for damage of the file.
 type file struct {
 	r   *io.SectionReader
 	err error
@@ -52,7 +52,7 @@ func newFile(r io.ReaderAt, size int64) *file {
 
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.r.ReadAt(p, off)
-	// Offsets come from the file: ReadAt answers a negative one with EOF.
+	// A negative offset in a damaged file gives io.EOF, which is no error of reading.
 	if err != nil && !errors.Is(err, io.EOF) && f.err == nil {
 		f.err = err
 	}
@@ -97,9 +97,8 @@ func (f *file) identifyPlain() (Info, error) {
 	return Info{}, notKernel(head)
 }
 
-// frugal reads for debug/elf, which keeps as many sections and as long a table
-// of names as the file says it has, and takes their number on trust where the
-// ELF header has no room for it.
+// frugal limits the bytes that debug/elf reads. debug/elf allocates as many sections
+// and as long a table of names as the file claims.
 type frugal struct {
 	f    *file
 	left int
@@ -116,8 +115,7 @@ func (l *frugal) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *file) identifyELF(head []byte) (Info, error) {
-	// debug/elf checks offsets of headers against what it can read. What they
-	// point to is checked here.
+	// debug/elf checks the offsets of headers. The offsets in them are checked below.
 	e, err := elf.NewFile(&frugal{f, maxHeaders})
 	if errors.Is(err, errHeaders) {
 		return Info{}, damaged("its ELF headers take more than %d bytes", maxHeaders)
@@ -166,14 +164,14 @@ func (f *file) identifyELF(head []byte) (Info, error) {
 	return info, nil
 }
 
-// elfABIs gives the ABIs by which an ELF file is a kernel.
+// elfABIs returns the ABIs of an ELF file, none if it is no kernel.
 func elfABIs(e *elf.File, notes notes, head []byte) []string {
 	var abis []string
 	if notes.solo5 != "" {
 		abis = append(abis, notes.solo5)
 	}
 	if e.Machine != elf.EM_X86_64 && e.Machine != elf.EM_386 {
-		return abis // the rest are ABIs of x86
+		return abis // the ABIs below are those of x86
 	}
 	if notes.xen.pv() {
 		abis = append(abis, XenPV)
@@ -181,8 +179,8 @@ func elfABIs(e *elf.File, notes notes, head []byte) []string {
 	if notes.xen.phys32Entry {
 		abis = append(abis, XenPVH)
 	}
-	// Solo5's Xen binding starts by whatever header finds it, and then calls a
-	// hypervisor that is not there: without Xen it hangs, printing nothing.
+	// A Solo5 xen kernel has a multiboot 1 header too, but calls Xen's hypervisor.
+	// Started by that header, without Xen, it hangs and prints nothing.
 	if notes.solo5 == Solo5Xen {
 		return abis
 	}
@@ -202,7 +200,7 @@ func elfABIs(e *elf.File, notes notes, head []byte) []string {
 	return abis
 }
 
-// checkSegments finds what a loader would stumble over.
+// checkSegments refuses segments that a loader would refuse.
 func (f *file) checkSegments(e *elf.File) error {
 	var memory uint64
 	for i, p := range e.Progs {
@@ -219,7 +217,7 @@ func (f *file) checkSegments(e *elf.File) error {
 		if p.Filesz > p.Memsz {
 			return damaged("segment %d has %d bytes for %d bytes of memory", i, p.Filesz, p.Memsz)
 		}
-		// A segment of no size is no damage: Solo5 and Unikraft link such ones.
+		// One empty segment is no damage: Solo5 and Unikraft link one.
 		memory |= p.Memsz
 	}
 	if memory == 0 {
@@ -253,7 +251,7 @@ func machineName(m elf.Machine) string {
 	case elf.EM_S390:
 		return "s390x"
 	}
-	// "EM_X86_64" is x86_64, and so on.
+	// "EM_X86_64" becomes "x86_64".
 	return strings.ToLower(strings.TrimPrefix(m.String(), "EM_"))
 }
 

@@ -211,7 +211,7 @@ func TestIdentifyDamaged(t *testing.T) {
 	// The names are the last section but the null one and a note.
 	manyNames := append(good.build(), make([]byte, 3<<20)...)
 	copy(manyNames[binary.LittleEndian.Uint64(manyNames[shoff:])+2*64+32:], words(3<<20, 0))
-	// More than the ELF header has room for: the number is in section 0.
+	// The ELF header cannot hold such a number, so it is in section 0.
 	manySections := append(good.build(), make([]byte, 0xff00*64)...)
 	copy(manySections[shnum:], []byte{0, 0, 0x10, 0xff})
 	copy(manySections[binary.LittleEndian.Uint64(manySections[shoff:])+32:], words(0xff00, 0))
@@ -357,7 +357,7 @@ func TestCheckMachine(t *testing.T) {
 	}
 }
 
-// A disk that fails to read is not the kernel's fault.
+// An error of reading is not taken for a damaged file.
 func TestIdentifyReadFails(t *testing.T) {
 	broken := errors.New("input/output error")
 	whole := kernels[0].bytes

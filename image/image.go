@@ -1,11 +1,10 @@
-// Package image knows what a kernel is: it reads from a file's bytes how the
-// file can be booted, and says which kinds of target boot it that way.
+// Package image identifies kernels and says which kinds of target boot them.
 //
-// [Identify] gives a kernel's ABIs, words such as "pvh" or "xen-pv".
-// [Supports] is the table of ABI and kind of target, so that an impossible pair
-// is refused with its reason before any long work.
+// [Identify] reads a kernel's ABIs from its bytes: words such as "pvh" or "xen-pv".
+// [Supports] looks up an ABI and a kind of target in a table. An impossible pair is
+// refused, with its reason, before any long work.
 //
-// The package is pure: it reads what it is given, opens nothing, runs nothing.
+// The package is pure: it opens no file and runs no program.
 package image
 
 import (
@@ -48,25 +47,23 @@ const (
 	Solo5Genode = "solo5-genode"
 	Solo5Xen    = "solo5-xen"
 
-	// LinuxExecutable: no kernel but a program that Linux runs, which is what
-	// MirageOS's unix target makes.
+	// LinuxExecutable: a program for Linux, such as MirageOS's unix target makes.
 	LinuxExecutable = "linux-executable"
-	// ELF: a linked ELF file with none of the above; only a loader that knows
-	// it in particular can start it.
+	// ELF: a linked ELF file with none of the above. No general loader starts it.
 	ELF = "elf"
 )
 
 // Info is what a kernel's bytes say.
 type Info struct {
-	// ABIs is sorted and never empty. Of a compressed kernel they are those of
-	// the kernel inside; whether it starts compressed is up to its loader.
+	// ABIs is sorted and never empty. For a compressed kernel they are the ABIs of
+	// the kernel inside; some loaders do not unpack it.
 	ABIs []string
-	// Machine is the processor it is for: "x86_64", "i386", "aarch64", ...
+	// Machine is the kernel's processor: "x86_64", "i386", "aarch64", ...
 	Machine string
-	// Compression is how the file is packed: "", "gzip", "xz" or "bzip2".
+	// Compression of the file: "", "gzip", "xz" or "bzip2".
 	Compression string
-	// Devices are those a Solo5 kernel was linked for, in the manifest's order;
-	// nil for any other kernel, and for one that wants none.
+	// Devices of a Solo5 kernel's manifest, in its order; nil for any other kernel
+	// and for an empty manifest.
 	Devices []Device
 	// EmptyLoad says that GRUB reads the kernel's ELF segments and refuses one of
 	// them: a PT_LOAD segment of no size ("overlap detected"). Unikraft's kernels
@@ -78,9 +75,9 @@ type Info struct {
 	End uint64
 }
 
-// CheckMachine is nil if a machine of the given processor, in the words of
-// [Info.Machine], runs the kernel; else Unsupported. A 32-bit x86 kernel runs
-// on x86_64, and is often a 64-bit one in a 32-bit ELF file for its loader.
+// CheckMachine refuses (Unsupported) a kernel that the processor machine, one of the
+// words of [Info.Machine], does not run. An i386 kernel runs on x86_64; it is often
+// a 64-bit kernel in a 32-bit ELF file.
 func CheckMachine(info Info, machine string) error {
 	if info.Machine == machine || info.Machine == "" || info.Machine == "i386" && machine == "x86_64" {
 		return nil
@@ -90,8 +87,8 @@ func CheckMachine(info Info, machine string) error {
 		Hint: "build it for " + machine + ", or run it on a machine that is " + info.Machine}
 }
 
-// CheckGRUB is nil if GRUB loads the segments of a kernel that it [Supports];
-// else Unsupported, of the option via.
+// CheckGRUB refuses (Unsupported, of the option via) a kernel whose segments GRUB
+// does not load. [Supports] does not know a kernel's segments.
 func CheckGRUB(info Info) error {
 	if !info.EmptyLoad {
 		return nil
@@ -100,9 +97,9 @@ func CheckGRUB(info Info) error {
 		Err: errors.New(`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)}
 }
 
-// CheckMemory is nil if a machine with mib MiB of memory holds the kernel and its
-// modules; else InvalidSpec, of the option memory. A loader may not see that: QEMU
-// drops what is behind the machine's memory, and the machine runs for ever.
+// CheckMemory refuses (InvalidSpec, of the option memory) a machine whose memory, mib
+// MiB, does not hold the kernel and its modules. QEMU starts such a machine without
+// an error; it runs for ever and prints nothing.
 func CheckMemory(info Info, mib int, modules []step.File) error {
 	need, what := info.End, "the kernel"
 	for _, m := range modules {

@@ -12,10 +12,10 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Device is one that a Solo5 kernel was linked for. Its tender starts it only
-// with each of them attached, and with no other.
+// Device is a device of a Solo5 kernel's manifest. The kernel starts only with all
+// of its devices attached, and with no other.
 type Device struct {
-	// Name is of 1 to 67 ASCII letters and digits, and the only one of its Type.
+	// Name is 1 to 67 ASCII letters and digits, unique among devices of its Type.
 	Name string `json:"name"`
 	// Type is NetBasic or BlockBasic.
 	Type string `json:"type"`
@@ -41,8 +41,8 @@ const (
 //
 //	{"type":"solo5.manifest","version":1,"devices":[{"name":"service","type":"NET_BASIC"}]}
 //
-// It is as strict as solo5-elftool gen-manifest. Whatever that refuses is
-// InvalidSpec, with the JSON path as Field: "devices[0].name".
+// It is as strict as solo5-elftool gen-manifest. The error is InvalidSpec, with the
+// JSON path as Field: "devices[0].name".
 func ReadManifest(raw []byte) ([]Device, error) {
 	var manifest struct {
 		Type    string             `json:"type"`
@@ -80,7 +80,8 @@ func ReadManifest(raw []byte) ([]Device, error) {
 	return devices, nil
 }
 
-// badManifest is the error of a field, or of what step.Decode found below it.
+// badManifest makes the error of a field. If err is one of step.Decode, its field
+// is appended.
 func badManifest(field string, err error) error {
 	var e *step.Error
 	if errors.As(err, &e) {
@@ -93,8 +94,8 @@ func badManifest(field string, err error) error {
 		Hint: `a manifest is {"type": "solo5.manifest", "version": 1, "devices": [{"name": "service", "type": "NET_BASIC"}]}`}
 }
 
-// checkDevice checks the last of devices against Solo5's rules and those before
-// it, and names the field to blame.
+// checkDevice checks the last of devices by Solo5's rules; its name must not be
+// taken by an earlier one. field is the device's field that the error is about.
 func checkDevice(devices []Device) (field string, err error) {
 	last := len(devices) - 1
 	d := devices[last]
@@ -118,9 +119,9 @@ func checkDevice(devices []Device) (field string, err error) {
 	return "", nil
 }
 
-// addManifest reads the value of a manifest note: 4 bytes of padding, since the
-// note's header has 20 and Solo5 aligns what follows to 8, and struct mft of
-// Solo5's include/mft_abi.h. It refuses what mft_validate refuses.
+// addManifest reads the value of a manifest note: 4 bytes of padding and struct mft
+// of Solo5's include/mft_abi.h. The padding aligns the struct to 8 bytes behind the
+// note's header of 20. The checks are those of Solo5's mft_validate.
 func (all *notes) addManifest(value []byte, order binary.ByteOrder) error {
 	const (
 		pad, headSize, entrySize = 4, 8, 104
@@ -161,7 +162,7 @@ func (all *notes) addManifest(value []byte, order binary.ByteOrder) error {
 	return nil
 }
 
-// deviceType is Solo5's enum mft_type in manifest.json's words.
+// deviceType translates Solo5's enum mft_type to the words of manifest.json.
 func deviceType(kind uint32) string {
 	switch kind {
 	case 1:

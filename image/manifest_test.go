@@ -103,7 +103,7 @@ const struct { struct head h; struct info i; } abi = { { 6, sizeof(struct info),
 void _start(void) { for (;;) ; }
 `
 
-// What a C compiler and a linker make of a manifest is read here.
+// Identify reads a manifest that a C compiler and a linker made.
 func TestDevicesOfLinkedKernel(t *testing.T) {
 	tools(t, "cc", "ld", "readelf")
 	dir := t.TempDir()

@@ -1,8 +1,7 @@
 package image
 
-// MirageTarget is the -t of mirage configure that makes a kernel for a kind of
-// target, "" if none is known to suit. ec2 is such a kind: which kernel boots
-// there depends on the instance type.
+// MirageTarget returns the value of mirage configure -t for a kind of target, or ""
+// if none is known. For ec2 it is "": the right one depends on the instance type.
 func MirageTarget(kind string) string {
 	switch kind {
 	case "qemu", "openstack":
@@ -15,10 +14,10 @@ func MirageTarget(kind string) string {
 	return ""
 }
 
-// MirageABIs gives the ABIs that a kernel made with mirage configure -t target
-// has on x86_64 (MirageOS 3.9 and later: before, xen was Xen PV), so that
-// [Supports] can be asked before anything is built. It is nil for a target of
-// which they are not known; Supports has no opinion on those.
+// MirageABIs returns the ABIs of the kernels that mirage configure -t target makes on
+// x86_64, so that [Supports] can be asked before a build. They are those of MirageOS
+// 3.9 and later; earlier ones made Xen PV kernels for xen. It returns nil for an
+// unknown target, which Supports accepts.
 func MirageABIs(target string) []string {
 	switch target {
 	case "unix":

@@ -8,20 +8,19 @@ import (
 	"strings"
 )
 
-// maxNotes bounds how many bytes of notes are read from one file. A kernel has
+// maxNotes is how many bytes of notes are read from one file at most. A kernel has
 // a few hundred.
 const maxNotes = 1 << 20
 
-// notes is what a kernel's ELF notes say.
+// notes is the contents of a kernel's ELF notes.
 type notes struct {
-	xen   xenNotes
-	solo5 string // a Solo5 ABI, "" if it is none
-	// devices are those of a Solo5 manifest
-	devices []Device
-	linux   bool // made by a toolchain for Linux programs
+	xen     xenNotes
+	solo5   string   // a Solo5 ABI, or ""
+	devices []Device // of a Solo5 manifest
+	linux   bool     // made by a toolchain for Linux programs
 }
 
-// xenNotes is what Xen's loader looks at; see xen/include/public/elfnote.h and
+// xenNotes is the notes that Xen's loader reads; see xen/include/public/elfnote.h and
 // elf_xen_note_check in xen/common/libelf/libelf-dominfo.c.
 type xenNotes struct {
 	count       int
@@ -29,10 +28,10 @@ type xenNotes struct {
 	guestOS     string
 	version     string
 	phys32Entry bool
-	inSegment   bool // found by segment, where QEMU looks too
+	inSegment   bool // found in a segment; QEMU reads only those
 }
 
-// pv reports whether Xen's loader takes it for a PV domain.
+// pv reports whether Xen's loader starts the kernel as a PV domain.
 func (x xenNotes) pv() bool {
 	return strings.HasPrefix(x.version, "xen-3.0") &&
 		(strings.HasPrefix(x.loader, "generic") || strings.HasPrefix(x.guestOS, "linux"))
@@ -55,9 +54,9 @@ var solo5Targets = map[uint32]string{
 	1: Solo5HVT, 2: Solo5SPT, 3: Solo5Virtio, 4: Solo5Muen, 5: Solo5Genode, 6: Solo5Xen,
 }
 
-// readNotes looks where Xen's loader looks, in its order: at PT_NOTE segments;
-// if they have no Xen notes, at note sections (Mini-OS and Unikraft on Xen);
-// if these have none either, at the older section __xen_guest.
+// readNotes searches for notes in the order of Xen's loader: in PT_NOTE segments;
+// if they have no Xen notes, in note sections (Mini-OS and Unikraft on Xen); if
+// these have none either, in the older section __xen_guest.
 func (f *file) readNotes(e *elf.File) (notes, error) {
 	var all notes
 	left := uint64(maxNotes)
@@ -99,7 +98,7 @@ func (f *file) readNotes(e *elf.File) (notes, error) {
 	return all, nil
 }
 
-// take reads n bytes at off, if there are that many and left allows it.
+// take reads n bytes at off and subtracts them from left, the bytes still allowed.
 func (f *file) take(left *uint64, off, n uint64) ([]byte, error) {
 	if off > f.size() || n > f.size()-off {
 		return nil, fmt.Errorf("%d bytes at %d are past the file's end at %d", n, off, f.size())
@@ -115,17 +114,17 @@ func (f *file) take(left *uint64, off, n uint64) ([]byte, error) {
 	return raw, nil
 }
 
-// add takes in a run of notes: each is the sizes of name and value, the type,
-// the name and the value. Both are padded to 4 bytes, as Xen and Solo5 read
-// them, even in a segment aligned to 8: Solo5's manifest is such a one.
+// add reads a sequence of notes: the sizes of name and value, the type, the name, the
+// value. Name and value are padded to 4 bytes, even in a segment aligned to 8, such
+// as that of Solo5's manifest; Xen and Solo5 read them so.
 func (all *notes) add(raw []byte, order binary.ByteOrder) error {
 	pad := func(n uint64) uint64 { return (n + 3) &^ 3 }
 
-	// Less than a header at the end is padding.
+	// Fewer bytes than a header are padding.
 	for at := uint64(0); uint64(len(raw))-at >= 12; {
 		header := raw[at:]
 		nameSize, size, kind := order.Uint32(header), order.Uint32(header[4:]), order.Uint32(header[8:])
-		// Two 32-bit sizes: no sum overflows.
+		// The sizes have 32 bits, so these sums do not overflow.
 		name := at + 12
 		value := name + pad(uint64(nameSize))
 		end := value + uint64(size)
@@ -137,8 +136,8 @@ func (all *notes) add(raw []byte, order binary.ByteOrder) error {
 			if matters(owner, kind) {
 				return pastEnd(at)
 			}
-			// GRUB's i386-xen kernels end in a PAE_MODE note that claims 8
-			// bytes too many, and every loader lets it pass.
+			// GRUB's i386-xen kernels end in a PAE_MODE note whose size is 8
+			// bytes too large. Loaders accept it.
 			return nil
 		}
 		if err := all.addOne(owner, kind, raw[value:end], order); err != nil {
@@ -153,7 +152,7 @@ func pastEnd(at uint64) error {
 	return fmt.Errorf("the note at byte %d runs past the end", at)
 }
 
-// matters reports whether addOne looks at a note's value.
+// matters reports whether addOne reads the value of a note of this owner and type.
 func matters(owner string, kind uint32) bool {
 	switch owner {
 	case "Xen":
@@ -178,7 +177,7 @@ func (all *notes) addOne(owner string, kind uint32, value []byte, order binary.B
 		case xenLoader:
 			all.xen.loader = cString(value)
 		case xenPhys32Entry:
-			// An address of the linker's word size: both are in use.
+			// It is an address of the linker's word size.
 			if len(value) != 4 && len(value) != 8 {
 				return fmt.Errorf("the PVH entry point has %d bytes, not 4 or 8", len(value))
 			}
@@ -201,7 +200,7 @@ func (all *notes) addOne(owner string, kind uint32, value []byte, order binary.B
 		}
 		all.solo5 = abi
 	case "GNU":
-		// The ABI tag is "this needs Linux n.n.n"; its first word is 0 for Linux.
+		// The ABI tag names the system that a program needs; 0 is Linux.
 		all.linux = all.linux || kind == gnuABITag && len(value) >= 4 && order.Uint32(value) == 0
 	case "Go":
 		all.linux = true

@@ -10,7 +10,7 @@ import (
 
 const unpack = "unpack it first: only plain kernels and those packed once by gzip, xz or bzip2 are read"
 
-// others are files that people take for kernels, by what they have at an offset.
+// others lists file formats that are mistaken for kernels: magic is at offset at.
 var others = []struct {
 	at          int
 	magic, what string
@@ -35,7 +35,7 @@ var others = []struct {
 	{510, "\x55\xaa", "a disk image", wanted},
 }
 
-// notKernel says what a file that is no kernel is instead.
+// notKernel makes the error for a file that is no kernel. It names the file's format.
 func notKernel(head []byte) error {
 	if len(head) == 0 {
 		return invalid("the file is empty", wanted)
@@ -60,7 +60,7 @@ func notKernel(head []byte) error {
 	return invalid("this is no kind of kernel that is known here", wanted)
 }
 
-// script gives the name of the program on a file's "#!" line.
+// script returns the name of the interpreter on a file's "#!" line.
 func script(head []byte) (interpreter string, ok bool) {
 	rest, ok := bytes.CutPrefix(head, []byte("#!"))
 	if !ok {
@@ -77,7 +77,8 @@ func script(head []byte) (interpreter string, ok bool) {
 	return path.Base(words[0]), true
 }
 
-// isText judges by the first 512 bytes, of which the last character may be cut.
+// isText reports whether the first 512 bytes are UTF-8 text. The last character may
+// be cut off.
 func isText(head []byte) bool {
 	head = head[:min(len(head), 512)]
 	for len(head) > 0 {

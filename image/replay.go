@@ -6,16 +6,16 @@ import (
 )
 
 const (
-	// tailSize is how much of a stream's end is kept: an ELF file's section
-	// headers and their names are there.
+	// tailSize is the part of a stream's end that is kept. An ELF file has its
+	// section headers and their names there.
 	tailSize = 64 << 10
-	// maxReplays is how often a stream is read again. Notes in order of their
-	// offsets want one, segments and sections with notes two.
+	// maxReplays is how often a stream is read again at most. Notes in the order of
+	// their offsets need one more reading, notes in segments and sections two.
 	maxReplays = 8
 )
 
-// replay gives random access to a stream that can only be read from its start.
-// It keeps the stream's head and tail and the last piece it was asked for.
+// replay gives random access to a stream that can only be read from its start. It
+// keeps the stream's head, its tail and the piece that was read last.
 type replay struct {
 	open func() io.Reader
 	size int64
@@ -82,7 +82,7 @@ func (s *replay) copyKept(p []byte, at int64) bool {
 	return false
 }
 
-// fetch keeps up to n bytes at an offset.
+// fetch reads up to n bytes at an offset and keeps them.
 func (s *replay) fetch(at int64, n int) error {
 	if at < s.at {
 		if s.left == 0 {

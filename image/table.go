@@ -7,13 +7,14 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// table says what each kind of target makes of each ABI. For a kernel, the
-// first row of the target that has one of the kernel's ABIs decides: it boots
-// by that ABI if why is empty, else it is refused. Row order is therefore the
-// target's own order of preference; a row with no ABI matches every kernel.
+// table lists, for each kind of target, the ABIs that it boots or refuses. The first
+// row of the target with one of the kernel's ABIs decides; a row without an ABI
+// matches every kernel. If why is empty the target boots the kernel by that ABI.
+// The order of rows is the target's order of preference.
 var table = []struct{ target, abi, why, hint string }{
 	// QEMU's x86_load_linux tries Linux, multiboot 1 and PVH in this order, and
-	// ends with an error at a multiboot 1 header it cannot use.
+	// ends with an error at a multiboot 1 header without load addresses in a
+	// 64-bit ELF file.
 	{"qemu", LinuxBzImage, "", ""},
 	{"qemu", Multiboot1ELF64, "qemu cannot boot a 64-bit ELF kernel by multiboot 1, and does not look further",
 		"remove its multiboot 1 header and give it a PVH note, or give the header load addresses (flag 16)"},
@@ -37,11 +38,11 @@ var table = []struct{ target, abi, why, hint string }{
 	{"qemu", "", "qemu cannot boot this ELF file: it has none of the headers qemu looks for",
 		"qemu boots a kernel by a PVH note, a multiboot 1 header or Linux's boot protocol"},
 
-	// Xen's domain builder; PVH first, as it is what new kernels are made for.
+	// Xen's domain builder. PVH comes first: new kernels are made for it.
 	{"xen", XenPVH, "", ""},
 	{"xen", XenPV, "", ""},
-	// It unpacks a bzImage and reads the notes of the kernel inside, which are
-	// not seen here; distributions' kernels have them.
+	// Xen unpacks a bzImage and reads the notes of the kernel inside, which
+	// Identify does not. Distributions' kernels have such notes.
 	{"xen", LinuxBzImage, "", ""},
 	{"xen", Solo5Virtio, "xen cannot boot a Solo5 virtio kernel",
 		"build it with -t xen, or run it on a target of kind qemu"},
@@ -56,7 +57,7 @@ var table = []struct{ target, abi, why, hint string }{
 	{"xen", "", "xen cannot boot this kernel: it has no Xen notes",
 		"xen boots a kernel whose ELF notes say PVH (note 18) or PV (XEN_VERSION xen-3.0)"},
 
-	// The worker's own host: its Linux, and the tenders of Solo5.
+	// The worker's own host: Linux and the tenders of Solo5.
 	{"local", LinuxExecutable, "", ""},
 	{"local", Solo5HVT, "", ""},
 	{"local", Solo5SPT, "", ""},
@@ -74,9 +75,8 @@ var table = []struct{ target, abi, why, hint string }{
 	{"local", "", "local cannot boot this kernel: it is no Linux program and no Solo5 kernel with a tender",
 		"local runs what MirageOS makes with -t unix, spt or hvt"},
 
-	// GRUB on a BIOS or UEFI disk. It takes its commands from us, so the order
-	// is of what they do best: linux, multiboot2, multiboot. The last loads by
-	// the header's addresses too, and 64-bit ELF files, unlike QEMU's loader.
+	// GRUB on a BIOS or UEFI disk. grub.cfg names the command, so the order is
+	// ours. GRUB's multiboot loads 64-bit ELF files too, unlike QEMU's loader.
 	{"grub", LinuxBzImage, "", ""},
 	{"grub", Multiboot2, "", ""},
 	{"grub", Multiboot1, "", ""},
@@ -100,10 +100,10 @@ var table = []struct{ target, abi, why, hint string }{
 	{"grub", "", "grub cannot boot this ELF file: it has none of the headers grub looks for",
 		"grub boots a kernel by a multiboot 1 or 2 header or Linux's boot protocol"},
 
-	// pv-grub is GRUB as a Xen PV domain, and hands over to another one. It
-	// unpacks gzip, bzip2, lzo and xz by itself.
+	// pv-grub is GRUB as a Xen PV domain. It starts kernels for PV domains, and
+	// unpacks gzip, bzip2, lzo and xz.
 	{"pv-grub", XenPV, "", ""},
-	// As on xen: the notes of the kernel inside are not seen here.
+	// As on xen: Identify does not read the notes of the kernel inside.
 	{"pv-grub", LinuxBzImage, "", ""},
 	{"pv-grub", Solo5Xen, "pv-grub cannot boot a Solo5 xen kernel (MirageOS 3.9 or later): it is PVH only, and pv-grub starts PV kernels",
 		"build it with MirageOS 3.8 or earlier, which makes PV kernels, or run it on a target of kind xen"},
@@ -118,11 +118,11 @@ var table = []struct{ target, abi, why, hint string }{
 		"pv-grub boots a kernel whose ELF notes say PV (XEN_VERSION xen-3.0)"},
 }
 
-// Supports gives the ABI by which a kind of target boots a kernel with these
-// ABIs, or Unsupported with the reason and, as hint, what would work.
+// Supports returns the ABI by which a kind of target boots a kernel with these ABIs.
+// The error is Unsupported, with the reason and, as hint, what would work.
 //
-// It has no opinion ("", nil) on a kind of target that is not in its table, nor
-// on a kernel of which nothing is known.
+// It returns ("", nil) for a kind of target that is not in its table and for a
+// kernel without ABIs, whose ABIs are not known yet.
 func Supports(target string, abis []string) (abi string, err error) {
 	if len(abis) == 0 {
 		return "", nil

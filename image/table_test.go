@@ -99,8 +99,8 @@ func TestSupportsHasNoOpinion(t *testing.T) {
 	}
 }
 
-// A reader of the table must be able to trust its rows: texts as step.Error
-// wants them, no row that an earlier one hides, an answer for every kernel.
+// The table has texts in the form of step.Error, no row that an earlier one hides, and
+// an answer for every kernel.
 func TestTable(t *testing.T) {
 	seen := map[[2]string]bool{}
 	last := map[string]string{}

@@ -97,7 +97,7 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// The disk moves on when its kernel is none: it says so and ends.
+// GRUB prints an error and halts if the file is no kernel.
 func TestBootOfNoKernelEnds(t *testing.T) {
 	t.Parallel()
 	tools(t, "qemu-system-x86_64")
@@ -112,8 +112,8 @@ func TestBootOfNoKernelEnds(t *testing.T) {
 	}
 }
 
-// GRUB's own reader of menu.lst stands in for pv-grub, which needs Xen: it boots
-// what the disk's menu.lst says, by the root that it says.
+// pv-grub needs Xen. GRUB's own reader of menu.lst stands in for it, and boots the
+// kernel on the root that menu.lst names.
 func TestMenuBoots(t *testing.T) {
 	t.Parallel()
 	tools(t, "qemu-system-x86_64", "grub-mkimage")

@@ -16,19 +16,19 @@ const (
 	coreName     = "core.img"
 )
 
-// modulesOf are the modules of GRUB that its grub.cfg uses; a missing one would
-// be looked for on the disk, where there are none.
+// modulesOf returns the modules of GRUB that grub.cfg uses. All must be in the core
+// image: there are none on the disk.
 func modulesOf(platform string, abi string) []string {
 	all := []string{"normal", "configfile", "boot", "echo", "halt", "serial", "terminal", "gzio", "xzio", loaders[abi].kernel}
 	if platform == biosPlatform {
 		return append(all, "biosdisk", "part_msdos", "ext2")
 	}
-	// Firmware has no text mode for a kernel: it gets a frame buffer, or a warning.
+	// UEFI has no text mode for a kernel. Without a frame buffer GRUB warns.
 	return append(all, "part_gpt", "fat", "efi_gop")
 }
 
-// makeCore runs grub-mkimage. GRUB takes the disk it was started from, and adds
-// the prefix; there it reads grub.cfg.
+// makeCore runs grub-mkimage. The core image reads grub.cfg in the folder prefix of
+// the disk that it was started from.
 func (w *work) makeCore(ctx context.Context, platform, prefix, out, abi string) error {
 	modules := modulesOf(platform, abi)
 	slices.Sort(modules)
@@ -36,8 +36,8 @@ func (w *work) makeCore(ctx context.Context, platform, prefix, out, abi string) 
 	return w.run(ctx, "grub-mkimage", append(args, modules...)...)
 }
 
-// embedGRUB writes GRUB's core image into the gap before the first partition, and
-// gives the first sector, whose boot code loads it.
+// embedGRUB writes GRUB's core image into the gap before the first partition. It
+// returns the first sector, whose boot code loads the core image.
 func (w *work) embedGRUB(ctx context.Context, b Boot) ([]byte, error) {
 	if err := w.makeCore(ctx, biosPlatform, "(,msdos1)/boot/grub", coreName, b.ABI); err != nil {
 		return nil, err
@@ -46,9 +46,9 @@ func (w *work) embedGRUB(ctx context.Context, b Boot) ([]byte, error) {
 	if err != nil {
 		return nil, w.fail(opWrite, err)
 	}
-	if room := partitionStart - sectorSize; len(core) > room {
+	if gap := partitionStart - sectorSize; len(core) > gap {
 		return nil, &step.Error{Kind: step.Unsupported, Op: "run grub-mkimage",
-			Err: fmt.Errorf("GRUB's core image has %d bytes, and there is room for %d", len(core), room)}
+			Err: fmt.Errorf("GRUB's core image has %d bytes; the gap before the partition has %d", len(core), gap)}
 	}
 	boot, err := os.ReadFile(filepath.Join(w.grub, biosPlatform, "boot.img"))
 	if err != nil {
@@ -57,9 +57,9 @@ func (w *work) embedGRUB(ctx context.Context, b Boot) ([]byte, error) {
 	if len(boot) != sectorSize {
 		return nil, &step.Error{Kind: step.Unsupported, Op: opWrite, Err: fmt.Errorf("GRUB's boot.img has %d bytes, not a sector", len(boot))}
 	}
-	// boot.img loads sector 1, and the core image's own first sector the rest of
-	// it from sector 2 on: both are made so. As grub-bios-setup does for a hard
-	// disk, the drive number that the BIOS gives is taken as it is.
+	// boot.img loads sector 1, and that one loads the rest of the core image from
+	// sector 2 on; neither needs a change. As grub-bios-setup does for a hard disk,
+	// two NOPs keep boot.img from changing the drive number of the BIOS.
 	copy(boot[driveCheck:], []byte{0x90, 0x90})
 	return boot, w.put(core, sectorSize)
 }

@@ -1,11 +1,12 @@
-// Package disk makes boot images: a raw disk with a file system, a kernel and
-// what a boot loader reads, without root, mounts or loop devices.
+// Package disk makes boot images: raw disks with a file system, a kernel and the
+// files of a boot loader. It needs no root, no mounts and no loop devices.
 //
-// [Write] makes one, [Pack] and [Unpack] keep its holes when it travels.
+// [Write] makes a disk. [Pack] turns it into an archive without its holes, and
+// [Unpack] makes the disk again.
 //
-// It runs grub-mkimage and mtools, with an environment of their own. Partition
-// tables and ext2 are written here: their bytes depend on nothing of the host, and
-// large files are copied once.
+// Partition tables and ext2 are written here, so their bytes do not depend on the
+// host. GRUB and FAT are made by grub-mkimage and mtools, which run with an
+// environment of their own.
 package disk
 
 import (
@@ -16,12 +17,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Layout is what a disk looks like and who boots it.
+// Layout is the partition table, file system and boot loader of a disk.
 type Layout string
 
-// The layouts. The first two are for a boot loader that is not on the disk, and
-// are named as its menu.lst names the file system: pv-grub on EC2 comes as hd0
-// and as hd00, and boots only its own kind.
+// The layouts. Whole and Partition are for pv-grub, which is not on the disk. Their
+// names are those of the file system in menu.lst. EC2 has a pv-grub for each, named
+// hd0 and hd00, which boots only that one.
 const (
 	// Whole: ext2 from the first sector on; menu.lst says root (hd0).
 	Whole Layout = "hd0"
@@ -33,35 +34,35 @@ const (
 	UEFI Layout = "uefi"
 )
 
-// Boot is what a disk boots.
+// Boot is the content of a disk.
 type Boot struct {
-	// Kernel is the path of the kernel's file. It becomes /boot/kernel as it is,
-	// plain or compressed.
+	// Kernel is the path of the kernel's file. It becomes /boot/kernel unchanged,
+	// even if it is compressed.
 	Kernel string
-	// ABI is how the boot loader starts it: what image.Supports gives for
-	// "pv-grub" (Whole, Partition) or "grub" (BIOS, UEFI).
+	// ABI is the ABI by which the boot loader starts the kernel, of image.Supports
+	// for "pv-grub" (Whole, Partition) or "grub" (BIOS, UEFI).
 	ABI string
 	// Args is the kernel's command line. A multiboot 1 kernel gets "/boot/kernel"
 	// in front, as from other loaders; Linux gets GRUB's BOOT_IMAGE.
 	//
-	// From menu.lst it arrives byte by byte, but for blanks in front. From grub.cfg
-	// too, unless it has quotes or backslashes: GRUB 2 quotes anew, so that
-	// --hello="Hello World" arrives as "--hello=Hello World", and a ' as \'.
-	// A newline or NUL is InvalidSpec, as is what menu.lst or GRUB cannot pass on.
+	// pv-grub passes it on unchanged, but for blanks in front. So does GRUB 2 unless
+	// there are quotes or backslashes, which it writes in its own way: the kernel
+	// gets --hello="Hello World" as "--hello=Hello World", and ' as \'. Text that
+	// the boot loader cannot pass on, such as a newline, is InvalidSpec.
 	Args string
-	// Modules are loaded in this order: the initrds of Linux, the modules of
-	// multiboot, the SIF_MULTIBOOT_MOD modules of a Xen PV kernel. GRUB does not
-	// unpack them.
+	// Modules are the initrds of Linux, the modules of multiboot, or the
+	// SIF_MULTIBOOT_MOD modules of a Xen PV kernel. They are loaded in this order,
+	// and not unpacked.
 	Modules []Module
 }
 
 // Module is a file that the boot loader loads with the kernel.
 type Module struct {
-	// Path is where the file is.
+	// Path of the file.
 	Path string
-	// Name is its name in /boot: up to 64 letters, digits and "._+-", unlike the
-	// other names whatever the case; "" is "module" and its index. The kernel
-	// finds "/boot/NAME" as the first word of the module's string.
+	// Name is the file's name in /boot: up to 64 letters, digits and "._+-", unique
+	// without regard to case. "" stands for "module" and the index. The first word
+	// of the module's string is "/boot/NAME".
 	Name string
 	// Args are the rest of the module's string. Linux's initrds have none.
 	Args string
@@ -72,25 +73,24 @@ const (
 	sectorSize = 512
 	// maxSize is the largest disk that is written, packed or unpacked.
 	maxSize = 8 << 40
-	// partitionStart is where everybody puts the first partition. GRUB's core
-	// image is in the gap in front of it.
+	// partitionStart is where partitioning tools put the first partition. GRUB's
+	// core image is in the gap before it.
 	partitionStart = mebi
 )
 
-// Write makes a raw disk image at path, sparse, and replaces what was there when
-// it is whole; the folder must exist. Its size is what the content needs or
-// minSize bytes, the larger, rounded up to 1 MiB; 0 is as small as it may be.
-// What is beyond the content is unallocated, so it costs nothing.
+// Write makes a raw, sparse disk image at path. The folder must exist; a file at path
+// is replaced once the image is complete. The size is minSize bytes, rounded up to
+// 1 MiB, or if minSize is 0 the least for the content. The disk beyond the content is
+// a hole.
 //
-// The bytes depend on the layout, the content and the versions of the tools, and
-// on nothing else of the host.
+// The bytes depend on the layout, the content and the versions of the tools only.
 //
-// Errors: InvalidSpec with Field "size" if minSize is not 0 and too small, with
-// Field "args" or "modules[i]..." for what the boot loader could not pass on;
-// NotFound with Field "kernel" or "modules[i]"; Unsupported if the layout cannot
-// start the ABI or a tool is missing; NoSpace. Nothing is left after an error. What
-// a process that is killed leaves next to path (.disk-NAME-*) is removed by the
-// next that writes or unpacks there.
+// Errors: InvalidSpec with Field "size" if minSize is too small, with Field "args" or
+// "modules[i]..." for text that the boot loader cannot pass on; NotFound with Field
+// "kernel" or "modules[i]"; Unsupported if no boot loader of the layout starts the
+// ABI or a tool is missing; NoSpace. An error leaves no file. A killed process leaves
+// a folder next to path (.disk-NAME-*), which the next Write or Unpack of the same
+// path removes.
 func Write(ctx context.Context, path string, l Layout, b Boot, minSize int64) error {
 	return thisHost().write(ctx, path, l, b, minSize)
 }
@@ -135,7 +135,7 @@ func (h host) write(ctx context.Context, path string, l Layout, b Boot, minSize 
 	return w.fail(opWrite, os.Rename(w.file(imageName), path))
 }
 
-// sizeOf gives the size of a disk that needs this much.
+// sizeOf returns the size of a disk whose content takes need bytes.
 func sizeOf(need, minSize int64) (int64, error) {
 	need = roundUp(need, mebi)
 	if need > maxSize {

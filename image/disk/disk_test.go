@@ -126,7 +126,7 @@ func TestWriteIsReproducible(t *testing.T) {
 				}
 				first := digest(t, write(t, l, b, size))
 
-				// Elsewhere, later, with other ways of the host.
+				// Another folder, time and environment.
 				b.Kernel = filepath.Join(t.TempDir(), "another name")
 				raw, err := os.ReadFile(kernel)
 				if err == nil {
@@ -185,8 +185,8 @@ func TestWriteCostsWhatTheContentCosts(t *testing.T) {
 	}
 }
 
-// fullest is the largest kernel for which a disk is as large as with one of the
-// size given: with another byte it would be larger.
+// fullest returns the largest size of a kernel with which the disk is as large as with
+// the kernel given. With one byte more the disk would be larger.
 func fullest(l Layout, c content, kernel int64) int64 {
 	size := func(n int64) int64 {
 		c := content{dirs: c.dirs, files: append([]staged{{name: "boot/kernel", size: n}}, c.files...)}
@@ -199,8 +199,8 @@ func fullest(l Layout, c content, kernel int64) int64 {
 	return kernel + int64(sort.Search(64*mebi, func(n int) bool { return size(kernel+int64(n)) > want })) - 1
 }
 
-// The size is a bound, found without trying: a disk that is as full as it may be
-// can be made, and hardly more than is needed is asked for.
+// The size of the disk is computed before it is made. The largest content for a size
+// fits, and the disk is hardly larger than its content.
 func TestSizeFits(t *testing.T) {
 	makes(t, Whole, BIOS, UEFI)
 	for _, modules := range []int{0, 120} { // more than a block of a folder holds
@@ -302,7 +302,7 @@ func TestWriteRefuses(t *testing.T) {
 	_ = wantError(t, err, step.NotFound, "")
 }
 
-// The size that is said to be needed is enough, and no less is.
+// The size in the error is enough, and the least that is.
 func TestSizeNeeded(t *testing.T) {
 	makes(t, both...)
 	b := Boot{Kernel: file(t, 2_000_000)}

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// The file system of the layouts other than UEFI is ext2 as GRUB legacy reads it:
-// inodes of 128 bytes, no extents, no journal ("The Second Extended File System",
-// D. Poirier). mke2fs could make it too, but reads and writes everything once more,
-// takes owners and times from the host, and makes holes, where GRUB legacy reads
-// block 0 instead of zeros.
+// All layouts but UEFI have an ext2 file system that GRUB legacy reads: inodes of 128
+// bytes, no extents, no journal. The format is described in "The Second Extended
+// File System" by D. Poirier. mke2fs -d is not used: it needs a second copy of every
+// file, takes owners and times from the host, and makes holes, where GRUB legacy
+// reads block 0 instead of zeros.
 const (
 	blockSize = 4096
-	// groupBlocks is how many blocks a group has: one block has a bit for each.
+	// groupBlocks is the number of blocks in a group. A bitmap of one block covers it.
 	groupBlocks = 8 * blockSize
 	inodeSize   = 128
 	rootInode   = 2
@@ -22,17 +22,17 @@ const (
 	lostFound = 11
 )
 
-// node is a file or folder of the file system; its number is its inode.
+// node is a file or folder of the file system.
 type node struct {
-	number uint32
+	number uint32 // of its inode
 	links  uint16
-	dir    []byte // the entries of a folder
-	file   staged
+	dir    []byte // the entries, if it is a folder
+	file   staged // otherwise
 }
 
 func (n node) size() int64 { return int64(len(n.dir)) + n.file.size }
 
-// nodesOf numbers the folders and then the files.
+// nodesOf numbers the folders, then the files, and makes the folders' entries.
 func nodesOf(c content) []node {
 	number := map[string]uint32{"": rootInode, "lost+found": lostFound}
 	next := uint32(lostFound)
@@ -70,11 +70,11 @@ func nodesOf(c content) []node {
 	return nodes
 }
 
-// parent is the folder that a name is in, "" for the root.
+// parent returns the folder of a name; the root is "".
 func parent(name string) string { return strings.TrimSuffix(path.Dir(name), ".") }
 
-// directory is the entries of a folder. An entry is within one block; the last
-// one of a block extends to its end.
+// directory is the entries of a folder. No entry crosses the end of a block; the last
+// entry of a block extends to its end.
 type directory struct {
 	bytes []byte
 	last  int // where the last entry begins
@@ -98,22 +98,21 @@ func (d *directory) add(name string, number uint32, folder bool) {
 	d.bytes = append(d.bytes, entry...)
 }
 
-// whole gives the entries as whole blocks.
+// whole extends the last entry to the end of its block and returns all entries.
 func (d *directory) whole() []byte {
 	all := append(d.bytes, make([]byte, roundUp(int64(len(d.bytes)), blockSize)-int64(len(d.bytes)))...)
 	binary.LittleEndian.PutUint16(all[d.last+4:], uint16(len(all)-d.last))
 	return all
 }
 
-// ext2 is the arithmetic of the file system. Each group begins with the same
-// blocks: the superblock, the group descriptors, two bitmaps, the group's inodes.
+// ext2 is the geometry of the file system. Every group begins with a copy of the
+// superblock and of the group descriptors, then has two bitmaps, its inodes and data.
 type ext2 struct {
-	nodes  []node
-	data   int64 // blocks of files and folders
-	groups int64
-	blocks int64
-	// perGroup is the inodes of a group.
-	perGroup int64
+	nodes    []node
+	data     int64 // blocks of files and folders
+	groups   int64
+	blocks   int64
+	perGroup int64 // inodes
 }
 
 func newExt2(c content) ext2 {
@@ -129,19 +128,21 @@ func newExt2(c content) ext2 {
 	return e
 }
 
-// inodes counts those in use: the nodes, and the reserved ones less the root's.
+// inodes is the number of inodes in use. The first 10 are reserved; one of them is the
+// root's.
 func (e ext2) inodes() int64 { return int64(len(e.nodes)) + lostFound - 2 }
 
 func (e ext2) size() int64 { return e.blocks * blockSize }
 
-// descriptors is how many blocks the group descriptors take.
+// descriptors is the number of blocks of the group descriptors.
 func (e ext2) descriptors() int64 { return ceil(e.groups*32, blockSize) }
 
-// overhead is the blocks in front of a group's data.
+// overhead is the number of blocks before a group's data.
 func (e ext2) overhead() int64 { return 1 + e.descriptors() + 2 + e.perGroup*inodeSize/blockSize }
 
-// blocksOf counts a file's blocks: its data, and above the first 12 the trees of
-// block numbers that lead to them: one of a level, one of two, one of three.
+// blocksOf returns the number of blocks of a file: of its data and of the trees of
+// block numbers. The inode has the first 12 block numbers, and the roots of trees of
+// one, two and three levels for the others.
 func blocksOf(size int64) int64 {
 	data := ceil(size, blockSize)
 	all, left, reach := data, data-12, int64(1)

@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// fat32Clusters is the least that makes it FAT32, which is what UEFI
-	// (2.10, 13.3) wants of a disk that cannot be taken out.
+	// fat32Clusters is the least number of clusters of FAT32. UEFI (2.10, 13.3)
+	// wants FAT32 on a disk that is not removable.
 	fat32Clusters = 65525
 	fatReserved   = 32 // sectors in front of the first FAT
 	maxCluster    = 32 << 10
 )
 
-// fat is the arithmetic of a FAT32 file system.
+// fat is the geometry of a FAT32 file system.
 type fat struct {
 	cluster  int64 // bytes
 	clusters int64
 }
 
-// newFAT takes the biggest clusters with which the partition need not grow to be
-// FAT32: big ones are read faster.
+// newFAT chooses the largest clusters with which the content still fills a FAT32 file
+// system, because large clusters are read faster.
 func newFAT(c content) fat {
 	best := fat{cluster: sectorSize}
 	best.clusters = best.count(c)
@@ -35,17 +35,17 @@ func newFAT(c content) fat {
 		}
 		best = f
 	}
-	// Some are left over, because drivers disagree about the limit by a few.
+	// Drivers disagree about the limit by a few clusters.
 	best.clusters = max(best.clusters, fat32Clusters) + 16
 	return best
 }
 
 func (f fat) count(c content) int64 {
-	n := int64(1 + len(c.dirs)) // the root folder, and one for each
+	n := int64(1 + len(c.dirs)) // the root folder, and one cluster for each folder
 	var entries int64
 	for _, file := range c.files {
 		n += ceil(file.size, f.cluster)
-		// A short name, and 13 letters of the long one for each entry.
+		// One entry has the short name, each other 13 letters of the long one.
 		entries += 32 * (1 + ceil(int64(len(path.Base(file.name))), 13))
 	}
 	return n + ceil(entries, f.cluster)
@@ -62,11 +62,11 @@ func (w *work) writeUEFI(ctx context.Context, b Boot, minSize int64) error {
 	if err := w.copyRoot(ctx); err != nil {
 		return err
 	}
-	// Without a device in the prefix GRUB takes the partition it was read from.
+	// A prefix without a device is on the partition that GRUB was started from.
 	if err := w.makeCore(ctx, uefiPlatform, "/boot/grub", rootName+"/EFI/BOOT/BOOTX64.EFI", b.ABI); err != nil {
 		return err
 	}
-	const loader = "EFI/BOOT/BOOTX64.EFI" // what firmware starts if nobody told it otherwise
+	const loader = "EFI/BOOT/BOOTX64.EFI" // the default of UEFI firmware
 	info, err := os.Stat(w.rooted(loader))
 	if err == nil {
 		err = w.date(loader)
@@ -95,12 +95,13 @@ func (w *work) writeUEFI(ctx context.Context, b Boot, minSize int64) error {
 	return w.put(g.tail(), size-int64(len(g.tail())))
 }
 
-// rootName is the folder of the work folder whose files mtools copies.
+// rootName is a folder in the work folder. mtools copies its files to the disk.
 const rootName = "root"
 
 func (w *work) rooted(name string) string { return filepath.Join(w.dir, rootName, name) }
 
-// copyRoot copies the content there, because mtools takes times from its files.
+// copyRoot copies the content into the root folder and sets the files' times, which
+// mtools takes over.
 func (w *work) copyRoot(ctx context.Context) error {
 	for _, dir := range append([]string{""}, w.dirs...) {
 		if err := os.Mkdir(w.rooted(dir), 0o755); err != nil {
@@ -130,10 +131,10 @@ func (w *work) date(name string) error {
 	return os.Chtimes(w.rooted(name), time.Unix(epoch, 0), time.Unix(epoch, 0))
 }
 
-// formatFAT makes the file system and copies the content, in a fixed order.
+// formatFAT makes the file system and copies the content to it in a fixed order.
 func (w *work) formatFAT(ctx context.Context, f fat) error {
 	image := fmt.Sprintf("%s@@%d", imageName, partitionStart)
-	const heads, sectors = 255, 63 // nobody reads them
+	const heads, sectors = 255, 63 // of the disk's geometry, which no loader reads
 	err := w.run(ctx, "mformat", "-i", image, "-F", "-T", fmt.Sprint(f.size()/sectorSize),
 		"-h", fmt.Sprint(heads), "-s", fmt.Sprint(sectors), "-H", fmt.Sprint(partitionStart/sectorSize),
 		"-c", fmt.Sprint(f.cluster/sectorSize), "-N", fmt.Sprintf("%08x", w.serial()), "::")

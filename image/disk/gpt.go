@@ -6,15 +6,15 @@ import (
 	"unicode/utf16"
 )
 
-// A GUID partition table, UEFI specification 2.10, 5.3: header and 128 entries
-// after the first sector, and again at the disk's end, the header last.
+// A GUID partition table (UEFI specification 2.10, 5.3) is a header and 128 entries
+// after the first sector. A copy is at the disk's end, with the header last.
 const (
 	gptHeaderSize = 92
 	gptEntrySize  = 128
 	gptEntries    = 128
-	// gptTable is how many sectors the entries take.
+	// gptTable is the number of sectors of the entries.
 	gptTable = gptEntrySize * gptEntries / sectorSize
-	// gptTail is what the copy takes at the end of the disk, rounded up.
+	// gptTail is the size of the copy at the disk's end, rounded up.
 	gptTail = mebi
 )
 
@@ -30,7 +30,7 @@ type gpt struct {
 	name           string
 }
 
-// head gives the sectors at the start of the disk, tail those at its end.
+// head returns the sectors at the disk's start, tail those at its end.
 func (g gpt) head() []byte {
 	protective := make([]byte, sectorSize)
 	putMBR(protective, 0, mbrEntry{kind: mbrProtective, start: 1, sectors: g.size/sectorSize - 1})

@@ -11,18 +11,18 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// texts are the files that boot loaders read.
+// texts are the configuration files of the boot loaders.
 type texts struct {
 	grub string // /boot/grub/grub.cfg, for GRUB 2
-	menu string // /boot/grub/menu.lst, for GRUB legacy and pv-grub; "" if nobody reads it
+	menu string // /boot/grub/menu.lst, for GRUB legacy and pv-grub; "" for other layouts
 }
 
 // loader says how GRUB starts kernels of an ABI.
 type loader struct {
 	kernel, module string   // the commands of GRUB 2
 	menuModule     string   // the command of GRUB legacy
-	layouts        []Layout // where it works
-	path           bool     // the kernel expects its path in front of its arguments
+	layouts        []Layout // whose GRUB has the commands
+	path           bool     // the first argument is the kernel's path
 	initrd         bool     // modules are in one command and have no arguments
 }
 
@@ -32,8 +32,8 @@ var (
 	both    = []Layout{Whole, Partition, BIOS, UEFI}
 )
 
-// GRUB legacy does not know multiboot2. In GRUB 2 for Xen, multiboot and module
-// are the commands for PV kernels.
+// loaders has the commands for each ABI. GRUB legacy has none for multiboot2. GRUB 2
+// for Xen starts PV kernels by its commands multiboot and module.
 var loaders = map[string]loader{
 	image.Multiboot1:      {"multiboot", "module", "modulenounzip", both, true, false},
 	image.Multiboot1ELF64: {"multiboot", "module", "modulenounzip", both, true, false},
@@ -44,15 +44,16 @@ var loaders = map[string]loader{
 
 const (
 	kernelPath = "/boot/kernel"
-	// maxMenuLine is what GRUB legacy reads of a line (NEW_HEAPSIZE); it drops
-	// the rest without a word.
+	// maxMenuLine is the longest line of GRUB legacy (NEW_HEAPSIZE). It drops the
+	// rest without an error.
 	maxMenuLine = 1499
-	// maxXenArgs is the room in Xen's start_info, less the zero at the end.
+	// maxXenArgs is the size of the command line in Xen's start_info, without the
+	// zero at its end.
 	maxXenArgs = 1023
 )
 
-// render checks what can be checked without looking at a file, and writes what
-// the boot loader reads.
+// render checks the layout, the ABI, names and arguments, and makes the configuration
+// files.
 func render(l Layout, b Boot) (texts, error) {
 	if !slices.Contains(both, l) {
 		return texts{}, &step.Error{Kind: step.InvalidSpec, Op: opWrite, Field: "layout",
@@ -84,13 +85,13 @@ func render(l Layout, b Boot) (texts, error) {
 	return texts{grub: grub, menu: menu}, err
 }
 
-// renderConfig writes grub.cfg. What goes wrong is said, and then the machine is
-// halted: there is nobody at a prompt.
+// renderConfig makes grub.cfg. If the kernel does not start, GRUB prints an error and
+// halts the machine instead of waiting at a prompt.
 func renderConfig(l Layout, b Boot, how loader) (string, error) {
 	var s strings.Builder
 	s.WriteString("set timeout=0\n")
 	if slices.Contains(machine, l) {
-		// Without a serial port the console alone is what GRUB starts with.
+		// Without a serial port GRUB uses the console alone.
 		s.WriteString("if serial --unit=0 --speed=115200; then\n" +
 			"  terminal_input console serial\n  terminal_output console serial\nfi\n")
 	}
@@ -127,9 +128,9 @@ func renderConfig(l Layout, b Boot, how loader) (string, error) {
 	return s.String(), nil
 }
 
-// configArgs are the words of arguments in grub.cfg. Where GRUB 2 alone may read
-// the disk, they are refused if they cannot arrive as they are; pv-grub may read
-// menu.lst, which says them as they are.
+// configArgs returns the words of arguments for grub.cfg. For layouts that GRUB 2 boots
+// it refuses arguments that GRUB 2 would change. pv-grub reads menu.lst, where they
+// are unchanged.
 func configArgs(l Layout, field, args string) ([]word, error) {
 	all, err := words(args)
 	if err = errors.Join(plain(args), err); err != nil {
@@ -151,8 +152,8 @@ func command(name, path string, words []word) string {
 	return s.String()
 }
 
-// renderMenu writes menu.lst, which has no quoting: the rest of a line goes to
-// the kernel as it is.
+// renderMenu makes menu.lst. It has no quoting: the kernel gets the rest of the line
+// unchanged.
 func renderMenu(l Layout, b Boot, how loader) (string, error) {
 	s := "default 0\ntimeout 0\ntitle morgana\nroot (" + string(l) + ")\n"
 	line, err := menuLine("kernel "+kernelPath, b.Args)
@@ -163,7 +164,7 @@ func renderMenu(l Layout, b Boot, how loader) (string, error) {
 	paths := modulePaths(b.Modules)
 	if how.initrd && len(paths) > 0 {
 		if len(paths) > 1 {
-			return "", invalid(moduleField(1), errors.New("menu.lst has room for one initrd of Linux"))
+			return "", invalid(moduleField(1), errors.New("menu.lst can name only one initrd of Linux"))
 		}
 		return s + "initrd " + paths[0] + "\n", nil
 	}
@@ -188,12 +189,12 @@ func menuLine(command, args string) (string, error) {
 	case strings.HasSuffix(args, `\`):
 		return "", errors.New("a backslash at the end, which joins lines in menu.lst")
 	case len(line) > maxMenuLine:
-		return "", fmt.Errorf("a line of %d bytes in menu.lst, which has room for %d", len(line), maxMenuLine)
+		return "", fmt.Errorf("a line of %d bytes in menu.lst, where lines have at most %d", len(line), maxMenuLine)
 	}
 	return line + "\n", nil
 }
 
-// plain says whether a text can be in one line of a file at all.
+// plain refuses text that no line of a configuration file can hold.
 func plain(text string) error {
 	if strings.ContainsAny(text, "\n\x00") {
 		return errors.New("a newline or NUL, which no boot loader passes on")

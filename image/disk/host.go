@@ -13,19 +13,19 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// host is where the tools are.
+// host says where this host has the tools.
 type host struct {
 	path []string // searched for programs, in this order
 	grub string   // GRUB's modules, a folder per platform
 }
 
-// thisHost also looks where the PATH of root alone leads.
+// thisHost also searches the folders that only root has in its PATH.
 func thisHost() host {
 	dirs := filepath.SplitList(os.Getenv("PATH"))
 	return host{path: append(dirs, "/usr/local/sbin", "/usr/sbin", "/sbin"), grub: "/usr/lib/grub"}
 }
 
-// A tool is a program, or a file of GRUB's if there is a / in it.
+// A tool is a program or, if its name has a /, a file of GRUB.
 type tool struct{ name, pkg string }
 
 var (
@@ -44,11 +44,11 @@ func toolsOf(l Layout) []tool {
 	return nil
 }
 
-// Needs lists the tools that Write wants for a layout.
+// Needs lists the tools that [Write] runs or reads for a layout.
 func Needs(_ context.Context, l Layout) []step.Need { return thisHost().needs(l) }
 
-// Missing is an error (Unsupported, of the option via) if this host lacks a tool that
-// [Write] wants for a layout.
+// Missing returns an error (Unsupported, of the option via) if this host lacks one of
+// the [Needs] of a layout.
 func Missing(ctx context.Context, l Layout) error {
 	for _, n := range Needs(ctx, l) {
 		if n.Found == "" && !n.Optional {
@@ -81,7 +81,7 @@ func (h host) needs(l Layout) []step.Need {
 func (h host) find(program string) (string, error) {
 	for _, dir := range h.path {
 		if !filepath.IsAbs(dir) {
-			continue // the tools run in another folder
+			continue // the tools run in another working folder
 		}
 		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
 			return path, nil
@@ -90,7 +90,7 @@ func (h host) find(program string) (string, error) {
 	return "", &exec.Error{Name: program, Err: exec.ErrNotFound}
 }
 
-// missing makes an error of what is needed and was not found.
+// missing makes an error of the needs that were not found.
 func missing(l Layout, needs []step.Need) error {
 	var names, fixes []string
 	for _, n := range needs {

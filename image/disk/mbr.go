@@ -21,9 +21,9 @@ type mbrEntry struct {
 	start, sectors int64
 }
 
-// putMBR writes a partition table with one entry into the first sector, behind
-// its boot code. Cylinders, heads and sectors are given as "beyond" (0xfeffff):
-// everybody reads sector numbers.
+// putMBR writes a partition table with one entry into the first sector, behind its
+// boot code. Cylinders, heads and sectors are "out of range" (0xfeffff), because
+// today's loaders read sector numbers.
 func putMBR(sector []byte, serial uint32, e mbrEntry) {
 	clear(sector[mbrCode:])
 	binary.LittleEndian.PutUint32(sector[mbrCode:], serial)
@@ -32,7 +32,7 @@ func putMBR(sector []byte, serial uint32, e mbrEntry) {
 		at[0] = 0x80
 	}
 	copy(at[1:], []byte{0xfe, 0xff, 0xff, e.kind, 0xfe, 0xff, 0xff})
-	if e.kind == mbrProtective { // starts at sector 1, and says so (UEFI 2.10, table 5.4)
+	if e.kind == mbrProtective { // UEFI 2.10, table 5.4, gives its cylinder, head and sector
 		copy(at[1:], []byte{0x00, 0x02, 0x00, e.kind, 0xff, 0xff, 0xff})
 	}
 	binary.LittleEndian.PutUint32(at[8:], uint32(e.start))

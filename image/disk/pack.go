@@ -17,14 +17,14 @@ import (
 
 const opPack = "pack disk"
 
-// Pack writes the raw disk image at path to w as a tar archive that holds only
-// what is not zero, as 4 KiB blocks (larger ones if there were more than 4096
-// pieces), and is as large as that. `tar -xS` and [Unpack] make the image again,
-// with its holes, under the name disk.raw. The bytes depend only on the image's.
+// Pack writes the raw disk image at path to w as a sparse tar archive: it holds only
+// the blocks that are not zero. A block has 4 KiB, or more if there would be over
+// 4096 runs of blocks. `tar -xS` and [Unpack] make the image again, with its holes,
+// named disk.raw. The archive depends on the image's bytes only.
 //
-// Memory does not depend on the image's size. Errors: NotFound, InvalidSpec for
-// what is no disk (sectors of 512 bytes, at most 8 TiB); an error of w comes as
-// it is.
+// Memory does not depend on the image's size. Errors: NotFound; InvalidSpec for a
+// file that is no disk (sectors of 512 bytes, at most 8 TiB). Errors of w are
+// returned unchanged.
 func Pack(ctx context.Context, w io.Writer, path string) error {
 	f, err := openDisk(path)
 	if err != nil {
@@ -35,13 +35,12 @@ func Pack(ctx context.Context, w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	// The bare type keeps a file from taking over the copying.
-	_, err = io.CopyBuffer(struct{ io.Writer }{w}, files.Reader(ctx, p.reader()), make([]byte, bufSize))
+	_, err = files.Copy(ctx, w, p.reader())
 	return err
 }
 
-// Store puts the raw image at path into a store, packed. The packed one is read
-// from the image, so it takes no space on this host.
+// Store packs the raw image at path into a store. The store reads the archive from
+// the image, so there is no file of it on this host.
 func Store(ctx context.Context, store step.Store, path string) (step.Artifact, error) {
 	f, err := openDisk(path)
 	if err != nil {
@@ -55,7 +54,7 @@ func Store(ctx context.Context, store step.Store, path string) (step.Artifact, e
 	return store.Put(ctx, p.reader())
 }
 
-// packed is the archive of a disk: its parts, of memory and of the disk.
+// packed is the archive of a disk. Its parts are in memory or on the disk.
 type packed struct {
 	parts []part
 	size  int64
@@ -63,11 +62,11 @@ type packed struct {
 
 type part struct {
 	from     io.ReaderAt
-	off      int64 // there
+	off      int64 // in from
 	at, size int64 // in the archive
 }
 
-// packOf finds what is to be packed.
+// packOf finds the parts of a disk's archive.
 func packOf(ctx context.Context, f *os.File) (*packed, error) {
 	info, err := f.Stat()
 	if err != nil {

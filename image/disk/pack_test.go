@@ -183,7 +183,7 @@ func TestPackDisk(t *testing.T) {
 	}
 }
 
-// More pieces than the list has room for: the grain grows.
+// With more spans than the list may have the grain grows.
 func TestPackOfManyPieces(t *testing.T) {
 	const pieces, every = maxSpans + 1, 4 * grain
 	path := sparse(t, pieces*every, nil)
@@ -248,7 +248,7 @@ func TestSpanListIsTheSmallestGrain(t *testing.T) {
 func TestPackRefuses(t *testing.T) {
 	huge := sparse(t, 512, nil)
 	if err := os.Truncate(huge, maxSize+512); err != nil {
-		t.Skip(err) // not every file system has room for the name of it
+		t.Skip(err) // some file systems have no files of this size
 	}
 	for path, kind := range map[string]step.Kind{
 		filepath.Join(t.TempDir(), "gone"): step.NotFound,

@@ -13,8 +13,8 @@ import (
 // unpacks is the word for TestMain to unpack its standard input.
 const unpacks = "unpack"
 
-// What a killed process leaves is removed by the next for the same path, what a
-// running one works on is not.
+// The folder of a killed process is removed by the next process for the same path.
+// The folder of a running one is not.
 func TestKilledIsSwept(t *testing.T) {
 	makes(t, Whole)
 	packed := pack(t, sparse(t, mebi, map[int64]string{0: "x", mebi - 1: "y"}))

@@ -10,8 +10,8 @@ import (
 
 var sizeForm = regexp.MustCompile(`^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$`)
 
-// ParseSize reads an option's size of a disk, as "512MiB", in bytes. Anything else
-// is InvalidSpec of field.
+// ParseSize reads a size such as "512MiB" from the option field, in bytes. The error
+// is InvalidSpec.
 func ParseSize(field, s string) (int64, error) {
 	var n int64
 	var unit string

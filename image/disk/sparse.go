@@ -11,11 +11,10 @@ import (
 )
 
 const (
-	// grain is how finely zeros are looked for. It does not depend on the file
-	// system the image lies on, so neither do the packed bytes.
+	// grain is the size of the blocks that are compared with zeros. It does not
+	// depend on the file system of the image, so the packed bytes do not either.
 	grain = 4096
-	// maxSpans keeps the list of what is not zero in memory, and far under the
-	// 1 MiB that archive/tar reads of it.
+	// maxSpans limits the list of spans. archive/tar reads at most 1 MiB of it.
 	maxSpans = 4096
 	bufSize  = 256 << 10
 )
@@ -23,14 +22,14 @@ const (
 // span is a part of an image that is not zero.
 type span struct{ at, size int64 }
 
-// spanList is what is not zero, in units of a grain. When there are too many
-// spans the grain is doubled, so it ends up the smallest that will do.
+// spanList is the list of spans, in units of a grain. While there are too many spans
+// the grain is doubled, so it becomes the smallest possible.
 type spanList struct {
 	grain int64
 	spans []span // in grains
 }
 
-// add takes the grain number n, counted in bytes/4096; n goes up.
+// add adds the grain that holds the offset at. Offsets must increase.
 func (s *spanList) add(at int64) {
 	s.join(at/s.grain, 1)
 	for len(s.spans) > maxSpans {
@@ -44,7 +43,7 @@ func (s *spanList) add(at int64) {
 	}
 }
 
-// join adds a run of grains that begins in the last span, next to it or later.
+// join adds a run of grains. It must begin in the last span or behind it.
 func (s *spanList) join(at, size int64) {
 	if n := len(s.spans); n > 0 {
 		last := &s.spans[n-1]
@@ -56,7 +55,7 @@ func (s *spanList) join(at, size int64) {
 	s.spans = append(s.spans, span{at, size})
 }
 
-// bytes gives the spans in bytes, cut at the image's end.
+// bytes returns the spans in bytes, cut off at the image's end.
 func (s *spanList) bytes(size int64) []span {
 	all := make([]span, len(s.spans))
 	for i, g := range s.spans {
@@ -66,7 +65,7 @@ func (s *spanList) bytes(size int64) []span {
 	return all
 }
 
-// findSpans looks for what is not zero in an image. Holes are not read.
+// findSpans finds the parts of an image that are not zero. It does not read holes.
 func findSpans(ctx context.Context, f *os.File, size int64) ([]span, error) {
 	list := spanList{grain: grain}
 	buf, zero := make([]byte, bufSize), make([]byte, grain)
@@ -106,8 +105,8 @@ func blocks(buf []byte) func(func(int) bool) {
 	}
 }
 
-// nextData gives the next data at or after an offset, and where a hole follows.
-// Where the file system does not say, all is data.
+// nextData returns the next range of data at or after an offset. On a file system
+// that does not know holes everything is data.
 func nextData(f *os.File, at, size int64) (from, end int64, err error) {
 	from, err = unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
 	switch {
@@ -125,7 +124,7 @@ func nextData(f *os.File, at, size int64) (from, end int64, err error) {
 	return min(from, size), min(roundUp(end, grain), size), nil
 }
 
-// errChanged says what it means that a file ends early.
+// errChanged explains the early end of a file.
 func errChanged(err error) error {
 	if errors.Is(err, io.EOF) {
 		return errShrunk

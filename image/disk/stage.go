@@ -15,20 +15,21 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// content is what will be on the disk's file system.
+// content is the folders and files of the disk's file system.
 type content struct {
 	dirs  []string // parents first, without a leading /
 	files []staged
 }
 
-// staged is a file: a text, or what is at a path that an option names.
+// staged is a file of the disk. Its content is text, or the file at path, which the
+// option field names.
 type staged struct {
 	name              string // as "boot/kernel"
 	size              int64
 	field, path, text string
 }
 
-// maxFile is what FAT32 holds, and more than GRUB finds memory for.
+// maxFile is the largest file of FAT32. GRUB has no memory for larger ones anyway.
 const maxFile = 4<<30 - 1
 
 var (
@@ -36,7 +37,7 @@ var (
 	errGrown  = errors.New("the file became larger while it was read")
 )
 
-// stage finds everything that goes on the disk.
+// stage lists the content. It reads no file.
 func (w *work) stage(l Layout, b Boot, t texts) error {
 	w.sum = sha256.New()
 	_, _ = fmt.Fprintf(w.sum, "morgana disk 2 %s\n", l) // a hash does not fail
@@ -90,8 +91,8 @@ func (f staged) blame(err error) error {
 	return e
 }
 
-// copy writes a file to where it will be, and adds it to the sum: it is read once,
-// so what is summed is what is written.
+// copy writes a file to its place and adds it to the sum. The file is read once, so
+// the sum is of the bytes written.
 func (w *work) copy(ctx context.Context, to io.Writer, f staged) error {
 	var from io.Reader = strings.NewReader(f.text)
 	if f.path != "" {
@@ -102,8 +103,7 @@ func (w *work) copy(ctx context.Context, to io.Writer, f staged) error {
 		defer func() { _ = in.Close() }() // only read
 		from = in
 	}
-	// The bare type keeps a file from taking over the copying.
-	size, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(to, w.sum)}, files.Reader(ctx, from), make([]byte, bufSize))
+	size, err := files.Copy(ctx, io.MultiWriter(to, w.sum), from)
 	switch {
 	case errors.Is(err, errGrown), err == nil && size > f.size:
 		return f.blame(errGrown)
@@ -114,11 +114,12 @@ func (w *work) copy(ctx context.Context, to io.Writer, f staged) error {
 	return w.fail(opWrite, err)
 }
 
-// identity gives an identifier that only depends on what was copied.
+// identity returns an identifier that depends only on the layout and the files that
+// were copied.
 func (w *work) identity(purpose string) (id [16]byte) {
 	sum := sha256.Sum256(append(w.sum.Sum(nil), purpose...))
 	copy(id[:], sum[:])
-	id[6] = id[6]&0x0f | 0x80 // RFC 9562: version 8, made in a way of our own
+	id[6] = id[6]&0x0f | 0x80 // RFC 9562: version 8, custom
 	id[8] = id[8]&0x3f | 0x80
 	return id
 }

@@ -11,19 +11,19 @@ import (
 )
 
 // A packed disk is a tar archive of one sparse file in GNU's PAX format 1.0 ("GNU
-// tar", D.2): an extended header, a header, the list of spans, their bytes, the
-// end. archive/tar reads it and does not write it.
+// tar", D.2): an extended header, a header, the list of spans, their bytes, the end
+// of the archive. archive/tar reads this format, but does not write it.
 const (
 	memberName = imageName
-	// GNU tar shows this name only to those who do not know the format.
+	// storedName is the file's name for programs that do not know the format.
 	storedName = "GNUSparseFile.0/" + memberName
 	tarBlock   = 512
-	// maxRecords bounds the extended header; ours has about 100 bytes.
+	// maxRecords limits the extended header, which has about 100 bytes.
 	maxRecords = 1024
 )
 
-// tarHead is all that comes before the list of spans. size is the disk's, stored
-// that of the list and the spans.
+// tarHead returns the archive up to the list of spans. size is the size of the disk,
+// stored the size of the list and the spans.
 func tarHead(size, stored int64) ([]byte, error) {
 	records := record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0") +
 		record("GNU.sparse.name", memberName) + record("GNU.sparse.realsize", strconv.FormatInt(size, 10))
@@ -54,8 +54,8 @@ func record(key, value string) string {
 	return strconv.Itoa(n) + rest
 }
 
-// tarHeader is a ustar header block. The file belongs to root and is of the time
-// that everything on the disk has.
+// tarHeader returns a ustar header block. The owner is root; the time is that of all
+// files on the disk.
 func tarHeader(kind byte, name string, size int64) ([]byte, error) {
 	var block bytes.Buffer
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(epoch, 0), Format: tar.FormatUSTAR}
@@ -63,7 +63,7 @@ func tarHeader(kind byte, name string, size int64) ([]byte, error) {
 		return nil, err
 	}
 	b := block.Bytes()
-	b[156] = kind // archive/tar keeps extended headers to itself
+	b[156] = kind // archive/tar does not let its caller write extended headers
 	copy(b[148:156], "        ")
 	sum := 0
 	for _, c := range b {
@@ -73,8 +73,8 @@ func tarHeader(kind byte, name string, size int64) ([]byte, error) {
 	return b, nil
 }
 
-// spanText is the list of spans, padded. A disk that ends in a hole ends the list
-// with an empty span there, as GNU tar writes it.
+// spanText returns the list of spans, padded. If the disk ends in a hole the list ends
+// with an empty span at the disk's end, as GNU tar writes it.
 func spanText(spans []span, size int64) []byte {
 	if n := len(spans); n == 0 || spans[n-1].at+spans[n-1].size < size {
 		spans = append(spans[:n:n], span{size, 0})
@@ -88,8 +88,8 @@ func spanText(spans []span, size int64) []byte {
 	return append(text, make([]byte, padding(int64(len(text))))...)
 }
 
-// parseRecords finds the numbers in the records of an extended header. Whether
-// the rest is as it should be is seen by writing it again.
+// parseRecords finds the numbers in the records of an extended header. It does not
+// check the rest: readHead writes the header again and compares.
 func parseRecords(records string) (size, stored int64, err error) {
 	for line := range strings.Lines(records) {
 		_, field, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
@@ -107,7 +107,7 @@ func parseRecords(records string) (size, stored int64, err error) {
 	return size, stored, nil
 }
 
-// number reads a number as it is written here, and no other way.
+// number reads a decimal number without sign and leading zeros.
 func number(text string) (int64, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 || strconv.FormatInt(n, 10) != text {
@@ -116,5 +116,5 @@ func number(text string) (int64, error) {
 	return n, nil
 }
 
-// padding is what is missing to a full block.
+// padding is the number of bytes missing to a whole block.
 func padding(n int64) int64 { return roundUp(n, tarBlock) - n }

@@ -129,7 +129,7 @@ func packedDigest(t testing.TB, path string) string {
 	return fmt.Sprintf("%x", sum.Sum(nil))
 }
 
-// used is the room a file takes on its file system.
+// used is the space that a file takes on its file system.
 func used(t testing.TB, path string) int64 {
 	t.Helper()
 	var stat syscall.Stat_t

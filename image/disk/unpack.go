@@ -18,16 +18,15 @@ import (
 
 const opUnpack = "unpack disk"
 
-// Unpack makes the raw disk image at path that was packed into r: sparse, synced,
-// and there when it is whole; the folder must exist. It takes what [Pack] writes
-// and nothing else, and reads r to its end.
+// Unpack makes the raw disk image that [Pack] wrote to r at path, sparse and synced.
+// The folder must exist; a file at path is replaced once the image is complete. r is
+// read to its end.
 //
-// Memory does not depend on what r says. Errors: Conflict if r is no disk packed
-// so, NoSpace; without a kind if r ends early or fails. Nothing is left after an
-// error.
+// Memory is bounded, whatever sizes r claims. Errors: Conflict if r is not an archive
+// of Pack; NoSpace; without a kind if r ends early or fails. An error leaves no file.
 func Unpack(ctx context.Context, r io.Reader, path string) (err error) {
 	u := unpacker{r: bufio.NewReaderSize(files.Reader(ctx, r), bufSize)}
-	// The head comes first: what is no disk makes no file.
+	// A damaged head is refused before a file is made.
 	if err := u.readHead(); err != nil {
 		return u.fail(path, err)
 	}
@@ -54,7 +53,7 @@ func Unpack(ctx context.Context, r io.Reader, path string) (err error) {
 	return u.fail(path, err)
 }
 
-// malformed is what is wrong with an archive.
+// malformed says why an archive is not one of Pack.
 type malformed string
 
 func (m malformed) Error() string { return "no packed disk: " + string(m) }
@@ -94,7 +93,7 @@ func (u *unpacker) readHead() error {
 	if size <= 0 || size > maxSize || size%sectorSize != 0 {
 		return malformed(fmt.Sprintf("%d bytes is no size of a disk", size))
 	}
-	// There is one way to write what was read; anything else is not ours.
+	// Pack writes these numbers in one way only.
 	if want, err := tarHead(size, stored); err != nil || !bytes.Equal(want, append(ext, rest...)) {
 		return malformed("its headers are not those of one")
 	}
@@ -139,7 +138,7 @@ func (u *unpacker) readSpans() error {
 	return u.zeros(padding(int64(len(bytes.TrimRight(want, "\x00")))))
 }
 
-// write writes the spans, and sees that nothing follows.
+// write writes the spans and checks that nothing follows them.
 func (u *unpacker) write(f *os.File) error {
 	if err := f.Truncate(u.size); err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 
 const asUser = "MORGANA_TEST_WRITE"
 
-// TestMain makes or unpacks a disk and ends if it is told so, by a test that
-// makes another user's process of it or kills it.
+// TestMain runs the tests, or makes or unpacks a disk if a test started this process:
+// as another user, or to kill it.
 func TestMain(m *testing.M) {
 	if os.Getenv(asUser) == "" {
 		os.Exit(m.Run())
@@ -29,13 +29,13 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// Somebody who is not root makes the same bytes.
+// A user who is not root makes the same bytes.
 func TestWriteWithoutRoot(t *testing.T) {
 	makes(t, both...)
 	if os.Getuid() != 0 {
 		t.Skip("not root: every test is one without root")
 	}
-	// Not t.TempDir, which others may not enter.
+	// Other users may not enter t.TempDir.
 	dir, err := os.MkdirTemp("", "disk-test-")
 	if err != nil {
 		t.Fatal(err)

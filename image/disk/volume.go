@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// formatExt2 writes the files first: their digest is in the superblock.
+// formatExt2 writes the superblock last, because it has a digest of the files.
 func (w *work) formatExt2(ctx context.Context, e ext2, start int64) error {
 	v := volume{ext2: e, w: io.NewOffsetWriter(w.image, start)}
 	for _, n := range e.nodes {
@@ -19,16 +19,16 @@ func (w *work) formatExt2(ctx context.Context, e ext2, start int64) error {
 }
 
 func (w *work) writeNode(ctx context.Context, v *volume, n node) error {
-	const file, folder, everybodyReads, everybodyEnters = 0o100000, 0o040000, 0o644, 0o755
-	mode := uint16(file | everybodyReads)
+	const file, folder = 0o100644, 0o040755 // types and permissions
+	mode := uint16(file)
 	to := &blockWriter{v: v, first: v.taken, size: n.size()}
 	numbers := make([]uint32, ceil(n.size(), blockSize))
 	for i := range numbers {
 		numbers[i] = v.take()
 	}
 	if n.dir != nil {
-		mode = folder | everybodyEnters
-		_, _ = to.Write(n.dir) // the volume keeps its error
+		mode = folder
+		_, _ = to.Write(n.dir) // the error is in v.err
 	} else if err := w.copy(ctx, to, n.file); err != nil {
 		return err
 	}
@@ -58,11 +58,11 @@ func (w *work) writeNode(ctx context.Context, v *volume, n node) error {
 	return w.fail(opWrite, v.err)
 }
 
-// volume is the file system while it is written.
+// volume is a file system that is being written.
 type volume struct {
 	ext2
 	w     io.WriterAt
-	taken int64 // data blocks
+	taken int64 // data blocks so far
 	err   error // the first one
 }
 
@@ -72,22 +72,22 @@ func (v *volume) put(data []byte, at int64) {
 	}
 }
 
-// capacity is how many data blocks a whole group has.
+// capacity is the number of data blocks in a whole group.
 func (v *volume) capacity() int64 { return groupBlocks - v.overhead() }
 
-// number gives the block that is the index-th of all data blocks.
+// number returns the block number of a data block, by its index among all of them.
 func (v *volume) number(index int64) int64 {
 	return index/v.capacity()*groupBlocks + v.overhead() + index%v.capacity()
 }
 
-// take gives the next data block.
+// take returns the number of the next free data block.
 func (v *volume) take() uint32 {
 	v.taken++
 	return uint32(v.number(v.taken - 1))
 }
 
-// tree writes the blocks that lead to numbers, and gives the topmost. reach is how
-// many it can lead to.
+// tree writes a tree of block numbers and returns its root. reach is the number of
+// data blocks that a tree of this height can have.
 func (v *volume) tree(numbers []uint32, reach int) uint32 {
 	if reach == 1 {
 		return numbers[0]
@@ -103,8 +103,8 @@ func (v *volume) tree(numbers []uint32, reach int) uint32 {
 	return top
 }
 
-// finish writes what every group begins with. Blocks and inodes are taken in
-// order, so those of a group that are in use are its first.
+// finish writes the superblocks, group descriptors and bitmaps. Blocks and inodes are
+// taken in order, so a group's blocks and inodes in use are its first ones.
 func (v *volume) finish(id [16]byte) {
 	le := binary.LittleEndian
 	descriptors := make([]byte, v.descriptors()*blockSize)
@@ -136,7 +136,7 @@ func (v *volume) finish(id [16]byte) {
 		at := g * groupBlocks * blockSize
 		le.PutUint16(super[90:], uint16(g))
 		if g == 0 {
-			v.put(super, 1024) // behind the boot sectors
+			v.put(super, 1024) // behind the boot code
 		} else {
 			v.put(super, at)
 		}
@@ -144,7 +144,8 @@ func (v *volume) finish(id [16]byte) {
 	}
 }
 
-// bitmap is a block with the bits of used ones set, and of those that are not there.
+// bitmap returns a block in which the bits below used are set, and those from all on,
+// which stand for nothing.
 func bitmap(used, all int64) []byte {
 	b := make([]byte, blockSize)
 	for i := range int64(groupBlocks) {
@@ -160,7 +161,7 @@ func (v *volume) super(id [16]byte, freeBlocks uint32) []byte {
 		magic          = 0xef53
 		clean          = 1
 		continueOnFail = 1
-		dynamic        = 1 // the revision with inodes of any size
+		dynamic        = 1 // the revision that has features
 		fileTypes      = 2 // in the entries of folders
 		largeFiles     = 2
 		logBlockSize   = 2 // 1024 << 2
@@ -184,12 +185,11 @@ func (v *volume) super(id [16]byte, freeBlocks uint32) []byte {
 	return s
 }
 
-// blockWriter writes a file into its blocks, which are adjacent but for the
-// beginnings of groups.
+// blockWriter writes a file into its blocks. They are adjacent within a group.
 type blockWriter struct {
 	v     *volume
 	first int64 // data block
-	size  int64 // what there are blocks for
+	size  int64 // of the file
 	at    int64 // in the file
 }
 

@@ -11,31 +11,30 @@ var escape = regexp.MustCompile(`\\x[0-9a-fA-F]{2}`)
 
 // word is a word of a command line.
 type word struct {
-	given string // as the line has it
-	value string // what a kernel reads it as
+	given string // with its quotes and backslashes
+	value string // without them
 }
 
-// words cuts a command line into the words to give to a command of GRUB 2: their
-// values, each of which GRUB writes as [word.arrives] says, with a blank between.
+// words splits a command line into words, for a command of GRUB 2. GRUB joins the
+// values of the words with blanks and quotes each as [word.arrives] says.
 //
-// So a line without ' " and \ arrives byte by byte, and with them as another
-// line of the same meaning to who cuts words by double quotes and backslashes, as
-// MirageOS does: `--hello="Hello World"` arrives as `"--hello=Hello World"`.
-// Linux reads it alike as well if there is no backslash or single quote;
-// [changed] tells.
+// The kernel gets a line without ' " and \ unchanged. Any other line may change, as
+// `--hello="Hello World"` to `"--hello=Hello World"`. A kernel that knows double
+// quotes and backslashes, such as MirageOS, reads the same words. Linux does too if
+// there is no backslash or single quote; see [changed].
 func words(line string) ([]word, error) {
 	var (
 		all            []word
 		value          strings.Builder
 		start          int
-		quoted, inside bool // the word has quotes; we are between them
+		quoted, inside bool // the word has quotes; i is between them
 	)
 	end := func(at int) error {
 		w := word{line[start:at], value.String()}
 		if w.value == "" && quoted {
 			return errors.New(`GRUB cannot pass on an empty word ("")`)
 		}
-		if escape.MatchString(w.value) { // which GRUB leaves alone
+		if escape.MatchString(w.value) { // which GRUB does not quote
 			return errors.New(`GRUB cannot pass on a backslash before x and two hexadecimal digits`)
 		}
 		all = append(all, w)
@@ -71,8 +70,8 @@ func words(line string) ([]word, error) {
 
 var escaper = strings.NewReplacer(`\`, `\\`, `'`, `\'`, `"`, `\"`)
 
-// arrives is what GRUB makes of a word for a kernel: a backslash before ' " and
-// \, and double quotes around one with a blank (grub-core/lib/cmdline.c).
+// arrives returns the word as GRUB passes it on: with a backslash before each ' " and
+// \, and in double quotes if it has a blank (grub-core/lib/cmdline.c).
 func (w word) arrives() string {
 	text := escaper.Replace(w.value)
 	if strings.Contains(w.value, " ") {
@@ -81,8 +80,8 @@ func (w word) arrives() string {
 	return text
 }
 
-// changed says which word arrives as one that a kernel may read otherwise: not
-// all take a backslash for an escape. Double quotes in another place are none.
+// changed is an error if a word with a backslash or single quote would arrive changed:
+// some kernels do not know backslashes as escapes. Moved double quotes do no harm.
 func changed(all []word) error {
 	for _, w := range all {
 		if got := w.arrives(); got != w.given && strings.ContainsAny(w.given, `\'`) {
@@ -92,8 +91,8 @@ func changed(all []word) error {
 	return nil
 }
 
-// quote writes a text for GRUB's script language. Nothing is special between
-// single quotes but the single quote.
+// quote quotes a text for GRUB's script language. Between single quotes only the
+// single quote is special.
 func quote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

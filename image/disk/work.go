@@ -24,11 +24,11 @@ const (
 	// epoch is every time on a disk: 1980-01-01, the first that FAT knows, in
 	// seconds.
 	epoch = 315532800
-	// full is how much room a file system has that we take for full.
+	// full is the free space below which a file system counts as full.
 	full = mebi
 )
 
-// work is a folder where a disk is made, next to where it will be.
+// work is the making of one disk, in a folder next to its path.
 type work struct {
 	host
 	dir  string
@@ -62,8 +62,8 @@ func (w *work) put(data []byte, at int64) error {
 	return w.fail(opWrite, err)
 }
 
-// run runs a tool in the work folder, so that names need no quoting, and makes
-// one line of what it says if it fails.
+// run runs a tool in the work folder, so that file names need no quoting. The error
+// has the last line of the tool's output.
 func (w *work) run(ctx context.Context, name string, args ...string) error {
 	program, err := w.find(name)
 	if err != nil {
@@ -72,7 +72,7 @@ func (w *work) run(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = w.dir
 	seconds := strconv.Itoa(epoch)
-	// Nothing of the host's: language, time and zone, configuration files.
+	// The language, time, zone and configuration files of the host have no effect.
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + w.dir, "TMPDIR=" + w.dir, "LC_ALL=C", "TZ=UTC",
 		"SOURCE_DATE_EPOCH=" + seconds,
@@ -93,7 +93,7 @@ func (w *work) run(ctx context.Context, name string, args ...string) error {
 	return w.fail("run "+name, err)
 }
 
-// lastLine is where programs say what ended them.
+// lastLine returns the line where most programs write their error.
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])
@@ -101,8 +101,8 @@ func lastLine(text string) string {
 
 func (w *work) fail(op string, err error) error { return failIn(filepath.Dir(w.dir), op, err) }
 
-// failIn gives an error of the file system its kind. A tool has no code for a
-// full disk, so then the disk itself is asked.
+// failIn gives an error its kind. A tool has no exit status for a full file system, so
+// if one fails the free space is read.
 func failIn(folder, op string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
