@@ -1,6 +1,7 @@
 # Everything a person or a CI runs. Versions of tools are pinned here.
 GOLANGCI_LINT_VERSION := v2.15.0
 WORKFLOWCHECK_VERSION := v0.6.0
+BENCHSTAT_VERSION     := v0.0.0-20260908200009-22c9c6c9d4da
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -44,8 +45,8 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint (with the w
 	cd devserver && GOFLAGS=-trimpath CGO_ENABLED=0 $(TOOLS)/golangci-lint run ./...
 	$(TOOLS)/workflowcheck -config workflowcheck.yaml ./workflows/...
 
-bench: build ## figures and ratios: the engine, the boot, the store
-	scripts/bench.sh
+bench: build $(TOOLS)/benchstat ## figures, and ratios to peers: the engine, boot, images, the store, Xen
+	scripts/bench.sh $(TOOLS)
 
 deps: ## install what the host lacks (Debian), or print how
 	@scripts/deps.sh
@@ -69,14 +70,13 @@ $(TOOLS)/gotest: scripts/gotest/main.go
 
 # The version is in the stamp's name, so that a new pin installs anew.
 $(TOOLS)/golangci-lint: $(TOOLS)/.golangci-lint-$(GOLANGCI_LINT_VERSION)
-$(TOOLS)/.golangci-lint-$(GOLANGCI_LINT_VERSION):
-	@echo "building golangci-lint $(GOLANGCI_LINT_VERSION): a minute or two, once"
-	@mkdir -p $(TOOLS)
-	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
-	@touch $@
-
+$(TOOLS)/.golangci-lint-$(GOLANGCI_LINT_VERSION): of := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 $(TOOLS)/workflowcheck: $(TOOLS)/.workflowcheck-$(WORKFLOWCHECK_VERSION)
-$(TOOLS)/.workflowcheck-$(WORKFLOWCHECK_VERSION):
+$(TOOLS)/.workflowcheck-$(WORKFLOWCHECK_VERSION): of := go.temporal.io/sdk/contrib/tools/workflowcheck@$(WORKFLOWCHECK_VERSION)
+$(TOOLS)/benchstat: $(TOOLS)/.benchstat-$(BENCHSTAT_VERSION)
+$(TOOLS)/.benchstat-$(BENCHSTAT_VERSION): of := golang.org/x/perf/cmd/benchstat@$(BENCHSTAT_VERSION)
+$(TOOLS)/.%:
+	@echo "building $(of): a minute or two, once"
 	@mkdir -p $(TOOLS)
-	GOBIN=$(TOOLS) go install go.temporal.io/sdk/contrib/tools/workflowcheck@$(WORKFLOWCHECK_VERSION)
+	GOBIN=$(TOOLS) go install $(of)
 	@touch $@

@@ -1,10 +1,27 @@
 #!/bin/sh
-# Figures and ratios; see bench/main.go. Arguments go to the program: --json, --only boot.
-# Part xen wants the lab of xenlab/README.md, which takes root to build the first time;
-# where it cannot be had, that part is left out.
+# Figures, and ratios to a peer in the same run (bench/), as benchstat tells them:
+# bench.sh TOOLS [BENCHMARK...]. The whole output is left in TOOLS/bench, to compare with
+# a later one. Xen wants the lab of xenlab/README.md; where there is none it is left out.
 set -eu
 cd "$(dirname "$0")/.."
-mkdir -p .bin
-# Not "go run", which does not hand on signals.
-go build -o .bin/bench ./bench
-exec .bin/bench "$@"
+tools=$1
+shift
+export MORGANA_BIN="${MORGANA_BIN:-$PWD/bin}"
+: >"$tools/bench"
+# measure BENCHMARK SAMPLES RUNS PACKAGE
+measure() {
+	go test -run '^$' -bench "^Benchmark$1\$" -count "$2" -benchtime "$3" -timeout 60m "$4" >"$tools/bench.part" ||
+		{ cat "$tools/bench.part" >&2; exit 1; }
+	cat "$tools/bench.part" >>"$tools/bench"
+}
+for part in ${*:-Deploy Boot Image ImageMemory Put Xen}; do
+	echo "bench: $part" >&2
+	case $part in
+	Put) measure 'Put(Again)?' 6 3x ./store ;;
+	Deploy) measure "$part" 4 1x ./bench ;;
+	Boot) measure "$part" 15 1x ./bench ;;
+	Xen) measure "$part" 3 1x ./bench ;;
+	*) measure "$part" 6 1x ./bench ;;
+	esac
+done
+exec "$tools/benchstat" "$tools/bench"

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -18,7 +18,6 @@ import (
 // host of its own, so that they take the same two queues as a real kind's.
 const (
 	kind   = "noop"
-	host   = "bench"
 	onHost = kind + "@" + host
 )
 
