@@ -57,13 +57,14 @@ func run(file string, args []string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	told := tell(os.Stdout, times, out)
+	told := tell(os.Stdout, times, out, slices.Contains(args, "-v"))
 	_, _ = io.Copy(io.Discard, out) // so that go test is not stopped by a full pipe
 	return errors.Join(told, cmd.Wait(), times.Close())
 }
 
-// tell prints events as go test without -json would, and writes times.
-func tell(w, times io.Writer, events io.Reader) error {
+// tell prints events as go test without -json would, all of them or those that it
+// prints without -v, and writes times.
+func tell(w, times io.Writer, events io.Reader, all bool) error {
 	said := map[string]string{}     // by tests that have not ended
 	seconds := map[string]float64{} // of a test whose subtests have ended
 	in := bufio.NewReader(events)
@@ -83,6 +84,8 @@ func tell(w, times io.Writer, events io.Reader) error {
 		key, whole := e.Package+"."+e.Test, e.Package+"."+top
 		text := ""
 		switch {
+		case e.Output != "" && all:
+			text = e.Output
 		case e.Test == "" && e.Output != "PASS\n":
 			if strings.HasPrefix(e.Output, "FAIL") {
 				// A test that ran when its process died has not ended.

@@ -19,6 +19,17 @@ var module = map[string]string{
 	"not/x_test.go":  "package x\nvar _ = undefined\n",
 }
 
+// isGotest, when set, makes the test's program gotest.
+const isGotest = "MORGANA_TEST_IS_GOTEST"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(isGotest) != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
 // What go test says of passes, failures, hangs and builds arrives, and what
 // passing tests log does not.
 func TestTellsAsGoTestDoes(t *testing.T) {
@@ -30,14 +41,10 @@ func TestTellsAsGoTestDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	gotest := filepath.Join(folder, "gotest")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", gotest, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	run := func(args ...string) (int, string) {
-		cmd := exec.CommandContext(t.Context(), gotest, append([]string{"times"}, args...)...)
+		cmd := exec.CommandContext(t.Context(), os.Args[0], append([]string{"times"}, args...)...)
 		var out bytes.Buffer
-		cmd.Dir, cmd.Stdout, cmd.Stderr = folder, &out, &out
+		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = folder, append(os.Environ(), isGotest+"=1"), &out, &out
 		var exit *exec.ExitError
 		if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
 			t.Fatal(err)
