@@ -30,7 +30,6 @@ func (x *onXen) boots() {
 	x.write(filepath.Join(folder, "morgana.yaml"), `app: ways
 toolchain: {kind: command, build: [[make]], kernel: hello}
 targets:
-  auto: {`+all+`}
   pvh: {`+all+`, type: pvh, vif: [{bridge: xenbr0}, {}]}
   pv: {`+all+`, type: pv}
   hvm: {`+all+`, type: hvm, via: disk, vif: [{}]}
@@ -46,10 +45,10 @@ targets:
 	x.gzip(filepath.Join(packed, "kernel"))
 
 	deploys := []*running{x.begin(packed, "deploy", "--all"),
-		x.begin(folder, "deploy", "-t", "auto", "-t", "pvh", "-t", "pv", "-t", "pygrub", "-t", "hd0", "-t", "hd00")}
+		x.begin(folder, "deploy", "-t", "pvh", "-t", "pv", "-t", "pygrub", "-t", "hd0", "-t", "hd00")}
 	x.done(deploys...)
 	x.done(x.begin(folder, "deploy", "-t", "hvm"))
-	modes := map[string]string{"ways/auto": "xen-pvh", "ways/pvh": "xen-pvh", "ways/pv": "xen-pv", "ways/hvm": "xen-hvm-multiboot2",
+	modes := map[string]string{"ways/pvh": "xen-pvh", "ways/pv": "xen-pv", "ways/hvm": "xen-hvm-multiboot2",
 		"ways/pygrub": "xen-pv", "ways/hd0": "xen-pv", "ways/hd00": "xen-pv", "packed/pv": "xen-pv", "packed/pvh": "xen-pvh"}
 	for name, mode := range modes {
 		r := x.morgana(folder, "console", name)
@@ -57,7 +56,7 @@ targets:
 			x.t.Errorf("%s: want boot mode %s and the arguments in\n%s%s", name, mode, r.out, r.errOut)
 		}
 	}
-	x.nets(map[string]int{"ways.auto.": 0, "ways.pvh.": 2, "packed.pv.": 1, "ways.hd00.": 1,
+	x.nets(map[string]int{"ways.pvh.": 2, "packed.pv.": 1, "ways.hd00.": 1,
 		"ways.hvm.": 2, // Xen's device, and the emulated one
 	})
 

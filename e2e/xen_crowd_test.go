@@ -61,7 +61,7 @@ func lineWith(text, what string) string {
 	return ""
 }
 
-// crowd deploys one app twice at once, and then ten apps at once.
+// crowd deploys one app twice at once, and then four apps at once.
 func (x *onXen) crowd() {
 	counted := x.count()
 	options := "args: stay, expect: staying, vif: [{}]"
@@ -78,11 +78,11 @@ func (x *onXen) crowd() {
 	x.one("twice")
 	x.done(x.begin(folder, "destroy"))
 
-	// One kernel and one image for all: it is sent by ten at once.
+	// One kernel and one image for all: it is sent by four at once.
 	folder = x.on("any", xenDev(options))
 	each := func(verb string) {
 		var all []*running
-		for i := range 10 {
+		for i := range 4 {
 			all = append(all, x.begin(folder, verb, "--app", fmt.Sprintf("app-%d", i)))
 		}
 		x.done(all...)
@@ -90,7 +90,7 @@ func (x *onXen) crowd() {
 	each("deploy")
 	var apps []string
 	nets := map[string]int{}
-	for i := range 10 {
+	for i := range 4 {
 		app := fmt.Sprintf("app-%d", i)
 		apps, nets[app+"."] = append(apps, app), 1
 	}

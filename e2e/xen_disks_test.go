@@ -33,14 +33,12 @@ func (x *onXen) disks() {
 	x.dom0(hostDisks)
 	const was = `cd /root/disks && stat -c '%n %i %Y %s' *.img && sha256sum *.img`
 	before := x.dom0(was)
-	const stay, service = "args: stay, expect: staying, ", "vif: [{name: service, bridge: databr}]"
-	const plain, linked = "disks: [{path: /root/disks/data.img}]", "disks: [{path: /root/disks/link.img}]"
+	const stay = "args: stay, expect: staying, "
 
 	// It writes to a disk of the host, by one of its names.
-	bound := x.with("bound", xenDev(stay+service+", disks: [{name: data, path: /root/disks/link.img}]")+
-		strings.Replace(xenDev(service), "dev", "nodisk", 1)+strings.Replace(xenDev(plain), "dev", "nonet", 1),
+	bound := x.with("bound", xenDev(stay+"vif: [{name: service, bridge: databr}], disks: [{name: data, path: /root/disks/link.img}]"),
 		map[string]string{"xl.in": mirages})
-	x.done(x.begin(bound, "deploy", "-t", "dev"))
+	x.done(x.begin(bound, "deploy"))
 	first := x.has()["bound"]
 	first.is(x.t, []string{"xvdc w /root/disks/link.img"}, []string{first.macs()[0] + " databr"})
 	if is := x.dom0("xl list -l " + first.name); first.memory != "32768" || !strings.Contains(is, `"on_crash": "preserve"`) {
@@ -54,25 +52,17 @@ func (x *onXen) disks() {
 			"xl.in": "disk = ['vdev=xvdc, access=ro, target=@BLOCK:host@']\n"})
 	bare := x.with("bare", xenDev(stay), map[string]string{"xl.in": "disk = ['format=raw, vdev=xvda, access=rw, target=/root/disks/data.img']\n"})
 	reads := x.begin(own, "deploy")
-	unbound := map[string]*running{
-		"morgana.yaml:5: disks: @BLOCK:data@ of the xl.in is not bound":    x.begin(bound, "deploy", "-t", "nodisk"),
-		"morgana.yaml:6: vif: @NETWORK:service@ of the xl.in is not bound": x.begin(bound, "deploy", "-t", "nonet"),
-	}
 	x.written(first.name, map[string]*running{
-		"/root/disks/link.img":              x.begin(x.on("same", xenDev(stay+linked)), "deploy"),
-		"/root/disks/data.img":              x.begin(x.on("other", xenDev(stay+plain)), "deploy"),
+		"/root/disks/data.img":              x.begin(x.on("other", xenDev(stay+"disks: [{path: /root/disks/data.img}]")), "deploy"),
 		"/root/disks/data.img of the xl.in": x.begin(bare, "deploy"),
-		"/root/disks/link.img once more":    x.begin(bound, "deploy", "-t", "dev", "--set", "dev.memory=40"),
+		"/root/disks/link.img once more":    x.begin(bound, "deploy", "--set", "dev.memory=40"),
 	})
-	for line, d := range unbound {
-		refusal{code: 2, line: line, hint: "in the target's options"}.matches(x.t, x.over(d))
-	}
 	x.done(reads)
 	all := x.has()
 	all["bound"].same(x.t, first)
 	x.own(all["own"])
 
-	x.done(x.begin(bound, "destroy", "bound/dev"), x.begin(own, "destroy"))
+	x.done(x.begin(bound, "destroy"), x.begin(own, "destroy"))
 	if after := x.dom0(was); after != before {
 		x.t.Errorf("the host's disks were\n%sand are\n%s", before, after)
 	}

@@ -26,7 +26,7 @@ func TestXen(t *testing.T) {
 	x.part("boots in every way", x.boots)
 	x.part("console and crash", x.console)
 	x.part("disks and devices", x.disks)
-	x.part("two at once, ten at once", x.crowd)
+	x.part("two at once, four at once", x.crowd)
 	x.part("killed in every stage", x.killed)
 	x.part("failed and cancelled", x.undone)
 	x.part("bad input", x.refuses)
