@@ -223,8 +223,8 @@ func TestSizeFits(t *testing.T) {
 				c.files = append(c.files, staged{name: "boot/grub/menu.lst", size: int64(len(texts.menu))})
 			}
 			kernels := []int64{0, 7 * mebi}
-			if l == Whole { // a group has 128 MiB
-				kernels = append(kernels, 126*mebi, 127*mebi, 256*mebi)
+			if l == Whole && modules == 0 { // a group has 128 MiB
+				kernels = append(kernels, 126*mebi, 256*mebi)
 			}
 			if l == UEFI {
 				c.dirs = append(slices.Clone(c.dirs), "EFI", "EFI/BOOT")
@@ -253,6 +253,39 @@ func TestSizeFits(t *testing.T) {
 				if info.Size()%mebi != 0 || info.Size() > most {
 					t.Errorf("%s: %d bytes for %d", l, info.Size(), size)
 				}
+			}
+		}
+	}
+}
+
+// For every size of a kernel the data blocks are within the file system, and its last
+// group is not too small for what a group begins with.
+func TestExt2Geometry(t *testing.T) {
+	sizes := []int64{0, 1, maxFile - 1, maxFile}
+	for size := int64(mebi); size < maxFile; size += 61 * mebi {
+		sizes = append(sizes, size)
+	}
+	for groups := int64(1); groups <= 8; groups++ {
+		for d := int64(-16); d < 2; d++ {
+			sizes = append(sizes, (groups*groupBlocks+d*16)*blockSize)
+		}
+	}
+	for _, size := range sizes {
+		for _, modules := range []int{0, 1000} {
+			c := content{dirs: []string{"boot"}, files: []staged{{name: "boot/kernel", size: size}}}
+			for i := range modules {
+				c.files = append(c.files, staged{name: fmt.Sprintf("boot/module%d", i), size: 1})
+			}
+			v := volume{ext2: newExt2(c)}
+			last := v.number(v.data - 1)
+			if last >= v.blocks || last < v.data {
+				t.Errorf("kernel of %d bytes, %d modules: block %d of %d", size, modules, last, v.blocks)
+			}
+			if rest := v.blocks - (v.groups-1)*groupBlocks; rest < v.overhead() || rest > groupBlocks {
+				t.Errorf("kernel of %d bytes, %d modules: the last group has %d blocks, and begins with %d", size, modules, rest, v.overhead())
+			}
+			if v.inodes() > v.groups*v.perGroup {
+				t.Errorf("kernel of %d bytes, %d modules: %d inodes of %d", size, modules, v.inodes(), v.groups*v.perGroup)
 			}
 		}
 	}

@@ -316,7 +316,7 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for n := range len(packed) {
-		if n > 3000 && n < len(packed)-1500 && n%97 != 0 {
+		if n > 3000 && n%97 != 0 && n%tarBlock > 1 {
 			continue
 		}
 		err := Unpack(t.Context(), bytes.NewReader(packed[:n]), filepath.Join(dir, "disk"))
