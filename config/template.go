@@ -11,7 +11,7 @@ import (
 // is. app is a valid name. With toolchain [Prebuilt] kernel is the path of a
 // kernel file, relative to the morgana.yaml; with any other the toolchain is
 // command, `make` builds it, and kernel is the file that make leaves. kind is the
-// target's: "xen", or else "qemu".
+// target's.
 func Template(app, toolchain, kernel, kind string) []byte {
 	made := `toolchain:
   kind: command
@@ -30,16 +30,9 @@ func Template(app, toolchain, kernel, kind string) []byte {
   kernel: %s
 `
 	}
-	target := `    kind: qemu
-    memory: 64   # MiB
-    # ports: ["8080:80"]    # 127.0.0.1:8080 on this host is port 80 of the machine
-`
-	if kind == "xen" {
-		target = `    kind: xen
-    # host: ssh://root@xen1   # the Xen host's dom0; without it, this host is one
-    memory: 64   # MiB
-    # vif: [{bridge: xenbr0}]   # a network device on that bridge of the Xen host
-`
+	target, known := targets[kind]
+	if !known {
+		target = "    kind: " + kind + "\n"
 	}
 	text := `# What to deploy and where. "morgana deploy" does it.
 app: %s
@@ -51,6 +44,23 @@ targets:
 ` + target + `    # expect: "listening"   # the machine is up when its console says so (a regular expression)
 `
 	return fmt.Appendf(nil, text, scalarText(app), scalarText(kernel))
+}
+
+// targets are the lines of a target of each kind.
+var targets = map[string]string{
+	"qemu": `    kind: qemu
+    memory: 64   # MiB
+    # ports: ["8080:80"]    # 127.0.0.1:8080 on this host is port 80 of the machine
+`,
+	"xen": `    kind: xen
+    # host: ssh://root@xen1   # the Xen host's dom0; without it, this host is one
+    memory: 64   # MiB
+    # vif: [{bridge: xenbr0}]   # a network device on that bridge of the Xen host
+`,
+	"local": `    kind: local
+    # args: ["--ipv4=10.0.0.2/24"]
+    # networks: [{name: service, tap: auto, by: fd, address: 10.0.0.1/24}]   # as the kernel's manifest names it
+`,
 }
 
 // scalarText writes s so that YAML reads it as a string on one line.

@@ -176,7 +176,7 @@ func TestTemplate(t *testing.T) {
 		if p.App != "hello" || p.Source != folder || p.Toolchain.Kind != "command" || got.Kernel != kernel || got.Build[0][0] != "make" {
 			t.Errorf("command, %q: got %+v, options %s", kernel, p, p.Toolchain.Options)
 		}
-		for _, kind := range []string{"qemu", "xen"} {
+		for _, kind := range []string{"qemu", "xen", "local", "ec2"} {
 			p = load(t, string(Template("null", Prebuilt, kernel, kind)))
 			if p.App != "null" || p.Kernel != filepath.Join(folder, kernel) || p.Toolchain.Options != nil || p.Targets[0].Kind != kind {
 				t.Errorf("prebuilt, %q, %s: got %+v", kernel, kind, p)

@@ -138,3 +138,20 @@ func Supports(target string, abis []string) (abi string, err error) {
 	}
 	return "", nil
 }
+
+// Targets gives the kinds of target that boot a kernel with these ABIs, nil if
+// nothing is known of it. What only starts kernels on a target's disks, as GRUB
+// does, is no kind of target.
+func Targets(abis []string) []string {
+	var kinds []string
+	for _, row := range table {
+		kind := row.target
+		if len(abis) == 0 || MirageTarget(kind) == "" || slices.Contains(kinds, kind) {
+			continue
+		}
+		if _, err := Supports(kind, abis); err == nil {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
+}

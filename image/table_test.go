@@ -170,3 +170,17 @@ func TestMirageTarget(t *testing.T) {
 		}
 	}
 }
+
+func TestTargets(t *testing.T) {
+	for want, abis := range map[string][]string{
+		"qemu": MirageABIs("virtio"), "xen": MirageABIs("xen"), "local": MirageABIs("spt"),
+		"qemu xen": {LinuxBzImage}, "": MirageABIs("muen"),
+	} {
+		if got := strings.Join(Targets(abis), " "); got != want {
+			t.Errorf("%v: got %q, want %q", abis, got, want)
+		}
+	}
+	if got := Targets(nil); got != nil {
+		t.Errorf("of a kernel that is not known: %v", got)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,8 +26,8 @@ func (c *cli) initCommand() *cobra.Command {
 		Short: "Write a morgana.yaml to start from",
 		Long: `Write a commented morgana.yaml into FOLDER (default: the current one). With
 --kernel it deploys a kernel that exists already; otherwise make builds one. The
-target is of kind xen for a kernel that only Xen boots, or whose name ends in
-.xen; else of kind qemu.`,
+target's kind follows the kernel's bytes and, as mirage names them, its name: a
+.virtio is for qemu, a .xen for xen, a .spt or .hvt and a Linux program for local.`,
 		Example: "  morgana init\n  morgana init --app web --kernel dist/web.xen",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -57,7 +58,7 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	if err := step.CheckName("--app", app); err != nil {
 		return err
 	}
-	toolchain, artifact, kind := "command", app, kindQEMU
+	toolchain, artifact, kind := "command", app, "qemu"
 	if kernel != "" {
 		toolchain, artifact, kind = config.Prebuilt, fromFolder(whole, kernel), kindFor(kernel)
 	}
@@ -81,22 +82,17 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	return nil
 }
 
-// Kinds of target that init writes.
-const (
-	kindQEMU = "qemu"
-	kindXen  = "xen"
-)
-
-// kindFor is the kind of target for a kernel: by its bytes, if it is there already,
-// and its name.
+// kindFor is the kind of target for a kernel, by its bytes if it is there already,
+// and by the ending that mirage gives to its name. If both say nothing it is qemu.
 func kindFor(kernel string) string {
-	abis := abisOf(kernel)
-	_, notQEMU := image.Supports(kindQEMU, abis)
-	_, notXen := image.Supports(kindXen, abis)
-	if notXen == nil && (notQEMU != nil || strings.HasSuffix(kernel, ".xen")) {
-		return kindXen
+	byName := image.Targets(image.MirageABIs(strings.TrimPrefix(filepath.Ext(kernel), ".")))
+	byBytes := image.Targets(abisOf(kernel))
+	for _, kind := range byName {
+		if len(byBytes) == 0 || slices.Contains(byBytes, kind) {
+			return kind
+		}
 	}
-	return kindQEMU
+	return append(byBytes, "qemu")[0]
 }
 
 // abisOf is how a kernel can be started, nil if that cannot be told yet.

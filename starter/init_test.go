@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -15,27 +17,37 @@ import (
 	"github.com/morgana-deploy/morgana/docs"
 )
 
-// paravirtual is a kernel that nothing but Xen boots.
-const paravirtual = `
-	.section .note.Xen, "a", @note
-	.long 4, 8, 5; .asciz "Xen"; .asciz "xen-3.0"
-	.long 4, 8, 8; .asciz "Xen"; .asciz "generic"
-	.text
-	.globl _start
-_start:	hlt
-`
+// notes are the ELF notes of kernels that one kind of target boots.
+var notes = map[string]string{
+	"pv":   `.long 4, 8, 5; .asciz "Xen"; .asciz "xen-3.0"; .long 4, 8, 8; .asciz "Xen"; .asciz "generic"`,
+	"hvt":  `.long 6, 16, 0x31494241; .asciz "Solo5"; .balign 4; .long 1, 1, 0, 0`,
+	"spt":  `.long 6, 16, 0x31494241; .asciz "Solo5"; .balign 4; .long 2, 1, 0, 0`,
+	"muen": `.long 6, 16, 0x31494241; .asciz "Solo5"; .balign 4; .long 4, 1, 0, 0`,
+}
 
 // The target that init writes boots the kernel that it was given.
 func TestInitKind(t *testing.T) {
 	hello := buildHello(t) // on QEMU, too
-	inFolder(t, map[string]string{"hello": string(hello), "hello.xen": string(hello), "none.xen": "no kernel", "pv.s": paravirtual})
-	if out, err := exec.CommandContext(t.Context(), "cc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-o", "pv", "pv.s").CombinedOutput(); err != nil {
-		t.Fatalf("cc: %v\n%s", err, out)
+	inFolder(t, map[string]string{"hello": string(hello), "hello.xen": string(hello), "none.xen": "no kernel"})
+	for name, note := range notes {
+		source := ".section .note.x, \"a\", @note\n" + note + "\n.text\n.globl _start\n_start: hlt\n"
+		cc := exec.CommandContext(t.Context(), "cc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-o", name, "-x", "assembler", "-")
+		cc.Stdin = strings.NewReader(source)
+		if out, err := cc.CombinedOutput(); err != nil {
+			t.Fatalf("cc: %v\n%s", err, out)
+		}
+	}
+	// The bytes win over a name.
+	if err := errors.Join(os.Symlink("pv", "pv.spt"), os.Symlink("/bin/true", "program"), os.Symlink("spt", "web.spt")); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Mkdir("web", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for kernel, want := range map[string]string{"": "qemu", "hello": "qemu", "hello.xen": "xen", "pv": "xen", "none.xen": "xen", "dist/web.xen": "xen", "dist/web": "qemu"} {
+	for kernel, want := range map[string]string{
+		"": "qemu", "hello": "qemu", "hello.xen": "xen", "pv": "xen", "pv.spt": "xen", "none.xen": "xen", "hvt": "local", "web.spt": "local",
+		"program": "local", "muen": "qemu", "dist/web.xen": "xen", "dist/web": "qemu", "dist/web.hvt": "local", "dist/web.virtio": "qemu",
+	} {
 		args := []string{"init", "--force", "web"}
 		if kernel != "" {
 			args = append(args, "--kernel", kernel)
