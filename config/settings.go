@@ -20,7 +20,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Settings are what is the user's or the host's rather than a project's. Each
+// Settings are the per-user and per-host settings. Each
 // comes from a flag (--log-level), else the environment (MORGANA_LOG_LEVEL),
 // else $XDG_CONFIG_HOME/morgana/config.yaml (logLevel), else its default.
 type Settings struct {
@@ -98,6 +98,7 @@ func LoadSettings(flags *pflag.FlagSet) (Settings, error) {
 	var s Settings
 	for _, read := range []func() error{
 		func() (err error) { s.State, err = stateFolder(l, folder); return err },
+		func() error { return ownFolder(s.State) },
 		func() (err error) { s.Store, err = storeURL(l, s.State); return err },
 		func() (err error) { s.Builds, err = builds(l); return err },
 		func() (err error) { s.Listen, err = listenAddress(l); return err },

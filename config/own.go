@@ -1,0 +1,35 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// ownFolder refuses a state folder in which another user could put a symbolic
+// link in the place of a file. A folder that is not there yet is made for its
+// owner alone.
+func ownFolder(path string) error {
+	bad := func(hint string, err error) error {
+		return &step.Error{Kind: step.Unauthorized, Op: "use state folder " + path, Err: err, Hint: hint}
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return bad("set MORGANA_STATE to a folder of your own", errors.Unwrap(err))
+	}
+	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() {
+		return bad("run as that user, or set MORGANA_STATE to a folder of your own",
+			fmt.Errorf("it belongs to user %d, not to user %d", owner, os.Geteuid()))
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return bad("chmod go-w "+path+", or set MORGANA_STATE to a folder of your own", errors.New("other users may write to it"))
+	}
+	return nil
+}
