@@ -20,6 +20,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/inherit"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
 )
@@ -28,7 +29,7 @@ import (
 var version = "dev"
 
 func main() {
-	keepInherited()
+	inherit.Nothing()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()

@@ -34,6 +34,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/activities/local"
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/inherit"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/store"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -46,7 +47,7 @@ func main() {
 	if local.Supervise(os.Args) {
 		return
 	}
-	keepInherited() // not before: a supervisor is given files
+	inherit.Nothing() // not before: a supervisor is given files
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
