@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -76,6 +77,7 @@ func run(ctx context.Context, args []string) error {
 	flags := pflag.NewFlagSet("morgana-worker", pflag.ContinueOnError)
 	config.WorkerFlags(flags)
 	show := flags.Bool("version", false, "print the version")
+	ready := flags.String("ready-file", "", "file that exists, with the process id, while the worker takes work")
 	needs := flags.Bool("doctor", false, "print what the kinds need of this host, a JSON object a line, and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
@@ -137,7 +139,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, c, settings, served, log, options.HostPort, seen.listener.Addr().String())
+	return serve(ctx, c, settings, served, log, options.HostPort, seen.listener.Addr().String(), *ready)
 }
 
 func dial(ctx context.Context, options client.Options) (client.Client, error) {
@@ -169,7 +171,7 @@ func chosen(all []kind, wanted []string) ([]kind, error) {
 }
 
 // serve polls until ctx is done.
-func serve(ctx context.Context, c client.Client, settings config.Settings, served []kind, log *slog.Logger, address, listen string) error {
+func serve(ctx context.Context, c client.Client, settings config.Settings, served []kind, log *slog.Logger, address, listen, ready string) error {
 	lost := make(chan error, 1)
 	base := worker.Options{
 		WorkerStopTimeout:            grace + ending,
@@ -211,6 +213,12 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	}
 	log.Info("worker started", "temporal", address, "host", settings.Host, "queues", strings.Join(queues, " "),
 		"store", settings.Store, "state", settings.State, "listen", "http://"+listen)
+	if ready != "" {
+		if err := os.WriteFile(ready, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+			stop(workers)
+			return &step.Error{Op: "write --ready-file", Err: err}
+		}
+	}
 	var err error
 	select {
 	case <-ctx.Done():
@@ -218,6 +226,7 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	case cause := <-lost:
 		err = fmt.Errorf("%w: %w", errLost, cause)
 	}
+	_ = os.Remove(ready) // there may be none; a reader looks for the process, too
 	stop(workers)
 	log.Info("worker stopped")
 	return err
