@@ -19,7 +19,7 @@ func ownFolder(path string) error {
 	}
 	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // making it tells
 		return nil
 	case err != nil:
 		return bad("set MORGANA_STATE to a folder of your own", errors.Unwrap(err))

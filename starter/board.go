@@ -136,7 +136,7 @@ func (b *board) draw() {
 }
 
 func (t *boardTarget) lines(name string) []string {
-	lines := []string{name + " " + t.head}
+	lines, note := []string{name + " " + t.head}, t.note
 	for _, stage := range step.Stages {
 		s := t.stages[string(stage)]
 		switch {
@@ -145,10 +145,14 @@ func (t *boardTarget) lines(name string) []string {
 				lines = append(lines, "  "+mark("waiting")+" "+string(stage))
 			}
 		case s.event.State == string(workflows.Running) && !t.ended:
-			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, time.Since(s.began).Seconds(), t.note))
+			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, time.Since(s.began).Seconds(), note))
+			note = ""
 		default:
 			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, s.event.Seconds, s.event.Result))
 		}
+	}
+	if note != "" && !t.ended {
+		lines = append(lines, "  "+note)
 	}
 	if t.last != "" {
 		lines = append(lines, strings.Split(name+" "+t.last, "\n")...)

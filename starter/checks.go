@@ -62,8 +62,11 @@ func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.N
 		return missing(n.For, n.What, err)
 	}
 	if !configured {
-		server, running := dev{folder: devFolder(settings.State), settings: settings}.server()
-		if running {
+		own, err := openDev(settings)
+		if err != nil {
+			return missing(n.For, n.What, err)
+		}
+		if server, running := own.server(); running {
 			n.Found = "our own server, " + server.Address
 			return n
 		}

@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/grpc"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
@@ -23,7 +24,7 @@ import (
 type connection struct {
 	client.Client
 	namespace string
-	// ui is the web UI's URL if it is our own server's, else "".
+	// ui is the web UI's URL of our own server, "" with another server.
 	ui       string
 	settings config.Settings
 }
@@ -41,19 +42,23 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 	}
 	to := &connection{settings: settings, namespace: options.Namespace}
 	hint := "check TEMPORAL_ADDRESS, --address or your profile, or unset them to use a server of our own"
+	options.Logger = silent{}
+	dialed := options
 	if !configured {
-		server, err := c.ownServer(ctx, settings, start)
+		own, server, err := c.ownServer(ctx, settings, start)
 		if err != nil {
 			return nil, err
 		}
-		options.HostPort, options.Namespace = server.Address, server.Namespace
 		to.ui, to.namespace = server.UI, server.Namespace
+		options.HostPort, options.Namespace = server.Address, server.Namespace
+		dialed = options
+		dialed.HostPort = ownScheme + ":///"
+		dialed.ConnectionOptions.DialOptions = append(dialed.ConnectionOptions.DialOptions, grpc.WithResolvers(own))
 		hint = "see morgana dev status"
 	}
-	options.Logger = silent{}
 	dialing, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	to.Client, err = client.DialContext(dialing, options)
+	to.Client, err = client.DialContext(dialing, dialed)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, errDetached
@@ -64,27 +69,30 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 }
 
 // ownServer gives our own server, started if need be.
-func (c *cli) ownServer(ctx context.Context, settings config.Settings, start bool) (serverInfo, error) {
-	d := dev{folder: devFolder(settings.State), settings: settings}
-	if server, running := d.server(); running && (!start || d.workerRuns()) {
-		return server, nil
+func (c *cli) ownServer(ctx context.Context, settings config.Settings, start bool) (dev, serverInfo, error) {
+	d, err := openDev(settings)
+	if err != nil {
+		return d, serverInfo{}, err
+	}
+	if server, running := d.server(); running && (!start || d.workerFits()) {
+		return d, server, nil
 	}
 	if !start {
-		return serverInfo{}, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("no Temporal server is configured and our own does not run"),
+		return d, serverInfo{}, &step.Error{Kind: step.NotFound, Err: errors.New("no Temporal server is configured and our own does not run"),
 			Hint: "set TEMPORAL_ADDRESS, or run morgana dev up"}
 	}
 	server, started, err := d.up(ctx)
 	if err == nil && len(started) > 0 {
 		c.say("started %s on this machine, UI %s (morgana dev down stops them)", strings.Join(started, " and "), server.UI)
 	}
-	return server, err
+	return d, server, err
 }
 
 // patience is how long a worker that is just starting is waited for.
 const patience = 10 * time.Second
 
-// needWorker waits a moment for somebody to poll our workflows, and the queues
-// of the plans: without a worker a deploy would be accepted by nobody, and hang.
+// needWorker waits a moment for workers that poll our workflows' queue and the
+// queues of the routes: without them a deploy would hang.
 func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error {
 	deadline := time.Now().Add(patience)
 	err := to.awaitPoller(ctx, deadline, workflows.TaskQueue, enums.TASK_QUEUE_TYPE_WORKFLOW,
@@ -113,8 +121,8 @@ func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error
 	return nil
 }
 
-// awaitPoller waits until somebody polls a queue; none is the error if nobody
-// does by the deadline.
+// awaitPoller waits until a worker polls a queue; none is the error if there is
+// no such worker at the deadline.
 func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue string, kind enums.TaskQueueType, none error) error {
 	for {
 		answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
@@ -138,10 +146,13 @@ func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue
 	}
 }
 
-// refused tells what a server that answers has said no to.
+// refused explains why a call to the server failed.
 func (to *connection) refused(op string, err error) error {
 	var namespace *serviceerror.NamespaceNotFound
-	if errors.As(err, &namespace) {
+	switch {
+	case lost(err):
+		return &step.Error{Kind: step.NotFound, Op: op, Err: errors.New("no answer from Temporal"), Hint: to.revive()}
+	case errors.As(err, &namespace):
 		return &step.Error{Kind: step.NotFound, Op: "use Temporal", Err: fmt.Errorf("no namespace %q", to.namespace),
 			Hint: "correct TEMPORAL_NAMESPACE or --namespace, or create it: temporal operator namespace create -n " + to.namespace}
 	}
@@ -169,8 +180,8 @@ func taskQueue(name string) *taskqueue.TaskQueue {
 	return &taskqueue.TaskQueue{Name: name, Kind: enums.TASK_QUEUE_KIND_NORMAL}
 }
 
-// innermost drops the wrappers of an error that gRPC or the SDK made: they say
-// the same thing again.
+// innermost drops the wrappers that gRPC and the SDK put around an error: each
+// repeats its text.
 func innermost(err error) error {
 	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
 		err = inner
@@ -178,7 +189,7 @@ func innermost(err error) error {
 	return err
 }
 
-// silent is the SDK's logger: what goes wrong is told in our words.
+// silent drops the SDK's log: the errors of calls are told instead.
 type silent struct{}
 
 func (silent) Debug(string, ...any) {}

@@ -268,28 +268,38 @@ const mirage = "mirage"
 
 // update sends a Deployment an update, starting the Deployment if it is not
 // running, and waits for the answer.
-func update(ctx context.Context, to *connection, app, target, name string, arg, answer any) error {
+func update(ctx context.Context, to *connection, app, target, name string, arg, answer any, say func(string)) error {
 	start := to.NewWithStartWorkflowOperation(workflows.DeploymentOptions(app, target), "Deployment", workflows.DeploymentState{})
-	handle, err := to.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
-		StartWorkflowOperation: start,
-		UpdateOptions: client.UpdateWorkflowOptions{
-			UpdateName: name, Args: []any{arg}, WaitForStage: client.WorkflowUpdateStageCompleted,
-		},
+	return to.ask(ctx, app, target, answer, say, func() (client.WorkflowUpdateHandle, error) {
+		return to.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
+			StartWorkflowOperation: start,
+			UpdateOptions: client.UpdateWorkflowOptions{
+				UpdateName: name, Args: []any{arg}, WaitForStage: client.WorkflowUpdateStageCompleted,
+			},
+		})
 	})
-	return answered(ctx, app, target, handle, err, answer)
 }
 
-// answered waits for an update's answer.
-func answered(ctx context.Context, app, target string, handle client.WorkflowUpdateHandle, err error, answer any) error {
-	if err == nil {
-		err = handle.Get(ctx, answer)
-	}
+// ask sends a Deployment an update and waits for the answer. say tells why none
+// comes.
+func (to *connection) ask(ctx context.Context, app, target string, answer any, say func(string),
+	send func() (client.WorkflowUpdateHandle, error)) error {
+	id := workflows.DeploymentID(app, target)
+	err := to.watched(ctx, id, say, func() error {
+		handle, err := send()
+		if err == nil {
+			err = handle.Get(ctx, answer)
+		}
+		return err
+	})
 	var stuck *serviceerror.WorkflowNotReady
 	switch {
 	case ctx.Err() != nil:
 		return errDetached
+	case lost(err):
+		return to.refused("ask "+id, err)
 	case errors.As(err, &stuck):
-		return &step.Error{Op: "ask " + workflows.DeploymentID(app, target), Err: errors.New("its workflow cannot go on"),
+		return &step.Error{Op: "ask " + id, Err: errors.New("its workflow cannot go on"),
 			Hint: "the worker's log and the UI say why; a worker of another version than the one that began it is the usual cause"}
 	}
 	return err

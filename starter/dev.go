@@ -2,33 +2,36 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// dev is a Temporal server and a worker of our own, in the background, for
-// those who have none. Folder holds server.json (written by the server when it
-// is ready), worker.json, their logs and the server's database.
+// dev is a Temporal server and a worker of our own, in the background, for users
+// who have none.
 type dev struct {
 	folder   string
 	settings config.Settings
 }
+
+// The files in a dev's folder, beside the database and the logs.
+const (
+	serverFile   = "server.json"  // made by the server while it serves
+	lastFile     = "last.json"    // a copy of it that outlives the server
+	workerFile   = "worker.json"  // workerInfo
+	readyFile    = "worker.ready" // made by the worker while it takes work: its process id
+	databaseFile = "temporal.db"
+)
 
 // serverInfo is server.json.
 type serverInfo struct {
@@ -46,55 +49,79 @@ type workerInfo struct {
 	Started string `json:"started"`
 	// Binary tells a worker built since from the one that runs.
 	Binary string `json:"binary"`
-	// Server is the address it polls, Store the store it was given, SSHConfig
-	// the configuration that its ssh reads, "" if the user's own.
+	// Server is the address it polls, Store its store, SSHConfig the ssh
+	// configuration that it was given, "" for the user's own.
 	Server    string `json:"server"`
 	Store     string `json:"store"`
 	SSHConfig string `json:"sshConfig,omitempty"`
 }
 
-func devFolder(state string) string { return filepath.Join(state, "dev") }
+// openDev gives the dev of a state folder, whether or not anything runs. A file
+// that may not be read is an error: it says nothing about what runs.
+func openDev(settings config.Settings) (dev, error) {
+	d := dev{filepath.Join(settings.State, "dev"), settings}
+	for _, name := range []string{serverFile, workerFile} {
+		f, err := os.Open(d.path(name))
+		if err == nil {
+			_ = f.Close() // nothing was read
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return d, &step.Error{Kind: step.Unauthorized, Op: "look for our own server", Err: err,
+				Hint: "another user's server may run on this state folder; set MORGANA_STATE to a folder of your own"}
+		}
+	}
+	return d, nil
+}
 
 func (d dev) path(name string) string { return filepath.Join(d.folder, name) }
 
-// server tells of the server and whether it runs.
+// server gives the server and whether it runs.
 func (d dev) server() (serverInfo, bool) {
 	var s serverInfo
-	if readJSON(d.path("server.json"), &s) != nil {
+	if readJSON(d.path(serverFile), &s) != nil || startTime(s.PID) == "" || !d.isOurs(s.PID) {
 		return s, false
 	}
 	conn, err := net.DialTimeout("tcp", s.Address, time.Second) //nolint:noctx // a second on loopback
 	if err != nil {
 		return s, false
 	}
-	_ = conn.Close() // only asked whether somebody listens
-	return s, startTime(s.PID) != "" && d.isOurs(s.PID)
+	_ = conn.Close() // nothing was sent
+	return s, true
 }
 
-// workerRuns reports whether the worker runs, is the binary we would start, polls
-// the server that runs, and has the settings we have. Who says nothing of ssh leaves
-// its configuration as it is: somebody at another shell may be using it.
-func (d dev) workerRuns() bool {
-	w, running := d.worker()
+// isOurs reports whether the process was started on our database.
+func (d dev) isOurs(pid int) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.Contains(string(args), d.path(databaseFile))
+}
+
+// worker gives the worker, whether its process lives, and whether it takes work:
+// not before it polls Temporal and not once it has been told to stop.
+func (d dev) worker() (w workerInfo, lives, works bool) {
+	if readJSON(d.path(workerFile), &w) != nil || w.PID <= 0 || w.Started == "" || startTime(w.PID) != w.Started {
+		return w, false, false
+	}
+	var ready int
+	return w, true, readJSON(d.path(readyFile), &ready) == nil && ready == w.PID
+}
+
+// workerFits reports whether the worker takes work, is the program that we would
+// start, polls the server that runs, and has our settings. A user who names no
+// ssh configuration keeps the worker's: another shell may use it.
+func (d dev) workerFits() bool {
+	w, _, works := d.worker()
 	server, _ := d.server()
 	binary, err := besides("morgana-worker")
-	return running && err == nil && w.Binary == stamp(binary) && w.Server == server.Address &&
+	return works && err == nil && w.Binary == stamp(binary) && w.Server == server.Address &&
 		w.Store == d.settings.Store && (sshConfig() == "" || w.SSHConfig == sshConfig())
 }
 
-func (d dev) worker() (workerInfo, bool) {
-	var w workerInfo
-	err := readJSON(d.path("worker.json"), &w)
-	return w, err == nil && w.PID > 0 && w.Started != "" && startTime(w.PID) == w.Started
-}
-
-// up starts what does not run, waits until it is ready, and tells what it
+// up starts what does not run, waits until it is ready, and lists what it
 // started.
 func (d dev) up(ctx context.Context) (server serverInfo, started []string, err error) {
 	if err := os.MkdirAll(d.folder, 0o700); err != nil {
 		return server, nil, &step.Error{Op: "start the development server", Err: err, Hint: "set MORGANA_STATE to a folder you can write"}
 	}
-	unlock, err := d.lock(ctx)
+	unlock, err := lock(ctx, d.path("lock"))
 	if err != nil {
 		return server, nil, err
 	}
@@ -106,79 +133,65 @@ func (d dev) up(ctx context.Context) (server serverInfo, started []string, err e
 		}
 		started = append(started, "a Temporal server")
 	}
-	if d.workerRuns() {
+	if d.workerFits() {
 		return server, started, nil
 	}
-	d.stopWorker(ctx) // an older one, or one of a server that is gone
-	return server, append(started, "a worker"), d.startWorker(server)
+	d.stopWorker(ctx)
+	return server, append(started, "a worker"), d.startWorker(ctx, server)
 }
+
+// letGo is how long a killed server may take to let go of its files and ports.
+const letGo = 15 * time.Second
 
 func (d dev) startServer(ctx context.Context) (serverInfo, error) {
 	binary, err := besides("morgana-devserver")
 	if err != nil {
 		return serverInfo{}, err
 	}
-	var last serverInfo                        // the same ports again, for those who watch
-	_ = readJSON(d.path("server.json"), &last) // there may be none
-	if err := os.Remove(d.path("server.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// The server before this one may be dying: it holds the database and the
+	// ports until its last thread has ended.
+	waiting, cancel := context.WithTimeout(ctx, letGo)
+	defer cancel()
+	if unlock, err := lock(waiting, d.path(databaseFile+".lock")); err == nil {
+		unlock()
+	} // else the server says which process has it
+	var last serverInfo
+	_ = readJSON(d.path(lastFile), &last) // there may be none
+	args := []string{"--port", port(waiting, last.Address, "7233"), "--ui-port", port(waiting, strings.TrimPrefix(last.UI, "http://"), "8233"),
+		"--db", d.path(databaseFile), "--ready-file", d.path(serverFile)}
+	if err := os.Remove(d.path(serverFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return serverInfo{}, err
 	}
-	args := []string{"--port", freePort(last.Address, "7233"), "--ui-port", freePort(strings.TrimPrefix(last.UI, "http://"), "8233"),
-		"--db", d.path("temporal.db"), "--ready-file", d.path("server.json")}
-	cmd, err := d.start("server.log", nil, binary, args...)
+	started, err := start(d.path("server.log"), nil, binary, args...)
 	if err != nil {
 		return serverInfo{}, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for {
-		if server, running := d.server(); running {
-			return server, nil
-		}
-		select {
-		case <-ctx.Done():
-			return serverInfo{}, errDetached
-		case err := <-ended:
-			return serverInfo{}, &step.Error{Kind: step.Unsupported, Op: "start the development server", Err: fmt.Errorf("it ended: %w", err),
-				Hint: tail(d.path("server.log"), 5)}
-		case <-time.After(50 * time.Millisecond):
-		}
+	err = started.await(ctx, func() bool { _, running := d.server(); return running })
+	if err != nil {
+		return serverInfo{}, err
 	}
+	server, _ := d.server()
+	return server, writeJSON(d.path(lastFile), server)
 }
 
-func (d dev) startWorker(server serverInfo) error {
+func (d dev) startWorker(ctx context.Context, server serverInfo) error {
 	binary, err := besides("morgana-worker")
 	if err != nil {
 		return err
 	}
 	env := []string{"TEMPORAL_ADDRESS=" + server.Address, "TEMPORAL_NAMESPACE=" + server.Namespace, sshConfigVariable + "=" + sshConfig()}
-	cmd, err := d.start("worker.log", env, binary, "--listen", "127.0.0.1:0",
+	started, err := start(d.path("worker.log"), env, binary, "--listen", "127.0.0.1:0", "--ready-file", d.path(readyFile),
 		"--state", d.settings.State, "--store", d.settings.Store)
 	if err != nil {
 		return err
 	}
-	w := workerInfo{PID: cmd.Process.Pid, Started: startTime(cmd.Process.Pid), Binary: stamp(binary), Server: server.Address,
+	pid := started.Process.Pid
+	w := workerInfo{PID: pid, Started: startTime(pid), Binary: stamp(binary), Server: server.Address,
 		Store: d.settings.Store, SSHConfig: sshConfig()}
-	go func() { _ = cmd.Wait() }() // it outlives us; its log says how it ended
-	return writeJSON(d.path("worker.json"), w)
-}
-
-// start runs a program in the background, in a session of its own.
-func (d dev) start(log string, env []string, binary string, args ...string) (*exec.Cmd, error) {
-	out, err := os.OpenFile(d.path(log), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
+	if err := writeJSON(d.path(workerFile), w); err != nil {
+		return err
 	}
-	defer func() { _ = out.Close() }()   // the child has its own
-	cmd := exec.Command(binary, args...) //nolint:noctx // it outlives the command that starts it
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Env = append(os.Environ(), env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, &step.Error{Kind: step.Unsupported, Op: "start " + filepath.Base(binary), Err: err}
-	}
-	return cmd, nil
+	return started.await(ctx, func() bool { _, _, works := d.worker(); return works })
 }
 
 // down stops the worker, then the server.
@@ -194,137 +207,39 @@ func (d dev) down(ctx context.Context) (stopped []string) {
 }
 
 func (d dev) stopWorker(ctx context.Context) bool {
-	w, running := d.worker()
-	if running {
+	w, lives, _ := d.worker()
+	if lives {
 		end(ctx, w.PID, w.Started)
 	}
-	return running
+	return lives
 }
 
-// isOurs reports whether the process was started on our database.
-func (d dev) isOurs(pid int) bool {
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(args), d.path("temporal.db"))
-}
-
-// end asks a process to stop and insists after 25 s.
-func end(ctx context.Context, pid int, started string) {
-	if started == "" {
-		return // gone already
-	}
-	_ = syscall.Kill(pid, syscall.SIGTERM) // gone already: the loop sees it
-	deadline := time.Now().Add(25 * time.Second)
-	for startTime(pid) == started {
-		if time.Now().After(deadline) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-			return
+// port gives the port of last, a host:port, else usual, else "0" for any: the
+// first that is free on loopback. It waits for the port of last until ctx ends,
+// for clients look for the server there.
+func port(ctx context.Context, last, usual string) string {
+	if _, before, err := net.SplitHostPort(last); err == nil {
+		for !free(before) {
+			if sleep(ctx, 50*time.Millisecond) != nil {
+				break
+			}
 		}
-		if sleep(ctx, 50*time.Millisecond) != nil {
-			return // it has been asked
+		if free(before) {
+			return before
 		}
 	}
-}
-
-// lock keeps two commands from starting a server each.
-func (d dev) lock(ctx context.Context) (func(), error) {
-	f, err := os.OpenFile(d.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		if sleep(ctx, 50*time.Millisecond) != nil {
-			_ = f.Close()
-			return nil, errDetached
-		}
-	}
-	return func() { _ = f.Close() }, nil // closing releases it
-}
-
-// besides finds a program of ours next to this one, else in PATH.
-func besides(name string) (string, error) {
-	if self, err := os.Executable(); err == nil {
-		near := filepath.Join(filepath.Dir(self), name)
-		if info, err := os.Stat(near); err == nil && info.Mode().IsRegular() {
-			return near, nil
-		}
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", &step.Error{Kind: step.Unsupported, Op: "find " + name, Err: errors.New("not beside morgana and not in PATH"),
-			Hint: "run make build in Morgana's source, or set TEMPORAL_ADDRESS to use a server of yours"}
-	}
-	return path, nil
-}
-
-// stamp tells one build of a program from another.
-func stamp(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return ""
-	}
-	return fmt.Sprintf("%s %d %d", path, info.Size(), info.ModTime().UnixNano())
-}
-
-// startTime is field 22 of /proc/PID/stat (proc(5)), "" if there is no such
-// process or it is a zombie.
-func startTime(pid int) string {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return ""
-	}
-	_, after, _ := strings.Cut(string(stat), ") ") // the name may hold spaces
-	fields := strings.Fields(after)
-	if len(fields) < 20 || fields[0] == "Z" {
-		return ""
-	}
-	return fields[19]
-}
-
-// freePort gives the port of last, a host:port, if it can be had on loopback,
-// else usual, else "0" for any.
-func freePort(last, usual string) string {
-	_, before, _ := net.SplitHostPort(last) // empty: Listen takes that for any
-	for _, port := range []string{before, usual} {
-		if port == "" {
-			continue
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:"+port) //nolint:noctx // does not block
-		if err == nil {
-			_ = l.Close()
-			return port
-		}
+	if free(usual) {
+		return usual
 	}
 	return "0"
 }
 
-// tail is the last n lines of a file.
-func tail(path string, n int) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "see " + path
+func free(port string) bool {
+	l, err := net.Listen("tcp", "127.0.0.1:"+port) //nolint:noctx // does not block
+	if err == nil {
+		_ = l.Close() // it accepted nothing
 	}
-	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
-	return strings.Join(append(lines[max(0, len(lines)-n):], "see "+path), "\n")
-}
-
-func readJSON(path string, into any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(data, into)
-}
-
-func writeJSON(path string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	temp := path + ".new"
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
+	return err == nil
 }
 
 func (c *cli) devCommand() *cobra.Command {
@@ -346,7 +261,11 @@ $XDG_STATE_HOME/morgana/dev.`,
 				if err != nil {
 					return err
 				}
-				return f(cmd.Context(), dev{folder: devFolder(settings.State), settings: settings})
+				d, err := openDev(settings)
+				if err != nil {
+					return err
+				}
+				return f(cmd.Context(), d)
 			}})
 	}
 	sub("up", "Start them, if they do not run", func(ctx context.Context, d dev) error {
@@ -374,7 +293,7 @@ $XDG_STATE_HOME/morgana/dev.`,
 
 func (c *cli) devStatus(d dev) error {
 	server, serverUp := d.server()
-	worker, workerUp := d.worker()
+	worker, _, workerUp := d.worker()
 	if c.output == "json" {
 		c.emit(struct {
 			Server    serverInfo `json:"server"`

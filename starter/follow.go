@@ -31,13 +31,16 @@ type follower struct {
 	seen    map[step.Stage]workflows.StageState
 	// notes are those since the last look, before those of the look before it.
 	notes, before map[string]bool
+	// answered is when a worker last answered.
+	answered time.Time
 }
 
 // deploy asks for the rollout and follows it to its end. A failure is shown
 // and returned.
 func (f *follower) deploy(ctx context.Context, in workflows.DeployRequest, detach bool) error {
 	var accepted workflows.Accepted
-	err := update(ctx, f.to, in.Spec.App, in.Spec.Target, workflows.UpdateDeploy, in, &accepted)
+	say := func(note string) { f.emit(event{Event: "waiting", Note: note}, in.Spec.Tags) }
+	err := update(ctx, f.to, in.Spec.App, in.Spec.Target, workflows.UpdateDeploy, in, &accepted, say)
 	if err != nil {
 		return f.failed(in.Spec.Tags, err)
 	}
@@ -99,7 +102,7 @@ func (f *follower) emit(e event, t step.Tags) {
 
 // follow waits for the rollout's end.
 func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out workflows.Outcome, err error) {
-	f.seen, f.notes = map[step.Stage]workflows.StageState{}, map[string]bool{}
+	f.seen, f.notes, f.answered = map[step.Stage]workflows.StageState{}, map[string]bool{}, time.Now()
 	run, err := f.find(ctx, accepted)
 	if err != nil {
 		return out, err
@@ -131,15 +134,14 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 				}
 				return e.out, e.err
 			}
-			// The server went away: it will come back, or the user tires.
-			f.waits(accepted.Tags, "Temporal does not answer; trying again (if it is our own: morgana dev up)")
+			// The call gave up. look says why, and the server may come back.
 			if sleep(ctx, time.Second) != nil {
 				return out, errDetached
 			}
 			go await()
 		case <-time.After(look):
-			// The server sometimes (once in 500, measured) does not wake who
-			// waits for an end until its long poll is over: ask anew.
+			// The server sometimes (once in 500, measured) does not wake a long
+			// poll when the workflow ends: ask anew.
 			if closed := f.look(ctx, run, accepted.Tags); closed && !missed {
 				missed = true
 				go await()
@@ -148,19 +150,12 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 	}
 }
 
-// lost reports that the server did not answer, rather than the rollout failing.
-func lost(err error) bool {
-	var unavailable *serviceerror.Unavailable
-	var late *serviceerror.DeadlineExceeded
-	return errors.As(err, &unavailable) || errors.As(err, &late)
-}
-
-// find waits for the rollout to start: it may be in line behind another. An
-// older run of the same id belongs to an earlier life of the deployment.
+// find waits for the rollout to start: another may be before it. An older run of
+// the same id belongs to an earlier life of the deployment.
 func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (client.WorkflowRun, error) {
 	since := time.Now()
 	for misses := 0; ; {
-		asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+		asking, cancel := context.WithTimeout(ctx, unanswered)
 		about, err := f.to.DescribeWorkflowExecution(asking, accepted.RolloutID, "")
 		if err == nil {
 			run := about.GetWorkflowExecutionInfo().GetExecution().GetRunId()
@@ -180,7 +175,12 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 			return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
 				Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
 		}
-		if time.Since(since) > 2*time.Second {
+		switch {
+		case lost(err):
+			f.waits(accepted.Tags, f.to.noServer(f.answered))
+		case time.Since(f.answered) > unanswered:
+			f.waits(accepted.Tags, f.to.noWorker(f.answered))
+		case time.Since(since) > 2*time.Second:
 			f.waits(accepted.Tags, "in line behind the rollout that is going on (morgana status)")
 		}
 		if sleep(ctx, look/2) != nil {
@@ -191,7 +191,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 
 // dropped reports that the Deployment neither runs nor will run the rollout.
 func (f *follower) dropped(ctx context.Context, t step.Tags) bool {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
 	about, err := f.to.DescribeWorkflowExecution(ctx, workflows.DeploymentID(t.App, t.Target), "")
 	if err != nil {
@@ -205,6 +205,7 @@ func (f *follower) dropped(ctx context.Context, t step.Tags) bool {
 	if err != nil || answer.Get(&s) != nil {
 		return false
 	}
+	f.answered = time.Now()
 	return !slices.Contains(s.Queued, t) && (s.Rolling == nil || *s.Rolling != t)
 }
 
@@ -213,18 +214,28 @@ func (f *follower) status(ctx context.Context, id, run string) (s workflows.Roll
 	if err != nil {
 		return s, err
 	}
+	f.answered = time.Now()
 	return s, answer.Get(&s)
 }
 
-// look asks how the rollout stands, shows what is new, the progress of the step that
-// is running or why it is tried again, and tells whether the rollout is over. What
-// cannot be asked now is asked again.
+// look shows what is new of the rollout: its stages, the progress of the running
+// step or why it is tried again, and that nobody answers. It reports whether the
+// rollout is over. The activities come from the server, the stages from a worker,
+// which may be gone.
 func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	asking, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
-	s, err := f.status(ctx, run.GetID(), run.GetRunID())
+	f.notes, f.before = map[string]bool{}, f.notes
+	about, err := f.to.DescribeWorkflowExecution(asking, run.GetID(), run.GetRunID())
 	if err != nil {
+		if ctx.Err() == nil && lost(err) {
+			f.waits(t, f.to.noServer(f.answered))
+		}
 		return false
+	}
+	s, err := f.status(asking, run.GetID(), run.GetRunID())
+	if ctx.Err() == nil && lost(err) {
+		f.waits(t, f.to.noWorker(f.answered))
 	}
 	for _, st := range s.Stages {
 		if st.State == workflows.Waiting || f.seen[st.Stage] == st.State {
@@ -236,11 +247,6 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 		f.seen[st.Stage] = st.State
 		f.stage(t, st)
 	}
-	about, err := f.to.DescribeWorkflowExecution(ctx, run.GetID(), run.GetRunID())
-	if err != nil {
-		return false
-	}
-	f.notes, f.before = map[string]bool{}, f.notes
 	if s.Undoing {
 		f.waits(t, "failed; removing what it made")
 	}
@@ -251,6 +257,9 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 		} else {
 			f.notice(t, note)
 		}
+	}
+	if len(f.notes) == 0 && len(f.before) > 0 {
+		f.emit(event{Event: "progress"}, t) // what was said no longer holds
 	}
 	return about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 }

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/morgana-deploy/morgana/config"
@@ -48,5 +52,96 @@ func TestWaitingIsSaidOnce(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("%s%s", out, errOut)
+	}
+}
+
+// beWorker serves the workflows and a kind whose Configure never ends, until it
+// is killed.
+func beWorker() {
+	to, err := client.Dial(client.Options{HostPort: os.Getenv("TEMPORAL_ADDRESS"), Namespace: os.Getenv("TEMPORAL_NAMESPACE"), Logger: silent{}})
+	if err != nil {
+		panic(err)
+	}
+	pipeline := worker.New(to, workflows.TaskQueue, worker.Options{})
+	pipeline.RegisterWorkflow(workflows.Deployment)
+	pipeline.RegisterWorkflow(workflows.Rollout)
+	kind := worker.New(to, "moon", worker.Options{})
+	named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
+	kind.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, nil }, named("Check"))
+	kind.RegisterActivityWithOptions(func(ctx context.Context, _ step.Spec) (step.Source, error) {
+		for i := 0; ; i++ {
+			activity.RecordHeartbeat(ctx, step.Progress{Note: fmt.Sprint("file ", i)})
+			if err := sleep(ctx, time.Second); err != nil {
+				return step.Source{}, err
+			}
+		}
+	}, named("Configure"))
+	if err := errors.Join(pipeline.Start(), kind.Start()); err != nil {
+		panic(err)
+	}
+	select {}
+}
+
+// lines is a writer for one goroutine and a reader in another.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) has(s string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.text.String(), s)
+}
+
+// While no worker answers, deploy and destroy say so within seconds.
+func TestNoWorkerAnswers(t *testing.T) {
+	withServer(t)
+	work := self(t)
+	work.Env = append(os.Environ(), "BE_WORKER=1")
+	if err := work.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = work.Process.Kill(), work.Wait() }) // may have been killed
+	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
+	// says runs morgana until it has said something, and gives how long that took.
+	says := func(what string, then func(), args ...string) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		var out, errOut lines
+		ended := make(chan int, 1)
+		go func() { ended <- run(ctx, args, &out, &errOut) }()
+		defer func() { cancel(); <-ended }()
+		began := time.Now()
+		for !out.has(what) && !errOut.has(what) {
+			if then != nil && out.has(`"note":"file `) {
+				then()
+				began, then = time.Now(), nil
+			}
+			if time.Since(began) > 20*time.Second || len(ended) > 0 {
+				t.Fatalf("%q did not say %q in %v:\n%s%s", args, what, time.Since(began), &out.text, &errOut.text)
+			}
+			time.Sleep(look)
+		}
+	}
+	says("no worker answers since ", func() { _ = work.Process.Kill() }, "deploy", "-o", "json")
+	says("two/low: no worker answers since ", nil, "destroy")
+}
+
+// A board without a running stage still says what is waited for.
+func TestBoardSaysWhatIsWaitedFor(t *testing.T) {
+	b := &boardTarget{stages: map[string]*boardStage{}, note: "no worker answers"}
+	if got := strings.Join(b.lines("two/low"), "\n"); !strings.Contains(got, "no worker answers") {
+		t.Errorf("%q", got)
+	}
+	b.stages["check"] = &boardStage{event: event{State: string(workflows.Running)}}
+	if got := strings.Join(b.lines("two/low"), "\n"); strings.Count(got, "no worker answers") != 1 {
+		t.Errorf("%q", got)
 	}
 }

@@ -7,20 +7,25 @@ import (
 	"testing"
 )
 
-// TestMain makes the test's program morgana itself where a test starts it so.
+// TestMain makes the test's program another one where a test starts it so.
 func TestMain(m *testing.M) {
-	if os.Getenv("BE_MORGANA") != "" {
+	switch {
+	case os.Getenv("BE_MORGANA") != "":
 		main()
+	case os.Getenv("BE_SERVER") != "":
+		beServer(os.Args[1:])
+	case os.Getenv("BE_WORKER") != "":
+		beWorker()
 	}
 	os.Exit(m.Run())
 }
 
-// Who deploys under flock(1) has the lock back when morgana is done, not when
-// the server is.
+// A caller under flock(1) has its lock back when morgana ends, not when the server
+// does.
 func TestServerHoldsNothingOfItsStarter(t *testing.T) {
 	sick(t, "exit 9")
 	home := os.Getenv("HOME")
-	// What it prints is in the log, whose end is the error's hint.
+	// The error is the last line of the log.
 	if err := os.WriteFile(filepath.Join(home, "morgana-devserver"), []byte("#!/bin/sh\necho it has $(readlink /proc/$$/fd/*); exit 9"), 0o755); err != nil {
 		t.Fatal(err)
 	}

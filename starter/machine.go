@@ -71,7 +71,7 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 	for i, name := range names {
 		request := requests[name]
 		request.Forget = forget
-		removed, err := to.destroy(ctx, name, request)
+		removed, err := to.destroy(ctx, name, request, func(note string) { c.say("%s: %s", name, note) })
 		switch {
 		case err == nil:
 			c.destroyed(name, removed)
@@ -90,17 +90,17 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 
 // destroy ends a deployment. If the request says what it is, from morgana.yaml,
 // leftovers are looked for even where no deployment runs.
-func (to *connection) destroy(ctx context.Context, name string, request workflows.DestroyRequest) (removed workflows.DestroyResult, err error) {
+func (to *connection) destroy(ctx context.Context, name string, request workflows.DestroyRequest, say func(string)) (removed workflows.DestroyResult, err error) {
 	app, target, _ := strings.Cut(name, "/")
 	if request.Spec.App != "" {
-		err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed)
+		err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed, say)
 	} else {
-		var handle client.WorkflowUpdateHandle
-		handle, err = to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-			WorkflowID: workflows.DeploymentID(app, target), UpdateName: workflows.UpdateDestroy,
-			Args: []any{request}, WaitForStage: client.WorkflowUpdateStageCompleted,
+		err = to.ask(ctx, app, target, &removed, say, func() (client.WorkflowUpdateHandle, error) {
+			return to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+				WorkflowID: workflows.DeploymentID(app, target), UpdateName: workflows.UpdateDestroy,
+				Args: []any{request}, WaitForStage: client.WorkflowUpdateStageCompleted,
+			})
 		})
-		err = answered(ctx, app, target, handle, err, &removed)
 	}
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {

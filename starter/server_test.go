@@ -16,8 +16,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// withServer runs the test on a server of its own, whose workers are the test's.
-func withServer(t *testing.T) client.Client {
+func devserverBinary(t *testing.T) string {
 	t.Helper()
 	binary, err := filepath.Abs(filepath.Join("..", "bin", "morgana-devserver"))
 	if err == nil {
@@ -29,6 +28,13 @@ func withServer(t *testing.T) client.Client {
 		}
 		t.Skipf("%v: make build", err)
 	}
+	return binary
+}
+
+// withServer runs the test on a server of its own, whose workers are the test's.
+func withServer(t *testing.T) client.Client {
+	t.Helper()
+	binary := devserverBinary(t)
 	folder := t.TempDir()
 	ready := filepath.Join(folder, "ready.json")
 	cmd := exec.Command(binary, "--port", "0", "--ui-port", "0", "--db", filepath.Join(folder, "temporal.db"), "--ready-file", ready)

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+)
+
+// lost reports that the server did not answer.
+func lost(err error) bool {
+	var unavailable *serviceerror.Unavailable
+	var late *serviceerror.DeadlineExceeded
+	return errors.As(err, &unavailable) || errors.As(err, &late) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// revive says how to get a server and a worker that answer.
+func (to *connection) revive() string {
+	if to.ui != "" {
+		return "run morgana dev up"
+	}
+	return "check the server at TEMPORAL_ADDRESS, or start morgana-worker with the same TEMPORAL_* settings"
+}
+
+func (to *connection) noServer(since time.Time) string {
+	return "no answer from Temporal since " + since.Format(time.TimeOnly) + "; " + to.revive()
+}
+
+func (to *connection) noWorker(since time.Time) string {
+	return "no worker answers since " + since.Format(time.TimeOnly) + "; " + to.revive()
+}
+
+const (
+	// unanswered is how long a busy worker may take to answer.
+	unanswered = 5 * time.Second
+	// glance is how often a workflow that is waited for is looked at.
+	glance = time.Second
+)
+
+// watched makes a call that a worker has to answer for a workflow. While no
+// answer comes, it says why.
+func (to *connection) watched(ctx context.Context, workflow string, say func(string), call func() error) error {
+	began, done, said := time.Now(), make(chan error, 1), ""
+	go func() { done <- call() }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(glance):
+			if note := to.silence(ctx, workflow, began); note != "" && note != said {
+				said = note
+				say(note)
+			}
+		}
+	}
+}
+
+// silence says why nobody answers for a workflow, "" if nothing is wrong.
+func (to *connection) silence(ctx context.Context, workflow string, since time.Time) string {
+	asking, cancel := context.WithTimeout(ctx, unanswered)
+	defer cancel()
+	about, err := to.DescribeWorkflowExecution(asking, workflow, "")
+	task := about.GetPendingWorkflowTask()
+	switch {
+	case ctx.Err() != nil:
+		return ""
+	case err != nil && lost(err):
+		return to.noServer(since)
+	case err == nil && task.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED &&
+		time.Since(task.GetScheduledTime().AsTime()) > unanswered:
+		return to.noWorker(since)
+	}
+	return ""
+}
