@@ -55,7 +55,7 @@ func tree(t *testing.T, files map[string]string) string {
 func packed(t *testing.T, folder string) []string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := pack(t.Context(), folder, &b); err != nil {
+	if _, err := pack(t.Context(), folder, &b); err != nil {
 		t.Fatal(err)
 	}
 	var names []string
@@ -174,7 +174,7 @@ func compare(t *testing.T, folder string) {
 	var got []string
 	if len(want) > 0 {
 		got = packed(t, folder)
-	} else if err := pack(t.Context(), folder, io.Discard); err == nil {
+	} else if _, err := pack(t.Context(), folder, io.Discard); err == nil {
 		got = packed(t, folder)
 	}
 	if !slices.Equal(got, want) {

@@ -27,9 +27,18 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Pack packs folder into a temporary file that has no name any more: closing it
-// is all the cleaning up there is, and the end of the process does it too. The
-// file stands at its start.
+// Packed is a packed folder: a temporary file without a name, which stands at its
+// start. Closing it removes it, and so does the end of the process.
+type Packed struct {
+	*os.File
+	// Size is the file's, in bytes.
+	Size int64
+	// Largest is the path of the largest file in the folder, of LargestSize bytes.
+	Largest     string
+	LargestSize int64
+}
+
+// Pack packs folder, and reports its progress by [step.Report].
 //
 // Left out are .git, empty folders, and what the .gitignore files in folder and
 // below say. That is what `git add .` would take in a new repository: neither
@@ -40,42 +49,61 @@ import (
 // are devices, sockets and pipes, and a file that changes under Pack's hands.
 // Errors are InvalidSpec (also: nothing to pack), NotFound, Unauthorized,
 // NoSpace in the folder for temporary files, or of no kind.
-func Pack(ctx context.Context, folder string) (*os.File, error) {
+func Pack(ctx context.Context, folder string) (Packed, error) {
 	f, err := os.CreateTemp("", "morgana-source-*.tar")
 	if err != nil {
-		return nil, fail("pack "+folder, err, os.TempDir())
+		return Packed{}, fail("pack "+folder, err, os.TempDir())
 	}
+	var packed Packed
 	err = os.Remove(f.Name())
 	if err == nil {
-		err = pack(ctx, folder, f)
+		packed, err = pack(ctx, folder, f)
 	}
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {
 		_ = f.Close() // nobody will read it
-		return nil, fail("pack "+folder, err, os.TempDir())
+		return Packed{}, fail("pack "+folder, err, os.TempDir())
 	}
-	return f, nil
+	packed.File = f
+	return packed, nil
 }
 
-// pack writes the archive, holding no more in memory than one listing for each
-// level of folders.
-func pack(ctx context.Context, folder string, w io.Writer) error {
+// pack writes the archive. It holds one listing for each level of folders in
+// memory.
+func pack(ctx context.Context, folder string, w io.Writer) (Packed, error) {
 	root, err := openRoot(folder)
 	if err != nil {
-		return err
+		return Packed{}, err
 	}
 	defer func() { _ = root.Close() }() // only read from
-	p := packer{ctx: ctx, root: root, tar: tar.NewWriter(w), block: make([]byte, 256<<10)}
+	counted := &counter{ctx: ctx, w: w}
+	p := packer{ctx: ctx, root: root, tar: tar.NewWriter(counted), block: make([]byte, 256<<10)}
 	if err := p.folder("", nil); err != nil {
-		return err
+		return Packed{}, err
 	}
 	if p.files == 0 {
-		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%s has no files to build from", folder),
+		return Packed{}, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%s has no files to build from", folder),
 			Hint: "is it the right folder, and does its .gitignore leave anything?"}
 	}
-	return p.tar.Close()
+	err = p.tar.Close()
+	p.packed.Size = counted.n
+	return p.packed, err
+}
+
+// counter reports how many bytes have been written to w.
+type counter struct {
+	ctx context.Context
+	w   io.Writer
+	n   int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	step.Report(c.ctx, step.Progress{Done: c.n, Unit: "bytes", Note: "packing the source"})
+	return n, err
 }
 
 // maxIgnore is the size of the largest .gitignore that is read, in bytes.
@@ -87,6 +115,8 @@ type packer struct {
 	tar   *tar.Writer
 	block []byte
 	files int
+	// packed has the largest file so far.
+	packed Packed
 }
 
 // folder packs what is in dir ("" or "a/b/"), in the order of whole names.
@@ -174,6 +204,9 @@ func (p *packer) file(name string) error {
 	if err := p.write(h); err != nil {
 		return err
 	}
+	if h.Size > p.packed.LargestSize {
+		p.packed.Largest, p.packed.LargestSize = name, h.Size
+	}
 	n, err := io.CopyBuffer(onlyWriter{p.tar}, files.Reader(p.ctx, f), p.block)
 	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != h.Size {
 		return changed(name)
@@ -183,7 +216,7 @@ func (p *packer) file(name string) error {
 
 func (p *packer) write(h *tar.Header) error {
 	p.files++
-	h.Format = tar.FormatPAX // written as plain ustar where that has room
+	h.Format = tar.FormatPAX // written as plain ustar where that will do
 	return p.tar.WriteHeader(h)
 }
 

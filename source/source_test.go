@@ -128,6 +128,30 @@ func TestUnpackGivesWhatWasPacked(t *testing.T) {
 	wantError(t, Unpack(bytes.NewReader(b), filepath.Join(folder, "none")), step.NotFound)
 }
 
+func TestPackTellsItsSize(t *testing.T) {
+	folder := tree(t, map[string]string{"a": "a", "lib/b": strings.Repeat("b", 3<<20), "c": "c", ".gitignore": "big", "big": strings.Repeat("x", 4<<20)})
+	var last, reports int64
+	ctx := step.WithReporter(t.Context(), func(p step.Progress) {
+		if p.Done < last || p.Unit != "bytes" || p.Note == "" {
+			t.Errorf("after %d: %+v", last, p)
+		}
+		last = p.Done
+		reports++
+	}, nil)
+	f, err := Pack(ctx, folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLater(t, f)
+	info, err := f.Stat()
+	if err != nil || f.Size != info.Size() || f.Largest != "lib/b" || f.LargestSize != 3<<20 {
+		t.Errorf("%+v, %v, has %d bytes", f, err, info.Size())
+	}
+	if last != f.Size || reports < 10 {
+		t.Errorf("%d reports, the last of %d bytes of %d", reports, last, f.Size)
+	}
+}
+
 func TestPackLeavesNoTemporaryFile(t *testing.T) {
 	folder, tmp := tree(t, project), t.TempDir()
 	t.Setenv("TMPDIR", tmp)
@@ -218,7 +242,7 @@ func TestPackSeesAFileChange(t *testing.T) {
 			if err := os.Truncate(path, 8<<20); err != nil {
 				t.Fatal(err)
 			}
-			err := pack(t.Context(), folder, &growing{path: path, size: size})
+			_, err := pack(t.Context(), folder, &growing{path: path, size: size})
 			if err == nil || !strings.Contains(err.Error(), "a changed while") {
 				t.Errorf("got %v", err)
 			}
@@ -367,7 +391,7 @@ func TestPackStreams(t *testing.T) {
 	r := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := pack(t.Context(), folder, io.Discard); err != nil {
+			if _, err := pack(t.Context(), folder, io.Discard); err != nil {
 				b.Fatal(err)
 			}
 		}

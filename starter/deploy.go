@@ -15,10 +15,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/regular"
-	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
-	"github.com/morgana-deploy/morgana/store"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -84,7 +81,7 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 	if err := to.needWorker(ctx, plans...); err != nil {
 		return err
 	}
-	origin, err := upload(ctx, to.settings, project, kernel)
+	origin, err := c.upload(ctx, to.settings, project, kernel)
 	if err != nil {
 		if ctx.Err() != nil {
 			return errDetached
@@ -165,66 +162,6 @@ func pick(p *config.Project, names []string, all bool) ([]config.Target, error) 
 		}
 	}
 	return picked, nil
-}
-
-// prebuilt is a kernel that exists already, with what its bytes say.
-type prebuilt struct {
-	path string
-	abis []string
-}
-
-// openKernel looks at the project's ready-made kernel before anything is
-// started, nil if it has none.
-func openKernel(p *config.Project) (*prebuilt, error) {
-	if p.Kernel == "" {
-		return nil, nil
-	}
-	file, info, err := regular.Open(p.Kernel)
-	if err != nil {
-		return nil, config.Unreadable(p.Kernel, err)
-	}
-	defer func() { _ = file.Close() }() // read only
-	found, err := image.Identify(file, info.Size())
-	if err != nil {
-		f := workflows.Failure(err)
-		f.Op, f.Field = p.Locate("", "kernel"), "toolchain.kernel"
-		return nil, f
-	}
-	return &prebuilt{path: p.Kernel, abis: found.ABIs}, nil
-}
-
-// upload puts the source folder, or the ready-made kernel, into the store.
-func upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
-	origin := step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
-	s, err := store.Open(ctx, settings.Store)
-	if err != nil {
-		return origin, err
-	}
-	defer func() { _ = s.Close() }() // Put has returned: nothing is pending
-	if kernel != nil {
-		file, _, err := regular.Open(kernel.path)
-		if err != nil {
-			return origin, config.Unreadable(kernel.path, err)
-		}
-		defer func() { _ = file.Close() }() // read only
-		a, err := s.Put(ctx, file)
-		if err != nil {
-			return origin, err
-		}
-		origin.Kernel, origin.ABIs = &a, kernel.abis
-		return origin, nil
-	}
-	packed, err := source.Pack(ctx, p.Source)
-	if err != nil {
-		return origin, err
-	}
-	defer func() { _ = packed.Close() }() // a temporary file
-	a, err := s.Put(ctx, packed)
-	if err != nil {
-		return origin, err
-	}
-	origin.Archive = &a
-	return origin, nil
 }
 
 func request(p *config.Project, t config.Target, origin step.Origin, f deployFlags) workflows.DeployRequest {

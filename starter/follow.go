@@ -295,6 +295,8 @@ func progressLine(p step.Progress) string {
 		done = fmt.Sprintf("%d%% of %s ", 100*p.Done/p.Total, workflows.Size(p.Total))
 	case p.Total > 0:
 		done = fmt.Sprintf("%d of %d %s ", p.Done, p.Total, p.Unit)
+	case p.Done > 0 && p.Unit == "bytes":
+		done = workflows.Size(p.Done) + " "
 	case p.Done > 0:
 		done = fmt.Sprintf("%d %s ", p.Done, p.Unit)
 	}

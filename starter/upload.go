@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/regular"
+	"github.com/morgana-deploy/morgana/source"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/store"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+// prebuilt is a kernel that exists already, with what its bytes say.
+type prebuilt struct {
+	path string
+	abis []string
+}
+
+// openKernel looks at the project's ready-made kernel before anything is
+// started, nil if it has none.
+func openKernel(p *config.Project) (*prebuilt, error) {
+	if p.Kernel == "" {
+		return nil, nil
+	}
+	file, info, err := regular.Open(p.Kernel)
+	if err != nil {
+		return nil, config.Unreadable(p.Kernel, err)
+	}
+	defer func() { _ = file.Close() }() // read only
+	found, err := image.Identify(file, info.Size())
+	if err != nil {
+		f := workflows.Failure(err)
+		f.Op, f.Field = p.Locate("", "kernel"), "toolchain.kernel"
+		return nil, f
+	}
+	return &prebuilt{path: p.Kernel, abis: found.ABIs}, nil
+}
+
+// largeSource is the size of a packed source, in bytes, above which it is warned of:
+// each change of the source is packed, stored and unpacked anew.
+const largeSource = 100 << 20
+
+// upload puts the source folder, or the ready-made kernel, into the store.
+func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
+	origin := step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
+	s, err := store.Open(ctx, settings.Store)
+	if err != nil {
+		return origin, err
+	}
+	defer func() { _ = s.Close() }() // Put has returned: nothing is pending
+	ctx, end := c.showProgress(ctx, time.Second, 5*time.Second)
+	defer end()
+	if kernel != nil {
+		file, info, err := regular.Open(kernel.path)
+		if err != nil {
+			return origin, config.Unreadable(kernel.path, err)
+		}
+		defer func() { _ = file.Close() }() // read only
+		a, err := s.Put(ctx, reading(ctx, "the kernel", file, info.Size()))
+		if err != nil {
+			return origin, err
+		}
+		origin.Kernel, origin.ABIs = &a, kernel.abis
+		return origin, nil
+	}
+	packed, err := source.Pack(ctx, p.Source)
+	if err != nil {
+		return origin, err
+	}
+	defer func() { _ = packed.Close() }() // a temporary file
+	if packed.Size > largeSource {
+		c.say("warning: the source has %s, of them %s in %s; name in .gitignore what the build does not need",
+			workflows.Size(packed.Size), workflows.Size(packed.LargestSize), packed.Largest)
+	}
+	a, err := s.Put(ctx, reading(ctx, "the source", packed, packed.Size))
+	if err != nil {
+		return origin, err
+	}
+	origin.Archive = &a
+	return origin, nil
+}
+
+// showProgress lets what is reported with the context it gives be shown on standard
+// error: the first after a while, then one at a time. On a terminal it is one line,
+// which end removes.
+func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (reporting context.Context, end func()) {
+	rewrite := isTerminal(c.err)
+	if rewrite {
+		every /= 20
+	}
+	shown, next := false, time.Now().Add(after)
+	reporting = step.WithReporter(ctx, func(p step.Progress) {
+		if time.Now().Before(next) {
+			return
+		}
+		shown, next = true, time.Now().Add(every)
+		if !rewrite {
+			c.say("%s", progressLine(p))
+			return
+		}
+		_, _ = fmt.Fprintf(c.err, "\r%s\x1b[K", clean(progressLine(p)))
+	}, nil)
+	return reporting, func() {
+		if rewrite && shown {
+			_, _ = io.WriteString(c.err, "\r\x1b[K")
+		}
+	}
+}
+
+// reader reports how far it has been read. The store reads a file once for its
+// digest, and again if it has to store it.
+type reader struct {
+	io.ReadSeeker
+	ctx   context.Context
+	what  string
+	seeks int
+	step.Progress
+}
+
+func reading(ctx context.Context, what string, r io.ReadSeeker, size int64) *reader {
+	return &reader{ReadSeeker: r, ctx: ctx, what: what, Progress: step.Progress{Total: size, Unit: "bytes"}}
+}
+
+func (r *reader) Read(b []byte) (int, error) {
+	n, err := r.ReadSeeker.Read(b)
+	r.Done += int64(n)
+	step.Report(r.ctx, r.Progress)
+	return n, err
+}
+
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	if r.seeks++; r.seeks == 1 {
+		r.Note = "reading " + r.what
+	} else {
+		r.Note = "storing " + r.what
+	}
+	at, err := r.ReadSeeker.Seek(offset, whence)
+	r.Done = at
+	return at, err
+}

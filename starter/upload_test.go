@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// A large source is told with its largest file, a small one is not.
+func TestLargeSource(t *testing.T) {
+	inFolder(t, map[string]string{"main.c": "int x;", "data/disk.img": "", config.Filename: "app: a\ntoolchain: {kind: command, build: [[make]]}\ntargets: {dev: {kind: qemu}}\n"})
+	t.Setenv("MORGANA_STATE", t.TempDir())
+	settings, err := config.LoadSettings(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := config.Load("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size, want := range map[int64]string{
+		largeSource / 2: "",
+		largeSource:     "warning: the source has 100 MiB, of them 100 MiB in data/disk.img; name in .gitignore what the build does not need\n",
+	} {
+		if err := os.Truncate(filepath.Join("data", "disk.img"), size); err != nil {
+			t.Fatal(err)
+		}
+		var e bytes.Buffer
+		origin, err := (&cli{err: &e}).upload(t.Context(), settings, p, nil)
+		said := regexp.MustCompile("(?m)^.* (packing|reading|storing) the source\n").ReplaceAllString(e.String(), "") // on a slow host
+		if err != nil || origin.Archive.Size < size || said != want {
+			t.Errorf("%d bytes: %+v, %v, said %q", size, origin, err, said)
+		}
+	}
+}
+
+func TestProgressIsShown(t *testing.T) {
+	work := func(c *cli, after time.Duration) {
+		ctx, end := c.showProgress(t.Context(), after, 0)
+		defer end()
+		r := reading(ctx, "it", strings.NewReader(strings.Repeat("x", 4<<10)), 4<<10)
+		for range 2 {
+			if _, err := r.Seek(0, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if _, err := r.Read(make([]byte, 2<<10)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		step.Report(ctx, step.Progress{Done: 3 << 20, Unit: "bytes", Note: "packing"})
+	}
+	var e bytes.Buffer
+	work(&cli{err: &e}, time.Hour)
+	if e.Len() > 0 {
+		t.Errorf("after a moment: %q", e.String())
+	}
+	work(&cli{err: &e}, 0)
+	if want := "50% of 4 KiB reading it\n100% of 4 KiB reading it\n50% of 4 KiB storing it\n100% of 4 KiB storing it\n3 MiB packing\n"; e.String() != want {
+		t.Errorf("got %q, want %q", e.String(), want)
+	}
+	ours, theirs := terminal(t)
+	work(&cli{err: &output{w: theirs}}, 0)
+	b := make([]byte, 1024)
+	n, err := ours.Read(b)
+	if got := string(b[:n]); err != nil || !strings.HasPrefix(got, "\r50% of 4 KiB reading it\x1b[K\r100%") || !strings.HasSuffix(got, "\r3 MiB packing\x1b[K\r\x1b[K") {
+		t.Errorf("on a terminal: %q, %v", got, err)
+	}
+}
