@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -31,7 +32,7 @@ func pack(t testing.TB, b []byte, command ...string) []byte {
 }
 
 func TestIdentifyCompressed(t *testing.T) {
-	tools(t, "gzip", "xz", "bzip2", "file")
+	need.Tools(t, "gzip", "xz", "bzip2", "file")
 	for _, c := range []struct {
 		compression string
 		command     []string
@@ -78,7 +79,7 @@ func equal(a, b Info) bool {
 
 func TestIdentifyCompressedHello(t *testing.T) {
 	hello := buildHello(t)
-	tools(t, "gzip", "xz", "bzip2")
+	need.Tools(t, "gzip", "xz", "bzip2")
 	raw, err := os.ReadFile(hello)
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +90,7 @@ func TestIdentifyCompressedHello(t *testing.T) {
 	if err := os.WriteFile(filler, bytes.Repeat(raw, 100), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tools(t, "objcopy")
+	need.Tools(t, "objcopy")
 	if out, err := exec.CommandContext(t.Context(), "objcopy", "--add-section", "filler="+filler, hello, large).CombinedOutput(); err != nil {
 		t.Fatalf("objcopy: %v\n%s", err, out)
 	}
@@ -121,7 +122,7 @@ func TestDecompressPlain(t *testing.T) {
 // Wherever a compressed file is cut off or wherever a byte of it is wrong,
 // there is one clear error, and never other contents.
 func TestIdentifyCompressedDamaged(t *testing.T) {
-	tools(t, "gzip", "xz", "bzip2")
+	need.Tools(t, "gzip", "xz", "bzip2")
 	// What cannot be packed is stored as it is: only checksums guard it.
 	contents := make([]byte, 400)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(contents) // never an error
@@ -153,7 +154,7 @@ func TestIdentifyCompressedDamaged(t *testing.T) {
 }
 
 func TestIdentifyCompressedOther(t *testing.T) {
-	tools(t, "gzip", "xz", "bzip2", "lz4", "zstd")
+	need.Tools(t, "gzip", "xz", "bzip2", "lz4", "zstd")
 	hello := []byte("hello\n")
 	tar := make([]byte, 1024)
 	copy(tar[257:], "ustar")
@@ -208,7 +209,7 @@ func TestIdentifyBomb(t *testing.T) {
 		t.Errorf("%d bytes were allocated for a bomb", n)
 	}
 
-	tools(t, "xz")
+	need.Tools(t, "xz")
 	greedy := pack(t, kernels[0].bytes, "xz", "-c")
 	// The first block's header: size, flags, LZMA2, 1, dictionary, padding, CRC32.
 	head := greedy[12:24]
@@ -233,7 +234,7 @@ func TestIdentifyBomb(t *testing.T) {
 // Notes are found in the middle of a file that is too large to keep, in any order; but
 // the file is not read for ever.
 func TestIdentifyScattered(t *testing.T) {
-	tools(t, "gzip")
+	need.Tools(t, "gzip")
 	scattered := func(n int) []byte {
 		k := testELF{segments: []testPart{load(someCode)}}
 		for range n {

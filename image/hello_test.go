@@ -7,25 +7,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-// tools skips a test whose tools are missing, unless all are required.
-func tools(t *testing.T, names ...string) {
-	t.Helper()
-	for _, name := range names {
-		if _, err := exec.LookPath(name); err != nil {
-			if os.Getenv("MORGANA_REQUIRE") == "all" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
-}
+	"github.com/morgana-deploy/morgana/need"
+)
 
 // buildHello builds examples/hello in a folder of its own and gives its path.
 func buildHello(t *testing.T) string {
 	t.Helper()
-	tools(t, "make", "cc", "ld")
+	need.Tools(t, "make", "cc", "ld")
 	dir := t.TempDir()
 	source := filepath.Join("..", "examples", "hello")
 	entries, err := os.ReadDir(source)
@@ -68,7 +57,7 @@ func TestIdentifyHello(t *testing.T) {
 
 	// Without its section headers only the segments are left.
 	t.Run("stripped", func(t *testing.T) {
-		tools(t, "strip")
+		need.Tools(t, "strip")
 		if out, err := exec.CommandContext(t.Context(), "strip", hello).CombinedOutput(); err != nil {
 			t.Fatalf("strip: %v\n%s", err, out)
 		}
@@ -99,7 +88,7 @@ func TestHelloIsReproducible(t *testing.T) {
 
 // The notes that the tests build are ELF notes to others too.
 func TestReadelfAgrees(t *testing.T) {
-	tools(t, "readelf")
+	need.Tools(t, "readelf")
 	file := filepath.Join(t.TempDir(), "kernel")
 	kernel := testELF{segments: []testPart{load(someCode), note(append(pvhNote, solo5Note(6)...))}}.build()
 	if err := os.WriteFile(file, kernel, 0o644); err != nil {

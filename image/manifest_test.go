@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -105,7 +106,7 @@ void _start(void) { for (;;) ; }
 
 // Identify reads a manifest that a C compiler and a linker made.
 func TestDevicesOfLinkedKernel(t *testing.T) {
-	tools(t, "cc", "ld", "readelf")
+	need.Tools(t, "cc", "ld", "readelf")
 	dir := t.TempDir()
 	source, kernel := filepath.Join(dir, "kernel.c"), filepath.Join(dir, "kernel")
 	if err := os.WriteFile(source, []byte(manifestC), 0o600); err != nil {

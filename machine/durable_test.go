@@ -1,12 +1,15 @@
 package machine
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // onDisk, when set, is a file system's folder: the test works there and then
@@ -25,13 +28,9 @@ func TestPowerCut(t *testing.T) {
 		tool(t, "cp", folder+".raw", folder+".ready")
 		return
 	}
-	for _, name := range []string{"mke2fs", "e2fsck", "debugfs", "unshare", "mount"} {
-		if _, err := exec.LookPath(name); err != nil || os.Getuid() != 0 {
-			if os.Getenv("MORGANA_REQUIRE") == "all" {
-				t.Fatal("needs root and ", name)
-			}
-			t.Skip("needs root and ", name)
-		}
+	need.Tools(t, "mke2fs", "e2fsck", "debugfs", "unshare", "mount")
+	if os.Getuid() != 0 {
+		need.Nil(t, errors.New("needs root"))
 	}
 	folder := filepath.Join(t.TempDir(), "disk")
 	if err := os.Mkdir(folder, 0o700); err != nil {

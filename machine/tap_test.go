@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -24,10 +25,7 @@ func needTaps(t *testing.T) {
 		if n.Found != "" {
 			continue
 		}
-		if os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatal(n.What, n.Why)
-		}
-		t.Skip(n.What, n.Why)
+		need.Nil(t, errors.New(n.What+": "+n.Why))
 	}
 }
 

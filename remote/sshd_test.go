@@ -13,16 +13,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// missing skips a test that needs a tool.
-func missing(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatalf("%s is not here", what)
-	}
-	t.Skipf("%s is not here", what)
-}
+	"github.com/morgana-deploy/morgana/need"
+)
 
 // server is a real sshd on a free port, with keys and files of its own.
 type server struct {
@@ -38,10 +31,8 @@ type server struct {
 // serve starts an sshd with more lines of sshd_config, where DIR is its folder, and lets the test's connections end with it.
 func serve(t testing.TB, extra ...string) *server {
 	t.Helper()
-	path := "/usr/sbin/sshd"
-	if _, err := os.Stat(path); err != nil {
-		missing(t, "sshd (apt-get install openssh-server)")
-	}
+	path := "/usr/sbin/sshd" // Debian: openssh-server
+	need.Tools(t, path)
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)

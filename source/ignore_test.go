@@ -12,19 +12,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-// need skips a test that lacks a tool, or fails it where all must run.
-func need(t *testing.T, tool string) {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err == nil {
-		return
-	}
-	if os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatalf("needs %s", tool)
-	}
-	t.Skipf("needs %s", tool)
-}
+	"github.com/morgana-deploy/morgana/need"
+)
 
 // tree makes files of a map from name to content. A content "-> x" is a link
 // to x, and one that starts with "#!" is executable.
@@ -96,7 +86,7 @@ func gitFiles(t *testing.T, folder string) []string {
 }
 
 func TestIgnoreAsGitDoes(t *testing.T) {
-	need(t, "git")
+	need.Tools(t, "git")
 	all := []string{"a", "a.o", "a b", "b ", "#x", "!x", "é", "-", "x]y", "\\",
 		"src/a.o", "build/a.o", "build/sub/a.o", "build.o", "src/keep.o", "src/deep/a.o", "src/deep/er/a", "src/build/a", "src/a-b", "srca",
 		"build/a", "build/keep", "build/sub/keep", "docs/a.log", "docs/b", "logs/a.log", "a.log", "vendor/a/b/c", "vendor/x"}
@@ -196,7 +186,7 @@ func compare(t *testing.T, folder string) {
 
 // Random patterns of the letters that mean something, against git.
 func TestIgnoreAsGitDoesAtRandom(t *testing.T) {
-	need(t, "git")
+	need.Tools(t, "git")
 	r := rand.New(rand.NewPCG(7, 11))
 	pieces := []string{"a", "b", "ab", "*", "**", "a**/", "?", "/", "/", "[a-b]", "[!a]", "[]a]", "\\", "!", "#", " ", "[", "]", "-", "[[:lower:]]", "."}
 	pattern := func() string {

@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -22,12 +23,7 @@ func devserverBinary(t *testing.T) string {
 	if err == nil {
 		_, err = os.Stat(binary)
 	}
-	if err != nil {
-		if os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatalf("%v: make build", err)
-		}
-		t.Skipf("%v: make build", err)
-	}
+	need.Nil(t, err)
 	return binary
 }
 

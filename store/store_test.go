@@ -23,18 +23,6 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// need skips a test that lacks something, or fails it where all must run.
-func need(t *testing.T, ok bool, what string) {
-	t.Helper()
-	if ok {
-		return
-	}
-	if os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatalf("needs %s", what)
-	}
-	t.Skipf("needs %s", what)
-}
-
 func openFile(t *testing.T) (*Store, string) {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "a store")

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/tree/treetest"
 )
@@ -76,7 +77,7 @@ var (
 type bench struct{ *treetest.Bench }
 
 func newBench(t *testing.T) *bench {
-	treetest.Require(t, "make", "gcc", "sh")
+	need.Tools(t, "make", "gcc", "sh")
 	return &bench{treetest.New(t, testKind)}
 }
 

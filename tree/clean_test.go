@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
-	"github.com/morgana-deploy/morgana/tree/treetest"
 )
 
 func TestCleanMatchesTags(t *testing.T) {
@@ -267,7 +268,7 @@ func TestDiskFull(t *testing.T) {
 		diskFullTest(t, dir)
 		return
 	}
-	treetest.Require(t, "make", "gcc", "sh")
+	need.Tools(t, "make", "gcc", "sh")
 	dir := t.TempDir()
 	c := exec.Command("sh", "-c", `mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"`, "sh", dir, os.Args[0], "-test.run=^TestDiskFull$", "-test.v")
 	c.Env = append(os.Environ(), dirVar+"="+dir)
@@ -279,10 +280,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	out, err := c.CombinedOutput()
 	if err != nil && !strings.Contains(string(out), "TestDiskFull") {
-		if os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatalf("no mount namespace: %v: %s", err, out)
-		}
-		t.Skipf("no mount namespace: %v: %s", err, out)
+		need.Nil(t, fmt.Errorf("no mount namespace: %w: %s", err, out))
 	}
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
-	"github.com/morgana-deploy/morgana/tree/treetest"
 )
 
 // changed is the toolchain with its recipes changed.
@@ -152,7 +152,7 @@ func TestExclusive(t *testing.T) {
 }
 
 func TestLookAtHost(t *testing.T) {
-	treetest.Require(t, "sh")
+	need.Tools(t, "sh")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
 	e := EnvironOf(map[string]string{"A": "b"})
 	out, err := e.Output(t.Context(), "sh", "-c", "echo $A$AWS_SECRET_ACCESS_KEY; pwd; echo noise >&2")

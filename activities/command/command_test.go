@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/tree/treetest"
 )
@@ -22,7 +23,7 @@ void _start(void) { for (;;) ; }
 `}
 
 func newBench(t *testing.T) *treetest.Bench {
-	treetest.Require(t, "make", "gcc", "sh")
+	need.Tools(t, "make", "gcc", "sh")
 	return treetest.New(t, Kind)
 }
 

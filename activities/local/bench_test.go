@@ -21,6 +21,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
 )
@@ -36,15 +37,6 @@ func TestMain(m *testing.M) {
 		status = 1
 	}
 	os.Exit(status)
-}
-
-// skip skips a test for want of something, unless all tests are required.
-func skip(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }
 
 // built is what gcc makes of testdata, once.
@@ -68,7 +60,7 @@ const (
 func file(t testing.TB, name string) string {
 	t.Helper()
 	if _, err := exec.LookPath("gcc"); err != nil {
-		skip(t, err.Error())
+		need.Nil(t, err)
 	}
 	if folder, ok := os.LookupEnv("MORGANA_TEST_LOCAL_BUILT"); ok { // another user's test has built them
 		return filepath.Join(folder, name)

@@ -1,18 +1,20 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // What KVM says here of the SSE probe depends on the host; that the machine
 // around it is right, a program without SSE shows.
 func TestKVM(t *testing.T) {
 	if f, why, err := machine.OpenKVM(); f == nil {
-		skip(t, fmt.Sprint(why, err))
+		need.Nil(t, errors.New(fmt.Sprint(why, err)))
 	} else if err := f.Close(); err != nil {
 		t.Error(err)
 	}

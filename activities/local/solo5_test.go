@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -23,7 +25,7 @@ func needTaps(t *testing.T) {
 	t.Helper()
 	for _, n := range machine.TapNeeds() {
 		if n.Found == "" {
-			skip(t, n.What+": "+n.Why)
+			need.Nil(t, errors.New(n.What+": "+n.Why))
 		}
 	}
 }

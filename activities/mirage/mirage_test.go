@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/tree/treetest"
 )
@@ -32,7 +33,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	treetest.Require(t, "make", "gcc", "sh")
+	need.Tools(t, "make", "gcc", "sh")
 	b := &bench{treetest.New(t, Kind), filepath.Join(t.TempDir(), "opam")}
 	bin := t.TempDir()
 	b.install("opam", bin)

@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
 // The probe computes rightly where SSE works, else it would refuse every KVM.
 func TestProbe(t *testing.T) {
-	need(t, "qemu-system-x86_64")
+	need.Tools(t, "qemu-system-x86_64")
 	kernel := filepath.Join(t.TempDir(), "probe")
 	if err := os.WriteFile(kernel, probeKernel, 0o600); err != nil {
 		t.Fatal(err)
@@ -34,8 +35,8 @@ func TestProbe(t *testing.T) {
 }
 
 func TestProbeIsItsSource(t *testing.T) {
-	need(t, "gcc")
-	need(t, "ld")
+	need.Tools(t, "gcc")
+	need.Tools(t, "ld")
 	dir := t.TempDir()
 	object, binary := filepath.Join(dir, "probe.o"), filepath.Join(dir, "probe.bin")
 	if out, err := exec.CommandContext(t.Context(), "gcc", "-c", "-o", object, "probe/probe.S").CombinedOutput(); err != nil {
@@ -52,7 +53,7 @@ func TestProbeIsItsSource(t *testing.T) {
 
 // Whatever this host has: auto decides, once, in time, for what then works.
 func TestAccelerate(t *testing.T) {
-	need(t, "qemu-system-x86_64")
+	need.Tools(t, "qemu-system-x86_64")
 	q := New(step.Site{State: t.TempDir(), Log: slog.Default()})
 	auto, err := complete(nil)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // flooding is multiboot 1, and its entry: mov dx, 3f8h; mov al, 'x'; 1: out dx, al; jmp 1b
@@ -23,7 +25,7 @@ func flooding() []byte {
 
 // A kernel that prints for ever runs on, and its console ends.
 func TestConsoleHasAnEnd(t *testing.T) {
-	need(t, defaultQEMU)
+	need.Tools(t, defaultQEMU)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "kernel"), flooding(), 0o600); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -86,10 +87,8 @@ func TestDisksThatAreNot(t *testing.T) {
 func needTaps(t *testing.T) {
 	t.Helper()
 	for _, n := range machine.TapNeeds() {
-		if n.Found == "" && os.Getenv("MORGANA_REQUIRE") == "all" {
-			t.Fatal(n.What, n.Why)
-		} else if n.Found == "" {
-			t.Skip(n.What, n.Why)
+		if n.Found == "" {
+			need.Nil(t, errors.New(n.What+": "+n.Why))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -18,7 +19,7 @@ func newTarget(t *testing.T) *Target {
 
 // What was a boot failure of QEMU's is found by Check, and in the option.
 func TestCheckAsksQEMU(t *testing.T) {
-	need(t, defaultQEMU)
+	need.Tools(t, defaultQEMU)
 	spec := step.Spec{Tags: step.Tags{App: "a", Target: "b", Life: "0", Generation: 1}}
 	for _, test := range []struct {
 		options, field, text, hint string
@@ -52,7 +53,7 @@ func TestCheckAsksQEMU(t *testing.T) {
 }
 
 func TestFactsAreLearntOnce(t *testing.T) {
-	need(t, defaultQEMU)
+	need.Tools(t, defaultQEMU)
 	program, err := exec.LookPath(defaultQEMU)
 	if err != nil {
 		t.Fatal(err)

@@ -8,19 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-)
 
-// need skips a test for want of a tool, unless all tests are required.
-func need(t testing.TB, tool string) {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err == nil {
-		return
-	} else if os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatal(err)
-	} else {
-		t.Skip(err)
-	}
-}
+	"github.com/morgana-deploy/morgana/need"
+)
 
 // A kernel is examples/hello, built once in a copy, with another hello.c if
 // one is given.
@@ -53,7 +43,7 @@ func hello(t testing.TB) string { return plainHello.path(t) }
 func (k *kernel) path(t testing.TB) string {
 	t.Helper()
 	for _, tool := range []string{"qemu-system-x86_64", "make", "gcc", "ld"} {
-		need(t, tool)
+		need.Tools(t, tool)
 	}
 	k.once.Do(func() { k.folder, k.err = k.build() })
 	if k.err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -25,26 +26,15 @@ func tools(t testing.TB, names ...string) {
 		if strings.HasPrefix(name, "/") {
 			_, err = os.Stat(name)
 		}
-		need(t, err)
+		need.Nil(t, err)
 	}
-}
-
-func need(t testing.TB, err error) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	if os.Getenv("MORGANA_REQUIRE") == "all" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
 }
 
 // makes skips a test if this host cannot make a disk of a layout.
 func makes(t testing.TB, layouts ...Layout) {
 	t.Helper()
 	for _, l := range layouts {
-		need(t, missing(l, Needs(t.Context(), l)))
+		need.Nil(t, missing(l, Needs(t.Context(), l)))
 	}
 }
 

@@ -35,19 +35,6 @@ func New(t *testing.T, kind string) *Bench {
 	return &Bench{T: t, kind: kind, Site: step.Site{Host: "here", State: t.TempDir(), Store: Store(t.TempDir())}}
 }
 
-// Require skips a test for want of a tool, or fails it if MORGANA_REQUIRE=all.
-func Require(t *testing.T, tools ...string) {
-	t.Helper()
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("MORGANA_REQUIRE") == "all" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
-}
-
 // Reporting is ctx with the bench as the place that progress goes to.
 func (b *Bench) Reporting(ctx context.Context) context.Context {
 	return step.WithReporter(ctx, func(p step.Progress) {
