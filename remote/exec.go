@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -19,8 +20,11 @@ import (
 const grace = time.Second
 
 // execute runs cmd in a session of its own and feeds it stdin. The session has no
-// terminal to prompt on, and dies with the worker or when ctx ends.
+// terminal to prompt on, and dies with the worker or when ctx ends. Pdeathsig goes by
+// the thread that starts a process: it is held until the process has ended.
 func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -390,4 +391,35 @@ func BenchmarkTrue(b *testing.B) {
 			run(b, "ssh", "-F", h.config, "-o", "BatchMode=yes", "-p", h.port, h.user+"@"+h.name, "true")
 		}
 	})
+}
+
+// The kernel kills a child with Pdeathsig when the thread that started it ends, and
+// threads end for reasons of the runtime's own.
+func TestThreadsThatEnd(t *testing.T) {
+	ended := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(100 * time.Microsecond):
+				go runtime.LockOSThread() // and its thread ends with it
+			}
+		}
+	})
+	var commands sync.WaitGroup
+	for range 8 {
+		commands.Go(func() {
+			for range 20 {
+				if err := new(Host).Run(t.Context(), Command{Argv: []string{"sleep", "0.02"}}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	commands.Wait()
+	close(ended)
+	all.Wait()
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -162,7 +163,9 @@ func build(ctx context.Context, dir string) error {
 	begin := time.Now()
 	cmd := exec.CommandContext(ctx, "bash", filepath.Join(scripts, "build.sh"), dir)
 	cmd.Stderr = os.Stderr
-	// Its children go with it.
+	// Its children go with it. Pdeathsig goes by the thread that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
