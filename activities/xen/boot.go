@@ -1,8 +1,10 @@
 package xen
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -42,55 +44,60 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 		return m, err
 	}
 	step.Report(ctx, step.Progress{Note: s.Tool + " create"})
-	out, err := d.detached(ctx, "create", name, id)
+	// An xl that is killed leaves a domain that has no name: it is waited for, if need
+	// be by the next call, which waits for the lock.
+	k, stop := d.talk(ctx, 15*time.Minute, "boot", name, id)
+	defer stop()
+	how, err := k.line(ctx)
+	if err == nil {
+		m.Ready, err = k.line(ctx)
+	}
 	if exited(err, absent) {
 		return m, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not registered on %s", name, d.host), Hint: "deploy again"}
 	}
 	if err != nil {
 		return m, err
 	}
-	how, ready, _ := strings.Cut(out, "\n")
-	m.Adopted, m.Ended, m.Ready = how != "created", how == "ended", strings.TrimSpace(ready)
+	m.Adopted, m.Ended = how != "created", how == "ended"
 	if m.Ready == "" {
-		w := &wait{d: d, s: s, name: name, uuid: id, match: machine.NewMatch(s.expect), began: time.Now()}
+		w := &wait{k: k, d: d, s: s, name: name, uuid: id, match: machine.NewMatch(s.expect), began: time.Now()}
 		if m.Ready, err = w.run(ctx); err != nil {
 			return m, err
 		}
-		left, err := d.do(ctx, nil, "ready", name, id, m.Ready)
-		if err != nil {
+		if m.Ended, err = w.keep(ctx, m.Ready); err != nil {
 			return m, err
 		}
-		m.Ended = left != ""
 	}
 	if m.Ended {
 		m.Ready += "; the domain has ended"
 	}
+	m.Addresses = s.addresses()
+	return m, nil
+}
+
+// addresses are those that the options tell: the domain tells none.
+func (s *settings) addresses() (all []step.Address) {
 	for _, v := range s.Vif {
 		if v.IP != "" {
-			m.Addresses = append(m.Addresses, step.Address{Kind: "ip", Address: v.IP})
+			all = append(all, step.Address{Kind: "ip", Address: v.IP})
 		}
 	}
-	return m, nil
+	return all
 }
 
 // wait is one call of Boot, once the domain is there.
 type wait struct {
+	k          *talk // which gives the console
 	d          *dom0
 	s          settings
 	name, uuid string
 	match      *machine.Match
-	read       int64 // of the console, in bytes
 	began      time.Time
 }
 
 func (w *wait) run(ctx context.Context) (string, error) {
+	piece, over := w.k.said, false
 	for {
-		left := w.s.timeout - time.Since(w.began)
-		piece, gone, err := w.d.console(ctx, w.name, w.read, w.seconds(left))
-		if err != nil {
-			return "", err
-		}
-		w.read += int64(len(piece))
 		w.match.Add(piece)
 		if w.match.Found() {
 			if w.s.expect == nil {
@@ -98,8 +105,9 @@ func (w *wait) run(ctx context.Context) (string, error) {
 			}
 			return fmt.Sprintf("console matched %q", w.s.expect), nil
 		}
-		if gone || len(piece) == 0 {
-			if how, err := w.silent(ctx, gone); how != "" || err != nil {
+		left := w.s.timeout - time.Since(w.began)
+		if len(piece) == 0 && time.Since(w.began) > time.Second || over {
+			if how, err := w.silent(ctx, over); how != "" || err != nil {
 				return how, err
 			}
 		}
@@ -107,22 +115,48 @@ func (w *wait) run(ctx context.Context) (string, error) {
 			return "", bootFailed(w.tail(), "%s within %s", w.unmet(), w.s.timeout)
 		}
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", w.awaited(), time.Since(w.began).Round(time.Second))})
+		var err error
+		if piece, over, err = w.next(ctx, left); err != nil {
+			return "", err
+		}
 	}
 }
 
-// seconds is how long to wait for more: never past the timeout, and no longer
-// than silence where that is all that is asked.
-func (w *wait) seconds(left time.Duration) int {
+// next gives more of the console, or nothing after a while: never past the timeout,
+// and silence where that is all that is asked. over says that nobody reads the console
+// any more.
+func (w *wait) next(ctx context.Context, left time.Duration) (piece []byte, over bool, err error) {
+	pause := min(left, longest*time.Second)
 	if w.s.expect == nil {
-		return 1
+		pause = silence
 	}
-	return min(max(int((left+time.Second-1)/time.Second), 0), longest)
+	select {
+	case piece = <-w.k.out:
+	case <-time.After(pause):
+	case <-w.k.ended:
+		if !exited(w.k.err, ended) {
+			return nil, false, cmp.Or(w.k.err, io.ErrUnexpectedEOF)
+		}
+		over = true
+	case <-ctx.Done():
+	}
+	return piece, over, ctx.Err()
+}
+
+// keep tells the host how the domain was ready, and says whether it has ended.
+func (w *wait) keep(ctx context.Context, how string) (over bool, err error) {
+	_, _ = io.WriteString(w.k.in, how+"\n") // fails if the verb has ended
+	if err := w.k.end(); err == nil || !exited(err, ended) {
+		return false, err
+	}
+	out, err := w.d.do(ctx, "ready", w.name, w.uuid, how)
+	return out != "", err
 }
 
 // silent looks at a domain that prints nothing: it may be gone, or have ended and
 // been kept. unread says that nobody reads its console any more.
 func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
-	out, err := w.d.do(ctx, nil, "state", w.name, w.uuid)
+	out, err := w.d.do(ctx, "state", w.name, w.uuid)
 	if err != nil {
 		return "", err
 	}

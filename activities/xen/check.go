@@ -3,6 +3,7 @@ package xen
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,11 +33,11 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if err != nil {
 		return spec, err
 	}
-	s, err := read(spec.Options)
+	s, err := complete(spec.Options)
 	if err != nil {
 		return spec, err
 	}
-	how, err := s.starts(spec.Origin.ABIs, "")
+	how, err := s.chooseStart(spec.Origin.ABIs, "")
 	if err != nil {
 		return spec, err
 	}
@@ -84,7 +85,12 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if d.host.Local() {
 		spec.Host = t.site.Host
 	}
-	return spec, nil
+	spec.Alone = !slices.ContainsFunc(slices.Concat(f.domains, f.folders), func(name string) bool {
+		tags, ok := step.ParseFolder(name)
+		return ok && sameTarget(spec, name) && tags.Life != spec.Life
+	})
+	spec.Options, err = json.Marshal(s.Options)
+	return spec, err
 }
 
 // sameTarget reports whether a domain's name is one of the spec's app and target, in any

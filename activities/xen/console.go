@@ -59,7 +59,7 @@ func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.
 // console reads a piece from an offset on, and waits for one up to so many seconds.
 // gone says that no more will come.
 func (d *dom0) console(ctx context.Context, name string, offset int64, seconds int) (piece []byte, gone bool, err error) {
-	out, err := d.do(ctx, nil, "console", name, strconv.FormatInt(offset, 10), strconv.Itoa(consolePiece), strconv.Itoa(seconds))
+	out, err := d.do(ctx, "console", name, strconv.FormatInt(offset, 10), strconv.Itoa(consolePiece), strconv.Itoa(seconds))
 	switch {
 	case exited(err, ended):
 		return nil, true, nil

@@ -18,8 +18,9 @@ const grace = 10 * time.Second
 
 // Destroy shuts the domains down whose tags match, destroys those that do not
 // go within the grace period, and removes their folders and the images that no
-// domain uses any more. A domain of our name that is not ours is left alone and
-// is a Conflict; the rest is removed all the same.
+// domain uses any more; with KeepImage it removes no folder and no image. A domain
+// of our name that is not ours is left alone and is a Conflict; the rest is removed
+// all the same.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
@@ -40,21 +41,26 @@ func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Dest
 	if err != nil || d == nil {
 		return done, err
 	}
-	out, err := d.do(ctx, nil, "folders")
+	all, err := d.list(ctx)
 	if err != nil {
 		return done, err
 	}
-	names := strings.Fields(out)
+	var names []string
+	for _, r := range all {
+		if name, err := r.Tags.Folder(); err == nil && what.Match(r.Tags) {
+			names = append(names, name)
+		}
+	}
 	slices.Sort(names)
+	keep := ""
+	if what.KeepImage {
+		keep = "keep"
+	}
 	var errs []error
 	var left []string
 	for _, name := range slices.Compact(names) {
-		tags, ok := step.ParseFolder(name)
-		if !ok || !what.Match(tags) {
-			continue
-		}
 		step.Report(ctx, step.Progress{Note: "destroying " + name})
-		out, err := d.do(ctx, nil, "destroy", name, uuidOf(name), strconv.Itoa(int(grace.Seconds())))
+		out, err := d.do(ctx, "destroy", name, uuidOf(name), strconv.Itoa(int(grace.Seconds())), keep)
 		for line := range strings.Lines(out) {
 			done.Removed = append(done.Removed, strings.TrimSpace(line))
 		}

@@ -7,16 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/morgana-deploy/morgana/remote"
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// script is what runs on the host: constant, given to sh as one argument.
-var script = common + verbs
+// script is what runs on the host: constant, given to sh as one argument. Its comments
+// stay here.
+var script = regexp.MustCompile(`(?m)^\t*#.*\n`).ReplaceAllString(common+verbs, "")
 
 //go:embed dom0.sh
 var common string
@@ -40,6 +41,7 @@ const (
 	noStore = 75
 	sharing = 76                        // a disk that another domain writes to; stderr is the disk and the domain
 	noUtil  = 77                        // a tool of the system's, or one that is too old; stderr is which
+	badName = 78                        // a name that leads out of its folder
 	full    = "No space left on device" // what tar, cp and cat say; they have no status for it
 )
 
@@ -60,45 +62,17 @@ func (t *Target) dom0(address, tool string) (*dom0, error) {
 
 // do runs one verb of the script and gives what it printed. Only errors of
 // statuses that the caller asks for by number stay a *remote.Exit.
-func (d *dom0) do(ctx context.Context, stdin io.Reader, verb string, args ...string) (string, error) {
+func (d *dom0) do(ctx context.Context, verb string, args ...string) (string, error) {
 	var out bytes.Buffer
-	err := d.host.Run(ctx, remote.Command{
-		Argv:   append([]string{"/bin/sh", "-c", script, "morgana", d.root, d.tool, verb}, args...),
-		Stdin:  stdin,
-		Stdout: &out,
-	})
-	return out.String(), d.explain(err)
+	err := d.run(ctx, nil, &out, verb, args...)
+	return out.String(), err
 }
 
-// linger is ctx, done a little later. A verb that makes something of nothing must
-// not run on unseen after its call was cancelled: undo would not find what it makes.
-func linger(ctx context.Context) (context.Context, context.CancelFunc) {
-	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(3*time.Second, cancel) })
-	return later, func() { stop(); cancel() }
-}
-
-// detached runs a verb to its end even if ctx is done before: an xl that is killed
-// leaves a domain that has no name. The call returns all the same; what comes after
-// it waits for the lock that the verb holds.
-func (d *dom0) detached(ctx context.Context, verb string, args ...string) (string, error) {
-	type result struct {
-		out string
-		err error
-	}
-	ended := make(chan result, 1)
-	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Minute)
-	go func() {
-		defer cancel()
-		out, err := d.do(own, nil, verb, args...)
-		ended <- result{out, err}
-	}()
-	select {
-	case r := <-ended:
-		return r.out, r.err
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
+func (d *dom0) run(ctx context.Context, stdin io.Reader, stdout io.Writer, verb string, args ...string) error {
+	return d.explain(d.host.Run(ctx, remote.Command{
+		Argv:  append([]string{"/bin/sh", "-c", script, "morgana", d.root, d.tool, verb}, args...),
+		Stdin: stdin, Stdout: stdout,
+	}))
 }
 
 // explain turns the script's exit status into an error for people.
@@ -144,6 +118,8 @@ func (d *dom0) explain(err error) error {
 	case sharing:
 		i := strings.LastIndexByte(told, ' ')
 		return writtenBy("disks", told[:max(i, 0)], told[i+1:])
+	case badName:
+		return step.Invalid("files", "deploy again", "%q is not the name of a file", told)
 	case stays:
 		return fmt.Errorf("domain %s does not go", told)
 	}
@@ -183,6 +159,7 @@ func lastOf(text string) string {
 type facts struct {
 	info    map[string]string // as xl info has it
 	domains []string          // their names
+	folders []string          // of rollouts
 	bridges []bool
 	paths   []pathFacts
 }
@@ -195,7 +172,7 @@ type pathFacts struct {
 // facts asks all at once. The bridges and paths are answered in their order.
 func (d *dom0) facts(ctx context.Context, name, uuid string, bridges, paths []string) (facts, error) {
 	args := append([]string{name, uuid, strconv.Itoa(len(bridges))}, bridges...)
-	out, err := d.do(ctx, nil, "facts", append(args, paths...)...)
+	out, err := d.do(ctx, "facts", append(args, paths...)...)
 	f := facts{info: map[string]string{}}
 	if err != nil {
 		return f, err
@@ -212,8 +189,11 @@ func (d *dom0) facts(ctx context.Context, name, uuid string, bridges, paths []st
 			key, value, _ := strings.Cut(line, ":")
 			f.info[strings.TrimSpace(key)] = strings.TrimSpace(value)
 		case "domains":
-			_, name, _ := strings.Cut(line, " ")
-			f.domains = append(f.domains, name)
+			if words := strings.SplitN(line, " ", 3); len(words) == 3 {
+				f.domains = append(f.domains, words[2])
+			}
+		case "folders":
+			f.folders = append(f.folders, line)
 		case "bridges":
 			f.bridges = append(f.bridges, line == "yes")
 		case "paths":

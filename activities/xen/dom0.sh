@@ -1,18 +1,19 @@
-# What a deploy does on the Xen host, one verb a call: ROOT TOOL VERB ARGUMENT... Here
-# is what the verbs share; verbs.sh, which comes after, has the verbs.
-# Nothing in here is made from input: every word comes as an argument. It is POSIX
-# sh and uses what Debian's base system and Xen's tools bring.
+# The script that does a deploy's work on the Xen host: ROOT TOOL VERB ARGUMENT...
+# This file has what the verbs share; verbs.sh, which comes after it, has the verbs.
+# Every word of input comes as an argument: no command is made from input. The script
+# is POSIX sh and uses what Debian's base system and Xen's tools bring. It starts few
+# processes: each costs time in a small dom0.
 #
-# Whoever changes a folder holds a lock (flock) on the folder itself, so that no lock
-# file stays behind. The lock is kept from xl, whose monitor would hold it for good.
+# A verb that changes a folder locks (flock) the folder itself, so that no lock file
+# stays behind. A verb's locks are closed for xl: its monitor would keep them.
 set -eu
 umask 022
 export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 root=$1 tool=$2 verb=$3
 shift 3
 
-# The ways to end other than well; dom0.go has the same list.
-ABSENT=64 FOREIGN=65 REFUSED=66 BUSY=67 CORRUPT=68 NOSPACE=69 NODOM0=70 NOTOOL=71 STAYS=72 ENDED=73 NOTROOT=74 NOSTORE=75 SHARED=76 NOUTIL=77
+# The exit statuses; dom0.go has the same list.
+ABSENT=64 FOREIGN=65 REFUSED=66 BUSY=67 CORRUPT=68 NOSPACE=69 NODOM0=70 NOTOOL=71 STAYS=72 ENDED=73 NOTROOT=74 NOSTORE=75 SHARED=76 NOUTIL=77 BADNAME=78
 fail() {
 	status=$1
 	shift
@@ -20,46 +21,82 @@ fail() {
 	exit "$status"
 }
 
-# domains prints the id and the name of each. It asks xenstore, for xl takes several
-# times as long to start.
-domains() {
-	for try in 1 2 3; do
-		ids=$(xenstore-list /local/domain) paths=
-		for each in $ids; do paths="$paths /local/domain/$each/name"; done
-		# Fails if a domain came or went in between, or one has no name.
-		# shellcheck disable=SC2086 # paths of numbers
-		if names=$(xenstore-read $paths 2>/dev/null); then
-			for each in $ids; do
-				IFS= read -r name
-				echo "$each $name"
-			done <<-END
-				$names
-			END
-			return
-		fi
+# check_names NAME... refuses a name that is not that of one file in a folder.
+check_names() {
+	for each; do
+		case $each in "" | [.-]* | */*) fail $BADNAME "$each" ;; esac
 	done
-	all=$("$tool" list 2>&1) || fail 1 "$tool list: $all"
-	echo "$all" | awk 'NR > 1 { print $2, $1 }'
 }
 
-# id_of NAME prints the domain's id, nothing if there is none.
-id_of() {
-	all=$(domains) || exit
-	while read -r each name; do
-		[ "$name" != "$1" ] || echo "$each"
+# list_domains sets guests to a line "ID UUID NAME" for each guest. It asks xenstore, for
+# xl takes several times as long to start. A verb that sets probing does not wait for a
+# xenstored that does not run, as Xen's tools do.
+list_domains() {
+	for try in 1 2 3; do
+		guests='' ids='' paths=''
+		# shellcheck disable=SC2086 # two words or none
+		list=$(${probing:+timeout 10} xenstore-list /local/domain 2>&1) || fail ${probing:-1} "xenstored does not answer $list"
+		for each in $list; do
+			[ "$each" = 0 ] || ids="$ids $each" paths="$paths /local/domain/$each/vm /local/domain/$each/name"
+		done
+		[ -n "$ids" ] || return 0
+		# Fails if a domain came or went in between, or one has no name.
+		# shellcheck disable=SC2086 # paths of numbers
+		if values=$(xenstore-read $paths 2>/dev/null); then
+			for each in $ids; do
+				IFS= read -r vm
+				IFS= read -r name
+				guests="$guests$each ${vm#/vm/} $name
+"
+			done <<-END
+				$values
+			END
+			return 0
+		fi
+	done
+	list=$("$tool" list 2>&1) || fail 1 "$tool list: $list"
+	guests=$(echo "$list" | while read -r name each rest; do
+		[ "$each" = ID ] || [ "$each" = 0 ] || echo "$each $(uuid_of "$each") $name"
+	done)
+}
+
+# uuid_of ID prints a "-" if the UUID cannot be read.
+uuid_of() {
+	vm=$(xenstore-read "/local/domain/$1/vm" 2>/dev/null) || vm=-
+	echo "${vm#/vm/}"
+}
+
+# find_domain NAME sets id and uuid, empty if there is no domain of that name.
+find_domain() {
+	list_domains
+	id='' uuid=''
+	while read -r each vm name; do
+		[ "$name" != "$1" ] || id=$each uuid=$vm
 	done <<-END
-		$all
+		$guests
 	END
 }
 
-# scrap UUID destroys all domains that have it. It asks Xen itself, through xl: of an xl
-# create that was killed there may be a domain without a name, and nothing in xenstore.
-# xm has no list -v.
-scrap() {
+# find_own_domain NAME UUID is find_domain for the domain of a rollout. It ends the
+# script if the domain has another UUID, or if the UUID cannot be read.
+find_own_domain() {
+	for try_again in 1 2 3; do
+		find_domain "$1"
+		[ -n "$id" ] && [ "$uuid" != "$2" ] || return 0
+		sleep 0.3 # it may be going just now
+	done
+	[ "$uuid" != - ] || fail 1 "xenstore has no UUID of domain $id"
+	fail $FOREIGN "$uuid"
+}
+
+# destroy_by_uuid UUID destroys all domains that have it. It asks Xen itself, through
+# xl: a domain of an xl create that was killed may have no name, and be nowhere in
+# xenstore. xm has no list -v.
+destroy_by_uuid() {
 	n=0
 	while [ "$tool" = xl ]; do
-		all=$("$tool" list -v 2>&1) || fail 1 "$tool list: $all"
-		ids=$(echo "$all" | awk -v uuid="$1" '{ for (i = 6; i <= NF; i++) if ($i == uuid) print $(i - 5) }')
+		list=$("$tool" list -v 2>&1) || fail 1 "$tool list: $list"
+		ids=$(echo "$list" | awk -v uuid="$1" '{ for (i = 6; i <= NF; i++) if ($i == uuid) print $(i - 5) }')
 		[ -n "$ids" ] || return 0
 		[ $n -lt 20 ] || fail $STAYS "$ids"
 		for each in $ids; do "$tool" destroy "$each" >/dev/null 2>&1 || :; done
@@ -68,9 +105,9 @@ scrap() {
 	done
 }
 
-# quell FOLDER ends an xl create that goes on though the call it was of, and with it
-# the lock, is gone: what it makes would be beside what is made now.
-quell() {
+# kill_stray_create FOLDER ends an xl create whose call, and with it the lock, is gone:
+# it would make a second domain.
+kill_stray_create() {
 	for each in $(grep -lzxF "$1/domain.cfg" /proc/[0-9]*/cmdline 2>/dev/null); do
 		! grep -qzxF create "$each" 2>/dev/null || {
 			each=${each#/proc/}
@@ -79,7 +116,7 @@ quell() {
 	done
 }
 
-# refuse FILE ends with what the tool said. One that was killed has refused nothing.
+# refuse FILE ends with what the tool said. A tool that was killed has refused nothing.
 refuse() {
 	status=$?
 	cat "$1" >&2
@@ -87,52 +124,55 @@ refuse() {
 	exit $REFUSED
 }
 
-# uuid_of ID works with every tool, for it is where they all keep it.
-uuid_of() {
-	vm=$(xenstore-read "/local/domain/$1/vm" 2>/dev/null) || return 0
-	echo "${vm#/vm/}"
-}
-
-# ours NAME UUID sets id if the domain is there, and ends if it is somebody else's.
-ours() {
-	id=$(id_of "$1")
-	[ -n "$id" ] && [ "$(uuid_of "$id")" != "$2" ] || return 0
-	sleep 0.5 # it may be going just now
-	id=$(id_of "$1")
-	[ -z "$id" ] || [ "$(uuid_of "$id")" = "$2" ] || fail $FOREIGN "$(uuid_of "$id")"
-}
-
 # state_of ID prints "gone", or "is" and the state as xl list has it: r, b, p, s, c, d.
+# It lists all domains: xl has no exit status of its own for an ID that is not there.
 state_of() {
-	"$tool" list "$1" 2>/dev/null | awk 'NR == 2 { gsub("-", "", $5); print "is " $5; n = 1 } END { if (!n) print "gone" }'
+	list=$("$tool" list 2>&1) || fail 1 "$tool list: $list"
+	echo "$list" | awk -v id="$1" '$(NF - 4) == id { gsub("-", "", $(NF - 1)); print "is " $(NF - 1); n = 1 } END { if (!n) print "gone" }'
 }
 
 # lives ID is false for a domain that has ended, even if it was kept for its crash.
 lives() {
-	case $(state_of "$1") in gone | "is "*[scd]*) return 1 ;; esac
+	state=$(state_of "$1") || exit
+	case $state in gone | "is "*[scd]*) return 1 ;; esac
 }
 
-# lock FOLDER [SECONDS] is false if it is not there, or not any more.
+# console_read FOLDER is false if nobody reads the console: its domain is gone, or the
+# host has rebooted, or the reader has ended. It sets pid, empty before the first boot.
+console_read() {
+	pid=
+	read -r pid 2>/dev/null <"$1/console.pid" || return 0
+	[ "/proc/$pid/fd/1" -ef "$1/console.log" ] || return 1
+	! read -r was 2>/dev/null <"$1/created" || is_this_boot "$was"
+}
+
+# is_this_boot ID says whether the host still runs the boot of that ID.
+is_this_boot() {
+	read -r now </proc/sys/kernel/random/boot_id
+	[ "$1" = "$now" ]
+}
+
+# lock FD FOLDER [SECONDS] is false if the folder is not there, or not any more.
 lock() {
-	{ command exec 9<"$1"; } 2>/dev/null || return 1
-	flock -w "${2:-60}" 9 || fail $BUSY "$1"
-	[ "$1" -ef /proc/self/fd/9 ]
+	{ eval "command exec $1<\"\$2\""; } 2>/dev/null || return 1
+	flock -w "${3:-60}" "$1" || fail $BUSY "$2"
+	[ "$2" -ef "/proc/self/fd/$1" ]
 }
 
-# hold locks the root, whatever else is locked. Who holds it locks nothing more.
-hold() {
-	exec 8<"$root"
-	flock -w 60 8 || fail $BUSY "$root"
-}
+# lock_root locks the root, whatever else is locked; unlock_root ends that. No other
+# lock is waited for in between.
+lock_root() { lock 8 "$root" || fail 1 "$root is away"; }
+unlock_root() { exec 8<&-; }
 
 # check_space FOLDER KIB
 check_space() {
-	free=$(df -Pk "$1" | awk 'END { print $4 }')
-	[ "$2" -lt "$free" ] || fail $NOSPACE "$1 has $free KiB free, $2 KiB are needed"
+	where=$1 need=$2
+	set -- $(df -Pk "$1" | tail -n 1) # device, size, used, free
+	[ "$need" -lt "$4" ] || fail $NOSPACE "$where has $4 KiB free, $need KiB are needed"
 }
 
-# sweep removes the images that no domain uses. Only with the root locked. An image is
-# away before it is removed: half of one would be taken for a whole.
+# sweep removes the images that no rollout uses. The root is locked. An image loses its
+# name before it is removed: half of one would be taken for a whole.
 sweep() {
 	rm -rf "$root"/.gone.*
 	for image in "$root"/* "$root"/.*.part; do
@@ -153,8 +193,8 @@ backends() {
 	xenstore-ls -f /local/domain/0/backend 2>/dev/null || :
 }
 
-# writer_of PATH BACKENDS prints the name of the domain that has it for writing, its id
-# if it has none: .../backend/qdisk/DOMAIN/DEVICE/params = "aio:PATH".
+# writer_of PATH BACKENDS prints the name of the domain that has it for writing, or the
+# domain's id if it has no name: .../backend/qdisk/DOMAIN/DEVICE/params = "aio:PATH".
 writer_of() {
 	printf '%s\n' "$2" | awk -F ' = ' '
 		{ node = $1; sub("/[^/]*$", "", node); value = substr($0, length($1) + 4); gsub("^\"|\"$", "", value) }
@@ -162,47 +202,81 @@ writer_of() {
 		$1 ~ "/mode$" && value == "w" { writes[node] = 1 }
 		END { for (node in path) if (node in writes) { split(node, part, "/"); print part[7], path[node] } }' |
 		while IFS= read -r each; do
-			# libxl has it as it was written: either may be a link, or both.
+			# libxl has the path as it was written: either may be a link, or both.
 			[ "${each#* }" -ef "$1" ] || continue
 			xenstore-read "/local/domain/${each%% *}/name" 2>/dev/null || echo "${each%% *}"
 			break
 		done
 }
 
-# settle DIGEST makes the image's folder of its parts, unless it is there.
-settle() {
-	part=$root/.$1.part
-	if [ ! -d "$root/$1" ]; then
-		lock "$part" || { [ -d "$root/$1" ] && return; fail $ABSENT "$part"; }
-		if [ -e "$part/disk.tar" ]; then
-			rm -rf "$part/unpacked"
-			mkdir "$part/unpacked"
-			tar -C "$part/unpacked" --no-same-owner --no-same-permissions -xSf "$part/disk.tar"
-			mv "$part"/unpacked/* "$part/disk.img"
-		fi
-		sync -f "$part"
-		rm -rf "$part/unpacked" "$part/disk.tar"
-	elif [ ! -e "$part" ]; then
-		return
-	fi
-	hold # reserve looks for the one or the other
-	if [ -d "$root/$1" ]; then rm -rf "$part"; else mv -T "$part" "$root/$1"; fi
-	exec 8<&-
+# receive FILE BYTES SHA256 says how many bytes of the file are in the working folder,
+# and takes the rest from stdin.
+receive() {
+	have=0
+	[ ! -e "$1" ] || have=$(stat -c %s "$1")
+	[ "$have" -le "$2" ] || { # of another transfer
+		rm -f "$1"
+		have=0
+	}
+	echo "$have"
+	# By the piece: a sender that vanished without a word must not keep the lock.
+	while [ "$have" -lt "$2" ]; do
+		piece=$(($2 - have))
+		[ $piece -lt 524288 ] || piece=524288
+		timeout 120 dd bs=64k count=$piece iflag=fullblock,count_bytes status=none >>"$1" || fail $CORRUPT "less than 512 KiB of $1 came in two minutes"
+		had=$have
+		have=$(stat -c %s "$1")
+		[ "$have" -gt "$had" ] || fail $CORRUPT "$have of $2 bytes of $1 came" # the rest may follow
+	done
+	sha256sum -c --status <<-END || {
+		$3  $1
+	END
+		rm -f "$1"
+		fail $CORRUPT "$1 came with another SHA-256"
+	}
 }
 
-# tty_of ID prints the terminal of the domain's console: that of an hvm domain's serial
-# port, made by QEMU, or else the one that xenconsoled makes, soon.
-tty_of() {
+# publish_image PART IMAGE gives the image's folder its name, once all parts are there.
+publish_image() {
+	if [ -e "$1/disk.tar" ]; then
+		rm -rf "$1/unpacked"
+		mkdir "$1/unpacked"
+		tar -C "$1/unpacked" --no-same-owner --no-same-permissions -xSf "$1/disk.tar"
+		mv "$1"/unpacked/* "$1/disk.img"
+		rm -rf "$1/unpacked" "$1/disk.tar"
+	fi
+	sync -f "$1"
+	lock_root # the start of verb register looks for the one or the other
+	mv -T "$1" "$2"
+	unlock_root
+}
+
+# find_tty ID FOLDER sets tty to the terminal of the domain's console: that of an hvm
+# domain's serial port, made by QEMU, or else the one that xenconsoled makes, soon.
+find_tty() {
+	node=console/tty
+	while read -r key _ value; do
+		case $key$value in type\"hvm\" | builder\"hvm\") node=serial/0/tty ;; esac
+	done <"$2/domain.cfg"
 	n=0
-	while [ $n -lt 50 ]; do
-		for node in serial/0 console; do
-			tty=$(xenstore-read "/local/domain/$1/$node/tty" 2>/dev/null || :)
-			[ ! -c "$tty" ] || { echo "$tty"; return; }
-		done
+	until tty=$(xenstore-read "/local/domain/$1/$node" 2>/dev/null) && [ -c "$tty" ]; do
+		[ $n -lt 50 ] || fail 1 "the domain has no console: does xenconsoled run?"
 		n=$((n + 1))
 		sleep 0.1
 	done
-	fail 1 "the domain has no console: does xenconsoled run?"
+}
+
+# await_change NODE VALUE SECONDS is false if the node of xenstore still has the value
+# at the end.
+await_change() {
+	n=0
+	while [ "$(xenstore-read "$1" 2>/dev/null)" = "$2" ]; do
+		[ $n -lt "$3" ] || return 1
+		n=$((n + 1))
+		# It prints a line at its start and one for each change. What changes before it
+		# has started is seen a second later.
+		timeout 1 xenstore-watch -n 2 "$1" >/dev/null 2>&1 || [ $? = 124 ] || sleep 1
+	done
 }
 
 # kind_of PATH

@@ -13,15 +13,15 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// start is how a kernel starts: in what type of domain, and by which ABI, "" if
-// that is not known.
+// start is how a kernel starts: the type of its domain, and its ABI, "" if that is
+// not known.
 type start struct{ Type, abi string }
 
-// starts settles how a kernel with these ABIs starts as the options say.
+// chooseStart picks the domain type and the ABI for a kernel with these ABIs.
 // preferred is the type that an xl.in asks for, "" if none does.
-func (s *settings) starts(abis []string, preferred string) (start, error) {
+func (s *settings) chooseStart(abis []string, preferred string) (start, error) {
 	if s.disk() {
-		return s.startsFromDisk(abis)
+		return s.chooseDiskStart(abis)
 	}
 	abi, err := image.Supports(Kind, abis)
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *settings) starts(abis []string, preferred string) (start, error) {
 	return how, nil
 }
 
-func (s *settings) startsFromDisk(abis []string) (start, error) {
+func (s *settings) chooseDiskStart(abis []string) (start, error) {
 	abi, err := image.Supports("pv-grub", abis)
 	how := start{typePV, abi}
 	// An option that only a pv domain has asks for one.
@@ -90,12 +90,12 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 	case !s.disk():
 	case domainType == typeHVM:
 		// IDE disks of qemu are written to, so it has one of its own.
-		d.Disks = []volume{{File: bootDisk, Vdev: "hda", Access: "w", Format: "raw"}}
+		d.Disks = []volume{{Disk: Disk{File: bootDisk, Vdev: "hda", Access: "w", Format: "raw"}}}
 	default:
 		d.Loader, d.Root = cmp.Or(s.Bootloader, pygrub), string(s.layout(domainType))
-		d.Disks = []volume{{File: bootDisk, Vdev: "xvda", Access: "r", Format: "raw"}}
+		d.Disks = []volume{{Disk: Disk{File: bootDisk, Vdev: "xvda", Access: "r", Format: "raw"}}}
 		if path.Base(d.Loader) == pygrub && len(s.Modules) > 1 {
-			return d, invalid("modules", "make one ramdisk of them, or name a pv-grub as bootloader", "pygrub gives a kernel one ramdisk, not %d", len(s.Modules))
+			return d, step.Invalid("modules", "make one ramdisk of them, or name a pv-grub as bootloader", "pygrub gives a kernel one ramdisk, not %d", len(s.Modules))
 		}
 	}
 	if d.Vif, err = s.bindVifs(in); err != nil {
@@ -123,19 +123,20 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 // bindVifs gives the xl.in's devices and then the options' others.
 func (s *settings) bindVifs(in *template) ([]device, error) {
 	var all []device
-	b := binding{what: "vif", placeholder: "NETWORK", example: "bridge: xenbr0", asked: in.networks()}
+	networks, _ := in.names()
+	b := binding{what: "vif", placeholder: "NETWORK", example: "bridge: xenbr0", asked: networks}
 	for _, v := range s.Vif {
 		b.names = append(b.names, v.Name)
 	}
 	for _, v := range in.vif {
-		i, err := b.find(v.name)
+		i, err := b.find(v.Name)
 		if err != nil {
 			return nil, err
 		}
 		if i >= 0 {
-			v.device = v.with(s.Vif[i])
+			v = v.with(s.Vif[i])
 		}
-		all = append(all, v.device)
+		all = append(all, v)
 	}
 	rest, err := b.rest()
 	for _, i := range rest {
@@ -146,29 +147,30 @@ func (s *settings) bindVifs(in *template) ([]device, error) {
 
 // with is the device with what the options say of it.
 func (v device) with(o Vif) device {
-	return device{MAC: cmp.Or(o.MAC, v.MAC), Bridge: cmp.Or(o.Bridge, v.Bridge), IP: cmp.Or(o.IP, v.IP),
-		Script: cmp.Or(o.Script, v.Script), Model: cmp.Or(o.Model, v.Model), More: v.More}
+	return device{Vif{MAC: cmp.Or(o.MAC, v.MAC), Bridge: cmp.Or(o.Bridge, v.Bridge), IP: cmp.Or(o.IP, v.IP),
+		Script: cmp.Or(o.Script, v.Script), Model: cmp.Or(o.Model, v.Model)}, v.More}
 }
 
 // bindDisks gives the xl.in's disks and then the options' others.
 func (s *settings) bindDisks(in *template) ([]volume, error) {
 	var all []volume
-	b := binding{what: "disks", placeholder: "BLOCK", example: "path: /dev/vg/data", asked: in.blocks()}
+	_, blocks := in.names()
+	b := binding{what: "disks", placeholder: "BLOCK", example: "path: /dev/vg/data", asked: blocks}
 	for _, d := range s.Disks {
 		b.names = append(b.names, d.Name)
 	}
 	for _, v := range in.disks {
-		i, err := b.find(v.name)
+		i, err := b.find(v.Name)
 		if err != nil {
 			return nil, err
 		}
 		if i >= 0 {
-			v.volume = v.with(s.Disks[i])
+			v = v.with(s.Disks[i])
 		}
 		if s.Tool == toolXM && len(v.More) > 0 {
-			return nil, invalid("tool", "tool: xl", "xm has no %s for a disk, which the xl.in has", v.More[0])
+			return nil, step.Invalid("tool", "tool: xl", "xm has no %s for a disk, which the xl.in has", v.More[0])
 		}
-		all = append(all, v.volume)
+		all = append(all, v)
 	}
 	rest, err := b.rest()
 	for _, i := range rest {
@@ -179,8 +181,8 @@ func (s *settings) bindDisks(in *template) ([]volume, error) {
 
 // with is the volume with what the options say of it.
 func (v volume) with(o Disk) volume {
-	return volume{File: o.File, Path: o.Path, Vdev: cmp.Or(o.Vdev, v.Vdev), Access: cmp.Or(o.Access, v.Access, "w"),
-		Format: cmp.Or(o.Format, v.Format, "raw"), More: v.More}
+	return volume{Disk{File: o.File, Path: o.Path, Vdev: cmp.Or(o.Vdev, v.Vdev), Access: cmp.Or(o.Access, v.Access, "w"),
+		Format: cmp.Or(o.Format, v.Format, "raw")}, v.More}
 }
 
 // place gives the disks that have none a virtual device, and refuses what cannot
@@ -199,11 +201,11 @@ func (d *domain) place() error {
 			continue
 		}
 		if _, twice := taken[slot(v.Vdev)]; twice {
-			return invalid("disks", "give one of them another vdev", "two disks are %s", v.Vdev)
+			return step.Invalid("disks", "give one of them another vdev", "two disks are %s", v.Vdev)
 		}
 		taken[slot(v.Vdev)] = i
 		if v.Access == "r" && emulated(v.Vdev) != "" && d.Type == typeHVM {
-			return invalid("disks", "vdev: xvde, or access: w", "%s of an hvm domain is an IDE disk too, which cannot be read-only", v.Vdev)
+			return step.Invalid("disks", "vdev: xvde, or access: w", "%s of an hvm domain is an IDE disk too, which cannot be read-only", v.Vdev)
 		}
 	}
 	next := 'a'
@@ -214,7 +216,7 @@ func (d *domain) place() error {
 		for ; d.Disks[i].Vdev == ""; next++ {
 			vdev := "xvd" + string(next)
 			if next > 'z' {
-				return invalid("disks", "give them a vdev", "more disks than letters")
+				return step.Invalid("disks", "give them a vdev", "more disks than letters")
 			}
 			if _, ok := taken[slot(vdev)]; !ok {
 				d.Disks[i].Vdev = vdev
@@ -224,7 +226,7 @@ func (d *domain) place() error {
 	for i, v := range d.Disks {
 		for _, o := range d.Disks[:i] {
 			if v.Path != "" && path.Clean(o.Path) == path.Clean(v.Path) && v.Access+o.Access != "rr" {
-				return invalid("disks", "access: r on both, or another path", "two disks have %s", v.Path)
+				return step.Invalid("disks", "access: r on both, or another path", "two disks have %s", v.Path)
 			}
 		}
 	}
@@ -264,7 +266,7 @@ func (b *binding) find(name string) (int, error) {
 		}
 	}
 	if i < 0 || b.used[i] {
-		return 0, invalid(b.what, fmt.Sprintf("write %s: [{name: %q, %s}] in the target's options", b.what, name, b.example),
+		return 0, step.Invalid(b.what, fmt.Sprintf("write %s: [{name: %q, %s}] in the target's options", b.what, name, b.example),
 			"@%s:%s@ of the xl.in is not bound", b.placeholder, name)
 	}
 	if b.used == nil {
@@ -286,7 +288,7 @@ func (b *binding) rest() (rest []int, err error) {
 			if near := step.Nearest(name, b.asked); near != "" {
 				hint = fmt.Sprintf("did you mean %q?", near)
 			}
-			return nil, invalid(fmt.Sprintf("%s[%d].name", b.what, i), hint, "the xl.in has no @%s:%s@", b.placeholder, name)
+			return nil, step.Invalid(fmt.Sprintf("%s[%d].name", b.what, i), hint, "the xl.in has no @%s:%s@", b.placeholder, name)
 		}
 		rest = append(rest, i)
 	}

@@ -9,24 +9,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-func invalid(field, hint, format string, args ...any) error {
-	return failedAt(step.InvalidSpec, field, hint, format, args...)
-}
-
 func bootFailed(hint, format string, args ...any) error {
 	return failedAt(step.BootFailed, "", hint, format, args...)
 }
 
 func failedAt(kind step.Kind, field, hint, format string, args ...any) error {
 	return &step.Error{Kind: kind, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
-}
-
-func oneOf(given string, known ...string) string {
-	hint := "one of " + strings.Join(known, ", ")
-	if near := step.Nearest(given, known); near != "" {
-		hint = fmt.Sprintf("did you mean %q?", near)
-	}
-	return hint
 }
 
 // knownWords are xl's, which has one exit status for all that goes wrong.

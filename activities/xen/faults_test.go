@@ -60,7 +60,7 @@ func (b *bench) image(app string) step.Image {
 // with is image with options of its own.
 func (b *bench) with(app, more string) step.Image {
 	b.Helper()
-	spec := step.Spec{Tags: step.Tags{App: app, Target: "lab", Life: "0a1b2c3d", Generation: 1}, Kind: Kind, Options: options(b.l, more)}
+	spec := step.Spec{Tags: step.Tags{App: app, Target: "lab", Life: "0a1b2c3d", Generation: 1}, Kind: Kind, Options: completed(b.T, string(options(b.l, more)))}
 	img, err := New(b.site).Package(b.Context(), step.Kernel{Spec: spec, File: b.hello, ABIs: []string{image.XenPV, image.XenPVH}})
 	if err != nil {
 		b.Fatal(err)
@@ -103,79 +103,6 @@ func (b *bench) dom0(script string, args ...string) string {
 		b.Fatal(err)
 	}
 	return strings.TrimSpace(out)
-}
-
-// A transfer goes on where it broke off, and what came damaged is sent again.
-func TestTransferGoesOn(t *testing.T) {
-	b := newBench(t)
-	img := b.image("resumed")
-	part := Root + "/." + img.Digest + ".part"
-	whole, err := os.ReadFile(hello(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	half := whole[:len(whole)/2]
-	for _, c := range []struct {
-		name string
-		have []byte
-	}{
-		{"half is there", half},
-		{"damaged half is there", bytes.Repeat([]byte{7}, len(half))},
-		{"more than all is there", append(slices.Clone(whole), 7)},
-	} {
-		cmd := b.l.Command(t.Context(), "sh", "-c", "mkdir -p $1 && cat >$1/kernel", "sh", part)
-		cmd.Stdin = bytes.NewReader(c.have)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		// A transfer that came damaged is an error without a kind: it is tried again.
-		var r step.Registration
-		first := int64(-1) // byte that was sent
-		ctx := step.WithReporter(t.Context(), func(p step.Progress) {
-			if first < 0 && p.Unit == "bytes" {
-				first = p.Done
-			}
-		}, nil)
-		for range 3 {
-			if r, err = New(b.site).Register(ctx, img); err == nil {
-				break
-			}
-			if step.KindOf(err) != "" {
-				t.Errorf("%s: %v is final", c.name, err)
-			}
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", c.name, err)
-		}
-		if want := int64(len(half)); c.name == "half is there" && first < want {
-			t.Errorf("sent from byte %d on, though %d were there", first, want)
-		}
-		if got := b.dom0(`sha256sum <"$1/kernel"; cd "$2"; ls -A | sort`, r.ID, Root); got != b.hello.SHA256+"  -\ndomains\n"+img.Digest && got != b.hello.SHA256+"  -\n"+img.Digest+"\ndomains" {
-			t.Errorf("%s: the host has %q", c.name, got)
-		}
-		b.destroy(img.Spec)
-	}
-}
-
-// Two domains share an image; it goes with the second.
-func TestImageIsShared(t *testing.T) {
-	b := newBench(t)
-	one, two := b.image("one"), b.image("two")
-	if one.Digest != two.Digest {
-		t.Fatalf("digests %s and %s", one.Digest, two.Digest)
-	}
-	if r := b.register(one); r.Adopted {
-		t.Error("the first registration says that the image was there")
-	}
-	if r := b.register(two); !r.Adopted {
-		t.Error("the second registration says that the image was not there")
-	}
-	if removed := b.destroy(one.Spec); !slices.Equal(removed, []string{"folder " + Root + "/domains/one.lab.0a1b2c3d-1"}) {
-		t.Errorf("removed %q", removed)
-	}
-	if removed := b.destroy(two.Spec); !slices.Contains(removed, "image "+Root+"/"+two.Digest) {
-		t.Errorf("removed %q, and not the image", removed)
-	}
 }
 
 // What was cut off while it was made is made anew; what another has is left alone.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -114,28 +116,62 @@ func TestConformance(t *testing.T) {
 		Changed:    options(l, `"args":"stay","expect":"staying","vcpus":2`),
 		NeverReady: options(l, `"args":"stay","expect":"never printed"`),
 		ConsoleHas: "hello from a unikernel",
+		Ends:       options(l, `"expect":"hello from"`),
+		Sent:       countSent(t, l),
 		Resources:  func(t *testing.T, _ step.Site) []string { return onHost(t, l) },
 	})
 }
 
+// countSent puts a dd before the host's that counts what Register sends, which alone
+// has these flags.
+func countSent(t *testing.T, l *xenlab.Lab) func(*testing.T) int64 {
+	script := func(text string) string {
+		t.Helper()
+		out, err := onDom0(context.Background(), l, "sh", "-c", text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	script(`cat >/usr/local/sbin/dd <<"END"
+#!/bin/bash
+case $* in *fullblock,count_bytes*) set -o pipefail; /bin/dd "$@" | tee -a /run/sent ;; *) exec /bin/dd "$@" ;; esac
+END
+		chmod 755 /usr/local/sbin/dd; : >/run/sent`)
+	t.Cleanup(func() { script("rm -f /usr/local/sbin/dd /run/sent") })
+	return func(t *testing.T) int64 {
+		t.Helper()
+		n, err := strconv.ParseInt(script("stat -c %s /run/sent"), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+}
+
 // onHost lists what there is on the Xen host: domains, vifs, files, consoles.
-func onHost(t testing.TB, l *xenlab.Lab) []string {
+func onHost(t testing.TB, l *xenlab.Lab) (all []string) {
 	t.Helper()
 	out, err := onDom0(context.Background(), l, "sh", "-c", `
-		for d in $(xenstore-list /local/domain); do [ $d = 0 ] || echo "domain $(xenstore-read /local/domain/$d/name 2>&1)"; done
-		xl list -v | awk 'NR > 2 { print "xl " $1 }'
-		ls /sys/class/net | grep vif || :
-		cd /var/lib/morgana 2>/dev/null && find . -mindepth 1 -maxdepth 2 | sed 's/^/file /' || :
-		ps -eo args | grep -E '[d]d bs=64k count=|[x]l (create|console)|[q]emu-system' || :`)
+		xenstore-list -p /local/domain # its nodes
+		xl list -v
+		ls -d /sys/class/net/vif* 2>/dev/null
+		cd /var/lib/morgana 2>/dev/null && find . -mindepth 1 -maxdepth 2 -printf 'file %p\n'
+		ps -eo args`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []string
 	for line := range strings.Lines(out) {
-		all = append(all, strings.TrimSpace(line))
+		if found := resourceForm.FindStringSubmatch(line); found != nil {
+			all = append(all, found[1]+found[2])
+		}
 	}
 	return all
 }
+
+// resourceForm is a guest in xenstore, a vif, a file, a process that a domain has, or the
+// name of a guest that xl lists.
+var resourceForm = regexp.MustCompile(`^(/local/domain/[1-9].*|/sys/class/net/vif.*|file .*|dd bs=64k count=6.*|\S*xl (?:create|console).*|\S*qemu-system.*)|^(\S+) +[1-9]\d* +\d+ +\d+\s`)
 
 // onDom0 runs a command where xl is.
 func onDom0(ctx context.Context, l *xenlab.Lab, argv ...string) (string, error) {

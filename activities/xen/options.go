@@ -160,24 +160,30 @@ type settings struct {
 	size    int64 // of the boot disk, 0 as small as may be
 }
 
-// read decodes options, fills in the defaults and refuses what cannot be
-// without looking at the host. Reading the result's own JSON gives the same.
-func read(options json.RawMessage) (settings, error) {
-	s := settings{Options: Defaults()}
+// complete reads options as a user wrote them, for Check.
+func complete(options json.RawMessage) (settings, error) { return readOver(Defaults(), options) }
+
+// read reads options that Check has completed.
+func read(options json.RawMessage) (settings, error) { return readOver(Options{}, options) }
+
+// readOver decodes options over others and refuses those that cannot be, without a
+// look at the host.
+func readOver(under Options, options json.RawMessage) (settings, error) {
+	s := settings{Options: under}
 	if err := step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
 	switch {
 	case s.Tool != toolXL && s.Tool != toolXM:
-		return s, invalid("tool", oneOf(s.Tool, toolXL, toolXM), "unknown tool %q", s.Tool)
+		return s, step.Invalid("tool", step.OneOf(s.Tool, toolXL, toolXM), "unknown tool %q", s.Tool)
 	case s.Memory < 0 || s.Memory > 1<<24:
-		return s, invalid("memory", "memory is in MiB, as 128", "%d is no size of memory", s.Memory)
+		return s, step.Invalid("memory", "memory is in MiB, as 128", "%d is no size of memory", s.Memory)
 	case s.VCPUs < 0 || s.VCPUs > 512:
-		return s, invalid("vcpus", "1 to 512", "%d processors", s.VCPUs)
+		return s, step.Invalid("vcpus", "1 to 512", "%d processors", s.VCPUs)
 	case strings.ContainsRune(s.Args, 0):
-		return s, invalid("args", "", "a command line cannot hold a NUL")
+		return s, step.Invalid("args", "", "a command line cannot hold a NUL")
 	case s.OnCrash != "" && !slices.Contains(crashActions, s.OnCrash):
-		return s, invalid("on_crash", oneOf(s.OnCrash, crashActions...), "unknown action %q", s.OnCrash)
+		return s, step.Invalid("on_crash", step.OneOf(s.OnCrash, crashActions...), "unknown action %q", s.OnCrash)
 	}
 	var err error
 	for _, read := range []func() error{s.readType, s.readVia, s.readModules, s.readVifs, s.readDisks, s.readExtra} {
@@ -192,13 +198,10 @@ func read(options json.RawMessage) (settings, error) {
 		}
 	}
 	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return s, invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
+		return s, step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
 	}
 	return s, nil
 }
-
-// normal is the JSON of the options with their defaults filled in.
-func (s settings) normal() (json.RawMessage, error) { return json.Marshal(s.Options) }
 
 // disk reports whether the domain boots from a disk.
 func (s *settings) disk() bool { return s.Via == viaDisk }
@@ -207,15 +210,15 @@ func (s *settings) readType() error {
 	switch s.Type {
 	case typeAuto, typePV, typePVH, typeHVM:
 	default:
-		return invalid("type", oneOf(s.Type, typeAuto, typePV, typePVH, typeHVM), "unknown type of domain %q", s.Type)
+		return step.Invalid("type", step.OneOf(s.Type, typeAuto, typePV, typePVH, typeHVM), "unknown type of domain %q", s.Type)
 	}
 	switch {
 	case s.Type == typeHVM && s.Via == viaKernel:
-		return invalid("via", "via: disk, or type: pvh", "an hvm domain boots from a disk")
+		return step.Invalid("via", "via: disk, or type: pvh", "an hvm domain boots from a disk")
 	case s.Type == typePVH && s.disk():
-		return invalid("via", "via: kernel, or type: pv or hvm", "a pvh domain does not boot from a disk")
+		return step.Invalid("via", "via: kernel, or type: pv or hvm", "a pvh domain does not boot from a disk")
 	case s.Type == typePVH && s.Tool == toolXM:
-		return invalid("type", "tool: xl on Xen 4.10 or later, or type: pv", "xm knows no pvh domains")
+		return step.Invalid("type", "tool: xl on Xen 4.10 or later, or type: pv", "xm knows no pvh domains")
 	}
 	return nil
 }
@@ -223,25 +226,25 @@ func (s *settings) readType() error {
 func (s *settings) readVia() (err error) {
 	switch {
 	case s.Via != viaKernel && s.Via != viaDisk:
-		return invalid("via", oneOf(s.Via, viaKernel, viaDisk), "unknown way to boot %q", s.Via)
+		return step.Invalid("via", step.OneOf(s.Via, viaKernel, viaDisk), "unknown way to boot %q", s.Via)
 	case !s.disk() && s.Size != "":
-		return invalid("size", "via: disk, or leave it out", "via kernel has no boot disk")
+		return step.Invalid("size", "via: disk, or leave it out", "via kernel has no boot disk")
 	case !s.disk() && s.Layout != "":
-		return invalid("layout", "via: disk, or leave it out", "via kernel has no boot disk")
+		return step.Invalid("layout", "via: disk, or leave it out", "via kernel has no boot disk")
 	case !s.disk() && s.Bootloader != "":
-		return invalid("bootloader", "via: disk, or leave it out", "via kernel has no boot loader: Xen starts the kernel itself")
+		return step.Invalid("bootloader", "via: disk, or leave it out", "via kernel has no boot loader: Xen starts the kernel itself")
 	case !s.disk():
 		return nil
 	case s.Expect == "":
-		return invalid("expect", `what the kernel prints when it is ready, as "listening"`, "needed with via disk: boot loaders print as well")
+		return step.Invalid("expect", `what the kernel prints when it is ready, as "listening"`, "needed with via disk: boot loaders print as well")
 	case s.Type == typeHVM && s.Layout != "":
-		return invalid("layout", "leave it out", "the disk of an hvm domain is a BIOS disk")
+		return step.Invalid("layout", "leave it out", "the disk of an hvm domain is a BIOS disk")
 	case s.Type == typeHVM && s.Bootloader != "":
-		return invalid("bootloader", "leave it out, or type: pv", "an hvm domain boots by the GRUB on its disk")
+		return step.Invalid("bootloader", "leave it out, or type: pv", "an hvm domain boots by the GRUB on its disk")
 	case s.Layout != "" && s.Layout != string(disk.Whole) && s.Layout != string(disk.Partition):
-		return invalid("layout", oneOf(s.Layout, string(disk.Whole), string(disk.Partition)), "unknown layout %q", s.Layout)
+		return step.Invalid("layout", step.OneOf(s.Layout, string(disk.Whole), string(disk.Partition)), "unknown layout %q", s.Layout)
 	case s.Bootloader != "" && s.Bootloader != pygrub && !plainPath(s.Bootloader):
-		return invalid("bootloader", "pygrub, or the path of a pv-grub on the Xen host", "%q is neither pygrub nor a path", s.Bootloader)
+		return step.Invalid("bootloader", "pygrub, or the path of a pv-grub on the Xen host", "%q is neither pygrub nor a path", s.Bootloader)
 	}
 	if s.Size != "" {
 		s.size, err = disk.ParseSize("size", s.Size)

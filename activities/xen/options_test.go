@@ -33,6 +33,7 @@ func TestReadRefuses(t *testing.T) {
 		{`{"via":"disk","expect":"x","size":"1GB"}`, "size", "1GiB"},
 		{`{"modules":["a","b"]}`, "modules", "one ramdisk"},
 		{`{"modules":["../a"]}`, "modules[0]", "initrd.img"},
+		{`{"modules":["writes"]}`, "modules[0]", "cannot be the name"},
 		{`{"modules":["console.log"]}`, "modules[0]", "cannot be the name"},
 		{`{"via":"disk","expect":"x","modules":["a","a"]}`, "modules[1]", "twice"},
 		{`{"vif":[{"bridge":"br0,mac=1"}]}`, "vif[0].bridge", "xenbr0"},
@@ -65,7 +66,7 @@ func TestReadRefuses(t *testing.T) {
 		{`{"expect":"("}`, "expect", "missing closing )"},
 		{`{"timeout":"90"}`, "timeout", "90s"},
 	} {
-		_, err := read(json.RawMessage(test.options))
+		_, err := complete(json.RawMessage(test.options))
 		var e *step.Error
 		if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Error()+"\n"+e.Hint, test.text) {
 			t.Errorf("%s: got %+v, want InvalidSpec of %s with %q", test.options, err, test.field, test.text)
@@ -79,12 +80,12 @@ func TestReadIsComplete(t *testing.T) {
 		{`{"host":"ssh://root@xen1","memory":32,"vif":[{"mac":"00-16-3E-00-00-01"}],"disks":[{"path":"/a/../b"}],"extra":["cpus = '2'"]}`,
 			`{"host":"ssh://root@xen1","tool":"xl","type":"auto","via":"kernel","memory":32,"vif":[{"mac":"00:16:3e:00:00:01"}],"disks":[{"path":"/b"}],"extra":["cpus = '2'"],"timeout":"60s"}`},
 	} {
-		s, err := read(json.RawMessage(test.options))
+		s, err := complete(json.RawMessage(test.options))
 		if err != nil {
 			t.Errorf("%s: %v", test.options, err)
 			continue
 		}
-		b, err := s.normal()
+		b, err := json.Marshal(s.Options)
 		if string(b) != test.want || err != nil {
 			t.Errorf("%s:\ngot  %s, %v\nwant %s", test.options, b, err, test.want)
 		}

@@ -45,7 +45,7 @@ func pack(ctx context.Context, store step.Store, machines *machine.Machines, k s
 	if err != nil {
 		return img, err
 	}
-	if _, err := s.starts(k.ABIs, ""); err != nil {
+	if _, err := s.chooseStart(k.ABIs, ""); err != nil {
 		return img, err // before anything is fetched
 	}
 	folder, done, err := machines.Scratch(k.Spec.Tags)
@@ -117,7 +117,7 @@ func (p *packing) openKernel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.how, err = p.s.starts(info.ABIs, template.domainType()); err != nil {
+	if p.how, err = p.s.chooseStart(info.ABIs, template.domainType()); err != nil {
 		return err
 	}
 	hvm := p.how.Type == typeHVM
@@ -147,7 +147,7 @@ func (p *packing) template(ctx context.Context) (*template, error) {
 		return nil, nil
 	}
 	if a.Size > maxXLIn {
-		return nil, invalid("", "", "%s has %d bytes, which is no configuration of a domain", xlIn, a.Size)
+		return nil, step.Invalid("", "", "%s has %d bytes, which is no configuration of a domain", xlIn, a.Size)
 	}
 	r, err := p.store.Open(ctx, a)
 	if err != nil {
@@ -208,7 +208,7 @@ func (p *packing) files() ([]step.File, error) {
 			return nil, err
 		}
 		if raw := d.Format == "" || d.Format == "raw"; raw && (a.Size == 0 || a.Size%512 != 0) {
-			return nil, invalid(field, "a disk has sectors of 512 bytes: truncate -s %512 "+d.File, "%s has %d bytes, which is no size of a disk", d.File, a.Size)
+			return nil, step.Invalid(field, "a disk has sectors of 512 bytes: truncate -s %512 "+d.File, "%s has %d bytes, which is no size of a disk", d.File, a.Size)
 		}
 	}
 	return all, nil

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,7 +41,7 @@ func (w workshop) put(b []byte) step.Artifact {
 // pack packages a kernel, and sees to it that nothing is left of the work.
 func (w workshop) pack(kernel []byte, options string, files ...step.File) (step.Image, error) {
 	w.Helper()
-	k := step.Kernel{File: w.put(kernel), Files: files, Spec: step.Spec{Kind: Kind, Options: json.RawMessage(options),
+	k := step.Kernel{File: w.put(kernel), Files: files, Spec: step.Spec{Kind: Kind, Options: completed(w.T, options),
 		Tags: step.Tags{App: "hello", Target: "xen", Life: "00c0ffee", Generation: 1}}}
 	img, err := pack(w.Context(), w.site.Store, machine.In(w.site, Kind), k)
 	if left, _ := filepath.Glob(filepath.Join(w.site.State, Kind, "*")); len(left) > 0 {
@@ -78,6 +77,20 @@ func (w workshop) config(img step.Image) (d domain) {
 	return d
 }
 
+// completed are options as Check passes them on.
+func completed(t testing.TB, options string) json.RawMessage {
+	t.Helper()
+	s, err := complete(json.RawMessage(options))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(s.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func names(img step.Image) string {
 	var all []string
 	for _, f := range img.Files {
@@ -90,14 +103,7 @@ func names(img step.Image) string {
 // helloKernel is examples/hello, plain and as gzip has it.
 func helloKernel(t *testing.T) (plain, zipped []byte) {
 	t.Helper()
-	folder := t.TempDir()
-	if err := os.CopyFS(folder, os.DirFS("../../examples/hello")); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("make", "-s", "-B", "-C", folder, "hello").CombinedOutput(); err != nil {
-		t.Fatalf("make hello: %v\n%s", err, out)
-	}
-	plain, err := os.ReadFile(filepath.Join(folder, "hello"))
+	plain, err := os.ReadFile(hello(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,10 +123,6 @@ func TestPackageKernel(t *testing.T) {
 	other.put(make([]byte, 1024))
 	other.put([]byte("ramdisk"))
 
-	const all = `{"args":"a","modules":["initrd.img"],"disks":[{"file":"data.img"},{"file":"data.img","access":"r"}]}`
-	if _, err := w.pack(kernel, all, data, initrd); step.KindOf(err) != step.InvalidSpec {
-		t.Errorf("one copy for two: %v", err)
-	}
 	const options = `{"args":"a","modules":["initrd.img"],"disks":[{"file":"data.img"}]}`
 	img := w.mustPack(kernel, options, initrd, data)
 	if got := names(img); got != "data.img domain.json initrd.img kernel" || img.Format != "kernel" {
@@ -224,7 +226,7 @@ func TestPackageRefuses(t *testing.T) {
 		}
 	}
 	// Before anything is fetched.
-	k := step.Kernel{ABIs: []string{image.Solo5HVT}, Spec: step.Spec{Options: json.RawMessage(`{}`)}}
+	k := step.Kernel{ABIs: []string{image.Solo5HVT}, Spec: step.Spec{Options: completed(t, `{}`)}}
 	if _, err := New(w.site).Package(t.Context(), k); step.KindOf(err) != step.Unsupported || !strings.HasPrefix(err.Error(), "package for xen: ") {
 		t.Errorf("got %v", err)
 	}

@@ -1,14 +1,11 @@
 package xen
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,15 +70,18 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 	if err != nil {
 		return reg, err
 	}
-	if reg.Adopted, err = t.send(ctx, d, name, img); err != nil {
-		return reg, err
+	for tries := 1; ; tries++ {
+		reg.Adopted, err = t.deliver(ctx, d, img, name, string(cfg), dom)
+		if !exited(err, busy) && !exited(err, absent) || tries == 20 {
+			return reg, err
+		}
+		step.Report(ctx, step.Progress{Note: "another deploy sends the same image"})
+		select {
+		case <-ctx.Done():
+			return reg, ctx.Err()
+		case <-time.After(time.Duration(tries) * 100 * time.Millisecond):
+		}
 	}
-	step.Report(ctx, step.Progress{Note: "writing the domain's configuration"})
-	args := append([]string{name, img.Digest, strconv.Itoa(len(cfg)), strings.Join(dom.writes(), "\n")}, dom.copies()...)
-	if _, err := d.do(ctx, bytes.NewReader(cfg), "configure", args...); err != nil {
-		return reg, err
-	}
-	return reg, nil
 }
 
 // domainOf reads the image's domain.json.
@@ -100,87 +100,76 @@ func (t *Target) domainOf(ctx context.Context, img step.Image) (dom domain, err 
 	if err != nil {
 		return dom, err
 	}
-	return dom, json.Unmarshal(b, &dom)
-}
-
-// send makes the image's folder on the host, and says whether it was there.
-// Another call may be sending the same; then they take turns.
-func (t *Target) send(ctx context.Context, d *dom0, name string, img step.Image) (adopted bool, err error) {
-	const tries = 20
-	for i := 0; ; i++ {
-		adopted, err = t.sendOnce(ctx, d, name, img)
-		if !exited(err, busy) && !exited(err, absent) {
-			return adopted, err
-		}
-		if i == tries {
-			return false, fmt.Errorf("another deploy sends the same image to %s, and does not get on", d.host)
-		}
-		step.Report(ctx, step.Progress{Note: "another deploy sends the same image"})
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-time.After(time.Duration(i) * 100 * time.Millisecond):
+	if err := json.Unmarshal(b, &dom); err != nil {
+		return dom, err
+	}
+	named := []string{dom.Ramdisk}
+	for _, v := range dom.Disks {
+		named = append(named, v.File)
+	}
+	for _, name := range named {
+		if _, ok := step.FileNamed(img.Files, name); !ok && name != "" && name != bootDisk {
+			return dom, step.Invalid("", "deploy again", "%s names the file %.80q, which the image does not have", domainFile, name)
 		}
 	}
+	return dom, nil
 }
 
-func (t *Target) sendOnce(ctx context.Context, d *dom0, name string, img step.Image) (adopted bool, err error) {
+// deliver makes the image's folder on the host, and the rollout's own. It sends what
+// the host does not have, verified there by its digest. adopted says that the host has
+// all of it.
+func (t *Target) deliver(ctx context.Context, d *dom0, img step.Image, name, config string, dom domain) (adopted bool, err error) {
 	files := slices.DeleteFunc(slices.Clone(img.Files), func(f step.File) bool { return f.Name == domainFile })
-	total := int64(0)
+	p := step.Progress{Unit: "bytes"}
 	for _, f := range files {
-		total += f.Artifact.Size
+		p.Total += f.Artifact.Size
+	}
+	args := []string{name, img.Digest, config, strings.Join(dom.writes(), "\n"), strconv.FormatInt(p.Total>>10, 10), strconv.Itoa(len(files))}
+	for _, f := range files {
+		args = append(args, f.Name, strconv.FormatInt(f.Artifact.Size, 10), f.Artifact.SHA256)
 	}
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	lingering, end := linger(ctx)
-	out, err := d.do(lingering, nil, "reserve", name, img.Digest, strconv.FormatInt(total>>10, 10))
-	end()
-	if err != nil || out == "whole\n" {
-		return err == nil, err
-	}
-	have := map[string]int64{}
-	for line := range strings.Lines(out) {
-		name, size, _ := strings.Cut(strings.TrimSpace(line), " ")
-		have[name], _ = strconv.ParseInt(size, 10, 64)
-	}
-	before := int64(0)
+	step.Report(ctx, step.Progress{Note: "asking " + d.host.String()})
+	k, stop := d.talk(ctx, 3*time.Second, "register", append(args, dom.copies()...)...)
+	defer stop()
 	for _, f := range files {
-		p := step.Progress{Done: before, Total: total, Unit: "bytes", Note: fmt.Sprintf("sending %s to %s", f.Name, d.host)}
-		if err := t.sendFile(ctx, d, img.Spec.Tags, img.Digest, f, have[f.Name], p); err != nil {
-			return false, err
+		have, err := k.line(context.WithoutCancel(ctx))
+		if adopted = have == "whole"; adopted || err != nil {
+			break
 		}
-		before += f.Artifact.Size
+		p.Note = fmt.Sprintf("sending %s to %s", f.Name, d.host)
+		from, err := strconv.ParseInt(have, 10, 64)
+		if err == nil {
+			err = t.sendFile(ctx, k.in, f.Artifact, from, p)
+		}
+		if err != nil {
+			_ = k.in.CloseWithError(err)
+			break
+		}
+		p.Done += f.Artifact.Size
 	}
-	return false, nil
+	err = k.end()
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return adopted, err
 }
 
-// sendFile sends what is missing of a file: the host has its first bytes.
-func (t *Target) sendFile(ctx context.Context, d *dom0, tags step.Tags, digest string, f step.File, from int64, p step.Progress) (err error) {
-	from = min(from, f.Artifact.Size) // of one that has more, the host says so
-	// From a file of our own: what the store gives is verified only at its end,
-	// and nothing unverified is to leave this host.
-	folder, done, err := t.machines.Scratch(tags)
+// sendFile sends an artifact from a byte on.
+func (t *Target) sendFile(ctx context.Context, to io.Writer, a step.Artifact, from int64, p step.Progress) (err error) {
+	r, err := t.site.Store.Open(ctx, a)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, done()) }()
-	path := filepath.Join(folder, "file")
-	if err := t.site.Store.Fetch(ctx, f.Artifact, path); err != nil {
-		return err
-	}
-	local, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer local.Close() //nolint:errcheck // only read
-	if _, err := local.Seek(from, io.SeekStart); err != nil {
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if _, err := io.CopyN(io.Discard, r, from); err != nil {
 		return err
 	}
 	p.Done += from
-	_, err = d.do(ctx, &counting{ctx, local, p}, "receive", digest, f.Name,
-		strconv.FormatInt(from, 10), strconv.FormatInt(f.Artifact.Size, 10), f.Artifact.SHA256)
-	return err // of one that came incomplete or damaged: the next try goes on from there
+	_, err = io.Copy(to, &counting{ctx, r, p})
+	return err
 }
 
 // counting reports what is read.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // template is an xl.in, as MirageOS makes one for its kernel: the domain's
@@ -16,41 +18,24 @@ type template struct {
 	vcpus   int
 	args    string
 	onCrash string
-	vif     []wantedDevice
-	disks   []wantedVolume
+	vif     []device
+	disks   []volume
 	extra   []setting
 }
 
-// wantedDevice is an element of vif; name is that of @NETWORK:name@, "" if the
-// bridge is given or none is.
-type wantedDevice struct {
-	device
-	name string
-}
-
-// wantedVolume is an element of disk; name is that of @BLOCK:name@, "" if the
-// target is given.
-type wantedVolume struct {
-	volume
-	name string
-}
-
-func (t *template) networks() (names []string) {
+// names are those of the devices and disks that have one: they are to be bound.
+func (t *template) names() (networks, blocks []string) {
 	for _, v := range t.vif {
-		if v.name != "" {
-			names = append(names, v.name)
+		if v.Name != "" {
+			networks = append(networks, v.Name)
 		}
 	}
-	return names
-}
-
-func (t *template) blocks() (names []string) {
 	for _, v := range t.disks {
-		if v.name != "" {
-			names = append(names, v.name)
+		if v.Name != "" {
+			blocks = append(blocks, v.Name)
 		}
 	}
-	return names
+	return networks, blocks
 }
 
 // domainType is what it asks for; t may be nil.
@@ -86,7 +71,7 @@ func readTemplate(src string) (*template, error) {
 }
 
 func inTemplate(format string, args ...any) error {
-	return invalid("", "it came with the kernel, from its build; see xl.cfg(5)", "the xl.in: "+format, args...)
+	return step.Invalid("", "it came with the kernel, from its build; see xl.cfg(5)", "the xl.in: "+format, args...)
 }
 
 // set takes over one setting. Those that Morgana makes itself are left out.
@@ -120,7 +105,7 @@ func (t *template) set(s setting) (err error) {
 		}
 	case "on_crash":
 		if t.onCrash = s.Value.Text; !slices.Contains(crashActions, t.onCrash) {
-			return fmt.Errorf("on_crash is %q, not %s", t.onCrash, oneOf(t.onCrash, crashActions...))
+			return fmt.Errorf("on_crash is %q, not %s", t.onCrash, step.OneOf(t.onCrash, crashActions...))
 		}
 	default:
 		if found := placeholderForm.FindString(s.line()); found != "" {
@@ -168,7 +153,7 @@ func each[T any](s setting, into *[]T, parse func(string) (T, error)) error {
 }
 
 // parseDevice reads an element of vif: key=value, parted by commas.
-func parseDevice(spec string) (v wantedDevice, err error) {
+func parseDevice(spec string) (v device, err error) {
 	for p := range strings.SplitSeq(spec, ",") {
 		p = strings.TrimSpace(p)
 		key, val, ok := strings.Cut(p, "=")
@@ -178,7 +163,7 @@ func parseDevice(spec string) (v wantedDevice, err error) {
 		case !ok:
 			return v, fmt.Errorf("%q is not key=value", p)
 		case key == "bridge" && networkForm.MatchString(val):
-			v.name = networkForm.FindStringSubmatch(val)[1]
+			v.Name = networkForm.FindStringSubmatch(val)[1]
 		case placeholderForm.MatchString(p):
 			return v, fmt.Errorf("%s is not known here", placeholderForm.FindString(p))
 		case into != nil:
@@ -195,7 +180,7 @@ var flags = []string{"cdrom", "direct-io-safe", "discard", "no-discard", "truste
 
 // parseVolume reads an element of disk as xl does: key=value, parted by commas,
 // target last; or target,format,vdev,access; or, as for xm, file:target,vdev,access.
-func parseVolume(spec string) (v wantedVolume, err error) {
+func parseVolume(spec string) (v volume, err error) {
 	target, access, place := "", "", 0
 	for rest := spec; rest != ""; {
 		rest = strings.TrimLeft(rest, " \t\n")
@@ -246,7 +231,7 @@ func parseVolume(spec string) (v wantedVolume, err error) {
 }
 
 // finish checks what was read.
-func (v *wantedVolume) finish(target, access string) error {
+func (v *volume) finish(target, access string) error {
 	switch access {
 	case "r", "ro":
 		v.Access = "r"
@@ -265,7 +250,7 @@ func (v *wantedVolume) finish(target, access string) error {
 		return fmt.Errorf("%q is no virtual device", v.Vdev)
 	}
 	if found := blockForm.FindStringSubmatch(target); found != nil {
-		v.name = found[1]
+		v.Name = found[1]
 	} else if !plainPath(target) {
 		return fmt.Errorf("%q is neither @BLOCK:name@ nor a path of the Xen host", target)
 	} else {

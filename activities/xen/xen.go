@@ -54,8 +54,11 @@ type Target struct {
 }
 
 var (
-	_ step.Target = (*Target)(nil)
-	_ step.Needer = (*Target)(nil)
+	_ step.Target     = (*Target)(nil)
+	_ step.Observer   = (*Target)(nil)
+	_ step.Lister     = (*Target)(nil)
+	_ step.Forecaster = (*Target)(nil)
+	_ step.Needer     = (*Target)(nil)
 )
 
 // New makes the target of a worker at site.

@@ -41,24 +41,18 @@ type domain struct {
 	Extra   []string `json:"extra,omitempty"` // lines
 }
 
-// device is an element of xl.cfg's vif.
+// device is an element of xl.cfg's vif. Its name is that of @NETWORK:name@ in an xl.in,
+// until it is bound.
 type device struct {
-	MAC    string   `json:"mac,omitempty"` // of the UUID if it is not given
-	Bridge string   `json:"bridge,omitempty"`
-	IP     string   `json:"ip,omitempty"`
-	Script string   `json:"script,omitempty"`
-	Model  string   `json:"model,omitempty"`
-	More   []string `json:"more,omitempty"` // as "rate=10Mb/s"
+	Vif           // without a MAC the UUID gives one
+	More []string `json:"more,omitempty"` // as "rate=10Mb/s"
 }
 
-// volume is an element of xl.cfg's disk: a file of the image, or a path of the host.
+// volume is an element of xl.cfg's disk: a file of the image, or a path of the host. Its
+// name is that of @BLOCK:name@ in an xl.in, until it is bound.
 type volume struct {
-	File   string   `json:"file,omitempty"`
-	Path   string   `json:"path,omitempty"`
-	Vdev   string   `json:"vdev"`
-	Access string   `json:"access"` // r or w
-	Format string   `json:"format"`
-	More   []string `json:"more,omitempty"` // as "backendtype=qdisk"
+	Disk
+	More []string `json:"more,omitempty"` // as "backendtype=qdisk"
 }
 
 // own reports whether the domain has a copy of its own, to write to.
@@ -207,7 +201,7 @@ func (d domain) extra() ([]setting, error) {
 	for i, line := range d.Extra {
 		s, err := parseLine(line)
 		if err != nil {
-			return nil, invalid(fmt.Sprintf("extra[%d]", i), extraHint, "%w", err)
+			return nil, step.Invalid(fmt.Sprintf("extra[%d]", i), extraHint, "%w", err)
 		}
 		all = append(all, s)
 	}

@@ -65,7 +65,7 @@ var goldens = []struct {
 
 // domainOf is the domain of options and an xl.in.
 func domainOf(options, in string, abis ...string) (domain, error) {
-	s, err := read(json.RawMessage(options))
+	s, err := complete(json.RawMessage(options))
 	if err != nil {
 		return domain{}, err
 	}
@@ -75,7 +75,7 @@ func domainOf(options, in string, abis ...string) (domain, error) {
 			return domain{}, err
 		}
 	}
-	how, err := s.starts(abis, t.domainType())
+	how, err := s.chooseStart(abis, t.domainType())
 	if err != nil {
 		return domain{}, err
 	}

@@ -127,7 +127,7 @@ func TestTemplateRefuses(t *testing.T) {
 	}
 }
 
-func TestStarts(t *testing.T) {
+func TestChooseStart(t *testing.T) {
 	hello := []string{image.PVH, image.Multiboot2, image.XenPV, image.XenPVH}
 	for _, test := range []struct {
 		options string
@@ -151,11 +151,11 @@ func TestStarts(t *testing.T) {
 		{`{"via":"disk","expect":"x","bootloader":"pygrub"}`, []string{image.Multiboot1}, start{}, ""},
 		{`{}`, []string{image.Multiboot1}, start{}, ""},
 	} {
-		s, err := read([]byte(test.options))
+		s, err := complete([]byte(test.options))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.starts(test.abis, "")
+		got, err := s.chooseStart(test.abis, "")
 		var e *step.Error
 		switch {
 		case got != test.want:

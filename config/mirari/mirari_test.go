@@ -129,7 +129,8 @@ func TestEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The target reads its options before it finds that it cannot start such a kernel.
-	_, err = xen.New(step.Site{}).Package(t.Context(), step.Kernel{ABIs: []string{image.Solo5HVT}, Spec: step.Spec{Kind: xen.Kind, Options: target.Options}})
+	_, err = xen.New(step.Site{}).Check(t.Context(), step.Spec{Tags: step.Tags{App: "web", Target: "xen", Life: "0a1b2c3d", Generation: 1},
+		Kind: xen.Kind, Options: target.Options, Origin: step.Origin{ABIs: []string{image.Solo5HVT}}})
 	if step.KindOf(err) != step.Unsupported {
 		t.Errorf("the target: %v", err)
 	}

@@ -1,0 +1,197 @@
+package xen
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Observe asks Xen for the domain. One that ended by itself is Ended until it is
+// destroyed; xl's log tells why and when, if xl is the tool.
+func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
+	h, err := t.observe(ctx, m.Registration.Spec)
+	if err != nil {
+		return step.Health{}, step.During("observe domain", err)
+	}
+	return h, nil
+}
+
+func (t *Target) observe(ctx context.Context, spec step.Spec) (step.Health, error) {
+	gone := step.Health{State: step.Gone}
+	name, id, err := identify(spec.Tags)
+	if err != nil {
+		return gone, err
+	}
+	s, err := read(spec.Options)
+	if err != nil {
+		return gone, err
+	}
+	d, err := t.dom0(s.Host, s.Tool)
+	if err != nil {
+		return gone, err
+	}
+	out, err := d.do(ctx, "observe", name, id)
+	if step.KindOf(err) == step.Conflict { // the name is another domain's now
+		return gone, nil
+	}
+	if err != nil {
+		return gone, err
+	}
+	h := healthOf(out)
+	if h.State == step.Running {
+		h.Addresses = s.addresses()
+	}
+	return h, nil
+}
+
+// reasons are Xen's for a shutdown, by their code.
+var reasons = map[string]string{"0": "shut down", "1": "rebooted", "3": "crashed", "4": "ended by Xen's watchdog"}
+
+// healthOf reads what verb observe says.
+func healthOf(out string) step.Health {
+	h := step.Health{State: step.Ended}
+	var began, ended time.Time
+	for line := range strings.Lines(out) {
+		line = strings.TrimSuffix(line, "\n")
+		word, rest, _ := strings.Cut(line, " ")
+		switch word {
+		case "is":
+			if h.How = over(line); h.How == "" {
+				h.State = step.Running
+			}
+		case "gone":
+			if h.State == step.Ended && h.How == "" {
+				h.State = step.Gone
+			}
+		case "rebooted":
+			h.How = "the host was rebooted"
+		case "since":
+			began = seconds(rest)
+		case "reason":
+			h.How = cmp.Or(reasons[rest], "shut down with reason "+rest)
+		case "ended":
+			ended = seconds(rest)
+		}
+	}
+	switch h.State {
+	case step.Running:
+		h.Since = began
+	case step.Ended:
+		h.Since = ended
+	}
+	return h
+}
+
+func seconds(text string) time.Time {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(n, 0).UTC()
+}
+
+// List gives the domains, folders and images of rollouts on a host, half-made ones
+// as well. An image is listed for each rollout that uses it.
+func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
+	d, err := t.reach(spec)
+	if err != nil || d == nil {
+		return nil, err
+	}
+	all, err := d.list(ctx)
+	if err != nil {
+		return nil, step.During("list xen host", err)
+	}
+	where := d.host.String()
+	if d.host.Local() {
+		where = t.site.Host
+	}
+	var matching []step.Resource
+	for _, r := range all {
+		_, id, err := identify(r.Tags)
+		foreign := r.Kind == domainKind && r.ID != id
+		if r.Where = where; err == nil && !foreign && (spec.App == "" && spec.Target == "" || spec.Match(r.Tags)) {
+			matching = append(matching, r)
+		}
+	}
+	return matching, nil
+}
+
+const domainKind = "domain"
+
+// list gives all that has the name of a rollout, also a domain that is somebody else's.
+func (d *dom0) list(ctx context.Context) (all []step.Resource, err error) {
+	out, err := d.do(ctx, "list")
+	if err != nil {
+		return nil, err
+	}
+	times, uses := map[string]time.Time{}, map[string]string{}
+	add := func(kind, id, name string, created time.Time) {
+		if tags, ok := step.ParseFolder(name); ok {
+			all = append(all, step.Resource{Tags: tags, Kind: kind, ID: id, Created: created})
+		}
+	}
+	for line := range strings.Lines(out) {
+		word, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		first, second, _ := strings.Cut(rest, " ")
+		switch word {
+		case "domain":
+			add(domainKind, first, second, time.Time{})
+		case "folder":
+			add("folder", second, path.Base(second), seconds(first))
+		case "use":
+			uses[first] = second
+		case "image", "mark":
+			times[second] = seconds(first)
+		}
+	}
+	for i, r := range all {
+		if name, err := r.Tags.Folder(); err == nil && r.Kind == domainKind {
+			all[i].Created = times[d.root+"/domains/"+name+"/created"]
+		}
+	}
+	for name, digest := range uses {
+		for kind, id := range map[string]string{"image": d.root + "/" + digest, "half-sent image": d.root + "/." + digest + ".part"} {
+			if created, ok := times[id]; ok {
+				add(kind, id, name, created)
+			}
+		}
+	}
+	return all, nil
+}
+
+// Forecast tells what register and boot do on the host.
+func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
+	s, err := read(spec.Options)
+	if err != nil {
+		return nil, step.During("forecast", err)
+	}
+	d, err := t.dom0(s.Host, s.Tool)
+	if err != nil {
+		return nil, step.During("forecast", err)
+	}
+	name, _, err := identify(spec.Tags)
+	if err != nil {
+		return nil, step.During("forecast", err)
+	}
+	what := "the kernel"
+	if s.disk() {
+		what = "the boot disk"
+	}
+	memory := fmt.Sprintf("the memory of its xl.in, else %d MiB", defaultMemory)
+	if s.Memory > 0 {
+		memory = fmt.Sprintf("%d MiB", s.Memory)
+	}
+	root := "root of " + d.host.String()
+	return []step.Action{
+		{Call: "write " + d.root + "/<digest>", Why: "put " + what + " there, unless the host has it", Permission: root},
+		{Call: "write " + d.root + "/domains/" + name, Why: "keep the domain's configuration and console", Permission: root},
+		{Call: s.Tool + " create -p", Why: "make domain " + name + " with " + memory, Permission: root},
+		{Call: s.Tool + " unpause", Why: "start it and wait for its console", Permission: root},
+	}, nil
+}

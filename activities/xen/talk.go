@@ -1,0 +1,94 @@
+package xen
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"sync"
+	"time"
+)
+
+// talk is a call of a verb that takes its input bit by bit, as its output tells.
+type talk struct {
+	in    *io.PipeWriter
+	out   chan []byte
+	said  []byte        // of the output, not read yet
+	heard chan struct{} // closed at the end of the first line
+	once  sync.Once
+	ended chan struct{}
+	err   error // once ended; the output has been read by then
+	own   context.Context
+}
+
+// talk starts a verb. At the end of ctx it goes on until its first line, but no longer
+// than patience: until then it makes something, which a later call must find.
+func (d *dom0) talk(ctx context.Context, patience time.Duration, verb string, args ...string) (k *talk, stop func()) {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r, w := io.Pipe()
+	k = &talk{in: w, out: make(chan []byte), heard: make(chan struct{}), ended: make(chan struct{}), own: own}
+	unwatch := context.AfterFunc(ctx, func() {
+		select {
+		case <-k.heard:
+		case <-k.ended:
+		case <-time.After(patience):
+		}
+		cancel()
+	})
+	go func() {
+		k.err = d.run(own, r, k, verb, args...)
+		_ = r.Close() // a write fails from now on
+		close(k.ended)
+		cancel()
+	}()
+	return k, func() {
+		if unwatch() {
+			cancel()
+		}
+	}
+}
+
+// Write takes the verb's output.
+func (k *talk) Write(p []byte) (int, error) {
+	if bytes.IndexByte(p, '\n') >= 0 {
+		k.once.Do(func() { close(k.heard) })
+	}
+	select {
+	case k.out <- bytes.Clone(p):
+		return len(p), nil
+	case <-k.own.Done():
+		return 0, k.own.Err()
+	}
+}
+
+// line reads a line of output. At the verb's end it is the verb's error.
+func (k *talk) line(ctx context.Context) (string, error) {
+	for {
+		if line, rest, ok := bytes.Cut(k.said, []byte("\n")); ok {
+			k.said = rest
+			return string(line), nil
+		}
+		select {
+		case p := <-k.out:
+			k.said = append(k.said, p...)
+		case <-k.ended:
+			if k.err == nil {
+				return "", io.ErrUnexpectedEOF
+			}
+			return "", k.err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// end says that there is no more input, and waits for the verb's end.
+func (k *talk) end() error {
+	_ = k.in.Close()
+	for {
+		select {
+		case <-k.out:
+		case <-k.ended:
+			return k.err
+		}
+	}
+}
