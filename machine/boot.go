@@ -90,6 +90,12 @@ func (m Machine) boot(ctx context.Context, reg step.Registration, enter func(Mac
 	return step.Machine{Registration: reg, ID: rec.UUID(), Ready: how, Adopted: !b.started, Ended: b.ended}, nil
 }
 
+// BootFailed is an error of that kind. The hint is the console's tail, or what else
+// was found.
+func BootFailed(hint, format string, args ...any) error {
+	return &step.Error{Kind: step.BootFailed, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
 // boot is one call of Boot.
 type boot struct {
 	m       Machine

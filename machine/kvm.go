@@ -17,9 +17,9 @@ const (
 	KVMFix = "add the worker's user to group kvm, or turn on virtualization in the host's firmware (nested, in a virtual machine)"
 )
 
-// OpenKVM opens KVM. f is nil if there is none, or none for this user: why says
+// openKVM opens KVM. f is nil if there is none, or none for this user: why says
 // what is wrong. err is trouble that may pass.
-func OpenKVM() (f *os.File, why string, err error) {
+func openKVM() (f *os.File, why string, err error) {
 	if f, err = os.OpenFile(KVM, os.O_RDWR, 0); err == nil {
 		return f, "", nil
 	}

@@ -1,8 +1,6 @@
 package tree
 
 import (
-	"errors"
-	"fmt"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -24,7 +22,7 @@ func Timeout(field, text string) (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
-		return 0, invalid(field, fmt.Sprintf("%q is not a time span", text), `as in: "90s", "30m", "2h"`)
+		return 0, step.Invalid(field, `as in: "90s", "30m", "2h"`, "%q is not a time span", text)
 	}
 	return d, nil
 }
@@ -34,11 +32,11 @@ func CheckPath(field, p string) error {
 	const hint = `a file relative to the source folder, as "dist/hello.xen"`
 	switch {
 	case p == "":
-		return invalid(field, "is missing", hint)
+		return step.Invalid(field, hint, "is missing")
 	case strings.ContainsRune(p, 0):
-		return invalid(field, "has a NUL byte", "")
+		return step.Invalid(field, "", "has a NUL byte")
 	case !filepath.IsLocal(p) || path.Clean(p) == ".":
-		return invalid(field, fmt.Sprintf("%q is not inside the source folder", p), hint)
+		return step.Invalid(field, hint, "%q is not inside the source folder", p)
 	}
 	return nil
 }
@@ -49,16 +47,11 @@ var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 func CheckEnv(field string, env map[string]string) error {
 	for name, value := range env {
 		if !variableForm.MatchString(name) {
-			return invalid(field, fmt.Sprintf("%q is not a variable's name", name),
-				"letters, digits and underscores, not starting with a digit")
+			return step.Invalid(field, "letters, digits and underscores, not starting with a digit", "%q is not a variable's name", name)
 		}
 		if strings.ContainsRune(value, 0) {
-			return invalid(field+"."+name, "has a NUL byte", "")
+			return step.Invalid(field+"."+name, "", "has a NUL byte")
 		}
 	}
 	return nil
-}
-
-func invalid(field, cause, hint string) error {
-	return &step.Error{Kind: step.InvalidSpec, Field: field, Err: errors.New(cause), Hint: hint}
 }

@@ -73,7 +73,7 @@ func TestSourceNotAccepted(t *testing.T) {
 	tc := b.changed(func(r *Recipe) {
 		r.CheckSource = func(tree *os.Root) error {
 			_, err := tree.Stat("main.c")
-			return errors.Join(err, invalid("source", "is not mine", ""))
+			return errors.Join(err, step.Invalid("source", "", "is not mine"))
 		}
 	})
 	_, err := b.Deploy(t.Context(), tc, b.Spec(makeIt(), project))

@@ -90,7 +90,7 @@ func TestSourceBeforeHost(t *testing.T) {
 		r.Inspect = func(context.Context, Environ) (Facts, error) { return Facts{}, lacks }
 		r.CheckSource = func(tree *os.Root) error {
 			if _, err := tree.Stat("config"); err != nil {
-				return invalid("config", "the source has no config", "")
+				return step.Invalid("config", "", "the source has no config")
 			}
 			return wrong
 		}
@@ -103,7 +103,7 @@ func TestSourceBeforeHost(t *testing.T) {
 	b.WantNothing()
 
 	tc = b.changed(func(r *Recipe) {
-		r.CheckSource = func(*os.Root) error { return invalid("config", "the source has no config", "") }
+		r.CheckSource = func(*os.Root) error { return step.Invalid("config", "", "the source has no config") }
 	})
 	_, err = b.Deploy(t.Context(), tc, b.Spec(options{Build: [][]string{{"no-such-tool"}}, Kernel: "k"}, project))
 	_ = wantError(t, err, step.InvalidSpec, "config: the source has no config")

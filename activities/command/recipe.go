@@ -51,7 +51,7 @@ func commands(argvs [][]string) []tree.Command {
 // check finds what is wrong with options.
 func (o *Options) check() error {
 	if len(o.Build) == 0 {
-		return invalid("build", "no command is given", "as in: build: [[make]]")
+		return step.Invalid("build", "as in: build: [[make]]", "no command is given")
 	}
 	if err := checkCommands("configure", o.Configure); err != nil {
 		return err
@@ -69,8 +69,7 @@ func (o *Options) check() error {
 			return err
 		}
 		if seen[path.Base(f)] {
-			return invalid(field, fmt.Sprintf("another file is named %q as well", path.Base(f)),
-				"files are known by the last part of their path: each needs its own")
+			return step.Invalid(field, "files are known by the last part of their path: each needs its own", "another file is named %q as well", path.Base(f))
 		}
 		seen[path.Base(f)] = true
 	}
@@ -81,11 +80,11 @@ func checkCommands(field string, commands [][]string) error {
 	for i, argv := range commands {
 		at := fmt.Sprintf("%s[%d]", field, i)
 		if len(argv) == 0 || argv[0] == "" {
-			return invalid(at, "names no program", `a command is a list of a program and its arguments, as ["make", "-j4"]`)
+			return step.Invalid(at, `a command is a list of a program and its arguments, as ["make", "-j4"]`, "names no program")
 		}
 		for j, arg := range argv {
 			if strings.ContainsRune(arg, 0) {
-				return invalid(fmt.Sprintf("%s[%d]", at, j), "has a NUL byte", "")
+				return step.Invalid(fmt.Sprintf("%s[%d]", at, j), "", "has a NUL byte")
 			}
 		}
 	}
@@ -105,15 +104,11 @@ func (o *Options) checkSource(root *os.Root) error {
 	info, err := root.Stat(filepath.FromSlash(first))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return invalid(field, "the source has no "+first, "a file that .gitignore names is not taken along")
+		return step.Invalid(field, "a file that .gitignore names is not taken along", "the source has no %s", first)
 	case err != nil:
-		return invalid(field, fmt.Sprintf("%s cannot be run: %v", first, tree.Cause(err)), "it has to be a program inside the source folder")
+		return step.Invalid(field, "it has to be a program inside the source folder", "%s cannot be run: %w", first, tree.Cause(err))
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return invalid(field, first+" is not executable", "chmod +x "+first)
+		return step.Invalid(field, "chmod +x "+first, "%s is not executable", first)
 	}
 	return nil
-}
-
-func invalid(field, cause, hint string) error {
-	return &step.Error{Kind: step.InvalidSpec, Field: field, Err: errors.New(cause), Hint: hint}
 }

@@ -28,7 +28,7 @@ func fits(f *os.File, field string) error {
 		return &step.Error{Field: field, Err: err}
 	}
 	if size < blockSize || size%blockSize != 0 {
-		return invalid(field, fmt.Sprintf("truncate -s %%%d FILE", blockSize), "%s has %d bytes, not a number of blocks of %d", f.Name(), size, blockSize)
+		return step.Invalid(field, fmt.Sprintf("truncate -s %%%d FILE", blockSize), "%s has %d bytes, not a number of blocks of %d", f.Name(), size, blockSize)
 	}
 	return nil
 }

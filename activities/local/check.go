@@ -85,7 +85,7 @@ func (t *Target) Needs(context.Context) []step.Need {
 		needs = append(needs, n)
 	}
 	kvm := step.Need{For: "run solo5-hvt kernels", What: "KVM", Optional: true}
-	why, err := tryKVM()
+	why, err := machine.TryKVM()
 	if err != nil {
 		why = err.Error()
 	}

@@ -2,9 +2,11 @@ package local
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"github.com/morgana-deploy/morgana/image"
@@ -74,7 +76,7 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 		p.Args = append(p.Args, fill(a))
 	}
 	p.Env = inherited()
-	for _, name := range sortedKeys(s.Env) {
+	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
 		p.Env = append(p.Env, name+"="+fill(s.Env[name]))
 	}
 	p.Env = append(p.Env, markVariable+"="+folder) // the last one holds

@@ -37,8 +37,10 @@ package local
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -205,13 +207,13 @@ func (s *settings) parse() error {
 		}
 	}
 	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
+		return step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
 	}
 	if s.Memory < 0 || s.Memory > 1<<20 {
-		return invalid("memory", "memory is in MiB, as 512", "%d is no size", s.Memory)
+		return step.Invalid("memory", "memory is in MiB, as 512", "%d is no size", s.Memory)
 	}
 	if strings.Contains(s.Tender, "/") && !strings.HasPrefix(s.Tender, "/") {
-		return invalid("tender", "a name in the worker's PATH, or an absolute path", "%q is a relative path", s.Tender)
+		return step.Invalid("tender", "a name in the worker's PATH, or an absolute path", "%q is a relative path", s.Tender)
 	}
 	return nil
 }
@@ -222,16 +224,16 @@ func (s *settings) checkDevices() error {
 		field := fmt.Sprintf("networks[%d]", i)
 		switch {
 		case !deviceForm.MatchString(n.Name):
-			return invalid(field+".name", "the device's name in the kernel's manifest: letters and digits", "%q is no name", n.Name)
+			return step.Invalid(field+".name", "the device's name in the kernel's manifest: letters and digits", "%q is no name", n.Name)
 		case seen["tap:"+n.Name]:
-			return invalid(field+".name", "", "there are two networks %q", n.Name)
+			return step.Invalid(field+".name", "", "there are two networks %q", n.Name)
 		case n.Tap != autoTap && seen["device:"+n.Tap]:
-			return invalid(field+".tap", "tap: auto, or another name", "two networks have the tap %s", n.Tap)
+			return step.Invalid(field+".tap", "tap: auto, or another name", "two networks have the tap %s", n.Tap)
 		case n.By != byName && n.By != byFD:
-			return invalid(field+".by", "name or fd", "a tap is not handed over by %q", n.By)
+			return step.Invalid(field+".by", "name or fd", "a tap is not handed over by %q", n.By)
 		}
 		if _, err := n.address(); err != nil {
-			return invalid(field+".address", `an address of the host with the network's prefix length, as "10.0.0.1/24"`, "%q is no address: %w", n.Address, err)
+			return step.Invalid(field+".address", `an address of the host with the network's prefix length, as "10.0.0.1/24"`, "%q is no address: %w", n.Address, err)
 		}
 		seen["tap:"+n.Name], seen["device:"+n.Tap] = true, true
 	}
@@ -239,15 +241,15 @@ func (s *settings) checkDevices() error {
 		field := fmt.Sprintf("blocks[%d]", i)
 		switch {
 		case !deviceForm.MatchString(b.Name):
-			return invalid(field+".name", "the device's name in the kernel's manifest: letters and digits", "%q is no name", b.Name)
+			return step.Invalid(field+".name", "the device's name in the kernel's manifest: letters and digits", "%q is no name", b.Name)
 		case seen["block:"+b.Name]:
-			return invalid(field+".name", "", "there are two block devices %q", b.Name)
+			return step.Invalid(field+".name", "", "there are two block devices %q", b.Name)
 		case (b.Path == "") == (b.Size == 0):
-			return invalid(field, "path is a file of the worker's host, size is in MiB and makes an empty one", "want one of path and size")
+			return step.Invalid(field, "path is a file of the worker's host, size is in MiB and makes an empty one", "want one of path and size")
 		case b.Size < 0 || b.Size > 1<<24:
-			return invalid(field+".size", "size is in MiB, as 64", "%d is no size", b.Size)
+			return step.Invalid(field+".size", "size is in MiB, as 64", "%d is no size", b.Size)
 		case b.Path != "" && !strings.HasPrefix(b.Path, "/"):
-			return invalid(field+".path", "an absolute path on the worker's host", "%q is a relative path", b.Path)
+			return step.Invalid(field+".path", "an absolute path on the worker's host", "%q is a relative path", b.Path)
 		}
 		seen["block:"+b.Name] = true
 	}
@@ -261,9 +263,9 @@ func (s *settings) checkWords() error {
 			return err
 		}
 	}
-	for _, name := range sortedKeys(s.Env) {
+	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
 		if !envForm.MatchString(name) {
-			return invalid("env", `a variable's name, as "OCAMLRUNPARAM"`, "%q is no name of a variable", name)
+			return step.Invalid("env", `a variable's name, as "OCAMLRUNPARAM"`, "%q is no name of a variable", name)
 		}
 		if err := s.checkWord("env."+name, s.Env[name]); err != nil {
 			return err
@@ -274,12 +276,12 @@ func (s *settings) checkWords() error {
 
 func (s *settings) checkWord(field, word string) error {
 	if strings.ContainsRune(word, 0) {
-		return invalid(field, "", "it cannot hold a NUL")
+		return step.Invalid(field, "", "it cannot hold a NUL")
 	}
 	for _, p := range placeholder.FindAllStringSubmatch(word, -1) {
 		known := s.names(p[1])
-		if !contains(known, p[2]) {
-			return invalid(field, deviceHint(p[2], known, p[1]), "%s is none of the target's", p[0])
+		if !slices.Contains(known, p[2]) {
+			return step.Invalid(field, deviceHint(p[2], known, p[1]), "%s is none of the target's", p[0])
 		}
 	}
 	return nil

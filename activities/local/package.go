@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
@@ -133,10 +134,10 @@ func processor() string {
 func (s *settings) fitLinux() error {
 	const hint = "leave it out: the kernel is a Linux program, which no tender runs"
 	if s.Memory != 0 {
-		return invalid("memory", hint, "it has no meaning here")
+		return step.Invalid("memory", hint, "it has no meaning here")
 	}
 	if s.Tender != "" {
-		return invalid("tender", hint, "it has no meaning here")
+		return step.Invalid("tender", hint, "it has no meaning here")
 	}
 	return nil
 }
@@ -156,14 +157,14 @@ func (s *settings) fitSolo5(devices []image.Device) error {
 		}
 		given = s.names(map[string]string{"networks": "tap", "blocks": "block"}[kind.option])
 		for i, name := range given {
-			if !contains(has, name) {
-				return invalid(fmt.Sprintf("%s[%d].name", kind.option, i), deviceHint(name, has, kind.what+" in the kernel's manifest"),
+			if !slices.Contains(has, name) {
+				return step.Invalid(fmt.Sprintf("%s[%d].name", kind.option, i), deviceHint(name, has, kind.what+" in the kernel's manifest"),
 					"the kernel has no %s %q", kind.what, name)
 			}
 		}
 		for _, name := range has {
-			if !contains(given, name) {
-				return invalid(kind.option, "add "+fmt.Sprintf(kind.example, name), "the kernel's %s %q is not given", kind.what, name)
+			if !slices.Contains(given, name) {
+				return step.Invalid(kind.option, "add "+fmt.Sprintf(kind.example, name), "the kernel's %s %q is not given", kind.what, name)
 			}
 		}
 	}

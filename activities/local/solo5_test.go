@@ -145,7 +145,7 @@ func TestSolo5HVT(t *testing.T) {
 	k := b.kernel(hvt, spec)
 	spec.Origin = step.Origin{Kernel: &k.File, ABIs: k.ABIs}
 	_, err := b.target().Check(t.Context(), spec)
-	why, errKVM := tryKVM()
+	why, errKVM := machine.TryKVM()
 	if errKVM != nil {
 		t.Fatal(errKVM)
 	}

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	tenderFix = "opam install solo5, then start the worker with opam's bin folder in PATH, or give tender: with its path"
+	kvmInstead = "build the kernel with -t spt, which needs none"
+	tenderFix  = "opam install solo5, then start the worker with opam's bin folder in PATH, or give tender: with its path"
 
 	// tenderPatience is how long a tender may take to say its version.
 	tenderPatience = 10 * time.Second
@@ -32,8 +33,10 @@ func (s *settings) tender(ctx context.Context) (string, error) {
 	case image.LinuxExecutable:
 		return "", nil
 	case image.Solo5HVT:
-		if err := needKVM(); err != nil {
+		if why, err := machine.TryKVM(); err != nil {
 			return "", err
+		} else if why != "" {
+			return "", machine.NoKVM("", kvmInstead, why)
 		}
 	}
 	if name == "" {
@@ -59,7 +62,7 @@ func findTender(name string) (string, error) {
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
 		return "", &step.Error{Field: "tender", Err: err}
 	}
-	return "", failed(step.Unsupported, "tender", tenderFix, "%w", err)
+	return "", &step.Error{Kind: step.Unsupported, Field: "tender", Hint: tenderFix, Err: err}
 }
 
 // What Solo5's tenders print, of whatever name: --version since 0.6, and before
@@ -89,14 +92,14 @@ func (s *settings) try(ctx context.Context, path string) error {
 	}
 	found := tenderVersion.FindSubmatch(said)
 	if found == nil && !strings.Contains(string(said), tenderUsage) {
-		return invalid("tender", hint, "%s is no Solo5 tender", path)
+		return step.Invalid("tender", hint, "%s is no Solo5 tender", path)
 	}
 	if found == nil {
 		return nil // an old one; the kernel tells
 	}
 	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {
 		if s.ABI != "" && s.ABI != abi && strings.HasPrefix(string(found[1]), abi) {
-			return invalid("tender", hint, "%s is a %s, and the kernel is for %s", path, abi, s.ABI)
+			return step.Invalid("tender", hint, "%s is a %s, and the kernel is for %s", path, abi, s.ABI)
 		}
 	}
 	return nil

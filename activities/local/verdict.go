@@ -10,7 +10,6 @@ import (
 	"syscall"
 
 	"github.com/morgana-deploy/morgana/machine"
-	"github.com/morgana-deploy/morgana/step"
 )
 
 // Ended says whether a machine that ran to its end was ready.
@@ -20,7 +19,7 @@ func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
 		return "", false, err
 	}
 	if end.Error != "" {
-		return "", true, failed(step.BootFailed, "", "is it a program for this host?", "%s", end)
+		return "", true, machine.BootFailed("is it a program for this host?", "%s", end)
 	}
 	how, ok := b.m.Ready()
 	switch {
@@ -36,7 +35,7 @@ func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
 		}
 	}
 	if !ok {
-		return "", true, failed(step.BootFailed, "", b.consoleTail(ctx), "%s and %s", end, b.unmet())
+		return "", true, machine.BootFailed(b.consoleTail(ctx), "%s and %s", end, b.unmet())
 	}
 	if how == "" {
 		return end.String(), true, nil
@@ -50,12 +49,12 @@ func (b *boot) Died(ctx context.Context) error {
 	if said := machine.Tail(b.m.File(logFile)); said != "" { // unless something is wrong with the supervisor itself
 		why = ": " + said
 	}
-	return failed(step.BootFailed, "", b.consoleTail(ctx), "the machine was killed with its supervisor%s", why)
+	return machine.BootFailed(b.consoleTail(ctx), "the machine was killed with its supervisor%s", why)
 }
 
 // Late is of a machine that is not ready in time.
 func (b *boot) Late(ctx context.Context) error {
-	return failed(step.BootFailed, "", b.consoleTail(ctx), "not ready after %s: %s", b.s.timeout, b.unmet())
+	return machine.BootFailed(b.consoleTail(ctx), "not ready after %s: %s", b.s.timeout, b.unmet())
 }
 
 // Awaited is what readiness waits for.

@@ -28,7 +28,7 @@ type Value string
 func (v *Value) UnmarshalJSON(raw []byte) error {
 	switch raw = bytes.TrimSpace(raw); raw[0] {
 	case '{', '[':
-		return invalid("", fmt.Sprintf("%.40s is not a key's value", raw), "a string, a number, true or false; null for a key that takes none")
+		return step.Invalid("", "a string, a number, true or false; null for a key that takes none", "%.40s is not a key's value", raw)
 	case '"':
 		return json.Unmarshal(raw, (*string)(v))
 	}
@@ -47,16 +47,11 @@ func (o *Options) complete(kind string) error {
 	targets := slices.Sorted(maps.Keys(extensions))
 	if o.Target == "" {
 		if o.Target = image.MirageTarget(kind); o.Target == "" {
-			return invalid("target", fmt.Sprintf("is missing, and there is no default for a target of kind %q", kind),
-				"one of "+strings.Join(targets, ", "))
+			return step.Invalid("target", "one of "+strings.Join(targets, ", "), "is missing, and there is no default for a target of kind %q", kind)
 		}
 	}
 	if _, ok := extensions[o.Target]; !ok {
-		hint := "one of " + strings.Join(targets, ", ")
-		if near := step.Nearest(o.Target, targets); near != "" {
-			hint = fmt.Sprintf("did you mean %q? %s", near, hint)
-		}
-		return invalid("target", fmt.Sprintf("%q is not a target of mirage configure", o.Target), hint)
+		return step.Invalid("target", step.OneOf(o.Target, targets...), "%q is not a target of mirage configure", o.Target)
 	}
 	if _, err := image.Supports(kind, image.MirageABIs(o.Target)); err != nil {
 		var e *step.Error
@@ -88,12 +83,12 @@ func (o *Options) complete(kind string) error {
 func (o *Options) checkSwitch() error {
 	const hint = "one that opam switch list names, or the absolute path of a local one"
 	if _, both := o.Env[switchVar]; both && o.Switch != "" {
-		return invalid("switch", "env."+switchVar+" names a switch as well", "give one of them")
+		return step.Invalid("switch", "give one of them", "env.%s names a switch as well", switchVar)
 	}
 	name := o.Switch
 	if strings.HasPrefix(name, "-") || strings.HasPrefix(name, ".") || strings.ContainsAny(name, " \t\n\x00") ||
 		strings.Contains(name, "/") && !filepath.IsAbs(name) {
-		return invalid("switch", fmt.Sprintf("%q is not the name of an opam switch", name), hint)
+		return step.Invalid("switch", hint, "%q is not the name of an opam switch", name)
 	}
 	return nil
 }
@@ -112,14 +107,13 @@ func (o *Options) checkKeys() error {
 	for _, name := range slices.Sorted(maps.Keys(o.Keys)) {
 		field := "keys." + name
 		if !keyForm.MatchString(name) {
-			return invalid(field, fmt.Sprintf("%q is not a configuration key's name", name),
-				"without dashes in front, and at least two letters, as in: keys: {dhcp: true}")
+			return step.Invalid(field, "without dashes in front, and at least two letters, as in: keys: {dhcp: true}", "%q is not a configuration key's name", name)
 		}
 		if hint, ok := taken[name]; ok {
-			return invalid(field, "is not a configuration key", hint)
+			return step.Invalid(field, hint, "is not a configuration key")
 		}
 		if v := o.Keys[name]; v != nil && strings.ContainsRune(string(*v), 0) {
-			return invalid(field, "has a NUL byte", "")
+			return step.Invalid(field, "", "has a NUL byte")
 		}
 	}
 	return nil
@@ -146,11 +140,11 @@ func checkConfig(root *os.Root, config string) error {
 	info, err := root.Stat(filepath.FromSlash(config))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return invalid("config", "the source has no "+config, configHint(root, config))
+		return step.Invalid("config", configHint(root, config), "the source has no %s", config)
 	case err != nil:
-		return invalid("config", fmt.Sprintf("%s cannot be read: %v", config, tree.Cause(err)), configHint(root, config))
+		return step.Invalid("config", configHint(root, config), "%s cannot be read: %w", config, tree.Cause(err))
 	case !info.Mode().IsRegular():
-		return invalid("config", config+" is not a file", configHint(root, config))
+		return step.Invalid("config", configHint(root, config), "%s is not a file", config)
 	}
 	return nil
 }
@@ -189,8 +183,4 @@ func configHint(root *os.Root, config string) string {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
 	return "it has " + strings.Join(names, ", ") + "; " + without
-}
-
-func invalid(field, cause, hint string) error {
-	return &step.Error{Kind: step.InvalidSpec, Field: field, Err: errors.New(cause), Hint: hint}
 }

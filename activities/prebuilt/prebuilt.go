@@ -5,11 +5,9 @@ package prebuilt
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
@@ -39,7 +37,7 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	}
 	f, err := t.site.Store.Open(ctx, kernel)
 	if err != nil {
-		return src, failed("look for the kernel", err)
+		return src, step.During("look for the kernel", err)
 	}
 	_ = f.Close() // nothing was read
 	return src, nil
@@ -55,7 +53,7 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 	}
 	f, err := t.copy(ctx, kernel)
 	if err != nil {
-		return k, failed("read the kernel", err)
+		return k, step.During("read the kernel", err)
 	}
 	defer func() { _ = f.Close() }() // only read
 	info, err := image.Identify(f, kernel.Size)
@@ -110,16 +108,4 @@ func read(spec step.Spec) (step.Artifact, error) {
 			Hint: "name the kernel's file, or use toolchain command to build one"}
 	}
 	return *spec.Origin.Kernel, nil
-}
-
-// failed says what was being done, and keeps the kind that err has.
-func failed(op string, err error) error {
-	var e *step.Error
-	if errors.As(err, &e) {
-		return &step.Error{Kind: e.Kind, Op: op, Hint: e.Hint, Err: err}
-	}
-	if errors.Is(err, syscall.ENOSPC) {
-		return &step.Error{Kind: step.NoSpace, Op: op, Hint: "free space on the disk of the worker's state folder", Err: err}
-	}
-	return fmt.Errorf("%s: %w", op, err)
 }

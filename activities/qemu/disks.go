@@ -7,6 +7,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // Disk is one data disk; either Path or Size is given.
@@ -45,20 +46,20 @@ func (s *settings) readDisks() error {
 		field := fmt.Sprintf("disks[%d]", i)
 		switch {
 		case d.Name != "" && !deviceForm.MatchString(d.Name):
-			return invalid(field+".name", deviceNames, "%q is no name of a disk", d.Name)
+			return step.Invalid(field+".name", deviceNames, "%q is no name of a disk", d.Name)
 		case (d.Path == "") == (d.Size == ""):
-			return invalid(field, `path: /a/file/of/the/host, or size: "64MiB" for a new one`, "a disk has either a path or a size")
+			return step.Invalid(field, `path: /a/file/of/the/host, or size: "64MiB" for a new one`, "a disk has either a path or a size")
 		case d.Path != "" && !filepath.IsAbs(d.Path):
-			return invalid(field+".path", "an absolute path on the worker's host", "%q is no absolute path", d.Path)
+			return step.Invalid(field+".path", "an absolute path on the worker's host", "%q is no absolute path", d.Path)
 		case d.Size != "" && d.ReadOnly:
-			return invalid(field+".readonly", "leave it out", "a new, empty disk that cannot be written to is of no use")
+			return step.Invalid(field+".readonly", "leave it out", "a new, empty disk that cannot be written to is of no use")
 		}
 		for j, other := range s.Disks[:i] {
 			switch {
 			case d.Name != "" && d.Name == other.Name:
-				return invalid(field+".name", "", "there is another disk named %q", d.Name)
+				return step.Invalid(field+".name", "", "there is another disk named %q", d.Name)
 			case d.Path != "" && filepath.Clean(d.Path) == other.Path && (!d.ReadOnly || !other.ReadOnly):
-				return invalid(field+".path", "readonly: true on both, or another path", "%s is disks[%d].path too", d.Path, j)
+				return step.Invalid(field+".path", "readonly: true on both, or another path", "%s is disks[%d].path too", d.Path, j)
 			}
 		}
 		if d.Path != "" {

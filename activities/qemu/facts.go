@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/files"
-	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -35,29 +34,16 @@ type facts struct {
 	CPUs     []string `json:"cpus"`
 	// Sandbox says that this QEMU knows -sandbox.
 	Sandbox bool `json:"sandbox"`
-	// Probed says that KVM was tried; KVM is what is wrong with it, "" nothing.
-	Probed bool   `json:"probed"`
-	KVM    string `json:"kvm,omitempty"`
 }
+
+// probeTimeout bounds each question to QEMU.
+const probeTimeout = 5 * time.Second
 
 // sandbox is what libvirt gives its machines: no new programs, privileges or
 // priorities.
 const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
-func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error) {
-	if kvm {
-		// Not kept: whoever reads the message may mend it at once.
-		f, why, err := machine.OpenKVM()
-		if err != nil {
-			return facts{}, err
-		}
-		if why != "" {
-			known, err := t.learn(ctx, qemu, false)
-			known.KVM = why
-			return known, err
-		}
-		_ = f.Close() // nothing was written
-	}
+func (t *Target) learn(ctx context.Context, qemu string) (facts, error) {
 	program, err := os.Stat(qemu)
 	if err != nil {
 		return facts{}, err
@@ -71,17 +57,11 @@ func (t *Target) learn(ctx context.Context, qemu string, kvm bool) (facts, error
 	var kept facts
 	if b, err := os.ReadFile(cache); err == nil && json.Unmarshal(b, &kept) == nil &&
 		kept.Boot == now.Boot && kept.QEMU == now.QEMU && kept.Built.Equal(now.Built) &&
-		len(kept.Machines) > 0 && (kept.Probed || !kvm) {
+		len(kept.Machines) > 0 {
 		return kept, nil
 	}
 	if err := now.ask(ctx); err != nil {
 		return facts{}, err
-	}
-	if kvm {
-		step.Report(ctx, step.Progress{Note: "trying " + machine.KVM})
-		if now.KVM, now.Probed, err = tryKVM(ctx, qemu); err != nil {
-			return facts{}, err
-		}
 	}
 	b, err := json.Marshal(now)
 	if err == nil {
@@ -115,7 +95,7 @@ func (f *facts) ask(ctx context.Context) error {
 		}
 	}
 	if f.Version == "" || len(f.Machines) == 0 {
-		return invalid("qemu", "leave it out for "+defaultQEMU, "%s is no QEMU for x86", f.QEMU)
+		return step.Invalid("qemu", "leave it out for "+defaultQEMU, "%s is no QEMU for x86", f.QEMU)
 	}
 	cpus, err := tell(ctx, f.QEMU, "-cpu", "help")
 	if err != nil {
@@ -158,7 +138,7 @@ func tell(ctx context.Context, qemu string, args ...string) (string, error) {
 			Hint: "leave it out for " + defaultQEMU}
 	case errors.As(err, &status):
 		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
-		return "", invalid("qemu", "leave it out for "+defaultQEMU, "%s %s failed: %s", qemu, strings.Join(args, " "), cmp.Or(line, status.String()))
+		return "", step.Invalid("qemu", "leave it out for "+defaultQEMU, "%s %s failed: %s", qemu, strings.Join(args, " "), cmp.Or(line, status.String()))
 	case err != nil:
 		return "", &step.Error{Kind: step.Unsupported, Field: "qemu", Err: fmt.Errorf("the worker cannot run %s: %w", qemu, cause(err)),
 			Hint: "a QEMU for this host, or leave it out for " + defaultQEMU}
@@ -190,13 +170,13 @@ func firstWords(text, title string) []string {
 // check refuses a machine type and a processor that this QEMU does not have.
 func (f facts) check(s settings) error {
 	if s.Machine != "" && !slices.Contains(f.Machines, s.Machine) {
-		return invalid("machine", known(s.Machine, "pc, q35 or microvm, or a version that "+f.QEMU+" -machine help prints", f.Machines),
+		return step.Invalid("machine", known(s.Machine, "pc, q35 or microvm, or a version that "+f.QEMU+" -machine help prints", f.Machines),
 			"QEMU %s has no machine type %q for unikernels", f.Version, s.Machine)
 	}
 	// What follows the name are features, which QEMU knows best.
 	name, _, _ := strings.Cut(s.CPU, ",")
 	if name != "" && name != "host" && len(f.CPUs) > 0 && !slices.Contains(f.CPUs, name) {
-		return invalid("cpu", known(name, "a name that "+f.QEMU+" -cpu help prints", f.CPUs),
+		return step.Invalid("cpu", known(name, "a name that "+f.QEMU+" -cpu help prints", f.CPUs),
 			"QEMU %s has no processor %q", f.Version, name)
 	}
 	return nil

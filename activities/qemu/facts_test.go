@@ -63,7 +63,7 @@ func TestFactsAreLearntOnce(t *testing.T) {
 	target := newTarget(t)
 	var first facts
 	for i := range 3 {
-		known, err := target.learn(t.Context(), counting, false)
+		known, err := target.learn(t.Context(), counting)
 		if err != nil {
 			t.Fatal(err)
 		}

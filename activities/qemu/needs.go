@@ -19,18 +19,17 @@ func (t *Target) Needs(ctx context.Context) []step.Need {
 	run := step.Need{For: "run", What: defaultQEMU, Fix: qemuFix}
 	kvm := step.Need{For: "run fast", What: "KVM", Optional: true, Fix: machine.KVMFix}
 	if path, err := exec.LookPath(defaultQEMU); err == nil {
-		known, err := t.learn(ctx, path, true)
+		known, err := t.learn(ctx, path)
 		if err != nil {
 			run.Why = err.Error()
 		} else {
 			run.Found, run.Fix = path+" "+known.Version, ""
-			kvm.Why = known.KVM
 		}
-		if err == nil && known.KVM == "" {
-			kvm.Found, kvm.Fix = machine.KVM, ""
-		}
-	} else {
-		kvm.Why, kvm.Fix = "it is tried with "+defaultQEMU, qemuFix
+	}
+	if why, err := machine.TryKVM(); err != nil {
+		kvm.Why = err.Error()
+	} else if kvm.Why = why; why == "" {
+		kvm.Found, kvm.Fix = machine.KVM, ""
 	}
 	uefi := step.Need{For: "boot from a UEFI disk", What: "OVMF", Optional: true}
 	if f, err := findFirmware(""); err == nil {

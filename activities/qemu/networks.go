@@ -71,14 +71,14 @@ func (s *settings) fillNetworks() {
 func (s *settings) readNetworks() error {
 	needed := len(s.forwards) > 0 || s.ExpectPort > 0
 	if len(s.Networks) > 0 && s.Network != "" {
-		return invalid("network", "write it as one of networks", "give either network or networks")
+		return step.Invalid("network", "write it as one of networks", "give either network or networks")
 	}
 	switch {
 	case len(s.Networks) > 0 && s.Bridge != "":
-		return invalid("bridge", "write it in one of networks", "bridge goes with network: tap")
+		return step.Invalid("bridge", "write it in one of networks", "bridge goes with network: tap")
 	case s.Network == "" || s.Network == tapNetwork || s.Bridge == "":
 	default:
-		return invalid("bridge", "network: tap", "network %s has no bridge", s.Network)
+		return step.Invalid("bridge", "network: tap", "network %s has no bridge", s.Network)
 	}
 	switch s.Network {
 	case "":
@@ -88,7 +88,7 @@ func (s *settings) readNetworks() error {
 	case userNetwork, tapNetwork:
 		s.networks = []Network{{Kind: s.Network, Bridge: s.Bridge}}
 	default:
-		return invalid("network", oneOf(s.Network, userNetwork, tapNetwork, "none"), "unknown network %q", s.Network)
+		return step.Invalid("network", step.OneOf(s.Network, userNetwork, tapNetwork, "none"), "unknown network %q", s.Network)
 	}
 	for i := range s.networks {
 		if err := s.networks[i].read(fmt.Sprintf("networks[%d]", i)); err != nil {
@@ -97,9 +97,9 @@ func (s *settings) readNetworks() error {
 		for j, other := range s.networks[:i] {
 			switch n := s.networks[i]; {
 			case n.Name != "" && n.Name == other.Name:
-				return invalid(fmt.Sprintf("networks[%d].name", i), "", "there is another network named %q", n.Name)
+				return step.Invalid(fmt.Sprintf("networks[%d].name", i), "", "there is another network named %q", n.Name)
 			case n.Tap != "" && n.Tap == other.Tap:
-				return invalid(fmt.Sprintf("networks[%d].tap", i), "another tap, or leave it out for one of its own",
+				return step.Invalid(fmt.Sprintf("networks[%d].tap", i), "another tap, or leave it out for one of its own",
 					"%s is the tap of networks[%d].tap too", n.Tap, j)
 			}
 		}
@@ -109,7 +109,7 @@ func (s *settings) readNetworks() error {
 		if len(s.Networks) == 0 {
 			field = "network"
 		}
-		return invalid(field, "add one of kind user, or leave out ports and expectPort", "ports and expectPort need a network of kind user")
+		return step.Invalid(field, "add one of kind user, or leave out ports and expectPort", "ports and expectPort need a network of kind user")
 	}
 	return nil
 }
@@ -117,22 +117,22 @@ func (s *settings) readNetworks() error {
 func (n *Network) read(field string) error {
 	switch {
 	case n.Name != "" && !deviceForm.MatchString(n.Name):
-		return invalid(field+".name", deviceNames, "%q is no name of a network", n.Name)
+		return step.Invalid(field+".name", deviceNames, "%q is no name of a network", n.Name)
 	case n.Kind != userNetwork && n.Kind != tapNetwork:
-		return invalid(field+".kind", oneOf(n.Kind, userNetwork, tapNetwork), "unknown kind of network %q", n.Kind)
+		return step.Invalid(field+".kind", step.OneOf(n.Kind, userNetwork, tapNetwork), "unknown kind of network %q", n.Kind)
 	case n.Kind == userNetwork && (n.Tap != "" || n.Bridge != "" || n.Address != ""):
-		return invalid(field+".kind", "kind: tap", "tap, bridge and address go with kind tap")
+		return step.Invalid(field+".kind", "kind: tap", "tap, bridge and address go with kind tap")
 	}
 	if n.Address != "" {
 		var err error
 		if n.address, err = netip.ParsePrefix(n.Address); err != nil {
-			return invalid(field+".address", `an address with its network's length, as "10.0.0.1/24"`, "%q is no address", n.Address)
+			return step.Invalid(field+".address", `an address with its network's length, as "10.0.0.1/24"`, "%q is no address", n.Address)
 		}
 	}
 	if n.MAC != "" {
 		mac, err := net.ParseMAC(n.MAC)
 		if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
-			return invalid(field+".mac", `an address of one station, as "52:54:00:12:34:56"`, "%q is no MAC address", n.MAC)
+			return step.Invalid(field+".mac", `an address of one station, as "52:54:00:12:34:56"`, "%q is no MAC address", n.MAC)
 		}
 		n.MAC = mac.String()
 	}

@@ -46,8 +46,8 @@ type Options struct {
 	// takes one, as its ramdisk.
 	Modules []string `json:"modules,omitempty"`
 	// Accel is the accelerator: "kvm", "tcg" (emulation), or "auto": kvm if it
-	// works on the worker's host, else tcg. To find out, a kernel that uses SSE
-	// is run under KVM, once per boot of the host.
+	// works on the worker's host, else tcg. To find out, a program that uses
+	// SSE is run under KVM.
 	Accel string `json:"accel" jsonschema:"enum=auto,enum=kvm,enum=tcg"`
 	// CPU is QEMU's -cpu. Default: "host" with kvm, "max" with tcg.
 	CPU string `json:"cpu,omitempty"`
@@ -149,21 +149,21 @@ func read(options json.RawMessage) (settings, error) {
 func (s settings) parse() (settings, error) {
 	switch {
 	case s.CPUs < 1 || s.CPUs > 255:
-		return s, invalid("cpus", "1 to 255", "%d processors", s.CPUs)
+		return s, step.Invalid("cpus", "1 to 255", "%d processors", s.CPUs)
 	case strings.ContainsRune(s.Args, 0):
-		return s, invalid("args", "", "a command line cannot hold a NUL")
+		return s, step.Invalid("args", "", "a command line cannot hold a NUL")
 	case s.Accel != "auto" && s.Accel != "kvm" && s.Accel != "tcg":
-		return s, invalid("accel", oneOf(s.Accel, "auto", "kvm", "tcg"), "unknown accelerator %q", s.Accel)
+		return s, step.Invalid("accel", step.OneOf(s.Accel, "auto", "kvm", "tcg"), "unknown accelerator %q", s.Accel)
 	case s.CPU != "" && !cpuForm.MatchString(s.CPU):
-		return s, invalid("cpu", "a name that qemu-system-x86_64 -cpu help prints", "%q is no processor", s.CPU)
+		return s, step.Invalid("cpu", "a name that qemu-system-x86_64 -cpu help prints", "%q is no processor", s.CPU)
 	case s.CPU == "host" && s.Accel == "tcg":
-		return s, invalid("cpu", "with accel tcg: max, or leave it out", `"host" needs accel kvm`)
+		return s, step.Invalid("cpu", "with accel tcg: max, or leave it out", `"host" needs accel kvm`)
 	case s.ExpectPort < 0 || s.ExpectPort > 65535:
-		return s, invalid("expectPort", "1 to 65535", "%d is no port", s.ExpectPort)
+		return s, step.Invalid("expectPort", "1 to 65535", "%d is no port", s.ExpectPort)
 	case s.QEMU == "":
-		return s, invalid("qemu", "leave it out for qemu-system-x86_64", "no program given")
+		return s, step.Invalid("qemu", "leave it out for qemu-system-x86_64", "no program given")
 	case s.Machine != "" && !machineForm.MatchString(s.Machine):
-		return s, invalid("machine", "pc, q35 or microvm", "%q is no machine type", s.Machine)
+		return s, step.Invalid("machine", "pc, q35 or microvm", "%q is no machine type", s.Machine)
 	}
 	var err error
 	for _, read := range []func() error{s.readVia, s.readModules, s.readDisks, s.readPorts, s.readNetworks} {
@@ -182,7 +182,7 @@ func (s settings) parse() (settings, error) {
 		}
 	}
 	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return s, invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
+		return s, step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
 	}
 	return s, nil
 }
@@ -204,24 +204,24 @@ func (s *settings) loader() string {
 func (s *settings) readVia() (err error) {
 	switch {
 	case s.Via != viaKernel && s.Via != viaBIOS && s.Via != viaUEFI:
-		return invalid("via", oneOf(s.Via, viaKernel, viaBIOS, viaUEFI), "unknown way to boot %q", s.Via)
+		return step.Invalid("via", step.OneOf(s.Via, viaKernel, viaBIOS, viaUEFI), "unknown way to boot %q", s.Via)
 	case s.disk() && s.Machine == microvm:
-		return invalid("machine", "via: kernel, or machine: pc or q35", "a microvm does not boot from a disk")
+		return step.Invalid("machine", "via: kernel, or machine: pc or q35", "a microvm does not boot from a disk")
 	case s.disk() && s.Expect == "" && s.ExpectPort == 0:
-		return invalid("expect", `what the kernel prints when it is ready, as "listening", or expectPort`,
+		return step.Invalid("expect", `what the kernel prints when it is ready, as "listening", or expectPort`,
 			"needed with via %s: firmware and GRUB print as well", s.Via)
 	case s.Memory < leastMemory[s.Via]:
-		return invalid("memory", fmt.Sprintf("a number of MiB as 128; at least %d with via %s", leastMemory[s.Via], s.Via), "%d MiB is too little", s.Memory)
+		return step.Invalid("memory", fmt.Sprintf("a number of MiB as 128; at least %d with via %s", leastMemory[s.Via], s.Via), "%d MiB is too little", s.Memory)
 	case s.Size != "" && !s.disk():
-		return invalid("size", "via: bios or uefi, or leave it out", "via kernel has no boot disk")
+		return step.Invalid("size", "via: bios or uefi, or leave it out", "via kernel has no boot disk")
 	case s.Firmware != "" && s.Via != viaUEFI:
-		return invalid("firmware", "via: uefi, or leave it out", "via %s has no UEFI firmware", s.Via)
+		return step.Invalid("firmware", "via: uefi, or leave it out", "via %s has no UEFI firmware", s.Via)
 	case s.Firmware != "" && !filepath.IsAbs(s.Firmware):
-		return invalid("firmware", "an absolute path on the worker's host", "%q is no absolute path", s.Firmware)
+		return step.Invalid("firmware", "an absolute path on the worker's host", "%q is no absolute path", s.Firmware)
 	}
 	if s.Size != "" {
 		if s.size, err = disk.ParseSize("size", s.Size); err == nil && (s.size < leastDisk[s.Via] || s.size > mostDisk) {
-			err = invalid("size", fmt.Sprintf("%d MiB to 8 TiB, or leave it out for as small as it may be", leastDisk[s.Via]>>20), "%s is no size of a disk with via %s", s.Size, s.Via)
+			err = step.Invalid("size", fmt.Sprintf("%d MiB to 8 TiB, or leave it out for as small as it may be", leastDisk[s.Via]>>20), "%s is no size of a disk with via %s", s.Size, s.Via)
 		}
 	}
 	return err
@@ -234,9 +234,9 @@ func (s *settings) readModules() error {
 		field := fmt.Sprintf("modules[%d]", i)
 		switch {
 		case !moduleForm.MatchString(name) || own(name):
-			return invalid(field, `the plain name of a file that comes with the kernel, as "initrd.img"`, "%q cannot be a module's name", name)
+			return step.Invalid(field, `the plain name of a file that comes with the kernel, as "initrd.img"`, "%q cannot be a module's name", name)
 		case slices.Contains(s.Modules[:i], name):
-			return invalid(field, "", "%q is given twice", name)
+			return step.Invalid(field, "", "%q is given twice", name)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,11 +19,11 @@ func (s *settings) readPorts() error {
 	for i, p := range s.Ports {
 		f, err := parseForward(p)
 		if err != nil {
-			return invalid(fmt.Sprintf("ports[%d]", i), `[address:]hostPort:guestPort[/tcp|/udp], as "8080:80"`, "%q: %w", p, err)
+			return step.Invalid(fmt.Sprintf("ports[%d]", i), `[address:]hostPort:guestPort[/tcp|/udp], as "8080:80"`, "%q: %w", p, err)
 		}
 		for _, other := range s.forwards {
 			if f.overlaps(other) {
-				return invalid(fmt.Sprintf("ports[%d]", i), "", "%s is forwarded twice", f.at())
+				return step.Invalid(fmt.Sprintf("ports[%d]", i), "", "%s is forwarded twice", f.at())
 			}
 		}
 		s.forwards = append(s.forwards, f)
@@ -136,7 +137,7 @@ func (t *Target) checkPorts(ctx context.Context, tags step.Tags, wanted []forwar
 			return &step.Error{Kind: step.Unauthorized, Field: field, Err: fmt.Errorf("bind %s: permission denied", f.at()),
 				Hint: "choose a host port above 1023"}
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
-			return invalid(field, "127.0.0.1, 0.0.0.0 or an address of "+t.site.Host, "%s is no address of this host", f.host.Addr())
+			return step.Invalid(field, "127.0.0.1, 0.0.0.0 or an address of "+t.site.Host, "%s is no address of this host", f.host.Addr())
 		default:
 			return &step.Error{Field: field, Err: err}
 		}
@@ -200,7 +201,7 @@ func (t *Target) takePorts(ctx context.Context, m guest, wanted []forward) error
 		return err
 	}
 	for _, r := range rows {
-		if r.listens() && !contains(wanted, r.forward) {
+		if r.listens() && !slices.Contains(wanted, r.forward) {
 			if err := m.removeForward(ctx, r.forward); err != nil {
 				return err
 			}
@@ -215,15 +216,6 @@ func (t *Target) takePorts(ctx context.Context, m guest, wanted []forward) error
 		}
 	}
 	return nil
-}
-
-func contains(all []forward, f forward) bool {
-	for _, g := range all {
-		if f == g {
-			return true
-		}
-	}
-	return false
 }
 
 func (t *Target) takePort(ctx context.Context, m guest, f forward) error {

@@ -102,7 +102,7 @@ func (m *manifest) bind(kind, noun string, given []string) (map[string]int, erro
 			continue
 		}
 		if !slices.Contains(m.devices, image.Device{Name: name, Type: kind}) {
-			return nil, invalid(fmt.Sprintf("%ss[%d].name", noun, i), m.known(kind, name), "the kernel has no %s device %q", noun, name)
+			return nil, step.Invalid(fmt.Sprintf("%ss[%d].name", noun, i), m.known(kind, name), "the kernel has no %s device %q", noun, name)
 		}
 		bound[name] = i
 	}
@@ -115,7 +115,7 @@ func (m *manifest) bind(kind, noun string, given []string) (map[string]int, erro
 			at++
 		}
 		if at == len(given) {
-			return nil, invalid(noun+"s", fmt.Sprintf("the kernel starts with all of its devices only: %s; write %s", m.list(), example(noun, d.Name)),
+			return nil, step.Invalid(noun+"s", fmt.Sprintf("the kernel starts with all of its devices only: %s; write %s", m.list(), example(noun, d.Name)),
 				"the kernel's %s device %q is not given", noun, d.Name)
 		}
 		bound[d.Name] = at
@@ -123,7 +123,7 @@ func (m *manifest) bind(kind, noun string, given []string) (map[string]int, erro
 	}
 	for i := at; i < len(given); i++ {
 		if given[i] == "" {
-			return nil, invalid(fmt.Sprintf("%ss[%d]", noun, i), m.known(kind, ""),
+			return nil, step.Invalid(fmt.Sprintf("%ss[%d]", noun, i), m.known(kind, ""),
 				"the kernel has no %s device for it, and would not start with one it does not expect", noun)
 		}
 	}

@@ -27,13 +27,13 @@ func checkRaw(f *os.File, field string) error {
 	n, err := f.ReadAt(head, 0)
 	switch {
 	case err != nil && !errors.Is(err, io.EOF) && !machine.Passing(err):
-		return invalid(field, "a file, or a block device", "the worker cannot read %s: %w", f.Name(), cause(err))
+		return step.Invalid(field, "a file, or a block device", "the worker cannot read %s: %w", f.Name(), cause(err))
 	case err != nil && !errors.Is(err, io.EOF):
 		return &step.Error{Field: field, Err: err}
 	case n == 0:
-		return invalid(field, "give it a size: truncate -s 1G "+f.Name(), "%s is empty", f.Name())
+		return step.Invalid(field, "give it a size: truncate -s 1G "+f.Name(), "%s is empty", f.Name())
 	case bytes.Equal(head[:n], []byte("QFI\xfb")):
-		return invalid(field, "qemu-img convert -O raw "+f.Name()+" disk.raw", "%s is a qcow2 image, not a raw one", f.Name())
+		return step.Invalid(field, "qemu-img convert -O raw "+f.Name()+" disk.raw", "%s is a qcow2 image, not a raw one", f.Name())
 	}
 	return nil
 }

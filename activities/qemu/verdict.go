@@ -23,7 +23,7 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 		if status, err := solo5Status(b.m.Machine); err != nil {
 			return "", true, err
 		} else if status != "" {
-			return "", true, bootFailed(b.consoleTail(ctx), "the kernel ended: %s", status)
+			return "", true, machine.BootFailed(b.consoleTail(ctx), "the kernel ended: %s", status)
 		}
 		if b.s.expect == nil {
 			how, ok = "console printed", true
@@ -39,7 +39,7 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 		}
 	}
 	if !ok {
-		return "", true, bootFailed(b.consoleTail(ctx), "the machine ended and %s", b.unmet())
+		return "", true, machine.BootFailed(b.consoleTail(ctx), "the machine ended and %s", b.unmet())
 	}
 	return how + "; the machine has ended", true, nil
 }
@@ -64,12 +64,12 @@ func (b *boot) Died(ctx context.Context) error {
 	_, err := os.Lstat(b.m.File(machine.PidFile))
 	switch {
 	case err == nil:
-		return bootFailed(strings.TrimSpace(said+"\n"+b.consoleTail(ctx)), "qemu was killed")
+		return machine.BootFailed(strings.TrimSpace(said+"\n"+b.consoleTail(ctx)), "qemu was killed")
 	case said != "":
 		first, _, _ := strings.Cut(said, "\n")
-		return bootFailed("qemu said:\n"+said, "%s", strings.TrimPrefix(first, "qemu-system-x86_64: "))
+		return machine.BootFailed("qemu said:\n"+said, "%s", strings.TrimPrefix(first, "qemu-system-x86_64: "))
 	default:
-		return bootFailed(b.consoleTail(ctx), "the machine ended at once")
+		return machine.BootFailed(b.consoleTail(ctx), "the machine ended at once")
 	}
 }
 
@@ -86,7 +86,7 @@ func (b *boot) Late(ctx context.Context) error {
 	if status, err := b.m.status(ctx); err == nil && status != "running" {
 		return b.stopped(ctx, status)
 	}
-	return bootFailed(b.consoleTail(ctx), "%s within %s", b.unmet(), b.s.timeout)
+	return machine.BootFailed(b.consoleTail(ctx), "%s within %s", b.unmet(), b.s.timeout)
 }
 
 // stopped is the error for a machine that QEMU runs no longer and has not
@@ -96,7 +96,7 @@ func (b *boot) stopped(ctx context.Context, status string) error {
 	if said := machine.Tail(b.m.File(logFile)); said != "" {
 		hint = "qemu said:\n" + said + "\n" + hint
 	}
-	return bootFailed(hint, "qemu does not run the machine: %s", status)
+	return machine.BootFailed(hint, "qemu does not run the machine: %s", status)
 }
 
 // Awaited and unmet say what readiness waits for, and that it did not come.

@@ -1,20 +1,18 @@
-package local
+package machine
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
-	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/need"
 )
 
 // What KVM says here of the SSE probe depends on the host; that the machine
 // around it is right, a program without SSE shows.
 func TestKVM(t *testing.T) {
-	if f, why, err := machine.OpenKVM(); f == nil {
-		need.Nil(t, errors.New(fmt.Sprint(why, err)))
+	if f, why, err := openKVM(); f == nil {
+		need.Nil(t, errors.Join(err, errors.New(why)))
 	} else if err := f.Close(); err != nil {
 		t.Error(err)
 	}
@@ -35,6 +33,6 @@ func TestKVM(t *testing.T) {
 			t.Errorf("%x: %q, want %q", bad.program, why, bad.why)
 		}
 	}
-	why, err := tryKVM()
+	why, err := TryKVM()
 	t.Logf("SSE: %q, %v", why, err)
 }

@@ -1,4 +1,4 @@
-package local
+package machine
 
 import (
 	"encoding/binary"
@@ -8,8 +8,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/morgana-deploy/morgana/machine"
 )
 
 // linux/kvm.h.
@@ -23,6 +21,8 @@ const (
 	kvmSetRegs       = 0x4090ae82
 	kvmGetSregs      = 0x8138ae83
 	kvmSetSregs      = 0x4138ae84
+	kvmSupportedCPU  = 0xc008ae05
+	kvmSetCPU        = 0x4008ae90
 
 	kvmExitIO = 2
 
@@ -77,18 +77,18 @@ var probe = []byte{
 	0xf4, //                   hlt
 }
 
-// tryKVM gives why "" if a processor of KVM runs the probe in long mode, as
-// solo5-hvt starts a kernel. There are /dev/kvm that open and answer, but die on
-// SSE. err is trouble that may pass.
-func tryKVM() (why string, err error) { return tryProgram(probe) }
+// TryKVM says what is wrong with KVM, "" if one of its processors runs the probe
+// in long mode. There are /dev/kvm that open and answer, but die on SSE. err is
+// trouble that may pass. It takes milliseconds, 2 s at most.
+func TryKVM() (why string, err error) { return tryProgram(probe) }
 
 func tryProgram(program []byte) (why string, err error) {
-	f, why, err := machine.OpenKVM()
+	f, why, err := openKVM()
 	if f == nil {
 		return why, err
 	}
 	defer f.Close() //nolint:errcheck // the machine goes with it
-	if err := runProbe(f.Fd(), program); machine.Passing(err) {
+	if err := runProbe(f.Fd(), program); Passing(err) {
 		return "", err
 	} else if err != nil {
 		return err.Error(), nil
@@ -133,6 +133,16 @@ func runProbe(kvm uintptr, program []byte) error {
 		return err
 	}
 	defer unix.Munmap(state) //nolint:errcheck // as above
+	// All that the host's processor can, as QEMU and solo5-hvt give it.
+	features := make([]uint32, 2+10*256) // struct kvm_cpuid2, of 256 entries
+	features[0] = 256
+	table := uintptr(unsafe.Pointer(&features[0]))
+	if _, err := ioctl(kvm, kvmSupportedCPU, table); err != nil {
+		return fmt.Errorf("list its features: %w", err)
+	}
+	if _, err := ioctl(cpu, kvmSetCPU, table); err != nil {
+		return fmt.Errorf("set its features: %w", err)
+	}
 	if err := longMode(cpu); err != nil {
 		return fmt.Errorf("set its registers: %w", err)
 	}
