@@ -22,13 +22,9 @@ const (
 	maxDictionary = 64 << 20
 )
 
-// Decompress returns a reader of the plain kernel in r, a file of size bytes, and
-// the file's compression: "gzip", "xz" or "bzip2". For any other file the
-// compression is "" and the reader gives the file unchanged.
-//
-// The reader fails with InvalidSpec if the file is damaged or cut off, or if its
-// contents exceed 1 GiB. Errors of reading r are returned unchanged.
-func Decompress(r io.ReaderAt, size int64) (plain io.Reader, compression string, err error) {
+// decompress returns a reader of the plain kernel in r, and its compression. Its
+// errors are those of [DecompressTo].
+func decompress(r io.ReaderAt, size int64) (plain io.Reader, compression string, err error) {
 	f := newFile(r, size)
 	head := make([]byte, min(magicSize, f.size()))
 	if _, err := f.ReadAt(head, 0); f.err != nil {

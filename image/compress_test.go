@@ -58,7 +58,7 @@ func TestIdentifyCompressed(t *testing.T) {
 			if out := pack(t, packed, "file", "-b", "-"); !strings.HasPrefix(strings.ToLower(string(out)), c.compression) {
 				t.Errorf("%v: to file it is %s", c.command, out)
 			}
-			plain, compression, err := Decompress(bytes.NewReader(packed), int64(len(packed)))
+			plain, compression, err := decompress(bytes.NewReader(packed), int64(len(packed)))
 			if err != nil || compression != c.compression {
 				t.Fatalf("%v: got %q, %v", c.command, compression, err)
 			}
@@ -110,7 +110,7 @@ func TestIdentifyCompressedHello(t *testing.T) {
 
 func TestDecompressPlain(t *testing.T) {
 	k := kernels[0].bytes
-	plain, compression, err := Decompress(bytes.NewReader(k), int64(len(k)))
+	plain, compression, err := decompress(bytes.NewReader(k), int64(len(k)))
 	if err != nil || compression != "" {
 		t.Fatalf("got %q, %v", compression, err)
 	}
@@ -138,7 +138,7 @@ func TestIdentifyCompressedDamaged(t *testing.T) {
 
 			wrong := bytes.Clone(packed)
 			wrong[n] ^= 0x55
-			plain, compression, err := Decompress(bytes.NewReader(wrong), int64(len(wrong)))
+			plain, compression, err := decompress(bytes.NewReader(wrong), int64(len(wrong)))
 			if err != nil {
 				t.Fatalf("%s, byte %d: %v", program, n, err)
 			}
@@ -274,12 +274,12 @@ func TestDecompressReadFails(t *testing.T) {
 		if _, err := Identify(r, size); !errors.Is(err, broken) || step.KindOf(err) != "" {
 			t.Errorf("after %d bytes: Identify gives %v of kind %q", good, err, step.KindOf(err))
 		}
-		plain, _, err := Decompress(r, size)
+		plain, _, err := decompress(r, size)
 		if err == nil {
 			_, err = io.ReadAll(plain)
 		}
 		if !errors.Is(err, broken) || step.KindOf(err) != "" {
-			t.Errorf("after %d bytes: Decompress gives %v of kind %q", good, err, step.KindOf(err))
+			t.Errorf("after %d bytes: decompress gives %v of kind %q", good, err, step.KindOf(err))
 		}
 	}
 }
@@ -301,9 +301,9 @@ func (f failsAt) ReadAt(p []byte, at int64) (int, error) {
 // Its corpus is one small kernel by each program, xz in one block and in three.
 func FuzzDecompress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
-		plain, _, err := Decompress(bytes.NewReader(b), int64(len(b)))
+		plain, _, err := decompress(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
-			t.Fatalf("Decompress: %v", err)
+			t.Fatalf("decompress: %v", err)
 		}
 		// A bomb costs time, which a fuzzer would count as a hang.
 		if _, err := io.Copy(io.Discard, io.LimitReader(plain, 16<<20)); err != nil {

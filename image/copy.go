@@ -8,11 +8,14 @@ import (
 )
 
 // DecompressTo writes the plain kernel in r, a file of size bytes, to w. It returns
-// the compression, as [Decompress] does, and the number of bytes written. When ctx
-// is done it stops with ctx's error and a part of the kernel in w. Errors of
-// Decompress and of w are returned unchanged.
+// the file's compression, "gzip", "xz", "bzip2" or "" for a plain file, and the number
+// of bytes written. When ctx is done it stops with ctx's error and a part of the
+// kernel in w.
+//
+// The error is InvalidSpec if the file is damaged or cut off, or if its contents
+// exceed 1 GiB. Errors of reading r and of w are returned unchanged.
 func DecompressTo(ctx context.Context, w io.Writer, r io.ReaderAt, size int64) (compression string, n int64, err error) {
-	plain, compression, err := Decompress(r, size)
+	plain, compression, err := decompress(r, size)
 	if err != nil {
 		return "", 0, err
 	}
@@ -22,8 +25,7 @@ func DecompressTo(ctx context.Context, w io.Writer, r io.ReaderAt, size int64) (
 }
 
 // Until returns a reader of r that fails with ctx's error once ctx is done. It makes
-// [Identify] and [Decompress] stop early: a compressed kernel may be large, and is
-// read several times.
+// [Identify] stop early: a compressed kernel may be large, and is read several times.
 func Until(ctx context.Context, r io.ReaderAt) io.ReaderAt { return untilReaderAt{ctx, r} }
 
 type untilReaderAt struct {

@@ -412,7 +412,7 @@ func (c *counting) ReadAt(p []byte, off int64) (int, error) {
 
 // unpacksTo reports whether b unpacks to n bytes at most.
 func unpacksTo(b []byte, n int64) bool {
-	plain, _, err := Decompress(bytes.NewReader(b), int64(len(b)))
+	plain, _, err := decompress(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		return false
 	}

@@ -165,7 +165,7 @@ func (t *Toolchain) kernel(ctx context.Context, w *work, b baseline) (step.Kerne
 	if err != nil {
 		return none, failed("read "+name, w.rollout.dir, err)
 	}
-	what, err := image.Identify(f, info.Size())
+	what, err := image.Identify(image.Until(ctx, f), info.Size())
 	var no *step.Error
 	if errors.As(err, &no) && no.Kind == step.InvalidSpec {
 		return none, buildFailed(fmt.Errorf("%s: %w", name, no.Err), no.Hint+"\n"+w.madeHint(ctx, b))

@@ -78,7 +78,7 @@ func (t *Target) inspect(ctx context.Context, tags step.Tags, a step.Artifact, u
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	info, err := image.Identify(f, a.Size)
+	info, err := image.Identify(image.Until(ctx, f), a.Size)
 	if err != nil {
 		return err
 	}

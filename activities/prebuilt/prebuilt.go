@@ -56,7 +56,7 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 		return k, step.During("read the kernel", err)
 	}
 	defer func() { _ = f.Close() }() // only read
-	info, err := image.Identify(f, kernel.Size)
+	info, err := image.Identify(image.Until(ctx, f), kernel.Size)
 	if err != nil {
 		return k, &step.Error{Kind: step.InvalidSpec, Op: "read the kernel", Err: err,
 			Hint: "toolchain prebuilt wants the file of a kernel"}

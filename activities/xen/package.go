@@ -106,7 +106,7 @@ func (p *packing) openKernel(ctx context.Context) error {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	info, err := image.Identify(f, p.kernel.Size)
+	info, err := image.Identify(image.Until(ctx, f), p.kernel.Size)
 	if err != nil {
 		return err
 	}
@@ -163,17 +163,13 @@ func (p *packing) template(ctx context.Context) (*template, error) {
 // unpack puts the plain kernel into the store.
 func (p *packing) unpack(ctx context.Context, f *os.File, compression string) (err error) {
 	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + compression + ")"})
-	from, _, err := image.Decompress(f, p.kernel.Size)
-	if err != nil {
-		return err
-	}
 	p.path = filepath.Join(p.folder, "plain")
 	plain, err := os.Create(p.path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
-	if _, err := io.Copy(plain, from); err != nil {
+	if _, _, err := image.DecompressTo(ctx, plain, f, p.kernel.Size); err != nil {
 		return err
 	}
 	p.kernel, err = p.store.Put(ctx, plain)

@@ -3,6 +3,7 @@ package xen
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -198,6 +199,41 @@ func TestPackageDisk(t *testing.T) {
 	if d := w.config(w.mustPack(kernel, hvm)); !slices.Equal(d.copies(), []string{bootDisk}) {
 		t.Errorf("an hvm domain writes to the image: %+v", d)
 	}
+}
+
+// A kernel that is packed small and is large takes no time when it is not wanted.
+func TestUnpackingCancelled(t *testing.T) {
+	plain, _ := helloKernel(t)
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, err := z.Write(append(plain, make([]byte, 32<<20)...))
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ctx = step.WithReporter(ctx, func(p step.Progress) {
+		if strings.HasPrefix(p.Note, "unpacking") {
+			cancel()
+		}
+	}, nil)
+	w := newWorkshop(t)
+	k := step.Kernel{File: w.put(zipped.Bytes()), Spec: step.Spec{Kind: Kind, Options: json.RawMessage(`{"via":"disk","expect":"x","type":"hvm"}`),
+		Tags: step.Tags{App: "hello", Target: "xen", Life: "00c0ffee", Generation: 1}}}
+	_, err = pack(ctx, untouched{w.site.Store, t}, machine.In(w.site, Kind), k)
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// untouched is a store that must get nothing.
+type untouched struct {
+	step.Store
+	t *testing.T
+}
+
+func (s untouched) Put(context.Context, io.ReadSeeker) (a step.Artifact, err error) {
+	s.t.Error("the whole kernel was unpacked")
+	return a, context.Canceled
 }
 
 func TestPackageRefuses(t *testing.T) {
