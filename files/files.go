@@ -78,9 +78,9 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// Scratch makes a folder for work in parent, locked until done removes it. It
-// first removes what killed processes left there: folders of a name that is left's
-// to judge and whose lock nobody has. On a file system without locks none is.
+// Scratch makes a folder in parent for work, locked until done removes it. It first
+// removes the folders of killed processes: those whose name left accepts and whose
+// lock is free. On a file system without locks it removes none.
 func Scratch(parent, prefix string, left func(name string) bool) (path string, done func() error, err error) {
 	entries, _ := os.ReadDir(parent) // where nothing can be listed nothing is swept
 	for _, e := range entries {
@@ -124,7 +124,7 @@ func hold(path string) (*os.File, error) {
 	return f, nil
 }
 
-// sweep removes a folder whose lock nobody has. One that cannot be removed does no
+// sweep removes a folder whose lock is free. A folder that cannot be removed does no
 // harm.
 func sweep(path string) {
 	f, err := os.Open(path)

@@ -9,8 +9,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Observe says how a machine is. ended is asked about one without a process: how
-// it ended and when, the zero time if it never ran.
+// Observe says how a machine is. ended is called for a machine without a process: it
+// says how and when the process ended, with the zero time if none ever ran.
 func (r *Machines) Observe(m step.Machine, ended func(Machine) (how string, when time.Time, err error)) (step.Health, error) {
 	at, err := r.Of(m.Registration.Spec.Tags)
 	if err != nil {
@@ -53,7 +53,7 @@ func (m Machine) observe(id string, ended func(Machine) (string, time.Time, erro
 	return step.Health{State: step.Ended, How: how, Since: when.UTC()}, nil
 }
 
-// Forecast is what registering the machine of tags does.
+// Forecast lists the acts of registering the machine of tags.
 func (r *Machines) Forecast(tags step.Tags) ([]step.Action, error) {
 	m, err := r.Of(tags)
 	if err != nil {
@@ -62,7 +62,7 @@ func (r *Machines) Forecast(tags step.Tags) ([]step.Action, error) {
 	return []step.Action{{Call: "mkdir " + m.Path, Why: "the machine's files: its kernel, disks and console"}}, nil
 }
 
-// Forecast is what opening or making the tap does.
+// Forecast lists the acts of opening or making the tap.
 func (c TapConfig) Forecast() ([]step.Action, error) {
 	name := c.Interface()
 	whose, _, err := c.find()
@@ -85,7 +85,7 @@ func (c TapConfig) Forecast() ([]step.Action, error) {
 	return all, nil
 }
 
-// Wanted wants what a List of tags asks for: with App and Target empty everything.
+// Wanted is the filter of a List of tags: with App and Target empty it accepts all.
 func Wanted(tags step.Tags) func(step.Tags) bool {
 	if tags.App == "" && tags.Target == "" {
 		return func(step.Tags) bool { return true }
@@ -145,7 +145,7 @@ func (r *Machines) Alone(tags step.Tags) (bool, error) {
 	return len(found) == 0, err
 }
 
-// OtherLives wants the tags of other lives of the same app and target.
+// OtherLives accepts the tags of other lives of the same app and target.
 func OtherLives(tags step.Tags) (wanted func(step.Tags) bool) {
 	return step.Removal{Spec: step.Spec{Tags: step.Tags{App: tags.App, Target: tags.Target}}, NotLife: tags.Life}.Match
 }

@@ -10,32 +10,32 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Process is what a target knows of a machine's process, for [Machines.Boot]. Its
+// Process is a target's view of a machine's process, for [Machines.Boot]. Its
 // methods are called one at a time.
 type Process interface {
 	// Start starts the process, with [Machine.Start] and this lock.
 	Start(ctx context.Context, lock *os.File) error
-	// Ready says how the process, which runs, is known to be ready, "" if it is
-	// not yet. It is called often and does not wait. It does as well what is
-	// only for a machine that is ready, and so may be done twice. An error ends
-	// Boot, unless the process has ended meanwhile.
+	// Ready says how the running process is known to be ready, "" if it is not
+	// yet. It is called often and does not wait. It also does the work that needs
+	// a ready machine, such as opening ports, so that work may be done twice. An
+	// error ends Boot, unless the process has ended meanwhile.
 	Ready(ctx context.Context) (how string, err error)
-	// Ended looks at what the process, which does not run, has left. ended is
-	// false if it did not run to its end by itself: it was never started, or
-	// killed. If it did, how says how it was ready and how it ended, or err
-	// (BootFailed) that it was not.
+	// Ended looks at the files of a process that does not run. ended is false if
+	// the process never started or was killed. Otherwise it ran to its end: how
+	// says how it was ready and how it ended, or err (BootFailed) says that it was
+	// never ready.
 	Ended(ctx context.Context) (how string, ended bool, err error)
 	// Held is called while no process runs and the machine's lock is held. Mostly
-	// another call is about to start it, and there is nothing to do. But what a
-	// killed process has left running may have inherited the lock: a target whose
+	// another call is about to start the process, and Held does nothing. But the
+	// children of a killed process may have inherited the lock: a target whose
 	// process has children ends them here.
 	Held(ctx context.Context) error
-	// Died is the error (BootFailed) for a process that this call has seen run
-	// or started, and that is gone without an end.
+	// Died is the error (BootFailed) for a process that this call saw running or
+	// started, and that was killed.
 	Died(ctx context.Context) error
 	// Late is the error (BootFailed) for a process that is not ready in time.
 	Late(ctx context.Context) error
-	// Awaited is what Boot waits for, for people: `the console to match "up"`.
+	// Awaited names for people what Boot waits for: `the console to match "up"`.
 	Awaited() string
 }
 
@@ -44,9 +44,10 @@ type Process interface {
 // is returned as Ended if it was ready. One that was killed, as with its host,
 // is started again.
 //
-// enter is called once, before anything is started, with what Register wrote;
-// it reads the options, and gives the target's view of the process and how long it
-// may take to be ready, from its start or, if it is adopted, from now:
+// enter is called once, before the process is started, with the record that
+// Register wrote. It reads the options, and gives the target's view of the process
+// and the time that it may take to be ready, from its start or, if it is adopted,
+// from now:
 //
 //	func (t *Target) Boot(ctx context.Context, reg step.Registration) (step.Machine, error) {
 //		return t.machines.Boot(ctx, reg, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
@@ -90,8 +91,7 @@ func (m Machine) boot(ctx context.Context, reg step.Registration, enter func(Mac
 	return step.Machine{Registration: reg, ID: rec.UUID(), Ready: how, Adopted: !b.started, Ended: b.ended}, nil
 }
 
-// BootFailed is an error of that kind. The hint is the console's tail, or what else
-// was found.
+// BootFailed is an error of that kind. The hint is mostly the console's tail.
 func BootFailed(hint, format string, args ...any) error {
 	return &step.Error{Kind: step.BootFailed, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
@@ -153,8 +153,8 @@ func (b *boot) look(ctx context.Context) (how string, err error) {
 	return "", nil // one that does a job may end at any moment
 }
 
-// notRunning deals with a machine that has no process: it ran to its end, it
-// died, it is being started by another call ("", nil), or it is started here.
+// notRunning handles a machine without a process. It ran to its end, it died,
+// another call starts it ("", nil), or this call starts it.
 func (b *boot) notRunning(ctx context.Context) (how string, err error) {
 	lock, err := b.m.Lock()
 	if errors.Is(err, ErrHeld) {

@@ -35,7 +35,7 @@ func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.Con
 			return step.ConsoleText{}, step.During(op, err)
 		}
 		// console.log is made after the pid file is locked, and the text is read
-		// last: so none is missed, and none is awaited from the dead.
+		// last. So no text is missed, and an ended machine is not waited for.
 		_, unbegun := os.Stat(m.File(ConsoleFile))
 		pid, err := m.Pid()
 		if err != nil {
@@ -105,7 +105,7 @@ func (m Machine) Watch(expect *regexp.Regexp) *Watch { return &Watch{m: m, match
 // Found reports whether the pattern had matched when the console was last read.
 func (w *Watch) Found() bool { return w.match.Found() }
 
-// Matched reads what is new and reports whether the pattern has ever matched.
+// Matched reads the new text and reports whether the pattern has ever matched.
 func (w *Watch) Matched() (bool, error) {
 	if w.Found() {
 		return true, nil
@@ -153,8 +153,8 @@ func Tail(path string) string {
 }
 
 // ConsoleTail is the console's last lines for an error's hint, "" if it is
-// empty. The whole of it goes to the store, for the machine's folder goes with
-// the failed rollout.
+// empty. The whole console goes to the store, because the machine's folder is
+// removed with the failed rollout.
 func (r *Machines) ConsoleTail(ctx context.Context, m Machine) string {
 	path := m.File(ConsoleFile)
 	lines := Tail(path)

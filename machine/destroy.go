@@ -17,13 +17,12 @@ const (
 	tick      = 50 * time.Millisecond
 )
 
-// Quit is how a target asks a machine's process to end, and how long that may
-// take until it is killed. An error of Ask means that it is not even listening.
+// Quit says how a target ends a machine's process. Ask asks it to end; Grace is the
+// time until it is killed. After an error of Ask it is killed at once.
 type Quit struct {
 	Ask   func(ctx context.Context, m Machine, pid int) error
 	Grace time.Duration
-	// Held is called while no process runs and the machine's lock is held, as
-	// [Process].Held is; nil for a target whose process has no children.
+	// Held is as in [Process]; nil for a target whose process has no children.
 	Held func(ctx context.Context, m Machine) error
 	// Files are the target's own files in the folder that belong to one run.
 	Files []string
@@ -31,13 +30,13 @@ type Quit struct {
 
 // Destroy ends the machines whose tags match and removes their folders, half
 // made ones as well. With KeepImage the folders stay, as they were before the
-// first boot. What it cannot end is named in the error's Left; the rest is
-// removed all the same. It is idempotent.
+// first boot. Machines that do not end are in the error's Left; the rest is
+// removed. It is idempotent.
 func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (step.Destroyed, error) {
 	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
 	var done step.Destroyed
-	// Without names the tags would match what belongs to nobody.
+	// Empty names would match resources of any deployment.
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, step.During(op, err)
 	}
@@ -79,11 +78,12 @@ func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (s
 	return done, nil
 }
 
-// destroy ends the machine and removes its folder, or with keep what a run has
-// left in it; one that is gone is no error. pid is what it ended, 0 if nothing ran.
+// destroy ends the machine and removes its folder, or with keep only the files of
+// its last run. A machine that is gone is no error. pid is the process that was
+// ended, 0 if none ran.
 func (m Machine) destroy(ctx context.Context, quit Quit, keep bool) (pid int, err error) {
 	pid, lock, err := m.end(ctx, quit)
-	if step.KindOf(err) == step.NotFound { // no lock to take: nothing runs, and maybe a ruin to remove
+	if step.KindOf(err) == step.NotFound { // without a lock nothing runs, but a damaged folder may be there
 		lock, err = nil, nil
 	}
 	if err != nil {
@@ -117,7 +117,7 @@ func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, 
 		}
 		since := time.Since(began)
 		switch {
-		case pid == 0: // starting, ending, a call that changes it, or what it has left
+		case pid == 0: // another call has the lock, or the process's children
 			if quit.Held != nil {
 				if err := quit.Held(ctx, m); err != nil {
 					return ended, nil, err
@@ -145,9 +145,9 @@ func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, 
 	}
 }
 
-// Signal sends a signal to the machine's process. The handle is taken before it
-// is asked once more whose the lock is, so that it cannot be another process's
-// of the same number. One that is gone is no error.
+// Signal sends a signal to the machine's process. It takes a handle of the process
+// first and then looks at the lock again, so that it never signals a later process
+// of the same number. A process that is gone is no error.
 func (m Machine) Signal(pid int, signal os.Signal) error {
 	p, err := os.FindProcess(pid)
 	if err != nil {

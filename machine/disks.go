@@ -14,8 +14,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// diskPatience is how long a disk may be somebody's who only looks at it, as
-// another Check does.
+// diskPatience is how long to wait for a lock that another Check may hold.
 const diskPatience = time.Second / 2
 
 // Disk is a file or block device of this host that is to be a machine's disk.
@@ -26,23 +25,24 @@ type Disk struct {
 	// Reading is the option that makes it ReadOnly, for hints, as
 	// "readonly: true"; "" if the target has none.
 	Reading string
-	// Fits refuses what the target cannot use, for the option field; nil takes all.
+	// Fits refuses a file that the target cannot use, for the option field; nil
+	// takes every file.
 	Fits func(f *os.File, field string) error
 }
 
-// TakeDisks opens disks for the machine of tags and locks them (flock), for two
-// machines that write to one file system destroy it: one that is written to for
-// nobody else, another against writers. It is the file that is locked, under
-// whatever name, and against machines of all targets. Whoever has the files has
-// the locks: a process that inherits them keeps its disks until it is gone.
+// TakeDisks opens disks for the machine of tags and locks them (flock), because two
+// machines that write to one file system destroy it. A disk that is written to gets
+// an exclusive lock, one that is only read a shared lock. The lock is on the file,
+// whatever its name, and holds against machines of all targets. A process that
+// inherits the files keeps the locks until it is gone.
 //
-// With sparing, a running machine of the same deployment may have one: nothing
-// says yet that the two are to live together, and the file is then not locked.
+// With sparing, a disk held by a running machine of the same deployment is accepted
+// without its lock: Boot decides, because by then that machine may be gone.
 //
-// The files are in the order of disks. Those returned with an error are to be
-// closed as well. Errors have the disk's Field: NotFound, Unauthorized, Conflict
-// if another has it, InvalidSpec for what cannot be a disk or is one twice.
-// Passing trouble of the host has no kind.
+// The files are in the order of disks. The caller closes them, also after an error.
+// Errors have the disk's Field: NotFound, Unauthorized, Conflict if another machine
+// has it, InvalidSpec for a path that cannot be a disk or is given twice. Passing
+// trouble of the host has no kind.
 func (r *Machines) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, sparing bool) (taken []*os.File, err error) {
 	var seen []fs.FileInfo
 	for i, d := range disks {
@@ -72,8 +72,8 @@ func (r *Machines) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, 
 	return taken, nil
 }
 
-// CheckDisks says whether the machine of tags could take the disks: it takes them,
-// sparing as [Machines.TakeDisks] says, and lets go.
+// CheckDisks takes the disks for the machine of tags, sparing as
+// [Machines.TakeDisks] says, and closes them.
 func (r *Machines) CheckDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
 	taken, err := r.TakeDisks(ctx, tags, disks, true)
 	for _, f := range taken {
@@ -94,7 +94,7 @@ func (d Disk) or(hint, where string) string {
 	return hint + "; or " + d.Reading + where
 }
 
-// open opens what can be a disk.
+// open opens a file or block device, and refuses anything else.
 func (d Disk) open() (*os.File, fs.FileInfo, error) {
 	// To open some devices is to use them.
 	info, err := os.Stat(d.Path)
@@ -118,8 +118,8 @@ func (d Disk) open() (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// refused gives the errors of opening a disk their kind. What does not pass by
-// itself is the option's fault.
+// refused gives the errors of opening a disk their kind. Trouble that does not pass
+// by itself is InvalidSpec.
 func (d Disk) refused(err error) error {
 	verb := "write to"
 	if d.ReadOnly {
@@ -139,8 +139,8 @@ func (d Disk) refused(err error) error {
 	return &step.Error{Field: d.Field, Err: err}
 }
 
-// Passing reports whether an error is of a host that is short of something, and
-// so may be gone when it is tried again.
+// Passing reports whether the host is short of memory, files or the like: another
+// try may succeed.
 func Passing(err error) bool {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EINTR} {
 		if errors.Is(err, e) {
@@ -165,7 +165,7 @@ func sameDisk(a, b fs.FileInfo) bool {
 	return ok && same && blockDevice(a) && blockDevice(b) && one.Rdev == other.Rdev
 }
 
-// lockDisk locks a disk that is open, or says who has it.
+// lockDisk locks a disk that is open, or names the machine that has it.
 func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File, info fs.FileInfo, sparing bool) error {
 	lock := files.Lock
 	if d.ReadOnly {

@@ -10,12 +10,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// holder is a running machine of any target with an open file that is wanted; nil
-// if none is seen. wanted gets the file's path below /proc, and that of what the
-// kernel tells about it.
+// holder is a running machine of any target that has a wanted file open; nil if none
+// is seen. wanted gets the paths of the file's entries in /proc/PID/fd and
+// /proc/PID/fdinfo.
 func (r *Machines) holder(wanted func(file, info string) bool) *Machine {
 	state := filepath.Dir(r.root)
-	kinds, _ := os.ReadDir(state) // what cannot be read cannot be named
+	kinds, _ := os.ReadDir(state) // without it the holder stays unknown
 	for _, kind := range kinds {
 		target := &Machines{root: filepath.Join(state, kind.Name())}
 		machines, _ := target.All(func(step.Tags) bool { return true })

@@ -13,7 +13,7 @@ import (
 const (
 	// KVM is Linux's device for virtual machines on the processor itself.
 	KVM = "/dev/kvm"
-	// KVMFix is what to do about a KVM that does not work, for hints.
+	// KVMFix says for hints how to mend a KVM that does not work.
 	KVMFix = "add the worker's user to group kvm, or turn on virtualization in the host's firmware (nested, in a virtual machine)"
 )
 
@@ -42,8 +42,8 @@ func kvmRefused(err error) (why string, passing error) {
 	return "", err
 }
 
-// NoKVM is the error (Unsupported) for KVM that is wanted and does not work, and
-// why. instead is what does without, and field the option to blame, if one is.
+// NoKVM is the error (Unsupported) for KVM that is wanted and does not work. instead
+// names an option that needs none; field is the option to blame, if there is one.
 func NoKVM(field, instead, why string) error {
 	return &step.Error{Kind: step.Unsupported, Field: field, Err: fmt.Errorf("this host has no working KVM (%s): %s", KVM, why),
 		Hint: instead + "; or " + KVMFix}

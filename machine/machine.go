@@ -6,7 +6,7 @@
 // A machine is a folder, State/<kind>/<app>.<target>.<life>-<generation>/ with
 //
 //	machine.json  tags, digest and options: what Register was given
-//	lock          held by whoever changes the machine, and by its process
+//	lock          held by a call that changes the machine, and by its process
 //	pid           locked (fcntl) by the process as long as it runs
 //	console.log   what the machine printed
 //	ready         how the machine was known to be ready; absent until it is
@@ -17,12 +17,12 @@
 //
 // # Who runs
 //
-// A worker may die at any moment, and two may be told to boot the same machine.
-// So nothing is concluded from a number in a file. Whoever starts the process
-// takes the lock first and the process inherits it: from before the fork until
-// it is gone nobody else can start or remove the machine. The process id is the
-// one the kernel reports as the holder of the fcntl lock on the pid file, which
-// a later process of the same number cannot be.
+// A worker may die at any moment, and two workers may be told to boot the same
+// machine. So a number in a file proves nothing. The call that starts the process
+// takes the lock first, and the process inherits it: from before the fork until the
+// process is gone no other call can start or remove the machine. The process id is
+// the holder of the fcntl lock on the pid file, which the kernel reports. A later
+// process of the same number does not hold that lock.
 //
 // A process that ends by itself removes its pid file; one whose pid file is
 // there but not locked was killed, or its host was.
@@ -107,7 +107,8 @@ func (r *Machines) All(wanted func(step.Tags) bool) ([]Machine, error) {
 	})
 }
 
-// scrap lists what is half made or half removed and wanted.
+// scrap lists the folders that are half made or half removed and whose tags are
+// wanted.
 func (r *Machines) scrap(wanted func(step.Tags) bool) ([]Machine, error) {
 	return r.folders(func(name string) (step.Tags, bool) {
 		tags, ok := scrapTags(name)
@@ -145,12 +146,12 @@ func (m Machine) Name() string { return filepath.Base(m.Path) }
 // File is the path of a file of the machine's.
 func (m Machine) File(name string) string { return filepath.Join(m.Path, name) }
 
-// errRuin says that a folder is there without a record that can be read: a disk
-// that failed, or another program. Register makes it anew.
+// errRuin says that the folder's record cannot be read: the disk failed, or another
+// program changed it. Register makes the folder anew.
 var errRuin = errors.New("its machine.json is lost or damaged")
 
-// Record reads machine.json. A folder that is not there is NotFound, and so is
-// one whose record says nothing, for a second look would not help.
+// Record reads machine.json. NotFound says that the folder is not there, or that
+// its record is damaged: trying again would not help.
 func (m Machine) Record() (Record, error) {
 	b, err := os.ReadFile(m.File(RecordFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -181,9 +182,8 @@ func (m Machine) notFound() error {
 		Hint: "it was destroyed, or never registered: deploy again"}
 }
 
-// ErrHeld says that the machine runs, starts or ends, or that somebody else
-// changes it.
-var ErrHeld = errors.New("somebody else changes the machine, or it runs")
+// ErrHeld says that the machine's process or another call has its lock.
+var ErrHeld = errors.New("the machine runs, or another call changes it")
 
 // Lock takes the machine for changing; closing the file lets go, unless a
 // process was started with it. It does not wait: [ErrHeld]. NotFound if the
@@ -193,7 +193,7 @@ func (m Machine) Lock() (*os.File, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		if pid, err := m.Pid(); err != nil {
 			return nil, err
-		} else if pid != 0 { // a ruin, and yet it runs
+		} else if pid != 0 { // the lock file was removed under a running process
 			return nil, ErrHeld
 		}
 		return nil, m.notFound()
@@ -206,7 +206,7 @@ func (m Machine) Lock() (*os.File, error) {
 	} else if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	// What was locked may have been removed in between, and made anew.
+	// The folder may have been removed and made anew before the lock was taken.
 	locked, err := f.Stat()
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -226,8 +226,8 @@ func (m Machine) Lock() (*os.File, error) {
 // Start starts cmd as the machine's process, in the machine's folder and in a
 // session of its own, bound to nothing of this process. It inherits lock as
 // its first extra file (descriptor 3), before those of cmd.ExtraFiles, and gets
-// cmd.Env, or of the worker's environment only what cannot be secret. What is
-// left of an earlier run is removed first.
+// cmd.Env, or a few variables of the worker's environment that hold no secrets. The
+// files of an earlier run are removed first.
 func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
 	if err := m.forget(); err != nil {
 		return err
@@ -252,7 +252,7 @@ func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
 	return nil
 }
 
-// forget removes what an earlier run has left, and more of the target's own files.
+// forget removes the files of an earlier run, and more of the target's own.
 func (m Machine) forget(more ...string) error {
 	for _, old := range append(more, readyFile, ConsoleFile, PidFile) {
 		if err := os.Remove(m.File(old)); err != nil && !errors.Is(err, fs.ErrNotExist) {

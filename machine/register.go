@@ -20,8 +20,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Image makes an image of parts and the machine's options, all of them written
-// out: what changes the machine changes the digest, and nothing else does.
+// Image makes an image of parts and the machine's options, with every default
+// written out. Its digest depends on these alone.
 func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, parts ...step.File) (step.Image, error) {
 	config, err := r.store.Put(ctx, bytes.NewReader(options))
 	if err != nil {
@@ -47,9 +47,9 @@ func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, er
 	})
 }
 
-// Prepare completes a machine's folder that is being made: it refuses options
-// that are wrong and turns the image's files into what the machine uses. A file
-// that it removes is not missed later.
+// Prepare completes a machine's folder that is being made. It refuses wrong options
+// and turns the image's files into those that the machine uses. It may remove files
+// of the image.
 type Prepare func(ctx context.Context, made Machine, options json.RawMessage) error
 
 // Register makes the machine's folder, whole or not at all. One that is there
@@ -100,7 +100,7 @@ func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prep
 	}
 	err = os.Rename(made.Path, m.Path)
 	if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
-		// Another call was faster; it was told the same, or tells us next time.
+		// Another call was faster. With another digest this call fails and is retried.
 		if rec, err := m.Record(); err == nil && rec.Digest == img.Digest {
 			return true, nil
 		}
@@ -176,7 +176,7 @@ func (r *Machines) readSmall(ctx context.Context, a step.Artifact) ([]byte, erro
 	return b, errors.Join(err, f.Close())
 }
 
-// intact reports whether the files are what they were: a disk may fail.
+// intact reports whether the files still have their digests: a disk may fail.
 func (m Machine) intact(rec Record) bool {
 	if _, err := os.Lstat(m.File(lockFile)); err != nil {
 		return false
@@ -199,8 +199,8 @@ func hasDigest(path, digest string) bool {
 	return errors.Join(err, f.Close()) == nil && hex.EncodeToString(sum.Sum(nil)) == digest
 }
 
-// discard removes a registration that is to be replaced; adopted is that of
-// another call, which was told the same and was faster.
+// discard removes a registration that is to be replaced. adopted says that another
+// call has replaced it already, with the wanted digest.
 func (r *Machines) discard(m Machine, digest string) (adopted bool, err error) {
 	lock, err := m.Lock()
 	if errors.Is(err, ErrHeld) {
@@ -219,8 +219,8 @@ func (r *Machines) discard(m Machine, digest string) (adopted bool, err error) {
 	return false, m.remove()
 }
 
-// remove renames the folder first, so that nobody sees half of one, and what a
-// crash leaves is known as scrap.
+// remove renames the folder first: no other call sees half of it, and the name says
+// that it is to be removed, should this call be cut off.
 func (m Machine) remove() error {
 	scrap := fmt.Sprintf("%s/.%s.%d", filepath.Dir(m.Path), m.Name(), rand.Uint64())
 	err := os.Rename(m.Path, scrap)

@@ -21,15 +21,15 @@ import (
 // TapConfig is a tap device of a machine's: an Ethernet cable whose other end
 // is a network interface of this host.
 //
-// A tap that Morgana makes has the machine's tags as its alias ("ip link" shows
-// it), so that it is found even if the machine's folder is gone.
+// A tap that Morgana makes has the machine's tags as its alias, which "ip link"
+// shows. So it is found even if the machine's folder is gone.
 type TapConfig struct {
 	// Tags are the machine's, Index the number of its tap, from 0.
 	Tags  step.Tags
 	Index int
 	// Name is the interface's name, at most 15 bytes. Empty is one made of Tags
-	// and Index, see [TapConfig.Interface]. A tap of this name that somebody
-	// else made is used as it is, and then Bridge and Address must be empty.
+	// and Index, see [TapConfig.Interface]. A tap of this name that Morgana did not
+	// make is used as it is, and then Bridge and Address must be empty.
 	Name string
 	// Bridge is a bridge of this host that the tap joins; empty for none.
 	Bridge string
@@ -58,10 +58,10 @@ func (c TapConfig) Interface() string {
 	return fmt.Sprintf("mg%x-%d", sum[:5], c.Index)
 }
 
-// OpenTap opens the tap, made if it is not there, and up. A tap that was made
-// is gone with the last process that has the file, however that ends. Frames
-// are read and written without a header before them (IFF_NO_PI, no
-// IFF_VNET_HDR). One that another process has is Conflict.
+// OpenTap opens the tap and turns it on, making it if it is not there. A tap that
+// was made is gone with the last process that has the file. Frames have no header
+// before them (IFF_NO_PI, no IFF_VNET_HDR). A tap that another process has open is
+// Conflict.
 func OpenTap(ctx context.Context, c TapConfig) (*os.File, error) {
 	f, err := openTap(ctx, c, false)
 	if err != nil {
@@ -70,8 +70,8 @@ func OpenTap(ctx context.Context, c TapConfig) (*os.File, error) {
 	return f, nil
 }
 
-// MakeTap makes the tap for a program that opens it by its name and may be
-// without rights: it belongs to the worker's user and stays until [RemoveTaps].
+// MakeTap makes the tap for a program that opens it by its name. It belongs to the
+// worker's user and stays until [RemoveTaps].
 func MakeTap(ctx context.Context, c TapConfig) error {
 	f, err := openTap(ctx, c, true)
 	if err == nil {
@@ -134,7 +134,7 @@ func (c TapConfig) find() (whose owner, index int, err error) {
 	return ours, index, nil
 }
 
-// checkOthers refuses to change what somebody else set up.
+// checkOthers refuses to change a device that Morgana did not make.
 func (c TapConfig) checkOthers() error {
 	field := "bridge"
 	if c.Bridge == "" {
@@ -143,7 +143,7 @@ func (c TapConfig) checkOthers() error {
 	if c.Bridge == "" && !c.Address.IsValid() {
 		return nil
 	}
-	return c.invalid(field, "leave it out: whoever made the device sets it up; or give a name that is free",
+	return c.invalid(field, "leave it out and set up the device itself; or give a name that is free",
 		"%s is there already and is not Morgana's", c.Interface())
 }
 
@@ -175,11 +175,12 @@ func (c TapConfig) take(ctx context.Context) (*os.File, owner, error) {
 	}
 }
 
-// sameAs is EBUSY, look again, if what was attached is not somebody else's device
-// that was found: that is gone, and attach has made one, which is to be dressed.
+// sameAs is EBUSY, look again, if find saw a device that Morgana did not make and
+// attach then made a new one, because that device was gone. The new one needs its
+// tags.
 func (c TapConfig) sameAs(whose owner, index int) error {
 	if whose != others {
-		return nil // one of ours, then as now
+		return nil // made by Morgana, before or now
 	}
 	link, err := linkNamed(c.Interface())
 	if err == nil && (link == nil || link.Attrs().Index != index) {
@@ -241,8 +242,8 @@ func taps(wanted func(step.Tags) bool) (found []netlink.Link, err error) {
 	return found, nil
 }
 
-// RemoveTaps removes the taps whose tags are wanted, whether somebody has them
-// open or not, and gives their names.
+// RemoveTaps removes the taps whose tags are wanted, also those that are open, and
+// gives their names.
 func RemoveTaps(wanted func(step.Tags) bool) ([]string, error) {
 	links, err := taps(wanted)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 
 const (
 	tunFix = "sudo modprobe tun"
-	// tunOpen is for a device that is closed to the worker's user, tunAllow for
-	// one that nobody may open, as in a container.
+	// tunOpen is for a device that the worker's user may not open, tunAllow for one
+	// that no user may open, as in a container.
 	tunOpen  = "sudo chmod 666 " + tunDevice + `, or for good a udev rule: KERNEL=="tun", MODE="0666"`
 	tunAllow = "give the worker's container the device: docker run --device " + tunDevice
 	tunWay   = "run the worker as root, or sudo setcap cap_net_admin+ep on its program, " +
@@ -25,8 +25,8 @@ const (
 
 // CheckTap says without making anything whether [OpenTap] can work: the host
 // has tun devices (Unsupported), the worker may make this one (Unauthorized),
-// the bridge is there (NotFound), the name is not another deployment's and no
-// stranger has it open (Conflict), and all of it is sane (InvalidSpec).
+// the bridge is there (NotFound), no other deployment has the name or the device
+// (Conflict), and the configuration is sane (InvalidSpec).
 //
 // As with the sparing of [Machines.TakeDisks], a running machine of the same
 // deployment may have it.
@@ -52,7 +52,7 @@ func (r *Machines) CheckTap(c TapConfig) error {
 	if whose == nobody || whose == same {
 		return nil
 	}
-	// Whether a tap is free and may be opened only opening it tells.
+	// Only opening a tap tells whether it is free and may be opened.
 	switch f, err := attach(c.Interface(), false); {
 	case err == nil:
 		return f.Close()
@@ -68,8 +68,7 @@ func (r *Machines) CheckTap(c TapConfig) error {
 	}
 }
 
-// checkHolder refuses a tap that another has open than a machine of the same
-// deployment.
+// checkHolder accepts an open tap only if a machine of the same deployment has it.
 func (r *Machines) checkHolder(c TapConfig) error {
 	holder := r.holder(func(file, info string) bool {
 		if to, err := os.Readlink(file); err != nil || to != tunDevice {
@@ -87,7 +86,7 @@ func (r *Machines) checkHolder(c TapConfig) error {
 	return c.conflict(destroyOf(holder.Tags)+", or give another name", "the running machine %s has %s", holder.Name(), c.Interface())
 }
 
-// TapNeeds is what a worker needs on its host to make taps.
+// TapNeeds lists what a worker's host must have to make taps.
 func TapNeeds() []step.Need {
 	tun := step.Need{For: "tap devices", What: tunDevice, Optional: true}
 	if err := (TapConfig{}).tun(); err == nil {
@@ -174,7 +173,7 @@ func (c TapConfig) denied(err error) error {
 	return err
 }
 
-// closed is why the tun device itself may not be opened, 0 if that is not it.
+// closed is the error of opening the tun device itself, 0 for any other error.
 func closed(err error) (why unix.Errno) {
 	var at *fs.PathError
 	if errors.As(err, &at) && at.Path == tunDevice && errors.Is(at, fs.ErrPermission) {

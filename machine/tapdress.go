@@ -11,8 +11,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// dress gives a tap of ours its tags, the bridge and the address that were asked
-// for and no other, and turns it on. It may have been another generation's.
+// dress gives a tap that Morgana made its tags, exactly the bridge and address that
+// were asked for, and turns it on. Another generation may have had it.
 func (c TapConfig) dress() error {
 	link, err := linkNamed(c.Interface())
 	if err == nil && link == nil {
@@ -85,8 +85,8 @@ func (c TapConfig) address(link netlink.Link) error {
 	return c.explain("address", "give it "+c.Address.String(), err)
 }
 
-// explain gives netlink's errors their kind; what was being done to the tap is
-// to say which they are, for netlink's numbers are few.
+// explain gives netlink's errors their kind. what names the operation, because one
+// number of netlink's means several things.
 func (c TapConfig) explain(part, what string, err error) error {
 	if err == nil || step.KindOf(err) != "" {
 		return err
@@ -97,7 +97,7 @@ func (c TapConfig) explain(part, what string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		e.Kind, e.Hint = step.Unauthorized, tunWay
 		e.Err = fmt.Errorf("the worker may not change network devices (%s: %s)", c.Interface(), what)
-	case gone(err): // once more, and it is made anew, or its bridge is missed
+	case gone(err): // the next try makes the tap anew, or reports the bridge
 		e.Err = fmt.Errorf("%s: %s: a device was removed meanwhile", c.Interface(), what)
 	case errors.Is(err, unix.EXFULL):
 		e.Kind, e.Hint = step.Conflict, "give another bridge"

@@ -14,10 +14,10 @@ const (
 	tailLines = 20
 )
 
-// Text makes text of a piece of a console, U+FFFD for what is not UTF-8. It is
-// cut between characters: n is how many bytes of b it is, and the rest belongs
-// to the next piece. A lone beginning of a character is given as it is, for
-// nothing else may follow.
+// Text makes text of a piece of a console, with U+FFFD for bytes that are not UTF-8.
+// It cuts between characters: n is the number of bytes of b that were used, and the
+// rest belongs to the next piece. If b is only the beginning of a character, it is
+// used all the same, because more may never come.
 func Text(b []byte) (text string, n int) {
 	for back := 1; back < utf8.UTFMax && back < len(b); back++ {
 		if tail := b[len(b)-back:]; utf8.RuneStart(tail[0]) {
@@ -59,7 +59,7 @@ func (m *Match) Add(piece []byte) {
 // Found reports whether the pattern has ever matched.
 func (m *Match) Found() bool { return m.found }
 
-// Tail is the last 20 lines of what came, as far as they are in its last 8 KiB.
+// Tail is the last 20 lines of the console, as far as they are in its last 8 KiB.
 func (m *Match) Tail() string { return lastLines(m.window[max(0, len(m.window)-tailSize):]) }
 
 func lastLines(b []byte) string {
