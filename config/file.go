@@ -13,7 +13,8 @@ import (
 
 const initHint = "run `morgana init` to make one"
 
-// find gives the absolute path of the project file that path stands for.
+// find returns the absolute path of the project file: path itself, the one in the
+// folder path, or, if path is empty, the nearest one upwards.
 func find(path string) (string, error) {
 	if path != "" {
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
@@ -29,7 +30,7 @@ func find(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the current folder: %w", err)
 	}
-	home, _ := os.UserHomeDir() // without a home the search ends at the root
+	home, _ := os.UserHomeDir() // without a home folder the search ends at the root
 	for folder := start; ; folder = filepath.Dir(folder) {
 		file := filepath.Join(folder, Filename)
 		if _, err := os.Stat(file); err == nil {
@@ -66,7 +67,7 @@ func lineOf(shown string) func(int) string {
 	return func(line int) string { return fmt.Sprintf("%s:%d", shown, line) }
 }
 
-// asTyped is an absolute path as somebody who stands here would type it:
+// asTyped is an absolute path as the user would type it in the current folder:
 // relative, unless that is longer.
 func asTyped(path string) string {
 	here, err := os.Getwd()

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/viper"
 )
 
-// scalarKey is a setting that flag, environment and file can give. Its
-// variable is MORGANA_ and the flag's name: log-level, MORGANA_LOG_LEVEL.
+// scalarKey is a setting that a flag, an environment variable and a file can give.
+// The variable of the flag log-level is MORGANA_LOG_LEVEL.
 type scalarKey struct {
 	name string // in the file
 	flag string
@@ -22,9 +22,9 @@ func (k scalarKey) variable() string {
 	return "MORGANA_" + strings.ToUpper(strings.ReplaceAll(k.flag, "-", "_"))
 }
 
-// layers are the places a setting can come from: flags before environment
-// before file before defaults. Viper picks the value; layers knows which place
-// it was, for errors to name and relative paths to start from.
+// layers are the sources of a setting: flags, then environment, then file, then
+// default. Viper picks the value. layers also knows its source, which errors name and
+// relative paths depend on.
 type layers struct {
 	viper *viper.Viper
 	flags *pflag.FlagSet // may be nil
@@ -32,8 +32,7 @@ type layers struct {
 	keys  []scalarKey
 }
 
-// newLayers takes the keys' values from a file's mapping, whose other fields
-// are none of its business.
+// newLayers reads the keys from a file's mapping and ignores its other fields.
 func newLayers(keys []scalarKey, flags *pflag.FlagSet, file *value) (*layers, error) {
 	l := &layers{viper.New(), flags, file, keys}
 	content := map[string]any{}
@@ -75,14 +74,14 @@ func newLayers(keys []scalarKey, flags *pflag.FlagSet, file *value) (*layers, er
 	return l, nil
 }
 
-// text is a key's value as text, and fallback if nobody gave one.
+// text is a key's value as text, or fallback if it is not set.
 func (l *layers) text(name, fallback string) string {
 	l.viper.SetDefault(name, fallback)
 	return l.viper.GetString(name)
 }
 
-// list is a key's value as a list: of a file's list, or between the commas of
-// a flag or variable. Nil if nobody gave one.
+// list is a key's value as a list: a list of the file, or the comma-separated words
+// of a flag or variable. It is nil if the key is not set.
 func (l *layers) list(name string) []string {
 	switch v := l.viper.Get(name).(type) {
 	case []string:
@@ -95,9 +94,8 @@ func (l *layers) list(name string) []string {
 	return nil
 }
 
-// origin says who gave a key's value: "--store", "MORGANA_STORE" or
-// "config.yaml:3", "" if it is the default; and whether the user typed it,
-// which a flag or variable is.
+// origin is the source of a key's value: "--store", "MORGANA_STORE", "config.yaml:3",
+// or "" for the default. typed is set for flags and variables.
 func (l *layers) origin(name string) (at string, typed bool) {
 	k := l.key(name)
 	if l.flags != nil && l.flags.Changed(k.flag) {
@@ -121,16 +119,16 @@ func (l *layers) key(name string) scalarKey {
 	panic("config: no setting " + name)
 }
 
-// blame gives Op and Field of an error about a key's value.
+// blame returns Op and Field for an error about a key's value.
 func (l *layers) blame(name string) (at, path string) {
 	at, typed := l.origin(name)
 	if typed {
-		return at, "" // "--builds: builds: ..." would say it twice
+		return at, "" // "--builds: builds: ..." would repeat it
 	}
 	return at, name
 }
 
-// invalid is an error about a key's value that says who gave it.
+// invalid is an error about a key's value, with its source.
 func (l *layers) invalid(name, hint, format string, args ...any) error {
 	at, path := l.blame(name)
 	return invalid(at, path, hint, format, args...)
@@ -142,8 +140,8 @@ func (l *layers) checkName(name, value string) error {
 	return checkName(at, path, value)
 }
 
-// path makes a key's path absolute: one in the file starts from folder, one
-// that was typed from where the user stands.
+// path makes a key's path absolute. A path of the file is relative to folder, one of
+// a flag or variable to the current folder.
 func (l *layers) path(name, fallback, folder string) (string, error) {
 	path := l.text(name, fallback)
 	if filepath.IsAbs(path) {

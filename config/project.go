@@ -18,26 +18,25 @@ import (
 // Filename is the name of a project's file.
 const Filename = "morgana.yaml"
 
-// Prebuilt is the kind of the toolchain whose kernel is a file of the user's.
+// Prebuilt is the kind of the toolchain that takes a kernel file as it is.
 const Prebuilt = "prebuilt"
 
-// Project is what a morgana.yaml says:
+// Project is a morgana.yaml:
 //
 //	app: hello
 //	source: .                  # folder, relative to the file; default "."
 //	toolchain:
 //	  kind: command
-//	  build: [[make]]          # what is not kind is the toolchain's own
+//	  build: [[make]]          # every key but kind is an option of the toolchain
 //	targets:
 //	  dev:
 //	    kind: qemu             # default: the target's name
-//	    memory: 64             # what is not kind, steps or after is the target's own
+//	    memory: 64             # every key but kind, steps and after is an option of the target
 //	    steps: {build: {activity: acme.Build, taskQueue: acme}}
 //	    after: {package: [{activity: sign.Sign, taskQueue: sign}]}
 //
-// Steps may name any of [Replaceable]. Steps and after
-// may stand at the top as well, for every target; a target's own win, stage by
-// stage.
+// Steps may name any of [Replaceable]. Steps and after at the top of the file hold
+// for every target; those of a target win, stage by stage.
 type Project struct {
 	File   string // absolute
 	Folder string // File's folder
@@ -53,7 +52,7 @@ type Project struct {
 	shown string // File as the user would type it
 	root  *value
 	flags *pflag.FlagSet
-	// Where Source or Kernel was given, for errors.
+	// Op and Field of an error about Source or Kernel.
 	inputAt, inputField string
 }
 
@@ -63,13 +62,13 @@ type Target struct {
 	Kind string
 	// Options are the target's own, as JSON with sorted keys; nil if it has none.
 	Options json.RawMessage
-	// Steps replace stages, or the route's "console", "destroy" or "clean"; After
-	// inserts steps behind stages. Both with what the top of the file says.
+	// Steps replace steps of the route, After inserts steps behind stages. Both
+	// include those at the top of the file.
 	Steps map[step.Stage]step.Step
 	After map[step.Stage][]step.Step
 }
 
-// ProjectFlags adds the flags that override what a project says of itself.
+// ProjectFlags adds the flags that override a project's app and source.
 func ProjectFlags(flags *pflag.FlagSet) {
 	flags.String("app", "", "deploy under this name instead of the project file's")
 	flags.String("source", "", "build this folder instead of the project file's")
@@ -77,18 +76,17 @@ func ProjectFlags(flags *pflag.FlagSet) {
 
 var projectKeys = []scalarKey{{"app", "app", text}, {"source", "source", text}}
 
-// Load reads a project. path is its file or its file's folder; if empty, it is
-// the morgana.yaml of the current folder or of the nearest folder above it, up
-// to the user's home.
+// Load reads a project. path is its file or the folder of its file. If path is
+// empty, the file is the morgana.yaml of the current folder or of the nearest folder
+// above it, up to the user's home.
 //
-// For app and source flags win over MORGANA_APP and MORGANA_SOURCE, which win
-// over the file; flags may be nil, or lack any of [ProjectFlags]. A relative
-// source starts from the file's folder if the file gives it, else from the
-// current one.
+// Flags win over MORGANA_APP and MORGANA_SOURCE, which win over the file. flags may
+// be nil, or lack any of [ProjectFlags]. A relative source in the file is relative to
+// the file's folder, another one to the current folder.
 //
-// Errors are InvalidSpec with the file and line as Op, or NotFound.
-// Whether the source or kernel is there says [Project.CheckInput]: a deployment
-// can be looked at and destroyed without it.
+// Errors are InvalidSpec with the file and line as Op, or NotFound. Load does not
+// look for the source or kernel, which status and destroy do not need: see
+// [Project.CheckInput].
 func Load(path string, flags *pflag.FlagSet) (*Project, error) {
 	file, err := find(path)
 	if err != nil {
@@ -110,7 +108,7 @@ func Load(path string, flags *pflag.FlagSet) (*Project, error) {
 	return newProject(Project{File: file, Folder: filepath.Dir(file), shown: shown, root: root, flags: flags})
 }
 
-// newProject fills in what p's root says.
+// newProject fills in p from its root.
 func newProject(p Project) (*Project, error) {
 	root := p.root
 	if root.is == null {
@@ -240,7 +238,7 @@ func (p *Project) readTargets() error {
 // Target finds a target by its name; NotFound if there is none.
 func (p *Project) Target(name string) (Target, error) { return p.target(name, p.shown) }
 
-// target blames at for the name.
+// target is Target with the Op for its error.
 func (p *Project) target(name, at string) (Target, error) {
 	names := make([]string, 0, len(p.Targets))
 	for _, t := range p.Targets {
@@ -253,8 +251,8 @@ func (p *Project) target(name, at string) (Target, error) {
 		Err: fmt.Errorf("no target %q", name), Hint: nearest(name, names, "targets")}
 }
 
-// Route is the route of a deploy to t: each kind does its own stages, except for
-// those that t has replaced.
+// Route is the route of a deploy to t: the steps of its kinds, except those that t
+// replaces.
 func (p *Project) Route(t Target) step.Route {
 	route := step.NewRoute(p.Toolchain.Kind, t.Kind)
 	for stage, s := range t.Steps {
@@ -269,9 +267,8 @@ const (
 	pathTyped  = "it starts from the current folder"
 )
 
-// CheckInput says whether what is to be deployed is there: the source folder,
-// or the prebuilt kernel's file. If not, the error is NotFound or InvalidSpec
-// and says where the path was given.
+// CheckInput checks that the source folder, or the prebuilt kernel's file, exists.
+// The error is NotFound or InvalidSpec and names the line or flag with the path.
 func (p *Project) CheckInput() error {
 	path, what, right := p.Source, "folder", fs.FileMode.IsDir
 	if p.Toolchain.Kind == Prebuilt {

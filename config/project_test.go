@@ -140,8 +140,8 @@ targets:
 	}
 }
 
-// TestPlanReplacesAny: each step of a route can be replaced, and no other is then.
-func TestPlanReplacesAny(t *testing.T) {
+// TestRouteReplacesAny: each step of a route can be replaced, and no other is then.
+func TestRouteReplacesAny(t *testing.T) {
 	alone(t)
 	for _, which := range Replaceable {
 		p := load(t, hello+"    steps: {"+string(which)+": {activity: own.Step, taskQueue: own}}\n")
@@ -160,7 +160,7 @@ func TestPlanReplacesAny(t *testing.T) {
 	}
 }
 
-func TestPlanWithoutSteps(t *testing.T) {
+func TestRouteWithoutSteps(t *testing.T) {
 	alone(t)
 	p := load(t, hello)
 	if got, want := p.Route(p.Targets[0]), step.NewRoute("command", "qemu"); !reflect.DeepEqual(got, want) {

@@ -8,9 +8,9 @@ import (
 )
 
 // Set changes a field of a target, as in "dev.memory=128", "dev.ports[0]=8080"
-// or "dev.kind=xen". The value is YAML; what is missing on the way is made, and
-// the index behind a list's last one appends. Keys that hold a dot or bracket
-// cannot be set. Errors have Op "--set dev.memory=128", and p is then as it was.
+// or "dev.kind=xen". The value is YAML. Missing mappings and lists are made, and the
+// index after a list's last one appends. Keys with a dot or bracket cannot be set. An
+// error has Op "--set dev.memory=128" and leaves p unchanged.
 func (p *Project) Set(assignment string) error {
 	at := "--set " + assignment
 	path, content, ok := strings.Cut(assignment, "=")
@@ -43,14 +43,14 @@ func (p *Project) Set(assignment string) error {
 	return nil
 }
 
-// segment is a step of a path: a mapping's key, or an index of a list.
+// segment is an element of a path: a mapping's key or a list's index.
 type segment struct {
 	name  string
 	index int
 	list  bool
 }
 
-// parsePath takes "net.ports[1]" apart.
+// parsePath splits a path as "net.ports[1]".
 func parsePath(path string) ([]segment, error) {
 	var segments []segment
 	for _, part := range strings.Split(path, ".") {
@@ -79,7 +79,7 @@ func parsePath(path string) ([]segment, error) {
 	return segments, nil
 }
 
-// put is v with leaf in the place that segments lead to. v itself stays as it is.
+// put returns a copy of v with leaf at the path of segments.
 func put(v *value, segments []segment, leaf *value, at, path string) (*value, error) {
 	if len(segments) == 0 {
 		return leaf, nil
@@ -126,14 +126,14 @@ func put(v *value, segments []segment, leaf *value, at, path string) (*value, er
 	return &next, nil
 }
 
-// Locate says where an option was written, for the error of a stage to point
-// at: field is a [step.Error]'s Field ("memory", "ports[1]"), the answer
-// "morgana.yaml:12", or "--set dev.memory=128". What was not written is located
-// at the nearest thing around it.
+// Locate returns where an option is written, for the error of a stage: field is a
+// [step.Error]'s Field ("memory", "ports[1]"), the answer "morgana.yaml:12" or
+// "--set dev.memory=128". An option that is not written has the place of the mapping
+// or list that would hold it.
 //
-// The option is the target's; the toolchain's if target is empty, or if the
-// toolchain has an option of that name and the target has none. Failing both, it
-// may be spelled out from the top, as "toolchain.kernel".
+// field is an option of the target. It is one of the toolchain if target is empty, or
+// if only the toolchain has that option. Else it may be a path from the top of the
+// file, as "toolchain.kernel".
 func (p *Project) Locate(target, field string) string {
 	toolchain := p.root.field("toolchain")
 	here := toolchain
@@ -158,15 +158,15 @@ func (p *Project) Locate(target, field string) string {
 	return at
 }
 
-// leads reports whether v has what path begins with.
+// leads reports whether v has the first name or index of path.
 func leads(v *value, path string) bool {
 	_, next, _ := descend("", v, path)
 	return next != nil
 }
 
-// descend follows the first name or index of path, and gives where it leads
-// and what is left of path; nothing is left if it leads nowhere. Names are
-// matched with what is there, longest first, as they may hold dots.
+// descend follows the first name or index of path. It returns the place and value
+// there and the rest of path, or at, nil and "" if there is no such value. The longest
+// name that fits wins, as names may contain dots.
 func descend(at string, v *value, path string) (string, *value, string) {
 	var best *field
 	for i, f := range v.fields {

@@ -24,14 +24,14 @@ import (
 // comes from a flag (--log-level), else the environment (MORGANA_LOG_LEVEL),
 // else $XDG_CONFIG_HOME/morgana/config.yaml (logLevel), else its default.
 type Settings struct {
-	// State is an absolute folder for what outlives a process; default
+	// State is the absolute path of the folder for persistent state; default
 	// $XDG_STATE_HOME/morgana.
 	State string
 	// Store is the artifact store's URL, by default file://<State>/store. It
 	// holds no credentials.
 	Store string
-	// Builds is how many builds a worker runs at a time, at least 1; default
-	// half of the host's CPUs.
+	// Builds is how many builds a worker runs at a time, 1 or more; default half of
+	// the host's CPUs.
 	Builds int
 	// Listen is host:port of a worker's health and metrics; default 127.0.0.1:9464.
 	Listen string
@@ -62,8 +62,8 @@ var (
 	logFormats = []string{"text", "json"}
 )
 
-// StarterFlags adds the flags that the starter and a worker have in common:
-// where things are, what to log, and which Temporal to use.
+// StarterFlags adds the flags of both the starter and the worker: folders, logging
+// and Temporal.
 func StarterFlags(flags *pflag.FlagSet) {
 	flags.String("state", "", "folder for what outlives a process (default $XDG_STATE_HOME/morgana)")
 	flags.String("store", "", "artifact store, file:// or s3:// URL (default <state>/store)")
@@ -74,7 +74,7 @@ func StarterFlags(flags *pflag.FlagSet) {
 	flags.String("profile", "", "profile of Temporal's configuration file (default $TEMPORAL_PROFILE)")
 }
 
-// WorkerFlags adds [StarterFlags] and those only a worker has.
+// WorkerFlags adds [StarterFlags] and the flags of the worker alone.
 func WorkerFlags(flags *pflag.FlagSet) {
 	StarterFlags(flags)
 	flags.Int("builds", 0, "builds at a time (default half of the CPUs)")
@@ -84,8 +84,8 @@ func WorkerFlags(flags *pflag.FlagSet) {
 }
 
 // LoadSettings reads the settings. flags may be nil or lack any of [StarterFlags] and
-// [WorkerFlags]. A value that is wrong is InvalidSpec with the flag, variable
-// or file and line to blame as Op.
+// [WorkerFlags]. A wrong value is InvalidSpec with its flag, variable, or file and
+// line as Op.
 func LoadSettings(flags *pflag.FlagSet) (Settings, error) {
 	file, folder, err := settingsFile()
 	if err != nil {
@@ -117,7 +117,7 @@ func LoadSettings(flags *pflag.FlagSet) (Settings, error) {
 // settingsFile reads the user's config.yaml; an empty mapping if there is none.
 func settingsFile() (file *value, folder string, err error) {
 	folder, err = xdgFolder("XDG_CONFIG_HOME", ".config")
-	if err != nil { // no home, no file
+	if err != nil { // without a home there is no file
 		return &value{is: mapping}, "", nil //nolint:nilerr // settings may all come from the environment
 	}
 	path := filepath.Join(folder, "config.yaml")
@@ -142,8 +142,8 @@ func settingsFile() (file *value, folder string, err error) {
 	return file, folder, file.known("", names...)
 }
 
-// xdgFolder is our folder under a base folder of the XDG specification, which
-// says that a relative path in the variable is to be ignored.
+// xdgFolder is Morgana's folder under a base folder of the XDG specification, by
+// which a relative path in the variable is ignored.
 func xdgFolder(variable, underHome string) (string, error) {
 	if base := os.Getenv(variable); filepath.IsAbs(base) {
 		return filepath.Join(base, "morgana"), nil
@@ -215,8 +215,8 @@ func kinds(l *layers) ([]string, error) {
 	return kinds, nil
 }
 
-// hostForm is what may stand behind the "@" of a task queue: what Linux takes
-// as a host name, which is 64 bytes at most.
+// hostForm is the form of a host's name in a task queue: a Linux host name of at
+// most 64 bytes.
 var hostForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,63})$`)
 
 func hostName(l *layers) (string, error) {

@@ -26,8 +26,8 @@ func replace(route *step.Route, which step.Stage, s step.Step) {
 	*place = s
 }
 
-// readSteps reads the steps and after of mapping v, which stands at path. Steps
-// may stand behind stages only; what is replaced may be any step of a route.
+// readSteps reads the keys steps and after of mapping v, which is at path. steps may
+// have any of [Replaceable] as keys, after only stages.
 func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage][]step.Step, error) {
 	steps := map[step.Stage]step.Step{}
 	err := eachStage(v, path, "steps", Replaceable, func(stage step.Stage, f field, path string) (err error) {
@@ -42,7 +42,7 @@ func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage]
 		if err := f.want(path, list); err != nil {
 			return err
 		}
-		after[stage] = []step.Step{} // an empty list of a target's undoes the file's
+		after[stage] = []step.Step{} // an empty list of a target replaces that of the file
 		for i, item := range f.items {
 			s, err := readStep(item, path+"["+strconv.Itoa(i)+"]")
 			if err != nil {
@@ -116,7 +116,7 @@ func stepName(v *value, path, name string) (string, error) {
 	return f.text, nil
 }
 
-// overlay is base with what own has in its place; nil if there is neither.
+// overlay is base with the entries of own over it; nil if both are empty.
 func overlay[V any](base, own map[step.Stage]V) map[step.Stage]V {
 	if len(base)+len(own) == 0 {
 		return nil
@@ -145,7 +145,7 @@ func checkName(at, path, name string) error {
 	return err
 }
 
-// nearest is a hint for a name that is none of known.
+// nearest is the hint for a name that is not known.
 func nearest(name string, known []string, what string) string {
 	if near := step.Nearest(name, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)

@@ -7,11 +7,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Template is a commented morgana.yaml to start from, which [Load] takes as it
-// is. app is a valid name. With toolchain [Prebuilt] kernel is the path of a
-// kernel file, relative to the morgana.yaml; with any other the toolchain is
-// command, `make` builds it, and kernel is the file that make leaves. kind is the
-// target's.
+// Template is a commented morgana.yaml for morgana init, valid as it is. app is a
+// valid name, kind the kind of the target. With toolchain [Prebuilt] kernel is the
+// path of a kernel file, relative to the morgana.yaml. With any other the toolchain is
+// command and kernel is the file that `make` builds.
 func Template(app, toolchain, kernel, kind string) []byte {
 	made := `toolchain:
   kind: command
@@ -46,7 +45,7 @@ targets:
 	return fmt.Appendf(nil, text, scalarText(app), scalarText(kernel))
 }
 
-// targets are the lines of a target of each kind.
+// targets are the lines of a target, by kind.
 var targets = map[string]string{
 	"qemu": `    kind: qemu
     memory: 64   # MiB

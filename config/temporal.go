@@ -17,14 +17,14 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Temporal gives the connection to Temporal the way its own tools find it: a
+// Temporal returns the connection to Temporal as Temporal's own tools find it: a
 // profile of the TOML file ($TEMPORAL_CONFIG_FILE, by default temporalio/temporal.toml
-// in the user's configuration folder), over it the TEMPORAL_* variables, over
-// them --address, --namespace and --profile (see [StarterFlags]; flags may be nil).
+// in the user's configuration folder), then the TEMPORAL_* variables, then --address,
+// --namespace and --profile (see [StarterFlags]; flags may be nil). The later win.
 //
-// configured says that somebody chose a server: by an address, an API key, TLS
-// settings, or a profile by name. If not, the options are for localhost:7233
-// and the starter may run a server of its own.
+// configured is set if an address, an API key, TLS settings or the name of a profile
+// is given. If not, the options are for localhost:7233 and the starter may run a
+// server of its own.
 //
 // Errors are InvalidSpec or NotFound and name the file or profile.
 func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, err error) {
@@ -58,9 +58,9 @@ func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, er
 	return options, configured, nil
 }
 
-// temporalProfile reads a profile of the TOML file; without a name the default
-// one, empty if there is none. A file or profile that was asked for by name
-// must be there: the library would go on without the file.
+// temporalProfile reads a profile of the TOML file. Without a name it is the default
+// one, which may be missing. A file or profile that is given by name must exist: the
+// library would ignore a missing file.
 func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
 	given := os.Getenv("TEMPORAL_CONFIG_FILE")
 	file := cmp.Or(given, envconfig.DefaultConfigFilePath())

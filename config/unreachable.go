@@ -16,10 +16,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Unreachable explains why no client could be made with options. gRPC's own
-// words say the same thing four times over, so the address is dialled once
-// more to hear the system's. hint says what to do about an address that is
-// wrong.
+// Unreachable is the error of a client that could not connect with options. gRPC's
+// error repeats itself, so the address is dialled once more for the system's error.
+// hint is for a wrong address.
 func Unreachable(ctx context.Context, options client.Options, hint string, err error) *step.Error {
 	e := &step.Error{Kind: step.NotFound, Op: "connect to Temporal at " + options.HostPort, Hint: hint}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -31,7 +30,7 @@ func Unreachable(ctx context.Context, options client.Options, hint string, err e
 	var denied *serviceerror.PermissionDenied
 	switch {
 	case dialErr == nil:
-		_ = conn.Close() // nothing was said
+		_ = conn.Close() // nothing was sent
 		e.Err = fmt.Errorf("somebody listens there, and does not answer as Temporal: %s", described(innermost(err)))
 		if errors.As(err, &denied) {
 			e.Kind, e.Err = step.Unauthorized, denied
@@ -48,8 +47,7 @@ func Unreachable(ctx context.Context, options client.Options, hint string, err e
 	return e
 }
 
-// described is err's text, without the name and quotes that gRPC puts around a
-// description.
+// described is err's text without gRPC's prefix and quotes.
 func described(err error) string {
 	text := err.Error()
 	if _, quoted, ok := strings.Cut(text, "desc = "); ok {
@@ -60,7 +58,7 @@ func described(err error) string {
 	return text
 }
 
-// innermost is what all the wrappers of an error are around.
+// innermost is the error inside all wrappers of err.
 func innermost(err error) error {
 	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
 		err = inner

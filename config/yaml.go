@@ -18,23 +18,21 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Limits of a file of ours. They end alias bombs and aliases that hold
-// themselves as well.
+// Limits of a configuration file. They also stop alias bombs and recursive aliases.
 const (
 	maxBytes  = 64 << 10
 	maxValues = 10_000
 	maxDepth  = 50
 )
 
-// value is a value of a YAML file with aliases and merge keys resolved. It is
-// never changed once read, so it may be shared.
+// value is a value of a YAML file with aliases and merge keys resolved. It is never
+// changed, so it may be shared.
 //
-// The files are read this way and not by viper because viper lower-cases every
-// key, and because neither viper nor a decoder to Go values says on which line
-// a value stood.
+// Viper does not read the files because it lower-cases every key. Neither viper nor a
+// decoder to Go values keeps the line of a value.
 type value struct {
-	at     string // where it is written: "morgana.yaml:12", "--set dev.memory=128"
-	is     string // what it is, in words: "a mapping", "a list", "a string", ...
+	at     string // its place: "morgana.yaml:12", "--set dev.memory=128"
+	is     string // its type in words: "a mapping", "a list", "a string", ...
 	fields []field
 	items  []*value
 	text   string          // a string's text
@@ -47,7 +45,7 @@ type field struct {
 	*value
 }
 
-// The words for kinds of values, as in "want a string, not a list".
+// The types of values in words, as in "want a string, not a list".
 const (
 	mapping = "a mapping"
 	list    = "a list"
@@ -57,7 +55,7 @@ const (
 	null    = "null"
 )
 
-// readYAML reads one YAML document. at gives the name of a line, from 1.
+// readYAML reads one YAML document. at returns the name of a line; lines count from 1.
 func readYAML(data []byte, at func(line int) string) (*value, error) {
 	if len(data) > maxBytes {
 		return nil, invalid(at(1), "", "", "more than %d KiB", maxBytes>>10)
@@ -91,11 +89,10 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 	}
 }
 
-// faultyLine is the line on which data stops being YAML: the one behind the
-// longest run of lines that is good by itself. The library's own line is
-// missing or off by one for some errors, and is the end of the file for a quote
-// that is never closed; it must do for data so long that the search would take
-// more than a moment.
+// faultyLine is the line of a syntax error: the one after the longest run of lines
+// that is valid by itself. The library's line is missing or off by one for some errors,
+// and is the end of the file for an unclosed quote. It is used only for data so long
+// that the search would be slow.
 func faultyLine(data []byte, err error) int {
 	const most = 4 << 20 // bytes to parse in all
 	lines := bytes.SplitAfter(data, []byte("\n"))
@@ -113,8 +110,8 @@ func faultyLine(data []byte, err error) int {
 	return 1
 }
 
-// tabHint is a hint for a line that tabs indent, which the library's words do
-// not tell.
+// tabHint is a hint for a line that is indented by tabs, which the library's message
+// does not mention.
 func tabHint(data []byte, line int) string {
 	lines := bytes.SplitAfterN(data, []byte("\n"), line+1)
 	if line > len(lines) {
@@ -130,14 +127,14 @@ func tabHint(data []byte, line int) string {
 // libraryPrefix always matches.
 var libraryPrefix = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
 
-// plainCause takes the library's name and line off its message.
+// plainCause removes the library's name and line from its message.
 func plainCause(err error) error {
 	return errors.New("not YAML: " + libraryPrefix.ReplaceAllString(err.Error(), ""))
 }
 
 type reader struct {
 	at   func(line int) string
-	left int // how many more values may be read
+	left int // number of values that may still be read
 }
 
 func (r *reader) value(n *yaml.Node, path string, depth int) (*value, error) {
@@ -213,7 +210,7 @@ func (r *reader) mapping(n *yaml.Node, path string, depth int) (*value, error) {
 		}
 		v.fields = append(v.fields, field{key.Value, at, fv})
 	}
-	// What the mapping says itself comes first, then the merged ones in order.
+	// The mapping's own fields come first, then the merged ones in order.
 	for _, m := range merged {
 		if m.is != mapping {
 			return nil, invalid(m.at, join(path, "<<"), "", "want a mapping, not %s", m.is)
@@ -227,14 +224,14 @@ func (r *reader) mapping(n *yaml.Node, path string, depth int) (*value, error) {
 	return v, nil
 }
 
-// leadingZero is an integer that YAML 1.1 takes as octal and YAML 1.2 as decimal.
+// leadingZero is an integer that is octal in YAML 1.1 and decimal in YAML 1.2.
 var leadingZero = regexp.MustCompile(`^[-+]?0[0-9_]+$`)
 
 func scalar(n *yaml.Node, at, path string) (*value, error) {
 	v := &value{at: at}
 	var content any
 	switch tag := n.ShortTag(); tag {
-	case "!!str", "!!timestamp": // JSON has no dates: one stays as it is written
+	case "!!str", "!!timestamp": // JSON has no dates: they stay strings
 		v.is, v.text, content = text, n.Value, n.Value
 	case "!!null":
 		v.is = null
@@ -266,7 +263,7 @@ func scalar(n *yaml.Node, at, path string) (*value, error) {
 	return v, nil
 }
 
-// numeric gives an int64, a uint64 or a float64 that JSON can carry.
+// numeric returns an int64, a uint64 or a float64 that JSON can represent.
 func numeric(n *yaml.Node, tag string) (any, error) {
 	var (
 		i int64
@@ -288,7 +285,7 @@ func numeric(n *yaml.Node, tag string) (any, error) {
 	if math.IsInf(f, 0) || math.IsNaN(f) {
 		return nil, fmt.Errorf("%s is no number that JSON can carry", n.Value)
 	}
-	// The library takes an integer of more than 64 bits as a float.
+	// The library reads an integer of more than 64 bits as a float.
 	if f == math.Trunc(f) && math.Abs(f) > 1<<63 && !strings.ContainsAny(n.Value, ".eE") {
 		return nil, fmt.Errorf("%s does not fit into 64 bits", n.Value)
 	}
@@ -299,7 +296,7 @@ func unknownTag(at, path string, n *yaml.Node) error {
 	return invalid(at, path, "", "tag %s is not supported", n.ShortTag())
 }
 
-// invalid is an error about what the user wrote, and where.
+// invalid is an error about a value that the user wrote at a place and path.
 func invalid(at, path, hint, format string, args ...any) error {
 	return &step.Error{Kind: step.InvalidSpec, Op: at, Field: path, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
@@ -311,7 +308,7 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// field finds a mapping's field by its name, nil if it has none.
+// field is a mapping's field of that name, or nil.
 func (v *value) field(name string) *field {
 	for i := range v.fields {
 		if v.fields[i].name == name {
@@ -321,7 +318,7 @@ func (v *value) field(name string) *field {
 	return nil
 }
 
-// want checks what v is; null passes for an empty mapping or list.
+// want checks the type of v. Null is an empty mapping or list.
 func (v *value) want(path, is string) error {
 	if v.is == is || v.is == null && (is == mapping || is == list) {
 		return nil
@@ -329,7 +326,7 @@ func (v *value) want(path, is string) error {
 	return invalid(v.at, path, "", "want %s, not %s", is, v.is)
 }
 
-// known refuses a mapping's fields that are none of names.
+// known refuses fields of a mapping that are not among names.
 func (v *value) known(path string, names ...string) error {
 	for _, f := range v.fields {
 		if slices.Contains(names, f.name) {
@@ -340,7 +337,7 @@ func (v *value) known(path string, names ...string) error {
 	return nil
 }
 
-// without is mapping v less some of its fields.
+// without is mapping v without some of its fields.
 func (v *value) without(names ...string) *value {
 	rest := *v
 	rest.fields = nil
@@ -352,9 +349,8 @@ func (v *value) without(names ...string) *value {
 	return &rest
 }
 
-// json writes v with keys in the order of their bytes, so that the same
-// options are the same bytes however the file is laid out. An empty mapping at
-// the top is nil: no options.
+// json writes v with sorted keys, so that the same options are the same bytes whatever
+// the layout of the file. It is nil for an empty mapping.
 func (v *value) json() json.RawMessage {
 	if v.is == null || v.is == mapping && len(v.fields) == 0 {
 		return nil

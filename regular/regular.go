@@ -12,16 +12,16 @@ import (
 	"syscall"
 )
 
-// Err is in the chain of the error, an [fs.PathError], of whatever is no regular file.
+// Err is wrapped by the [fs.PathError] for anything but a regular file.
 var Err = errors.New("not a regular file")
 
-// folder is Err in better words.
+// folder is Err for a folder, in the system's words.
 type folder struct{}
 
 func (folder) Error() string        { return "is a directory" }
 func (folder) Is(target error) bool { return target == Err }
 
-// readOnly never waits: without O_NONBLOCK opening a pipe waits for its writer.
+// readOnly does not block: without O_NONBLOCK opening a pipe waits for a writer.
 const readOnly = os.O_RDONLY | syscall.O_NONBLOCK
 
 // Open opens a file for reading. The caller closes it.

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// rule is one line of a .gitignore, see gitignore(5). Matching is ours because
-// go-git's matcher is not git's: its "build/**" hides build itself (so
-// "!build/keep" is lost), its "!docs" brings back whatever is below docs, and
-// it knows neither "[!a]" nor "src/a**b".
+// rule is one line of a .gitignore, see gitignore(5). go-git's matcher is not used
+// because it differs from git: its "build/**" excludes build itself (so "!build/keep"
+// has no effect), its "!docs" includes everything below docs, and it supports neither
+// "[!a]" nor "src/a**b".
 type rule struct {
 	keep     bool // "!pattern"
 	dirOnly  bool // "pattern/"
@@ -25,8 +25,8 @@ type level struct {
 	rules  []rule
 }
 
-// ignored says whether name (a/b/c, never within a folder that is ignored) is
-// left out: the last rule that matches decides, and deeper levels come later.
+// ignored reports whether name (a/b/c) is left out. Its folders are not ignored. The
+// last matching rule decides; rules of deeper folders come later.
 func ignored(levels []level, name string, isDir bool) bool {
 	for i := len(levels) - 1; i >= 0; i-- {
 		l := levels[i]
@@ -48,8 +48,7 @@ func ignored(levels []level, name string, isDir bool) bool {
 	return false
 }
 
-// parseIgnore reads a .gitignore. A pattern that git takes for invalid matches
-// nothing.
+// parseIgnore reads a .gitignore. A pattern that is invalid to git matches nothing.
 func parseIgnore(text []byte) []rule {
 	var rules []rule
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
@@ -72,7 +71,7 @@ func parseIgnore(text []byte) []rule {
 	return rules
 }
 
-// trimSpaces removes trailing spaces but those after a backslash.
+// trimSpaces removes trailing spaces, except one after a backslash.
 func trimSpaces(line string) string {
 	end := 0
 	for i := 0; i < len(line); i++ {
@@ -87,7 +86,7 @@ func trimSpaces(line string) string {
 	return line[:end]
 }
 
-// latin1 makes each byte a character: git's patterns match bytes.
+// latin1 makes each byte a character, as git's patterns match bytes.
 func latin1(s string) string {
 	runes := make([]rune, len(s))
 	for i := range len(s) {
@@ -96,8 +95,8 @@ func latin1(s string) string {
 	return string(runes)
 }
 
-// globExpr translates git's wildmatch (with WM_PATHNAME) to a regexp for
-// subjects in [latin1]; false if the pattern is malformed.
+// globExpr translates a pattern of git's wildmatch (with WM_PATHNAME) to a regexp for
+// names in [latin1]. It returns false for a malformed pattern.
 func globExpr(glob string) (string, bool) {
 	var b strings.Builder
 	b.WriteString(`(?s)\A`)
@@ -147,13 +146,13 @@ func globExpr(glob string) (string, bool) {
 // set is the bytes that a "[...]" matches.
 type set [256]bool
 
-// parseSet reads what follows a "[" and gives what follows its "]".
+// parseSet reads a set after its "[" and returns the text after its "]".
 func parseSet(g string) (in set, rest string, ok bool) {
 	i, not := 0, false
 	if g != "" && (g[0] == '!' || g[0] == '^') {
 		i, not = 1, true
 	}
-	from := -1 // what a range may start with
+	from := -1 // the byte that a range may start with
 	for first := true; first || i < len(g) && g[i] != ']'; first = false {
 		if i == len(g) {
 			return in, "", false
@@ -199,8 +198,8 @@ func parseSet(g string) (in set, rest string, ok bool) {
 	return in, g[i+1:], true
 }
 
-// unescape reads a byte that may have a backslash before it, and how long that
-// is: 0 if there is nothing behind the backslash.
+// unescape reads a byte, with or without a backslash, and returns the number of bytes
+// read: 0 for a backslash at the end.
 func unescape(g string) (c byte, n int) {
 	switch {
 	case g[0] != '\\':
@@ -211,8 +210,7 @@ func unescape(g string) (c byte, n int) {
 	return 0, 0
 }
 
-// expr lists the bytes one by one, so that no syntax of regexp's own sets
-// comes into it.
+// expr lists the bytes one by one, so that none is taken for regexp syntax.
 func (in set) expr() string {
 	var b strings.Builder
 	for c, has := range in {

@@ -1,10 +1,9 @@
-// Package source carries a folder of source files from the one who deploys to
-// the host that builds: [Pack] makes one file of it, [Unpack] a folder again.
+// Package source packs a source folder into one file for the host that builds it.
+// [Pack] makes the file and [Unpack] makes a folder of it.
 //
-// The file is an uncompressed tar whose bytes depend only on the names and
-// contents of the files, on which of them are executable, and on where symbolic
-// links point: the same source gives the same digest anywhere, so nothing is
-// uploaded or built twice.
+// The file is an uncompressed tar. Its bytes depend only on the names, contents and
+// executable bits of the files and on the targets of symbolic links. The same source
+// has the same digest everywhere, so nothing is uploaded or built twice.
 package source
 
 import (
@@ -40,14 +39,13 @@ type Packed struct {
 
 // Pack packs folder, and reports its progress by [step.Report].
 //
-// Left out are .git, empty folders, and what the .gitignore files in folder and
-// below say. That is what `git add .` would take in a new repository: neither
-// git's index nor excludes from outside of folder (.git/info/exclude,
-// core.excludesFile, a parent's .gitignore) are looked at.
+// It leaves out .git, empty folders, and files that a .gitignore in folder or below
+// excludes. The rest is what `git add .` would add in a new repository. Git's index and
+// excludes from outside of folder (.git/info/exclude, core.excludesFile, a parent's
+// .gitignore) are ignored.
 //
-// Symbolic links are kept as links. One that leads out of folder is refused, as
-// are devices, sockets and pipes, and a file that changes under Pack's hands.
-// Errors are InvalidSpec (also: nothing to pack), NotFound, Unauthorized,
+// Symbolic links stay links. A link that leads out of folder is refused, and so are
+// devices, sockets, pipes, and a file that changes while it is packed. Errors are InvalidSpec (also: nothing to pack), NotFound, Unauthorized,
 // NoSpace in the folder for temporary files, or of no kind.
 func Pack(ctx context.Context, folder string) (Packed, error) {
 	f, err := os.CreateTemp("", "morgana-source-*.tar")
@@ -119,7 +117,7 @@ type packer struct {
 	packed Packed
 }
 
-// folder packs what is in dir ("" or "a/b/"), in the order of whole names.
+// folder packs the content of dir ("" or "a/b/"), sorted by full names.
 func (p *packer) folder(dir string, levels []level) error {
 	f, err := p.root.Open(path.Clean(dir))
 	if err != nil {
@@ -132,7 +130,7 @@ func (p *packer) folder(dir string, levels []level) error {
 	if err != nil {
 		return err
 	}
-	// "a/b" stands behind "a-b", as a sort of the whole names has it.
+	// Full names are sorted, so "a/b" comes after "a-b".
 	order := func(e fs.DirEntry) string {
 		if e.IsDir() {
 			return e.Name() + "/"
@@ -216,14 +214,13 @@ func (p *packer) file(name string) error {
 
 func (p *packer) write(h *tar.Header) error {
 	p.files++
-	h.Format = tar.FormatPAX // written as plain ustar where that will do
+	h.Format = tar.FormatPAX // written as plain ustar where that suffices
 	return p.tar.WriteHeader(h)
 }
 
-// staysInside says whether a symbolic link at name (a/b/c) leads to a place in
-// the tree, whatever the links on its way are: it may begin with as many ".."
-// as it is deep and have none after that. "x/.." behind another link could be
-// anywhere.
+// staysInside reports whether a symbolic link at name (a/b/c) leads to a place in the
+// tree, whatever other links are on its way. It may begin with as many ".." as name has
+// slashes and have none later: "x/.." could be anywhere if x is a link.
 func staysInside(name, target string) bool {
 	if target == "" || path.IsAbs(target) {
 		return false
@@ -250,7 +247,7 @@ func refuse(format string, args ...any) error {
 		Hint: "remove it, or name it in .gitignore"}
 }
 
-// openRoot is os.OpenRoot with an error that tells a file from a folder.
+// openRoot is os.OpenRoot with the error ENOTDIR for a file.
 func openRoot(folder string) (*os.Root, error) {
 	root, err := os.OpenRoot(folder)
 	if err != nil {
@@ -261,7 +258,7 @@ func openRoot(folder string) (*os.Root, error) {
 	return root, err
 }
 
-// fail makes a *step.Error, nil of nil; space is the folder that is written to.
+// fail makes err a *step.Error. space is the folder that is written to.
 func fail(op string, err error, space string) error {
 	if err == nil {
 		return nil
@@ -278,7 +275,7 @@ func fail(op string, err error, space string) error {
 	e = &step.Error{Op: op, Err: err}
 	var p *fs.PathError
 	if errors.As(err, &p) && !filepath.IsAbs(p.Path) {
-		// The system call's name, as "openat", is of no use.
+		// The name of the system call, as "openat", does not help.
 		e.Err = &fs.PathError{Op: "open", Path: p.Path, Err: p.Err}
 	}
 	switch {

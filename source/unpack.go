@@ -13,17 +13,16 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// longest is more than any system takes for a path.
+// longest is the length of a path that no system accepts, in bytes.
 const longest = 4096
 
 // Unpack writes the files of an archive that [Pack] made into folder, which
 // must exist and be empty. Files get mode 0755 or 0644 less the umask.
 //
-// It trusts nobody: a name or a link that leads out of folder, a name that goes
-// through a link, a second entry of the same name, and whatever is not a file,
-// a folder or a symbolic link is InvalidSpec. It reads r to its end, so that a
-// reader that verifies has its say. After an error the folder holds a part of
-// the files.
+// The archive is not trusted. InvalidSpec are a name or a link that leads out of
+// folder, a name that goes through a link, a second entry of the same name, and an entry
+// that is no file, folder or symbolic link. Unpack reads r to its end, so that a reader
+// that verifies a digest can do so. After an error the folder has a part of the files.
 func Unpack(r io.Reader, folder string) error {
 	return fail("unpack source into "+folder, unpack(r, folder), folder)
 }
@@ -33,7 +32,7 @@ func unpack(r io.Reader, folder string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = root.Close() }() // each file has been closed on its own
+	defer func() { _ = root.Close() }() // each file is closed already
 	if there, err := fs.ReadDir(root.FS(), "."); err != nil {
 		return err
 	} else if len(there) > 0 {
@@ -62,8 +61,8 @@ func unpack(r io.Reader, folder string) error {
 type unpacker struct {
 	root *os.Root
 	tar  *tar.Reader
-	// folders are those made so far. Whatever else is in the way of a name was
-	// made by the archive as a file or a link.
+	// folders are the folders made so far. Anything else at the place of a folder is
+	// a file or a link of the archive.
 	folders map[string]bool
 	block   []byte
 }
@@ -76,7 +75,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if len(name) > longest || len(h.Linkname) > longest {
 		return invalid("a name of %d bytes", max(len(name), len(h.Linkname)))
 	}
-	// io/fs has it that a valid path is UTF-8; file names need not be.
+	// fs.ValidPath wants UTF-8, which file names need not be.
 	if name == "." || name != path.Clean(name) || path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") {
 		return invalid("the name %q leads out of the folder", h.Name)
 	}
@@ -103,7 +102,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 	return invalid("%s is neither a file nor a folder nor a symbolic link", name)
 }
 
-// makeFolder makes dir and its parents, all of them real folders.
+// makeFolder makes dir and its parents, and follows no links.
 func (u *unpacker) makeFolder(dir string) error {
 	if u.folders[dir] {
 		return nil
@@ -134,7 +133,7 @@ func (u *unpacker) file(name string, mode int64) error {
 	return err
 }
 
-// twice explains why a name is taken in a folder that was empty.
+// twice is the error of a name that exists, in a folder that was empty.
 func twice(name string, err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		return invalid("the name %s comes twice", name)

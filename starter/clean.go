@@ -6,32 +6,32 @@ import (
 	"unicode/utf8"
 )
 
-// clean takes out of text all that a terminal would obey. Use it for whatever a
-// machine, a build or another program has printed.
+// clean removes the control sequences from text that a machine, a build or another
+// program has printed, so that a terminal only shows it.
 func clean(text string) string {
 	var f filter
 	return f.add(text)
 }
 
-// filter cleans a text that comes in pieces, which are cut between characters.
+// filter cleans text that comes in pieces. Pieces are cut between characters.
 //
-// Newlines, tabs and printable characters pass. Control sequences go, in their
-// 7-bit and 8-bit forms (ECMA-48), as do the other control characters and those
-// that reorder text. A carriage return that would let the line be overwritten is
-// a newline. A sequence that never ends is over with its line, so that it hides no
-// more than that.
+// Newlines, tabs and printable characters pass. Control sequences are removed in
+// their 7-bit and 8-bit forms (ECMA-48), and so are other control characters and
+// those that reorder text. A carriage return without a newline becomes a newline, so
+// no text overwrites other text. An unfinished sequence ends with its line, so it
+// hides nothing behind that.
 type filter struct {
-	// colours lets SGR sequences pass: colours, bold, underlined.
+	// colours lets SGR sequences (colour, bold, underline) pass.
 	colours bool
-	// coloured says that the last of them was not a reset.
+	// coloured is set if the last SGR sequence was not a reset.
 	coloured bool
 
 	in  part
 	sgr []byte // parameters of the control sequence so far
-	cr  bool   // a carriage return came last
+	cr  bool   // the last character was a carriage return
 }
 
-// part is where in a control sequence a text is.
+// part is the state of the parser within a control sequence.
 type part int
 
 const (
@@ -61,8 +61,8 @@ func (f *filter) add(text string) string {
 	return b.String()
 }
 
-// swallow takes r as a part of a control sequence, or gives false. Whatever cannot
-// be in the sequence ends it.
+// swallow reports whether r belongs to a control sequence. A character that cannot
+// ends the sequence.
 func (f *filter) swallow(r rune, b *strings.Builder) bool {
 	in := f.in
 	f.in = plainText
@@ -108,7 +108,7 @@ func (f *filter) swallow(r rune, b *strings.Builder) bool {
 
 func (f *filter) begin(p part) { f.in, f.sgr = p, f.sgr[:0] }
 
-// show writes a character that is in no control sequence.
+// show writes a character outside of control sequences, or begins an 8-bit one.
 func (f *filter) show(r rune, b *strings.Builder) {
 	switch {
 	case r == '\r':

@@ -71,15 +71,16 @@ func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
 	}, f)
 }
 
-// piece reads a console from an offset on, and waits so many seconds for text.
+// piece reads the console from an offset on. If there is no text it waits up to
+// wait seconds for some.
 type piece func(offset int64, wait int) (step.ConsoleText, error)
 
-// full tells a piece behind which there is more, of a console that never stands
-// still as well.
+// full reports whether more text follows a piece at once. It also holds for a
+// console that is written all the time.
 func full(text step.ConsoleText) bool { return len(text.Text) >= 16<<10 }
 
-// printConsole prints a console, of a long one the last of it but for all, and
-// what follows if it is to follow.
+// printConsole prints a console: of a long one only the last lastOf bytes, unless
+// all is set. With follow it goes on until the machine ends.
 func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) error {
 	w := c.consoleWriter(f.raw)
 	defer w.end()
@@ -92,7 +93,7 @@ func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) erro
 			return nil
 		}
 		wait := 0
-		if !full(text) { // wait for more, and a second for more of it at once
+		if !full(text) { // let a second's text gather, then wait for more
 			if wait = 20; sleep(ctx, time.Second) != nil {
 				return errDetached
 			}
@@ -115,12 +116,12 @@ func (c *cli) consoleWriter(raw bool) consoleWriter {
 	return consoleWriter{c, &filter{colours: os.Getenv("TERM") != "dumb"}}
 }
 
-// piece reports whether somebody reads.
+// piece prints a piece and reports whether it could be written.
 func (w consoleWriter) piece(text step.ConsoleText) bool {
 	switch {
 	case w.output == "json":
 		w.emit(text)
-		text.Text = "" // and see whether that was read
+		text.Text = "" // writing it shows whether emit failed
 	case w.filter != nil:
 		text.Text = w.filter.add(text.Text)
 	}
@@ -128,23 +129,23 @@ func (w consoleWriter) piece(text step.ConsoleText) bool {
 	return err == nil
 }
 
-// end takes back the colours that the console left.
+// end resets the colours that the console has set.
 func (w consoleWriter) end() {
 	if w.filter != nil && w.filter.coloured {
 		_, _ = io.WriteString(w.out, "\x1b[0m")
 	}
 }
 
-// lastOf is how much of a long console is printed at most, in bytes: 32 workflows,
+// lastOf is how many bytes of a long console are printed. They take 32 workflows and
 // some seconds.
 const lastOf = 1 << 20
 
-// skip gives the piece to go on from where the console is longer than lastOf, and
-// says so; else first, its first. A console does not tell its size: pieces are
-// asked for at twice the offset until there is none, then in between. Behind the
-// end a target gives no text, or begins again at 0.
+// skip returns the piece to begin with: first, or, if the console is longer than
+// lastOf, the one that is lastOf before its end. The size is unknown, so the offset
+// is doubled until there is no text, and then bisected. Past the end a target
+// returns no text, or the text from offset 0.
 func (c *cli) skip(read piece, first step.ConsoleText) (step.ConsoleText, error) {
-	var has, end int64 // text is there, none is there; 0: not known
+	var has, end int64 // offsets with text and without; 0: unknown
 	for at := int64(lastOf); end == 0 || end > lastOf && end-has > lastOf/4; {
 		text, err := read(at, 0)
 		if err != nil {
@@ -166,7 +167,7 @@ func (c *cli) skip(read piece, first step.ConsoleText) (step.ConsoleText, error)
 	if err != nil {
 		return text, err
 	}
-	// From the beginning of a line, if that leaves enough to be told from the end.
+	// Begin at a line's start, unless the rest would be too short for full.
 	line := text
 	_, line.Text, _ = strings.Cut(text.Text, "\n")
 	if full(line) {

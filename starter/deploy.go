@@ -104,8 +104,8 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 	return c.verdict(ctx, names, failed)
 }
 
-// verdict tells every failure, each with its name where there is more than one
-// name, and gives one exit status.
+// verdict prints every failure, with its name if there are several names, and
+// returns one error for the exit status.
 func (c *cli) verdict(ctx context.Context, names []string, failed []error) error {
 	status := 0
 	for i, err := range failed {
@@ -138,7 +138,7 @@ func (c *cli) verdict(ctx context.Context, names []string, failed []error) error
 	return nil
 }
 
-// pick gives the targets to deploy to.
+// pick returns the targets with these names, or all.
 func pick(p *config.Project, names []string, all bool) ([]config.Target, error) {
 	var known []string
 	for _, t := range p.Targets {
@@ -180,8 +180,8 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 	}
 }
 
-// expectedABIs are the ABIs that a kernel which is not built yet will have, so
-// that check refuses it at once where it cannot boot; nil if that cannot be told.
+// expectedABIs are the ABIs of a kernel before it is built, so that check can
+// refuse at once what the target cannot boot. It is nil if they are unknown.
 func expectedABIs(p *config.Project, t config.Target) []string {
 	_, configured := t.Steps[step.Configure]
 	_, built := t.Steps[step.Build]
@@ -192,7 +192,7 @@ func expectedABIs(p *config.Project, t config.Target) []string {
 		Target string `json:"target"`
 	}
 	if json.Unmarshal(p.Toolchain.Options, &options) != nil && len(p.Toolchain.Options) > 0 {
-		return nil // the toolchain says what is wrong
+		return nil // the toolchain reports the error
 	}
 	if options.Target == "" {
 		options.Target = image.MirageTarget(t.Kind)
@@ -200,7 +200,7 @@ func expectedABIs(p *config.Project, t config.Target) []string {
 	return image.MirageABIs(options.Target)
 }
 
-// mirage is the kind of the toolchain whose -t tells what the kernel will be.
+// mirage is the kind of the toolchain whose option target decides the kernel's ABI.
 const mirage = "mirage"
 
 // update sends a Deployment an update, starting the Deployment if it is not

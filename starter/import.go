@@ -96,7 +96,7 @@ func (c *cli) imported(files []newFile, notes []mirari.Note) {
 	c.say("wrote %s: look them over, port the program to unikernel.ml, then run morgana deploy", strings.Join(paths, " and "))
 }
 
-// findConf gives the .conf that path stands for: itself, or the one in it.
+// findConf returns path if it is a file, or the one .conf in the folder path.
 func findConf(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -133,8 +133,9 @@ func readConf(path string) (*mirari.Conf, error) {
 	return mirari.Parse(filepath.Base(path), data)
 }
 
-// place lets the fs- folders, which start from the .conf's folder, start from
-// the new one, and notes those that a deploy will not see.
+// place makes the paths of the fs- folders, which are relative to the .conf's folder,
+// relative to the new one. It notes the folders outside of it, which a deploy does
+// not pack.
 func place(conf *mirari.Conf, from, to string) error {
 	whole, err := filepath.Abs(to)
 	if err != nil {
@@ -167,7 +168,7 @@ type newFile struct {
 	content []byte
 }
 
-// writeNew writes all files or, if one is there already and force is not set, none.
+// writeNew writes all files. Without force it writes none if one of them exists.
 func writeNew(files []newFile, force bool) error {
 	for _, f := range files {
 		if _, err := os.Lstat(f.path); err == nil && !force {

@@ -82,8 +82,8 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	return nil
 }
 
-// kindFor is the kind of target for a kernel, by its bytes if it is there already,
-// and by the ending that mirage gives to its name. If both say nothing it is qemu.
+// kindFor is the kind of target that boots a kernel: by its bytes if it exists, and
+// by the ending that mirage gives to its name. It is qemu if both are unknown.
 func kindFor(kernel string) string {
 	byName := image.Targets(image.MirageABIs(strings.TrimPrefix(filepath.Ext(kernel), ".")))
 	byBytes := image.Targets(abisOf(kernel))
@@ -95,7 +95,7 @@ func kindFor(kernel string) string {
 	return append(byBytes, "qemu")[0]
 }
 
-// abisOf is how a kernel can be started, nil if that cannot be told yet.
+// abisOf are the ABIs of a kernel file, nil if it does not exist or is no kernel.
 func abisOf(kernel string) []string {
 	file, info, err := regular.Open(kernel)
 	if err != nil {
@@ -106,7 +106,7 @@ func abisOf(kernel string) []string {
 	return found.ABIs
 }
 
-// fromFolder is a path that was typed here, as somebody in folder writes it.
+// fromFolder makes a path that is relative to the current folder relative to folder.
 func fromFolder(folder, path string) string {
 	if filepath.IsAbs(path) {
 		return path
@@ -121,7 +121,7 @@ func fromFolder(folder, path string) string {
 
 var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
 
-// nameFrom makes an app's name of a folder's.
+// nameFrom makes an app's name from a folder's.
 func nameFrom(folder string) string {
 	name := strings.TrimLeft(notInNames.ReplaceAllString(strings.ToLower(folder), "-"), "-0123456789")
 	name = strings.TrimRight(name[:min(len(name), 40)], "-")

@@ -2,7 +2,7 @@
 // workflows of package workflows on a Temporal server.
 //
 // Exit status: 0 done, 1 the deploy failed, 2 bad input or environment,
-// 130 interrupted (a deploy that is going on goes on).
+// 130 interrupted (a running deploy goes on).
 package main
 
 import (
@@ -33,30 +33,29 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
-		stop() // a second signal ends the process at once
+		stop() // the second signal ends the process at once
 		time.Sleep(grace)
-		os.Exit(interrupted) // a call that knows no context waits
+		os.Exit(interrupted) // a call without a context still blocks
 	}()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// grace is how long a command may take to end after the first signal: to say that
-// a deploy goes on, or to give up an upload.
+// grace is how long a command may take to end by itself after the first signal.
 const grace = 2 * time.Second
 
 const interrupted = 130 // exit status
 
-// cli is one call of the command.
+// cli is one invocation of the command.
 type cli struct {
 	out, err io.Writer
 	// output is text or json.
 	output string
-	// file is morgana.yaml's path, or "" to look for it.
+	// file is the path of morgana.yaml; empty means search for it.
 	file string
-	// set holds --set values, "target.field=value".
+	// set holds the values of --set, as "target.field=value".
 	set   []string
 	flags *pflag.FlagSet
-	// commandFlags has the flags of the command that runs.
+	// commandFlags are the flags of the running command.
 	commandFlags *pflag.FlagSet
 }
 
@@ -75,13 +74,13 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return 1
 	case errors.Is(err, errToldMine):
 		return 2
-	case errors.Is(err, errDetached), ctx.Err() != nil: // an error now is the interrupt's
+	case errors.Is(err, errDetached), ctx.Err() != nil: // after an interrupt every error is its result
 		return interrupted
 	}
 	return c.tell(err)
 }
 
-// What a command returns when the user has been told already.
+// Errors of a command whose message is printed already.
 var (
 	errTold     = errors.New("failed, and said so")
 	errToldMine = errors.New("bad input, and said so")
@@ -153,8 +152,8 @@ func (c *cli) project() (*config.Project, error) {
 	return p, nil
 }
 
-// tell writes an error for people, and for programs with -o json, and gives the
-// exit status.
+// tell prints an error, with -o json also as a JSON line, and returns the exit
+// status.
 func (c *cli) tell(err error) int {
 	status := 1
 	f := workflows.Failure(err)
@@ -168,8 +167,8 @@ func (c *cli) tell(err error) int {
 	return status
 }
 
-// early reports that err comes from before any workflow: what the user typed,
-// or this machine.
+// early reports whether err occurred before any workflow ran: it is about the
+// user's input or this host.
 func early(err error) bool {
 	var ofWorkflow *temporal.ApplicationError
 	return !errors.As(err, &ofWorkflow)

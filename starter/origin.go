@@ -20,7 +20,7 @@ func projectOf(ctx context.Context, folder string) string {
 	defer cancel()
 	git := func(args ...string) (string, bool) {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", folder}, args...)...)
-		// In a hook these name the hook's repository.
+		// In a git hook these variables name the hook's repository.
 		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 			name, _, _ := strings.Cut(v, "=")
 			return name == "GIT_DIR" || name == "GIT_WORK_TREE" || name == "GIT_COMMON_DIR" || name == "GIT_PREFIX"
@@ -44,15 +44,15 @@ func projectOf(ctx context.Context, folder string) string {
 }
 
 var (
-	// scpForm is "git@example.org:ann/hello.git", which git takes for ssh.
+	// scpForm is "git@example.org:ann/hello.git": ssh in the form of scp.
 	scpForm = regexp.MustCompile(`^(?:[^@/]*@)?(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):([^:].*)$`)
-	// defaultPorts has the schemes of remotes that mean the same on every host.
+	// defaultPorts lists the schemes whose URLs mean the same on every host.
 	defaultPorts = map[string]string{"ssh": "22", "https": "443", "http": "80", "git": "9418"}
 )
 
-// normalRemote is a git remote's URL without what differs between checkouts: user
-// and password, the default port, ".git", and scp's form for ssh. It is empty for a
-// path of this host.
+// normalRemote is a git remote's URL in one form for all checkouts: without user,
+// password, default port and ".git", and with ssh:// for the form of scp. It is empty
+// for a path on this host.
 func normalRemote(remote string) string {
 	if m := scpForm.FindStringSubmatch(remote); m != nil && !strings.Contains(remote, "://") {
 		remote = "ssh://" + m[1] + "/" + strings.TrimLeft(m[2], "/")

@@ -17,8 +17,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// output is standard output or standard error. It may be written to concurrently,
-// and keeps its first error: nothing is written after it.
+// output is standard output or standard error, safe for concurrent use. After an
+// error it writes nothing more and returns the same error.
 type output struct {
 	mu  sync.Mutex
 	w   io.Writer
@@ -34,7 +34,7 @@ func (o *output) Write(p []byte) (n int, err error) {
 	return n, o.err
 }
 
-// Fd is the descriptor of a file, and no descriptor of anything else.
+// Fd is the file descriptor, or an invalid one if the output is no file.
 func (o *output) Fd() uintptr {
 	if f, ok := o.w.(*os.File); ok {
 		return f.Fd()
@@ -42,8 +42,8 @@ func (o *output) Fd() uintptr {
 	return ^uintptr(0)
 }
 
-// unwritten is err, or what kept the command's output from being written. A reader that
-// went away is no error.
+// unwritten returns err, or the error of an output if the command has no other. A
+// closed pipe is no error.
 func unwritten(err error, outputs ...*output) error {
 	for _, o := range outputs {
 		switch {
@@ -56,13 +56,13 @@ func unwritten(err error, outputs ...*output) error {
 			if errors.As(cause, &path) {
 				cause = path.Err
 			}
-			return &step.Error{Op: "write the output", Err: cause, Hint: "what the command does is done all the same; see morgana status"}
+			return &step.Error{Op: "write the output", Err: cause, Hint: "the command has run all the same; free space, or write elsewhere"}
 		}
 	}
 	return err
 }
 
-// isTerminal reports whether people read what is written to w.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(interface{ Fd() uintptr })
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -83,10 +83,10 @@ func (c *cli) emit(v any) {
 	_, _ = c.out.Write(append(line, '\n'))
 }
 
-// unescaped are the control characters that encoding/json leaves as they are.
+// unescaped are the control characters that encoding/json does not escape.
 var unescaped = regexp.MustCompile("[\x7f-\u009f]")
 
-// print writes lines to standard output, say to standard error.
+// print writes lines to standard output, say to standard error. Both clean them.
 func (c *cli) print(format string, args ...any) { write(c.out, format, args...) }
 func (c *cli) say(format string, args ...any)   { write(c.err, format, args...) }
 
@@ -94,8 +94,8 @@ func write(w io.Writer, format string, args ...any) {
 	_, _ = io.WriteString(w, clean(fmt.Sprintf(format, args...))+"\n")
 }
 
-// writeFailure writes "error: ..." and what to do about it. name says whose it
-// is, as "hello/dev: "; empty if that is plain.
+// writeFailure writes an error with its hint and what it left behind. name is a
+// prefix as "hello/dev: ", or empty.
 func writeFailure(w io.Writer, name string, f *step.Error) {
 	part := func(label, text string) {
 		write(w, "%s: %s", label, strings.ReplaceAll(strings.TrimRight(clean(text), "\n"), "\n", "\n      "))

@@ -9,7 +9,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// event is something that happened to a deploy: a line of -o json.
+// event is a change of a deploy, and a line of -o json.
 type event struct {
 	Time       time.Time `json:"time,omitzero"`
 	Event      string    `json:"event"` // accepted waiting stage progress deployed failed error
@@ -59,7 +59,7 @@ type screen interface {
 	close()
 }
 
-// screen gives the one that fits where the output goes.
+// screen returns the screen for the output: JSON lines, a terminal or plain lines.
 func (c *cli) screen() screen {
 	switch {
 	case c.output == "json":
@@ -86,7 +86,7 @@ func (p plain) event(e event) {
 
 func (plain) close() {}
 
-// lineOf writes an event for people.
+// lineOf is an event as text.
 func lineOf(e event) string {
 	switch e.Event {
 	case "accepted":

@@ -42,7 +42,7 @@ type deploymentLine struct {
 	State   string    `json:"state"` // up rolling failed destroying ended ...
 	Started time.Time `json:"started"`
 	workflows.DeploymentStatus
-	// Error is why it ended, if it failed.
+	// Error is the failure that ended it, if any.
 	Error *failure `json:"error,omitempty"`
 }
 
@@ -73,8 +73,8 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 	return c.table(lines)
 }
 
-// table writes the deployments for people. What failed is said last, for it is
-// long; without failures there is no such column.
+// table prints the deployments. The column of failures is the last, as its text is
+// long, and is left out if there are none.
 func (c *cli) table(lines []deploymentLine) error {
 	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Failure != "" })
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
@@ -112,7 +112,7 @@ func dash(s string) string {
 	return s
 }
 
-// deployments lists them, newest first, with what each says of itself.
+// deployments lists the deployments, the newest first, with their own status.
 func (to *connection) deployments(ctx context.Context, app, target string, all bool) (lines []deploymentLine, err error) {
 	query := "WorkflowType = 'Deployment'"
 	if !all {
@@ -178,8 +178,8 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	return l, true
 }
 
-// why tells the failure that ended a deployment. No worker is asked: it is in
-// the history.
+// why adds the failure that ended a deployment. It is read from the history, so no
+// worker is needed.
 func (to *connection) why(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, l *deploymentLine) {
 	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -191,11 +191,11 @@ func (to *connection) why(ctx context.Context, info *workflowpb.WorkflowExecutio
 	l.Error, l.Failure = failureJSON(e), e.Error()
 	generation := info.GetSearchAttributes().GetIndexedFields()[workflows.GenerationAttribute.GetName()]
 	if converter.GetDefaultDataConverter().FromPayload(generation, &l.Generation) != nil {
-		l.Generation = 0 // it failed before it had one
+		l.Generation = 0 // it failed before its first generation
 	}
 }
 
-// splitName reads APP or APP/TARGET; "" is neither.
+// splitName splits APP or APP/TARGET. Both are empty if s is.
 func splitName(s string) (app, target string, err error) {
 	if s == "" {
 		return "", "", nil

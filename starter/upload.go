@@ -15,14 +15,14 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// prebuilt is a kernel that exists already, with what its bytes say.
+// prebuilt is a kernel file that exists, with the ABIs that its bytes show.
 type prebuilt struct {
 	path string
 	abis []string
 }
 
-// openKernel looks at the project's ready-made kernel before anything is
-// started, nil if it has none.
+// openKernel identifies the project's prebuilt kernel before a server is started. It
+// returns nil if the project has none.
 func openKernel(p *config.Project) (*prebuilt, error) {
 	if p.Kernel == "" {
 		return nil, nil
@@ -41,11 +41,11 @@ func openKernel(p *config.Project) (*prebuilt, error) {
 	return &prebuilt{path: p.Kernel, abis: found.ABIs}, nil
 }
 
-// largeSource is the size of a packed source, in bytes, above which it is warned of:
-// each change of the source is packed, stored and unpacked anew.
+// largeSource is the size of a packed source, in bytes, above which a warning is
+// printed: each changed source is packed, stored and unpacked anew.
 const largeSource = 100 << 20
 
-// upload puts the source folder, or the ready-made kernel, into the store.
+// upload puts the source folder, or the prebuilt kernel, into the store.
 func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
 	origin := step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
 	s, err := store.Open(ctx, settings.Store)
@@ -85,9 +85,9 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	return origin, nil
 }
 
-// showProgress lets what is reported with the context it gives be shown on standard
-// error: the first after a while, then one at a time. On a terminal it is one line,
-// which end removes.
+// showProgress returns a context whose reports are shown on standard error, not
+// before after has passed and not more often than every. On a terminal the reports
+// rewrite one line, and end removes it.
 func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (reporting context.Context, end func()) {
 	rewrite := isTerminal(c.err)
 	if rewrite {
@@ -113,7 +113,7 @@ func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (rep
 }
 
 // reader reports how far it has been read. The store reads a file once for its
-// digest, and again if it has to store it.
+// digest, and a second time if it does not have it.
 type reader struct {
 	io.ReadSeeker
 	ctx   context.Context

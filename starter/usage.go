@@ -11,8 +11,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// checkArguments lets a command and those below it refuse arguments in our
-// words, with the command that was probably meant.
+// checkArguments replaces cobra's argument errors, of cmd and its subcommands, by
+// step errors whose hint is the nearest command.
 func checkArguments(cmd *cobra.Command) {
 	allowed := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -45,14 +45,14 @@ func badFlag(cmd *cobra.Command, err error) error {
 		hint = meant("--", unknown.GetSpecifiedName(), known, hint)
 	}
 	var value *pflag.InvalidValueError
-	var inner *strconv.NumError // its cause is Go's words for a word
+	var inner *strconv.NumError // its text names Go's functions
 	if errors.As(err, &value) && errors.As(err, &inner) {
 		err = fmt.Errorf("--%s: want %s, not %q", value.GetFlag().Name, wanted(value.GetFlag()), value.GetValue())
 	}
 	return &step.Error{Kind: step.InvalidSpec, Err: err, Hint: hint}
 }
 
-// wanted says what the value of a flag may be.
+// wanted describes the values that a flag takes.
 func wanted(f *pflag.Flag) string {
 	if f.Value.Type() == "bool" {
 		return "true or false"
@@ -60,7 +60,7 @@ func wanted(f *pflag.Flag) string {
 	return "a number"
 }
 
-// meant is the hint for a name that is not known.
+// meant is the hint for an unknown name: the nearest known one, or otherwise.
 func meant(prefix, name string, known []string, otherwise string) string {
 	if near := step.Nearest(name, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", prefix+near)
