@@ -138,61 +138,53 @@ func TestEveryKey(t *testing.T) {
 
 func TestVariants(t *testing.T) {
 	const user = `{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","memory":64,"network":"user"}`
-	for name, c := range map[string]struct{ conf, qemu, sketch, notes string }{
-		"no network": {"main-noip: Noip.main\nhttp-port: 80\n", `{"memory":64}`,
+	const noip = "main-noip: M.m\n"
+	// The options are target's; sketch is in config.ml; the notes end with notes.
+	for name, c := range map[string]struct{ target, conf, options, sketch, notes string }{
+		"no network": {"qemu", noip + "http-port: 80\n", `{"memory":64}`,
 			"let main = main \"Unikernel\" job\nlet () = register \"x\" [ main ]\n", "1: main-noip: has no network: what the lines ip- and http- say is left out"},
-		"DHCP": {"main-ip: Ping.main\nip-use-dhcp: true\nip-address: 10.0.0.2\n", `{"memory":64,"network":"user"}`,
+		"DHCP": {"qemu", "main-ip: Ping.main\nip-use-dhcp: true\nip-address: 10.0.0.2\n", `{"memory":64,"network":"user"}`,
 			"(stackv4v6 @-> job)", "`dhcp: true`|3: ip-address: an argument at boot now: see the args and comments of the targets; not used with DHCP"},
-		"DHCP refused":      {"main-ip: Ping.main\nip-use-dhcp: false\n", user, "generic_stackv4v6", ""},
-		"no address":        {"main-ip:main\n", user, "register \"x\" [ main $ stack ]", ""},
-		"fs without a name": {"main-noip: M.m\nfs: x\nxl-: y\n", `{"memory":64}`, "\"Unikernel\" job", "2: fs: left out: mirari did not know it either|3: xl-: left out: mirari did not know it either"},
-		"high port": {"main-http: A.b\nhttp-port: 8080\n",
+		"DHCP refused":      {"qemu", "main-ip: Ping.main\nip-use-dhcp: false\n", user, "generic_stackv4v6", ""},
+		"no address":        {"qemu", "main-ip:main\n", user, "register \"x\" [ main $ stack ]", ""},
+		"fs without a name": {"qemu", noip + "fs: x\nxl-: y\n", `{"memory":64}`, "\"Unikernel\" job", "2: fs: left out: mirari did not know it either|3: xl-: left out: mirari did not know it either"},
+		"high port": {"qemu", "main-http: A.b\nhttp-port: 8080\n",
 			`{"args":"--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2","expectPort":8080,"memory":64,"ports":["8080:8080"]}`, "http @-> job", ""},
-		"quotes": {"main-noip: M.m\nfs-A: a\"b\\c\nfs-a: \tx *) y\r\n", `{"memory":64}`,
+		"quotes": {"qemu", noip + "fs-A: a\"b\\c\nfs-a: \tx *) y\r\n", `{"memory":64}`,
 			"let fs_a = crunch \"a\\\"b\\\\c\"\nlet fs_a_1 = crunch \"x *) y\"\n", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			conf := parse(t, "x.conf", c.conf)
-			if got := string(load(t, conf).Targets[0].Options); got != c.qemu {
-				t.Errorf("options %s", got)
-			}
-			if sketch := string(conf.Sketch("x")); !strings.Contains(sketch, c.sketch) {
-				t.Errorf("config.ml:\n%s", sketch)
-			}
-			if notes := notesOf(conf); !strings.HasSuffix(notes, c.notes) {
-				t.Errorf("notes %s", notes)
-			}
-		})
-	}
-}
 
-func TestXL(t *testing.T) {
-	for name, c := range map[string]struct{ conf, options, notes string }{
-		"another's": {"main-noip: M.m\nxl-type: pv\nxl-bootloader: 'pygrub'\nxl-cmdline: 'x'\nxl-ramdisk: '/a'\nxl-on_crash: 'restart'\nxl-on_reboot: 'restart'\n", "",
+		"xl, another's": {"xen", noip + "xl-type: pv\nxl-bootloader: 'pygrub'\nxl-cmdline: 'x'\nxl-ramdisk: '/a'\nxl-on_crash: 'restart'\nxl-on_reboot: 'restart'\n", "", "",
 			"2: xl-type: left out: Morgana sets it|3: xl-bootloader: left out: the kernel is booted directly|4: xl-cmdline: left out: write it in args|5: xl-ramdisk: left out: name the file in modules|" +
 				"6: xl-on_crash: left out: Xen may not start a deployment's domain again|7: xl-on_reboot: left out: Xen may not start a deployment's domain again"},
-		"as they are": {"main-noip: M.m\nxl-pci: [ '01:00.0', ]  # a card\nxl-on_reboot: 'preserve'\n", `{"extra":["pci = [ '01:00.0', ]  # a card","on_reboot = 'preserve'"]}`, ""},
-		"no quotes":   {"main-noip: M.m\nxl-extra: -v\n", `{"args":"-v"}`, ""},
-		"escapes":     {"main-noip: M.m\nxl-extra: '\\x41'\n", "", "2: xl-extra: left out: write it in args"},
-		"DHCP":        {"main-ip: M.m\nip-use-dhcp: true\nxl-memory: 64\n", `{"memory":64,"vif":[{"bridge":"xenbr0"}]}`, "`dhcp: true`"},
-		"vif": {"main-ip: M.m\nxl-vif: ['bridge=br0, mac=00:16:3e:00:00:01','rate=1Mb/s','']\n", `{"vif":[{"bridge":"br0","mac":"00:16:3e:00:00:01"}]}`,
+		"xl, as it is":  {"xen", noip + "xl-pci: [ '01:00.0', ]  # a card\nxl-on_reboot: 'preserve'\n", `{"extra":["pci = [ '01:00.0', ]  # a card","on_reboot = 'preserve'"]}`, "", ""},
+		"xl, no quotes": {"xen", noip + "xl-extra: -v\n", `{"args":"-v"}`, "", ""},
+		"xl, escapes":   {"xen", noip + "xl-extra: '\\x41'\n", "", "", "2: xl-extra: left out: write it in args"},
+		"xl, DHCP":      {"xen", "main-ip: M.m\nip-use-dhcp: true\nxl-memory: 64\n", `{"memory":64,"vif":[{"bridge":"xenbr0"}]}`, "", "`dhcp: true`"},
+		"xl, vif": {"xen", "main-ip: M.m\nxl-vif: ['bridge=br0, mac=00:16:3e:00:00:01','rate=1Mb/s','']\n", `{"vif":[{"bridge":"br0","mac":"00:16:3e:00:00:01"}]}`, "",
 			`2: xl-vif: left out, write it in vif: "rate=1Mb/s"|2: xl-vif: left out, write it in vif: ""`},
-		"disk": {"main-noip: M.m\nxl-disk: ['file:/a.img,xvda', 'phy:/dev/b,xvdb,ro', '/c,raw,xvdc,w', 'phy:/d,hda:cdrom,r']\n",
-			`{"disks":[{"path":"/a.img","vdev":"xvda"},{"access":"r","path":"/dev/b","vdev":"xvdb"}]}`,
+		"xl, disk": {"xen", noip + "xl-disk: ['file:/a.img,xvda', 'phy:/dev/b,xvdb,ro', '/c,raw,xvdc,w', 'phy:/d,hda:cdrom,r']\n",
+			`{"disks":[{"path":"/a.img","vdev":"xvda"},{"access":"r","path":"/dev/b","vdev":"xvdb"}]}`, "",
 			`2: xl-disk: left out, write it in disks: "/c,raw,xvdc,w"|2: xl-disk: left out, write it in disks: "phy:/d,hda:cdrom,r"`},
-		"no list": {"main-noip: M.m\nxl-disk: 'phy:/a,xvda,w'\n", "", "2: xl-disk: left out, write it in disks: it is not a list of strings as xl.cfg(5) has it"},
+		"xl, no list": {"xen", noip + "xl-disk: 'phy:/a,xvda,w'\n", "", "", "2: xl-disk: left out, write it in disks: it is not a list of strings as xl.cfg(5) has it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conf := parse(t, "x.conf", c.conf)
-			target, err := load(t, conf).Target("xen")
+			target, err := load(t, conf).Target(c.target)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := string(target.Options); got != c.options && got+c.options != "{}" {
 				t.Errorf("options %s, want %s", got, c.options)
 			}
-			if notes := notesOf(conf); !strings.HasSuffix(notes, c.notes) {
-				t.Errorf("notes %s\nwant  %s", notes, c.notes)
+			if sketch := string(conf.Sketch("x")); !strings.Contains(sketch, c.sketch) {
+				t.Errorf("config.ml:\n%s", sketch)
+			}
+			var notes []string
+			for _, n := range conf.Notes {
+				notes = append(notes, strings.TrimPrefix(fmt.Sprint(n), "x.conf:"))
+			}
+			if got := strings.Join(notes, "|"); !strings.HasSuffix(got, c.notes) {
+				t.Errorf("notes %s\nwant  %s", got, c.notes)
 			}
 		})
 	}
@@ -275,15 +267,6 @@ func parse(t *testing.T, shown, content string) *mirari.Conf {
 		t.Fatal(err)
 	}
 	return c
-}
-
-// notesOf are the notes, without the file's name.
-func notesOf(c *mirari.Conf) string {
-	var all []string
-	for _, n := range c.Notes {
-		all = append(all, strings.TrimPrefix(fmt.Sprint(n), "x.conf:"))
-	}
-	return strings.Join(all, "|")
 }
 
 func load(t *testing.T, c *mirari.Conf) *config.Project {
