@@ -170,7 +170,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Mkdir(disk, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m", "morgana-test", disk).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "morgana-test", disk).CombinedOutput(); err != nil {
 		need.Nil(t, fmt.Errorf("mount: %w: %s", err, out))
 	}
 	t.Cleanup(func() {

@@ -88,7 +88,7 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 	if err := os.MkdirAll(l.state(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", l.state(), "tmpfs", 0, "size=6m"); err != nil {
+	if err := syscall.Mount("tmpfs", l.state(), "tmpfs", 0, "size=6m,mode=700"); err != nil {
 		need.Nil(t, fmt.Errorf("mount a small file system: %w", err))
 	}
 	t.Cleanup(func() {

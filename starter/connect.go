@@ -52,8 +52,8 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 		to.ui, to.namespace = server.UI, server.Namespace
 		options.HostPort, options.Namespace = server.Address, server.Namespace
 		dialed = options
-		dialed.HostPort = ownScheme + ":///"
-		dialed.ConnectionOptions.DialOptions = append(dialed.ConnectionOptions.DialOptions, grpc.WithResolvers(own))
+		dialed.HostPort = "passthrough:///localhost" // own.dial has the address
+		dialed.ConnectionOptions.DialOptions = append(dialed.ConnectionOptions.DialOptions, grpc.WithContextDialer(own.dial))
 		hint = "see morgana dev status"
 	}
 	dialing, cancel := context.WithTimeout(ctx, 10*time.Second)

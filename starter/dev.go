@@ -27,7 +27,7 @@ type dev struct {
 // The files in a dev's folder, beside the database and the logs.
 const (
 	serverFile   = "server.json"  // made by the server while it serves
-	lastFile     = "last.json"    // a copy of it that outlives the server
+	lastFile     = "last.json"    // a copy of it, for the next server's ports
 	workerFile   = "worker.json"  // workerInfo
 	readyFile    = "worker.ready" // made by the worker while it takes work: its process id
 	databaseFile = "temporal.db"
@@ -86,6 +86,16 @@ func (d dev) server() (serverInfo, bool) {
 	}
 	_ = conn.Close() // nothing was sent
 	return s, true
+}
+
+// dial connects to the server wherever it is now: a server that was started anew
+// may have another port, and another user's server the port that it had.
+func (d dev) dial(ctx context.Context, _ string) (net.Conn, error) {
+	server, running := d.server()
+	if !running {
+		return nil, errors.New("our own server does not run")
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", server.Address)
 }
 
 // isOurs reports whether the process was started on our database.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -228,7 +229,8 @@ func TestServerKeepsItsPorts(t *testing.T) {
 	again("after kill -9")
 }
 
-// A client finds a server that has come back on another port.
+// A client finds a server that has come back on another port, and takes no other
+// for it.
 func TestClientFollowsTheServer(t *testing.T) {
 	programs(t, map[string]string{"morgana-devserver": "exec " + devserverBinary(t) + ` "$@"`})
 	c := &cli{err: new(strings.Builder), output: "text"}
@@ -264,10 +266,38 @@ func TestClientFollowsTheServer(t *testing.T) {
 	if err != nil || second.Address == first.Address {
 		t.Fatalf("it was at %s and is at %s, %v", first.Address, second.Address, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if _, err := to.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: to.namespace}); err != nil {
+	list := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := to.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: to.namespace})
+		return err
+	}
+	if err := list(30 * time.Second); err != nil {
 		t.Errorf("the client that was connected: %v", err)
+	}
+
+	// Another user's server on the port of ours is not ours.
+	if err := syscall.Kill(second.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	address := strings.TrimPrefix(second.Address, "127.0.0.1:")
+	for !free(address) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	other := exec.Command(devserverBinary(t), "--port", address, "--ui-port", "0", "--db", filepath.Join(t.TempDir(), "t.db"))
+	ready, err := other.StdoutPipe()
+	if err == nil {
+		err = other.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = other.Process.Kill(), other.Wait() }) // its database goes with it
+	if _, err := bufio.NewReader(ready).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if err := list(3 * time.Second); err == nil || !lost(err) {
+		t.Errorf("another server was asked: %v", err)
 	}
 }
 
