@@ -21,7 +21,7 @@ func given(blocks []Block) (disks []machine.Disk) {
 	return disks
 }
 
-// fits refuses what is not so many whole blocks.
+// fits refuses a file that is not a number of whole blocks.
 func fits(f *os.File, field string) error {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// silence is how long a program that says nothing, and of which nothing is
-	// expected, must run to be ready; settled how long one must go on after it
-	// has said something, for a program that fails says so first.
+	// silence is how long a silent program must run to be ready, where nothing is
+	// expected of it. settled is how long a program must run on after its first
+	// output, because a program that fails prints why.
 	silence = time.Second
 	settled = 250 * time.Millisecond
 
@@ -46,7 +46,7 @@ type boot struct {
 
 var _ machine.Process = (*boot)(nil)
 
-// Held ends what a killed supervisor's program had started.
+// Held ends the children of a program whose supervisor was killed.
 func (b *boot) Held(ctx context.Context) error { return b.t.held(ctx, b.m) }
 
 // Start starts the supervisor, and leaves to it the lock, the taps and the

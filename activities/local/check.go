@@ -72,7 +72,7 @@ func (t *Target) alone(ctx context.Context, tags step.Tags) (bool, error) {
 	return len(left) == 0, err
 }
 
-// Needs is what this host has of what local machines want.
+// Needs lists what local machines need, and what this host has of it.
 func (t *Target) Needs(context.Context) []step.Need {
 	needs := machine.TapNeeds()
 	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {

@@ -29,7 +29,7 @@ const (
 
 var placeholder = regexp.MustCompile(`\{(tap|block):([^{}]*)\}`)
 
-// program is what the supervisor starts: Path with Args and Env, in the
+// program is the program that the supervisor starts: Path with Args and Env, in the
 // machine's folder.
 type program struct {
 	Path string
@@ -44,7 +44,7 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 	if err != nil {
 		return program{}, err
 	}
-	var given []string // what the program is told, per network
+	var given []string // the tap's name or descriptor, per network
 	next := firstFD
 	for i, n := range s.Networks {
 		if n.By == byFD {
@@ -83,7 +83,7 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 	return p, nil
 }
 
-// inherited is what of the worker's environment programs may know.
+// inherited are the variables of the worker's environment that programs get.
 func inherited() (env []string) {
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"} {
 		if v, ok := os.LookupEnv(name); ok {

@@ -8,12 +8,11 @@ import (
 	"time"
 )
 
-// consoleLimit is how much of what a program prints is kept: a program may print
-// for years, and the host has one disk. What comes later is not kept, and does
-// not stop the program.
+// consoleLimit bounds the console's file: a program may print for years, and the
+// host has one disk. Later output is dropped and does not stop the program.
 const consoleLimit = 64 << 20
 
-// console takes what a program prints to a file.
+// console copies a program's output to a file.
 type console struct {
 	in   *os.File // the program's stdout and stderr
 	out  *os.File
@@ -36,12 +35,12 @@ func openConsole(path string) (*console, error) {
 	return c, nil
 }
 
-// close waits until all is in the file. It must come when the program is gone.
+// close waits until all output is in the file. The program must be gone by then.
 func (c *console) close() error {
 	if err := c.in.Close(); err != nil {
 		return err
 	}
-	// A process that the program gave its stdout to may live elsewhere.
+	// Another process may still have the program's stdout.
 	if err := c.out.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
@@ -50,9 +49,9 @@ func (c *console) close() error {
 	return errors.Join(err, c.file.Close())
 }
 
-// keep copies until the end, and to w no more than limit bytes and a line that
-// says so. It reads on in any case, for whoever writes must not wait; the first
-// error of writing is told at the end.
+// keep copies r to w until r ends, but no more than limit bytes and a line that says
+// so. It reads on in any case, so that the program never waits. It returns the first
+// error of writing.
 func keep(w io.Writer, r io.Reader, limit int64) (first error) {
 	note := func(err error) {
 		if first == nil {

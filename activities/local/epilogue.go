@@ -12,8 +12,8 @@ import (
 // pieceLimit is how long a [step.ConsoleText] is.
 const pieceLimit = 32 << 10
 
-// Console reads what the program printed, stdout and stderr, and once it has
-// ended a last line that says how, as "[ended with status 7]". Text that is not
+// Console reads the program's stdout and stderr. Once the program has ended there is
+// a last line that says how, as "[ended with status 7]". Text that is not
 // UTF-8 has U+FFFD in its place. A machine that was destroyed, or is on another
 // host, is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
@@ -22,8 +22,8 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.Conso
 		return step.ConsoleText{}, step.During("read console", err)
 	}
 	op := "read console of " + m.Name()
-	// The line is in no file, where Expect would see it: its offsets are those
-	// behind the file's end.
+	// The line is not in the file, where Expect would see it. Its offsets begin at
+	// the file's end.
 	last, size, err := epilogue(m)
 	if err != nil {
 		return step.ConsoleText{}, step.During(op, err)
@@ -47,8 +47,8 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.Conso
 	return step.ConsoleText{Text: piece.Text + rest, Next: size + int64(len(last)), Ended: piece.Ended && rest == ""}, nil
 }
 
-// epilogue is the console's last line, "" if the program has not ended or nobody
-// knows how, and the offset where it begins: the size of what was printed.
+// epilogue is the console's last line, "" if the program has not ended or its end is
+// not on record, and the offset where the line begins: the size of the console.
 func epilogue(m machine.Machine) (line string, size int64, err error) {
 	end, err := readOutcome(m)
 	size = m.Printed()

@@ -1,37 +1,38 @@
 // Package local runs unikernels as processes on the worker's own host: a
 // MirageOS program (-t unix), or a Solo5 kernel (-t spt or hvt) under its
-// tender. They run as the worker's user, with no rights added; what keeps an
-// spt kernel to its devices is the tender's seccomp filter, an hvt kernel KVM.
+// tender. They run as the worker's user, with no rights added. The tender's seccomp
+// filter keeps an spt kernel to its devices; KVM keeps an hvt kernel to them.
 //
-// A machine is kept as package machine keeps it: a folder under State/local. To
-// those files come
+// Package machine keeps a machine in a folder under State/local. This target adds
 //
 //	kernel          the program or kernel, unpacked
 //	block-NAME      a block device: a file, or a link to the user's
 //	status          how the program ended; absent until it has
-//	supervisor.log  what the supervisor had to say; empty
+//	supervisor.log  errors of the supervisor; mostly empty
 //
-// # Who waits for it
+// # The supervisor
 //
 // The worker may die while the machine runs, so the program is the child of a
-// small supervisor: the worker's own binary, started anew (see [Supervise]). It
-// is the machine's process of package machine: it has the lock and the pid
-// file, passes SIGTERM on, keeps the first 64 MiB of what the program prints,
-// and writes down how it ended. What the program leaves behind ends with it,
-// whatever session it made for itself. If the supervisor is killed the kernel
-// kills the program with it; what that had started Boot and Destroy find by
-// MORGANA_MACHINE in its environment, or by the machine's lock and folder, and
-// end. A daemon that has cleared its environment and left the folder is then
-// found by nothing, and lives on: machines have no cgroups.
+// small supervisor: the worker's own binary, started anew (see [Supervise]). The
+// supervisor is the machine's process in the words of package machine. It has the
+// lock and the pid file, passes SIGTERM on, keeps the first 64 MiB that the program
+// prints, and writes down how the program ended. When the program ends, the
+// supervisor kills its children, whatever session they are in.
 //
-// A program is not started again when it ends: restart policy none. One whose
-// supervisor or host was killed is.
+// If the supervisor is killed, the kernel kills the program as well. Boot and
+// Destroy then find the program's children by MORGANA_MACHINE in their environment,
+// or by the machine's lock and folder, and kill them. A daemon that has cleared its
+// environment and left the folder is not found and lives on: machines have no
+// cgroups.
+//
+// A program that ends is not started again. A program whose supervisor or host was
+// killed is.
 //
 // # Networks
 //
-// A tap made here is handed over by its name, and then it stays until Destroy,
-// which finds it by its alias; or as a file descriptor, and is gone with the
-// program. See [machine.TapConfig].
+// A tap is handed over by its name or as a file descriptor. The former stays until
+// Destroy, which finds it by its alias; the latter is gone with the program. See
+// [machine.TapConfig].
 package local
 
 import (
@@ -155,7 +156,7 @@ var (
 	envForm    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// complete decodes what the user wrote and fills in the defaults; then as
+// complete decodes the user's options and fills in the defaults; then it does as
 // readOptions.
 func complete(options json.RawMessage) (settings, error) {
 	s := settings{Options: Defaults()}
@@ -173,8 +174,8 @@ func complete(options json.RawMessage) (settings, error) {
 	return s, s.parse()
 }
 
-// readOptions decodes options that complete has completed, and refuses what
-// cannot be without looking at the host or the kernel. It knows no defaults.
+// readOptions decodes options that complete has completed, and refuses those that are
+// wrong on any host and for any kernel. It knows no defaults.
 func readOptions(options json.RawMessage) (settings, error) {
 	var s settings
 	if err := step.Decode(options, &s.Options); err != nil {
@@ -183,7 +184,7 @@ func readOptions(options json.RawMessage) (settings, error) {
 	return s, s.parse()
 }
 
-// readRecord decodes what Package wrote.
+// readRecord decodes the options in a machine's record.
 func readRecord(options json.RawMessage) (settings, error) {
 	var s settings
 	if err := step.Decode(options, &s); err != nil {
@@ -256,7 +257,7 @@ func (s *settings) checkDevices() error {
 	return nil
 }
 
-// checkWords checks what goes to the program. A string with a NUL is none.
+// checkWords checks the program's arguments and environment.
 func (s *settings) checkWords() error {
 	for i, a := range s.Args {
 		if err := s.checkWord(fmt.Sprintf("args[%d]", i), a); err != nil {

@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// markVariable is in the environment of every program, and so of all that
-	// it starts: the machine's folder, with no symbolic links.
+	// markVariable is in the environment of every program and of its children. Its
+	// value is the machine's folder, with no symbolic links.
 	markVariable = "MORGANA_MACHINE"
 
-	// orphanGrace is how long the kernel may take to clear away what was killed.
+	// orphanGrace is how long the kernel may take to clear away killed processes.
 	orphanGrace = 10 * time.Second
 )
 
-// held ends what a killed supervisor's program had started and keeps the lock.
-// The pid file of one that was killed is there; of one that starts it is not.
+// held ends the children of a program whose supervisor was killed, because they keep
+// the lock. A killed supervisor has left its pid file; one that starts has none yet.
 func (t *Target) held(ctx context.Context, m machine.Machine) error {
 	_, err := os.Stat(m.File(machine.PidFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -40,14 +40,14 @@ func (t *Target) held(ctx context.Context, m machine.Machine) error {
 	return t.endOrphans(ctx, func(tags step.Tags) bool { return tags == m.Tags })
 }
 
-// endOrphans kills what machines left running whose supervisor is gone: not
-// their programs, which the kernel kills, but processes that those had started.
-// One that keeps the machine's lock keeps the machine; one that does not would
-// stay for good. wanted chooses the machines, which may be gone already.
+// endOrphans kills the processes that programs had started, of machines whose
+// supervisor is gone; the kernel kills the programs themselves. Such a process may
+// have the machine's lock, and then the machine cannot be removed. wanted chooses
+// the machines, whose folders may be gone already.
 func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) error {
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
-	// Until there is none: one may have started others before it was killed.
+	// Again until there is none: a process may have started others before its end.
 	for began := time.Now(); ; {
 		found, err := t.killOrphans(ctx, wanted)
 		if err != nil || len(found) == 0 {
@@ -72,7 +72,7 @@ func (t *Target) killOrphans(ctx context.Context, wanted func(step.Tags) bool) (
 		if err != nil {
 			return found, err
 		}
-		// Once more, now that the handle cannot become another process's.
+		// Looked at again: a handle always stays with one process.
 		if now, ok := orphanOf(o.pid, filepath.Dir(o.m.Path)); ok && now == o.m {
 			_ = process.Kill() // it may be gone
 			awaitDeath(process)
@@ -89,7 +89,7 @@ type orphan struct {
 	pid int
 }
 
-// orphans lists what is left running of the machines that are wanted.
+// orphans lists the processes left by the machines that are wanted.
 func (t *Target) orphans(ctx context.Context, wanted func(step.Tags) bool) (all []orphan, err error) {
 	root, err := filepath.EvalSymlinks(t.machines.Root())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -114,8 +114,8 @@ func (t *Target) orphans(ctx context.Context, wanted func(step.Tags) bool) (all 
 	return all, err
 }
 
-// awaitDeath waits, up to a second, for a process that was killed: one that is
-// dying shows neither its environment nor its files, and still is there.
+// awaitDeath waits up to a second for a killed process. A dying process is still
+// there, but shows neither its environment nor its files.
 func awaitDeath(p *os.Process) {
 	_ = p.WithHandle(func(handle uintptr) { // an old kernel has none
 		for began := time.Now(); time.Since(began) < time.Second; {
@@ -126,9 +126,9 @@ func awaitDeath(p *os.Process) {
 	})
 }
 
-// orphanOf says of which machine in root, one without a supervisor, a process is.
-// A supervisor that runs has its pid file locked before the program starts and
-// until all that comes of it is gone.
+// orphanOf finds the machine in root that a process belongs to, if that machine has
+// no supervisor. A supervisor locks its pid file before the program starts, and
+// until the last of the program's children is gone.
 func orphanOf(pid int, root string) (machine.Machine, bool) {
 	proc := fmt.Sprintf("/proc/%d", pid)
 	path := marked(proc)
@@ -159,9 +159,10 @@ func marked(proc string) string {
 	return ""
 }
 
-// standing is the folder of the machine whose lock a process has at the
-// descriptor where the program got it, if it stands in that folder, for some
-// clear their environment. No worker does; a supervisor that starts does.
+// standing is for a process that has cleared its environment. It is the machine's
+// folder, if the process has the machine's lock open where the program got it
+// (descriptor 3) and the folder is its working directory. That holds for a
+// supervisor that starts as well, which is left out, and never for a worker.
 func standing(proc string) string {
 	cwd, err := os.Readlink(proc + "/cwd") // what the kernel says: no symbolic links
 	if err != nil {

@@ -39,23 +39,23 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 	})
 }
 
-// quit tells the supervisor. One that does not do its work is killed after all,
-// and the kernel kills the program with it.
+// quit sends the supervisor SIGTERM. A supervisor that does not end is killed, and
+// the kernel kills the program with it.
 func (t *Target) quit() machine.Quit {
 	return machine.Quit{Grace: quitGrace + time.Second, Held: t.held, Files: []string{statusFile, logFile}, Ask: func(_ context.Context, m machine.Machine, pid int) error {
 		return m.Signal(pid, unix.SIGTERM)
 	}}
 }
 
-// Destroy ends the machines whose tags match, by SIGTERM and after 3 s by
-// SIGKILL, and what their programs had started, and removes their folders, half
-// made ones as well, and their taps. What it cannot end is named in the error's
-// Left; the rest is removed all the same.
+// Destroy ends the machines whose tags match, by SIGTERM and after 3 s by SIGKILL,
+// and the processes that their programs had started. It removes their taps and,
+// unless KeepImage is set, their folders, half made ones as well. The error's Left
+// names what did not end; the rest is removed.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
-	errOrphans := t.endOrphans(ctx, what.Match) // they keep machines' locks
+	errOrphans := t.endOrphans(ctx, what.Match) // they may have machines' locks
 	done, errMachines := t.machines.Destroy(ctx, what, t.quit())
-	if errOrphans == nil && ctx.Err() == nil { // now the supervisors are gone that were killed above
+	if errOrphans == nil && ctx.Err() == nil { // those of supervisors that were killed above
 		errOrphans = t.endOrphans(ctx, what.Match)
 	}
 	taps, errTaps := machine.RemoveTaps(what.Match)
@@ -65,7 +65,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 	return done, firstOf(fmt.Sprintf("destroy %s.%s", spec.App, spec.Target), errMachines, errOrphans, errTaps)
 }
 
-// firstOf is the first of the errors, with what the others say added.
+// firstOf is the first of the errors, with the texts of the others added.
 func firstOf(op string, errs ...error) error {
 	var first *step.Error
 	for _, err := range errs {

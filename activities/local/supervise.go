@@ -30,16 +30,16 @@ const (
 	statusFile    = "status"
 )
 
-// order is what a supervisor is to do. It comes in a file without a name: what
-// the program is given is not for the supervisor's own environment, and an
-// environment not for its arguments, which all users can read.
+// order tells a supervisor which program to start. It is in a file without a name:
+// the program's environment is not the supervisor's own, and must not be in its
+// arguments, which all users can read.
 type order struct {
 	Program program
 	Files   int // the machine's lock first
 }
 
-// open is the order as a file to be read. It is whole before the supervisor
-// starts, should the worker die.
+// open makes the file. It is complete before the supervisor starts, so the worker
+// may die at any moment.
 func (o order) open() (*os.File, error) {
 	fd, err := unix.MemfdCreate("order", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -82,12 +82,12 @@ func supervise() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("PR_SET_NO_NEW_PRIVS", err)
 	}
-	// What the worker may do to make taps is not for the program.
+	// The program does not get the worker's capability to make taps.
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return os.NewSyscallError("PR_CAP_AMBIENT", err)
 	}
-	// What the program starts and leaves becomes a child of this process,
-	// whatever session it makes for itself.
+	// Children that the program leaves behind become children of this process,
+	// whatever session they are in.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("PR_SET_CHILD_SUBREAPER", err)
 	}
@@ -111,12 +111,12 @@ func supervise() error {
 	cmd := exec.Command(o.Program.Path, o.Program.Args...) //nolint:noctx // it runs for as long as it likes
 	cmd.Env = o.Program.Env
 	cmd.Stdout, cmd.Stderr = c.in, c.in
-	// The program keeps the machine's lock as well (descriptor 3): until it is
-	// gone the machine is not, whatever became of its supervisor.
+	// The program inherits the machine's lock (descriptor 3), so the machine is not
+	// taken for ended while the program runs, even without its supervisor.
 	for fd := range o.Files {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(3+fd), "inherited"))
 	}
-	defer runtime.KeepAlive(cmd) // its files: a program may close them, and with them go the block devices' locks
+	defer runtime.KeepAlive(cmd) // keeps its files open: they have the block devices' locks, and the program may close its own
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	end := await(cmd, stop)
 	err = errors.Join(endRest(), c.close())
@@ -141,8 +141,8 @@ func lockPid() (*os.File, error) {
 	return f, err
 }
 
-// await runs the program, passes on that it is to stop, and kills it if it does
-// not.
+// await runs the program to its end. It passes SIGTERM on, and kills a program that
+// does not end in time.
 func await(cmd *exec.Cmd, stop <-chan os.Signal) outcome {
 	if err := cmd.Start(); err != nil {
 		return outcome{Status: -1, Error: err.Error()}
@@ -163,8 +163,7 @@ func await(cmd *exec.Cmd, stop <-chan os.Signal) outcome {
 	}
 }
 
-// reap waits for the program, and until then for what else became a child of
-// this process.
+// reap waits for the program, and meanwhile reaps the other children of this process.
 func reap(program int) outcome {
 	for {
 		var status unix.WaitStatus
@@ -181,8 +180,8 @@ func reap(program int) outcome {
 	}
 }
 
-// endRest kills what the program left. Those whose parent dies become children
-// of this process, so the last is reached.
+// endRest kills the children that the program left. Their own children then become
+// children of this process, so that in the end all are reached.
 func endRest() error {
 	for {
 		pids, err := children()
@@ -204,7 +203,8 @@ func endRest() error {
 	}
 }
 
-// children are this process's, those that are dead and not reaped as well.
+// children lists the children of this process, also those that are dead and not
+// reaped.
 func children() (pids []int, err error) {
 	all, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {

@@ -24,9 +24,9 @@ const (
 	tenderPatience = 10 * time.Second
 )
 
-// tender finds the program that runs the kernel, and refuses one that is none or
-// another kernel's; a Linux program has none. Before the kernel is known the
-// tender that the user named is looked at all the same.
+// tender finds the program that runs the kernel, "" for a Linux program. It refuses a
+// program that is no tender or another kind of kernel's. A tender that the user
+// named is looked at even before the kernel is known.
 func (s *settings) tender(ctx context.Context) (string, error) {
 	name := s.Tender
 	switch s.ABI {
@@ -65,8 +65,8 @@ func findTender(name string) (string, error) {
 	return "", &step.Error{Kind: step.Unsupported, Field: "tender", Hint: tenderFix, Err: err}
 }
 
-// What Solo5's tenders print, of whatever name: --version since 0.6, and before
-// that the usage. See tenders/spt/spt_main.c in Solo5.
+// The output by which a Solo5 tender is known, whatever its file name: of --version
+// since 0.6, and before that the usage. See tenders/spt/spt_main.c in Solo5.
 var (
 	tenderVersion = regexp.MustCompile(`(?m)^(\S+) tender, version `)
 	tenderUsage   = "[ CORE OPTIONS ]"

@@ -43,7 +43,7 @@ func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
 	return how + "; " + end.String(), true, nil
 }
 
-// Died is of a machine that was killed while it was looked at.
+// Died is the error for a machine that was killed while Boot waited for it.
 func (b *boot) Died(ctx context.Context) error {
 	why := ""
 	if said := machine.Tail(b.m.File(logFile)); said != "" { // unless something is wrong with the supervisor itself
@@ -52,12 +52,12 @@ func (b *boot) Died(ctx context.Context) error {
 	return machine.BootFailed(b.consoleTail(ctx), "the machine was killed with its supervisor%s", why)
 }
 
-// Late is of a machine that is not ready in time.
+// Late is the error for a machine that is not ready in time.
 func (b *boot) Late(ctx context.Context) error {
 	return machine.BootFailed(b.consoleTail(ctx), "not ready after %s: %s", b.s.timeout, b.unmet())
 }
 
-// Awaited is what readiness waits for.
+// Awaited names what Boot waits for.
 func (b *boot) Awaited() string {
 	if b.s.expect != nil {
 		return fmt.Sprintf("the console to match %q", b.s.Expect)
@@ -65,7 +65,7 @@ func (b *boot) Awaited() string {
 	return "the console"
 }
 
-// unmet says that it did not come.
+// unmet says that what Boot waited for did not come.
 func (b *boot) unmet() string {
 	if b.s.expect != nil {
 		return fmt.Sprintf("its console did not match %q", b.s.Expect)
@@ -81,8 +81,8 @@ func (b *boot) consoleTail(ctx context.Context) string {
 	return "the console is empty: the program printed nothing"
 }
 
-// readOutcome is nil if the program has not ended, or nobody knows how: a power
-// cut may leave the file there and empty, and then the machine was killed.
+// readOutcome is nil if the program has not ended, or if the file is not whole. A
+// power cut may leave an empty file, and then the machine was killed.
 func readOutcome(m machine.Machine) (*outcome, error) {
 	b, err := os.ReadFile(m.File(statusFile))
 	if errors.Is(err, fs.ErrNotExist) {

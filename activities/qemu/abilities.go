@@ -67,8 +67,8 @@ func (t *Target) observe(ctx context.Context, m step.Machine, h *step.Health) er
 	return err
 }
 
-// ended looks at what a QEMU that ended by itself has left. The folder has last
-// changed when QEMU removed its pid file.
+// ended looks at the folder of a QEMU that ended by itself. The folder changed last
+// when QEMU removed its pid file.
 func ended(m machine.Machine) (how string, when time.Time, err error) {
 	if m.Printed() == 0 {
 		return "", time.Time{}, nil

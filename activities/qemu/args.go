@@ -49,7 +49,7 @@ func (b *boot) args(with means, devices []device, uefi firmware) ([]string, erro
 	return args, nil
 }
 
-// startArgs say what the machine starts with.
+// startArgs give the kernel or the boot disk.
 func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	if !s.disk() {
 		args := []string{"-kernel", kernelFile, "-append", s.Args}
@@ -75,7 +75,7 @@ func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	return args, nil
 }
 
-// deviceArgs say what one virtio device is and what is behind it.
+// deviceArgs give one virtio device and its backend.
 func (b *boot) deviceArgs(d device) ([]string, error) {
 	// Solo5 knows legacy virtio only; every other driver knows it too.
 	bus := "pci,disable-modern=on"
@@ -115,8 +115,8 @@ func (b *boot) tapFile(index int) int {
 	return fd
 }
 
-// blockdev is a raw disk. It is never guessed what is in it: the machine could
-// write another format's header there.
+// blockdev is a raw disk. QEMU must not guess its format: the machine could write the
+// header of another format there.
 func blockdev(id, path string, readOnly bool) ([]string, error) {
 	driver := "file"
 	if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeDevice != 0 { // a block device: others are refused

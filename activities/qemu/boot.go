@@ -130,7 +130,7 @@ func (b *boot) Ready(ctx context.Context) (string, error) {
 	return how, b.t.takePorts(ctx, b.m, b.s.forwards)
 }
 
-// met says how what was expected of the machine has come, "" if it has not.
+// met says how the machine's expectation was met, "" if it was not yet.
 func (b *boot) met(ctx context.Context) (string, error) {
 	if b.s.expect == nil && b.s.ExpectPort == 0 {
 		return b.alive(ctx)

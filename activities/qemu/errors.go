@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// cause is what the system said, without Go's words for what was called on what.
+// cause is the system's error alone, without Go's names of the call and the file.
 func cause(err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {

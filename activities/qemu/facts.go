@@ -20,10 +20,10 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// facts are what was learnt about a QEMU on this host, kept in a file until
-// the host or the program is another.
+// facts describe a QEMU on this host. They are kept in a file until the host boots
+// again or the program changes.
 type facts struct {
-	// Boot, QEMU and Built say for what the facts hold.
+	// Boot, QEMU and Built identify the boot of the host and the program.
 	Boot  string    `json:"boot"`
 	QEMU  string    `json:"qemu"`
 	Built time.Time `json:"built"`
@@ -73,8 +73,8 @@ func (t *Target) learn(ctx context.Context, qemu string) (facts, error) {
 	return now, err
 }
 
-// ask asks QEMU what it is and has. A program that does not know its machine
-// types is no QEMU for x86: InvalidSpec.
+// ask asks QEMU for its version, machine types and processors. A program that does not
+// list machine types is no QEMU for x86: InvalidSpec.
 func (f *facts) ask(ctx context.Context) error {
 	version, err := tell(ctx, f.QEMU, "--version")
 	if err != nil {
@@ -119,7 +119,7 @@ func knowsSandbox(ctx context.Context, qemu string) (bool, error) {
 	return err == nil, err
 }
 
-// tell is what QEMU prints. One that fails is no QEMU.
+// tell is the output of QEMU. A program that fails is no QEMU.
 func tell(ctx context.Context, qemu string, args ...string) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -173,7 +173,7 @@ func (f facts) check(s settings) error {
 		return step.Invalid("machine", known(s.Machine, "pc, q35 or microvm, or a version that "+f.QEMU+" -machine help prints", f.Machines),
 			"QEMU %s has no machine type %q for unikernels", f.Version, s.Machine)
 	}
-	// What follows the name are features, which QEMU knows best.
+	// Features follow the name; QEMU checks them when it starts.
 	name, _, _ := strings.Cut(s.CPU, ",")
 	if name != "" && name != "host" && len(f.CPUs) > 0 && !slices.Contains(f.CPUs, name) {
 		return step.Invalid("cpu", known(name, "a name that "+f.QEMU+" -cpu help prints", f.CPUs),

@@ -29,8 +29,8 @@ var firmwares = []firmware{
 
 const ovmfFix = "sudo apt-get install ovmf"
 
-// findFirmware finds what the options ask for, or what the host has. None is
-// Unsupported.
+// findFirmware finds the firmware that the options name, or the host's. Unsupported if
+// there is none.
 func findFirmware(given string) (firmware, error) {
 	if given == "" {
 		for _, f := range firmwares {
@@ -63,7 +63,7 @@ func findFirmware(given string) (firmware, error) {
 	return f, nil
 }
 
-// firmwareHint says what to write instead of a path that is wrong.
+// firmwareHint says how to correct a wrong path.
 func firmwareHint() string {
 	if f, err := findFirmware(""); err == nil {
 		return "correct the path, or leave it out: this host has " + f.code

@@ -10,12 +10,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// leastMemory is what a kernel of no size needs, in MiB: kernels begin at 1 MiB.
+// leastMemory is the memory in MiB for the smallest kernel: kernels begin at 1 MiB.
 // OVMF (2022.11) does not come as far as GRUB with less.
 var leastMemory = map[string]int{viaKernel: 2, viaBIOS: 2, viaUEFI: 64}
 
-// checkMemory refuses what the whole host does not have. Whether it is free is
-// not asked: that changes until boot, and Linux gives it when it is touched.
+// checkMemory refuses more memory than the host has. It does not ask for free memory:
+// that changes until boot, and Linux gives memory only when it is touched.
 func checkMemory(mib int) error {
 	f, err := os.Open("/proc/meminfo")
 	if errors.Is(err, fs.ErrNotExist) {

@@ -13,7 +13,7 @@ var _ step.Needer = (*Target)(nil)
 
 const qemuFix = "sudo apt-get install qemu-system-x86"
 
-// Needs is what a host must have to run machines, and what it may have: KVM,
+// Needs lists what a host must have to run machines, and what it may have: KVM,
 // UEFI firmware, the tools that make disks, the right to make taps.
 func (t *Target) Needs(ctx context.Context) []step.Need {
 	run := step.Need{For: "run", What: defaultQEMU, Fix: qemuFix}

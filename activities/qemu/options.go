@@ -98,8 +98,8 @@ const (
 	viaUEFI   = "uefi"
 )
 
-// leastDisk is what a boot disk for a kernel of no size has, mostDisk what
-// package disk makes.
+// leastDisk is the size of a boot disk for the smallest kernel, mostDisk the largest
+// that package disk makes.
 var leastDisk = map[string]int64{viaBIOS: 2 << 20, viaUEFI: 33 << 20} // a FAT32 has 65525 clusters
 
 const mostDisk = 8 << 40
@@ -126,7 +126,7 @@ var (
 	moduleForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$`)
 )
 
-// complete decodes what the user wrote and fills in the defaults; then as read.
+// complete decodes the user's options and fills in the defaults; then it does as read.
 func complete(options json.RawMessage) (settings, error) {
 	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {
@@ -136,8 +136,8 @@ func complete(options json.RawMessage) (settings, error) {
 	return s.parse()
 }
 
-// read decodes options that complete has completed, and refuses what cannot be
-// without looking at the host. It knows no defaults.
+// read decodes options that complete has completed, and refuses those that are wrong
+// on any host. It knows no defaults.
 func read(options json.RawMessage) (settings, error) {
 	var s settings
 	if err := step.Decode(options, &s.Options); err != nil {
@@ -193,7 +193,7 @@ func (s settings) normal() (json.RawMessage, error) { return json.Marshal(s.Opti
 // disk reports whether the machine boots from a disk.
 func (s *settings) disk() bool { return s.Via != viaKernel }
 
-// loader is who starts the kernel, as package image names it.
+// loader names in package image's words the program that starts the kernel.
 func (s *settings) loader() string {
 	if s.disk() {
 		return "grub"

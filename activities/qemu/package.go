@@ -181,7 +181,7 @@ func (s *settings) choose(k step.Kernel) ([]step.File, error) {
 	return all, nil
 }
 
-// disk makes the disk and puts it into the store, packed: what is zero costs nothing.
+// disk makes the disk and puts it into the store, packed: zeros take no space there.
 func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	boot := disk.Boot{Kernel: p.path, ABI: p.abi, Args: p.s.Args}
 	for _, m := range p.modules {

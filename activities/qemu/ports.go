@@ -145,7 +145,8 @@ func (t *Target) checkPorts(ctx context.Context, tags step.Tags, wanted []forwar
 	return nil
 }
 
-// checkHolder says whether whoever holds f will give it up to tags.
+// checkHolder says whether the holder of f will give it up to tags: a machine of the
+// same deployment does.
 func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, field string) error {
 	holder, err := t.holder(ctx, f)
 	switch {
@@ -162,7 +163,8 @@ func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, fie
 	}
 }
 
-// holder is the machine of ours that has f or what overlaps it, nil if none.
+// holder is the machine on this host that has f or a port that overlaps it, nil if
+// none has.
 func (t *Target) holder(ctx context.Context, f forward) (*guest, error) {
 	all, err := t.machines.All(func(step.Tags) bool { return true })
 	if err != nil {
@@ -193,8 +195,8 @@ func overlapping(rows []connection, f forward) (connection, bool) {
 	return connection{}, false
 }
 
-// takePorts makes m forward what it wants and nothing else, taking ports from
-// earlier machines of the same deployment. Doing it again completes it.
+// takePorts makes m forward exactly the wanted ports, and takes them from earlier
+// machines of the same deployment. Cut off, it is completed by doing it again.
 func (t *Target) takePorts(ctx context.Context, m guest, wanted []forward) error {
 	rows, err := m.usernet(ctx)
 	if err != nil {

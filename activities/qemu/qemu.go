@@ -3,8 +3,8 @@
 // BIOS or UEFI. Its console is the first serial port. Its network is QEMU's user
 // network, for which nobody needs root, or tap devices.
 //
-// A machine is kept as package machine keeps it: a folder under State/qemu, its
-// process a QEMU that outlives the worker. To those files come
+// Package machine keeps a machine in a folder under State/qemu. Its process is a QEMU
+// that outlives the worker. This target adds
 //
 //	kernel        via kernel: the kernel, verified and not compressed
 //	disk.raw      via bios, uefi: the disk it boots from, sparse
@@ -12,32 +12,31 @@
 //	vars.fd       via uefi: its variables, made anew at each start
 //	manifest.json the devices of a Solo5 kernel
 //	qmp.sock      QEMU's control socket
-//	qemu.log      what QEMU itself printed
+//	qemu.log      QEMU's own messages
 //
-// and its modules under their own names. A tap is open in QEMU alone, and so is
+// and the modules under their own names. A tap is open in QEMU alone, and so is
 // gone with it.
 //
-// QEMU locks its pid file, and removes it when it ends by itself. So a machine
-// without one that has printed something ran to its end and is not started
-// again.
+// QEMU locks its pid file, and removes it when it ends by itself. So a machine that
+// has printed something and has no pid file ran to its end. It is not started again.
 //
-// Of a console at least the first 64 MiB are kept. QEMU itself has no limit for
-// it: it is the limit of a process's files (RLIMIT_FSIZE), and so as large as the
-// machine's largest disk if that is larger.
+// At least the first 64 MiB of the console are kept. QEMU has no limit of its own for
+// the console; the limit is that of all files of the process (RLIMIT_FSIZE), which
+// is the size of the machine's largest disk if that is more.
 //
 // # Ports
 //
-// The user network is started without forwards; they are added through QMP
-// when the machine is ready, after the machine of an earlier generation that
-// holds them has let go. So clients see the old machine or one that is ready,
-// and Destroy of a generation that failed returns the ports to the one before.
+// The user network starts without forwards. When the machine is ready they are taken
+// from the machine of an earlier generation and added here, through QMP. So clients
+// see the old machine or one that is ready. Destroy of a generation that failed
+// returns the ports to the generation before it.
 //
 // # Solo5
 //
-// A Solo5 virtio kernel gets the devices of its manifest, in the manifest's
-// order, and no other: the first virtio device of a type is the first of that
-// type in the manifest, and it aborts at one it does not expect. So the boot
-// disk of via bios and uefi is IDE or AHCI, which it does not look at.
+// A Solo5 virtio kernel gets exactly the devices of its manifest, in the manifest's
+// order: it takes the first virtio device of a type for the first of that type in
+// the manifest, and aborts at a device that it does not expect. It does not look at
+// IDE and AHCI disks, so the boot disk of via bios and uefi is one of these.
 package qemu
 
 import (

@@ -70,7 +70,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	for {
 		var dialer net.Dialer
 		conn, err := dialer.DialContext(limited, "unix", path)
-		if !errors.Is(err, syscall.EAGAIN) { // QEMU's queue has room for one
+		if !errors.Is(err, syscall.EAGAIN) { // QEMU's queue holds one client
 			return conn, err
 		}
 		select {

@@ -59,7 +59,7 @@ func unpack(ctx context.Context, made machine.Machine) error {
 	return errors.Join(err, packed.Close(), os.Remove(made.File(packedDisk)))
 }
 
-// Console reads what the kernel printed. Text that is not UTF-8 has U+FFFD in
+// Console reads the kernel's output. Text that is not UTF-8 has U+FFFD in
 // its place. A machine that was destroyed, or is on another host, is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	return t.machines.Console(ctx, from)
@@ -70,9 +70,9 @@ var quit = machine.Quit{Grace: quitGrace, Ask: func(ctx context.Context, m machi
 	return guest{m}.quit(ctx)
 }}
 
-// Destroy ends the machines whose tags match and removes their folders, half
-// made ones as well. What it cannot end is named in the error's Left; the rest
-// is removed all the same.
+// Destroy ends the machines whose tags match and, unless KeepImage is set, removes
+// their folders, half made ones as well. The error's Left names what did not end;
+// the rest is removed. Then the machine before has its ports again.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
 	done, err := t.machines.Destroy(ctx, what, quit)

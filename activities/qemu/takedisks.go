@@ -21,7 +21,7 @@ func given(disks []Disk) (there []machine.Disk) {
 	return there
 }
 
-// checkRaw refuses what QEMU would take for an empty disk, or for a raw one.
+// checkRaw refuses an empty file and a qcow2 image, which QEMU would take for raw.
 func checkRaw(f *os.File, field string) error {
 	head := make([]byte, 4)
 	n, err := f.ReadAt(head, 0)
