@@ -23,7 +23,7 @@ func (s *Store) fail(op string, err error) error {
 	return failAt(s.base, op, err)
 }
 
-// failIn is fail for the file system: what went wrong is in folder.
+// failIn is fail for an error of the file system in folder.
 func failIn(folder, op string, err error) error {
 	e := asError(op, err)
 	if e == nil {
@@ -40,7 +40,7 @@ func failIn(folder, op string, err error) error {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Kind, e.Hint = step.NoSpace, "free space in "+folder
 		if p != nil {
-			e.Err = p.Err // which of our files it was helps nobody
+			e.Err = p.Err // the name of a file of the store's helps no user
 		}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		e.Kind, e.Hint = step.Unauthorized, "the process needs read and write permission in "+folder
@@ -117,7 +117,7 @@ func asError(op string, err error) *step.Error {
 	return &step.Error{Op: op, Err: err}
 }
 
-// brief says in few words what err says in many.
+// brief is a short text for a long error.
 type brief struct {
 	text string
 	err  error

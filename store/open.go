@@ -109,9 +109,9 @@ func openFolder(ctx context.Context, folder string) (*Store, error) {
 
 var tempForm = regexp.MustCompile(`^[0-9a-f]{64}\.[0-9a-f]+\.tmp$`)
 
-// sweep removes what a Put that was killed left behind: a temporary file that
-// nobody has locked, that is, whose writer is gone. Errors do not matter:
-// leftovers do no harm, and the next Open tries again.
+// sweep removes the temporary files of killed Puts: those whose lock is free, because
+// the writer is gone. Errors do not matter: leftovers do no harm, and the next Open
+// tries again.
 func sweep(ctx context.Context, folder string) {
 	_ = filepath.WalkDir(filepath.Join(folder, "sha256"), func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
@@ -134,7 +134,7 @@ func sweep(ctx context.Context, folder string) {
 
 // uploadAttempts bounds how often each request of an upload is tried. A large
 // upload is many requests, and starting over for one of them would be a waste;
-// a read is one request, and whoever asked for it retries.
+// a read is one request, and its caller retries.
 const uploadAttempts = 3
 
 // abortTimeout is how long a cancelled upload may take to remove its parts, for

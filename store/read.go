@@ -37,7 +37,7 @@ func (s *Store) Open(ctx context.Context, a step.Artifact) (io.ReadCloser, error
 	return &verified{ctx: ctx, store: s, want: a, blob: r, hash: sha256.New()}, nil
 }
 
-// verified reads an artifact and checks that it is what its name says.
+// verified reads an artifact and checks its bytes against its name, their digest.
 type verified struct {
 	ctx   context.Context
 	store *Store

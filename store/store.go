@@ -5,10 +5,10 @@
 // they are read, so no reader and no writer waits for a lock or needs a database:
 // the same bytes put by two hosts at once are the same object.
 //
-// What a crash can leave is invisible to readers. In a folder it is a file
-// "<digest>.<hex>.tmp" beside the artifact, which [Open] removes if
-// nobody writes it. In a bucket it is an unfinished multipart upload; a lifecycle rule
-// (AbortIncompleteMultipartUpload) removes those.
+// Readers never see the leftovers of a crash. In a folder these are files
+// "<digest>.<hex>.tmp" beside the artifact, which [Open] removes once their writer is
+// gone. In a bucket they are unfinished multipart uploads, which a lifecycle rule
+// (AbortIncompleteMultipartUpload) removes.
 package store
 
 import (
@@ -105,8 +105,8 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 		ContentType: "application/octet-stream",
 		BeforeWrite: func(as func(any) bool) error {
 			if as(&file) { // in a file:// store only
-				// By its lock a file in the making is told from a leftover.
-				// Where there are no locks, sweep cannot take one either.
+				// The lock tells a file that is being written from a leftover.
+				// Where there are no locks, sweep removes nothing.
 				if errors.Is(files.Lock(file), files.ErrLocked) {
 					return errSwept
 				}
@@ -142,7 +142,7 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 	case file != nil && errors.Is(err, fs.ErrNotExist):
 		return errSwept
 	case err != nil && ctx.Err() != nil:
-		return ctx.Err() // whatever it was that a layer below made of it
+		return ctx.Err() // a layer below may have made another error of it
 	case err != nil:
 		return err
 	case file != nil:
@@ -167,7 +167,7 @@ func (s *Store) List(ctx context.Context) iter.Seq2[step.Artifact, error] {
 			}
 			m := keyForm.FindStringSubmatch(obj.Key)
 			if m == nil {
-				continue // what a crash left
+				continue // a leftover of a crash
 			}
 			if !yield(step.Artifact{URI: s.uri(m[1]), SHA256: m[1], Size: obj.Size}, nil) {
 				return

@@ -30,17 +30,17 @@ const treeFile = "tree.json"
 
 // baseline is the tree as it came out of the archive.
 //
-// A build that exits 0 may have built nothing. So the kernel counts as built
-// if the archive did not hold it, or if it has changed since: other content or
-// another time. What is compared is the archive, not the state before this try
-// of the build: a try that was cut off after it made the kernel leaves a later
-// one nothing to do, and that is no error.
+// A build that exits 0 may have built nothing. So the kernel counts as built only if
+// the archive did not hold it, or if it has other content or another time than in
+// the archive. The state before this try of the build is not compared: a try that
+// was cut off after it made the kernel leaves nothing to do for the next, and that
+// is no error.
 type baseline struct {
 	// Kernel is the archive's file in the kernel's place, nil if it had none.
 	Kernel *fileState `json:"kernel"`
 	// Unpacked is the time that all the archive's files were given.
 	Unpacked time.Time `json:"unpacked"`
-	// Key is that of the work which the tree was configured for.
+	// Key is the cache key that the tree was configured for.
 	Key string `json:"key"`
 }
 
@@ -49,10 +49,10 @@ type fileState struct {
 	SHA256   string    `json:"sha256"`
 }
 
-// takeBaseline gives all files of a tree just unpacked one time, a second ago,
-// and looks at the kernel's place. So a file of another time is one that the
-// commands made, and make does not take a generated file that happened to be
-// unpacked before its source (configure and configure.ac) for out of date.
+// takeBaseline sets the time of all files of a new tree to a second ago, and records
+// the file in the kernel's place. So the commands made every file with another time.
+// And make does not rebuild a generated file (configure) because it was unpacked
+// before its source (configure.ac).
 func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error) {
 	b := baseline{Unpacked: now.Add(-time.Second).Truncate(time.Second)}
 	err := filepath.WalkDir(w.rollout.tree(), func(path string, d fs.DirEntry, err error) error {

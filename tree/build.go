@@ -40,8 +40,8 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 	if k, hit, err := t.cached(ctx, w); err != nil || hit {
 		return k, err
 	}
-	// The folder is known by the tags. What the value says is only compared:
-	// no value makes us run commands in a folder that is not ours.
+	// The tags name the folder. The value's folder is only compared, so that no value
+	// makes a worker run commands elsewhere.
 	if src.Tree != w.rollout.tree() {
 		return none, w.treeGone(src, fs.ErrNotExist)
 	}
@@ -73,7 +73,7 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 	}
 	k.Log = log
 	if !t.unchanged(ctx, w) {
-		return k, nil // whatever it is, it is not what the key says
+		return k, nil // the host changed during the build: the key does not describe it
 	}
 	if err := t.remember(w, k); err != nil {
 		return none, failed("remember the build", t.folder, err)

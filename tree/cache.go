@@ -66,7 +66,7 @@ func (t *Toolchain) remember(w *work, k step.Kernel) error {
 	return files.Write(t.cacheFile(w.key+".json"), text)
 }
 
-// lockKey waits until nobody else on this host builds the same.
+// lockKey waits until no other call on this host builds the same.
 func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
 		return nil, failed("lock the cache", t.folder, err)
@@ -80,9 +80,9 @@ func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 	return l, nil
 }
 
-// lockExclusive waits until no other command on this host uses what name says;
-// nil if that is nothing. The lock is kept with those of the cache, which has
-// the same need to be swept.
+// lockExclusive waits until no other command on this host uses the thing called name;
+// nil if name is empty. The lock file is kept with those of the cache, which are
+// swept.
 func (t *Toolchain) lockExclusive(ctx context.Context, w *work, name string) (*lock, error) {
 	if name == "" {
 		return nil, nil
@@ -102,8 +102,7 @@ func (t *Toolchain) lockExclusive(ctx context.Context, w *work, name string) (*l
 	return l, nil
 }
 
-// sweepCache removes old records, and locks that nobody holds or has used for
-// as long.
+// sweepCache removes records and free locks that are older than recordAge.
 func (t *Toolchain) sweepCache(now time.Time) {
 	entries, err := os.ReadDir(t.cacheFile("."))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +117,7 @@ func (t *Toolchain) sweepCache(now time.Time) {
 		if strings.HasSuffix(path, ".lock") {
 			l, err := tryLock(path, "janitor")
 			if err != nil {
-				continue // somebody builds
+				continue // a build has it
 			}
 			defer l.release()
 		}

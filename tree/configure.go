@@ -62,9 +62,9 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	return step.Source{Spec: spec, Host: t.site.Host, Tree: w.rollout.tree(), Log: log}, nil
 }
 
-// sourceBeforeHost gives what is wrong with the source, if that is anything,
-// instead of what the host lacks: who has forgotten a file is not to install a
-// compiler first. It leaves no tree.
+// sourceBeforeHost returns the source's error, if it has one, instead of lacks, the
+// host's: a user who has forgotten a file should not have to install a compiler
+// first. It leaves no tree.
 func (t *Toolchain) sourceBeforeHost(ctx context.Context, w *work, lacks error) error {
 	if w.CheckSource == nil || step.KindOf(lacks) != step.Unsupported {
 		return lacks
@@ -108,8 +108,8 @@ func (t *Toolchain) unpack(ctx context.Context, w *work) error {
 	return source.Unpack(in, w.rollout.tree())
 }
 
-// lookAtSource has the toolchain check the unpacked source, and takes out of it
-// what the commands will make.
+// lookAtSource has the toolchain check the unpacked source, and removes from it the
+// files that the commands will make.
 func (w *work) lookAtSource(ctx context.Context) error {
 	if w.CheckSource != nil {
 		tree, err := os.OpenRoot(w.rollout.tree())

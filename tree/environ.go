@@ -17,7 +17,7 @@ import (
 // MAKEFLAGS is left out: in a worker that was started by a Makefile it names that
 // make's job server.
 var (
-	// shaping variables may change what is built, so they are in the cache key.
+	// shaping variables may change the kernel, so they are in the cache key.
 	shaping = []string{
 		"PATH", "CC", "CXX", "SOURCE_DATE_EPOCH", "PKG_CONFIG_PATH",
 		"OPAMROOT", "OPAMSWITCH", "OPAM_SWITCH_PREFIX", "OPAMCLI", "OPAMCOLOR", "OPAMCONFIRMLEVEL", "OPAMDOWNLOADJOBS", "OPAMJOBS",
@@ -27,7 +27,7 @@ var (
 		"GOROOT", "GOPATH", "GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY", "GOTOOLCHAIN",
 		"CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "NIX_PATH",
 	}
-	// The others say where the worker stands and how it reaches the network.
+	// standing variables describe the worker's user, host and network.
 	standing = []string{
 		"HOME", "USER", "LOGNAME", "SHELL", "TZ", "TERM",
 		"LANG", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME",
@@ -41,14 +41,14 @@ var (
 	proxyPassword = regexp.MustCompile(`^[^/\s@]+@`)
 )
 
-// Environ is the environment of commands: what they see of the worker's, and
-// what a recipe adds. The zero value is empty.
+// Environ is the environment of commands: the listed variables of the worker's, and
+// those that a recipe adds. The zero value is empty.
 type Environ struct {
 	// all is every variable as "NAME=value", in order of the names.
 	all []string
-	// shaping is those of the worker's that may change what is built.
+	// shaping are the worker's variables that may change the kernel.
 	shaping []string
-	// withheld names those of the worker's that are listed and hold a password.
+	// withheld names the worker's variables that are listed but hold a password.
 	withheld []string
 }
 

@@ -27,8 +27,8 @@ func failed(op, folder string, err error) *step.Error {
 	return e
 }
 
-// Cause is what the system said of a file or a call, without naming them: the
-// reader is told in other words. An error of another kind is given back.
+// Cause is the system's error without the names of the file and the call, for texts
+// that name them in other words. Other errors are returned as they are.
 func Cause(err error) error {
 	var path *fs.PathError
 	var link *os.LinkError
@@ -59,8 +59,8 @@ func named(err error) error {
 
 func noSpaceHint(folder string) string { return "free space on the disk that holds " + folder }
 
-// diskFull reports whether the disk of folder has (nearly) no room. A compiler
-// says so only in its own words.
+// diskFull reports whether the disk of folder is (nearly) full. A compiler says so
+// only in words of its own.
 func diskFull(folder string) bool {
 	const few = 64 << 10
 	var fs syscall.Statfs_t

@@ -21,11 +21,11 @@ const groupFile = "group.json"
 
 // group is a process group: a command, its children and theirs. If the worker
 // is killed the command itself dies at once (Pdeathsig), its children do not.
-// So the group is on record while it lives, in a way that a later process
-// group of the same number is not taken for it.
+// So the group is on record while it lives, with enough detail to tell it from a
+// later process group of the same number.
 //
-// A worker killed in the moment between a command's start and its record takes
-// the command along. Children that it has by then are not known to anybody.
+// If the worker is killed between a command's start and its record, the command dies
+// too. Children that the command has by then are not found.
 type group struct {
 	// ID is the group's number, and the pid of its leader.
 	ID int `json:"id"`
@@ -147,7 +147,7 @@ func (g group) record(path string) error {
 }
 
 // endLeftGroup ends the group on record at path, if there is one, and takes it
-// off the record. It is for who has the rollout's lock.
+// off the record. The caller has the rollout's lock.
 func endLeftGroup(ctx context.Context, path string) error {
 	if err := killGroup(ctx, path); err != nil {
 		return err

@@ -16,9 +16,9 @@ import (
 // do not inherit it.
 type lock struct{ file *os.File }
 
-// heldError says that somebody else has the lock.
+// heldError says that another call has the lock.
 type heldError struct {
-	// by is what the holder calls itself, "" if it has not said yet.
+	// by is the holder's name, "" if it has not written it yet.
 	by string
 }
 
@@ -30,7 +30,7 @@ func isHeld(err error) bool {
 }
 
 // tryLock takes the lock at path, made if missing, or fails at once with a
-// heldError. who names the holder to those who wait.
+// heldError. who is the caller's name, for others that wait.
 func tryLock(path, who string) (*lock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -60,8 +60,8 @@ func tryLock(path, who string) (*lock, error) {
 	}
 }
 
-// sign says who holds the lock, and by its time when it was used. On a full
-// disk it stays unsigned: Clean must be able to take it even then.
+// sign writes the holder's name into the lock; the file's time then says when it was
+// used. Errors do not matter: on a full disk Clean must still be able to take it.
 func (l *lock) sign(who string) {
 	_ = l.file.Truncate(0)
 	_, _ = l.file.WriteAt([]byte(who+"\n"), 0)
@@ -78,7 +78,7 @@ func waitLock(ctx context.Context, path, who string, waiting func(holder string)
 		if !errors.As(err, &held) {
 			return l, err
 		}
-		// Not at once: a holder that has just come has yet to say who it is.
+		// Not at once: a new holder has not written its name yet.
 		if n%10 == 1 {
 			waiting(held.by)
 		}

@@ -18,8 +18,8 @@ const (
 	maxLine   = 500
 )
 
-// output takes what the commands of a stage print: all of it (up to max bytes)
-// goes to a file, the last lines are kept for people.
+// output takes the output of a stage's commands. All of it (up to max bytes) goes to a
+// file, and the last lines are kept for people.
 type output struct {
 	mu   sync.Mutex
 	file *os.File
@@ -63,13 +63,13 @@ func (o *output) printf(format string, args ...any) {
 }
 
 func (o *output) write(p []byte) {
-	room := o.max - o.size
-	if o.err != nil || room < 0 {
+	free := o.max - o.size
+	if o.err != nil || free < 0 {
 		return
 	}
-	cut := int64(len(p)) > room
+	cut := int64(len(p)) > free
 	if cut {
-		p = fmt.Appendf(p[:room:room], "\n[the rest is left out: a log holds %d MiB]\n", o.max>>20)
+		p = fmt.Appendf(p[:free:free], "\n[the rest is left out: a log holds %d MiB]\n", o.max>>20)
 	}
 	if _, o.err = o.file.Write(p); o.err == nil {
 		o.size += int64(len(p))
@@ -93,7 +93,7 @@ func (o *output) endLine() {
 // escapes are the terminal's: colours, cursor moves, titles.
 var escapes = regexp.MustCompile("\x1b(\\[[0-9;?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|.)")
 
-// plain is a line without what only a terminal understands.
+// plain is a line without a terminal's escape sequences.
 func plain(line []byte) string {
 	text := escapes.ReplaceAllString(strings.ToValidUTF8(string(line), "?"), "")
 	return strings.TrimRightFunc(strings.Map(func(r rune) rune {

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// graceTime is what a cancelled command has between SIGTERM and SIGKILL.
+	// graceTime is the time between SIGTERM and SIGKILL for a cancelled command.
 	graceTime = 2 * time.Second
 	// drainTime is how long output is awaited of a process that left the
 	// group and kept its standard output.
@@ -73,7 +73,7 @@ func (c *command) run(ctx context.Context) error {
 		err = g.record(c.record)
 	}
 	if err != nil {
-		// What is not on record may not run.
+		// A group that is not on record may not run.
 		p.signal(unix.SIGKILL)
 	}
 	if waitErr := c.await(ctx, p); err == nil {

@@ -23,24 +23,24 @@ type Recipe struct {
 	// Configure and Build are the commands of the two stages, in order. Build
 	// has at least one.
 	Configure, Build []Command
-	// Product is what the build makes. A toolchain that knows only afterwards
-	// leaves it empty and sets Find.
+	// Product names the kernel and its files. A toolchain that knows them only after
+	// the build leaves it empty and sets Find.
 	Product Product
 	// Find looks for the product in the tree once Build is done. Its error is
-	// BuildFailed unless it says otherwise, and is given what the build made
-	// as a hint.
+	// BuildFailed unless it has a kind, and then lists the build's new files as its
+	// hint.
 	Find func(tree *os.Root) (Product, error)
-	// Accept refuses a kernel that is none of those which the recipe makes: it
-	// says what the kernel is instead. Nil takes any kernel.
+	// Accept refuses a kernel of a kind that the recipe does not make, and says of
+	// which kind it is. Nil takes any kernel.
 	Accept func(image.Info) error
 	// Discard is files and folders that the toolchain makes anew and that the
 	// source may have by mistake. They are removed before Configure.
 	Discard []string
 	// CheckSource looks at the unpacked source before any command runs.
 	CheckSource func(tree *os.Root) error
-	// Inspect looks at the host before anything is done, with the environment
-	// that the commands will have, and again at what Configure has installed.
-	// What is missing is Unsupported, with the command that mends it as Hint.
+	// Inspect looks at the host, in the environment of the commands: first before
+	// anything is done, and again after Configure. A missing tool is Unsupported,
+	// with the command that installs it as Hint.
 	Inspect func(ctx context.Context, e Environ) (Facts, error)
 	// Env is added to the environment of all commands; see [EnvironOf].
 	Env map[string]string
@@ -53,14 +53,14 @@ type Command struct {
 	// Argv is a program and its arguments. A program with a slash is the
 	// source's own, any other is looked up in PATH.
 	Argv []string
-	// Exclusive names what no other command of this toolchain on this host may
-	// use meanwhile, as "opam switch $OPAMSWITCH": variables of the commands'
-	// environment are filled in. Waiting for it is not part of the Timeout.
-	// Empty: nothing.
+	// Exclusive names a thing that only one command of this toolchain on this host may
+	// use at a time, as "opam switch $OPAMSWITCH". Variables of the commands'
+	// environment are filled in. Waiting for it is not part of the Timeout. Empty for
+	// none.
 	Exclusive string
 }
 
-// Product is what a build makes.
+// Product names the files that a build makes.
 type Product struct {
 	Kernel string
 	Files  []File
@@ -69,20 +69,20 @@ type Product struct {
 // File travels with the kernel.
 type File struct {
 	Path string
-	// Name is what it is known by, different from the others'.
+	// Name is its name in [step.Kernel], different from the other files'.
 	Name string
 	// Optional files are left out if the build made none.
 	Optional bool
 }
 
-// Facts is what a recipe found out about the host.
+// Facts describe the host, as far as a recipe depends on it.
 type Facts struct {
 	// Env is added to [Recipe.Env].
 	Env map[string]string
-	// Tools is what else about the host shapes the kernel, as "mirage 4.11.0".
+	// Tools of the host that shape the kernel, as "mirage 4.11.0".
 	Tools []string
-	// Installed is as Tools, but the configure commands may install or replace
-	// it ("solo5.0.9.1"): what counts is what is there when they are done.
+	// Installed is as Tools, but the configure commands may install or replace these
+	// ("solo5.0.9.1"): those count that are there when configure is done.
 	Installed []string
 }
 
@@ -92,9 +92,9 @@ type work struct {
 	spec    step.Spec
 	environ Environ
 	facts   Facts
-	// key is what the kernel depends on, as far as it can be known beforehand.
-	// A key taken before Configure finds what was built with what is installed
-	// already; the tree keeps the one taken after, see [Toolchain.lookAgain].
+	// key is a digest of everything that the kernel depends on, as far as it is known
+	// before the build. The key taken before Configure is for the cache; the tree
+	// keeps the one taken after, see [Toolchain.lookAgain].
 	key     string
 	rollout rollout
 }
@@ -121,7 +121,7 @@ func (t *Toolchain) read(spec step.Spec) (*work, error) {
 	return w, nil
 }
 
-// look finds out what there is on the host, and with that the key.
+// look inspects the host and computes the key.
 func (t *Toolchain) look(ctx context.Context, w *work) (err error) {
 	if w.Inspect != nil {
 		if w.facts, err = w.Inspect(ctx, w.environ); err != nil {
@@ -138,10 +138,10 @@ func (t *Toolchain) look(ctx context.Context, w *work) (err error) {
 	return err
 }
 
-// lookAgain is for when the configure commands are done: it takes what they
-// have installed into the key. All else is as they found it. What is missing now
-// was there when they began: another deploy is replacing it, or somebody has
-// removed it, which the next try will say.
+// lookAgain inspects the host after the configure commands, and takes the packages
+// that they installed into the key. A tool that is missing now was there before:
+// another deploy is replacing it, or a user removed it, and the next try will say
+// so.
 func (t *Toolchain) lookAgain(ctx context.Context, w *work) error {
 	if w.Inspect == nil || len(w.Configure) == 0 {
 		return nil
@@ -164,8 +164,8 @@ func (t *Toolchain) unchanged(ctx context.Context, w *work) bool {
 	return err == nil && t.look(ctx, now) == nil && now.key == w.key
 }
 
-// here says on which host something was found to be missing: the Op for those
-// who see it, the Hint for those who are told the field's place instead.
+// here adds the host's name to the error for a missing tool: in Op, and in Hint, since
+// a message with a field's place does not show Op.
 func (t *Toolchain) here(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && e.Kind == step.Unsupported && e.Op == "" {

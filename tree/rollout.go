@@ -19,7 +19,7 @@ import (
 //	tmp/            TMPDIR of the commands while they run
 //	configure.log   build.log
 //	group.json      the process group that runs, see [group]
-//	lock            held by who works in the tree
+//	lock            held by the call that works in the tree
 type rollout struct {
 	tags step.Tags
 	dir  string
@@ -53,8 +53,8 @@ func (r rollout) create(ctx context.Context) (*lock, error) {
 	}
 }
 
-// lock waits for whoever works in the folder, then ends what a killed worker
-// left running there.
+// lock waits until no other call works in the folder, then ends processes that a
+// killed worker left there.
 func (r rollout) lock(ctx context.Context) (*lock, error) {
 	l, err := waitLock(ctx, r.file(lockFile), r.name(), func(string) {
 		step.Report(ctx, step.Progress{Note: "waiting for an earlier try to end"})
@@ -69,8 +69,8 @@ func (r rollout) lock(ctx context.Context) (*lock, error) {
 	return l, nil
 }
 
-// remove removes the folder and ends what runs in it. If force, that includes
-// the commands of a worker that still has the lock; else a heldError says so.
+// remove removes the folder and ends the processes in it. With force these include the
+// commands of a worker that still has the lock; else a heldError says so.
 func (r rollout) remove(ctx context.Context, force bool) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -110,7 +110,7 @@ func (r rollout) removeLocked(ctx context.Context) error {
 	if err := endLeftGroup(ctx, r.file(groupFile)); err != nil {
 		return err
 	}
-	// First what says that the tree is whole, last what others wait for.
+	// First the file that says that the tree is whole, last the lock.
 	if err := removeIfThere(r.file(treeFile)); err != nil {
 		return err
 	}

@@ -19,8 +19,8 @@ import (
 
 var errTimeout = errors.New("timed out")
 
-// runStage runs the commands of a stage in the tree and puts what they print
-// into the store. The log is nil if there is nothing to run.
+// runStage runs the commands of a stage in the tree and puts their output into the
+// store. The log is nil if there are no commands.
 func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, commands []Command) (*step.Artifact, error) {
 	if len(commands) == 0 {
 		return nil, nil

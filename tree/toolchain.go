@@ -48,7 +48,7 @@ type Toolchain struct {
 	recipe func(step.Spec) (Recipe, error)
 	// folder is State/<kind>.
 	folder string
-	// swept is when the janitor last ran, in seconds since 1970.
+	// swept is when sweep last ran, in seconds since 1970.
 	swept atomic.Int64
 }
 
@@ -65,8 +65,8 @@ func New(site step.Site, kind string, recipe func(step.Spec) (Recipe, error)) *T
 	return &Toolchain{site: site, kind: kind, recipe: recipe, folder: filepath.Join(site.State, kind)}
 }
 
-// Clean removes the trees that spec.Tags match and ends what runs in them. It
-// waits at most 5 s for their users to let go. Nothing to remove is no error.
+// Clean removes the trees that spec.Tags match and ends the processes in them. It
+// waits at most 5 s for their locks. Nothing to remove is no error.
 func (t *Toolchain) Clean(ctx context.Context, spec step.Spec) (step.Destroyed, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cleanWait, fmt.Errorf("it did not end within %s", cleanWait))
 	defer cancel()
@@ -89,10 +89,10 @@ func (t *Toolchain) Clean(ctx context.Context, spec step.Spec) (step.Destroyed, 
 	return gone, nil
 }
 
-// sweep is the janitor: it removes trees that nobody has used for 24 hours and
-// records of builds older than 30 days. Configure calls it, so that it needs no
-// goroutine and works in a worker that runs for months; it acts at most once an
-// hour and for at most 5 s. What it cannot remove it leaves to the next time.
+// sweep removes trees that were not used for 24 hours and records of builds older than
+// 30 days. Configure calls it, so that it needs no goroutine and works in a worker
+// that runs for months. It acts at most once an hour and for at most 5 s. A tree that
+// cannot be removed is left to the next time.
 func (t *Toolchain) sweep(ctx context.Context, now time.Time) {
 	last := t.swept.Load()
 	if now.Unix()-last < int64(sweepEvery/time.Second) || !t.swept.CompareAndSwap(last, now.Unix()) {
