@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/terminal"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -106,14 +107,14 @@ func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) erro
 // consoleWriter prints the pieces of a console.
 type consoleWriter struct {
 	*cli
-	filter *filter // nil: pieces are printed as they are
+	filter *terminal.Filter // nil: pieces are printed as they are
 }
 
 func (c *cli) consoleWriter(raw bool) consoleWriter {
 	if raw || !isTerminal(c.out) {
 		return consoleWriter{c, nil}
 	}
-	return consoleWriter{c, &filter{colours: os.Getenv("TERM") != "dumb"}}
+	return consoleWriter{c, &terminal.Filter{Colours: os.Getenv("TERM") != "dumb"}}
 }
 
 // piece prints a piece and reports whether it could be written.
@@ -123,7 +124,7 @@ func (w consoleWriter) piece(text step.ConsoleText) bool {
 		w.emit(text)
 		text.Text = "" // writing it shows whether emit failed
 	case w.filter != nil:
-		text.Text = w.filter.add(text.Text)
+		text.Text = w.filter.Add(text.Text)
 	}
 	_, err := io.WriteString(w.out, text.Text)
 	return err == nil
@@ -131,7 +132,7 @@ func (w consoleWriter) piece(text step.ConsoleText) bool {
 
 // end resets the colours that the console has set.
 func (w consoleWriter) end() {
-	if w.filter != nil && w.filter.coloured {
+	if w.filter != nil && w.filter.Coloured {
 		_, _ = io.WriteString(w.out, "\x1b[0m")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/terminal"
 )
 
 // output is standard output or standard error, safe for concurrent use. After an
@@ -91,14 +92,14 @@ func (c *cli) print(format string, args ...any) { write(c.out, format, args...) 
 func (c *cli) say(format string, args ...any)   { write(c.err, format, args...) }
 
 func write(w io.Writer, format string, args ...any) {
-	_, _ = io.WriteString(w, clean(fmt.Sprintf(format, args...))+"\n")
+	_, _ = io.WriteString(w, terminal.Clean(fmt.Sprintf(format, args...))+"\n")
 }
 
 // writeFailure writes an error with its hint and what it left behind. name is a
 // prefix as "hello/dev: ", or empty.
 func writeFailure(w io.Writer, name string, f *step.Error) {
 	part := func(label, text string) {
-		write(w, "%s: %s", label, strings.ReplaceAll(strings.TrimRight(clean(text), "\n"), "\n", "\n      "))
+		write(w, "%s: %s", label, strings.ReplaceAll(strings.TrimRight(terminal.Clean(text), "\n"), "\n", "\n      "))
 	}
 	part("error", name+f.Error())
 	if f.Hint != "" {
@@ -111,6 +112,6 @@ func writeFailure(w io.Writer, name string, f *step.Error) {
 
 // cleanLine is the first line of clean text.
 func cleanLine(s string) string {
-	line, _, _ := strings.Cut(clean(s), "\n")
+	line, _, _ := strings.Cut(terminal.Clean(s), "\n")
 	return line
 }

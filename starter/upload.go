@@ -12,6 +12,7 @@ import (
 	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/store"
+	"github.com/morgana-deploy/morgana/terminal"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -103,7 +104,7 @@ func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (rep
 			c.say("%s", progressLine(p))
 			return
 		}
-		_, _ = fmt.Fprintf(c.err, "\r%s\x1b[K", clean(progressLine(p)))
+		_, _ = fmt.Fprintf(c.err, "\r%s\x1b[K", terminal.Clean(progressLine(p)))
 	}, nil)
 	return reporting, func() {
 		if rewrite && shown {

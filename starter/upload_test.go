@@ -68,7 +68,7 @@ func TestProgressIsShown(t *testing.T) {
 	if want := "50% of 4 KiB reading it\n100% of 4 KiB reading it\n50% of 4 KiB storing it\n100% of 4 KiB storing it\n3 MiB packing\n"; e.String() != want {
 		t.Errorf("got %q, want %q", e.String(), want)
 	}
-	ours, theirs := terminal(t)
+	ours, theirs := pseudoterminal(t)
 	work(&cli{err: &output{w: theirs}}, 0)
 	b := make([]byte, 1024)
 	n, err := ours.Read(b)

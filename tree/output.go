@@ -3,10 +3,11 @@ package tree
 import (
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"unicode"
+
+	"github.com/morgana-deploy/morgana/terminal"
 )
 
 const (
@@ -90,18 +91,9 @@ func (o *output) endLine() {
 	}
 }
 
-// escapes are the terminal's: colours, cursor moves, titles.
-var escapes = regexp.MustCompile("\x1b(\\[[0-9;?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|.)")
-
-// plain is a line without a terminal's escape sequences.
+// plain is a line without a terminal's control sequences.
 func plain(line []byte) string {
-	text := escapes.ReplaceAllString(strings.ToValidUTF8(string(line), "?"), "")
-	return strings.TrimRightFunc(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\t' {
-			return -1
-		}
-		return r
-	}, text), unicode.IsSpace)
+	return strings.TrimRightFunc(terminal.Clean(string(line)), unicode.IsSpace)
 }
 
 // lines is the last lines, an unfinished one included.

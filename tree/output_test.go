@@ -24,7 +24,7 @@ func TestOutput(t *testing.T) {
 	}
 	for _, c := range []struct{ text, last string }{
 		{"one\n", "one"}, {"two", "two"}, {" halves\n\n \n", "two halves"}, {"10%\r20%\r", "20%"}, {"dos\r\n", "dos"},
-		{"\x1b[1;32mgreen\x1b[0m \x1b]0;title\x07\b\n", "green"}, {"bad \xff utf\n", "bad ? utf"},
+		{"\x1b[1;32mgreen\x1b[0m \x1b]0;title\x07\b\n", "green"}, {"bad \xff utf\n", "bad \uFFFD utf"},
 		{strings.Repeat("x", 3*maxLine) + "\n", strings.Repeat("x", maxLine)},
 	} {
 		write(c.text)

@@ -1,4 +1,5 @@
-package main
+// Package terminal makes text of other programs safe to show on a terminal.
+package terminal
 
 import (
 	"strings"
@@ -6,25 +7,25 @@ import (
 	"unicode/utf8"
 )
 
-// clean removes the control sequences from text that a machine, a build or another
+// Clean removes the control sequences from text that a machine, a build or another
 // program has printed, so that a terminal only shows it.
-func clean(text string) string {
-	var f filter
-	return f.add(text)
+func Clean(text string) string {
+	var f Filter
+	return f.Add(text)
 }
 
-// filter cleans text that comes in pieces. Pieces are cut between characters.
+// Filter cleans text that comes in pieces. Pieces are cut between characters.
 //
 // Newlines, tabs and printable characters pass. Control sequences are removed in
 // their 7-bit and 8-bit forms (ECMA-48), and so are other control characters and
 // those that reorder text. A carriage return without a newline becomes a newline, so
 // no text overwrites other text. An unfinished sequence ends with its line, so it
 // hides nothing behind that.
-type filter struct {
-	// colours lets SGR sequences (colour, bold, underline) pass.
-	colours bool
-	// coloured is set if the last SGR sequence was not a reset.
-	coloured bool
+type Filter struct {
+	// Colours lets SGR sequences (colour, bold, underline) pass.
+	Colours bool
+	// Coloured is set if the last SGR sequence was not a reset.
+	Coloured bool
 
 	in  part
 	sgr []byte // parameters of the control sequence so far
@@ -47,7 +48,8 @@ const (
 	longestSGR              = 64
 )
 
-func (f *filter) add(text string) string {
+// Add cleans the next piece.
+func (f *Filter) Add(text string) string {
 	var b strings.Builder
 	for _, r := range text {
 		if f.cr && r != '\n' {
@@ -63,7 +65,7 @@ func (f *filter) add(text string) string {
 
 // swallow reports whether r belongs to a control sequence. A character that cannot
 // ends the sequence.
-func (f *filter) swallow(r rune, b *strings.Builder) bool {
+func (f *Filter) swallow(r rune, b *strings.Builder) bool {
 	in := f.in
 	f.in = plainText
 	switch {
@@ -94,9 +96,9 @@ func (f *filter) swallow(r rune, b *strings.Builder) bool {
 		}
 		return true
 	case in == sequence:
-		if r == 'm' && f.colours && len(f.sgr) <= longestSGR && strings.Trim(string(f.sgr), "0123456789;:") == "" {
+		if r == 'm' && f.Colours && len(f.sgr) <= longestSGR && strings.Trim(string(f.sgr), "0123456789;:") == "" {
 			b.WriteString("\x1b[" + string(f.sgr) + "m")
-			f.coloured = strings.Trim(string(f.sgr), "0;") != ""
+			f.Coloured = strings.Trim(string(f.sgr), "0;") != ""
 		}
 		return r >= 0x40 && r <= 0x7e
 	case r >= 0x20 && r <= 0x2f:
@@ -106,10 +108,10 @@ func (f *filter) swallow(r rune, b *strings.Builder) bool {
 	return r >= 0x30 && r <= 0x7e
 }
 
-func (f *filter) begin(p part) { f.in, f.sgr = p, f.sgr[:0] }
+func (f *Filter) begin(p part) { f.in, f.sgr = p, f.sgr[:0] }
 
 // show writes a character outside of control sequences, or begins an 8-bit one.
-func (f *filter) show(r rune, b *strings.Builder) {
+func (f *Filter) show(r rune, b *strings.Builder) {
 	switch {
 	case r == '\r':
 		f.cr = true
