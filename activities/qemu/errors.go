@@ -2,11 +2,16 @@ package qemu
 
 import (
 	"errors"
+	"io/fs"
 	"syscall"
 )
 
 // cause is the system's error alone, without Go's names of the call and the file.
 func cause(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		return errno
