@@ -15,7 +15,6 @@ import (
 
 	enums "go.temporal.io/api/enums/v1"
 
-	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -97,7 +96,7 @@ func TestBadEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	configured := l.in(t, "XDG_CONFIG_HOME="+filepath.Join(folder, "config"))
-	refusal{code: 2, line: "read config/morgana/config.yaml: is a directory"}.matches(t, configured.morgana(folder, "status"))
+	refusal{code: 2, line: "read config/morgana/config.yaml: is a directory", hint: "regular file"}.matches(t, configured.morgana(folder, "status"))
 	if err := os.Remove(config); err != nil {
 		t.Fatal(err)
 	}
@@ -159,44 +158,6 @@ func TestAnotherFolder(t *testing.T) {
 		t.Errorf("destroy %+v", r)
 	}
 	l.nothing("shared")
-}
-
-// A full disk is told by its folder, whoever meets it.
-func TestFullDisk(t *testing.T) {
-	t.Parallel()
-	need.Tools(t, "mount", "umount")
-	l := newLab(t)
-	disk := filepath.Join(l.folder, "disk")
-	if err := os.Mkdir(disk, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "morgana-test", disk).CombinedOutput(); err != nil {
-		need.Nil(t, fmt.Errorf("mount: %w: %s", err, out))
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", disk).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-	})
-
-	folder := l.beside(made("sleep 0.3; head -c 8000000 /dev/zero > big && touch k"))
-	l.write(filepath.Join(folder, "large"), strings.Repeat("x", 8_000_000))
-	small := l.in(t, "MORGANA_STATE="+disk)
-	refusal{code: 2, line: "put an artifact into file://" + disk + "/store: no space left on device", hint: disk}.matches(t, small.morgana(folder, "deploy"))
-	small.nothing("bad")
-
-	// The worker's disk: the source fits, and what make makes does not.
-	l.kill(l.worker)
-	l.startWorker("--state", disk, "--store", "file://"+l.state("store"))
-	defer l.kill(l.worker)
-	if err := os.Remove(filepath.Join(folder, "large")); err != nil {
-		t.Fatal(err)
-	}
-	refusal{code: 2, line: "build: make: exit status 2: the disk is full", hint: disk}.matches(t, l.morgana(folder, "deploy"))
-	l.nothing("bad")
-	if left, _ := filepath.Glob(filepath.Join(disk, "command", "bad*")); len(left) > 0 {
-		t.Errorf("left behind: %q", left)
-	}
 }
 
 var (

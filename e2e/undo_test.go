@@ -77,7 +77,8 @@ func TestFailuresLeaveNothing(t *testing.T) {
 	}
 }
 
-// A disk that is full while a kernel is built, or registered.
+// A disk that is full while a source is stored, a kernel built, or packaged, is
+// told by its folder.
 func TestFullDiskLeavesNothing(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -97,7 +98,12 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	l.restartWorker([]string{"MORGANA_STORE=file://" + t.TempDir()})
+	l.restartWorker([]string{"MORGANA_STORE=file://" + t.TempDir()}, "--state", l.state())
+	large := l.source("large", "make\n", stays)
+	l.write(filepath.Join(large, "large"), strings.Repeat("x", 8_000_000))
+	here := l.in(t, "MORGANA_STORE=file://"+l.state("store"))
+	refusal{code: 2, line: "put an artifact into file://" + l.state("store") + ": no space left on device", hint: l.state()}.
+		matches(t, here.morgana(large, "deploy"))
 	for _, k := range []struct{ stage, folder, says, full string }{
 		{"build", l.source("big-build", "make\nhead -c 20000000 /dev/zero > more\n", stays), "the disk is full", l.state("command")},
 		// The tree holds the kernel once; packaged it would be there twice.
