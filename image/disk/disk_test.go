@@ -335,6 +335,41 @@ func TestWriteRefuses(t *testing.T) {
 	_ = wantError(t, err, step.NotFound, "")
 }
 
+// A file that changes between its staging and its copying is refused.
+func TestStagedFileChanges(t *testing.T) {
+	makes(t, Whole, UEFI)
+	const size = 10_000
+	for _, l := range []Layout{Whole, UEFI} {
+		for _, now := range []int64{0, size - 1, size + 1, 10 * size} {
+			b := Boot{Kernel: file(t, size), ABI: abiFor(l)}
+			dir := t.TempDir()
+			w, err := thisHost().newWork(filepath.Join(dir, "disk"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(w.stage(l, b, texts{}), os.Truncate(b.Kernel, now)); err != nil {
+				t.Fatal(err)
+			}
+			if l == UEFI {
+				err = w.writeUEFI(t.Context(), b, 0)
+			} else {
+				err = w.writeExt2(t.Context(), l, b, 0)
+			}
+			want := errGrown
+			if now < size {
+				want = errShrunk
+			}
+			if e := wantError(t, err, step.InvalidSpec, "kernel"); !errors.Is(e, want) {
+				t.Errorf("%s, %d bytes: %v", l, now, e)
+			}
+			if err := w.done(); err != nil {
+				t.Error(err)
+			}
+			empty(t, dir)
+		}
+	}
+}
+
 // The size in the error is enough, and the least that is.
 func TestSizeNeeded(t *testing.T) {
 	makes(t, both...)

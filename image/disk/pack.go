@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/morgana-deploy/morgana/files"
+	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -126,14 +127,7 @@ func (p *packed) ReadAt(buf []byte, at int64) (n int, err error) {
 }
 
 func openDisk(path string) (*os.File, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, packError(err)
-	}
-	if !info.Mode().IsRegular() { // opening a pipe would wait
-		return nil, &step.Error{Kind: step.InvalidSpec, Op: opPack, Err: fmt.Errorf("%s is no file", path)}
-	}
-	f, err := os.Open(path)
+	f, _, err := regular.Open(path)
 	return f, packError(err)
 }
 
@@ -143,6 +137,8 @@ func packError(err error) error {
 		return err
 	case errors.Is(err, fs.ErrNotExist):
 		return &step.Error{Kind: step.NotFound, Op: opPack, Err: err}
+	case errors.Is(err, regular.Err):
+		return &step.Error{Kind: step.InvalidSpec, Op: opPack, Err: err}
 	}
 	return &step.Error{Op: opPack, Err: err}
 }
