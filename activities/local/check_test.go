@@ -66,7 +66,7 @@ func TestKernelRefused(t *testing.T) {
 		{spt, `{}`, step.InvalidSpec, "networks", `network device "service" is not given`, "{name: service, tap: auto}"},
 		{spt, `{"networks":[{"name":"service"}]}`, step.InvalidSpec, "blocks", `block device "storage" is not given`, "{name: storage, size: 64}"},
 		{spt, `{"networks":[{"name":"servcie"}]}`, step.InvalidSpec, "networks[0].name", `no network device "servcie"`, `did you mean "service"?`},
-		{spt, `{"networks":[{"name":"storage"}]}`, step.InvalidSpec, "networks[0].name", `no network device "storage"`, "there is service"},
+		{spt, `{"networks":[{"name":"storage"}]}`, step.InvalidSpec, "networks[0].name", `no network device "storage"`, "one of service"},
 		{sptBare, `{"blocks":[{"name":"a","size":1}]}`, step.InvalidSpec, "blocks[0].name", `no block device "a"`, "there is no block device in the kernel's manifest"},
 		{linux, `{"memory":64}`, step.InvalidSpec, "memory", "no meaning", "Linux program"},
 		{linux, `{"tender":"solo5-spt"}`, step.InvalidSpec, "tender", "no meaning", "Linux program"},
