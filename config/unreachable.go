@@ -31,7 +31,7 @@ func Unreachable(ctx context.Context, options client.Options, hint string, err e
 	switch {
 	case dialErr == nil:
 		_ = conn.Close() // nothing was sent
-		e.Err = fmt.Errorf("somebody listens there, and does not answer as Temporal: %s", described(innermost(err)))
+		e.Err = fmt.Errorf("what listens there is not Temporal: %s", described(Innermost(err)))
 		if errors.As(err, &denied) {
 			e.Kind, e.Err = step.Unauthorized, denied
 		}
@@ -42,7 +42,7 @@ func Unreachable(ctx context.Context, options client.Options, hint string, err e
 	case errors.As(dialErr, &call):
 		e.Err = call.Err
 	default:
-		e.Err = innermost(dialErr)
+		e.Err = Innermost(dialErr)
 	}
 	return e
 }
@@ -58,8 +58,9 @@ func described(err error) string {
 	return text
 }
 
-// innermost is the error inside all wrappers of err.
-func innermost(err error) error {
+// Innermost is the error inside all wrappers of err. Those of gRPC and of Temporal's
+// SDK repeat its text.
+func Innermost(err error) error {
 	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
 		err = inner
 	}

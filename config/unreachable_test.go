@@ -24,7 +24,7 @@ func TestUnreachable(t *testing.T) {
 	}{
 		"127.0.0.1:1": {step.NotFound, "connect to Temporal at 127.0.0.1:1: connection refused"},
 		"nonsense":    {step.InvalidSpec, "connect to Temporal at nonsense: missing port in address"},
-		listening:     {step.NotFound, "connect to Temporal at " + listening + ": somebody listens there, and does not answer as Temporal: what gRPC said"},
+		listening:     {step.NotFound, "connect to Temporal at " + listening + ": what listens there is not Temporal: what gRPC said"},
 	} {
 		told := fmt.Errorf("dial: %w", errors.New(`connection error: desc = "what gRPC said"`))
 		got := Unreachable(t.Context(), client.Options{HostPort: address}, "do this", told)

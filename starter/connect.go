@@ -156,7 +156,7 @@ func (to *connection) refused(op string, err error) error {
 		return &step.Error{Kind: step.NotFound, Op: "use Temporal", Err: fmt.Errorf("no namespace %q", to.namespace),
 			Hint: "correct TEMPORAL_NAMESPACE or --namespace, or create it: temporal operator namespace create -n " + to.namespace}
 	}
-	return &step.Error{Op: op, Err: innermost(err)}
+	return &step.Error{Op: op, Err: config.Innermost(err)}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -178,15 +178,6 @@ func (to *connection) link(workflow string) string {
 
 func taskQueue(name string) *taskqueue.TaskQueue {
 	return &taskqueue.TaskQueue{Name: name, Kind: enums.TASK_QUEUE_KIND_NORMAL}
-}
-
-// innermost drops the wrappers that gRPC and the SDK put around an error: each
-// repeats its text.
-func innermost(err error) error {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return err
 }
 
 // silent drops the SDK's log: the errors of calls are told instead.

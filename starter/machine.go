@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
+	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
 )
@@ -176,6 +177,6 @@ func notDeployed(name string, err error) error {
 	if err == nil || errors.As(err, &absent) {
 		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not deployed", name), Hint: "see morgana status"}
 	}
-	return &step.Error{Op: "ask " + name, Err: innermost(err),
+	return &step.Error{Op: "ask " + name, Err: config.Innermost(err),
 		Hint: "a worker must run to answer: morgana dev up, or morgana-worker with the same TEMPORAL_* settings"}
 }
