@@ -1,6 +1,6 @@
-// Package tree is what every toolchain with a source tree on a worker's host
-// is made of. A toolchain turns a spec into a [Recipe]: commands and what they
-// make; the rest is here, and the same for all of them:
+// Package tree builds kernels in source trees on a worker's host, for all toolchains.
+// A toolchain turns a spec into a [Recipe]: commands, and the files that they make.
+// This package does the rest:
 //
 //   - Every rollout has a tree of its own, unpacked fresh, in
 //     State/<kind>/<app>.<target>.<life>-<generation>/. Only one process works
@@ -16,7 +16,7 @@
 //   - A command sees only the variables that environ.go names and those of
 //     [Recipe].Env: a worker's credentials never reach a build or its log.
 //
-// A command that leaves its process group (setsid) is out of reach.
+// A process that leaves its command's process group (setsid) is not ended.
 package tree
 
 import (

@@ -1,6 +1,6 @@
 // Package command is the toolchain that configures and builds a kernel by any
-// commands: make, dune, cargo, a script of the project's own. How they are run
-// and what is made sure of is package build's.
+// commands: make, dune, cargo, a script of the project's own. Package tree runs them
+// and checks the kernel.
 package command
 
 import (
@@ -49,8 +49,8 @@ var (
 // New makes the toolchain of a site. It starts nothing.
 func New(site step.Site) *Toolchain { return &Toolchain{tree.New(site, Kind, read)} }
 
-// Needs implements [step.Needer]. A project names its own commands, so these
-// are but what most projects use.
+// Needs implements [step.Needer]. A project names its own commands; these are the tools
+// that most projects use.
 func (*Toolchain) Needs(context.Context) []step.Need {
 	var all []step.Need
 	e := tree.EnvironOf(nil)

@@ -91,8 +91,8 @@ func checkCommands(field string, commands [][]string) error {
 	return nil
 }
 
-// checkSource says if the first command is to come from the source and is not
-// there. A later one may be made by those before it.
+// checkSource refuses a source that lacks the first command's program, where that is
+// the source's own. Earlier commands may make the programs of later ones.
 func (o *Options) checkSource(root *os.Root) error {
 	field, first := "build[0]", o.Build[0][0]
 	if len(o.Configure) > 0 {

@@ -1,16 +1,14 @@
 // Package mirage is the toolchain of MirageOS 4: mirage configure, make depends
-// and make build, in a tree of its own for each rollout (package build).
+// and make build, in a tree of its own for each rollout (package tree).
 //
-// Outside are an opam root and one switch of it, which belong to whoever set up
-// the host. The toolchain installs nothing there by itself, but make depends
-// does: packages that a unikernel needs in the switch. Only one make depends at
-// a time uses a switch.
+// The opam root and its switch belong to the host's administrator. The toolchain
+// installs nothing there by itself, but make depends installs the packages that a
+// unikernel needs in the switch. One make depends at a time uses a switch.
 //
-// What the build says about itself is not believed: make build says "ready" and
-// exits 0 when the dune files have been overwritten (by mirage describe, say)
-// and nothing is built. The kernel is the one file in dist/ that has the
-// target's extension; dist/ and mirage/ are removed from the source before, so
-// what is in them was made by this build.
+// The exit status of make build proves nothing: it is 0 when the dune files have been
+// overwritten (by mirage describe, say) and nothing is built. The kernel is the one
+// file in dist/ that has the target's extension. dist/ and mirage/ are removed from
+// the source first, so this build made every file in them.
 package mirage
 
 import (
@@ -102,7 +100,7 @@ func read(spec step.Spec) (tree.Recipe, error) {
 		Discard:     []string{o.beside("dist"), o.beside("mirage"), "_build"},
 		CheckSource: func(root *os.Root) error { return checkConfig(root, o.Config) },
 		Inspect:     o.inspect,
-		// Nobody is there to answer opam.
+		// opam must not ask: no user is there to answer.
 		Env:     map[string]string{"OPAMYES": "1", "OPAMCOLOR": "never"},
 		Timeout: timeout,
 	}
@@ -120,8 +118,8 @@ func read(spec step.Spec) (tree.Recipe, error) {
 	return r, nil
 }
 
-// inSwitch is a command with the environment of the switch, whatever shell the
-// worker was started from.
+// inSwitch is a command with the environment of the switch, which the worker's own
+// need not have.
 func inSwitch(argv ...string) tree.Command {
 	return tree.Command{Argv: append([]string{"opam", "exec", "--"}, argv...)}
 }

@@ -27,16 +27,16 @@ const (
 	initialise = "opam init && opam install mirage"
 )
 
-// host is what a look at opam found.
+// host is the state of opam on this host.
 type host struct {
-	// needs are in order: what one is about wants those before it.
+	// needs are in order: each depends on those before it.
 	needs   []step.Need
 	name    string // of the switch
 	version string // of mirage
 }
 
-// inspect says what the host lacks, and fixes the switch for all commands: opam
-// would choose by the folder that it runs in, too.
+// inspect refuses a host that lacks something, and names one switch for all commands:
+// left to itself opam chooses by the folder that it runs in as well.
 func (o *Options) inspect(ctx context.Context, e tree.Environ) (tree.Facts, error) {
 	h, err := look(ctx, e)
 	if err != nil {
@@ -59,10 +59,10 @@ func (o *Options) inspect(ctx context.Context, e tree.Environ) (tree.Facts, erro
 	}, nil
 }
 
-// packages are patterns of the switch's packages that a kernel of the target is
-// made with: compilers, and what it is linked to. All else comes with the tree.
-// Those of other targets are left out, for make depends of another unikernel
-// may install them at any time.
+// packages are patterns of the switch's packages that a kernel of the target depends
+// on: compilers, and libraries that it is linked to. The rest is in the tree. Packages
+// of other targets are left out, because make depends of another unikernel may install
+// them at any time.
 func (o *Options) packages() []string {
 	all := []string{"ocaml", "ocaml-variants", "ocaml-option-*", "dune"}
 	switch o.Target {
@@ -88,8 +88,8 @@ func lookPackages(ctx context.Context, e tree.Environ, name string, patterns []s
 	return all, err
 }
 
-// look asks opam. It stops at the first thing that is missing, for the others
-// cannot be known then. An error says that it could not ask.
+// look asks opam. It stops at the first thing that is missing, because the others
+// depend on it. An error says that opam did not answer.
 func look(ctx context.Context, e tree.Environ) (host, error) {
 	var h host
 	add := func(n step.Need) bool {
@@ -101,7 +101,7 @@ func look(ctx context.Context, e tree.Environ) (host, error) {
 		return h, nil
 	}
 	opam := e.Need(purpose, "opam")
-	if opam.Found == "" { // the rest is missing as well
+	if opam.Found == "" { // the rest depends on it
 		opam.Why = "opam is not installed"
 		opam.Fix += " && " + initialise
 	}
@@ -115,7 +115,7 @@ func look(ctx context.Context, e tree.Environ) (host, error) {
 	}
 	root := cmp.Or(e.Get("OPAMROOT"), filepath.Join(e.Get("HOME"), ".opam"))
 	initialised := step.Need{What: "opam root", Found: root}
-	// opam init writes the file; other ways to fail have it.
+	// opam init writes this file, so it is there if opam failed for another reason.
 	if _, statErr := os.Stat(filepath.Join(root, "config")); err != nil && statErr != nil {
 		initialised = step.Need{What: "opam root", Why: "opam has not been initialised: there is no " + filepath.Join(root, "config"),
 			Fix: initialise}
@@ -124,7 +124,7 @@ func look(ctx context.Context, e tree.Environ) (host, error) {
 		return h, nil
 	}
 	if err != nil {
-		name = "" // it says on its standard error that there is none
+		name = "" // there is none; standard error says so
 	}
 	chosen, err := lookSwitch(ctx, e, name)
 	if err != nil {
@@ -143,8 +143,8 @@ func look(ctx context.Context, e tree.Environ) (host, error) {
 	return h, nil
 }
 
-// lookSwitch says whether the switch that opam switch show named is there: it
-// names one that is set and does not exist as well, and "" is none.
+// lookSwitch says whether the switch exists: opam switch show also names a switch that
+// is set and does not exist. The name "" means that none is set.
 func lookSwitch(ctx context.Context, e tree.Environ, name string) (step.Need, error) {
 	need := step.Need{What: "opam switch"}
 	if name == "" {
@@ -170,7 +170,7 @@ func lookSwitch(ctx context.Context, e tree.Environ, name string) (step.Need, er
 	return need, nil
 }
 
-// lookMirage finds mirage's version as commands in the switch see it.
+// lookMirage finds the version of the mirage that commands in the switch run.
 func lookMirage(ctx context.Context, e tree.Environ, name string) (step.Need, error) {
 	install := "opam install --switch=" + name + " mirage"
 	need := step.Need{What: "mirage", Fix: install}
@@ -191,7 +191,7 @@ func lookMirage(ctx context.Context, e tree.Environ, name string) (step.Need, er
 	}
 	version = strings.TrimPrefix(lastLine([]byte(version)), "v")
 	major, _, _ := strings.Cut(version, ".")
-	// A version of one's own making may be no number, and is believed.
+	// The version of a development build may not be a number, and is accepted.
 	if n, err := strconv.Atoi(major); err == nil && n < oldest {
 		need.Why = fmt.Sprintf("mirage %s of opam switch %s is too old: toolchain %s wants %d or later", version, name, Kind, oldest)
 		need.Fix = "opam update && opam upgrade --switch=" + name + " mirage"

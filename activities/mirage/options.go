@@ -24,7 +24,7 @@ const defaultConfig = "config.ml"
 // Value is a configuration key's: in JSON a string, a number or true or false.
 type Value string
 
-// UnmarshalJSON takes a scalar as it is written.
+// UnmarshalJSON keeps a scalar as the user wrote it.
 func (v *Value) UnmarshalJSON(raw []byte) error {
 	switch raw = bytes.TrimSpace(raw); raw[0] {
 	case '{', '[':
@@ -95,7 +95,7 @@ func (o *Options) checkSwitch() error {
 
 var keyForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]+$`)
 
-// taken are options of mirage configure that are not the user's to give.
+// taken are options of mirage configure that the toolchain gives itself.
 var taken = map[string]string{
 	"target": "option target is for that", "file": "option config is for that", "config-file": "option config is for that",
 	"output":       "the kernel goes into the store, whatever it is called",
@@ -135,7 +135,7 @@ func (o *Options) keyArgs() []string {
 // beside is a path in the folder of config.ml, where mirage writes.
 func (o *Options) beside(name string) string { return path.Join(path.Dir(o.Config), name) }
 
-// checkConfig says if the source is no unikernel's.
+// checkConfig refuses a source without a config.ml.
 func checkConfig(root *os.Root, config string) error {
 	info, err := root.Stat(filepath.FromSlash(config))
 	switch {
@@ -149,7 +149,7 @@ func checkConfig(root *os.Root, config string) error {
 	return nil
 }
 
-// configHint names the files that may be meant by config, or what else is there.
+// configHint names the files that config may mean, or the other files there.
 func configHint(root *os.Root, config string) string {
 	const most, enough = 8, 10_000
 	var meant []string

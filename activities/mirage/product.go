@@ -22,8 +22,8 @@ const (
 	XLIn = "xl.in"
 )
 
-// find looks for the kernel by the target's extension: its name is config.ml's
-// to choose. What dist/ and mirage/ hold was made in this tree.
+// find looks for the kernel by the target's extension, because config.ml chooses the
+// name. All files in dist/ and mirage/ were made in this tree.
 func (o *Options) find(root *os.Root) (tree.Product, error) {
 	ext := extensions[o.Target]
 	kernels, err := list(root, o.beside("dist"), func(info fs.FileInfo) bool {
@@ -81,7 +81,7 @@ func list(root *os.Root, folder string, want func(fs.FileInfo) bool) ([]string, 
 	return all, nil
 }
 
-// named is a file under the name that its folder has it by.
+// named is a file that keeps the name it has in its folder.
 type named struct {
 	fs.FileInfo
 	name string

@@ -1,5 +1,5 @@
 // Package treetest is a bench for tests of toolchains that are made with
-// package build: a site, sources, what was reported, and workers to kill.
+// package tree: a site, sources, what was reported, and workers to kill.
 package treetest
 
 import (
