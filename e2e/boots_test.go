@@ -10,7 +10,7 @@ import (
 	"github.com/morgana-deploy/morgana/need"
 )
 
-// examples/hello boots in every way a QEMU has, and says by which it was booted.
+// examples/hello boots by each of QEMU's boot protocols and prints which it was.
 func TestHelloBootsInEveryWay(t *testing.T) {
 	t.Parallel()
 	need.Tools(t, "gzip")
@@ -54,7 +54,7 @@ targets:
 	l.clean()
 }
 
-// storeSize is the sum of what the store's files occupy.
+// storeSize is the sum of the sizes of the store's files.
 func (l *lab) storeSize() (sum int64) {
 	for _, name := range l.artifacts() {
 		if info, err := os.Stat(filepath.Join(l.state("store"), "sha256", name[:2], name)); err == nil {

@@ -144,8 +144,8 @@ func TestJSON(t *testing.T) {
 	l.nothing("said")
 }
 
-// Nobody who watches is needed: --detach and Ctrl-C leave the deploy going, and
-// the same command attaches to it.
+// A deploy goes on without a starter: after --detach and after Ctrl-C. The same
+// command attaches to it.
 func TestDetach(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -188,7 +188,7 @@ func TestDetach(t *testing.T) {
 	l.nothing("slow")
 }
 
-// What init writes is deployed as it is.
+// The morgana.yaml that init writes can be deployed unchanged.
 func TestInit(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -210,7 +210,7 @@ func TestInit(t *testing.T) {
 		t.Errorf("destroy %+v", r)
 	}
 
-	// A ready-made kernel, named from where the user stands.
+	// A ready-made kernel, its path relative to the user's folder.
 	above := t.TempDir()
 	l.write(filepath.Join(above, "k"), string(l.kernel()))
 	if err := os.Mkdir(filepath.Join(above, "Web Site 2"), 0o755); err != nil {
@@ -263,7 +263,7 @@ func TestStatusAndConsole(t *testing.T) {
 		t.Errorf("status --all: %+v", r)
 	}
 
-	// One that runs to its end by itself.
+	// A machine that shuts down by itself.
 	l.deployed(folder, "--set", `dev.args=""`)
 	if r := l.ends(l.begin(folder, "console", "--follow"), 0); !strings.Contains(r.out, "shutting down") {
 		t.Errorf("followed %+v", r)
@@ -272,7 +272,7 @@ func TestStatusAndConsole(t *testing.T) {
 		t.Errorf("status %+v", r)
 	}
 
-	// A reader that goes away (morgana status | head -0).
+	// Output into a closed pipe (morgana status | head -0).
 	for _, command := range []string{"status", "console", "status -o json", "deploy", "version", "--help"} {
 		closed, out, err := os.Pipe()
 		if err != nil {
@@ -296,7 +296,7 @@ func TestStatusAndConsole(t *testing.T) {
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]|\r")
 
-// On a terminal the stages are rewritten in place, and stay at the end.
+// On a terminal the stages are redrawn in place, and the last drawing stays.
 func TestTerminal(t *testing.T) {
 	t.Parallel()
 	need.Tools(t, "script", "stty")
@@ -314,7 +314,7 @@ func TestTerminal(t *testing.T) {
 	if len(drawings) < 3 {
 		t.Fatalf("drawn %d times: %q", len(drawings), out)
 	}
-	// The last one is whole: nothing is rewritten over it.
+	// The last drawing is whole.
 	last := escapes.ReplaceAllString(drawings[len(drawings)-1], "")
 	for _, stage := range step.Stages {
 		if !regexp.MustCompile(`(?m)^  ✓ ` + string(stage) + ` +\d+\.\ds  `).MatchString(last) {

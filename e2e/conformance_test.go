@@ -22,7 +22,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// The suite that our targets pass, over the wire: the Python target keeps the
+// The Python target passes the conformance suite of the Go targets: it keeps the
 // laws of docs/steps.md.
 func TestPythonTargetConformance(t *testing.T) {
 	t.Parallel()
@@ -35,7 +35,7 @@ func TestPythonTargetConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := p.client()
-	// Each test stands at a site of its own, so it has a worker of its own.
+	// Each test has a site of its own, and so a worker of its own.
 	state := ""
 	machines := func(site step.Site) string { return filepath.Join(site.State, "pyqemu") }
 	steptest.Run(t, steptest.Case{
@@ -72,12 +72,12 @@ func TestPythonTargetConformance(t *testing.T) {
 	p.stopPython()
 }
 
-// remote calls a target of another language as the workflows do, but for the
-// workflow: each of its methods is an activity on a task queue.
+// remote is a target in another language. Each method runs an activity on the
+// task queue that a workflow would use.
 type remote struct {
 	c     client.Client
 	site  step.Site
-	store step.Store // of the kind that others than Go know
+	store step.Store // in the format that Python reads
 }
 
 var calls atomic.Int64
@@ -113,8 +113,7 @@ func (r remote) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return call[step.Spec](ctx, r, "Check", "", spec)
 }
 
-// moved gives an artifact in the store that others know: the suite's own are in
-// its own.
+// moved copies an artifact of the suite's store to the store that Python reads.
 func (r remote) moved(ctx context.Context, a step.Artifact) (_ step.Artifact, err error) {
 	if in, err := r.store.Open(ctx, a); err == nil {
 		return a, in.Close()

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The main job: a unikernel goes from source to a booted machine whose console
-// says so, and back to nothing.
+// The main job: a unikernel is deployed from source to a booted machine, and
+// destroyed.
 func TestDeployFromSourceToAMachine(t *testing.T) {
 	l := newLab(t)
 	hello := l.hello()

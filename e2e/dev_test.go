@@ -58,7 +58,7 @@ func copyFile(to, from string) error {
 		return err
 	}
 	defer in.Close() //nolint:errcheck // only read
-	// No fork while it is open for writing: it could not be run.
+	// A child forked while the file is open for writing would make it busy: it could not be run.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
@@ -97,7 +97,7 @@ func (l *devLab) run(folder string, args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), out.String(), errOut.String()}
 }
 
-// went runs it, and it must succeed.
+// went runs the lab's own morgana, which must succeed.
 func (l *devLab) went(folder string, args ...string) result {
 	l.t.Helper()
 	r := l.run(folder, args...)
@@ -107,7 +107,8 @@ func (l *devLab) went(folder string, args ...string) result {
 	return r
 }
 
-// pair is the one server and the one worker that run.
+// pair gives the process ids of the server and the worker, of which there must be
+// one each.
 func (l *devLab) pair() (server, worker int) {
 	l.t.Helper()
 	servers, workers := l.background("morgana-devserver"), l.background("morgana-worker")
@@ -232,8 +233,8 @@ func (l *devLab) status() (s devStatus) {
 	return s
 }
 
-// Several who start at once share one server and one worker; ports that others
-// hold are left to them.
+// Several "dev up" at once start one server and one worker. A port that another
+// process holds is not taken.
 func TestDevUp(t *testing.T) {
 	t.Parallel()
 	l := newDevLab(t)

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// Two hosts share a server and a store. Whichever of them takes a step, a tree
-// is built and removed where it was configured, also when configure fails, and
-// a machine is ended where it runs.
+// Two hosts share a server and a store. A tree is built and removed on the host
+// that configured it, also when configure fails. A machine is ended on the host
+// that runs it.
 func TestTwoHosts(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -32,7 +32,7 @@ func TestTwoHosts(t *testing.T) {
 		}
 		return names
 	}
-	const tries = 6 // that all of them meet one host has a chance of 1 in 32
+	const tries = 6 // all of them meet the same host once in 32 runs
 	for i := range tries {
 		folder := l.hello()
 		l.write(filepath.Join(folder, "morgana.yaml"), fmt.Sprintf("app: broken%d\ntoolchain: {kind: command, configure: [[\"false\"]], build: [[make]], kernel: hello}\ntargets: {dev: {kind: qemu}}\n", i))

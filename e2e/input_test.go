@@ -35,7 +35,7 @@ type refusal struct {
 	line, hint string
 }
 
-// Whatever is wrong is told in one line, with its place, and nothing is made.
+// Bad input is reported in one line with its place, and nothing is made.
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -85,7 +85,7 @@ func TestBadInput(t *testing.T) {
 	l.nothing("lonely")
 }
 
-// What config.yaml and a worker refuse.
+// Errors in config.yaml and in a worker's environment.
 func TestBadEnvironment(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -165,14 +165,14 @@ var (
 	logFile = regexp.MustCompile(`(?:whole log|all of it): file://([^\s)]+)`)
 )
 
-// at is the refusal with where in the file it is.
+// at is the refusal with a prefix of its line: the place in the file.
 func (c refusal) at(where string) refusal {
 	c.line = where + c.line
 	return c
 }
 
-// matches compares what was said: one line "error: ...", a hint, and nothing
-// that only its programmers understand.
+// matches fails the test unless the output is the one line "error: ..." and the
+// hint, without words that only programmers of Morgana understand.
 func (r refusal) matches(t *testing.T, got result) {
 	t.Helper()
 	said := got.out + got.errOut

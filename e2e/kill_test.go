@@ -68,7 +68,7 @@ func TestKillTheWorkerInEveryStage(t *testing.T) {
 	store.whole(l)
 }
 
-// kill -9 of the server while a build runs: it goes on from its database.
+// kill -9 of the server while a build runs: after a restart the deploy goes on.
 func TestKillTheServer(t *testing.T) {
 	t.Parallel()
 	l := newServerLab(t)
@@ -80,7 +80,7 @@ func TestKillTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.kill(l.server)
-	// The build ends while nobody can be told.
+	// The build ends while the server is down.
 	l.eventually(waits, "the build is over", func() bool { return len(l.processes()) == 0 })
 	l.startServer(at.Port())
 	l.ends(deploy, 0)
@@ -89,8 +89,7 @@ func TestKillTheServer(t *testing.T) {
 	l.gone()
 }
 
-// A starter is only a spectator: killed, its deploy goes on, and the same
-// command attaches to it.
+// kill -9 of the starter: its deploy goes on, and the same command attaches to it.
 func TestKillTheStarter(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -112,8 +111,8 @@ func TestKillTheStarter(t *testing.T) {
 	l.gone()
 }
 
-// A worker that is told to stop gives a build ten seconds and then hands it
-// over.
+// A worker that gets SIGTERM waits ten seconds for a build. Then the next worker
+// takes the build over.
 func TestStopTheWorker(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -141,7 +140,7 @@ func TestStopTheWorker(t *testing.T) {
 	l.gone()
 }
 
-// A machine outlives workers, and a worker that finds it lets it run.
+// A machine outlives its worker, and the next worker adopts it.
 func TestMachinesOutliveWorkers(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -155,7 +154,7 @@ func TestMachinesOutliveWorkers(t *testing.T) {
 	if now := l.one("outlives"); now != pid {
 		t.Errorf("process %d runs, it was %d", now, pid)
 	}
-	// Killed from outside, it is started again by the next deploy.
+	// The next deploy starts a machine that was killed.
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -143,7 +143,7 @@ func (l *lab) sweep() {
 
 func lastOf(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
-// result is how a command ended.
+// result is a command's exit status and output.
 type result struct {
 	code        int
 	out, errOut string
@@ -222,8 +222,8 @@ func (l *lab) machines() (pids []int) {
 	return pids
 }
 
-// outside lists what deploys have left outside of the store: machines' folders,
-// build trees, half-written files.
+// outside lists the files of the state folder outside of the store: machines'
+// folders, build trees, half-written files.
 func (l *lab) outside() (left []string) {
 	_ = filepath.WalkDir(l.state(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {

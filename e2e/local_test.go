@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// program is a unikernel as MirageOS's unix target makes it: a program of the
-// host's. With an argument it ends with that as its exit status.
+// program is a unikernel as MirageOS's unix target makes it: a Linux program. Its
+// argument is its exit status.
 const program = `#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -21,8 +21,8 @@ int main(int argc, char **argv) {
 }
 `
 
-// A program is deployed as a process of the host's: it outlives the worker,
-// keeps its exit status, and is gone after destroy.
+// A program is deployed as a process of this host. The process outlives the
+// worker, its exit status is kept, and destroy ends it.
 func TestLocalProgram(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -67,7 +67,7 @@ targets:
 	}
 }
 
-// A kernel that the target cannot run is refused with what would.
+// A kernel that the target cannot run is refused, with a kind that can run it.
 func TestLocalRefusesAKernel(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

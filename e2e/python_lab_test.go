@@ -76,7 +76,7 @@ func newPythonLab(t *testing.T) *pythonLab {
 	if err := os.Mkdir(p.folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"morgana.yaml", "pyqemu.py", "wire.py", "worker.py"} { // and not what somebody has tried there
+	for _, name := range []string{"morgana.yaml", "pyqemu.py", "wire.py", "worker.py"} { // and no other files of the work tree
 		p.write(filepath.Join(p.folder, name), readAll(t, filepath.Join("../examples/python-step", name)))
 	}
 	key := filepath.Join(t.TempDir(), "key")
@@ -110,14 +110,14 @@ func (p *pythonLab) startPython(env ...string) {
 			p.t.Logf("python:\n%s", said())
 		}
 	})
-	// One that is told to stop before it serves does not do it well. The page's
-	// does not say when it does.
+	// A Python worker does not stop cleanly before it serves. The worker of
+	// docs/steps.md prints nothing when it serves.
 	if strings.Contains(readAll(p.t, script), `"serving"`) {
 		p.eventually(waits, "the Python worker serves", func() bool { return strings.Contains(said(), "serving pyqemu") })
 	}
 }
 
-// stopPython tells the worker to stop, which it does well.
+// stopPython stops the worker by SIGTERM, which must end it with status 0.
 func (p *pythonLab) stopPython() {
 	p.t.Helper()
 	if err := errors.Join(p.worker.Process.Signal(syscall.SIGTERM), p.worker.Wait()); err != nil {

@@ -52,7 +52,7 @@ func TestPythonTarget(t *testing.T) {
 		t.Errorf("destroy %+v", d)
 	}
 
-	// What it reads from the store it verifies.
+	// The target verifies the digest of an artifact that it reads.
 	stored := p.state("store", "sha256", sum[:2], sum)
 	p.edit(stored, "hello from", "hullo from")
 	if bad := p.morgana(p.folder, "deploy", "-t", "lab"); bad.code != 2 || !strings.Contains(bad.errOut, stored+" has other bytes") {
@@ -61,8 +61,8 @@ func TestPythonTarget(t *testing.T) {
 	p.nothingLeft()
 }
 
-// What the Python target refuses is told as what ours refuse: one line, with
-// its place.
+// An error of the Python target is reported as an error of a Go target: one line
+// with its place.
 func TestPythonTargetRefuses(t *testing.T) {
 	t.Parallel()
 	p := newPythonLab(t)
@@ -80,7 +80,7 @@ func TestPythonTargetRefuses(t *testing.T) {
 		p.write(file, strings.Replace(whole, c.old, c.text, 1))
 		c.matches(t, p.morgana(p.folder, "deploy", "-t", "lab"))
 	}
-	// A machine that starts and does not get ready goes again.
+	// A machine that starts and does not get ready is removed.
 	p.write(file, strings.Replace(whole, "memory: 64", "timeout: 1", 1))
 	refusal{code: 1, line: `boot hello.lab.LIFE-1: within 1 s the console did not have "never"`, hint: "hello from a unikernel"}.
 		matches(t, p.morgana(p.folder, "deploy", "-t", "lab", "--set", "lab.expect=never"))
@@ -89,8 +89,8 @@ func TestPythonTargetRefuses(t *testing.T) {
 	p.nothingLeft()
 }
 
-// kill -9 of the Python worker while it boots a machine: the worker that comes
-// after it adopts the machine, or removes it if it is not wanted any more.
+// kill -9 of the Python worker while it boots a machine: the next worker adopts
+// the machine, or removes it after a destroy.
 func TestKillThePythonWorkerInBoot(t *testing.T) {
 	t.Parallel()
 	p := newPythonLab(t)
@@ -124,8 +124,8 @@ func TestKillThePythonWorkerInBoot(t *testing.T) {
 	p.nothingLeft()
 }
 
-// A Python worker that is told to stop while it boots a machine hands the boot
-// over, and does not wait to be missed.
+// A Python worker that gets SIGTERM while it boots a machine fails the activity at
+// once, so that the next worker need not wait for the heartbeat timeout.
 func TestStopThePythonWorkerInBoot(t *testing.T) {
 	t.Parallel()
 	p := newPythonLab(t)
@@ -155,8 +155,8 @@ func (p *pythonLab) rollout() string {
 	return workflows.RolloutID(step.Tags{App: "hello", Target: "lab", Generation: 1})
 }
 
-// slowly starts the Python worker anew, with a QEMU that starts when it is let
-// go, and is held again.
+// slowly restarts the Python worker with a QEMU that waits: letGo lets it start,
+// hold makes the next one wait.
 func (p *pythonLab) slowly() (env string, letGo, hold func()) {
 	p.t.Helper()
 	slow, letGo := p.slowQEMU("-pidfile")
@@ -164,7 +164,7 @@ func (p *pythonLab) slowly() (env string, letGo, hold func()) {
 	if err := os.Symlink(slow, filepath.Join(path, "qemu-system-x86_64")); err != nil {
 		p.t.Fatal(err)
 	}
-	p.edit(slow, "exec qemu", "PATH=${PATH#*:}; exec qemu") // the true one
+	p.edit(slow, "exec qemu", "PATH=${PATH#*:}; exec qemu") // the real QEMU
 	p.edit(slow, "$0.go", slow+".go")
 	p.stopPython()
 	env = "PATH=" + path + ":" + os.Getenv("PATH")
@@ -176,7 +176,7 @@ func (p *pythonLab) slowly() (env string, letGo, hold func()) {
 	}
 }
 
-// lastFailure is what the try before the last of an activity ended with.
+// lastFailure is the error of an activity's last attempt but one.
 func (p *pythonLab) lastFailure(c client.Client, id, activity string) (text string) {
 	p.t.Helper()
 	scheduled := int64(-1)

@@ -37,7 +37,7 @@ func TestRecord(t *testing.T) {
 		return folder
 	}
 
-	// Three generations, of which the second changes nothing, and the end.
+	// Three generations, of which the second changes nothing, and destroy.
 	good := l.source("good", "make\n", stays)
 	l.deployed(good)
 	l.deployed(good)
@@ -103,14 +103,14 @@ func TestRecord(t *testing.T) {
 	l.startWorker()
 	l.ends(deploy, 0)
 	l.record(c, "rollout-tree-gone", rollout("lost", 1))
-	// It runs on: its history is one that a new worker meets in the middle.
+	// The deployment still runs: a new worker meets such a history in its middle.
 	l.record(c, "deployment-lives", workflows.DeploymentID("lost", "dev"))
 	l.ends(l.begin(lost, "destroy"), 0)
 	l.gone()
 }
 
-// record writes the history of a workflow's latest run, without the lab's
-// passing folders.
+// record writes the history of a workflow's latest run. The path of the lab's
+// temporary folder is replaced.
 func (l *lab) record(c client.Client, name, id string) {
 	l.t.Helper()
 	h := l.history(c, id, "")

@@ -72,7 +72,7 @@ func TestTheUIReadsWell(t *testing.T) {
 		}
 	}
 
-	// Visibility follows the history by a moment.
+	// Visibility lags behind the history.
 	for _, query := range []string{
 		"MorganaApp = 'shown' AND MorganaTarget = 'dev' AND MorganaGeneration = 1 AND WorkflowType = 'Rollout'",
 		"MorganaApp = 'shown' AND WorkflowType = 'Rollout' AND MorganaStage IN ('build', 'boot')",
@@ -111,9 +111,9 @@ func text(t *testing.T, p *common.Payload) (s string) {
 	return s
 }
 
-// A worker's credentials, by which it reaches the store, are nowhere: not in a
-// build's log even if the build prints all it has, not in a history, a log or a
-// file. And histories stay small: they say where bytes are, and hold none.
+// The worker's credentials for the store are in no build's log, history, log or
+// file, even if the build prints its environment. Histories are small: they hold
+// the place of an artifact, not its bytes.
 func TestNoSecretsAndNoBytesInHistory(t *testing.T) {
 	t.Parallel()
 	const secret = "sekret-e2e-123"

@@ -12,7 +12,7 @@ import (
 	"github.com/morgana-deploy/morgana/need"
 )
 
-// Wherever a first deploy fails, it says why and leaves nothing.
+// A first deploy that fails in any stage reports the cause and leaves nothing.
 func TestFailuresLeaveNothing(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -106,7 +106,7 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 		matches(t, here.morgana(large, "deploy"))
 	for _, k := range []struct{ stage, folder, says, full string }{
 		{"build", l.source("big-build", "make\nhead -c 20000000 /dev/zero > more\n", stays), "the disk is full", l.state("command")},
-		// The tree holds the kernel once; packaged it would be there twice.
+		// The disk has space for the kernel once: in the tree, and not in the machine's folder.
 		{"package", l.source("big-kernel", "make\nhead -c 4000000 /dev/zero >> hello\n", stays), "no space left on device", l.state("qemu")},
 	} {
 		r := l.morgana(k.folder, "deploy")
@@ -182,7 +182,7 @@ func TestCancellingLeavesNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			letBoot() // a QEMU that has been started is told to quit once it can hear
+			letBoot() // a QEMU that has started quits when its monitor answers
 			for _, k := range cases {
 				r := l.ends(deploys[k.app], 1)
 				if !strings.Contains(r.errOut, "cancelled") || strings.Contains(r.errOut, "left:") {

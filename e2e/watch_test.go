@@ -22,7 +22,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// restartWorker ends the worker at once and starts another, with more in its
+// restartWorker kills the worker and starts another, with more variables in its
 // environment.
 func (l *lab) restartWorker(env []string, args ...string) {
 	l.t.Helper()
@@ -38,7 +38,7 @@ type running struct {
 	done        chan error
 }
 
-// safeBuffer is read while it is written.
+// safeBuffer may be read while it is written.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -90,8 +90,8 @@ func (l *lab) ends(r *running, want int) result {
 	return got
 }
 
-// processes lists what deploys run in the lab: whatever has its working folder
-// or its environment there and is neither the server nor a worker nor a starter.
+// processes lists the processes that deploys run in the lab: their working folder
+// or a variable is in the lab's folder. The server, workers and starters are left out.
 func (l *lab) processes() (found []string) {
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, proc := range all {
@@ -158,7 +158,7 @@ func (l *lab) one(app string) (pid int) {
 	return pids[0]
 }
 
-// waits is a generous time for something that takes seconds on a quiet machine.
+// waits is a limit for steps that take seconds on a quiet machine.
 const waits = 90 * time.Second
 
 // started waits until a worker has taken up a stage's activity.
@@ -266,14 +266,14 @@ func (l *lab) source(app, script, options string) string {
 // stays are options with which hello is ready and runs on.
 const stays = "args: stay, expect: hello from a unikernel"
 
-// slowQEMU is a program that becomes QEMU when it is let go, where it is called
-// with an option: -pidfile is the machine itself, -machine a question of check.
+// slowQEMU is a program that waits for letGo before it becomes QEMU, if it is
+// called with an option: -pidfile starts a machine, -machine is a query of check.
 func (l *lab) slowQEMU(option string) (path string, letGo func()) {
 	l.t.Helper()
 	path = filepath.Join(l.t.TempDir(), "slow-qemu")
 	script := "#!/bin/sh\ncase \"$*\" in *" + option + "*) until test -e $0.go; do sleep 0.1; done;; esac\nexec qemu-system-x86_64 \"$@\"\n"
-	// While this goroutine has it open for writing nobody may fork: the child
-	// would have it open as well, and the program could not be run.
+	// A child forked while the file is open for writing would make it busy: it
+	// could not be run.
 	syscall.ForkLock.RLock()
 	err := os.WriteFile(path, []byte(script), 0o755)
 	syscall.ForkLock.RUnlock()
@@ -284,14 +284,14 @@ func (l *lab) slowQEMU(option string) (path string, letGo func()) {
 	l.t.Cleanup(func() {
 		if l.t.Failed() {
 			l.kill(l.worker)
-			letGo() // and the lab's own clean-up ends what it becomes
+			letGo() // the lab's clean-up ends the QEMU
 			l.eventually(waits, "no slow QEMU is left", func() bool { return !l.runs(path) })
 		}
 	})
 	return path, letGo
 }
 
-// once is a shell command that runs for long the first time, and not again.
+// once is a shell command that sleeps the first time it is run.
 func (l *lab) once() string {
 	mark := filepath.Join(l.t.TempDir(), "once")
 	return fmt.Sprintf("test -e %[1]s || { touch %[1]s; sleep 1000; }\n", mark)

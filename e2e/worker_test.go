@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Health follows Temporal, and the metrics are Prometheus's text.
+// /healthz fails when Temporal is away. /metrics is in Prometheus's format.
 func TestWorkerTellsHealthAndMetrics(t *testing.T) {
 	t.Parallel()
 	l := newServerLab(t)

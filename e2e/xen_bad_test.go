@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// undone fails and cancels first deploys where they have made something; each
-// time the host must be as it was.
+// undone fails and cancels first deploys that have made something on the host. The
+// host must then be as before.
 func (x *onXen) undone() {
 	c := x.client()
 	const never = "args: stay, expect: never said, vif: [{}]"
@@ -66,7 +66,7 @@ Host down
 	User root
 `
 
-// hosts makes known to ssh what onHosts lists, and a user guest to the lab.
+// hosts adds onHosts to the ssh configuration, and a user guest to the lab.
 func (x *onXen) hosts() {
 	x.t.Helper()
 	config := x.read(x.host.Config)
@@ -81,8 +81,8 @@ install -d -o 1000 /home/guest /home/guest/.ssh
 install -o 1000 -m 600 /root/.ssh/authorized_keys /home/guest/.ssh/`)
 }
 
-// refuses gives a deploy what only a host can refuse: each time that is told in
-// one line, and nothing is made.
+// refuses deploys with errors that only a host can find. Each is reported in one
+// line, and nothing is made.
 func (x *onXen) refuses() {
 	x.hosts()
 	const lab = "    host: ssh://xenlab\n"
@@ -114,8 +114,8 @@ func (x *onXen) refuses() {
 	x.foreign()
 }
 
-// foreign has somebody else's domain under the name that the next generation
-// would have: it is never touched.
+// foreign creates a domain that is not Morgana's, with the name of the next
+// generation. The domain is never touched.
 func (x *onXen) foreign() {
 	x.t.Helper()
 	folder := x.on("named", xenDev("args: stay, expect: staying"))

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// pvGrubs makes two PV GRUBs on the host that are as EC2's: each reads the
-// menu.lst of one kind of disk.
+// pvGrubs makes two PV GRUBs on the host that behave as those of EC2: each reads
+// the menu.lst of one disk layout.
 const pvGrubs = `set -e
 cd "$(mktemp -d)"
 for kind in '0 (hd0)' '00 (hd0,msdos1)'; do
@@ -21,8 +21,8 @@ for kind in '0 (hd0)' '00 (hd0,msdos1)'; do
 done
 rm -r "$PWD"`
 
-// boots deploys hello from source in every way a domain can start, and hello
-// says by which it was started.
+// boots deploys hello from source by each boot protocol of a domain. Hello prints
+// which it was.
 func (x *onXen) boots() {
 	x.dom0(pvGrubs)
 	folder := x.hello()
@@ -57,7 +57,7 @@ targets:
 		}
 	}
 	x.nets(map[string]int{"ways.pvh.": 2, "packed.pv.": 1, "ways.hd00.": 1,
-		"ways.hvm.": 2, // Xen's device, and the emulated one
+		"ways.hvm.": 2, // the paravirtual device and the emulated one
 	})
 
 	x.done(x.begin(folder, "destroy", "ways/hvm"))
@@ -80,8 +80,8 @@ done`)
 	}
 }
 
-// wrongRoot boots disks that are not of the kind that a pv-grub was made for,
-// and one whose menu.lst names a disk that is not there.
+// wrongRoot boots disks with a pv-grub for the other layout, and a disk whose
+// menu.lst names a disk that does not exist.
 func (x *onXen) wrongRoot(folder string) {
 	x.t.Helper()
 	// The image is that of target hd0, which is on the host already.

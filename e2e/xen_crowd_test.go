@@ -37,7 +37,7 @@ func (x *onXen) console() {
 			x.t.Errorf("%s is not ended:\n%s", app, status.out)
 		}
 	}
-	// A job that is done is done again.
+	// A machine that has ended is deployed again.
 	if r := x.over(x.begin(ends, "deploy")); r.code != 0 || !strings.Contains(r.out, "ends/dev generation 2") {
 		x.t.Errorf("exit status %d\n%s%s", r.code, r.out, r.errOut)
 	}
@@ -99,8 +99,8 @@ func (x *onXen) crowd() {
 	each("destroy")
 }
 
-// count watches how many domains of apps there are at a time. The function that
-// it gives ends that and tells the most there were.
+// count counts the domains of apps, again and again. The returned function ends
+// that and gives the largest number.
 func (x *onXen) count() func() int {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	x.t.Cleanup(cancel)

@@ -69,7 +69,7 @@ func (x *onXen) disks() {
 	x.dom0("rm -r /root/disks && ip link del databr")
 }
 
-// own writes to the disks of a domain where its kernel would.
+// own writes to a domain's disks by its backends, as its kernel would.
 func (x *onXen) own(d domU) {
 	x.t.Helper()
 	macs := d.macs()
@@ -91,7 +91,7 @@ ls ` + d.folder() + ` | grep img`)
 }
 
 // written fails the test unless each deploy is refused for a disk that a domain
-// writes to. What follows the disk says which deploy it is.
+// writes to. A key is the disk's path and a remark.
 func (x *onXen) written(domain string, deploys map[string]*running) {
 	x.t.Helper()
 	for what, d := range deploys {
@@ -105,8 +105,7 @@ func (x *onXen) written(domain string, deploys map[string]*running) {
 	}
 }
 
-// with is a project whose kernel is made of one that is there, and which brings
-// more files.
+// with is a project whose toolchain copies a ready-made kernel, with more files.
 func (x *onXen) with(app, targets string, files map[string]string) (folder string) {
 	x.t.Helper()
 	names := strings.Join(slices.Sorted(maps.Keys(files)), ", ")
@@ -118,7 +117,7 @@ func (x *onXen) with(app, targets string, files map[string]string) (folder strin
 	return folder
 }
 
-// domU is what the host has of a domain.
+// domU is a domain as the host's tools describe it.
 type domU struct {
 	name, id, digest string
 	memory           string              // KiB

@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// heldXL stands before xl and keeps a verb until it is let go: /run/hold/VERB.APP
-// is there for that long, where APP is any or that of the domain it is about.
+// heldXL installs a wrapper of xl that waits as long as /run/hold/VERB.APP exists.
+// VERB is xl's subcommand, APP an app or "any".
 const heldXL = `mkdir -p /run/hold /run/held /usr/local/sbin
 cat >/usr/local/sbin/xl <<'END'
 #!/bin/sh
@@ -29,7 +29,7 @@ exec /usr/sbin/xl "$@"
 END
 chmod +x /usr/local/sbin/xl`
 
-// hold keeps verbs of xl, as "create.myapp", until letGo.
+// hold makes subcommands of xl wait, as "create.myapp", until letGo.
 func (x *onXen) hold(names ...string) (letGo func()) {
 	x.t.Helper()
 	x.dom0(heldXL)
@@ -44,7 +44,7 @@ func (x *onXen) hold(names ...string) (letGo func()) {
 	return letGo
 }
 
-// isHeld waits until verbs of xl are kept.
+// isHeld waits until these subcommands of xl have begun to wait.
 func (x *onXen) isHeld(names ...string) {
 	x.t.Helper()
 	x.await("test -e /run/held/" + strings.Join(names, " && test -e /run/held/"))
@@ -73,8 +73,8 @@ func (x *onXen) large(app, options string) (folder string) {
 	return folder
 }
 
-// midway waits until a transfer is in its middle and stops it there. It gives
-// the inode of the file, and a function that lets what still receives it go on.
+// midway waits for the middle of a transfer and stops the receiver there. It gives
+// the inode of the file, and a function that continues the receiver.
 func (x *onXen) midway() (inode string, goOn func()) {
 	x.t.Helper()
 	x.await(`test -n "$(find /var/lib/morgana/.*.part -size +2M 2>/dev/null)"`)
@@ -92,8 +92,8 @@ cd /proc/$pid/cwd && echo $pid $(stat -c '%i %s' kernel)`))
 	return out[1], func() { x.t.Helper(); x.dom0("kill -CONT " + out[0]) }
 }
 
-// sameFile fails the test if an app's kernel on the host is not the file whose
-// first half was sent before.
+// sameFile fails the test unless an app's kernel on the host has the inode of the
+// transfer that was stopped.
 func (x *onXen) sameFile(app, inode string) {
 	x.t.Helper()
 	out := x.dom0("cd /var/lib/morgana && stat -c '%i %s' $(cat domains/" + app + ".*/digest)/kernel")
@@ -102,12 +102,12 @@ func (x *onXen) sameFile(app, inode string) {
 	}
 }
 
-// killed kills the worker while apps are in every stage, and ssh while it sends
-// and while a domain is made.
+// killed kills the worker while there is an app in each stage. Then it kills ssh
+// during a transfer and during xl create.
 func (x *onXen) killed() {
 	const options = "args: stay, expect: staying"
 	store := x.withBucket("secret", "--builds", "4")
-	// The bucket ends with this part; what comes after has the folder again.
+	// The bucket ends with this part. Later parts use the folder again.
 	defer x.restartWorker([]string{"MORGANA_STORE=file://" + x.state("store")}, "--builds", "4")
 	c := x.client()
 	built := x.source("k-build", x.once()+"make\n", "")
@@ -173,9 +173,8 @@ func (x *onXen) killed() {
 	x.done(destroys...)
 }
 
-// killedSSH kills every ssh of the worker while a file is sent and while a
-// domain is made, and then what runs on the host between the domain's making
-// and its start.
+// killedSSH kills every ssh of the worker during a transfer and during xl create.
+// Then it kills xl between create and unpause.
 func (x *onXen) killedSSH() {
 	x.t.Helper()
 	c := x.client()
@@ -190,7 +189,7 @@ func (x *onXen) killedSSH() {
 	x.dom0("rm /run/hold/create.cut")
 	x.isHeld("unpause.cut")
 	half := x.dom0(`xl domid $(cd /var/lib/morgana/domains && ls -d cut.*)`)
-	// The call that goes on after the first was cut off waits for its lock.
+	// The next call waits for the lock of the first, which was cut off.
 	x.dom0(`name=$(cd /var/lib/morgana/domains && ls -d cut.*)
 for verb in create unpause; do
 	for f in $(grep -lzxF "$name" /proc/[0-9]*/cmdline); do

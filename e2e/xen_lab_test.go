@@ -18,8 +18,8 @@ import (
 	"github.com/morgana-deploy/morgana/xenlab"
 )
 
-// TestXen deploys to a real Xen host, one for all of its parts, which come one
-// after the other: each of them leaves the host as it found it.
+// TestXen deploys to a real Xen host. Its parts run one after the other, and each
+// leaves the host as before.
 func TestXen(t *testing.T) {
 	t.Parallel()
 	x := newXen(t)
@@ -86,7 +86,7 @@ func (x *onXen) part(name string, test func()) {
 func (x *onXen) try(ctx context.Context, script string) (out string, err error) {
 	cmd := exec.CommandContext(ctx, "ssh", "-F", x.host.Config, "-o", "ControlMaster=auto", "-o", "ControlPath="+x.socket,
 		"-o", "ControlPersist=300", xenlab.Alias, "sh", "-s")
-	cmd.Env = x.env // so that the ssh in the background is found and ended
+	cmd.Env = x.env // by which the lab's clean-up finds the ssh in the background
 	var text, errText strings.Builder
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(script), &text, &errText
 	cmd.WaitDelay = time.Second // the one in the background keeps stderr
@@ -106,8 +106,8 @@ func (x *onXen) dom0(script string) string {
 	return out
 }
 
-// there lists what deploys make on the host: domains, what they have in
-// xenstore, their bridges' ports, files, disks and processes.
+// there lists the domains of the host, their nodes in xenstore, network devices,
+// files, disks and processes.
 func (x *onXen) there() []string {
 	x.t.Helper()
 	out := x.dom0(`
@@ -124,8 +124,8 @@ exit 0`)
 	return all
 }
 
-// asBefore fails the test unless the host and the worker's folders are as they
-// were: what ends by itself is given a moment.
+// asBefore fails the test unless the host and the worker's folders are as before.
+// It waits for processes that end by themselves.
 func (x *onXen) asBefore(before []string) {
 	x.t.Helper()
 	var now []string
@@ -151,8 +151,8 @@ func (x *onXen) asBefore(before []string) {
 	}
 }
 
-// domains lists the names of the host's domains but its own, sorted; one that
-// is there twice is listed twice.
+// domains lists the names of the host's domains but dom0, sorted. A name that two
+// domains have is listed twice.
 func (x *onXen) domains() (names []string) {
 	x.t.Helper()
 	for _, what := range x.there() {
@@ -200,8 +200,7 @@ func xenDev(options string) string {
 	return "  dev: {kind: xen, host: 'ssh://xenlab', memory: 32, timeout: 120s, " + options + "}\n"
 }
 
-// over waits for a command's end: on an emulated host that others share a
-// machine with, all takes its time.
+// over waits for a command's end, with the patience that an emulated host needs.
 func (x *onXen) over(r *running) result {
 	x.t.Helper()
 	select {
