@@ -1,4 +1,4 @@
-# Everything a person or a CI runs. Versions of tools are pinned here.
+# The commands for people and for CI. Versions of tools are pinned here.
 GOLANGCI_LINT_VERSION := v2.15.0
 WORKFLOWCHECK_VERSION := v0.6.0
 BENCHSTAT_VERSION     := v0.0.0-20260908200009-22c9c6c9d4da
@@ -17,7 +17,7 @@ export MORGANA_BIN := $(BIN)
 
 .PHONY: help demo build test test-all lint bench deps deps-test clean xenlab xenlab-down
 
-help: ## what can be made (default)
+help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## deploy examples/hello from source to a machine booted in QEMU
@@ -33,14 +33,14 @@ test: $(TOOLS)/gotest deps-test build ## every test that needs no lab: real QEMU
 	@rm -f $(TIMES)
 	$(GOTEST) -short -race $(RACE)
 	$(GOTEST) -short -parallel 4 $$(go list ./... | grep -vxF "$$(go list $(RACE))")
-	cd devserver && CGO_ENABLED=0 $(GOTEST) -trimpath ./... # the flags it is built with, or it is all compiled again
+	cd devserver && CGO_ENABLED=0 $(GOTEST) -trimpath ./... # with the flags of the build, to use its cache
 
 test-all: test ## every test: those on a real Xen as well
 	$(GOTEST) -count 1 ./activities/xen ./xenlab # the cache does not know that a lab has changed
 	$(GOTEST) -count 1 -run '^TestXen' ./e2e
 	@echo 'The ten slowest:'; sort -rn $(TIMES) | head -n 10
 
-lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint (with the walls between packages) and workflowcheck
+lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint and workflowcheck
 	$(TOOLS)/golangci-lint run ./...
 	cd devserver && GOFLAGS=-trimpath CGO_ENABLED=0 $(TOOLS)/golangci-lint run ./...
 	$(TOOLS)/workflowcheck -config workflowcheck.yaml ./workflows/...
@@ -48,7 +48,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint (with the w
 bench: build $(TOOLS)/benchstat ## figures, and ratios to peers: the engine, boot, images, the store, Xen
 	scripts/bench.sh $(TOOLS)
 
-deps: ## install what the host lacks (Debian), or print how
+deps: ## install the missing tools (Debian), or print the command
 	@scripts/deps.sh
 
 deps-test:
@@ -58,10 +58,10 @@ xenlab: ## start a real Xen in QEMU on this machine, to deploy to (docs/targets/
 	@scripts/deps.sh lab
 	go run ./xenlab/lab up
 
-xenlab-down: ## end it
+xenlab-down: ## stop that Xen
 	go run ./xenlab/lab down
 
-clean: ## remove what was built
+clean: ## remove bin/ and .bin/
 	rm -rf $(BIN) $(TOOLS)
 
 $(TOOLS)/gotest: scripts/gotest/main.go

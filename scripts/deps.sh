@@ -1,16 +1,16 @@
 #!/bin/sh
-# Installs what the host lacks, as Debian packages; prints the command where it may
-# not. deps.sh lab: what a lab (xenlab/) wants, too; deps.sh test: what any test wants.
+# Installs the missing tools as Debian packages; without root it prints the command.
+# deps.sh lab: the tools of a lab (xenlab/) too. deps.sh test: the tools of all tests.
 set -eu
 
-PATH=$PATH:/usr/sbin:/sbin # where mke2fs and sgdisk are, also for users who are not root
+PATH=$PATH:/usr/sbin:/sbin # of mke2fs and sgdisk: not in the PATH of every user
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need gcc gcc
 need ld binutils
 need git git
 need qemu-system-x86_64 qemu-system-x86
-# Boot disks (image/disk), and the tools that judge them in tests.
+# For boot disks (image/disk) and their tests.
 need mke2fs e2fsprogs
 need grub-mkimage grub-common
 need mformat mtools
@@ -36,9 +36,9 @@ lab | test) # xenlab/build.sh
 	;;
 esac
 if [ "${1-}" = test ]; then
-	# xl's own parser of configurations.
+	# The library of xl that parses configurations.
 	[ -e /usr/include/libxlutil.h ] || missing="$missing libxen-dev"
-	# Hosts to log in to (remote/).
+	# Servers for the tests of remote/.
 	need sshd openssh-server
 	need busybox busybox
 fi
@@ -66,7 +66,7 @@ fi
 echo "installing$missing"
 export DEBIAN_FRONTEND=noninteractive
 case $missing in
-*openssh-server*) # the program is wanted, not a service that listens
+*openssh-server*) # tests start sshd themselves: no service is needed
 	if [ -d /etc/systemd/system ]; then
 		echo "ssh.service is masked: systemctl unmask ssh.service, if you want it"
 		$sudo ln -sf /dev/null /etc/systemd/system/ssh.service
