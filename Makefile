@@ -9,7 +9,7 @@ BIN     := $(CURDIR)/bin
 TOOLS   := $(CURDIR)/.bin
 
 # Packages with goroutines or locks of their own: the race detector is for them.
-RACE    := ./activities/local ./activities/qemu ./activities/xen ./machine ./remote ./starter ./step/... ./tree ./worker
+RACE    := ./activities/local ./activities/xen ./machine ./remote ./starter ./step/... ./tree ./worker
 TIMES   := $(TOOLS)/times
 GOTEST  := $(TOOLS)/gotest $(TIMES) -timeout 30m
 
