@@ -81,12 +81,20 @@ func TestFirstSignalEnds(t *testing.T) {
 		if _, err := w.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("the pipe is not full: %v", err)
 		}
-		cmd := self(t, "schema")
+		inFolder(t, map[string]string{"app.conf": conf})
+		cmd := self(t, "import", "-o", "json")
 		cmd.Stdout = w
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(time.Second, func() { _ = cmd.Process.Signal(signal) }) // it waits by then
+		for since := time.Now(); time.Since(since) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
+			if _, err := os.Stat("config.ml"); err == nil { // the last before it prints
+				break
+			}
+		}
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Error(err)
+		}
 		if status, _, errOut := ends(t, cmd); status != interrupted || errOut != "" {
 			t.Errorf("%v: exit %d, %s", signal, status, errOut)
 		}
