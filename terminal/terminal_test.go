@@ -1,8 +1,11 @@
 package terminal
 
 import (
+	"regexp"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 )
 
 // hostile is what a machine may print, what is left of it, and what is left where
@@ -49,3 +52,25 @@ func TestClean(t *testing.T) {
 		}
 	}
 }
+
+// Whatever comes, a terminal obeys none of it, and cleaning again changes nothing.
+func FuzzClean(f *testing.F) {
+	for _, c := range hostile {
+		f.Add(c.text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got := Clean(text)
+		if strings.ContainsFunc(got, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }) || !utf8.ValidString(got) {
+			t.Errorf("%q: got %q", text, got)
+		}
+		if again := Clean(got); again != got {
+			t.Errorf("%q: got %q, and again %q", text, got, again)
+		}
+		coloured := Filter{Colours: true}
+		if got := sgr.ReplaceAllString(coloured.Add(text), ""); got != Clean(got) {
+			t.Errorf("%q: with colours %q", text, got)
+		}
+	})
+}
+
+var sgr = regexp.MustCompile("\x1b\\[[0-9:;]*m")
