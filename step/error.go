@@ -70,8 +70,8 @@ type Error struct {
 	Left []string
 	// Host is where it happened; the worker fills it in.
 	Host string
-	// RetryAfter is when to try again an error of kind Exhausted; 0 leaves it to
-	// the workflow's default of 30 s.
+	// RetryAfter is when to try again an error of kind Exhausted, 0 for 30 s. The
+	// tries are limited as for any error: 10, but for register and boot.
 	RetryAfter time.Duration
 	Err        error
 }

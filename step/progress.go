@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 	"encoding/json"
+	"time"
 )
 
 // Progress tells how far long work is. It travels as the activity's heartbeat,
@@ -18,9 +19,10 @@ type Progress struct {
 	State json.RawMessage `json:"state,omitempty"`
 	// Host is where the work is done; the worker fills it in.
 	Host string `json:"host,omitempty"`
-	// Failures is how many tries ended in an error since Done last grew; the
-	// worker counts them.
-	Failures int `json:"failures,omitempty"`
+	// Furthest is the highest Done of all tries, and Failing the time of the first
+	// error since it last grew; the worker fills them in.
+	Furthest int64     `json:"furthest,omitempty"`
+	Failing  time.Time `json:"failing,omitzero"`
 	// Note is one line for people: the build's last output, "waiting for the console".
 	Note string `json:"note,omitempty"`
 }

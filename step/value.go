@@ -2,9 +2,10 @@ package step
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
+	"reflect"
 	"regexp"
-	"strconv"
 	"strings"
 	"unicode"
 )
@@ -37,21 +38,45 @@ func (r Registration) Of() Spec { return r.Spec }
 // Of is the spec that m was made for.
 func (m Machine) Of() Spec { return m.Registration.Spec }
 
-// SameOwner refuses (InvalidSpec) a value whose spec has other tags, another
-// kind or another host than the one it was made from: a step may complete a
-// value, never change whose it is. Only check sets the host.
+// SameOwner refuses (InvalidSpec) a value whose spec differs from the one it was
+// made from: a step may complete a value, never change whose or where it is. Only
+// check may change host, options and alone. Specs are compared as JSON values.
 func SameOwner(stage Stage, before, after Spec) error {
-	for _, f := range []struct{ name, was, is string }{
-		{"app", before.App, after.App}, {"target", before.Target, after.Target},
-		{"life", before.Life, after.Life},
-		{"generation", strconv.Itoa(before.Generation), strconv.Itoa(after.Generation)},
-		{"kind", before.Kind, after.Kind}, {"host", before.Host, after.Host},
-	} {
-		if f.was != f.is && (f.name != "host" || stage != Check) {
-			return Invalid("spec."+f.name, "a step must return the spec it was given", "changed from %q to %q", f.was, f.is)
+	was, err := members(before)
+	if err != nil {
+		return err
+	}
+	is, err := members(after)
+	if err != nil {
+		return err
+	}
+	if stage == Check {
+		for _, name := range []string{"host", "options", "alone"} {
+			delete(was, name)
+			delete(is, name)
+		}
+	}
+	for _, name := range sortedKeys(was) {
+		if !reflect.DeepEqual(was[name], is[name]) {
+			return Invalid("spec."+name, "a step must return the spec it was given", "changed from %v to %v", was[name], is[name])
+		}
+	}
+	for _, name := range sortedKeys(is) {
+		if is[name] != nil && was[name] == nil {
+			return Invalid("spec."+name, "a step must return the spec it was given", "set to %v", is[name])
 		}
 	}
 	return nil
+}
+
+// members are a spec's JSON members.
+func members(s Spec) (m map[string]any, err error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, Invalid("spec", "see step/testdata/spec.json", "%w", err)
+	}
+	err = json.Unmarshal(b, &m)
+	return m, err
 }
 
 var (
@@ -80,17 +105,17 @@ func (src Source) Valid() error {
 	return src.Spec.Valid()
 }
 
-// Valid refuses artifacts and file names that are none.
+// Valid refuses malformed artifacts and file names.
 func (k Kernel) Valid() error {
 	return cmp.Or(k.Spec.Valid(), k.File.valid("file"), validFiles(k.Files))
 }
 
-// Valid refuses artifacts, file names and a digest that are none.
+// Valid refuses malformed artifacts, file names and digests.
 func (i Image) Valid() error {
 	return cmp.Or(i.Spec.Valid(), validDigest("digest", i.Digest), validFiles(i.Files))
 }
 
-// Valid refuses a digest that is none.
+// Valid refuses a malformed digest.
 func (r Registration) Valid() error {
 	return cmp.Or(r.Spec.Valid(), validDigest("digest", r.Digest))
 }

@@ -1,6 +1,7 @@
 package step_test
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -39,11 +40,6 @@ func TestValid(t *testing.T) {
 }
 
 func TestSameOwner(t *testing.T) {
-	checked := goldenSpec
-	checked.Options, checked.Alone = nil, !checked.Alone
-	if err := step.SameOwner(step.Boot, goldenSpec, checked); err != nil {
-		t.Error(err)
-	}
 	for field, change := range map[string]func(*step.Spec){
 		"spec.app":        func(s *step.Spec) { s.App = "other" },
 		"spec.target":     func(s *step.Spec) { s.Target = "other" },
@@ -51,13 +47,30 @@ func TestSameOwner(t *testing.T) {
 		"spec.generation": func(s *step.Spec) { s.Generation++ },
 		"spec.kind":       func(s *step.Spec) { s.Kind = "xen" },
 		"spec.host":       func(s *step.Spec) { s.Host = "" },
+		"spec.alone":      func(s *step.Spec) { s.Alone = false },
+		"spec.options":    func(s *step.Spec) { s.Options = json.RawMessage(`{"host":"elsewhere"}`) },
+		"spec.toolchain":  func(s *step.Spec) { s.Toolchain.Kind = "other" },
+		"spec.origin":     func(s *step.Spec) { s.Origin.Folder = "/other" },
 	} {
 		after := goldenSpec
 		change(&after)
 		wantField(t, step.SameOwner(step.Package, goldenSpec, after), field)
-		if err := step.SameOwner(step.Check, goldenSpec, after); (err == nil) != (field == "spec.host") {
+		mayChange := field == "spec.host" || field == "spec.options" || field == "spec.alone"
+		if err := step.SameOwner(step.Check, goldenSpec, after); (err == nil) != mayChange {
 			t.Errorf("%s changed by check: %v", field, err)
 		}
+	}
+	// Steps in other languages write the same JSON value differently.
+	spaced, none := goldenSpec, goldenSpec
+	spaced.Options = json.RawMessage(` { "ports" : ["8080:80"], "memory": 64.0 } `)
+	if err := step.SameOwner(step.Boot, goldenSpec, spaced); err != nil {
+		t.Error(err)
+	}
+	none.Options = nil
+	null := none
+	null.Options = json.RawMessage("null")
+	if err := errors.Join(step.SameOwner(step.Boot, none, null), step.SameOwner(step.Boot, null, none)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -11,10 +11,10 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// heart sends the heartbeats of one activity. Only beat waits for Temporal: a
-// step that reports does not.
+// heart sends the heartbeats of one activity. A step that reports does not wait
+// for Temporal: beat sends what it stores.
 type heart struct {
-	ctx  context.Context
+	ctx  context.Context // the activity's own: a step that is handed over still reports
 	host string
 	news chan struct{} // full if latest was not sent yet
 
@@ -27,9 +27,9 @@ func newHeart(ctx context.Context, host string) *heart {
 	h := &heart{ctx: ctx, host: host, news: make(chan struct{}, 1)}
 	if activity.HasHeartbeatDetails(ctx) {
 		var last step.Progress
-		// A bare heartbeat says no more than where the last try was.
+		// A heartbeat that has only Host is no progress.
 		if activity.GetHeartbeatDetails(ctx, &last) == nil &&
-			(last.Done != 0 || last.Total != 0 || last.Note != "" || last.State != nil || last.Failures != 0) {
+			(last.Done != 0 || last.Total != 0 || last.Note != "" || last.State != nil || !last.Failing.IsZero()) {
 			h.latest = &last
 		}
 	}
@@ -39,12 +39,13 @@ func newHeart(ctx context.Context, host string) *heart {
 // report stores a progress for beat to send.
 func (h *heart) report(p step.Progress) {
 	h.mu.Lock()
+	p.Furthest, p.Failing = p.Done, time.Time{}
 	if last := h.latest; last != nil {
 		if p.State == nil {
 			p.State = last.State
 		}
-		if p.Done <= last.Done {
-			p.Failures = last.Failures
+		if p.Done <= last.Furthest {
+			p.Furthest, p.Failing = last.Furthest, last.Failing
 		}
 	}
 	h.latest = &p
@@ -83,17 +84,17 @@ func (h *heart) send() {
 }
 
 // failed sends the last progress, from which the next try goes on, and reports
-// whether there may be one: a try counts if it failed by itself, and the count
-// begins anew whenever Done grows.
-func (h *heart) failed(counts bool) (again bool) {
+// whether another try is allowed: a step may fail by itself for a while without
+// getting further than any try before.
+func (h *heart) failed(byItself bool, now time.Time) (again bool) {
 	h.mu.Lock()
 	if h.latest == nil {
 		h.latest = &step.Progress{}
 	}
-	if counts {
-		h.latest.Failures++
+	if byItself && h.latest.Failing.IsZero() {
+		h.latest.Failing = now
 	}
-	again = h.latest.Failures < workflows.Failures
+	again = !byItself || now.Sub(h.latest.Failing) < workflows.Patience
 	h.mu.Unlock()
 	h.send()
 	return again

@@ -51,18 +51,26 @@ func TestReportDoesNotWaitForTemporal(t *testing.T) {
 	}
 }
 
-// A try that fails by itself counts until there is progress.
-func TestTriesThatFailByThemselvesEnd(t *testing.T) {
+// Register and boot may fail by themselves for a while without getting further.
+// An undo may fail for as long as its options allow.
+func TestTriesThatGetNoFurtherEnd(t *testing.T) {
+	long := time.Now().Add(-workflows.Patience - time.Minute)
+	reset := errors.New("reset")
 	for _, test := range []struct {
+		name   string
 		before step.Progress
 		done   int64
 		err    error
 		final  bool
 	}{
-		{step.Progress{}, 0, errors.New("reset"), false},
-		{step.Progress{Done: 5, Failures: workflows.Failures - 1}, 5, errors.New("reset"), true},
-		{step.Progress{Done: 5, Failures: workflows.Failures - 1}, 6, errors.New("reset"), false},
-		{step.Progress{Failures: workflows.Failures - 1}, 0, &step.Error{Kind: step.Exhausted, Err: errors.New("slow down")}, false},
+		{"x.Boot", step.Progress{}, 0, reset, false},
+		{"x.Boot", step.Progress{Done: 5, Furthest: 5, Failing: time.Now().Add(-time.Minute)}, 5, reset, false},
+		{"x.Boot", step.Progress{Done: 5, Furthest: 5, Failing: long}, 5, reset, true},
+		{"x.Boot", step.Progress{Done: 1, Furthest: 5, Failing: long}, 4, reset, true},
+		{"x.Boot", step.Progress{Done: 5, Furthest: 5, Failing: long}, 6, reset, false},
+		{"x.Boot", step.Progress{Failing: long}, 0, &step.Error{Kind: step.Exhausted, Err: errors.New("slow down")}, false},
+		{"x.Boot", step.Progress{Failing: long}, 0, nil, true}, // panics
+		{"x.Destroy", step.Progress{Failing: long}, 0, reset, false},
 	} {
 		env := stepBench(t)
 		var sent step.Progress
@@ -70,12 +78,15 @@ func TestTriesThatFailByThemselvesEnd(t *testing.T) {
 		env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) { _ = details.Get(&sent) })
 		env.RegisterActivityWithOptions(func(ctx context.Context, _ step.Registration) (step.Machine, error) {
 			step.Report(ctx, step.Progress{Done: test.done})
+			if test.err == nil {
+				panic("out of range")
+			}
 			return step.Machine{}, test.err
-		}, activity.RegisterOptions{Name: "boot"})
-		_, err := env.ExecuteActivity("boot", registration())
+		}, activity.RegisterOptions{Name: test.name})
+		_, err := env.ExecuteActivity(test.name, registration())
 		var app *temporal.ApplicationError
 		if !errors.As(err, &app) || app.NonRetryable() != test.final {
-			t.Errorf("%+v, then Done %d and %v: got %v, final %v", test.before, test.done, test.err, err, app.NonRetryable())
+			t.Errorf("%s: %+v, then Done %d and %v: got %v, final %v", test.name, test.before, test.done, test.err, err, app.NonRetryable())
 		}
 		if sent.Done != test.done {
 			t.Errorf("the last heartbeat is %+v, want Done %d", sent, test.done)

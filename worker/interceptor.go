@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"strings"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -56,24 +60,44 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 			}
 		}
 	}
+	h := newHeart(ctx, i.host)
+	last := h.latest
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go handOver(ctx, activity.GetWorkerStopChannel(ctx), cancel)
-	h := newHeart(ctx, i.host)
-	last := h.latest
 	beating, stop := context.WithCancel(ctx)
-	go h.beat(beating)
+	var beat sync.WaitGroup
+	beat.Go(func() { h.beat(beating) })
 
-	out, err := i.Next.ExecuteActivity(step.WithReporter(ctx, h.report, last), in)
+	out, err := i.run(step.WithReporter(ctx, h.report, last), in)
 	stop()
 	if err == nil {
 		return out, nil
 	}
-	again := h.failed(ctx.Err() == nil && step.KindOf(err) == "")
+	beat.Wait() // or an older heartbeat may come after the last
 	info := activity.GetInfo(ctx)
+	again := h.failed(ctx.Err() == nil && step.KindOf(err) == "" && boundedByTime(info.ActivityType.Name), time.Now())
 	i.log.Warn("step", "activity", info.ActivityType.Name, "workflow", info.WorkflowExecution.ID,
 		"attempt", info.Attempt, "error", err)
 	return nil, ended(ctx, i.host, err, again)
+}
+
+// run is the step. A panic is an error like others: the SDK's own answer to one
+// would be retried for days.
+func (i *stepInbound) run(ctx context.Context, in *interceptor.ExecuteActivityInput) (out any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			i.log.Error("panic", "cause", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return i.Next.ExecuteActivity(ctx, in)
+}
+
+// boundedByTime says of a kind's activity what optionsOf says of its stage.
+func boundedByTime(activity string) bool {
+	_, name, _ := strings.Cut(activity, ".")
+	return name == "Register" || name == "Boot"
 }
 
 // handOver cancels what is going on a while after the worker was told to stop.

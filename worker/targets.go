@@ -61,9 +61,9 @@ func target(name string, t step.Target) kind {
 	}}
 }
 
-// toolchain bounds what builds here at a time. A step waits for a slot here, not
-// in the queue: a queue says nothing of a worker that is busy, and a wait in it
-// looks like a worker that is absent. Clean never waits.
+// toolchain bounds what builds here at a time. Steps wait for a slot here, not in
+// the queue: Temporal cannot tell a queue whose workers are busy from one that no
+// worker polls. Clean never waits.
 func toolchain(name string, t step.Toolchain, slots chan struct{}) kind {
 	return kind{name: name, does: t, register: func(w worker.ActivityRegistry) {
 		does := naming(w, name)

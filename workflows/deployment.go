@@ -39,7 +39,7 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 		case !got:
 			return nil // started, and asked for nothing
 		case d.destroy != nil:
-			if d.end() {
+			if d.end(destroyOptions()) {
 				return d.finish(nil)
 			}
 		case len(d.queue) > 0:
@@ -62,8 +62,8 @@ type deployment struct {
 	destroy *ending
 }
 
-// await waits for something to do: without end while there is or may be a
-// machine, else for a while, and got tells whether it came.
+// await waits for a request. Before the first one it waits only for abandoned, and
+// then got is false.
 func (d *deployment) await() (got bool, err error) {
 	if d.Last.App != "" {
 		return true, workflow.Await(d.ctx, d.wanted)
@@ -89,6 +89,11 @@ func (d *deployment) rollout() error {
 		}
 	}
 	d.rolling = &next
+	// If the rollout is terminated, nobody else knows where something of it may be.
+	machine := undoMachine("destroy the machine", next.Route, step.Removal{Spec: next.Spec})
+	tree := undoTree(next.Route, next.Spec)
+	tree.Guess = true
+	d.remember(machine, tree)
 	d.describe()
 
 	ctx, cancel := workflow.WithCancel(d.ctx)
@@ -103,12 +108,16 @@ func (d *deployment) rollout() error {
 		d.succeeded(next, out)
 		return nil
 	}
-	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+	twin := temporal.IsWorkflowExecutionAlreadyStartedError(err)
+	if _, own := errors.AsType[*temporal.ApplicationError](err); own || twin || temporal.IsCanceledError(err) {
+		d.forget(next.Spec.Tags)
+	}
+	if twin {
 		err = Fail(&step.Error{Kind: step.Conflict, Op: RolloutID(next.Spec.Tags), Err: errors.New("runs already, for an earlier life"),
 			Hint: "it is being undone after its deployment was terminated; deploy again when it has ended"})
 	}
 	d.Failure = Failure(err).Error()
-	d.Remains = append(d.Remains, remainsOf(err)...)
+	d.remember(remainsOf(err)...)
 	d.describe()
 	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())
@@ -125,12 +134,30 @@ func (d *deployment) rollout() error {
 	return Fail(Failure(err))
 }
 
+// remember adds acts to Remains, those of one place and generation once, and those
+// of one place that are kept once.
+func (d *deployment) remember(acts ...*Undo) {
+	for _, u := range acts {
+		twin := func(r *Undo) bool {
+			return r.samePlace(u) && r.Kept == u.Kept && (u.Kept || r.spec().Tags == u.spec().Tags)
+		}
+		if !slices.ContainsFunc(d.Remains, twin) {
+			d.Remains = append(d.Remains, u)
+		}
+	}
+}
+
+// forget drops the acts of a rollout that has told itself what is left.
+func (d *deployment) forget(t step.Tags) {
+	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return u.spec().Tags == t })
+}
+
 // succeeded notes what runs now. An unchanged machine keeps the route that made
 // it: a changed step of the new route would not know how to end it.
 func (d *deployment) succeeded(did Request, out Outcome) {
 	d.Failure = ""
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return !u.Kept })
-	d.Remains = append(d.Remains, out.Remains...)
+	d.remember(out.Remains...)
 	if out.Unchanged {
 		d.Current.Machine = out.Machine
 	} else {
@@ -141,9 +168,14 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 
 func (d *deployment) status() DeploymentStatus {
 	s := DeploymentStatus{Project: d.Last.Origin.Project, Folder: d.Last.Origin.Folder, Host: d.Last.Origin.Host, Kind: d.Last.Kind,
-		Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Left: undoList(d.Remains).left(), Destroying: d.destroy != nil}
+		Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil}
 	if d.Current != nil {
 		s.Machine, s.Route = &d.Current.Machine, d.Current.Route
+	}
+	for _, u := range d.Remains {
+		if d.rolling == nil || u.spec().Tags != d.rolling.Spec.Tags {
+			s.Left = append(s.Left, u.left())
+		}
 	}
 	if d.rolling != nil {
 		s.Rolling = &d.rolling.Spec.Tags

@@ -1,15 +1,13 @@
 package workflows
 
 import (
-	"slices"
-
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// ending is a destroy that was asked for; more that come meanwhile share it.
+// ending is a destroy in progress; later requests wait for the same one.
 type ending struct {
 	done   bool
 	forget bool
@@ -38,73 +36,99 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyR
 	return e.result, e.err
 }
 
+// place is where something of a deployment may be.
+type place struct {
+	// act removes everything of the app and target there.
+	act *Undo
+	// remains are the acts that it does the work of.
+	remains undoList
+	// current says that the machine runs there.
+	current bool
+	err     error
+}
+
 // end destroys whatever carries our app and target, of any life and generation,
 // in every place where something of it may be, and reports whether that went
-// well. What could not be reached is kept, for the next time. It cannot be
-// cancelled.
-func (d *deployment) end() bool {
+// well. The acts of a place that could not be reached are kept as they were, for
+// the next rollout or destroy. A build tree that cannot be removed is told, and
+// does not hold up the end. The end cannot be cancelled.
+func (d *deployment) end(o workflow.ActivityOptions) bool {
 	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
 	defer cancel()
 	e := d.destroy
 	places := d.places()
-	var remains undoList
 	all := workflow.NewWaitGroup(ctx)
-	for _, u := range places {
+	for _, p := range places {
 		all.Add(1)
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer all.Done()
-			removed, err := u.run(ctx, destroyOptions())
+			var removed step.Destroyed
+			removed, p.err = p.act.run(ctx, o)
 			e.result.Removed = append(e.result.Removed, removed.Removed...)
-			if err == nil || u.guess {
-				return
-			}
-			if remains = append(remains, u); e.err == nil {
-				e.err = err
-			}
 		})
 	}
 	all.Wait(ctx)
-	if d.Current != nil && !slices.Contains(remains, places[0]) {
-		d.Current, d.Previous = nil, nil
+	d.Remains = nil
+	var left []string
+	for _, p := range places {
+		switch {
+		case p.err == nil && p.current:
+			d.Current, d.Previous = nil, nil
+		case p.err != nil && !p.act.Guess:
+			for _, u := range p.remains {
+				u.Failure = p.act.Failure
+			}
+			d.Remains = append(d.Remains, p.remains...)
+			left = append(left, p.act.left())
+			if p.act.Machine != nil && e.err == nil {
+				e.err = p.err
+			}
+		}
 	}
-	switch {
-	case e.err == nil:
-	case e.forget:
-		e.err, e.result.Left = nil, remains.left()
-	default:
+	if e.err == nil || e.forget {
+		e.err, e.result.Left = nil, left
+	} else {
 		f := Failure(e.err)
-		if slices.ContainsFunc(places[1:], func(u *Undo) bool { return !u.guess }) {
-			f.Left = append(f.Left, remains.left()...)
+		if len(places) > 1 || d.ctx.Err() != nil { // else the error says it
+			f.Left = append(f.Left, left...)
 		}
 		e.err = Fail(f)
 		d.destroy = nil // something may still be there: live on, ask again
 	}
-	d.Remains = remains
 	e.done = true
 	d.describe()
 	return e.err == nil
 }
 
-// places gives, for every place where something may be, the act that removes all
-// of it: where the machine runs, where rollouts left something, and, if no
-// machine runs, where the last request would have gone.
-func (d *deployment) places() (all undoList) {
-	add := func(u *Undo) {
-		u = u.everything()
-		if !slices.ContainsFunc(all, u.samePlace) {
-			all.add(u)
+// places gives every place where something may be: where the machine runs, where
+// rollouts left something, and, if there is none of these, where the last request
+// would have gone.
+func (d *deployment) places() (all []*place) {
+	add := func(u *Undo) *place {
+		act := u.everything()
+		for _, p := range all {
+			if p.act.samePlace(act) {
+				p.act.Guess = p.act.Guess && u.Guess
+				return p
+			}
 		}
+		p := &place{act: act}
+		all = append(all, p)
+		return p
 	}
 	if d.Current != nil {
-		add(undoMachine("destroy the machine", d.Current.Route, step.Removal{Spec: d.Current.Machine.Registration.Spec}))
+		add(undoMachine("destroy the machine", d.Current.Route, step.Removal{Spec: d.Current.Machine.Registration.Spec})).current = true
 	}
 	for _, u := range d.Remains {
-		add(u)
+		p := add(u)
+		p.remains = append(p.remains, u)
 	}
-	if d.Current == nil {
-		add(undoMachine("destroy the machine", d.LastRoute, step.Removal{Spec: d.Last}))
+	if len(all) == 0 {
+		machine := undoMachine("destroy the machine", d.LastRoute, step.Removal{Spec: d.Last})
+		machine.Guess = d.Generation > 0 // each rollout told what it left
 		tree := undoTree(d.LastRoute, d.Last)
-		tree.guess = true // there may be none, and no worker to ask
+		tree.Guess = true
+		add(machine)
 		add(tree)
 	}
 	return all
@@ -119,7 +143,7 @@ func (d *deployment) cancelled(err error) error {
 	if d.destroy == nil {
 		d.destroy = &ending{}
 	}
-	if e := d.destroy; !d.end() {
+	if e := d.destroy; !d.end(undoOptions()) {
 		return d.finish(e.err)
 	}
 	return d.finish(err)

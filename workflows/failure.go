@@ -123,7 +123,11 @@ func failureOf(err error, activity, queue string) error {
 	}
 	switch timeout.TimeoutType() {
 	case enums.TIMEOUT_TYPE_SCHEDULE_TO_START:
-		return Fail(NoWorker(queue))
+		e := NoWorker(queue)
+		if before := timeout.Unwrap(); before != nil {
+			e.Host = Failure(before).Host // an earlier try ran there
+		}
+		return Fail(e)
 	case enums.TIMEOUT_TYPE_HEARTBEAT:
 		var last step.Progress
 		if timeout.HasLastHeartbeatDetails() {

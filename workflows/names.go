@@ -22,7 +22,8 @@ const (
 	QueryStatus   = "status"
 )
 
-// Search attributes of Deployment and Rollout. A server must know them before
+// Search attributes of Deployment and Rollout. MorganaStage is the stage of a
+// rollout that runs, or that failed; one that ended well keeps the last it told. A server must know them before
 // a workflow runs; the worker registers them.
 var (
 	AppAttribute        = temporal.NewSearchAttributeKeyKeyword("MorganaApp")

@@ -31,10 +31,11 @@ const (
 	// attempts bounds the tries of a step that takes minutes: enough to outlive a
 	// worker that is killed again and again, few enough to end.
 	attempts = 10
-	// Failures bounds the tries of register and boot that failed by themselves,
-	// one after the other without progress; the worker counts them. A try whose
-	// worker died does not count: ten restarts do not end a day's upload.
-	Failures = 10
+	// Patience bounds how long register and boot may fail by themselves without
+	// getting further; the worker sees to it. It outlives the reboot of a host and
+	// an outage of a network. A try whose worker died is no failure: ten restarts do
+	// not end a day's upload.
+	Patience = time.Hour
 
 	// maxConfigures bounds how often a source tree may be lost before its
 	// kernel is built.

@@ -14,8 +14,10 @@ type DeployRequest struct {
 	// Spec without Life and Generation: the Deployment gives those.
 	Spec  step.Spec  `json:"spec"`
 	Route step.Route `json:"route"`
-	Keep  bool       `json:"keep,omitempty"`
-	Force bool       `json:"force,omitempty"`
+	// Keep leaves the pieces of a failed rollout for debugging.
+	Keep bool `json:"keep,omitempty"`
+	// Force makes a new machine even if the image is the same.
+	Force bool `json:"force,omitempty"`
 	// TakeOver allows a deploy of another project than the last one's.
 	TakeOver bool `json:"takeOver,omitempty"`
 }
@@ -82,8 +84,7 @@ type DeploymentState struct {
 	// Remains are the acts that would remove what rollouts left, wherever it is.
 	Remains []*Undo `json:"remains,omitempty"`
 	Failure string  `json:"failure,omitempty"`
-	// Last was asked for last; if its rollout was terminated, something of it may
-	// be in its place.
+	// Last is the Spec of the newest accepted deploy.
 	Last      step.Spec  `json:"last,omitzero"`
 	LastRoute step.Route `json:"lastRoute,omitzero"`
 }
@@ -109,7 +110,7 @@ func (d *deployment) acceptable(in DeployRequest) error {
 	}
 	last, now := d.Last.Origin, in.Spec.Origin
 	switch {
-	case d.destroy != nil:
+	case d.destroy != nil, d.ctx.Err() != nil:
 		return Fail(&step.Error{Kind: step.Conflict, Err: fmt.Errorf("%s/%s is being destroyed", in.Spec.App, in.Spec.Target),
 			Hint: "wait for it to end, then deploy again"})
 	case last.Folder != "" && !in.TakeOver && !sameProject(last, now):
@@ -178,7 +179,7 @@ func (d *deployment) lastWanted() *Request {
 
 func same(a, b *Request) bool {
 	x, y := *a, *b
-	x.Current, y.Current = nil, nil
+	x.Current, y.Current, x.Stale, y.Stale = nil, nil, nil, nil
 	x.Spec.Life, x.Spec.Generation = y.Spec.Life, y.Spec.Generation
 	one, err1 := json.Marshal(x)
 	two, err2 := json.Marshal(y)

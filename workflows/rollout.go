@@ -33,7 +33,8 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	for try := 1; ; try++ { // again where the host that had the tree is gone
 		tree := r.undo.add(undoTree(in.Route, spec))
 		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
-			tree.never, tree.Host = Failure(err).Kind == step.NoWorker, whereIt(err)
+			tree.Host = whereIt(err)
+			tree.never = Failure(err).Kind == step.NoWorker && tree.Host == ""
 			return out, err
 		}
 		tree.Host, tree.never = source.Host, source.Tree == ""
@@ -54,6 +55,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		out.Machine, err = run[step.Machine](r, step.Boot, was.Spec.Host, was)
 		if err == nil && !out.Machine.Ended || ctx.Err() != nil {
 			out.Unchanged = true
+			r.retireStale()
 			return out, err
 		}
 	}

@@ -86,8 +86,7 @@ type rollout struct {
 	undo   undoList
 	stale  undoList // what a success could not remove
 	status RolloutStatus
-	// at is the stage that runs or ran last, told the one that the search
-	// attribute says.
+	// at is the current stage, told the last value written to MorganaStage.
 	at, told step.Stage
 }
 
@@ -162,8 +161,8 @@ func blame(s step.Step, err error) error {
 	return Fail(&e)
 }
 
-// execute calls one activity by name. Its error is a [*step.Error] in
-// Temporal's clothes; see [Failure].
+// execute calls one activity by name. Its error is an ApplicationError;
+// [Failure] reads it.
 func execute(ctx workflow.Context, s step.Step, host string, o workflow.ActivityOptions, summary string, in, out any) error {
 	o.TaskQueue = s.Queue(host)
 	o.Summary = summary
@@ -207,9 +206,7 @@ func (r *rollout) end(out *Outcome, err error) error {
 		out.Left, out.Remains = r.stale.left(), r.stale
 		return nil
 	}
-	if tell := r.tellStage(ctx); tell != nil {
-		return tell
-	}
+	_ = r.tellStage(ctx) // what fails is told by the error, too
 	remains := slices.DeleteFunc(r.undo, func(u *Undo) bool { return u.never })
 	if r.in.Keep {
 		for _, u := range remains {
@@ -245,7 +242,12 @@ func (r *rollout) retire(spec step.Spec) {
 		others.Spec.Life, others.Spec.Generation = "", 0
 		before.add(undoMachine("destroy what an earlier life left", r.in.Route, others))
 	}
-	r.stale = before.runAll(ctx, destroyOptions())
+	r.stale = before.runTogether(ctx, destroyOptions())
+}
+
+// retireStale removes what earlier rollouts could not, where the machine stays.
+func (r *rollout) retireStale() {
+	r.stale = undoList(r.in.Stale).runTogether(r.ctx, destroyOptions())
 }
 
 // unchanged reports whether image is the one that runs, made by the same steps.

@@ -25,13 +25,13 @@ type Undo struct {
 	Tree    *step.Spec    `json:"tree,omitempty"`
 	// Kept says that a failed rollout left it on purpose, for debugging.
 	Kept bool `json:"kept,omitempty"`
+	// Guess says that it may find nothing. Its failure fails nothing.
+	Guess bool `json:"guess,omitempty"`
 	// Failure is why it could not be done, empty if it was not tried.
 	Failure string `json:"failure,omitempty"`
 
-	// never says that the act did not even begin.
+	// never says that the stage which this undoes never started.
 	never bool
-	// guess says that there may be nothing: it does not hold up the end.
-	guess bool
 }
 
 func undoTree(route step.Route, spec step.Spec) *Undo {
@@ -68,9 +68,13 @@ func (u *Undo) left() string {
 	if u.Failure != "" {
 		return "could not " + u.Name + ": " + u.Failure
 	}
+	why := "may be left, its rollout was terminated"
+	if u.Kept {
+		why = "kept, until morgana destroy"
+	}
 	t := u.spec().Tags
-	return fmt.Sprintf("kept, until morgana destroy: to undo: %s (%s/%s life %s generation %d, host %s)",
-		u.Name, t.App, t.Target, t.Life, t.Generation, cmp.Or(u.Host, "unknown"))
+	return fmt.Sprintf("%s: to undo: %s (%s/%s life %s generation %d, host %s)",
+		why, u.Name, t.App, t.Target, t.Life, t.Generation, cmp.Or(u.Host, "unknown"))
 }
 
 // everything gives the act for whatever the app and target have in its place, of
@@ -86,8 +90,8 @@ func (u Undo) everything() *Undo {
 	return &u
 }
 
-// samePlace reports whether two acts remove the same things, if both are for
-// everything.
+// samePlace reports whether two acts have the same step, host and options: made
+// for everything, they remove the same things.
 func (u *Undo) samePlace(other *Undo) bool {
 	return u.Step == other.Step && u.Host == other.Host && (u.Tree == nil) == (other.Tree == nil) &&
 		string(u.spec().Options) == string(other.spec().Options)
@@ -119,6 +123,27 @@ func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (rema
 			continue
 		}
 		if _, err := u.run(ctx, o); err != nil {
+			remains = append(remains, u)
+		}
+	}
+	return remains
+}
+
+// runTogether runs all acts at the same time and gives what they could not do.
+func (l undoList) runTogether(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
+	failed := make([]bool, len(l))
+	all := workflow.NewWaitGroup(ctx)
+	for i, u := range l {
+		all.Add(1)
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			defer all.Done()
+			_, err := u.run(ctx, o)
+			failed[i] = err != nil && !u.Guess
+		})
+	}
+	all.Wait(ctx)
+	for i, u := range l {
+		if failed[i] {
 			remains = append(remains, u)
 		}
 	}
