@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
@@ -49,10 +50,12 @@ func (to *connection) watched(ctx context.Context, workflow string, say func(str
 		case err := <-done:
 			return err
 		case <-time.After(glance):
-			if note := to.silence(ctx, workflow, began); note != "" && note != said {
-				said = note
+			note := to.silence(ctx, workflow, began)
+			about, _, _ := strings.Cut(note, " since ")
+			if about != "" && about != said {
 				say(note)
 			}
+			said = about
 		}
 	}
 }
@@ -68,9 +71,9 @@ func (to *connection) silence(ctx context.Context, workflow string, since time.T
 		return ""
 	case err != nil && lost(err):
 		return to.noServer(since)
-	case err == nil && task.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED &&
-		time.Since(task.GetScheduledTime().AsTime()) > unanswered:
-		return to.noWorker(since)
+	case err == nil && task.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED && time.Since(since) > unanswered &&
+		time.Since(task.GetScheduledTime().AsTime()) > unanswered/2: // a sticky task is scheduled anew after 5 s
+		return to.noWorker(task.GetScheduledTime().AsTime().Local())
 	}
 	return ""
 }
