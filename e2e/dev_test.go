@@ -38,6 +38,11 @@ func newDevLab(t *testing.T) *devLab {
 			t.Fatal(err)
 		}
 	}
+	for _, port := range []string{"7233", "8233"} { // a worker of another server may poll there
+		if held, err := net.Listen("tcp4", "127.0.0.1:"+port); err == nil { // else another has it
+			t.Cleanup(func() { _ = held.Close() }) // nobody spoke to it
+		}
+	}
 	t.Cleanup(func() {
 		for _, pid := range slices.Concat(l.background("morgana-worker"), l.background("morgana-devserver"), l.machines()) {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // may have ended meanwhile
@@ -193,6 +198,28 @@ func TestOwnServer(t *testing.T) {
 	again("worker rebuilt", "started a worker on this machine, UI "+said[1])
 	replaced("worker rebuilt")
 
+	// Its server killed and started on another port, the worker finds it there.
+	at := l.status().Server.Address
+	if err := syscall.Kill(server, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually(5*time.Second, "its port is free", func() bool {
+		held, err := net.Listen("tcp", at)
+		if err == nil {
+			t.Cleanup(func() { _ = held.Close() }) // nobody spoke to it
+		}
+		return err == nil
+	})
+	if err := os.Remove(l.state("dev", "last.json")); err != nil { // or the port is waited for
+		t.Fatal(err)
+	}
+	if r := l.went(folder, "deploy"); !strings.Contains(r.out, "unchanged, generation 1 is kept") {
+		t.Errorf("server moved: %+v", r)
+	}
+	if s, w := l.pair(); s == server || w != worker || l.status().Server.Address == at {
+		t.Errorf("server %d at %s and worker %d are %d and %d at %s", server, at, worker, s, w, l.status().Server.Address)
+	}
+
 	if r := l.went(folder, "dev", "down"); r.errOut != "stopped: worker, server\n" {
 		t.Errorf("down said %q", r.errOut)
 	}
@@ -240,11 +267,6 @@ func TestDevUp(t *testing.T) {
 	l := newDevLab(t)
 	if s := l.status(); s.ServerUp || s.WorkerUp || s.Folder != l.state("dev") {
 		t.Errorf("status %+v", s)
-	}
-	for _, port := range []string{"7233", "8233"} {
-		if held, err := net.Listen("tcp4", "127.0.0.1:"+port); err == nil { // else somebody has it already
-			defer held.Close() //nolint:errcheck // nobody spoke to it
-		}
 	}
 	var all sync.WaitGroup
 	for range 3 {

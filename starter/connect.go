@@ -13,9 +13,9 @@ import (
 	"go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
-	"google.golang.org/grpc"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/own"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
 )
@@ -45,15 +45,13 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 	options.Logger = silent{}
 	dialed := options
 	if !configured {
-		own, server, err := c.ownServer(ctx, settings, start)
+		ours, server, err := c.ownServer(ctx, settings, start)
 		if err != nil {
 			return nil, err
 		}
 		to.ui, to.namespace = server.UI, server.Namespace
 		options.HostPort, options.Namespace = server.Address, server.Namespace
-		dialed = options
-		dialed.HostPort = "passthrough:///localhost" // own.dial has the address
-		dialed.ConnectionOptions.DialOptions = append(dialed.ConnectionOptions.DialOptions, grpc.WithContextDialer(own.dial))
+		dialed = own.Folder(ours.folder).Options(options)
 		hint = "see morgana dev status"
 	}
 	dialing, cancel := context.WithTimeout(ctx, 10*time.Second)

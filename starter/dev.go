@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/own"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -26,20 +27,15 @@ type dev struct {
 
 // The files in a dev's folder, beside the database and the logs.
 const (
-	serverFile   = "server.json"  // made by the server while it serves
+	serverFile   = own.ServerFile
 	lastFile     = "last.json"    // a copy of it, for the next server's ports
 	workerFile   = "worker.json"  // workerInfo
 	readyFile    = "worker.ready" // made by the worker while it takes work: its process id
-	databaseFile = "temporal.db"
+	databaseFile = own.DatabaseFile
 )
 
 // serverInfo is server.json.
-type serverInfo struct {
-	Address   string `json:"address"`
-	UI        string `json:"ui"`
-	Namespace string `json:"namespace"`
-	PID       int    `json:"pid"`
-}
+type serverInfo = own.Server
 
 // workerInfo is worker.json.
 type workerInfo struct {
@@ -49,9 +45,8 @@ type workerInfo struct {
 	Started string `json:"started"`
 	// Binary tells a worker built since from the one that runs.
 	Binary string `json:"binary"`
-	// Server is the address it polls, Store its store, SSHConfig the ssh
-	// configuration that it was given, "" for the user's own.
-	Server    string `json:"server"`
+	// Store is its store, SSHConfig the ssh configuration that it was given, ""
+	// for the user's own.
 	Store     string `json:"store"`
 	SSHConfig string `json:"sshConfig,omitempty"`
 }
@@ -74,35 +69,7 @@ func openDev(settings config.Settings) (dev, error) {
 
 func (d dev) path(name string) string { return filepath.Join(d.folder, name) }
 
-// server gives the server and whether it runs.
-func (d dev) server() (serverInfo, bool) {
-	var s serverInfo
-	if readJSON(d.path(serverFile), &s) != nil || startTime(s.PID) == "" || !d.isOurs(s.PID) {
-		return s, false
-	}
-	conn, err := net.DialTimeout("tcp", s.Address, time.Second) //nolint:noctx // a second on loopback
-	if err != nil {
-		return s, false
-	}
-	_ = conn.Close() // nothing was sent
-	return s, true
-}
-
-// dial connects to the server wherever it is now: a server that was started anew
-// may have another port, and another user's server the port that it had.
-func (d dev) dial(ctx context.Context, _ string) (net.Conn, error) {
-	server, running := d.server()
-	if !running {
-		return nil, errors.New("our own server does not run")
-	}
-	return new(net.Dialer).DialContext(ctx, "tcp", server.Address)
-}
-
-// isOurs reports whether the process was started on our database.
-func (d dev) isOurs(pid int) bool {
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(args), d.path(databaseFile))
-}
+func (d dev) server() (serverInfo, bool) { return own.Folder(d.folder).Server() }
 
 // worker gives the worker, whether its process lives, and whether it takes work:
 // not before it polls Temporal and not once it has been told to stop.
@@ -115,13 +82,12 @@ func (d dev) worker() (w workerInfo, lives, works bool) {
 }
 
 // workerFits reports whether the worker takes work, is the program that we would
-// start, polls the server that runs, and has our settings. A user who names no
-// ssh configuration keeps the worker's: another shell may use it.
+// start, and has our settings. A user who names no ssh configuration keeps the
+// worker's: another shell may use it.
 func (d dev) workerFits() bool {
 	w, _, works := d.worker()
-	server, _ := d.server()
 	binary, err := besides("morgana-worker")
-	return works && err == nil && w.Binary == stamp(binary) && w.Server == server.Address &&
+	return works && err == nil && w.Binary == stamp(binary) &&
 		w.Store == d.settings.Store && (sshConfig() == "" || w.SSHConfig == sshConfig())
 }
 
@@ -190,13 +156,13 @@ func (d dev) startWorker(ctx context.Context, server serverInfo) error {
 		return err
 	}
 	env := []string{"TEMPORAL_ADDRESS=" + server.Address, "TEMPORAL_NAMESPACE=" + server.Namespace, sshConfigVariable + "=" + sshConfig()}
-	started, err := start(d.path("worker.log"), env, binary, "--listen", "127.0.0.1:0", "--ready-file", d.path(readyFile),
+	started, err := start(d.path("worker.log"), env, binary, "--listen", "127.0.0.1:0", "--ready-file", d.path(readyFile), "--own-server", d.folder,
 		"--state", d.settings.State, "--store", d.settings.Store)
 	if err != nil {
 		return err
 	}
 	pid := started.Process.Pid
-	w := workerInfo{PID: pid, Started: startTime(pid), Binary: stamp(binary), Server: server.Address,
+	w := workerInfo{PID: pid, Started: startTime(pid), Binary: stamp(binary),
 		Store: d.settings.Store, SSHConfig: sshConfig()}
 	if err := writeJSON(d.path(workerFile), w); err != nil {
 		return err

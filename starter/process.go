@@ -9,12 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/morgana-deploy/morgana/files"
+	"github.com/morgana-deploy/morgana/own"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -140,33 +140,7 @@ func end(ctx context.Context, pid int, started string) {
 	}
 }
 
-// startTime is field 22 of /proc/PID/stat (proc(5)). It is "" if there is no such
-// process, or a zombie, or if SIGKILL was sent: threads take a while to end.
-func startTime(pid int) string {
-	folder := "/proc/" + strconv.Itoa(pid)
-	stat, err := os.ReadFile(folder + "/stat")
-	if err != nil {
-		return ""
-	}
-	_, after, _ := strings.Cut(string(stat), ") ") // the name may hold spaces
-	fields := strings.Fields(after)
-	if len(fields) < 20 || fields[0] == "Z" {
-		return ""
-	}
-	status, err := os.ReadFile(folder + "/status")
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(status)) {
-		if mask, ok := cutAny(line, "SigPnd:\t", "ShdPnd:\t"); ok {
-			pending, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-			if err == nil && pending&(1<<(syscall.SIGKILL-1)) != 0 {
-				return ""
-			}
-		}
-	}
-	return fields[19]
-}
+func startTime(pid int) string { return own.StartTime(pid) }
 
 // lock takes the exclusive lock of a file, which it makes. The error of a wait
 // that ctx ends is errDetached.

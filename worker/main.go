@@ -36,6 +36,7 @@ import (
 	"github.com/morgana-deploy/morgana/activities/local"
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/inherit"
+	"github.com/morgana-deploy/morgana/own"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/store"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -78,6 +79,7 @@ func run(ctx context.Context, args []string) error {
 	config.WorkerFlags(flags)
 	show := flags.Bool("version", false, "print the version")
 	ready := flags.String("ready-file", "", "file that exists, with the process id, while the worker takes work")
+	ours := flags.String("own-server", "", "folder of the server that morgana dev up runs: look there for its address")
 	needs := flags.Bool("doctor", false, "print what the kinds need of this host, a JSON object a line, and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
@@ -124,7 +126,7 @@ func run(ctx context.Context, args []string) error {
 	options.Logger = sdklog.NewStructuredLogger(log)
 	options.MetricsHandler = seen.metrics
 	options.Identity = fmt.Sprintf("%d@%s morgana-worker", os.Getpid(), settings.Host)
-	c, err := dial(ctx, options)
+	c, err := dial(ctx, options, own.Folder(*ours))
 	if err != nil {
 		return err
 	}
@@ -142,10 +144,14 @@ func run(ctx context.Context, args []string) error {
 	return serve(ctx, c, settings, served, log, options.HostPort, seen.listener.Addr().String(), *ready)
 }
 
-func dial(ctx context.Context, options client.Options) (client.Client, error) {
+func dial(ctx context.Context, options client.Options, ours own.Folder) (client.Client, error) {
+	dialed := options
+	if ours != "" {
+		dialed = ours.Options(options)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	c, err := client.DialContext(ctx, options)
+	c, err := client.DialContext(ctx, dialed)
 	if err != nil {
 		return nil, config.Unreachable(ctx, options, "start a server (morgana dev up), or set TEMPORAL_ADDRESS", err)
 	}
