@@ -114,7 +114,7 @@ func TestUnreadable(t *testing.T) {
 	}
 	_, err := Load("", nil)
 	wantError(t, err, step.InvalidSpec, "read morgana.yaml: is a directory", "name a regular file")
-	pipe := filepath.Join(folder, "pipe") // waited for, it would end the test late
+	pipe := filepath.Join(folder, "pipe") // opening it as usual would block
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func TestRead(t *testing.T) {
 				t.Errorf("%s in the folder: %v", name, err)
 			}
 		}
-		// In time, or the test hangs as the reader of a pipe does.
+		// Read would hang with the reader of a pipe.
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

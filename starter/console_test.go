@@ -15,7 +15,7 @@ func TestConsoleIsCut(t *testing.T) {
 		_, _ = fmt.Fprintf(&b, "line %d of a console that is long\n", i)
 	}
 	for _, size := range []int{0, 100, 40 << 10, 1<<20 - 1, 1 << 20, 1<<20 + 1, 5<<20 + 77, 20 << 20} {
-		for _, anew := range []bool{false, true} { // what a target does behind the end
+		for _, anew := range []bool{false, true} { // past the end a target returns no text, or begins again
 			for _, all := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%d anew %v all %v", size, anew, all), func(t *testing.T) {
 					console, reads := b.String()[:size], 0

@@ -35,7 +35,7 @@ func TestExpectedABIs(t *testing.T) {
 			if got := strings.Join(request(p, p.Targets[0], archive, deployFlags{}).Spec.Origin.ABIs, " "); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			// What the bytes of a kernel say is never second-guessed.
+			// The ABIs of a kernel that exists stay as they are.
 			kernel := step.Origin{Kernel: &step.Artifact{}, ABIs: []string{"pvh"}}
 			if got := request(p, p.Targets[0], kernel, deployFlags{}).Spec.Origin.ABIs; len(got) != 1 {
 				t.Errorf("of a kernel: %v", got)
@@ -67,8 +67,8 @@ func TestFileIsAPipe(t *testing.T) {
 	}
 }
 
-// The first signal ends a command, even one that waits in a call that knows no
-// context: here for the reader of its output.
+// The first signal ends a command, even if it blocks in a call without a context:
+// here in a write to a full pipe.
 func TestFirstSignalEnds(t *testing.T) {
 	for _, signal := range []os.Signal{os.Interrupt, unix.SIGTERM} {
 		r, w, err := os.Pipe()
@@ -88,7 +88,7 @@ func TestFirstSignalEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		for since := time.Now(); time.Since(since) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
-			if _, err := os.Stat("config.ml"); err == nil { // the last before it prints
+			if _, err := os.Stat("config.ml"); err == nil { // written just before it prints
 				break
 			}
 		}
@@ -114,7 +114,7 @@ func self(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ends runs cmd, unless it runs, to its end, which may not take long.
+// ends starts cmd if it does not run, and waits 20 s for its end.
 func ends(t *testing.T, cmd *exec.Cmd) (status int, out, errOut string) {
 	t.Helper()
 	var o, e strings.Builder

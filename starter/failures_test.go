@@ -17,7 +17,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// moon is a morgana.yaml whose every target fails in its own way.
+// moon is a morgana.yaml in which each target fails in another way.
 const moon = `app: two
 toolchain:
   kind: moon
@@ -41,7 +41,7 @@ targets:
     kind: moon
 `
 
-// failures are what goes wrong with the targets of moon.
+// failures are the errors of the targets of moon.
 var failures = map[string]*step.Error{
 	"low":   {Kind: step.InvalidSpec, Op: "check moon target", Field: "memory", Err: errors.New("want 1 or more"), Hint: "memory: 64"},
 	"item":  {Kind: step.Conflict, Field: "ports[1].host", Err: errors.New("is taken")},
@@ -51,7 +51,7 @@ var failures = map[string]*step.Error{
 	"tools": {Kind: step.Unsupported, Op: "look for build tools", Err: errors.New("cc is not installed")},
 }
 
-// TestFailures: each failure of several says whose it is, and where to look.
+// TestFailures: each of several failures names its deployment and its line.
 func TestFailures(t *testing.T) {
 	to := withServer(t)
 	serveWorkflows(t, to)
@@ -88,7 +88,7 @@ func TestFailures(t *testing.T) {
 	if status != 2 {
 		t.Errorf("exit %d\n%s", status, out)
 	}
-	// Of one deploy it is plain whose failure it is.
+	// The failure of a single deploy has no name before it.
 	if _, _, errOut = morgana(t, "deploy", "--target", "item"); errOut != "error: morgana.yaml:13: ports[1].host: is taken\n" {
 		t.Errorf("of one: %s", errOut)
 	}
@@ -112,7 +112,7 @@ func TestFailures(t *testing.T) {
 		t.Errorf("status --all -o json: %v, %s", err, out)
 	}
 
-	// One that cannot be destroyed does not keep the others.
+	// A deployment that cannot be destroyed does not stop the others.
 	stuck.Store(true)
 	status, out, errOut = morgana(t, "destroy")
 	wantLines(t, errOut, "error: two/low: destroy: no key", "error: two/item: destroy: no key")
@@ -122,7 +122,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// wantLines compares lines in any order.
+// wantLines compares lines, whatever their order.
 func wantLines(t *testing.T, text string, want ...string) {
 	t.Helper()
 	got := strings.Split(strings.TrimSuffix(text, "\n"), "\n")

@@ -17,7 +17,8 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// A host that is gone for good is let go of as docs/targets/xen.md says.
+// A deployment whose host is gone for good can be moved or forgotten, as
+// docs/targets/xen.md says.
 func TestHostIsGone(t *testing.T) {
 	to := withServer(t)
 	serveWorkflows(t, to)
@@ -66,18 +67,18 @@ func TestHostIsGone(t *testing.T) {
 	want(2, "error: two/moved: connect to old: no such host", "destroy")
 	want(0, "two", "status")
 
-	// To another host.
+	// Move it to another host.
 	yaml = strings.Replace(yaml, "moved: {kind: moon, host: old}", "moved: {kind: moon, host: new}", 1)
 	if err := os.WriteFile(config.Filename, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	want(0, "warning: could not destroy the machine of generation 1: connect to old: no such host", "deploy", "--force", "-t", "moved")
-	// What the old host has is not forgotten.
+	// The machine on the old host is still known.
 	want(2, "left: could not destroy the machine of generation 1: connect to old: no such host", "destroy", "-t", "moved")
 
 	want(0, "two/moved: could not destroy the machine of generation 1: connect to old", "destroy", "-t", "moved", "--forget")
 
-	// To nowhere.
+	// Forget it.
 	want(0, "two/dropped: could not destroy the machine: connect to old", "destroy", "-t", "dropped", "--forget")
 	want(0, "no deployments run", "status")
 	gone.Store(false) // it comes back, with what it has

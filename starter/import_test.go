@@ -51,7 +51,7 @@ func TestImport(t *testing.T) {
 	if err != nil || p.App != "web-2" || p.Toolchain.Kind != "mirage" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	// Neither file is touched again, whichever of them is there.
+	// If one of the files exists, neither is written.
 	if err := os.Remove("old/morgana.yaml"); err != nil {
 		t.Fatal(err)
 	}

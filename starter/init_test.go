@@ -27,7 +27,7 @@ var notes = map[string]string{
 
 // The target that init writes boots the kernel that it was given.
 func TestInitKind(t *testing.T) {
-	hello := buildHello(t) // on QEMU, too
+	hello := buildHello(t) // boots on QEMU and Xen
 	inFolder(t, map[string]string{"hello": string(hello), "hello.xen": string(hello), "none.xen": "no kernel"})
 	for name, note := range notes {
 		source := ".section .note.x, \"a\", @note\n" + note + "\n.text\n.globl _start\n_start: hlt\n"

@@ -21,8 +21,8 @@ var hostile = []string{
 	"error: it failed\rdeployed: all is well\r\n", "x\ndeployed: all is well",
 }
 
-// What a machine printed stands in hints, notes and results, and in none of them
-// reaches a terminal as it is.
+// Hints, notes, results and tables have text that a machine printed, without its
+// control sequences.
 func TestNothingHostileIsShown(t *testing.T) {
 	for _, text := range hostile {
 		var out bytes.Buffer
@@ -49,14 +49,14 @@ func TestNothingHostileIsShown(t *testing.T) {
 		if i := strings.IndexFunc(got, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 }); i >= 0 {
 			t.Errorf("%q: shows %q", text, got[max(0, i-40):min(len(got), i+40)])
 		}
-		// No line of the machine's begins a line of ours.
+		// The machine's text begins no line, so it cannot imitate Morgana's.
 		if strings.Contains(got, "\ndeployed: ") {
 			t.Errorf("%q: begins a line:\n%s", text, got)
 		}
 	}
 }
 
-// The console goes as it is into a file and with --raw, and cleaned to a terminal.
+// The console is cleaned for a terminal, and not for a file or with --raw.
 func TestConsoleOnATerminal(t *testing.T) {
 	const text = "\x1b[31mred\x1b[2J\x1b]0;title\a\rover\n"
 	t.Setenv("TERM", "xterm")
@@ -106,7 +106,7 @@ func pseudoterminal(t *testing.T) (ours, theirs *os.File) {
 	return ours, theirs
 }
 
-// Every verb that prints fails where nothing can be written.
+// A verb fails if its output cannot be written.
 func TestOutputIsLost(t *testing.T) {
 	inFolder(t, map[string]string{"app.conf": "name: Web\nxl-cpus: 1\nmain-noip: A.a\n"})
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

@@ -14,7 +14,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// A large source is told with its largest file, a small one is not.
+// A warning names the size of a large source and its largest file.
 func TestLargeSource(t *testing.T) {
 	inFolder(t, map[string]string{"main.c": "int x;", "data/disk.img": "", config.Filename: "app: a\ntoolchain: {kind: command, build: [[make]]}\ntargets: {dev: {kind: qemu}}\n"})
 	t.Setenv("MORGANA_STATE", t.TempDir())

@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// TestUsage: what is typed wrong is told in one line, in our words.
+// TestUsage: a wrong argument is told by one error and one hint.
 func TestUsage(t *testing.T) {
 	inFolder(t, nil)
 	for _, c := range []struct {

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// hostile is what a machine may print, what is left of it, and what is left where
-// colours pass ("" for the same).
+// hostile has texts that a machine may print: as printed, cleaned, and cleaned with
+// colours ("" if that is the same).
 var hostile = map[string]struct{ text, clean, coloured string }{
 	"plain":                {"a\tb ü 日本\n", "a\tb ü 日本\n", ""},
 	"colours":              {"\x1b[1;31mred\x1b[0m \x1b[38:2::1:2:3mx\x1b[m", "red x", "\x1b[1;31mred\x1b[0m \x1b[38:2::1:2:3mx\x1b[m"},
@@ -53,7 +53,8 @@ func TestClean(t *testing.T) {
 	}
 }
 
-// Whatever comes, a terminal obeys none of it, and cleaning again changes nothing.
+// Clean text has no control character but newline and tab, and stays as it is when
+// cleaned again.
 func FuzzClean(f *testing.F) {
 	for _, c := range hostile {
 		f.Add(c.text)
