@@ -43,8 +43,7 @@ targets:
 	if len(before) != 1 {
 		t.Fatalf("programs %q, want one", before)
 	}
-	l.kill(l.worker)
-	l.startWorker()
+	l.restartWorker(nil)
 	if r := l.deployed(folder, "-t", "stays"); !strings.Contains(r.out, "unchanged") {
 		t.Errorf("the second deploy says\n%s", r.out)
 	}

@@ -22,11 +22,12 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// restartWorker kills the worker and starts another, with more variables in its
-// environment.
+// restartWorker stops the worker and starts another, with more variables in its
+// environment. Unlike one that is killed, a worker that stops takes its polls back:
+// no task goes to it, to be found lost ten seconds later.
 func (l *lab) restartWorker(env []string, args ...string) {
 	l.t.Helper()
-	l.kill(l.worker)
+	_, _ = l.worker.Process.Signal(syscall.SIGTERM), l.worker.Wait() // errors: it has ended, or had no time to handle the signal
 	l.env = append(l.env, env...)
 	l.startWorker(args...)
 }
