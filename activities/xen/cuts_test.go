@@ -17,7 +17,7 @@ func (b *bench) wrap(tool, script string) (unwrap func()) {
 		printf '#!/bin/sh\n%s\nexec %s "$@"\n' "$1" "$(command -v "$2")" >"/usr/local/sbin/$2"
 		chmod +x "/usr/local/sbin/$2"`, script, tool)
 	unwrap = func() {
-		if _, err := b.l.Run(context.Background(), "rm", "-f", "/usr/local/sbin/"+tool); err != nil {
+		if _, err := onDom0(context.Background(), b.l, "rm", "-f", "/usr/local/sbin/"+tool); err != nil {
 			b.Error(err)
 		}
 	}

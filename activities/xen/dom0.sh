@@ -174,17 +174,22 @@ check_space() {
 # sweep removes the images that no rollout uses. The root is locked. An image loses its
 # name before it is removed: half of one would be taken for a whole.
 sweep() {
-	rm -rf "$root"/.gone.*
+	used=
+	for each in "$root"/domains/*/digest; do
+		! read -r digest 2>/dev/null <"$each" || used="$used $digest"
+	done
+	for image in "$root"/.gone.*; do
+		[ ! -d "$image" ] || rm -rf "$image" # of a sweep that was cut off
+	done
 	for image in "$root"/* "$root"/.*.part; do
 		digest=${image##*/}
 		digest=${digest#.}
 		digest=${digest%.part}
+		case "$used " in *" $digest "*) continue ;; esac
 		[ ${#digest} = 64 ] && [ -d "$image" ] || continue
-		if ! cat "$root"/domains/*/digest 2>/dev/null | grep -qxF "$digest"; then
-			mv -T "$image" "$root/.gone.$digest"
-			rm -rf "$root/.gone.$digest"
-			echo "image $image"
-		fi
+		mv -T "$image" "$root/.gone.$digest"
+		rm -rf "$root/.gone.$digest"
+		echo "image $image"
 	done
 }
 

@@ -98,7 +98,7 @@ func (b *bench) destroy(spec step.Spec) []string {
 // dom0 runs a script on the host.
 func (b *bench) dom0(script string, args ...string) string {
 	b.Helper()
-	out, err := b.l.Run(b.Context(), append([]string{"sh", "-c", script, "sh"}, args...)...)
+	out, err := onDom0(b.Context(), b.l, append([]string{"sh", "-c", script, "sh"}, args...)...)
 	if err != nil {
 		b.Fatal(err)
 	}

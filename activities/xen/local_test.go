@@ -119,7 +119,7 @@ func newDom0Tests(t *testing.T) dom0Tests {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, err := l.Run(context.Background(), "rm", "-rf", away) // and what is held goes on
+		_, err := onDom0(context.Background(), l, "rm", "-rf", away) // and what is held goes on
 		if err != nil {
 			t.Error(err)
 		}
@@ -154,7 +154,7 @@ func (d dom0Tests) test(t *testing.T, pattern, pid string) *exec.Cmd {
 func (d dom0Tests) killed(t *testing.T) {
 	run := func(script string, args ...string) string {
 		t.Helper()
-		out, err := d.l.Run(t.Context(), append([]string{"sh", "-c", "set -e; cd " + away + "\n" + script, "sh"}, args...)...)
+		out, err := onDom0(t.Context(), d.l, append([]string{"sh", "-c", "set -e; cd " + away + "\n" + script, "sh"}, args...)...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -251,9 +251,11 @@ destroy) # FOLDER UUID GRACE [keep]: ends the domain; removes its folder, unless
 		! await_change "$at/control/shutdown" poweroff "$hears" || await_change "$at/name" "$1" "$3" || :
 		"$tool" destroy "$id" >/dev/null 2>&1 || :
 		destroy_by_uuid "$2"
-		gone=$id
-		find_domain "$1"
-		[ "$id" != "$gone" ] || fail $STAYS "$1" # xm
+		if [ "$tool" != xl ]; then
+			gone=$id
+			find_domain "$1"
+			[ "$id" != "$gone" ] || fail $STAYS "$1"
+		fi
 		# Had the domain gone before the word came, that made the node anew.
 		[ "$(xenstore-list "$at" 2>/dev/null)" != control ] || xenstore-rm "$at"
 		echo "domain $1"

@@ -22,7 +22,7 @@ func TestXLTakesThem(t *testing.T) {
 			n++
 		}
 	}
-	out, err := l.Run(t.Context(), argv...)
+	out, err := onDom0(t.Context(), l, argv...)
 	if err != nil || strings.Count(out, "\ntaken\n") != n || strings.Contains(out, "unrecognized") {
 		t.Errorf("%v\n%s", err, out)
 	}
