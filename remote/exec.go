@@ -115,7 +115,7 @@ func status(err error) (n int, ok bool) {
 	return exit.ExitCode(), true
 }
 
-// localEnviron is what a command on this host may know of the worker's environment:
+// localEnviron is the part of the worker's environment that a command on this host gets:
 // a domain's QEMU and the scripts around it must not have its credentials.
 func localEnviron() []string {
 	env := []string{"LC_ALL=C"}
@@ -138,7 +138,7 @@ func runLocal(ctx context.Context, op string, c Command) error {
 		}
 		return &Exit{Status: n, Stderr: stderr.text()}
 	}
-	// What a shell says of programs that do not start.
+	// The statuses of a shell for programs that do not start.
 	switch {
 	case errors.Is(err, exec.ErrWaitDelay):
 		return &step.Error{Op: op, Err: errors.New("it left a process behind that keeps its output open")}

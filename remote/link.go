@@ -20,7 +20,8 @@ const (
 	// sessions is how many commands share a connection at a time. sshd's own
 	// limit, MaxSessions, is 10 unless told otherwise.
 	sessions = 8
-	// connectTime bounds what ConnectTimeout does not: proxies, slow logins.
+	// connectTime bounds a whole login: ConnectTimeout does not bound proxies and slow
+	// logins.
 	connectTime = time.Minute
 )
 
@@ -35,7 +36,7 @@ type link struct {
 type links struct {
 	sync.Mutex
 	all []*link
-	// connecting is held by whoever makes a connection: sshd drops some when many
+	// connecting is held while a connection is made: sshd drops some when many
 	// log in at once (MaxStartups).
 	connecting chan struct{}
 	// failed says why the last attempt failed and when, for those who waited for it.
@@ -155,7 +156,7 @@ func (h *Host) dial(ctx context.Context) (string, error) {
 	defer cancel()
 	socket := filepath.Join(dir, newToken()[:16])
 	cmd := h.command(within, log.File, socket, "-M", "-N", "-f")
-	cmd.Stderr = log.File // what it says before it opens its log
+	cmd.Stderr = log.File // until it opens its log
 	err = execute(within, cmd, nil)
 	_, ended := status(err)
 	switch {
@@ -173,7 +174,7 @@ func (h *Host) dial(ctx context.Context) (string, error) {
 	return "", &step.Error{Op: op, Err: err}
 }
 
-// log is a file for what one ssh has to say, apart from what its command writes.
+// log is a file for the messages of one ssh, apart from its command's output.
 type log struct {
 	*os.File
 	once sync.Once
@@ -210,7 +211,7 @@ func (l *log) close() {
 	_ = l.Close() // it was only read here
 }
 
-// text is what ssh said.
+// text is the content of the log.
 func (l *log) text() string {
 	if _, err := l.Seek(0, io.SeekStart); err != nil {
 		return ""
@@ -223,12 +224,12 @@ func (l *log) text() string {
 }
 
 // plain is a path that ssh reads as it is (no spaces, %, ~ or $), and that leaves
-// room for a socket's name and what ssh appends to it while it binds: an address is
+// space for a socket's name and the suffix that ssh appends while it binds: an address is
 // at most 107 bytes.
 var plain = regexp.MustCompile(`^/[A-Za-z0-9/._-]{1,70}$`)
 
-// folder is where sockets and logs are, private to this user: whoever may use the
-// socket may do what the user may on the other host.
+// folder is where sockets and logs are. It is private to this user: the socket gives
+// the user's rights on the other host.
 func folder() (string, error) {
 	const op = "find a private folder for ssh's sockets"
 	dir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "morgana")

@@ -1,14 +1,14 @@
 // Package remote runs commands on this host or on another one.
 //
-// What is outside: the system's OpenSSH client with the user's ~/.ssh/config,
+// It uses the system's OpenSSH client with the user's ~/.ssh/config,
 // agent, keys and known_hosts, and on the other host sshd and a POSIX /bin/sh.
 // Everything on the other host belongs to the caller; here the package has
 // sockets and logs in one private folder, and one ssh per host in the background
 // that ends 60 s after its last command.
 //
-// Host keys are always checked, whatever ~/.ssh/config says, and nothing ever
+// Host keys are always checked, also if ~/.ssh/config says otherwise, and nothing ever
 // prompts. A jump host (ProxyJump) is a connection of the user's configuration:
-// what that says about the jump host's key counts.
+// that configuration decides about the jump host's key.
 //
 // MORGANA_SSH_CONFIG=FILE makes ssh read FILE instead of ~/.ssh/config and
 // /etc/ssh/ssh_config.
@@ -40,15 +40,15 @@ type Host struct {
 // Command is a program and its arguments.
 type Command struct {
 	// Argv is the program, as a name for PATH or an absolute path, and its
-	// arguments. They arrive as given, whatever bytes are in them except NUL: no
+	// arguments. They arrive as given, with any bytes except NUL: no
 	// shell parses them. Linux takes arguments of up to 128 KiB each. The
 	// program's name does not begin with a dash.
 	Argv []string
-	// Stdin is what the command reads; nil is empty. If the connection is lost or
-	// Run is cancelled, the command reads end of file early: what it makes of its
-	// input counts for nothing until a length or digest is verified.
+	// Stdin is the command's input; nil is empty. If the connection is lost or
+	// Run is cancelled, the command reads end of file early: its result
+	// counts for nothing until a length or digest is verified.
 	Stdin io.Reader
-	// Stdout takes what the command writes; nil discards it. After an error it
+	// Stdout takes the command's output; nil discards it. After an error it
 	// may have been given a part. It must not block for good.
 	Stdout io.Writer
 }
@@ -58,7 +58,7 @@ type Exit struct {
 	// Status is 1..255; as in a shell, 126 is a program that cannot be executed,
 	// 127 one that is not there, and 128+n one that signal n ended.
 	Status int
-	// Stderr is the last 8 KiB of what the command wrote there.
+	// Stderr is the last 8 KiB of the command's error output.
 	Stderr string
 }
 
@@ -71,14 +71,14 @@ func (e *Exit) Error() string {
 	return text
 }
 
-// What ssh is given ends up in the user's ProxyCommand and Match exec lines, which
+// The words given to ssh end up in the user's ProxyCommand and Match exec lines, which
 // shells run: nothing of a shell's may be in it.
 var (
 	hostName = regexp.MustCompile(`^[A-Za-z0-9_:][A-Za-z0-9._:%-]*$`)
 	userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]*$`)
 )
 
-// plainWord is what a shell takes as it is.
+// plainWord is a word that a shell takes as it is.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
 
 // Open returns the host of an address: "" is this host, "ssh://[user@]host[:port]"
@@ -183,7 +183,7 @@ func (h *Host) Local() bool { return h.name == "" }
 // Run runs a command and waits for its end: nil if its status was 0, an [*Exit]
 // if it was another. The command has LC_ALL=C and no terminal; its working directory
 // is not defined. Elsewhere it has the environment of the user's login, here nothing
-// but PATH and HOME of this process's: what it leaves running has no secrets in it.
+// but PATH and HOME of this process's: a process that it leaves behind has no secrets.
 //
 // An error of Stdin or Stdout is returned as it is, and so is ctx's. Errors of
 // the connection are a [*step.Error]: Unauthorized (host key unknown or changed,
@@ -195,10 +195,10 @@ func (h *Host) Local() bool { return h.name == "" }
 //
 // When ctx ends, a local command is killed with its process group. A remote one
 // is hung up on: it reads end of file, is killed by SIGPIPE if it writes, and
-// otherwise runs to its end. Whoever starts it again must reckon with that, by a
+// otherwise runs to its end. A caller that starts it again must reckon with that, by a
 // lock for instance. The same goes for connections that are lost.
 //
-// What a command leaves in the background must not keep its stdout or stderr: ssh
+// A process that a command leaves in the background must not keep its stdout or stderr: ssh
 // waits until they are closed, and here it is an error after a second.
 func (h *Host) Run(ctx context.Context, c Command) error {
 	if len(c.Argv) == 0 || c.Argv[0] == "" {

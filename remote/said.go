@@ -13,7 +13,7 @@ import (
 
 const install = "apt-get install openssh-client"
 
-// said makes an error of what ssh said when it could not connect. ssh has one
+// said makes an error of the log of an ssh that could not connect. ssh has one
 // status for everything, 255, so its words are all there is to go by; they are
 // English, because ssh runs with LC_ALL=C.
 func said(op string, h *Host, log string) error {
@@ -107,7 +107,7 @@ func notStarted(err error) error {
 	return e
 }
 
-// lines of ssh's log without what it says of connections that are shared, which
+// lines of ssh's log without the messages about connections that are shared, which
 // does no harm.
 func lines(log string) []string {
 	var all []string
@@ -144,7 +144,7 @@ func last(log string) string {
 	return ""
 }
 
-// Needs is what running commands on other hosts needs of this one, for
+// Needs lists the programs of this host for running commands on other ones, for
 // [step.Needer].
 func Needs(ctx context.Context) []step.Need {
 	n := step.Need{For: "reach other hosts", What: "ssh", Fix: install}

@@ -16,7 +16,7 @@ import (
 // It reads from stdin a token and a length, one a line; `read` takes no byte too
 // many from a pipe, and takes them one by one, so the arguments come as one block of
 // that length and the rest is the command's. A header cut short runs nothing. Then
-// it says the token on stdout: what came before was noise of the user's shell files.
+// it says the token on stdout: the text before it was noise of the user's shell files.
 // ssh has status 255 for its own troubles, so the token on stderr says that the
 // command's own status was 255. It is a subshell that becomes the command, so that a
 // signal's status is the shell's 128+n.
@@ -35,7 +35,7 @@ func newToken() string {
 	return hex.EncodeToString(b[:])
 }
 
-// header is what script reads first. The arguments are plain ASCII there and
+// header is the first input of script. The arguments are plain ASCII there and
 // separated by commas: one that begins with = is as it stands, one with + has octal
 // escapes of printf's %b.
 func header(token string, argv []string) []byte {
@@ -62,7 +62,7 @@ func header(token string, argv []string) []byte {
 
 func escaped(c rune) bool { return c < ' ' || c > '~' || c == '\\' || c == ',' }
 
-// opening passes on what follows the token's line.
+// opening passes on the text behind the token's line.
 type opening struct {
 	token string
 	to    io.Writer
@@ -104,13 +104,13 @@ const tailSize = 8 << 10
 type tail struct{ buf []byte }
 
 func (t *tail) Write(p []byte) (int, error) {
-	const room = tailSize + 64
+	const most = tailSize + 64
 	n := len(p)
-	if n > room {
-		p = p[n-room:]
+	if n > most {
+		p = p[n-most:]
 	}
 	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - room; over > 0 {
+	if over := len(t.buf) - most; over > 0 {
 		t.buf = append(t.buf[:0], t.buf[over:]...)
 	}
 	return n, nil

@@ -22,8 +22,8 @@ var inputs embed.FS
 // buildTimeout is for a cold build: packages from a slow mirror, on a busy machine.
 const buildTimeout = 15 * time.Minute
 
-// Missing says what this host lacks for a lab: a tool, or, as long as there is no
-// saved state, what builds one. It is nil if nothing.
+// Missing names a tool that this host lacks for a lab, or, as long as there is no saved
+// state, for building one. It is nil if nothing is missing.
 func Missing(ctx context.Context) error {
 	if err := lacks(tool{qemu, "qemu-system-x86"}, tool{"ssh", "openssh-client"}); err != nil {
 		return err
@@ -123,7 +123,7 @@ func Build(ctx context.Context) (dir string, err error) {
 	if _, ok, err := cached(ctx); err != nil || ok {
 		return dir, err // built meanwhile
 	}
-	// Only who has the lock makes any, so what is there was left by a killed build.
+	// They are made under the lock, so those that are there were left by a killed build.
 	left, err := filepath.Glob(filepath.Join(top, ".making-*"))
 	if err != nil {
 		return "", err
@@ -257,8 +257,8 @@ func mkdirAll(dir string) error {
 	return give(dir)
 }
 
-// give makes what root made the property of whoever has the folder it is in: under
-// sudo that is the user, who is to do without sudo afterwards.
+// give makes a file of root's the property of the owner of its folder: under sudo that
+// is the user, who needs no sudo afterwards.
 func give(paths ...string) error {
 	if os.Geteuid() != 0 {
 		return nil

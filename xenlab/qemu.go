@@ -20,7 +20,7 @@ import (
 
 const (
 	qemu        = "qemu-system-x86_64"
-	stateName   = "state.qcow2" // what differs from dom0.img, and the saved state
+	stateName   = "state.qcow2" // the difference to dom0.img, and the saved state
 	consoleName = "console.log"
 	logName     = "qemu.log"
 	pidName     = "qemu.pid"
@@ -28,7 +28,7 @@ const (
 )
 
 // machine is the machine of all labs. A saved state goes on only in the machine
-// that it was saved in, so what is here is in the cache's key.
+// that it was saved in, so its options are in the cache's key.
 var machine = []string{
 	"-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "2560",
 	// TCG emulates AMD's virtualisation, which PVH and HVM guests need. Xen does
@@ -43,9 +43,9 @@ var machine = []string{
 	"-append", "xen console=com1 com1=115200,8n1 dom0_mem=768M,max:768M dom0_max_vcpus=1 bootscrub=0 spec-ctrl=no loglvl=warning guest_loglvl=all",
 }
 
-// TCG keeps what it has translated by virtual address, so with programs at random
+// TCG keeps translated code by virtual address, so with programs at random
 // ones it translates each anew whenever it starts: that makes a process cost three
-// times as much. What guards against real processors' speculation is for nothing.
+// times as much. Guards against real processors' speculation are of no use.
 const dom0Args = "console=hvc0 quiet panic=-1 norandmaps mitigations=off"
 
 // vm is a QEMU that this process started.
@@ -151,7 +151,7 @@ func (v *vm) execute(command string, arguments any) (json.RawMessage, error) {
 	}
 }
 
-// human runs a command that QMP has not; what it prints is usually an error.
+// human runs a command that QMP has not; its output is usually an error.
 func (v *vm) human(line string) (said string, err error) {
 	raw, err := v.execute("human-monitor-command", map[string]string{"command-line": line})
 	if err != nil {
@@ -223,7 +223,7 @@ func (l *Lab) end() error {
 	}
 }
 
-// version is what a saved state is tied to besides the machine.
+// version is QEMU's: a saved state is tied to it and to the machine.
 func version(ctx context.Context) ([]byte, error) {
 	return exec.CommandContext(ctx, qemu, "--version").Output()
 }

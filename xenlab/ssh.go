@@ -15,7 +15,7 @@ const (
 	knownHosts = "known_hosts"
 )
 
-// writeSSH writes what ssh has to know to reach the lab and nobody else.
+// writeSSH writes the configuration by which ssh reaches the lab and nothing else.
 func (l *Lab) writeSSH(cache string, port int) error {
 	key, err := os.ReadFile(filepath.Join(cache, hostKey))
 	if err != nil {

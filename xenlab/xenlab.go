@@ -1,12 +1,12 @@
-// Package xenlab starts a real Xen for tests, and for people who have none: a
+// Package xenlab starts a real Xen, for tests and to try a deploy without a Xen host: a
 // Debian dom0 with Xen 4.17, in QEMU's own emulation, reached over ssh on
 // loopback. PV, PVH and HVM guests run in it. It needs no KVM, and root only to
-// build; what root makes in another's folders is that other's.
+// build; its files belong to the owner of the folder.
 //
 // The dom0 is built and booted once and saved as it then runs, in
 // $XDG_CACHE_HOME/morgana/xenlab/KEY, where KEY is a digest of everything it
 // is made of. A lab is a copy of that state which goes on; so several run at once,
-// none of them sees what another does, and all have the same keys. A state that
+// no lab sees the changes of another, and all have the same keys. A state that
 // is half made is never used: it gets its name when it is whole.
 package xenlab
 
@@ -32,7 +32,7 @@ const bootTimeout = 5 * time.Minute
 // Lab is a Xen host that runs.
 type Lab struct {
 	// Dir has the lab's files: its ssh_config, known_hosts and disk, and
-	// console.log, which is what Xen and dom0 print.
+	// console.log, the output of Xen and dom0.
 	Dir string
 	// Config is the path of an ssh_config with "Host xenlab".
 	Config string
@@ -55,7 +55,7 @@ func Up(ctx context.Context, dir string) (*Lab, error) {
 }
 
 // Open is the lab that runs in dir. The error is [ErrDown] if none does; Close of
-// what it gives then removes what one that crashed has left.
+// its result then removes the files of a lab that crashed.
 func Open(dir string) (*Lab, error) {
 	l, err := at(dir)
 	if err != nil {
@@ -166,7 +166,7 @@ func (l *Lab) connect(ctx context.Context, cache string) (err error) {
 	}
 }
 
-// lastWords are the ends of what QEMU and Xen had to say.
+// lastWords are the ends of the logs of QEMU and Xen.
 func (l *Lab) lastWords() (s string) {
 	for _, name := range []string{logName, consoleName} {
 		raw, _ := os.ReadFile(filepath.Join(l.Dir, name))
@@ -177,7 +177,7 @@ func (l *Lab) lastWords() (s string) {
 	return s
 }
 
-// Close ends the lab and removes its disk; what it logged stays in Dir. A folder
+// Close ends the lab and removes its disk; its logs stay in Dir. A folder
 // without a lab's disk is left as it is.
 func (l *Lab) Close() error {
 	if l.vm != nil {
@@ -202,7 +202,7 @@ func (l *Lab) Close() error {
 }
 
 // Run runs a command in dom0 as root and gives its standard output. A command
-// that fails is an error with what it wrote to standard error.
+// that fails is an error with its error output.
 func (l *Lab) Run(ctx context.Context, argv ...string) (stdout string, err error) {
 	cmd := l.Command(ctx, argv...)
 	var out, errOut strings.Builder

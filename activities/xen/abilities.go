@@ -53,7 +53,7 @@ func (t *Target) observe(ctx context.Context, spec step.Spec) (step.Health, erro
 // reasons are Xen's for a shutdown, by their code.
 var reasons = map[string]string{"0": "shut down", "1": "rebooted", "3": "crashed", "4": "ended by Xen's watchdog"}
 
-// healthOf reads what verb observe says.
+// healthOf reads the output of verb observe.
 func healthOf(out string) step.Health {
 	h := step.Health{State: step.Ended}
 	var began, ended time.Time
@@ -165,7 +165,7 @@ func (d *dom0) list(ctx context.Context) (all []step.Resource, err error) {
 	return all, nil
 }
 
-// Forecast tells what register and boot do on the host.
+// Forecast gives the acts of register and boot on the host.
 func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
 	s, err := read(spec.Options)
 	if err != nil {

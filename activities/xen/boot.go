@@ -18,8 +18,8 @@ const silence = time.Second
 
 // Boot creates the domain, or adopts the one that is there, and waits until its
 // console matches. One that was cut off while it was made is made anew, and so is
-// one whose host rebooted. One that ran to its end is not started again: it is
-// returned as Ended if it was ready, and is BootFailed if not. What xl refuses is
+// one whose host rebooted. A domain that ran to its end is not started again: it is
+// returned as Ended if it was ready, and is BootFailed if not. A refusal of xl is
 // final, with xl's own first error.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	name, id, err := identify(r.Spec.Tags)
@@ -172,8 +172,8 @@ func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
 	return "", nil
 }
 
-// over is how a domain ended by what verb state says of it, "" if it has not. One that
-// waits for a processor has no letter at all.
+// over reads the output of verb state: how the domain ended, "" if it has not. A domain
+// that waits for a processor has no letter at all.
 func over(state string) string {
 	letters, is := strings.CutPrefix(strings.TrimSpace(state), "is")
 	switch {

@@ -77,7 +77,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, err
 		}
 	}
-	// An xl.in may say less than the default, and what runs already may be left.
+	// An xl.in may say less than the default, and a domain that runs may be left as it is.
 	runs := slices.ContainsFunc(f.domains, func(name string) bool { return sameTarget(spec, name) })
 	if err := f.checkMemory(d, s.Memory, cmp.Or(s.VCPUs, 1), runs); err != nil {
 		return spec, err
@@ -100,8 +100,8 @@ func sameTarget(spec step.Spec, name string) bool {
 	return ok && tags.App == spec.App && tags.Target == spec.Target
 }
 
-// insist asks a host that does not answer a few times, and then says so: who
-// deploys is waiting, and no later stage has begun that would be lost.
+// insist asks a host that does not answer a few times, and then fails for good: the
+// user is waiting, and no later stage has begun that would be lost.
 func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []string) (f facts, err error) {
 	const tries, pause = 3, 2 * time.Second
 	const patience = 30 * time.Second // a try that finds nobody may take long
@@ -205,11 +205,11 @@ func (f facts) runs(d *dom0, kind string) error {
 	return nil
 }
 
-// overhead is what Xen takes beside a domain's own memory, in MiB: video memory, and
+// overhead is the memory that Xen takes beside a domain's own, in MiB: video memory, and
 // the shadow pool as libxl sizes it, 4 KiB of 256 pages a processor and two a MiB.
 func overhead(mib, vcpus int) int { return 10 + 4*(256*vcpus+2*mib)/1024 }
 
-// checkMemory refuses what the host cannot have. Dom0 gives up memory of its own
+// checkMemory refuses more memory than the host can give. Dom0 gives up memory of its own
 // to new domains unless Xen was started with dom0_mem.
 func (f facts) checkMemory(d *dom0, mib, vcpus int, runs bool) error {
 	conflict := func(hint, format string, args ...any) error {

@@ -11,12 +11,12 @@ import (
 
 const (
 	consolePiece = 32 << 10
-	// longest is how long one call waits on the host: the connection may break
-	// without a word, and who asks must hear of progress.
+	// longest is how long one call waits on the host, in seconds: the connection may
+	// break without a word, and the caller must hear of progress.
 	longest = 10
 )
 
-// Console reads what the domain printed, kept on the host. Text that is not
+// Console reads the domain's output, which the host keeps. Text that is not
 // UTF-8 has U+FFFD in its place. A domain that was destroyed is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	text, err := t.console(ctx, from)
@@ -33,7 +33,7 @@ func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.
 		return text, err
 	}
 	if from.Offset < 0 {
-		return text, &step.Error{Kind: step.InvalidSpec, Field: "offset", Hint: "0 or more", Err: fmt.Errorf("%d is no offset", from.Offset)}
+		return text, step.Invalid("offset", "0 or more", "%d is no offset", from.Offset)
 	}
 	s, err := read(spec.Options)
 	if err != nil {

@@ -33,7 +33,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 
 func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Destroyed, err error) {
 	spec := what.Spec
-	// Without names the tags would match what belongs to nobody.
+	// Without names the tags would match other deployments.
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, err
 	}
@@ -81,9 +81,9 @@ func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Dest
 	return done, nil
 }
 
-// reach finds the host of a spec, even one that Check refused: whatever else is
-// wrong with its options, they may have worked for an earlier generation. It is
-// nil if they name none that could ever have been reached.
+// reach finds the host of a spec, even one that Check refused: an earlier generation
+// may have used it. It is nil if the options name no host that could ever have been
+// reached.
 func (t *Target) reach(spec step.Spec) (*dom0, error) {
 	var where struct {
 		Host string `json:"host"`

@@ -138,7 +138,7 @@ func (s *settings) readDisks() error {
 	return nil
 }
 
-// readExtra refuses lines that xl would, and those that say what is said elsewhere.
+// readExtra refuses lines that xl refuses, and settings that have an option.
 func (s *settings) readExtra() error {
 	s.extra = nil
 	for i, line := range s.Extra {

@@ -15,8 +15,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// script is what runs on the host: constant, given to sh as one argument. Its comments
-// stay here.
+// script runs on the host. It is constant, and given to sh as one argument without its
+// comments.
 var script = regexp.MustCompile(`(?m)^\t*#.*\n`).ReplaceAllString(common+verbs, "")
 
 //go:embed dom0.sh
@@ -29,7 +29,7 @@ var verbs string
 const (
 	absent  = 64 // something that an earlier verb made
 	foreign = 65 // the domain has another UUID; stderr is that
-	refused = 66 // xl said no; stderr is what it said
+	refused = 66 // xl refused; stderr is its output
 	busy    = 67 // locked, or being sent by another call
 	corrupt = 68 // a file came incomplete or changed
 	noSpace = 69
@@ -42,7 +42,7 @@ const (
 	sharing = 76                        // a disk that another domain writes to; stderr is the disk and the domain
 	noUtil  = 77                        // a tool of the system's, or one that is too old; stderr is which
 	badName = 78                        // a name that leads out of its folder
-	full    = "No space left on device" // what tar, cp and cat say; they have no status for it
+	full    = "No space left on device" // of tar, cp and dd, which have no status for it
 )
 
 // dom0 is the host's first domain, where xl is.
@@ -60,7 +60,7 @@ func (t *Target) dom0(address, tool string) (*dom0, error) {
 	return &dom0{host, t.root, tool}, nil
 }
 
-// do runs one verb of the script and gives what it printed. Only errors of
+// do runs one verb of the script and gives its output. Only errors of
 // statuses that the caller asks for by number stay a *remote.Exit.
 func (d *dom0) do(ctx context.Context, verb string, args ...string) (string, error) {
 	var out bytes.Buffer
@@ -135,7 +135,7 @@ func writtenBy(field, disk, domain string) error {
 		"domain %s writes to %s", domain, disk)
 }
 
-// verbError is an exit that the caller may know what to do about, in plain words.
+// verbError is an exit in plain words, for a caller that handles it or tries again.
 type verbError struct {
 	text string
 	exit *remote.Exit
@@ -155,7 +155,7 @@ func lastOf(text string) string {
 	return strings.TrimSpace(lines[len(lines)-1])
 }
 
-// facts is what check asks of a host.
+// facts are the answers of a host to check.
 type facts struct {
 	info    map[string]string // as xl info has it
 	domains []string          // their names

@@ -1,7 +1,7 @@
 # The script that does a deploy's work on the Xen host: ROOT TOOL VERB ARGUMENT...
-# This file has what the verbs share; verbs.sh, which comes after it, has the verbs.
+# This file has the functions that verbs share; verbs.sh comes after it.
 # Every word of input comes as an argument: no command is made from input. The script
-# is POSIX sh and uses what Debian's base system and Xen's tools bring. It starts few
+# is POSIX sh and uses the programs of Debian's base system and of Xen. It starts few
 # processes: each costs time in a small dom0.
 #
 # A verb that changes a folder locks (flock) the folder itself, so that no lock file
@@ -116,7 +116,7 @@ kill_stray_create() {
 	done
 }
 
-# refuse FILE ends with what the tool said. A tool that was killed has refused nothing.
+# refuse FILE ends with the tool's output. A tool that was killed has refused nothing.
 refuse() {
 	status=$?
 	cat "$1" >&2
@@ -159,8 +159,8 @@ lock() {
 	[ "$2" -ef "/proc/self/fd/$1" ]
 }
 
-# lock_root locks the root, whatever else is locked; unlock_root ends that. No other
-# lock is waited for in between.
+# lock_root locks the root, unlock_root unlocks it. A verb that holds this lock waits
+# for no other one.
 lock_root() { lock 8 "$root" || fail 1 "$root is away"; }
 unlock_root() { exec 8<&-; }
 
@@ -193,7 +193,7 @@ sweep() {
 	done
 }
 
-# backends prints what writer_of reads.
+# backends prints all backends of dom0, for writer_of.
 backends() {
 	xenstore-ls -f /local/domain/0/backend 2>/dev/null || :
 }
@@ -278,8 +278,8 @@ await_change() {
 	while [ "$(xenstore-read "$1" 2>/dev/null)" = "$2" ]; do
 		[ $n -lt "$3" ] || return 1
 		n=$((n + 1))
-		# It prints a line at its start and one for each change. What changes before it
-		# has started is seen a second later.
+		# It prints a line at its start and one for each change. A change before its start
+		# is seen a second later.
 		timeout 1 xenstore-watch -n 2 "$1" >/dev/null 2>&1 || [ $? = 124 ] || sleep 1
 	done
 }

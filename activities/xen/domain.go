@@ -27,7 +27,7 @@ func (s *settings) chooseStart(abis []string, preferred string) (start, error) {
 	if err != nil {
 		return start{}, err
 	}
-	unknown := abi == "" || abi == image.LinuxBzImage // whose notes are not seen, and which has both
+	unknown := abi == "" || abi == image.LinuxBzImage // the notes of a bzImage are packed, and it has both
 	pv, pvh := unknown || slices.Contains(abis, image.XenPV), unknown || slices.Contains(abis, image.XenPVH)
 	how := start{s.Type, abi}
 	switch {
@@ -75,8 +75,8 @@ func (s *settings) layout(domainType string) disk.Layout {
 	return disk.Layout(cmp.Or(s.Layout, string(disk.Whole)))
 }
 
-// domain makes a domain of this type: what the options say, else the xl.in (nil
-// if there is none), else what is usual.
+// domain makes a domain of this type. The options win over the xl.in, which is nil if
+// there is none, and the xl.in over the defaults.
 func (s *settings) domain(domainType string, in *template) (d domain, err error) {
 	if in == nil {
 		in = &template{}
@@ -145,7 +145,7 @@ func (s *settings) bindVifs(in *template) ([]device, error) {
 	return all, err
 }
 
-// with is the device with what the options say of it.
+// with is the device with the options' settings for it.
 func (v device) with(o Vif) device {
 	return device{Vif{MAC: cmp.Or(o.MAC, v.MAC), Bridge: cmp.Or(o.Bridge, v.Bridge), IP: cmp.Or(o.IP, v.IP),
 		Script: cmp.Or(o.Script, v.Script), Model: cmp.Or(o.Model, v.Model)}, v.More}
@@ -179,16 +179,16 @@ func (s *settings) bindDisks(in *template) ([]volume, error) {
 	return all, err
 }
 
-// with is the volume with what the options say of it.
+// with is the volume with the options' settings for it.
 func (v volume) with(o Disk) volume {
 	return volume{Disk{File: o.File, Path: o.Path, Vdev: cmp.Or(o.Vdev, v.Vdev), Access: cmp.Or(o.Access, v.Access, "w"),
 		Format: cmp.Or(o.Format, v.Format, "raw")}, v.More}
 }
 
-// place gives the disks that have none a virtual device, and refuses what cannot
-// be together.
+// place gives a virtual device to the disks that have none, and refuses disks that
+// cannot be together.
 func (d *domain) place() error {
-	// What differs in the letter only is the same emulated disk of an hvm domain.
+	// In an hvm domain xvda, hda and sda are the same emulated disk.
 	slot := func(vdev string) string {
 		if letter := emulated(vdev); letter != "" && d.Type == typeHVM {
 			return letter
@@ -248,7 +248,7 @@ func emulated(vdev string) string {
 type binding struct {
 	what        string   // the option
 	placeholder string   // NETWORK or BLOCK
-	example     string   // of what to write
+	example     string   // for the hint
 	names       []string // of the options' elements
 	asked       []string // by the xl.in
 	used        map[int]bool

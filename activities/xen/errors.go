@@ -53,8 +53,8 @@ var (
 	noise      = regexp.MustCompile(`^(?i:Parsing config (?:file|from) |warning|[a-z]+: (?:warning|detail|info|notice|debug|progress|verbose): )`)
 )
 
-// said turns what xl or xm printed when it refused something into one line:
-// the first error is the cause, later ones are what came of it. It is final.
+// said makes a final error of one line of the output of an xl or xm that refused. The
+// first error is the cause; later ones follow from it.
 func said(stderr string) error {
 	cause, marked := causeOf(stderr)
 	e := &step.Error{Kind: step.BootFailed, Err: errors.New(cause), Hint: "more may be in xl dmesg and /var/log/xen of the Xen host"}
@@ -97,7 +97,7 @@ func causeOf(stderr string) (cause string, isError bool) {
 	case exit && script != "":
 		return script, true
 	case exit && plain != "":
-		return plain, true // what kept it from being run
+		return plain, true // why it could not be run
 	case first != "":
 		return first, true
 	case plain != "":

@@ -150,8 +150,8 @@ func restarts(s setting) bool {
 	return strings.HasPrefix(s.Key, "on_") && strings.Contains(s.Value.Text, "restart")
 }
 
-// settings are Options that have been read: complete, sane, parsed. What an
-// xl.in may still say is left empty.
+// settings are Options that have been read and parsed. A setting that an xl.in may
+// still give is left empty.
 type settings struct {
 	Options
 	extra   []setting
@@ -193,8 +193,7 @@ func readOver(under Options, options json.RawMessage) (settings, error) {
 	}
 	if s.Expect != "" {
 		if s.expect, err = regexp.Compile(s.Expect); err != nil {
-			return s, &step.Error{Kind: step.InvalidSpec, Field: "expect", Err: err,
-				Hint: "a regular expression as in https://github.com/google/re2/wiki/Syntax"}
+			return s, step.Invalid("expect", "a regular expression as in https://github.com/google/re2/wiki/Syntax", "%w", err)
 		}
 	}
 	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {

@@ -26,11 +26,11 @@ const (
 
 // Package gives the kernel, or the disk that boots it, packed; the files that the
 // domain has as ramdisk and disks; and domain.json, the domain's configuration:
-// what changes the domain changes the digest, and nothing else does. A kernel
+// a change of the domain changes the digest, and nothing else does. A kernel
 // stays compressed if Xen unpacks it (gzip). It is pure.
 //
 // Unsupported if the kernel cannot start as the options say; InvalidSpec if a
-// file is missing, or what a network or a block device of the xl.in is bound to.
+// file is missing, or a network or a block device of the xl.in is not bound.
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for xen"
 	img, err := pack(ctx, t.site.Store, t.machines, k)
@@ -93,8 +93,8 @@ type packing struct {
 	d      domain
 }
 
-// openKernel fetches the kernel, settles how it starts and what domain it has,
-// and unpacks it if its loader would not.
+// openKernel fetches the kernel, chooses its start and its domain, and unpacks it if
+// its loader would not.
 func (p *packing) openKernel(ctx context.Context) error {
 	p.path, p.kernel = filepath.Join(p.folder, kernelFile), p.k.File
 	step.Report(ctx, step.Progress{Total: p.kernel.Size, Unit: "bytes", Note: "fetching the kernel"})
@@ -129,7 +129,7 @@ func (p *packing) openKernel(ctx context.Context) error {
 	if p.d, err = p.s.domain(p.how.Type, template); err != nil {
 		return err
 	}
-	if p.how.Type != typePV { // whose kernels have virtual addresses
+	if p.how.Type != typePV { // a pv kernel has virtual addresses
 		if err := image.CheckMemory(info, p.d.Memory, nil); err != nil {
 			return err
 		}
@@ -210,7 +210,7 @@ func (p *packing) files() ([]step.File, error) {
 	return all, nil
 }
 
-// disk makes the disk and puts it into the store, packed: what is zero costs nothing.
+// disk makes the disk and puts it into the store, packed: zeros cost nothing.
 func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	boot := disk.Boot{Kernel: p.path, ABI: p.how.abi, Args: p.d.Args}
 	for i, name := range p.s.Modules {

@@ -50,8 +50,7 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 		return reg, err
 	}
 	if got := step.DigestOf(img.Files); got != img.Digest {
-		return reg, &step.Error{Kind: step.InvalidSpec, Field: "digest", Hint: "deploy again",
-			Err: fmt.Errorf("the image's files have digest %s, not %s", got, img.Digest)}
+		return reg, step.Invalid("digest", "deploy again", "the image's files have digest %s, not %s", got, img.Digest)
 	}
 	s, err := read(img.Spec.Options)
 	if err != nil {
@@ -88,8 +87,7 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 func (t *Target) domainOf(ctx context.Context, img step.Image) (dom domain, err error) {
 	a, ok := step.FileNamed(img.Files, domainFile)
 	if !ok {
-		return dom, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", domainFile),
-			Hint: "only images of the xen target can be registered here"}
+		return dom, step.Invalid("", "only images of the xen target can be registered here", "the image has no %s", domainFile)
 	}
 	r, err := t.site.Store.Open(ctx, a)
 	if err != nil {
@@ -115,9 +113,9 @@ func (t *Target) domainOf(ctx context.Context, img step.Image) (dom domain, err 
 	return dom, nil
 }
 
-// deliver makes the image's folder on the host, and the rollout's own. It sends what
-// the host does not have, verified there by its digest. adopted says that the host has
-// all of it.
+// deliver makes the image's folder on the host, and the rollout's own. It sends the
+// bytes that the host does not have; the host verifies the digests. adopted says that
+// the host had the whole image.
 func (t *Target) deliver(ctx context.Context, d *dom0, img step.Image, name, config string, dom domain) (adopted bool, err error) {
 	files := slices.DeleteFunc(slices.Clone(img.Files), func(f step.File) bool { return f.Name == domainFile })
 	p := step.Progress{Unit: "bytes"}
@@ -172,7 +170,7 @@ func (t *Target) sendFile(ctx context.Context, to io.Writer, a step.Artifact, fr
 	return err
 }
 
-// counting reports what is read.
+// counting reports the progress of a reader.
 type counting struct {
 	ctx context.Context
 	r   io.Reader

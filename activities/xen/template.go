@@ -38,7 +38,7 @@ func (t *template) names() (networks, blocks []string) {
 	return networks, blocks
 }
 
-// domainType is what it asks for; t may be nil.
+// domainType is the type that it asks for; t may be nil.
 func (t *template) domainType() string {
 	if t == nil {
 		return ""
@@ -230,7 +230,7 @@ func parseVolume(spec string) (v volume, err error) {
 	return v, v.finish(target, access)
 }
 
-// finish checks what was read.
+// finish checks the parts that were read.
 func (v *volume) finish(target, access string) error {
 	switch access {
 	case "r", "ro":

@@ -1,9 +1,9 @@
-# The verbs; dom0.sh, which comes before, has what they share. The first argument of
-# each is a name: of a rollout's folder, which is its domain's too.
+# The verbs of the script; see dom0.sh. The first argument of each is the name of a
+# rollout's folder, which is its domain's name too.
 [ $# = 0 ] || check_names "$1"
 dir=$root/domains/${1:-}
 case $verb in
-facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: what check asks, in sections begun by "== NAME"
+facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: the answers to check, in sections begun by "== NAME"
 	type='' capabilities=control_d
 	read -r type 2>/dev/null </sys/hypervisor/type || :
 	[ "$type" = xen ] || fail $NODOM0 "it does not run on Xen"
@@ -187,7 +187,7 @@ state) # FOLDER UUID: as state_of has it
 	state_of "$id"
 	;;
 
-observe) # FOLDER UUID: what is known of the domain, "gone" if nothing is
+observe) # FOLDER UUID: the domain's state, since when, and how it ended; "gone" if there is none
 	find_own_domain "$1" "$2"
 	[ -z "$id" ] || state_of "$id"
 	read -r made 2>/dev/null <"$dir/created" || { echo gone; exit; }
@@ -218,7 +218,7 @@ console) # FOLDER OFFSET BYTES SECONDS: a piece of the console, awaited for so l
 	tail -c +$(($2 + 1)) "$dir/console.log" | head -c "$3"
 	;;
 
-list) # what rollouts have here: "domain UUID NAME", "folder|image|mark SECONDS PATH" and "use FOLDER DIGEST"
+list) # all that rollouts have here: "domain UUID NAME", "folder|image|mark SECONDS PATH" and "use FOLDER DIGEST"
 	probing=$NOSTORE
 	list_domains
 	while read -r id uuid name; do
@@ -236,13 +236,12 @@ list) # what rollouts have here: "domain UUID NAME", "folder|image|mark SECONDS 
 	done
 	;;
 
-destroy) # FOLDER UUID GRACE [keep]: ends the domain; removes its folder, unless that is kept; says what it removed
+destroy) # FOLDER UUID GRACE [keep]: ends the domain; removes its folder, unless that is kept; lists the removed
 	lock 9 "$dir" 300 || :
 	[ -e "$dir/created" ] || [ ! -e "$dir/create.log" ] || kill_stray_create "$dir"
 	find_own_domain "$1" "$2"
 	if [ -n "$id" ]; then
-		# What xl shutdown does, but that it waits a minute for a guest that does not
-		# listen. A guest that listens clears the word at once, or when it comes to it:
+		# As xl shutdown does, which waits a minute for a guest that does not listen. A guest that listens clears the word at once, or when it comes to it:
 		# Linux says that it will, MirageOS does not.
 		at=/local/domain/$id
 		hears=2

@@ -20,7 +20,7 @@
 // Its name is the folder's, and its UUID is derived from the name, so a domain
 // with the name and another UUID is somebody else's and is never touched. A
 // domain without the mark created was cut off while it was made, and is made
-// anew: kill whatever you like, there is one domain in the end.
+// anew: whichever process is killed, there is one domain in the end.
 //
 // # How
 //

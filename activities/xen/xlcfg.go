@@ -14,19 +14,19 @@ import (
 // The files of an image, in its folder on the Xen host.
 const (
 	kernelFile = "kernel"
-	packedDisk = "disk.tar" // what travels
-	bootDisk   = "disk.img" // what it is unpacked to
+	packedDisk = "disk.tar" // as it is sent
+	bootDisk   = "disk.img" // as it is unpacked
 	domainFile = "domain.json"
 )
 
-// domain is a domain's configuration, complete but for what only its host and
-// its rollout tell. It is the image's file domain.json.
+// domain is a domain's configuration without the names that depend on its host and
+// its rollout; see place. It is the image's file domain.json.
 type domain struct {
 	// Host is where it is to run: on another one it is another.
 	Host string `json:"host,omitempty"`
 	Tool string `json:"tool"`
 	Type string `json:"type"` // pv, pvh or hvm
-	// Loader starts what is on the first disk of a pv domain: pygrub, or the path
+	// Loader starts the kernel on the first disk of a pv domain: pygrub, or the path
 	// of a pv-grub. Without it Xen starts the image's kernel, or an hvm domain
 	// its disk.
 	Loader  string   `json:"loader,omitempty"`
@@ -80,7 +80,7 @@ func (d domain) writes() []string {
 	return all
 }
 
-// place is what only the host and the rollout tell.
+// place has the names that depend on the host and the rollout.
 type place struct {
 	Name   string // of the domain
 	UUID   string
@@ -105,8 +105,8 @@ var (
 	usualHVM = []setting{{Key: "vga", Value: text("none")}, {Key: "vnc", Value: number(0)}, {Key: "sdl", Value: number(0)}}
 )
 
-// render writes what xl create is given. What xl's syntax cannot express is
-// InvalidSpec.
+// render writes the configuration for xl create. A text that xl's syntax cannot express
+// is InvalidSpec.
 func (d domain) render(at place) ([]byte, error) {
 	w := &writer{}
 	fmt.Fprintf(&w.out, "# Domain %s, written by Morgana.\n", at.Name)
@@ -183,8 +183,8 @@ func (d domain) renderType(w *writer, at place) {
 	}
 }
 
-// pygrubArgs say what the disk's menu.lst does: of the disk's two configurations
-// pygrub reads grub.cfg, and does not understand that one.
+// pygrubArgs repeat the disk's menu.lst: the disk has a grub.cfg as well, which pygrub
+// prefers and does not understand.
 func (d domain) pygrubArgs() value {
 	all := []value{text("--kernel=/boot/kernel")}
 	if d.Ramdisk != "" {

@@ -82,7 +82,7 @@ func (v value) check() error {
 // on. xl knows numeric ones as well, and drops the byte that they stand for.
 var escapes = map[byte]byte{'"': '"', '\'': '\'', '\\': '\\', 'a': 7, 'b': 8, 'f': 12, 'n': 10, 'r': 13, 't': 9, 'v': 11}
 
-// quote gives a string any of whose bytes but NUL arrive as they are.
+// quote gives a string in quotes. All bytes but NUL arrive as they are.
 func quote(s string) string {
 	return `"` + strings.NewReplacer(`"`, `\"`, `\`, `\\`, "\a", `\a`, "\b", `\b`, "\f", `\f`,
 		"\n", `\n`, "\r", `\r`, "\t", `\t`, "\v", `\v`).Replace(s) + `"`
