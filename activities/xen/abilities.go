@@ -36,41 +36,46 @@ func (t *Target) observe(ctx context.Context, spec step.Spec) (step.Health, erro
 	if err != nil {
 		return gone, err
 	}
-	out, err := d.do(ctx, "observe", name, id)
+	h, err := d.health(ctx, name, id)
 	if step.KindOf(err) == step.Conflict { // the name is another domain's now
 		return gone, nil
 	}
-	if err != nil {
-		return gone, err
-	}
-	h := healthOf(out)
 	if h.State == step.Running {
 		h.Addresses = s.addresses()
 	}
-	return h, nil
+	return h, err
+}
+
+func (d *dom0) health(ctx context.Context, name, uuid string) (step.Health, error) {
+	out, err := d.do(ctx, "observe", name, uuid)
+	return healthOf(out), err
 }
 
 // reasons are Xen's for a shutdown, by their code.
-var reasons = map[string]string{"0": "shut down", "1": "rebooted", "3": "crashed", "4": "ended by Xen's watchdog"}
+var reasons = map[string]string{"0": "shut down", "1": "rebooted", "3": "crashed", "4": "was ended by Xen's watchdog"}
 
-// healthOf reads the output of verb observe.
+// healthOf reads the output of verb observe. A domain that waits for a processor has no
+// letter at all.
 func healthOf(out string) step.Health {
 	h := step.Health{State: step.Ended}
 	var began, ended time.Time
+	is := ""
 	for line := range strings.Lines(out) {
-		line = strings.TrimSuffix(line, "\n")
-		word, rest, _ := strings.Cut(line, " ")
+		word, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		switch word {
 		case "is":
-			if h.How = over(line); h.How == "" {
+			is = word
+			if strings.Contains(rest, "c") {
+				h.How = reasons["3"]
+			} else if !strings.ContainsAny(rest, "sd") {
 				h.State = step.Running
 			}
 		case "gone":
-			if h.State == step.Ended && h.How == "" {
+			if is == "" {
 				h.State = step.Gone
 			}
 		case "rebooted":
-			h.How = "the host was rebooted"
+			h.How = "ended with its host"
 		case "since":
 			began = seconds(rest)
 		case "reason":
@@ -81,7 +86,7 @@ func healthOf(out string) step.Health {
 	}
 	switch h.State {
 	case step.Running:
-		h.Since = began
+		h.Since, h.How = began, ""
 	case step.Ended:
 		h.Since = ended
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/morgana-deploy/morgana/machine"
@@ -156,33 +155,18 @@ func (w *wait) keep(ctx context.Context, how string) (over bool, err error) {
 // silent looks at a domain that prints nothing: it may be gone, or have ended and
 // been kept. unread says that nobody reads its console any more.
 func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
-	out, err := w.d.do(ctx, "state", w.name, w.uuid)
-	if err != nil {
-		return "", err
-	}
-	how := over(out)
+	h, err := w.d.health(ctx, w.name, w.uuid)
 	switch {
-	case how != "":
-		return "", bootFailed(w.tail(), "the domain %s and %s", how, w.unmet())
+	case err != nil:
+		return "", err
+	case h.State != step.Running:
+		return "", bootFailed(w.tail(), "the domain %s and %s", cmp.Or(h.How, "ended"), w.unmet())
 	case w.s.expect == nil && time.Since(w.began) > silence:
 		return fmt.Sprintf("ran for %s", silence), nil
 	case w.s.expect != nil && unread:
 		return "", bootFailed(w.tail(), "its console is kept no longer (64 MiB, or xenconsoled or its reader was ended) and %s", w.unmet())
 	}
 	return "", nil
-}
-
-// over reads the output of verb state: how the domain ended, "" if it has not. A domain
-// that waits for a processor has no letter at all.
-func over(state string) string {
-	letters, is := strings.CutPrefix(strings.TrimSpace(state), "is")
-	switch {
-	case is && strings.Contains(letters, "c"):
-		return "crashed"
-	case !is || strings.ContainsAny(letters, "sd"):
-		return "ended"
-	}
-	return ""
 }
 
 func (w *wait) awaited() string {

@@ -1,8 +1,10 @@
 package xen
 
 import (
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -32,12 +34,26 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// What xl list has in its column State.
-func TestOver(t *testing.T) {
-	for state, want := range map[string]string{"is b\n": "", "is r\n": "", "is p\n": "", "is \n": "", "gone\n": "ended",
-		"is s\n": "ended", "is sd\n": "ended", "is d\n": "ended", "is sc\n": "crashed"} {
-		if got := over(state); got != want {
-			t.Errorf("%q: %q, want %q", state, got, want)
+// Outputs of verb observe as they were seen.
+func TestHealth(t *testing.T) {
+	at := func(seconds int64) time.Time { return time.Unix(seconds, 0).UTC() }
+	for out, want := range map[string]step.Health{
+		"is b\nsince 17\nended 18\n":            {State: step.Running, Since: at(17)},
+		"is r\nsince 17\n":                      {State: step.Running, Since: at(17)},
+		"is \nsince 17\n":                       {State: step.Running, Since: at(17)},
+		"is p\ngone\n":                          {State: step.Running},
+		"gone\n":                                {State: step.Gone},
+		"is sc\nsince 17\nreason 3\nended 19\n": {State: step.Ended, How: "crashed", Since: at(19)},
+		"is sc\nsince 17\n":                     {State: step.Ended, How: "crashed"},
+		"is s\nsince 17\n":                      {State: step.Ended},
+		"is d\nsince 17\n":                      {State: step.Ended},
+		"since 17\nreason 0\nended 19\n":        {State: step.Ended, How: "shut down", Since: at(19)},
+		"since 17\nreason 5\nended 19\n":        {State: step.Ended, How: "shut down with reason 5", Since: at(19)},
+		"since 17\n":                            {State: step.Ended},
+		"rebooted\n":                            {State: step.Ended, How: "ended with its host"},
+	} {
+		if got := healthOf(out); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %+v, want %+v", out, got, want)
 		}
 	}
 }

@@ -180,16 +180,11 @@ ready) # FOLDER UUID TEXT: keeps how the domain was ready; says "gone" if it has
 	{ [ -n "$id" ] && lives "$id"; } || echo gone
 	;;
 
-state) # FOLDER UUID: as state_of has it
-	[ -d "$dir" ] || fail $ABSENT "$dir"
-	find_own_domain "$1" "$2"
-	[ -n "$id" ] || { echo gone; exit; }
-	state_of "$id"
-	;;
-
 observe) # FOLDER UUID: the domain's state, since when, and how it ended; "gone" if there is none
 	find_own_domain "$1" "$2"
-	[ -z "$id" ] || state_of "$id"
+	state=gone
+	[ -z "$id" ] || state=$(state_of "$id")
+	[ "$state" = gone ] || echo "$state"
 	read -r made 2>/dev/null <"$dir/created" || { echo gone; exit; }
 	is_this_boot "$made" || { echo rebooted; exit; }
 	stat -c 'since %Y' "$dir/created"

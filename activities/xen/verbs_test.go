@@ -221,7 +221,7 @@ func TestVerbsRefuseNames(t *testing.T) {
 			{"register", name, digest, "config", "", "1", "0"}, {"register", folder, name, "config", "", "1", "0"},
 			{"register", folder, other, "config", "", "1", "1", name, "1", sum}, {"register", folder, digest, "config", "", "1", "0", name},
 			{"boot", name, uuidOf(folder)}, {"ready", name, uuidOf(folder), "x"}, {"destroy", name, uuidOf(folder), "1", ""},
-			{"console", name, "0", "1", "0"}, {"observe", name, uuidOf(folder)}, {"state", name, uuidOf(folder)},
+			{"console", name, "0", "1", "0"}, {"observe", name, uuidOf(folder)},
 		} {
 			if err := d.run(t.Context(), strings.NewReader("x"), io.Discard, argv[0], argv[1:]...); step.KindOf(err) != step.InvalidSpec {
 				t.Errorf("%q: %v, want InvalidSpec", argv, err)
@@ -252,7 +252,7 @@ func TestXLListFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verbs := []string{"boot", "ready", "state", "observe"}
+	verbs := []string{"boot", "ready", "observe"}
 	run := func(verb string) (string, error) {
 		args := []string{folder, uuidOf(folder)}
 		switch verb {
