@@ -13,7 +13,7 @@ import (
 
 // projectOf identifies the project in folder wherever it is checked out: the URL
 // of its git remote "origin" and the folder within the repository, as
-// "https://example.org/ann/hello#web". It is empty without git, a repository or a
+// "example.org/ann/hello#web". It is empty without git, a repository or a
 // remote that means the same on every host.
 func projectOf(ctx context.Context, folder string) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -50,9 +50,9 @@ var (
 	defaultPorts = map[string]string{"ssh": "22", "https": "443", "http": "80", "git": "9418"}
 )
 
-// normalRemote is a git remote's URL in one form for all checkouts: without user,
-// password, default port and ".git", and with ssh:// for the form of scp. It is empty
-// for a path on this host.
+// normalRemote is a git remote in one form for all checkouts, "example.org/ann/hello":
+// without scheme, user, password, default port and ".git", so that a clone by ssh and
+// one by https are the same project. It is empty for a path on this host.
 func normalRemote(remote string) string {
 	if m := scpForm.FindStringSubmatch(remote); m != nil && !strings.Contains(remote, "://") {
 		remote = "ssh://" + m[1] + "/" + strings.TrimLeft(m[2], "/")
@@ -68,5 +68,5 @@ func normalRemote(remote string) string {
 	}
 	host := strings.TrimSuffix(strings.ToLower(u.Host), ":"+port)
 	path := strings.TrimRight(strings.TrimSuffix(strings.TrimRight(u.EscapedPath(), "/"), ".git"), "/")
-	return scheme + "://" + host + path
+	return host + path
 }

@@ -12,20 +12,20 @@ import (
 
 func TestNormalRemote(t *testing.T) {
 	for remote, want := range map[string]string{
-		"https://example.org/ann/hello":                     "https://example.org/ann/hello",
-		"https://ann:secret@Example.ORG:443/ann/hello.git/": "https://example.org/ann/hello",
-		"HTTPS://oauth2:token@example.org/ann/hello.git":    "https://example.org/ann/hello",
-		"https://example.org/ann/hello.git?token=x#y":       "https://example.org/ann/hello",
-		"https://example.org:8443/Ann/Hello.git":            "https://example.org:8443/Ann/Hello",
-		"http://example.org:80/hello":                       "http://example.org/hello",
-		"git@example.org:ann/hello.git":                     "ssh://example.org/ann/hello",
-		"example.org:/srv/hello.git":                        "ssh://example.org/srv/hello",
-		"example.org:~ann/hello":                            "ssh://example.org/~ann/hello",
-		"git@[::1]:hello.git":                               "ssh://[::1]/hello",
-		"ssh://git@example.org:22/ann/hello.git":            "ssh://example.org/ann/hello",
-		"ssh://git@example.org:2222/ann/hello":              "ssh://example.org:2222/ann/hello",
-		"git+ssh://git@example.org/ann/hello":               "ssh://example.org/ann/hello",
-		"git://example.org/hello.git":                       "git://example.org/hello",
+		"https://example.org/ann/hello":                     "example.org/ann/hello",
+		"https://ann:secret@Example.ORG:443/ann/hello.git/": "example.org/ann/hello",
+		"HTTPS://oauth2:token@example.org/ann/hello.git":    "example.org/ann/hello",
+		"https://example.org/ann/hello.git?token=x#y":       "example.org/ann/hello",
+		"https://example.org:8443/Ann/Hello.git":            "example.org:8443/Ann/Hello",
+		"http://example.org:80/hello":                       "example.org/hello",
+		"git@example.org:ann/hello.git":                     "example.org/ann/hello",
+		"example.org:/srv/hello.git":                        "example.org/srv/hello",
+		"example.org:~ann/hello":                            "example.org/~ann/hello",
+		"git@[::1]:hello.git":                               "[::1]/hello",
+		"ssh://git@example.org:22/ann/hello.git":            "example.org/ann/hello",
+		"ssh://git@example.org:2222/ann/hello":              "example.org:2222/ann/hello",
+		"git+ssh://git@example.org/ann/hello":               "example.org/ann/hello",
+		"git://example.org/hello.git":                       "example.org/hello",
 		"/srv/hello.git":                                    "",
 		"../hello.git":                                      "",
 		"./a:b":                                             "",
@@ -71,18 +71,18 @@ func TestOriginOfACheckout(t *testing.T) {
 	git("init", "-q")
 	want("") // no remote
 	git("remote", "add", "origin", "https://token@example.org/ann/hello.git")
-	want("https://example.org/ann/hello#web")
+	want("example.org/ann/hello#web")
 	// Within a hook of another repository.
 	other := t.TempDir()
 	git("init", "-q", other)
 	t.Setenv("GIT_DIR", filepath.Join(other, ".git"))
-	want("https://example.org/ann/hello#web")
+	want("example.org/ann/hello#web")
 	if err := os.Unsetenv("GIT_DIR"); err != nil {
 		t.Fatal(err)
 	}
 	git("-C", "web", "init", "-q")
 	git("-C", "web", "remote", "add", "origin", "git@example.org:ann/web.git")
-	want("ssh://example.org/ann/web")
+	want("example.org/ann/web")
 	t.Setenv("PATH", "")
 	want("") // no git
 }

@@ -41,7 +41,7 @@ var (
 		Kind:      "qemu",
 		Options:   json.RawMessage(`{"memory":64,"ports":["8080:80"]}`),
 		Toolchain: step.Recipe{Kind: "command", Options: json.RawMessage(`{"build":[["make"]],"kernel":"hello"}`)},
-		Origin:    step.Origin{Project: "https://example.org/ann/hello", Folder: "/home/ann/hello", Host: "laptop", Archive: pointer(artifact("1", 20480))},
+		Origin:    step.Origin{Project: "example.org/ann/hello", Folder: "/home/ann/hello", Host: "laptop", Archive: pointer(artifact("1", 20480))},
 		Host:      "rack7",
 		Alone:     true,
 	}

@@ -76,9 +76,9 @@ type Recipe struct {
 
 // Origin is what a kernel is made from. Exactly one of Archive and Kernel is set.
 type Origin struct {
-	// Project identifies the project wherever it is checked out: the URL of its
-	// git remote and the folder within it, "https://example.org/ann/hello#web".
-	// Empty if the folder is in no repository with a remote.
+	// Project identifies the project wherever it is checked out: its git remote and
+	// the folder within it, "example.org/ann/hello#web". Empty if the folder is in
+	// no repository with a remote.
 	Project string `json:"project,omitempty"`
 	// Folder and Host say where the user stood: "/home/ann/hello" on "laptop".
 	// No worker reads them.
