@@ -12,8 +12,7 @@ import (
 // its lock by such a descriptor: a child that outlives the caller, as a machine or
 // our own server does, would keep the lock.
 //
-// It reads /proc, which everything here needs anyway: close_range(2) with
-// CLOSE_RANGE_CLOEXEC needs Linux 5.11.
+// It reads /proc because close_range(2) with CLOSE_RANGE_CLOEXEC needs Linux 5.11.
 func Nothing() {
 	open, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -19,16 +19,16 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Folder holds what the server has; it is in the state folder.
+// Folder is the server's folder, in the state folder.
 type Folder string
 
-// In a Folder.
+// The files in a Folder.
 const (
 	ServerFile   = "server.json" // made by the server while it serves: a Server
 	DatabaseFile = "temporal.db"
 )
 
-// Server says where a server is.
+// Server is the content of ServerFile.
 type Server struct {
 	Address   string `json:"address"`
 	UI        string `json:"ui"`

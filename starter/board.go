@@ -114,13 +114,13 @@ func (b *board) draw() {
 	for _, name := range b.order {
 		lines = append(lines, b.targets[name].lines(name)...)
 	}
-	if len(lines) >= height && !b.final { // what scrolled away cannot be rewritten
+	if len(lines) >= height && !b.final { // lines that scrolled away cannot be rewritten
 		lines = lines[:0]
 		for _, name := range b.order[:min(len(b.order), height-1)] {
 			lines = append(lines, b.targets[name].line(name))
 		}
 	}
-	if b.final { // never rewritten: may wrap
+	if b.final { // it is not rewritten, so lines may wrap
 		width = math.MaxInt
 	}
 	var out strings.Builder
@@ -196,19 +196,19 @@ func (b *board) size() (width, height int) {
 }
 
 // clip keeps a line from wrapping, which would break the rewriting. Colour
-// sequences take no room.
+// sequences have no width.
 func clip(line string, width int) string {
-	room, escape := width-1, false
+	left, escape := width-1, false
 	for i, r := range line {
 		switch {
 		case r == '\x1b':
 			escape = true
 		case escape:
 			escape = r != 'm'
-		case room == 0:
+		case left == 0:
 			return line[:i] + "\x1b[0m"
 		default:
-			room--
+			left--
 		}
 	}
 	return line

@@ -23,11 +23,11 @@ import (
 	"github.com/morgana-deploy/morgana/store"
 )
 
-// kindNeeds asks the worker's program, which knows the kinds, for what they
-// need. If it cannot tell, the need for it says why.
+// kindNeeds runs morgana-worker --doctor, which lists the needs of every kind. If
+// that fails, the returned need for morgana-worker says why.
 func (c *cli) kindNeeds(ctx context.Context, settings config.Settings) ([]checkup, step.Need) {
 	const purpose, what = "every stage", "morgana-worker"
-	binary, err := besides(what)
+	binary, err := findProgram(what)
 	if err != nil {
 		return nil, missing(purpose, what, err)
 	}
@@ -53,8 +53,8 @@ func (c *cli) kindNeeds(ctx context.Context, settings config.Settings) ([]checku
 	}
 }
 
-// temporalNeed says whether the configured server answers, or whether there is
-// one of our own.
+// temporalNeed says whether the configured server answers; without one, whether
+// our own runs or can be started.
 func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.Need {
 	n := step.Need{For: "every stage", What: "Temporal"}
 	options, configured, err := config.Temporal(c.flags)
@@ -70,7 +70,7 @@ func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.N
 			n.Found = "our own server, " + server.Address
 			return n
 		}
-		binary, err := besides("morgana-devserver")
+		binary, err := findProgram("morgana-devserver")
 		if err != nil {
 			return missing(n.For, n.What, err)
 		}
@@ -97,8 +97,8 @@ func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.N
 // image a few times over.
 const littleSpace = 1 << 30
 
-// placeNeeds looks at the state folder and the store. A folder that does not
-// exist is not made: it is enough that it can be.
+// placeNeeds checks the state folder and the store. It makes no folder: a missing
+// one must only be possible to make.
 func placeNeeds(ctx context.Context, settings config.Settings) []step.Need {
 	needs := folderNeeds("state folder", settings.State, "set MORGANA_STATE to a folder you can write")
 	if u, err := url.Parse(settings.Store); err == nil && u.Scheme == "file" {

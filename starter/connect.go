@@ -20,7 +20,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// connection is a Temporal server to talk to.
+// connection is a client of a Temporal server.
 type connection struct {
 	client.Client
 	namespace string
@@ -149,7 +149,7 @@ func (to *connection) refused(op string, err error) error {
 	var namespace *serviceerror.NamespaceNotFound
 	switch {
 	case lost(err):
-		return &step.Error{Kind: step.NotFound, Op: op, Err: errors.New("no answer from Temporal"), Hint: to.revive()}
+		return &step.Error{Kind: step.NotFound, Op: op, Err: errors.New("no answer from Temporal"), Hint: to.restartHint()}
 	case errors.As(err, &namespace):
 		return &step.Error{Kind: step.NotFound, Op: "use Temporal", Err: fmt.Errorf("no namespace %q", to.namespace),
 			Hint: "correct TEMPORAL_NAMESPACE or --namespace, or create it: temporal operator namespace create -n " + to.namespace}

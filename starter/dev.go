@@ -43,10 +43,9 @@ type workerInfo struct {
 	// Started is the process's start time in clock ticks since boot, which
 	// tells it from a later process of the same number.
 	Started string `json:"started"`
-	// Binary tells a worker built since from the one that runs.
+	// Binary is the stamp of its program: a new build is another worker.
 	Binary string `json:"binary"`
-	// Store is its store, SSHConfig the ssh configuration that it was given, ""
-	// for the user's own.
+	// SSHConfig is the ssh configuration that it was given, "" for the user's own.
 	Store     string `json:"store"`
 	SSHConfig string `json:"sshConfig,omitempty"`
 }
@@ -86,7 +85,7 @@ func (d dev) worker() (w workerInfo, lives, works bool) {
 // worker's: another shell may use it.
 func (d dev) workerFits() bool {
 	w, _, works := d.worker()
-	binary, err := besides("morgana-worker")
+	binary, err := findProgram("morgana-worker")
 	return works && err == nil && w.Binary == stamp(binary) &&
 		w.Store == d.settings.Store && (sshConfig() == "" || w.SSHConfig == sshConfig())
 }
@@ -116,17 +115,17 @@ func (d dev) up(ctx context.Context) (server serverInfo, started []string, err e
 	return server, append(started, "a worker"), d.startWorker(ctx, server)
 }
 
-// letGo is how long a killed server may take to let go of its files and ports.
-const letGo = 15 * time.Second
+// releaseLimit is how long a killed server may take to let go of its files and ports.
+const releaseLimit = 15 * time.Second
 
 func (d dev) startServer(ctx context.Context) (serverInfo, error) {
-	binary, err := besides("morgana-devserver")
+	binary, err := findProgram("morgana-devserver")
 	if err != nil {
 		return serverInfo{}, err
 	}
 	// The server before this one may be dying: it holds the database and the
 	// ports until its last thread has ended.
-	waiting, cancel := context.WithTimeout(ctx, letGo)
+	waiting, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
 	if unlock, err := lock(waiting, d.path(databaseFile+".lock")); err == nil {
 		unlock()
@@ -151,7 +150,7 @@ func (d dev) startServer(ctx context.Context) (serverInfo, error) {
 }
 
 func (d dev) startWorker(ctx context.Context, server serverInfo) error {
-	binary, err := besides("morgana-worker")
+	binary, err := findProgram("morgana-worker")
 	if err != nil {
 		return err
 	}
@@ -176,7 +175,7 @@ func (d dev) down(ctx context.Context) (stopped []string) {
 		stopped = append(stopped, "worker")
 	}
 	if server, running := d.server(); running {
-		end(ctx, server.PID, startTime(server.PID))
+		stopProcess(ctx, server.PID, startTime(server.PID))
 		stopped = append(stopped, "server")
 	}
 	return stopped
@@ -185,7 +184,7 @@ func (d dev) down(ctx context.Context) (stopped []string) {
 func (d dev) stopWorker(ctx context.Context) bool {
 	w, lives, _ := d.worker()
 	if lives {
-		end(ctx, w.PID, w.Started)
+		stopProcess(ctx, w.PID, w.Started)
 	}
 	return lives
 }

@@ -31,7 +31,7 @@ while :; do sleep 0.1; done`
 
 // A user who names an ssh configuration while a worker runs gets another worker.
 func TestWorkerKnowsSSHConfig(t *testing.T) {
-	sick(t, worksUntilStopped)
+	hostWith(t, worksUntilStopped)
 	d := dev{folder: t.TempDir(), settings: config.Settings{Store: "file:///x"}}
 	start := func() {
 		t.Helper()
@@ -74,7 +74,7 @@ func TestWorkerKnowsSSHConfig(t *testing.T) {
 // A worker that was told to stop, or killed, is no worker, though its process is
 // still there.
 func TestDyingWorkerIsReplaced(t *testing.T) {
-	sick(t, worksUntilStopped)
+	hostWith(t, worksUntilStopped)
 	d := dev{folder: t.TempDir()}
 	t.Cleanup(func() { d.stopWorker(context.Background()) })
 	if err := d.startWorker(t.Context(), serverInfo{}); err != nil {
@@ -124,7 +124,7 @@ func TestProgramThatEndsAtItsStart(t *testing.T) {
 		"other line": {`printf '%09000d\n' 7; exit 1`, strings.Repeat("0", 300) + "...", "its log: "},
 		"silence":    {`exit 9`, "it ended: exit status 9", "its log: "},
 	} {
-		sick(t, test.script)
+		hostWith(t, test.script)
 		d := dev{folder: t.TempDir()}
 		if err := os.WriteFile(d.path("worker.log"), []byte("error: of an earlier worker\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -164,10 +164,10 @@ func beServer(args []string) {
 	os.Exit(0)
 }
 
-// programs puts programs into PATH, for besides to find; each is a shell script.
+// programs puts programs into PATH, for findProgram; each is a shell script.
 func programs(t *testing.T, scripts map[string]string) {
 	t.Helper()
-	sick(t, "")
+	hostWith(t, "")
 	for name, script := range scripts {
 		if err := os.WriteFile(filepath.Join(os.Getenv("HOME"), name), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 			t.Fatal(err)

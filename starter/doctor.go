@@ -40,15 +40,15 @@ are looked at, and all of them must be ready.`,
 	}
 }
 
-// How much of a kind, or of Morgana itself, can be used.
+// The values of checkup.Usable.
 const (
 	ready  = "ready"
 	inPart = "in part"
 	not    = "not usable"
 )
 
-// checkup is what was found about a kind, or about Morgana itself; a line of
-// "morgana doctor -o json".
+// checkup is the result for a kind, or for Morgana itself: a line of "morgana
+// doctor -o json".
 type checkup struct {
 	// Role is "toolchain", "target" or "morgana"; Kind is empty for the last.
 	Role  string      `json:"role"`
@@ -60,8 +60,8 @@ type checkup struct {
 
 func (k checkup) name() string { return strings.TrimSpace(k.Role + " " + k.Kind) }
 
-// judge says how much can be used. A kind names first what it can do nothing
-// without: what it wants for that must be there.
+// judge sets Usable. The first need has the kind's essential purpose: without any
+// need of that purpose the kind is not usable.
 func (k *checkup) judge() {
 	k.Usable = ready
 	for _, n := range k.Needs {
@@ -128,7 +128,8 @@ func knownKinds(kinds []string, all []checkup) error {
 	return nil
 }
 
-// verdictOf says in one line why this host cannot do what is asked, "" if it can.
+// verdictOf says in one line why this host cannot deploy, or which of the kinds is
+// not ready; "" if all is well.
 func verdictOf(all []checkup, kinds []string) string {
 	best := map[string]bool{}
 	var lacking []string
@@ -154,8 +155,8 @@ func verdictOf(all []checkup, kinds []string) string {
 	return ""
 }
 
-// installs are commands for all that is missing and that apt-get installs: one
-// for the Debian packages, each once, and what is to be done with them then.
+// installs gives the commands that install what apt-get can: one for all Debian
+// packages, then the commands that the fixes have behind their apt-get.
 func installs(all []checkup) (commands []string) {
 	var names, then []string
 	for _, k := range all {
@@ -217,7 +218,7 @@ func writeCheckups(out io.Writer, all []checkup, install []string) {
 	}
 }
 
-// missing is the need that err says is not met.
+// missing makes err a need that is not met.
 func missing(purpose, what string, err error) step.Need {
 	n := step.Need{For: purpose, What: what, Why: err.Error()}
 	if e := (*step.Error)(nil); errors.As(err, &e) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// sick makes this a host on which worker, a shell script, is morgana-worker.
-func sick(t *testing.T, worker string) {
+// hostWith gives the test a HOME and a PATH where worker, a shell script, is morgana-worker.
+func hostWith(t *testing.T, worker string) {
 	t.Helper()
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -46,7 +46,7 @@ const (
 )
 
 func TestDoctorTable(t *testing.T) {
-	sick(t, goodTool+badTool+goodTarget)
+	hostWith(t, goodTool+badTool+goodTarget)
 	status, out, errOut := morgana(t, "doctor")
 	if status != 0 || errOut != "" {
 		t.Errorf("exit %d, %s", status, errOut)
@@ -116,7 +116,7 @@ func TestDoctorVerdict(t *testing.T) {
 		"no such store":   {goodTool + goodTarget, []string{"--store", "mem://x"}, 1, "this host cannot deploy: see morgana above\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sick(t, c.worker)
+			hostWith(t, c.worker)
 			status, out, errOut := morgana(t, append([]string{"doctor"}, c.args...)...)
 			if status != c.status || errOut != c.said {
 				t.Errorf("exit %d, said %q, printed\n%s", status, errOut, out)
@@ -129,7 +129,7 @@ func TestDoctorVerdict(t *testing.T) {
 }
 
 func TestDoctorJSON(t *testing.T) {
-	sick(t, goodTool+goodTarget)
+	hostWith(t, goodTool+goodTarget)
 	status, out, errOut := morgana(t, "doctor", "-o", "json")
 	var usable []string
 	for line := range strings.Lines(out) {

@@ -29,7 +29,7 @@ type follower struct {
 	target  config.Target
 	show    screen
 	seen    map[step.Stage]workflows.StageState
-	// notes are those since the last look, before those of the look before it.
+	// notes are those of this look, before those of the look before it.
 	notes, before map[string]bool
 	// answered is when a worker last answered.
 	answered time.Time
@@ -72,7 +72,7 @@ func (f *follower) failed(t step.Tags, err error) error {
 	return &e
 }
 
-// blamed is the target whose options a failed stage has read; "" for the
+// blamed is the target whose options the failed stage read; "" if it read the
 // toolchain's.
 func (f *follower) blamed() string {
 	if f.seen[step.Configure] == workflows.Failed || f.seen[step.Build] == workflows.Failed {
@@ -81,8 +81,8 @@ func (f *follower) blamed() string {
 	return f.target.Name
 }
 
-// settled waits until the Deployment, too, knows that the rollout is over, so
-// that status and destroy find it so.
+// settled waits until the Deployment knows that the rollout is over: status and
+// destroy ask it.
 func (f *follower) settled(ctx context.Context, t step.Tags) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -126,7 +126,7 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 			case ctx.Err() != nil:
 				return out, errDetached
 			case !lost(e.err):
-				// What failed is told by its stage: one look may be lost on a busy host.
+				// The last look shows the stage that failed; on a busy host a look may fail.
 				for range 3 {
 					if f.look(ctx, run, accepted.Tags) {
 						break
@@ -171,7 +171,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		}
 		if !f.dropped(ctx, accepted.Tags) {
 			misses = 0
-		} else if misses++; misses == 3 { // not just between the line and its start
+		} else if misses++; misses == 3 { // one miss may fall between queue and start
 			return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
 				Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
 		}
@@ -181,7 +181,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		case time.Since(f.answered) > unanswered:
 			f.waits(accepted.Tags, f.to.noWorker(f.answered))
 		case time.Since(since) > 2*time.Second:
-			f.waits(accepted.Tags, "in line behind the rollout that is going on (morgana status)")
+			f.waits(accepted.Tags, "waiting for the rollout that is going on (morgana status)")
 		}
 		if sleep(ctx, look/2) != nil {
 			return nil, errDetached
@@ -218,10 +218,10 @@ func (f *follower) status(ctx context.Context, id, run string) (s workflows.Roll
 	return s, answer.Get(&s)
 }
 
-// look shows what is new of the rollout: its stages, the progress of the running
-// step or why it is tried again, and that nobody answers. It reports whether the
-// rollout is over. The activities come from the server, the stages from a worker,
-// which may be gone.
+// look shows the changes of the rollout: its stages, and the progress of the
+// running step or why it is tried again. It says so if nobody answers, and reports
+// whether the rollout is over. The server is asked first: stages come from a
+// worker, which may be gone.
 func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
 	asking, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
@@ -272,7 +272,7 @@ func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
 	f.emit(e, t)
 }
 
-// pending says what a step is doing, or what keeps it from doing it.
+// pending gives a step's progress, or why it waits.
 func pending(p *workflowpb.PendingActivityInfo) (note string, stuck bool) {
 	switch {
 	case p.GetAttempt() > 1 && p.GetLastFailure() != nil && p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -303,13 +303,13 @@ func progressLine(p step.Progress) string {
 	return strings.TrimSpace(done + p.Note)
 }
 
-// notice shows the running step's progress, waits what everything waits for.
+// notice shows the progress of the running step, waits why the rollout waits.
 func (f *follower) notice(t step.Tags, note string) { f.tell("progress", t, note) }
 
 func (f *follower) waits(t step.Tags, note string) { f.tell("waiting", t, note) }
 
-// tell shows a note, unless it held already at the last look: there may be several
-// at a time, and one that stays is not news because another has changed.
+// tell shows a note, unless the last look had it too. A look may have several, and
+// only those that are new are shown.
 func (f *follower) tell(what string, t step.Tags, note string) {
 	if note != "" && !f.notes[note] && !f.before[note] {
 		f.emit(event{Event: what, Note: note}, t)

@@ -19,7 +19,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// What holds for a while is said once, whatever else there is to say meanwhile.
+// A note that holds for a while is shown once, though others come and go.
 func TestWaitingIsSaidOnce(t *testing.T) {
 	to := withServer(t)
 	serveWorkflows(t, to)

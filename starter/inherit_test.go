@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestMain makes the test's program another one where a test starts it so.
+// TestMain makes the test's program another one if a BE_ variable is set.
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv("BE_MORGANA") != "":
@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 // A caller under flock(1) has its lock back when morgana ends, not when the server
 // does.
 func TestServerHoldsNothingOfItsStarter(t *testing.T) {
-	sick(t, "exit 9")
+	hostWith(t, "exit 9")
 	home := os.Getenv("HOME")
 	// The error is the last line of the log.
 	if err := os.WriteFile(filepath.Join(home, "morgana-devserver"), []byte("#!/bin/sh\necho it has $(readlink /proc/$$/fd/*); exit 9"), 0o755); err != nil {

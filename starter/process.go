@@ -122,8 +122,8 @@ func cutAny(line string, prefixes ...string) (string, bool) {
 	return line, false
 }
 
-// end asks a process to stop and kills it after 25 s.
-func end(ctx context.Context, pid int, started string) {
+// stopProcess asks a process to stop and kills it after 25 s.
+func stopProcess(ctx context.Context, pid int, started string) {
 	if started == "" {
 		return // gone already
 	}
@@ -165,8 +165,8 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil // closing releases it
 }
 
-// besides finds a program of ours next to this one, else in PATH.
-func besides(name string) (string, error) {
+// findProgram finds a program of ours next to this one, else in PATH.
+func findProgram(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		near := filepath.Join(filepath.Dir(self), name)
 		if info, err := os.Stat(near); err == nil && info.Mode().IsRegular() {

@@ -17,8 +17,8 @@ func lost(err error) bool {
 	return errors.As(err, &unavailable) || errors.As(err, &late) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// revive says how to get a server and a worker that answer.
-func (to *connection) revive() string {
+// restartHint says how to get a server and a worker that answer.
+func (to *connection) restartHint() string {
 	if to.ui != "" {
 		return "run morgana dev up"
 	}
@@ -26,22 +26,22 @@ func (to *connection) revive() string {
 }
 
 func (to *connection) noServer(since time.Time) string {
-	return "no answer from Temporal since " + since.Format(time.TimeOnly) + "; " + to.revive()
+	return "no answer from Temporal since " + since.Format(time.TimeOnly) + "; " + to.restartHint()
 }
 
 func (to *connection) noWorker(since time.Time) string {
-	return "no worker answers since " + since.Format(time.TimeOnly) + "; " + to.revive()
+	return "no worker answers since " + since.Format(time.TimeOnly) + "; " + to.restartHint()
 }
 
 const (
 	// unanswered is how long a busy worker may take to answer.
 	unanswered = 5 * time.Second
-	// glance is how often a workflow that is waited for is looked at.
+	// glance is the time between two looks at a workflow that should answer.
 	glance = time.Second
 )
 
-// watched makes a call that a worker has to answer for a workflow. While no
-// answer comes, it says why.
+// watched makes a call that a worker answers for a workflow. While no answer
+// comes, say is told why.
 func (to *connection) watched(ctx context.Context, workflow string, say func(string), call func() error) error {
 	began, done, said := time.Now(), make(chan error, 1), ""
 	go func() { done <- call() }()
@@ -50,7 +50,7 @@ func (to *connection) watched(ctx context.Context, workflow string, say func(str
 		case err := <-done:
 			return err
 		case <-time.After(glance):
-			note := to.silence(ctx, workflow, began)
+			note := to.whyNoAnswer(ctx, workflow, began)
 			about, _, _ := strings.Cut(note, " since ")
 			if about != "" && about != said {
 				say(note)
@@ -60,8 +60,8 @@ func (to *connection) watched(ctx context.Context, workflow string, say func(str
 	}
 }
 
-// silence says why nobody answers for a workflow, "" if nothing is wrong.
-func (to *connection) silence(ctx context.Context, workflow string, since time.Time) string {
+// whyNoAnswer says why nobody answers for a workflow, "" if nothing is wrong.
+func (to *connection) whyNoAnswer(ctx context.Context, workflow string, since time.Time) string {
 	asking, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
 	about, err := to.DescribeWorkflowExecution(asking, workflow, "")

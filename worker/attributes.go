@@ -13,8 +13,8 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// ensureAttributes makes the server know the search attributes that our
-// workflows set; without them it would fail each of their first tasks.
+// ensureAttributes adds the search attributes that our workflows set. Without them
+// the server would fail the first task of each workflow.
 func ensureAttributes(ctx context.Context, c client.Client, namespace string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()

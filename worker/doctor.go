@@ -11,8 +11,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// kindNeeds is what a kind needs of this host: a line of --doctor, which
-// morgana doctor reads.
+// kindNeeds are a kind's needs of this host: a line of --doctor, which morgana
+// doctor reads.
 type kindNeeds struct {
 	// Role is "toolchain" or "target".
 	Role string `json:"role"`
@@ -21,8 +21,8 @@ type kindNeeds struct {
 	Needs []step.Need `json:"needs"`
 }
 
-// doctor writes what the kinds of the settings need, a JSON object a line in the
-// order of kinds. It needs no Temporal and no store, and changes nothing.
+// doctor writes the needs of the settings' kinds, a JSON object a line, in the
+// order of kinds. It uses neither Temporal nor store, and changes nothing.
 func doctor(ctx context.Context, w io.Writer, settings config.Settings) error {
 	site := step.Site{Host: settings.Host, State: settings.State, Log: slog.New(slog.DiscardHandler)}
 	served, err := chosen(kinds(site, settings.Builds), settings.Kinds)

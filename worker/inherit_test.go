@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestMain makes the test's program the worker itself where a test starts it so.
+// TestMain makes the test's program the worker if BE_WORKER is set.
 func TestMain(m *testing.M) {
 	if os.Getenv("BE_WORKER") != "" {
 		main()
@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// What a worker starts has nothing of what the worker was started with.
+// A worker's children do not inherit the worker's own inherited files.
 func TestToolsHoldNothingOfTheWorkersStarter(t *testing.T) {
 	dir := t.TempDir()
 	seen := filepath.Join(dir, "seen")

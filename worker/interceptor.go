@@ -24,15 +24,15 @@ import (
 const pulse = 2 * time.Second
 
 const (
-	// grace is what work has when the worker is told to stop, before it is
-	// handed over.
+	// grace is how long activities may go on when the worker is told to stop;
+	// then another worker gets them.
 	grace = 10 * time.Second
-	// ending is what a cancelled step may take: the contract's 5 s, and its answer.
+	// ending is how long a cancelled step may take: the contract's 5 s, and its answer.
 	ending = 7 * time.Second
 )
 
-// steps is what stands between Temporal and the kinds, which know nothing of
-// it: heartbeats carry their progress, errors get their wire form.
+// steps wraps the activities of the kinds, which know no Temporal: it sends their
+// progress as heartbeats and gives their errors the wire form.
 type steps struct {
 	interceptor.WorkerInterceptorBase
 	log  *slog.Logger
@@ -100,10 +100,10 @@ func boundedByTime(activity string) bool {
 	return name == "Register" || name == "Boot"
 }
 
-// handOver cancels what is going on a while after the worker was told to stop.
-// The SDK does so only when it stops waiting, and so the process ends before
-// the step could end what it runs and give its answer: another worker would
-// take it up only when the heartbeat is missed.
+// handOver cancels an activity when the worker has been told to stop and grace is
+// over. The SDK cancels only when it stops waiting: the process would end before
+// the step's answer, and another worker would get it only after the heartbeat
+// timeout.
 func handOver(ctx context.Context, stopping <-chan struct{}, cancel context.CancelCauseFunc) {
 	select {
 	case <-ctx.Done():
@@ -139,8 +139,7 @@ func ended(ctx context.Context, host string, err error, again bool) error {
 	return workflows.Fail(&step.Error{Err: errStopping})
 }
 
-// at adds to err where it happened, so that what a step left there can be
-// removed there.
+// at adds the host to err: the pieces that a step left are removed there.
 func at(host string, err error) *step.Error {
 	e := step.Error{Err: err}
 	var own *step.Error

@@ -6,8 +6,9 @@
 // The Temporal server is found as the temporal CLI finds it: TEMPORAL_ADDRESS,
 // TEMPORAL_NAMESPACE, ..., or a profile of temporal.toml.
 //
-// SIGINT and SIGTERM stop it: it takes no more work, gives what is going on 10 s,
-// then cancels it for another worker to take up. A second signal ends it at once.
+// SIGINT and SIGTERM stop it: it takes no more work, lets running activities go on
+// for 10 s, then cancels them, and another worker gets them. A second signal ends
+// it at once.
 //
 // Exit status: 0 stopped as asked, 1 Temporal was lost for good, 2 bad flags,
 // configuration or environment.
@@ -49,7 +50,7 @@ func main() {
 	if local.Supervise(os.Args) {
 		return
 	}
-	inherit.Nothing() // not before: a supervisor is given files
+	inherit.Nothing() // after Supervise, which is given files
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
@@ -71,7 +72,7 @@ func main() {
 	os.Exit(2)
 }
 
-// errLost ends a worker whose connection cannot be mended (its namespace is gone).
+// errLost ends a worker that cannot reconnect: its namespace is gone.
 var errLost = errors.New("temporal refused the worker")
 
 func run(ctx context.Context, args []string) error {
@@ -105,7 +106,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !configured { // not whatever listens on the usual port: the starter does not use that either
+	if !configured { // the starter does not use the default address either
 		return &step.Error{Kind: step.InvalidSpec, Err: errors.New("no Temporal server is configured"),
 			Hint: "set TEMPORAL_ADDRESS or --address; morgana dev up runs a server and a worker of its own"}
 	}
@@ -158,7 +159,7 @@ func dial(ctx context.Context, options client.Options, ours own.Folder) (client.
 	return c, nil
 }
 
-// chosen keeps the kinds that are wanted; all if none is named.
+// chosen keeps the wanted kinds, or all if wanted is empty.
 func chosen(all []kind, wanted []string) ([]kind, error) {
 	if len(wanted) == 0 {
 		return all, nil
@@ -238,7 +239,7 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	return err
 }
 
-// stop stops all at the same time, for each may take its whole stop timeout.
+// stop stops all workers at the same time: each may take its whole stop timeout.
 func stop(workers []worker.Worker) {
 	done := make(chan struct{})
 	for _, w := range workers {

@@ -29,8 +29,8 @@ type observer struct {
 	metrics  client.MetricsHandler
 }
 
-// observe listens on address at once, so that a taken port is said before
-// anything else is started.
+// observe listens on address. It is called first, so that a taken port is told
+// before anything is started.
 func observe(ctx context.Context, address string, log *slog.Logger) (*observer, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -75,6 +75,6 @@ func (o *observer) serve(c client.Client, log *slog.Logger) {
 
 func (o *observer) close() {
 	if o.server != nil {
-		_ = o.server.Close() // nothing it holds needs to be saved
+		_ = o.server.Close() // it has nothing to save
 	}
 }

@@ -16,9 +16,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// kinds is the one list of what this worker can do. A new target or toolchain
-// is a folder under activities/ and a line here. Builds are how many run here at
-// a time.
+// kinds is the only list of targets and toolchains. A new one is a folder under
+// activities/ and a line here. builds is how many builds run at a time.
 func kinds(site step.Site, builds int) []kind {
 	slots := make(chan struct{}, builds)
 	return []kind{
