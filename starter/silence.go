@@ -71,8 +71,10 @@ func (to *connection) whyNoAnswer(ctx context.Context, workflow string, since ti
 		return ""
 	case err != nil && lost(err):
 		return to.noServer(since)
-	case err == nil && task.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED && time.Since(since) > unanswered &&
-		time.Since(task.GetScheduledTime().AsTime()) > unanswered/2: // a sticky task is scheduled anew after 5 s
+	case err == nil && task.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED && time.Since(since) > 2*unanswered &&
+		time.Since(task.GetScheduledTime().AsTime()) > unanswered/2:
+		// The server waits 5 s for the worker that had the workflow last, then
+		// lets any worker take the task.
 		return to.noWorker(task.GetScheduledTime().AsTime().Local())
 	}
 	return ""
