@@ -31,32 +31,31 @@ func (x *onXen) boots() {
 toolchain: {kind: command, build: [[make]], kernel: hello}
 targets:
   pvh: {`+all+`, type: pvh, vif: [{bridge: xenbr0}, {}]}
-  pv: {`+all+`, type: pv}
+  pv: {`+all+`, type: pv, vif: [{}]}
   hvm: {`+all+`, type: hvm, via: disk, vif: [{}]}
   pygrub: {`+all+`, type: pv, via: disk}
   hd0: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd0}
   hd00: {`+all+`, type: pv, via: disk, layout: "hd0,0", bootloader: /root/pv-grub-hd00, vif: [{}]}
   wrong0: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd00}
-  wrong00: {`+all+`, type: pv, via: disk, layout: "hd0,0", bootloader: /root/pv-grub-hd0}
   same: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd0}
 `)
 	packed := x.project("app: packed\ntoolchain: {kind: prebuilt, kernel: kernel}\n" +
-		"targets:\n  pv: {" + all + ", type: pv, vif: [{}]}\n  pvh: {" + all + "}\n")
+		"targets:\n  dev: {" + all + "}\n")
 	x.gzip(filepath.Join(packed, "kernel"))
 
-	deploys := []*running{x.begin(packed, "deploy", "--all"),
+	deploys := []*running{x.begin(packed, "deploy"),
 		x.begin(folder, "deploy", "-t", "pvh", "-t", "pv", "-t", "pygrub", "-t", "hd0", "-t", "hd00")}
 	x.done(deploys...)
 	x.done(x.begin(folder, "deploy", "-t", "hvm"))
 	modes := map[string]string{"ways/pvh": "xen-pvh", "ways/pv": "xen-pv", "ways/hvm": "xen-hvm-multiboot2",
-		"ways/pygrub": "xen-pv", "ways/hd0": "xen-pv", "ways/hd00": "xen-pv", "packed/pv": "xen-pv", "packed/pvh": "xen-pvh"}
+		"ways/pygrub": "xen-pv", "ways/hd0": "xen-pv", "ways/hd00": "xen-pv", "packed/dev": "xen-pvh"}
 	for name, mode := range modes {
 		r := x.morgana(folder, "console", name)
 		if text := strings.ReplaceAll(r.out, "\r", ""); !strings.Contains(text, "boot mode: "+mode+"\n") || !strings.Contains(text, "command line: [stay a b]\n") {
 			x.t.Errorf("%s: want boot mode %s and the arguments in\n%s%s", name, mode, r.out, r.errOut)
 		}
 	}
-	x.nets(map[string]int{"ways.pvh.": 2, "packed.pv.": 1, "ways.hd00.": 1,
+	x.nets(map[string]int{"ways.pvh.": 2, "ways.pv.": 1, "ways.hd00.": 1,
 		"ways.hvm.": 2, // the paravirtual device and the emulated one
 	})
 
@@ -89,7 +88,7 @@ func (x *onXen) wrongRoot(folder string) {
 test "$(grep -ac 'root (hd0)$' $image/disk.img)" = 1 && sed -i 's/root (hd0)$/root (hd7)/' $image/disk.img`)
 	before := x.there()
 	deploys := map[string]*running{}
-	for target, says := range map[string]string{"wrong0": "no menu on (hd0,msdos1)", "wrong00": "no menu on (hd0)", "same": "couldn't load file /boot/kernel"} {
+	for target, says := range map[string]string{"wrong0": "no menu on (hd0,msdos1)", "same": "couldn't load file /boot/kernel"} {
 		deploys[says] = x.begin(folder, "deploy", "-t", target, "--set", target+".timeout=20s")
 	}
 	for says, d := range deploys {
