@@ -70,7 +70,11 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 	all.Wait(ctx)
 	d.Remains = nil
 	var left []string
+	sure := 0 // places where something is known to be
 	for _, p := range places {
+		if !p.act.Guess {
+			sure++
+		}
 		switch {
 		case p.err == nil && p.current:
 			d.Current, d.Previous = nil, nil
@@ -89,7 +93,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 		e.err, e.result.Left = nil, left
 	} else {
 		f := Failure(e.err)
-		if len(places) > 1 || d.ctx.Err() != nil { // else the error says it
+		if sure > 1 || d.ctx.Err() != nil { // else the error says it
 			f.Left = append(f.Left, left...)
 		}
 		e.err = Fail(f)
