@@ -217,7 +217,7 @@ func TestUnpackingCancelled(t *testing.T) {
 		}
 	}, nil)
 	w := newWorkshop(t)
-	k := step.Kernel{File: w.put(zipped.Bytes()), Spec: step.Spec{Kind: Kind, Options: json.RawMessage(`{"via":"disk","expect":"x","type":"hvm"}`),
+	k := step.Kernel{File: w.put(zipped.Bytes()), Spec: step.Spec{Kind: Kind, Options: completed(t, `{"via":"disk","expect":"x","type":"hvm"}`),
 		Tags: step.Tags{App: "hello", Target: "xen", Life: "00c0ffee", Generation: 1}}}
 	_, err = pack(ctx, untouched{w.site.Store, t}, machine.In(w.site, Kind), k)
 	if !errors.Is(err, context.Canceled) {
