@@ -268,6 +268,9 @@ func TestStatusAndConsole(t *testing.T) {
 	if r := l.ends(l.begin(folder, "console", "--follow"), 0); !strings.Contains(r.out, "shutting down") {
 		t.Errorf("followed %+v", r)
 	}
+	if r := l.morgana(folder, "status"); !strings.Contains(r.out, " ended ") {
+		t.Errorf("status %+v", r)
+	}
 
 	// Output into a closed pipe (morgana status | head -0).
 	for _, command := range []string{"status", "console", "status -o json", "deploy", "version", "--help"} {

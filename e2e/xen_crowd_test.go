@@ -31,6 +31,12 @@ func (x *onXen) console() {
 	if state := x.dom0("xl list | grep kept"); !strings.Contains(state, "c-") {
 		x.t.Errorf("kept is not crashed: %s", state)
 	}
+	status := x.morgana(talker, "status")
+	for _, app := range []string{"ends", "crashes"} {
+		if line := lineWith(status.out, app+" "); !strings.Contains(line, " ended ") && !strings.Contains(line, " gone ") {
+			x.t.Errorf("%s has not ended:\n%s", app, status.out)
+		}
+	}
 	// A machine that has ended is deployed again.
 	if r := x.over(x.begin(ends, "deploy")); r.code != 0 || !strings.Contains(r.out, "ends/dev generation 2") {
 		x.t.Errorf("exit status %d\n%s%s", r.code, r.out, r.errOut)

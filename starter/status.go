@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -12,7 +14,9 @@ import (
 	enums "go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -24,7 +28,8 @@ func (c *cli) statusCommand() *cobra.Command {
 		Use:   "status [APP[/TARGET]]",
 		Short: "List deployments and their machines",
 		Long: `List the deployments that run: one for each app on a target that has a machine
-or is getting one. Temporal is asked; nothing is kept elsewhere.`,
+or is getting one. Temporal is asked for them, and the targets for their machines:
+up, ended, gone, or unknown if the target does not answer.`,
 		Example: "  morgana status\n  morgana status hello/dev -o json\n  morgana status --all    # ended ones too",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,9 +44,12 @@ or is getting one. Temporal is asked; nothing is kept elsewhere.`,
 type deploymentLine struct {
 	App     string    `json:"app"`
 	Target  string    `json:"target"`
-	State   string    `json:"state"` // up rolling failed destroying ended ...
+	State   string    `json:"state"` // up ended gone unknown starting destroying, "rolling out 2", ...
 	Started time.Time `json:"started"`
 	workflows.DeploymentStatus
+	// Health is what the target says of the machine now, nil if it cannot say or was
+	// not reached.
+	Health *step.Health `json:"health,omitempty"`
 	// Error is the failure that ended it, if any.
 	Error *failure `json:"error,omitempty"`
 }
@@ -60,6 +68,7 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 	if err != nil {
 		return err
 	}
+	to.observe(ctx, lines)
 	if c.output == "json" {
 		for _, l := range lines {
 			c.emit(l)
@@ -177,6 +186,50 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	}
 	return l, true
 }
+
+// observe asks the targets how the machines are. A machine whose target has no such
+// ability is as its last deploy found it.
+func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	var all sync.WaitGroup
+	for i := range lines {
+		l := &lines[i]
+		state, rest, _ := strings.Cut(l.State, ",")
+		if l.Machine == nil || l.Route.Observe.Activity == "" || state != "up" && state != "ended" {
+			continue
+		}
+		all.Go(func() {
+			run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: workflows.TaskQueue,
+				ID: "observe/" + l.App + "/" + l.Target, StaticSummary: l.App + " on " + l.Target,
+			}, workflows.Observe, workflows.ObserveRequest{Step: l.Route.Observe, Machine: *l.Machine})
+			var health step.Health
+			if err == nil {
+				err = run.Get(ctx, &health)
+			}
+			var app *temporal.ApplicationError
+			switch {
+			case errors.As(err, &app) && slices.Contains(notRegistered, app.Type()):
+				return
+			case err != nil:
+				l.State = "unknown"
+			default:
+				l.Health = &health
+				if l.State = string(health.State); health.State == step.Running {
+					l.State = "up"
+				}
+			}
+			if rest != "" {
+				l.State += "," + rest
+			}
+		})
+	}
+	all.Wait()
+}
+
+// notRegistered are the error types of an activity that a worker does not have, in
+// the SDKs for Go and Python.
+var notRegistered = []string{"ActivityNotRegisteredError", "NotFoundError"}
 
 // why adds the failure that ended a deployment. It is read from the history, so no
 // worker is needed.

@@ -199,6 +199,7 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	w.RegisterWorkflowWithOptions(workflows.Deployment, workflow.RegisterOptions{Name: "Deployment"})
 	w.RegisterWorkflowWithOptions(workflows.Rollout, workflow.RegisterOptions{Name: "Rollout"})
 	w.RegisterWorkflowWithOptions(workflows.Console, workflow.RegisterOptions{Name: "Console"})
+	w.RegisterWorkflowWithOptions(workflows.Observe, workflow.RegisterOptions{Name: "Observe"})
 	workers = append(workers, w)
 
 	var queues []string

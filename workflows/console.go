@@ -26,3 +26,18 @@ func Console(ctx workflow.Context, in ConsoleRequest) (text step.ConsoleText, er
 	}
 	return text, nil
 }
+
+// ObserveRequest is the input of Observe.
+type ObserveRequest struct {
+	Step    step.Step    `json:"step"`
+	Machine step.Machine `json:"machine"`
+}
+
+// Observe asks the target how a machine is, as Console does for its text.
+func Observe(ctx workflow.Context, in ObserveRequest) (health step.Health, err error) {
+	host := in.Machine.Registration.Spec.Host
+	if err := execute(ctx, in.Step, host, observeOptions(), "machine "+in.Machine.ID, in.Machine, &health); err != nil {
+		return health, Fail(Failure(err))
+	}
+	return health, nil
+}

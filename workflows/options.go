@@ -113,6 +113,16 @@ func consoleOptions(wait time.Duration) workflow.ActivityOptions {
 	}
 }
 
+// observeOptions: status waits for the answer, and does without.
+func observeOptions() workflow.ActivityOptions {
+	return workflow.ActivityOptions{
+		ScheduleToStartTimeout: 5 * time.Second,
+		StartToCloseTimeout:    20 * time.Second,
+		HeartbeatTimeout:       heartbeat,
+		RetryPolicy:            retry(1),
+	}
+}
+
 // retry: errors of a final kind are marked non-retryable where they are made
 // (see Fail), and named here as well for steps in other languages.
 func retry(attempts int32) *temporal.RetryPolicy {
