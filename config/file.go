@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/morgana-deploy/morgana/regular"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -57,7 +57,7 @@ func Unreadable(shown string, err error) *step.Error {
 		e.Kind = step.NotFound
 	case errors.Is(err, fs.ErrPermission):
 		e.Kind = step.Unauthorized
-	case errors.Is(err, regular.Err):
+	case errors.Is(err, files.ErrNotRegular):
 		e.Hint = "name a regular file"
 	}
 	return e

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/morgana-deploy/morgana/regular"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -93,7 +93,7 @@ func Load(path string, flags *pflag.FlagSet) (*Project, error) {
 		return nil, err
 	}
 	shown := asTyped(file)
-	data, err := regular.Read(file, maxBytes)
+	data, err := files.Read(file, maxBytes)
 	if err != nil {
 		e := Unreadable(shown, err)
 		if e.Kind == step.NotFound {

@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/morgana-deploy/morgana/regular"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -121,7 +121,7 @@ func settingsFile() (file *value, folder string, err error) {
 		return &value{is: mapping}, "", nil //nolint:nilerr // settings may all come from the environment
 	}
 	path := filepath.Join(folder, "config.yaml")
-	data, err := regular.Read(path, maxBytes)
+	data, err := files.Read(path, maxBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &value{is: mapping}, folder, nil
 	}

@@ -13,7 +13,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 
-	"github.com/morgana-deploy/morgana/regular"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -64,7 +64,7 @@ func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, er
 func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
 	given := os.Getenv("TEMPORAL_CONFIG_FILE")
 	file := cmp.Or(given, envconfig.DefaultConfigFilePath())
-	data, err := regular.Read(file, maxBytes)
+	data, err := files.Read(file, maxBytes)
 	if err != nil && (given != "" || !errors.Is(err, fs.ErrNotExist)) {
 		e := Unreadable(asTyped(file), err)
 		if given != "" {
@@ -98,11 +98,11 @@ func checkTLSFiles(tls *envconfig.ClientConfigTLS) error {
 		return nil
 	}
 	for _, path := range []string{tls.ClientCertPath, tls.ClientKeyPath, tls.ServerCACertPath} {
-		f, _, err := regular.Open(path)
+		f, _, err := files.Open(path)
 		if err == nil {
 			_ = f.Close() // nothing was read
 		}
-		if errors.Is(err, regular.Err) {
+		if errors.Is(err, files.ErrNotRegular) {
 			return err
 		}
 	}

@@ -1,6 +1,6 @@
-// Package files writes files whole, locks them, and makes folders for work that a
-// crash may cut off. Locks are flock(2)'s: the kernel lets go of them with the last
-// process that has the file open.
+// Package files writes files whole, locks them, opens those that users name, and makes
+// folders for work that a crash may cut off. Locks are flock(2)'s: the kernel lets go of
+// them with the last process that has the file open.
 package files
 
 import (

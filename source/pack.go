@@ -22,7 +22,6 @@ import (
 	"syscall"
 
 	"github.com/morgana-deploy/morgana/files"
-	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -143,11 +142,11 @@ func (p *packer) folder(dir string, levels []level) error {
 		if e.Name() != ".gitignore" || !e.Type().IsRegular() {
 			continue
 		}
-		f, _, err := regular.OpenIn(p.root, dir+e.Name())
+		f, _, err := files.OpenIn(p.root, dir+e.Name())
 		if err != nil {
 			return err
 		}
-		text, err := regular.All(f, maxIgnore)
+		text, err := files.ReadAll(f, maxIgnore)
 		if err != nil {
 			return err
 		}
@@ -190,7 +189,7 @@ func (p *packer) link(name string) error {
 }
 
 func (p *packer) file(name string) error {
-	f, info, err := regular.OpenIn(p.root, name)
+	f, info, err := files.OpenIn(p.root, name)
 	if err != nil {
 		return err
 	}

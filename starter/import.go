@@ -11,7 +11,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/config/mirari"
-	"github.com/morgana-deploy/morgana/regular"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -126,7 +126,7 @@ func findConf(path string) (string, error) {
 }
 
 func readConf(path string) (*mirari.Conf, error) {
-	data, err := regular.Read(path, mirari.MaxBytes)
+	data, err := files.Read(path, mirari.MaxBytes)
 	if err != nil {
 		return nil, config.Unreadable(path, err)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -97,7 +97,7 @@ func kindFor(kernel string) string {
 
 // abisOf are the ABIs of a kernel file, nil if it does not exist or is no kernel.
 func abisOf(kernel string) []string {
-	file, info, err := regular.Open(kernel)
+	file, info, err := files.Open(kernel)
 	if err != nil {
 		return nil
 	}

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/store"
@@ -28,7 +28,7 @@ func openKernel(p *config.Project) (*prebuilt, error) {
 	if p.Kernel == "" {
 		return nil, nil
 	}
-	file, info, err := regular.Open(p.Kernel)
+	file, info, err := files.Open(p.Kernel)
 	if err != nil {
 		return nil, config.Unreadable(p.Kernel, err)
 	}
@@ -57,7 +57,7 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	ctx, end := c.showProgress(ctx, time.Second, 5*time.Second)
 	defer end()
 	if kernel != nil {
-		file, info, err := regular.Open(kernel.path)
+		file, info, err := files.Open(kernel.path)
 		if err != nil {
 			return origin, config.Unreadable(kernel.path, err)
 		}

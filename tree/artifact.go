@@ -20,7 +20,6 @@ import (
 
 	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -72,7 +71,7 @@ func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error
 	}
 	f, err := openIn(w.rollout.tree(), w.Product.Kernel)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.Err):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, files.ErrNotRegular):
 		return b, nil
 	case err != nil:
 		return b, err
@@ -130,8 +129,8 @@ func openIn(folder, name string) (*os.File, error) {
 		return nil, err
 	}
 	defer func() { _ = root.Close() }() // only read
-	f, _, err := regular.OpenIn(root, filepath.FromSlash(name))
-	if errno := syscall.Errno(0); err != nil && !errors.Is(err, regular.Err) && !errors.As(err, &errno) {
+	f, _, err := files.OpenIn(root, filepath.FromSlash(name))
+	if errno := syscall.Errno(0); err != nil && !errors.Is(err, files.ErrNotRegular) && !errors.As(err, &errno) {
 		err = errOutside // refused by Root, not by the system
 	}
 	return f, err

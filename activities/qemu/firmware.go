@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/morgana-deploy/morgana/regular"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -73,7 +73,7 @@ func firmwareHint() string {
 
 // readable says why a file cannot be read, nil if it can.
 func readable(path string) error {
-	f, _, err := regular.Open(path)
+	f, _, err := files.Open(path)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"slices"
 
 	"github.com/morgana-deploy/morgana/files"
-	"github.com/morgana-deploy/morgana/regular"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -127,7 +126,7 @@ func (p *packed) ReadAt(buf []byte, at int64) (n int, err error) {
 }
 
 func openDisk(path string) (*os.File, error) {
-	f, _, err := regular.Open(path)
+	f, _, err := files.Open(path)
 	return f, packError(err)
 }
 
@@ -137,7 +136,7 @@ func packError(err error) error {
 		return err
 	case errors.Is(err, fs.ErrNotExist):
 		return &step.Error{Kind: step.NotFound, Op: opPack, Err: err}
-	case errors.Is(err, regular.Err):
+	case errors.Is(err, files.ErrNotRegular):
 		return &step.Error{Kind: step.InvalidSpec, Op: opPack, Err: err}
 	}
 	return &step.Error{Op: opPack, Err: err}

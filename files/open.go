@@ -1,7 +1,4 @@
-// Package regular opens files that users name. A named pipe, a device or a folder
-// in the place of a file is an error, so that nothing waits for a pipe's writer or
-// reads a device without end.
-package regular
+package files
 
 import (
 	"errors"
@@ -12,19 +9,21 @@ import (
 	"syscall"
 )
 
-// Err is wrapped by the [fs.PathError] for anything but a regular file.
-var Err = errors.New("not a regular file")
+// ErrNotRegular is wrapped by the [fs.PathError] for anything but a regular file.
+var ErrNotRegular = errors.New("not a regular file")
 
-// folder is Err for a folder, in the system's words.
+// folder is ErrNotRegular for a folder, in the system's words.
 type folder struct{}
 
 func (folder) Error() string        { return "is a directory" }
-func (folder) Is(target error) bool { return target == Err }
+func (folder) Is(target error) bool { return target == ErrNotRegular }
 
 // readOnly does not block: without O_NONBLOCK opening a pipe waits for a writer.
 const readOnly = os.O_RDONLY | syscall.O_NONBLOCK
 
-// Open opens a file for reading. The caller closes it.
+// Open opens a file that a user named for reading. A named pipe, a device or a folder
+// is an error, so that nothing waits for a pipe's writer or reads a device without
+// end. The caller closes the file.
 func Open(path string) (*os.File, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, readOnly, 0)
 	return checked(f, err)
@@ -46,7 +45,7 @@ func checked(f *os.File, err error) (*os.File, fs.FileInfo, error) {
 	case info.IsDir():
 		err = &fs.PathError{Op: "open", Path: f.Name(), Err: folder{}}
 	case !info.Mode().IsRegular():
-		err = &fs.PathError{Op: "open", Path: f.Name(), Err: Err}
+		err = &fs.PathError{Op: "open", Path: f.Name(), Err: ErrNotRegular}
 	}
 	if err != nil {
 		_ = f.Close() // nothing was read
@@ -61,11 +60,11 @@ func Read(path string, most int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return All(f, most)
+	return ReadAll(f, most)
 }
 
-// All reads all of an open file if it has no more than most bytes, and closes it.
-func All(f *os.File, most int64) ([]byte, error) {
+// ReadAll reads all of an open file if it has no more than most bytes, and closes it.
+func ReadAll(f *os.File, most int64) ([]byte, error) {
 	defer f.Close() //nolint:errcheck // only read
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(data)) > most {
