@@ -24,6 +24,9 @@ func ownFolder(path string) error {
 	case err != nil:
 		return bad("set MORGANA_STATE to a folder of your own", errors.Unwrap(err))
 	}
+	if !info.IsDir() {
+		return bad("set MORGANA_STATE to a folder of your own", errors.New("it is not a folder"))
+	}
 	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() {
 		return bad("run as that user, or set MORGANA_STATE to a folder of your own",
 			fmt.Errorf("it belongs to user %d, not to user %d", owner, os.Geteuid()))

@@ -2,6 +2,7 @@ package config
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,5 +41,18 @@ func TestStateFolderOfOthers(t *testing.T) {
 		case err != nil && !step.KindOf(err).UserError():
 			t.Errorf("mode %v, owner %d: %v is no user's error", test.mode, test.owner, err)
 		}
+	}
+}
+
+func TestStateFolderIsAFile(t *testing.T) {
+	alone(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MORGANA_STATE", file)
+	_, err := LoadSettings(nil)
+	if want := "use state folder " + file + ": it is not a folder"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
