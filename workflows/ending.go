@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"slices"
+
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -64,7 +66,11 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 			defer all.Done()
 			var removed step.Destroyed
 			removed, p.err = p.act.run(ctx, o)
-			e.result.Removed = append(e.result.Removed, removed.Removed...)
+			for _, r := range removed.Removed {
+				if !slices.Contains(e.result.Removed, r) { // another place's act removed it too
+					e.result.Removed = append(e.result.Removed, r)
+				}
+			}
 		})
 	}
 	all.Wait(ctx)

@@ -53,6 +53,27 @@ func TestDestroyGoesToEveryPlace(t *testing.T) {
 	}
 }
 
+// Acts with different options find the same things on one host: each is told once.
+func TestDestroyTellsOnceWhatItRemoved(t *testing.T) {
+	s := newSite(t)
+	old := order("/a", "x")
+	s.outcome = func(in Request) (out Outcome) {
+		in.Spec.Host, old.Spec.Host = "h1", "h1"
+		out.Machine = step.Machine{ID: "m", Registration: step.Registration{Spec: in.Spec}}
+		out.Remains = undoList{undoMachine("destroy the new machine", in.Route, step.Removal{Spec: old.Spec})}
+		return out
+	}
+	var destroy *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Hour, func() { destroy = s.update(UpdateDestroy, DestroyRequest{}) })
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if removed := destroy.got.(DestroyResult).Removed; len(s.calls) != 2 || len(removed) != 1 {
+		t.Errorf("calls %q removed %q, want two calls and one machine", s.calls, removed)
+	}
+}
+
 // A place that cannot be reached is told, and the deployment lives on with it.
 func TestDestroyTellsWhatItCouldNotReach(t *testing.T) {
 	s := moved(t)

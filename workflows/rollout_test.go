@@ -59,7 +59,7 @@ func newRecorded(t *testing.T) *recorded {
 		return step.Machine{Registration: in, ID: fmt.Sprintf("machine-%d", in.Spec.Generation)}, nil
 	})
 	register(r, "Destroy", func(_ context.Context, in step.Removal) (step.Destroyed, error) {
-		return step.Destroyed{Removed: []string{fmt.Sprintf("machine-%d", in.Spec.Generation)}}, nil
+		return step.Destroyed{Removed: []string{fmt.Sprintf("machine-%d of %s", in.Spec.Generation, in.Spec.Host)}}, nil
 	})
 	register(r, "Clean", func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil })
 	register(r, "Sign", func(_ context.Context, in step.Image) (step.Image, error) { in.Digest = digest("5"); return in, nil })
