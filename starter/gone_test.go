@@ -81,6 +81,7 @@ func TestHostIsGone(t *testing.T) {
 	// Forget it.
 	want(0, "two/dropped: could not destroy the machine: connect to old", "destroy", "-t", "dropped", "--forget")
 	want(0, "no deployments run", "status")
+	want(0, "no deployment of two/dropped runs", "status", "two/dropped")
 	gone.Store(false) // it comes back, with what it has
 	want(0, "two/dropped: removed all", "destroy", "-t", "dropped")
 }

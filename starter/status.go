@@ -76,7 +76,11 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 		return nil
 	}
 	if len(lines) == 0 {
-		c.say("no deployments run")
+		if which != "" {
+			c.say("no deployment of %s runs", which)
+		} else {
+			c.say("no deployments run")
+		}
 		return nil
 	}
 	return c.table(lines)
