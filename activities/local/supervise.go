@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// superviseWord is the one argument of a worker that is a supervisor. It
-	// reads an order from its standard input, and has the order's files open
-	// from descriptor 3 on.
+	// superviseWord is the only argument of a worker that runs as a supervisor. The
+	// supervisor reads an order from its standard input, and inherits the order's
+	// files from descriptor 3 on.
 	superviseWord = "supervise-local-machine"
 	statusFile    = "status"
 )

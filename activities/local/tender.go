@@ -25,8 +25,8 @@ const (
 )
 
 // tender finds the program that runs the kernel, "" for a Linux program. It refuses a
-// program that is no tender or another kind of kernel's. A tender that the user
-// named is looked at even before the kernel is known.
+// program that is no tender, or the tender of another kind of kernel. A tender that the
+// user named is looked at even before the kernel is known.
 func (s *settings) tender(ctx context.Context) (string, error) {
 	name := s.Tender
 	switch s.ABI {
@@ -65,8 +65,9 @@ func findTender(name string) (string, error) {
 	return "", &step.Error{Kind: step.Unsupported, Field: "tender", Hint: tenderFix, Err: err}
 }
 
-// The output by which a Solo5 tender is known, whatever its file name: of --version
-// since 0.6, and before that the usage. See tenders/spt/spt_main.c in Solo5.
+// A Solo5 tender is known by what it prints for --version: since 0.6 its version
+// (tenderVersion), before that its usage (tenderUsage). See tenders/spt/spt_main.c in
+// Solo5.
 var (
 	tenderVersion = regexp.MustCompile(`(?m)^(\S+) tender, version `)
 	tenderUsage   = "[ CORE OPTIONS ]"
@@ -95,7 +96,7 @@ func (s *settings) try(ctx context.Context, path string) error {
 		return step.Invalid("tender", hint, "%s is no Solo5 tender", path)
 	}
 	if found == nil {
-		return nil // an old one; the kernel tells
+		return nil // a tender older than 0.6 does not say its kind
 	}
 	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {
 		if s.ABI != "" && s.ABI != abi && strings.HasPrefix(string(found[1]), abi) {
