@@ -32,8 +32,9 @@ var answered = map[string]bool{
 	"CLOSING": true, "LAST_ACK": true, "TIME_WAIT": true,
 }
 
-// answers reports whether the guest has answered, and tries again if not. It
-// returns soon; trouble is not yet an answer.
+// answers reports whether the guest has accepted a connection. If not, it starts a new
+// attempt, unless one younger than redial is under way. It does not wait for the guest.
+// An error counts as no answer yet.
 func (p *portProbe) answers(ctx context.Context) bool {
 	if time.Since(p.asked) < askEvery {
 		return false

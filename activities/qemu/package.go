@@ -14,12 +14,13 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Package gives the kernel itself, not compressed, with its modules, or the
-// disk that boots it, packed; and machine.json, the options with their defaults
-// written out: what changes the machine changes the digest, and nothing else
-// does. It is pure. Unsupported if QEMU, or GRUB, cannot start the kernel;
-// InvalidSpec if a module is missing, or a device of a Solo5 kernel, or if the
-// memory or the boot disk cannot hold what is to be started.
+// Package returns the uncompressed kernel with its modules, or the packed disk that
+// boots them, and machine.json. machine.json has the options with their defaults written
+// out, so the digest changes if and only if the machine does. Package is pure.
+//
+// Errors: Unsupported if QEMU, or GRUB, cannot start the kernel. InvalidSpec if a module
+// or a device of a Solo5 kernel is missing, or if the memory or the boot disk is too
+// small for the kernel and its modules.
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for qemu"
 	img, err := t.pack(ctx, k)
@@ -99,8 +100,8 @@ type packing struct {
 	modules []step.File
 }
 
-// openKernel fetches the kernel, unpacks it if it is compressed, and refuses
-// one that cannot start.
+// openKernel fetches the kernel, refuses one that QEMU or GRUB cannot start as the
+// options say, and unpacks it if it is compressed.
 func (p *packing) openKernel(ctx context.Context) error {
 	p.path, p.kernel = filepath.Join(p.folder, kernelFile), p.k.File
 	step.Report(ctx, step.Progress{Total: p.kernel.Size, Unit: "bytes", Note: "fetching the kernel"})
