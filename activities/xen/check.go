@@ -67,7 +67,8 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, &step.Error{Kind: step.NotFound, Field: paths[i].field, Err: fmt.Errorf("%s has no file or block device %s", d.host, paths[i].value),
 				Hint: "correct the path, or make it there"}
 		}
-		// Our own of before is left, if nothing has changed; else boot will tell.
+		// A domain of this deployment may write to it: an unchanged rollout keeps that
+		// domain, and Boot checks again.
 		if paths[i].writes && is.writer != "" && !sameTarget(spec, is.writer) {
 			return spec, writtenBy(paths[i].field, paths[i].value, is.writer)
 		}
@@ -137,7 +138,7 @@ func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []s
 	return f, d.blame(e)
 }
 
-// blame gives an error of the connection the option that names the host.
+// blame sets Field to "host" in an Unauthorized or NotFound error of the connection.
 func (d *dom0) blame(err error) error {
 	var e *step.Error
 	if !errors.As(err, &e) || e.Field != "" || e.Kind != step.Unauthorized && e.Kind != step.NotFound {
@@ -160,8 +161,9 @@ func values(all []wanted) []string {
 	return v
 }
 
-// wants lists the bridges and paths that the options name. Where they do not say that a
-// disk is only read, an xl.in may; a ready-made kernel has none.
+// wants lists the bridges and paths that the options name. A disk without access counts
+// as written to if the kernel is ready-made (ready). Else the kernel's .xl.in may make the
+// disk read-only.
 func (s *settings) wants(ready bool) (bridges, paths []wanted) {
 	for i, v := range s.Vif {
 		if v.Bridge != "" {
@@ -205,8 +207,9 @@ func (f facts) runs(d *dom0, kind string) error {
 	return nil
 }
 
-// overhead is the memory that Xen takes beside a domain's own, in MiB: video memory, and
-// the shadow pool as libxl sizes it, 4 KiB of 256 pages a processor and two a MiB.
+// overhead is the memory in MiB that a domain needs besides its own: video memory, and
+// the shadow pool. libxl sizes the pool as 256 pages for each processor and two pages
+// for each MiB. A page has 4 KiB.
 func overhead(mib, vcpus int) int { return 10 + 4*(256*vcpus+2*mib)/1024 }
 
 // checkMemory refuses more memory than the host can give. Dom0 gives up memory of its own

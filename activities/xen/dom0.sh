@@ -60,7 +60,7 @@ list_domains() {
 	done)
 }
 
-# uuid_of ID prints a "-" if the UUID cannot be read.
+# uuid_of ID prints the UUID of a domain, "-" if it cannot be read.
 uuid_of() {
 	vm=$(xenstore-read "/local/domain/$1/vm" 2>/dev/null) || vm=-
 	echo "${vm#/vm/}"
@@ -137,8 +137,9 @@ lives() {
 	case $state in gone | "is "*[scd]*) return 1 ;; esac
 }
 
-# console_read FOLDER is false if nobody reads the console: its domain is gone, or the
-# host has rebooted, or the reader has ended. It sets pid, empty before the first boot.
+# console_read FOLDER sets pid to the process that reads the domain's console. It is false
+# if that process has ended, as it does with the domain, or if the host has rebooted.
+# Before the first boot pid is empty, and console_read is true.
 console_read() {
 	pid=
 	read -r pid 2>/dev/null <"$1/console.pid" || return 0
@@ -164,7 +165,7 @@ lock() {
 lock_root() { lock 8 "$root" || fail 1 "$root is away"; }
 unlock_root() { exec 8<&-; }
 
-# check_space FOLDER KIB
+# check_space FOLDER KIB ends the script if the folder's disk has no KIB free.
 check_space() {
 	where=$1 need=$2
 	set -- $(df -Pk "$1" | tail -n 1) # device, size, used, free
@@ -214,8 +215,8 @@ writer_of() {
 		done
 }
 
-# receive FILE BYTES SHA256 says how many bytes of the file are in the working folder,
-# and takes the rest from stdin.
+# receive FILE BYTES SHA256 prints how many bytes of the file are in the working folder,
+# takes the rest from stdin, and checks the SHA-256 of the whole.
 receive() {
 	have=0
 	[ ! -e "$1" ] || have=$(stat -c %s "$1")
@@ -284,7 +285,7 @@ await_change() {
 	done
 }
 
-# kind_of PATH
+# kind_of PATH prints block, file, other or missing.
 kind_of() {
 	if [ -b "$1" ]; then echo block
 	elif [ -f "$1" ]; then echo file

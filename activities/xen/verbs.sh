@@ -236,8 +236,9 @@ destroy) # FOLDER UUID GRACE [keep]: ends the domain; removes its folder, unless
 	[ -e "$dir/created" ] || [ ! -e "$dir/create.log" ] || kill_stray_create "$dir"
 	find_own_domain "$1" "$2"
 	if [ -n "$id" ]; then
-		# As xl shutdown does, which waits a minute for a guest that does not listen. A guest that listens clears the word at once, or when it comes to it:
-		# Linux says that it will, MirageOS does not.
+		# This is what xl shutdown does, but xl waits a minute for a guest that ignores
+		# the request. A guest that handles it clears control/shutdown. Linux announces in
+		# control/feature-poweroff that it does, and gets the whole grace. MirageOS does not.
 		at=/local/domain/$id
 		hears=2
 		[ "$(xenstore-read "$at/control/feature-poweroff" 2>/dev/null)" != 1 ] || hears=$3
@@ -250,7 +251,7 @@ destroy) # FOLDER UUID GRACE [keep]: ends the domain; removes its folder, unless
 			find_domain "$1"
 			[ "$id" != "$gone" ] || fail $STAYS "$1"
 		fi
-		# Had the domain gone before the word came, that made the node anew.
+		# If the domain was gone before xenstore-write, that has made its node anew.
 		[ "$(xenstore-list "$at" 2>/dev/null)" != control ] || xenstore-rm "$at"
 		echo "domain $1"
 	elif [ -e "$dir/create.log" ]; then

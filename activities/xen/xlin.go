@@ -78,8 +78,8 @@ func (v value) check() error {
 	return nil
 }
 
-// escapes are those that xl and Python, which xm's files are written in, agree
-// on. xl knows numeric ones as well, and drops the byte that they stand for.
+// escapes are the ones that xl and xm, which reads Python, have in common. xl also reads
+// numeric escapes, but drops the byte that they stand for.
 var escapes = map[byte]byte{'"': '"', '\'': '\'', '\\': '\\', 'a': 7, 'b': 8, 'f': 12, 'n': 10, 'r': 13, 't': 9, 'v': 11}
 
 // quote gives a string in quotes. All bytes but NUL arrive as they are.
@@ -134,8 +134,8 @@ type parser struct {
 	depth int // of lists
 }
 
-// skip skips bytes of blank, and a comment; it reports whether there is one that
-// may be followed by more.
+// skip advances over the bytes in blank, then over one comment. It reports whether it
+// skipped a comment that another line follows.
 func (p *parser) skip(blank string) bool {
 	for p.at < len(p.src) && strings.IndexByte(blank, p.src[p.at]) >= 0 {
 		if p.src[p.at] == '\n' {
