@@ -75,8 +75,8 @@ func (p *parser) count(l line) (uint64, error) {
 	return n, nil
 }
 
-// unquoted is a string without its quotes, if it has any, and whether it is one
-// that needs no more reading.
+// unquoted removes the quotes around a string. It returns false, and value as it is, if
+// value has other quotes, a backslash or a bracket.
 func unquoted(value string) (string, bool) {
 	if m := textForm.FindStringSubmatch(value); m != nil && m[0] == value {
 		return m[1] + m[2], true
@@ -102,7 +102,7 @@ func (p *parser) devices(l line, option string, read func(spec string) (string, 
 	return all
 }
 
-// vif reads key=value parted by commas, whose keys an option has.
+// vif reads "key=value,key=value". It refuses keys that the option vif does not have.
 func vif(spec string) (string, bool) {
 	var pairs []string
 	for param := range strings.SplitSeq(spec, ",") {
@@ -115,7 +115,7 @@ func vif(spec string) (string, bool) {
 	return flow(pairs...), true
 }
 
-// disk reads phy:path,vdev,access, which 2013 had.
+// disk reads "phy:path,vdev,access", the form of mirari's time (2013).
 func disk(spec string) (string, bool) {
 	m := diskForm.FindStringSubmatch(spec)
 	if m == nil {
