@@ -131,9 +131,9 @@ func put(v *value, segments []segment, leaf *value, at, path string) (*value, er
 // "--set dev.memory=128". An option that is not written has the place of the mapping
 // or list that would hold it.
 //
-// field is an option of the target. It is one of the toolchain if target is empty, or
-// if only the toolchain has that option. Else it may be a path from the top of the
-// file, as "toolchain.kernel".
+// Locate looks for field in the options of the target, then in those of the toolchain,
+// then from the top of the file (field "toolchain.kernel"). With an empty target it
+// begins with the toolchain.
 func (p *Project) Locate(target, field string) string {
 	toolchain := p.root.field("toolchain")
 	here := toolchain
