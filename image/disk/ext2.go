@@ -10,8 +10,8 @@ import (
 // All layouts but UEFI have an ext2 file system that GRUB legacy reads: inodes of 128
 // bytes, no extents, no journal. The format is described in "The Second Extended
 // File System" by D. Poirier. mke2fs -d is not used: it needs a second copy of every
-// file, takes owners and times from the host, and makes holes, where GRUB legacy
-// reads block 0 instead of zeros.
+// file, and takes owners and times from the host. It also makes sparse files: GRUB
+// legacy reads a hole as the contents of block 0, not as zeros.
 const (
 	blockSize = 4096
 	// groupBlocks is the number of blocks in a group. A bitmap of one block covers it.
