@@ -28,8 +28,8 @@ const (
 // the bridge is there (NotFound), no other deployment has the name or the device
 // (Conflict), and the configuration is sane (InvalidSpec).
 //
-// As with the sparing of [Machines.TakeDisks], a running machine of the same
-// deployment may have it.
+// A tap that a running machine of the same deployment holds is accepted, as
+// [Machines.TakeDisks] accepts a disk with sparing.
 func (r *Machines) CheckTap(c TapConfig) error {
 	if err := c.sane(); err != nil {
 		return err
@@ -107,8 +107,8 @@ func TapNeeds() []step.Need {
 	return []step.Need{tun, right}
 }
 
-// sane looks at the configuration alone. The kernel's rule for names is
-// dev_valid_name's; with a "%" in it the kernel would choose another one.
+// sane checks the configuration without asking the host. A name must pass dev_valid_name
+// of the kernel, and have no "%": the kernel would take it for a pattern.
 func (c TapConfig) sane() error {
 	name := c.Interface()
 	odd := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/:%,@", r) }
