@@ -65,7 +65,8 @@ func (ls *links) take() *link {
 	return l
 }
 
-// connect returns the socket of a connection that takes a command, until release.
+// connect returns the socket of a connection that takes one more command, and makes that
+// connection if need be. The caller calls release when its command has ended.
 func connect(ctx context.Context, h *Host) (socket string, release func(), err error) {
 	hosts.Lock()
 	ls := hosts.of[*h]
@@ -102,7 +103,7 @@ func connect(ctx context.Context, h *Host) (socket string, release func(), err e
 	if listens(ctx, socket) { // somebody else has connected meanwhile
 		return socket, release, nil
 	}
-	if tried { // a host that is down is said to all at once, not after ten seconds each
+	if tried { // all callers that waited share the error of one attempt
 		release()
 		return "", nil, err
 	}

@@ -13,8 +13,8 @@ import (
 
 const install = "apt-get install openssh-client"
 
-// said makes an error of the log of an ssh that could not connect. ssh has one
-// status for everything, 255, so its words are all there is to go by; they are
+// said returns the error for the log of an ssh that could not connect. ssh exits with
+// 255 whatever failed, so only the text of the log tells the failures apart. The text is
 // English, because ssh runs with LC_ALL=C.
 func said(op string, h *Host, log string) error {
 	known := h.name
@@ -107,8 +107,8 @@ func notStarted(err error) error {
 	return e
 }
 
-// lines of ssh's log without the messages about connections that are shared, which
-// does no harm.
+// lines returns the lines of ssh's log without its messages about shared connections,
+// which are harmless.
 func lines(log string) []string {
 	var all []string
 	for l := range strings.Lines(log) {
