@@ -90,8 +90,8 @@ func (d dev) workerFits() bool {
 		w.Store == d.settings.Store && (sshConfig() == "" || w.SSHConfig == sshConfig())
 }
 
-// up starts what does not run, waits until it is ready, and lists what it
-// started.
+// up starts the server if none runs, and replaces the worker if it does not fit. It
+// waits until both are ready, and lists what it started.
 func (d dev) up(ctx context.Context) (server serverInfo, started []string, err error) {
 	if err := os.MkdirAll(d.folder, 0o700); err != nil {
 		return server, nil, &step.Error{Op: "start the development server", Err: err, Hint: "set MORGANA_STATE to a folder you can write"}
@@ -129,7 +129,7 @@ func (d dev) startServer(ctx context.Context) (serverInfo, error) {
 	defer cancel()
 	if unlock, err := lock(waiting, d.path(databaseFile+".lock")); err == nil {
 		unlock()
-	} // else the server says which process has it
+	} // else the new server fails, and names the process that holds the lock
 	var last serverInfo
 	_ = readJSON(d.path(lastFile), &last) // there may be none
 	args := []string{"--port", port(waiting, last.Address, "7233"), "--ui-port", port(waiting, strings.TrimPrefix(last.UI, "http://"), "8233"),
@@ -189,9 +189,9 @@ func (d dev) stopWorker(ctx context.Context) bool {
 	return lives
 }
 
-// port gives the port of last, a host:port, else usual, else "0" for any: the
-// first that is free on loopback. It waits for the port of last until ctx ends,
-// for clients look for the server there.
+// port returns the port of last (a host:port) if it is free on loopback, else usual if
+// that is free, else "0" for any port. It waits for the port of last until ctx ends:
+// clients look for the server there.
 func port(ctx context.Context, last, usual string) string {
 	if _, before, err := net.SplitHostPort(last); err == nil {
 		for !free(before) {

@@ -29,7 +29,7 @@ type follower struct {
 	target  config.Target
 	show    screen
 	seen    map[step.Stage]workflows.StageState
-	// notes are those of this look, before those of the look before it.
+	// notes are the notes of the latest call of look, before those of the call before.
 	notes, before map[string]bool
 	// answered is when a worker last answered.
 	answered time.Time
@@ -81,8 +81,8 @@ func (f *follower) blamed() string {
 	return f.target.Name
 }
 
-// settled waits until the Deployment knows that the rollout is over: status and
-// destroy ask it.
+// settled waits until the Deployment has recorded the rollout's end: status and
+// destroy read it there.
 func (f *follower) settled(ctx context.Context, t step.Tags) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -150,7 +150,7 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 	}
 }
 
-// find waits for the rollout to start: another may be before it. An older run of
+// find waits for the rollout to start: another rollout may run first. An older run of
 // the same id belongs to an earlier life of the deployment.
 func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (client.WorkflowRun, error) {
 	since := time.Now()
@@ -218,10 +218,9 @@ func (f *follower) status(ctx context.Context, id, run string) (s workflows.Roll
 	return s, answer.Get(&s)
 }
 
-// look shows the changes of the rollout: its stages, and the progress of the
-// running step or why it is tried again. It says so if nobody answers, and reports
-// whether the rollout is over. The server is asked first: stages come from a
-// worker, which may be gone.
+// look shows the stages that changed, and the progress of the running step or why it
+// waits. It shows a note if the server or the worker does not answer. It reports whether
+// the rollout is over, which the server knows even if the worker is gone.
 func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags) (closed bool) {
 	asking, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
@@ -272,7 +271,7 @@ func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
 	f.emit(e, t)
 }
 
-// pending gives a step's progress, or why it waits.
+// pending returns the progress of an activity, or with stuck the reason why it waits.
 func pending(p *workflowpb.PendingActivityInfo) (note string, stuck bool) {
 	switch {
 	case p.GetAttempt() > 1 && p.GetLastFailure() != nil && p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -308,8 +307,7 @@ func (f *follower) notice(t step.Tags, note string) { f.tell("progress", t, note
 
 func (f *follower) waits(t step.Tags, note string) { f.tell("waiting", t, note) }
 
-// tell shows a note, unless the last look had it too. A look may have several, and
-// only those that are new are shown.
+// tell shows a note, unless this call of look or the call before has shown it.
 func (f *follower) tell(what string, t step.Tags, note string) {
 	if note != "" && !f.notes[note] && !f.before[note] {
 		f.emit(event{Event: what, Note: note}, t)
