@@ -29,8 +29,8 @@ const (
 	Unauthorized Kind = "Unauthorized"
 	// NotFound: something named is not there.
 	NotFound Kind = "NotFound"
-	// TreeGone: the configured tree is not on this host any more (Build only);
-	// configure runs again.
+	// TreeGone: the configured tree is gone, or the host's tools or environment have
+	// changed since. Only Build returns it; configure runs again.
 	TreeGone Kind = "TreeGone"
 	// NoWorker: nobody polls the task queue a step is to run on.
 	NoWorker Kind = "NoWorker"

@@ -111,8 +111,8 @@ type Source struct {
 type Kernel struct {
 	Spec Spec     `json:"spec"`
 	File Artifact `json:"file"`
-	// ABIs is what its bytes say it can boot as, in package image's words
-	// ("pvh", "xen-pv", "multiboot2", ...).
+	// ABIs are the boot protocols that the kernel's bytes declare, by their names in
+	// package image ("pvh", "xen-pv", "multiboot2", ...).
 	ABIs []string `json:"abis"`
 	// Files travel with the kernel: a Solo5 manifest, an .xl.in, ramdisks.
 	Files []File `json:"files,omitempty"`
