@@ -18,7 +18,7 @@ type lock struct{ file *os.File }
 
 // heldError says that another call has the lock.
 type heldError struct {
-	// by is the holder's name, "" if it has not written it yet.
+	// by is the holder's name, "another" if the holder has not written it yet.
 	by string
 }
 
@@ -29,8 +29,8 @@ func isHeld(err error) bool {
 	return errors.As(err, &held)
 }
 
-// tryLock takes the lock at path, made if missing, or fails at once with a
-// heldError. who is the caller's name, for others that wait.
+// tryLock takes the lock at path, or fails at once with a heldError. It makes the file
+// if that is missing, and writes who into it: the by of other callers' heldError.
 func tryLock(path, who string) (*lock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
