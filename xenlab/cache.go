@@ -22,8 +22,8 @@ var inputs embed.FS
 // buildTimeout is for a cold build: packages from a slow mirror, on a busy machine.
 const buildTimeout = 15 * time.Minute
 
-// Missing names a tool that this host lacks for a lab, or, as long as there is no saved
-// state, for building one. It is nil if nothing is missing.
+// Missing returns an error that names the first tool that this host lacks for a lab. If
+// there is no saved state, Missing also checks the tools, and the right, to build one.
 func Missing(ctx context.Context) error {
 	if err := lacks(tool{qemu, "qemu-system-x86"}, tool{"ssh", "openssh-client"}); err != nil {
 		return err
@@ -238,8 +238,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	}
 }
 
-// mkdirAll makes dir, and the folders above it that are not there, for the owner of
-// the one that is.
+// mkdirAll makes dir and its missing parents. Each gets the owner of the folder above it.
 func mkdirAll(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, os.ErrNotExist) {
