@@ -96,7 +96,7 @@ func (d Disk) or(hint, where string) string {
 
 // open opens a file or block device, and refuses anything else.
 func (d Disk) open() (*os.File, fs.FileInfo, error) {
-	// To open some devices is to use them.
+	// Stat first: opening some character devices has effects (/dev/watchdog).
 	info, err := os.Stat(d.Path)
 	if err == nil && !info.Mode().IsRegular() && !blockDevice(info) {
 		return nil, nil, d.failed(step.InvalidSpec, "a file, or a block device as /dev/vg0/data", "%s is neither a file nor a block device", d.Path)
@@ -201,9 +201,8 @@ func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.F
 	}
 }
 
-// MakeDisk makes an empty, sparse disk of the machine's own, of so many bytes.
-// The option field is to blame if there can be none of that size, which is told
-// as the user gave it.
+// MakeDisk makes an empty, sparse disk in the machine's folder. The error of a
+// disk that is too large names the option, field, and size as the user wrote it.
 func (m Machine) MakeDisk(name string, bytes int64, field, size string) error {
 	f, err := os.OpenFile(m.File(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -212,8 +211,8 @@ func (m Machine) MakeDisk(name string, bytes int64, field, size string) error {
 	return TooBig(errors.Join(f.Truncate(bytes), f.Close()), filepath.Dir(m.Path), field, size)
 }
 
-// TooBig makes InvalidSpec of the error for a file that is larger than the file
-// system of folder has any; other errors stay as they are.
+// TooBig turns EFBIG, a file too large for the file system of folder, into an
+// InvalidSpec that names field and size. Other errors pass unchanged.
 func TooBig(err error, folder, field, size string) error {
 	if !errors.Is(err, syscall.EFBIG) {
 		return err
