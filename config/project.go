@@ -70,7 +70,7 @@ type Target struct {
 
 // ProjectFlags adds the flags that override a project's app and source.
 func ProjectFlags(flags *pflag.FlagSet) {
-	flags.String("app", "", "deploy under this name instead of the project file's")
+	flags.String("app", "", "the app's name, instead of the project file's")
 	flags.String("source", "", "build this folder instead of the project file's")
 }
 

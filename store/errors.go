@@ -47,7 +47,7 @@ func failIn(folder, op string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		e.Kind, e.Hint = step.NotFound, "make the folder "+folder
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, fs.ErrExist):
-		e.Kind, e.Hint = step.Conflict, "something else has a name that is needed in "+folder
+		e.Kind, e.Hint = step.Conflict, "a file stands where the store needs a folder, or the reverse: move it out of "+folder
 	}
 	return e
 }
