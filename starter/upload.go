@@ -75,8 +75,8 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	}
 	defer func() { _ = packed.Close() }() // a temporary file
 	if packed.Size > largeSource {
-		c.say("warning: the source has %s, of them %s in %s; name in .gitignore what the build does not need",
-			workflows.Size(packed.Size), workflows.Size(packed.LargestSize), packed.Largest)
+		c.say("warning: the source has %s, its largest file, %s, has %s; name in .gitignore what the build does not need",
+			workflows.Size(packed.Size), packed.Largest, workflows.Size(packed.LargestSize))
 	}
 	a, err := s.Put(ctx, reading(ctx, "the source", packed, packed.Size))
 	if err != nil {

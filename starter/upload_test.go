@@ -28,7 +28,7 @@ func TestLargeSource(t *testing.T) {
 	}
 	for size, want := range map[int64]string{
 		largeSource / 2: "",
-		largeSource:     "warning: the source has 100 MiB, of them 100 MiB in data/disk.img; name in .gitignore what the build does not need\n",
+		largeSource:     "warning: the source has 100 MiB, its largest file, data/disk.img, has 100 MiB; name in .gitignore what the build does not need\n",
 	} {
 		if err := os.Truncate(filepath.Join("data", "disk.img"), size); err != nil {
 			t.Fatal(err)
