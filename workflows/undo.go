@@ -68,12 +68,12 @@ func (u *Undo) left() string {
 	if u.Failure != "" {
 		return "could not " + u.Name + ": " + u.Failure
 	}
-	why := "may be left, its rollout was terminated"
+	why := "its rollout was terminated"
 	if u.Kept {
-		why = "kept, until morgana destroy"
+		why = "kept"
 	}
 	t := u.spec().Tags
-	return fmt.Sprintf("%s: to undo: %s (%s/%s life %s generation %d, host %s)",
+	return fmt.Sprintf("%s: morgana destroy will %s (%s/%s life %s generation %d, host %s)",
 		why, u.Name, t.App, t.Target, t.Life, t.Generation, cmp.Or(u.Host, "unknown"))
 }
 
