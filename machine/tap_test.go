@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -69,7 +70,11 @@ func noMachines(t *testing.T) *Machines {
 // addLink makes a device for a test.
 func addLink(t *testing.T, link netlink.Link) {
 	t.Helper()
-	if err := netlink.LinkAdd(link); err != nil {
+	err := netlink.LinkAdd(link)
+	if errors.Is(err, fs.ErrExist) && netlink.LinkDel(link) == nil { // left by a test that was killed
+		err = netlink.LinkAdd(link)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
