@@ -129,6 +129,7 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 	root.AddCommand(c.initCommand(), c.deployCommand(), c.statusCommand(), c.consoleCommand(),
 		c.destroyCommand(), c.devCommand(), c.doctorCommand(), c.importCommand(), c.schemaCommand(), c.versionCommand())
 	checkArguments(root)
+	checkHelp(root)
 	return root
 }
 

@@ -36,6 +36,23 @@ func checkArguments(cmd *cobra.Command) {
 	}
 }
 
+// checkHelp makes "help NAME" refuse what NAME itself refuses; cobra prints the
+// help of root for an unknown name.
+func checkHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil {
+		return
+	}
+	help.Args = func(_ *cobra.Command, args []string) error {
+		named, rest, err := root.Find(args)
+		if err != nil || named.Args == nil {
+			return err
+		}
+		return named.Args(named, rest)
+	}
+}
+
 func badFlag(cmd *cobra.Command, err error) error {
 	hint := "see " + cmd.CommandPath() + " --help"
 	var unknown *pflag.NotExistError

@@ -12,6 +12,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"deploy", "--keep=maybe"}, "error: --keep: want true or false, not \"maybe\"\nhint: see morgana deploy --help\n"},
 		{[]string{"destroy", "--target", "dev", "hello"}, "error: --target is for the app of morgana.yaml, not for hello\nhint: name one as APP/TARGET\n"},
 		{[]string{"deploi"}, "error: unknown command \"deploi\"\nhint: did you mean \"deploy\"?\n"},
+		{[]string{"help", "deploi"}, "error: unknown command \"deploi\"\nhint: did you mean \"deploy\"?\n"},
 		{[]string{"deploy", "--kep"}, "error: unknown flag: --kep\nhint: did you mean \"--keep\"?\n"},
 		{[]string{"status", "a", "b"}, "error: unexpected argument \"b\"\nhint: see morgana status --help\n"},
 		{[]string{"status", "-o", "yaml"}, "error: --output: \"yaml\" is no output format\nhint: use text or json\n"},
