@@ -108,7 +108,7 @@ type boot struct {
 	ended   bool // ready, and gone since
 }
 
-// run takes the machine from whatever it is to ready.
+// run starts the machine, unless it runs already, and waits until it is ready.
 func (b *boot) run(ctx context.Context) (how string, err error) {
 	// A unikernel greets within 60 ms: look often at first, then less.
 	for pause := tick / 10; ; pause = min(pause+time.Millisecond, tick) {
