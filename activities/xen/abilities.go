@@ -12,8 +12,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Observe asks Xen for the domain. One that ended by itself is Ended until it is
-// destroyed; xl's log tells why and when, if xl is the tool.
+// Observe asks Xen for the domain's state. A domain that ended by itself is Ended until
+// it is destroyed. With tool xl, xl's log gives the reason and the time.
 func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
 	h, err := t.observe(ctx, m.Registration.Spec)
 	if err != nil {
@@ -51,11 +51,11 @@ func (d *dom0) health(ctx context.Context, name, uuid string) (step.Health, erro
 	return healthOf(out), err
 }
 
-// reasons are Xen's for a shutdown, by their code.
+// reasons names the reasons of a shutdown by Xen's codes (SHUTDOWN_*).
 var reasons = map[string]string{"0": "shut down", "1": "rebooted", "3": "crashed", "4": "was ended by Xen's watchdog"}
 
-// healthOf reads the output of verb observe. A domain that waits for a processor has no
-// letter at all.
+// healthOf reads the output of verb observe. Its line "is" has the state letters of xl
+// list; a domain that waits for a processor has none and counts as running.
 func healthOf(out string) step.Health {
 	h := step.Health{State: step.Ended}
 	var began, ended time.Time
@@ -101,8 +101,8 @@ func seconds(text string) time.Time {
 	return time.Unix(n, 0).UTC()
 }
 
-// List gives the domains, folders and images of rollouts on a host, half-made ones
-// as well. An image is listed for each rollout that uses it.
+// List returns the domains, folders and images of rollouts on a host, half-made ones too.
+// An image is listed once for each rollout that uses it.
 func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
 	d, err := t.reach(spec)
 	if err != nil || d == nil {
@@ -129,7 +129,7 @@ func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, err
 
 const domainKind = "domain"
 
-// list gives all that has the name of a rollout, also a domain that is somebody else's.
+// list returns all resources that have the name of a rollout, foreign domains too.
 func (d *dom0) list(ctx context.Context) (all []step.Resource, err error) {
 	out, err := d.do(ctx, "list")
 	if err != nil {
@@ -170,7 +170,7 @@ func (d *dom0) list(ctx context.Context) (all []step.Resource, err error) {
 	return all, nil
 }
 
-// Forecast gives the acts of register and boot on the host.
+// Forecast returns the actions of register and boot on the host.
 func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
 	s, err := read(spec.Options)
 	if err != nil {

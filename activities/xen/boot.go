@@ -11,15 +11,13 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// silence is how long a domain that says nothing, and of which nothing is
-// expected, must run to be ready.
+// silence is how long a silent domain without option expect must run to be ready.
 const silence = time.Second
 
-// Boot creates the domain, or adopts the one that is there, and waits until its
-// console matches. One that was cut off while it was made is made anew, and so is
-// one whose host rebooted. A domain that ran to its end is not started again: it is
-// returned as Ended if it was ready, and is BootFailed if not. A refusal of xl is
-// final, with xl's own first error.
+// Boot creates the domain, or adopts the one that is there, and waits until it is ready.
+// A domain is created anew if its creation was cut off or its host has rebooted. A domain
+// that ran to its end is not started again: it is returned as Ended if it was ready, and
+// is BootFailed if not. A refusal of xl is final; the error is xl's first one.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	name, id, err := identify(r.Spec.Tags)
 	if err != nil {
@@ -43,8 +41,8 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 		return m, err
 	}
 	step.Report(ctx, step.Progress{Note: s.Tool + " create"})
-	// An xl that is killed leaves a domain that has no name: it is waited for, if need
-	// be by the next call, which waits for the lock.
+	// A killed xl leaves a domain without a name, so a cancelled call lets xl end for 15
+	// minutes. The next call waits for the lock.
 	k, stop := d.talk(ctx, 15*time.Minute, "boot", name, id)
 	defer stop()
 	how, err := k.line(ctx)
@@ -74,7 +72,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 	return m, nil
 }
 
-// addresses are those that the options tell: the domain tells none.
+// addresses returns the addresses in option vif; the domain reports none.
 func (s *settings) addresses() (all []step.Address) {
 	for _, v := range s.Vif {
 		if v.IP != "" {
@@ -84,9 +82,9 @@ func (s *settings) addresses() (all []step.Address) {
 	return all
 }
 
-// wait is one call of Boot, once the domain is there.
+// wait is the part of a Boot call after the domain was created or found.
 type wait struct {
-	k          *talk // which gives the console
+	k          *talk // verb boot, which prints the console
 	d          *dom0
 	s          settings
 	name, uuid string
@@ -121,9 +119,9 @@ func (w *wait) run(ctx context.Context) (string, error) {
 	}
 }
 
-// next gives more of the console, or nothing after a while: never past the timeout,
-// and silence where that is all that is asked. over says that nobody reads the console
-// any more.
+// next returns the next piece of the console, or nil after a pause: at most left, and
+// silence if option expect is not set. over reports that the process on the host that
+// reads the console has ended.
 func (w *wait) next(ctx context.Context, left time.Duration) (piece []byte, over bool, err error) {
 	pause := min(left, longest*time.Second)
 	if w.s.expect == nil {
@@ -142,7 +140,7 @@ func (w *wait) next(ctx context.Context, left time.Duration) (piece []byte, over
 	return piece, over, ctx.Err()
 }
 
-// keep tells the host how the domain was ready, and says whether it has ended.
+// keep records on the host how the domain became ready. over: the domain has ended.
 func (w *wait) keep(ctx context.Context, how string) (over bool, err error) {
 	_, _ = io.WriteString(w.k.in, how+"\n") // fails if the verb has ended
 	if err := w.k.end(); err == nil || !exited(err, ended) {
@@ -152,8 +150,8 @@ func (w *wait) keep(ctx context.Context, how string) (over bool, err error) {
 	return out != "", err
 }
 
-// silent looks at a domain that prints nothing: it may be gone, or have ended and
-// been kept. unread says that nobody reads its console any more.
+// silent asks for the state of a domain that prints nothing. It returns how the domain is
+// ready, or "" to wait on. unread means that nothing reads its console any more.
 func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
 	h, err := w.d.health(ctx, w.name, w.uuid)
 	switch {
@@ -183,7 +181,7 @@ func (w *wait) unmet() string {
 	return fmt.Sprintf("its console did not match %q", w.s.expect)
 }
 
-// tail is the console's end, for an error's hint.
+// tail returns the console's last lines as an error's hint.
 func (w *wait) tail() string {
 	if text := w.match.Tail(); text != "" {
 		return "the console's last lines:\n" + text

@@ -15,11 +15,13 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Check refuses, in one round trip and creating nothing: options that are wrong
-// (InvalidSpec), a host whose key is not known or that does not let us in
-// (Unauthorized), that is no dom0 or cannot run a kernel of this kind
-// (Unsupported), a bridge, disk or boot loader that is not there (NotFound), too
-// little memory or a foreign domain of our name (Conflict).
+// Check asks the host, creates nothing, and refuses:
+//   - wrong options (InvalidSpec)
+//   - a host with an unknown key, or one that refuses our login (Unauthorized)
+//   - a host that is no dom0, or cannot run a kernel of this kind (Unsupported)
+//   - a host that does not answer; a missing bridge, disk or boot loader (NotFound)
+//   - too little memory, a disk that another deployment's domain writes to, or a foreign
+//     domain of our name (Conflict)
 func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	done, err := t.check(ctx, spec)
 	if err != nil {
@@ -67,18 +69,18 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, &step.Error{Kind: step.NotFound, Field: paths[i].field, Err: fmt.Errorf("%s has no file or block device %s", d.host, paths[i].value),
 				Hint: "correct the path, or make it there"}
 		}
-		// A domain of this deployment may write to it: an unchanged rollout keeps that
-		// domain, and Boot checks again.
+		// A domain of this deployment may write to the disk: an unchanged rollout keeps
+		// that domain. Boot checks again.
 		if paths[i].writes && is.writer != "" && !sameTarget(spec, is.writer) {
 			return spec, writtenBy(paths[i].field, paths[i].value, is.writer)
 		}
 	}
-	if len(spec.Origin.ABIs) > 0 || s.Type != typeAuto { // else the kernel will tell
+	if len(spec.Origin.ABIs) > 0 || s.Type != typeAuto { // else the type is not known before the build
 		if err := f.runs(d, how.Type); err != nil {
 			return spec, err
 		}
 	}
-	// An xl.in may say less than the default, and a domain that runs may be left as it is.
+	// An xl.in may ask for less memory than the default, so only the option is checked.
 	runs := slices.ContainsFunc(f.domains, func(name string) bool { return sameTarget(spec, name) })
 	if err := f.checkMemory(d, s.Memory, cmp.Or(s.VCPUs, 1), runs); err != nil {
 		return spec, err
@@ -101,11 +103,11 @@ func sameTarget(spec step.Spec, name string) bool {
 	return ok && tags.App == spec.App && tags.Target == spec.Target
 }
 
-// insist asks a host that does not answer a few times, and then fails for good: the
-// user is waiting, and no later stage has begun that would be lost.
+// insist asks a host that does not answer up to three times. Then the error is final: the
+// user is waiting, and no work is lost yet.
 func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []string) (f facts, err error) {
 	const tries, pause = 3, 2 * time.Second
-	const patience = 30 * time.Second // a try that finds nobody may take long
+	const patience = 30 * time.Second // a try without an answer may take long
 	began := time.Now()
 	for i := range tries {
 		if f, err = d.facts(ctx, name, uuid, bridges, paths); err == nil || ctx.Err() != nil {
@@ -147,10 +149,10 @@ func (d *dom0) blame(err error) error {
 	return &step.Error{Kind: e.Kind, Field: "host", Hint: e.Hint, Err: fmt.Errorf("%s: %w", d.host, e.Err)}
 }
 
-// wanted is something that must be on the host, and the option that says so.
+// wanted is a bridge or path that must be on the host, and the option that names it.
 type wanted struct {
 	field, value string
-	writes       bool // a disk's, as far as the options tell
+	writes       bool // the domain writes to this disk
 }
 
 func values(all []wanted) []string {
@@ -187,7 +189,7 @@ const (
 	capHVM = "hvm-3.0-x86_64"
 )
 
-// runs says whether the host can run domains of a type.
+// runs returns Unsupported if the host cannot run domains of a type.
 func (f facts) runs(d *dom0, kind string) error {
 	major, minor := f.version()
 	unsupported := func(hint, format string, args ...any) error {
@@ -212,8 +214,8 @@ func (f facts) runs(d *dom0, kind string) error {
 // for each MiB. A page has 4 KiB.
 func overhead(mib, vcpus int) int { return 10 + 4*(256*vcpus+2*mib)/1024 }
 
-// checkMemory refuses more memory than the host can give. Dom0 gives up memory of its own
-// to new domains unless Xen was started with dom0_mem.
+// checkMemory refuses more memory than the host has. With dom0_mem it also refuses more
+// than is free, unless a domain that may be kept runs. Without it, dom0 gives up memory.
 func (f facts) checkMemory(d *dom0, mib, vcpus int, runs bool) error {
 	conflict := func(hint, format string, args ...any) error {
 		return &step.Error{Kind: step.Conflict, Field: "memory", Hint: hint, Err: fmt.Errorf(format, args...)}

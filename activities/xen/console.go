@@ -11,13 +11,13 @@ import (
 
 const (
 	consolePiece = 32 << 10
-	// longest is how long one call waits on the host, in seconds: the connection may
-	// break without a word, and the caller must hear of progress.
+	// longest is the limit in seconds for one wait on the host: the connection may break
+	// unnoticed, and progress is reported between waits.
 	longest = 10
 )
 
-// Console reads the domain's output, which the host keeps. Text that is not
-// UTF-8 has U+FFFD in its place. A domain that was destroyed is NotFound.
+// Console returns a piece of the domain's console log, which the host keeps. Bytes that
+// are not UTF-8 become U+FFFD. The console of a destroyed domain is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	text, err := t.console(ctx, from)
 	if err != nil {
@@ -56,8 +56,8 @@ func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.
 	}
 }
 
-// console reads a piece from an offset on, and waits for one up to so many seconds.
-// gone says that no more will come.
+// console reads at most consolePiece bytes from offset on, and waits up to seconds for
+// the first. gone reports that no more will come.
 func (d *dom0) console(ctx context.Context, name string, offset int64, seconds int) (piece []byte, gone bool, err error) {
 	out, err := d.do(ctx, "console", name, strconv.FormatInt(offset, 10), strconv.Itoa(consolePiece), strconv.Itoa(seconds))
 	switch {

@@ -13,14 +13,13 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// grace is how long a domain that listens may take to shut down.
+// grace is how long a domain that handles shutdown requests may take to shut down.
 const grace = 10 * time.Second
 
-// Destroy shuts the domains down whose tags match, destroys those that do not
-// go within the grace period, and removes their folders and the images that no
-// domain uses any more; with KeepImage it removes no folder and no image. A domain
-// of our name that is not ours is left alone and is a Conflict; the rest is removed
-// all the same.
+// Destroy shuts down the domains whose tags match, and destroys those that still run
+// after the grace period. It removes their folders, and the images that no rollout uses
+// any more; with KeepImage it removes neither. A foreign domain with the name of a
+// rollout is left alone and is a Conflict; the rest is still removed.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
@@ -33,7 +32,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 
 func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Destroyed, err error) {
 	spec := what.Spec
-	// Without names the tags would match other deployments.
+	// Without app and target the tags would match other deployments.
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, err
 	}
@@ -70,7 +69,7 @@ func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Dest
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		// Told of the first, with all that is left.
+		// The error is the first one, with all domains that are left.
 		e := &step.Error{Kind: step.KindOf(err), Left: left, Err: errs[0]}
 		var first *step.Error
 		if errors.As(errs[0], &first) {
@@ -81,9 +80,9 @@ func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Dest
 	return done, nil
 }
 
-// reach finds the host of a spec, even one that Check refused: an earlier generation
-// may have used it. It is nil if the options name no host that could ever have been
-// reached.
+// reach opens the host of a spec, even of a spec that Check refuses: an earlier
+// generation may have used that host. It returns nil if the options or their host cannot
+// be parsed.
 func (t *Target) reach(spec step.Spec) (*dom0, error) {
 	var where struct {
 		Host string `json:"host"`

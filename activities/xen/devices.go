@@ -30,7 +30,7 @@ func plainPath(p string) bool {
 	return path.IsAbs(p) && !strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// readModules sees to it that a module can be a file in the image's folder.
+// readModules checks the number and the names of the modules.
 func (s *settings) readModules() error {
 	if len(s.Modules) > 1 && !s.disk() {
 		return step.Invalid("modules", "make one ramdisk of them, or use via: disk", "Xen gives a kernel one ramdisk, not %d", len(s.Modules))
@@ -43,8 +43,8 @@ func (s *settings) readModules() error {
 	return nil
 }
 
-// checkFile says whether a file that came with the kernel can have this name in
-// the folders of the image and the domain.
+// checkFile refuses a file name that is not plain, that Morgana uses in the folders of
+// the image and the domain, or that is in before.
 func checkFile(field, name string, before []string) error {
 	reserved := []string{kernelFile, packedDisk, bootDisk, domainFile, "domain.cfg", "digest", "created", "ready",
 		"console.log", "console.pid", "create.log", "writes", "unpacked"}
@@ -138,7 +138,7 @@ func (s *settings) readDisks() error {
 	return nil
 }
 
-// readExtra refuses lines that xl refuses, and settings that have an option.
+// readExtra parses extra. It refuses settings that Morgana or another option makes.
 func (s *settings) readExtra() error {
 	s.extra = nil
 	for i, line := range s.Extra {

@@ -15,8 +15,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// script runs on the host. It is constant, and given to sh as one argument without its
-// comments.
+// script runs on the host: dom0.sh and verbs.sh without their comment lines. sh gets it
+// as one constant argument.
 var script = regexp.MustCompile(`(?m)^\t*#.*\n`).ReplaceAllString(common+verbs, "")
 
 //go:embed dom0.sh
@@ -27,25 +27,25 @@ var verbs string
 
 // The exit statuses of script.
 const (
-	absent  = 64 // something that an earlier verb made
-	foreign = 65 // the domain has another UUID; stderr is that
-	refused = 66 // xl refused; stderr is its output
-	busy    = 67 // locked, or being sent by another call
+	absent  = 64 // a folder or file of an earlier verb is missing
+	foreign = 65 // the domain has another UUID, which is in stderr
+	refused = 66 // xl refused; its output is in stderr
+	busy    = 67 // another call holds the lock
 	corrupt = 68 // a file came incomplete or changed
 	noSpace = 69
 	noDom0  = 70
 	noTool  = 71
 	stays   = 72 // the domain does not go
-	ended   = 73 // of verb console: no more will come
+	ended   = 73 // of verbs boot and console: no more console text will come
 	notRoot = 74
 	noStore = 75
-	sharing = 76                        // a disk that another domain writes to; stderr is the disk and the domain
-	noUtil  = 77                        // a tool of the system's, or one that is too old; stderr is which
+	sharing = 76                        // another domain writes to a disk; stderr has the disk and the domain
+	noUtil  = 77                        // a system tool is missing or too old; stderr names it
 	badName = 78                        // a name that leads out of its folder
 	full    = "No space left on device" // of tar, cp and dd, which have no status for it
 )
 
-// dom0 is the host's first domain, where xl is.
+// dom0 is a Xen host's control domain, where xl runs.
 type dom0 struct {
 	host *remote.Host
 	root string
@@ -60,8 +60,8 @@ func (t *Target) dom0(address, tool string) (*dom0, error) {
 	return &dom0{host, t.root, tool}, nil
 }
 
-// do runs one verb of the script and gives its output. Only errors of
-// statuses that the caller asks for by number stay a *remote.Exit.
+// do runs one verb of the script and returns its standard output. See explain for its
+// errors.
 func (d *dom0) do(ctx context.Context, verb string, args ...string) (string, error) {
 	var out bytes.Buffer
 	err := d.run(ctx, nil, &out, verb, args...)
@@ -75,7 +75,8 @@ func (d *dom0) run(ctx context.Context, stdin io.Reader, stdout io.Writer, verb 
 	}))
 }
 
-// explain turns the script's exit status into an error for people.
+// explain turns an exit status of the script into an error in plain words. A status that
+// a caller may handle becomes a verbError.
 func (d *dom0) explain(err error) error {
 	var exit *remote.Exit
 	if !errors.As(err, &exit) {
@@ -129,13 +130,13 @@ func (d *dom0) explain(err error) error {
 	return &verbError{fmt.Sprintf("%s: %s", d.host, lastOf(told)), exit}
 }
 
-// writtenBy says that another domain writes to a disk.
+// writtenBy is the Conflict of a disk that another domain writes to.
 func writtenBy(field, disk, domain string) error {
 	return failedAt(step.Conflict, field, "two domains must not write to one disk: destroy that one first (its deployment with morgana destroy)",
 		"domain %s writes to %s", domain, disk)
 }
 
-// verbError is an exit in plain words, for a caller that handles it or tries again.
+// verbError is an exit in plain words; see exited.
 type verbError struct {
 	text string
 	exit *remote.Exit
@@ -144,7 +145,7 @@ type verbError struct {
 func (e *verbError) Error() string { return e.text }
 func (e *verbError) Unwrap() error { return e.exit }
 
-// exited reports whether err is the script's exit with a status.
+// exited reports whether err is an exit of the script with this status.
 func exited(err error, status int) bool {
 	var exit *remote.Exit
 	return errors.As(err, &exit) && exit.Status == status
@@ -155,11 +156,11 @@ func lastOf(text string) string {
 	return strings.TrimSpace(lines[len(lines)-1])
 }
 
-// facts are the answers of a host to check.
+// facts are the answers to verb facts.
 type facts struct {
-	info    map[string]string // as xl info has it
-	domains []string          // their names
-	folders []string          // of rollouts
+	info    map[string]string // the output of xl info
+	domains []string          // names of all guests
+	folders []string          // names of the rollouts' folders
 	bridges []bool
 	paths   []pathFacts
 }
@@ -169,7 +170,7 @@ type pathFacts struct {
 	writer string // the domain that writes to it, "" if none
 }
 
-// facts asks all at once. The bridges and paths are answered in their order.
+// facts runs verb facts. Bridges and paths are answered in their order.
 func (d *dom0) facts(ctx context.Context, name, uuid string, bridges, paths []string) (facts, error) {
 	args := append([]string{name, uuid, strconv.Itoa(len(bridges))}, bridges...)
 	out, err := d.do(ctx, "facts", append(args, paths...)...)
@@ -212,7 +213,7 @@ func (f facts) number(key string) int {
 	return n
 }
 
-// version is Xen's, as 4, 17.
+// version returns Xen's version, as 4, 17.
 func (f facts) version() (major, minor int) { return f.number("xen_major"), f.number("xen_minor") }
 
 // has reports whether xen_caps names an interface, as "hvm-3.0-x86_64".

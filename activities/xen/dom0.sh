@@ -1,11 +1,11 @@
-# The script that does a deploy's work on the Xen host: ROOT TOOL VERB ARGUMENT...
-# This file has the functions that verbs share; verbs.sh comes after it.
-# Every word of input comes as an argument: no command is made from input. The script
-# is POSIX sh and uses the programs of Debian's base system and of Xen. It starts few
-# processes: each costs time in a small dom0.
+# This script does a deploy's work on the Xen host. Arguments: ROOT TOOL VERB ARGUMENT...
+# This file has the functions that verbs share; verbs.sh comes after it. All input comes
+# as arguments: no command is made from input. The script is POSIX sh and uses the
+# programs of Debian's base system and of Xen. It starts few processes: each costs time in
+# a small dom0.
 #
-# A verb that changes a folder locks (flock) the folder itself, so that no lock file
-# stays behind. A verb's locks are closed for xl: its monitor would keep them.
+# A verb locks (flock) the folder that it changes, so no lock file stays behind. xl gets
+# no descriptor of a lock: its monitor process would keep the lock.
 set -eu
 umask 022
 export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -28,9 +28,9 @@ check_names() {
 	done
 }
 
-# list_domains sets guests to a line "ID UUID NAME" for each guest. It asks xenstore, for
-# xl takes several times as long to start. A verb that sets probing does not wait for a
-# xenstored that does not run, as Xen's tools do.
+# list_domains sets guests to a line "ID UUID NAME" for each guest. It asks xenstore,
+# because xl takes several times as long to start. Without an answer in 10 s it fails with
+# status probing, if that is set; Xen's tools would wait for ever.
 list_domains() {
 	for try in 1 2 3; do
 		guests='' ids='' paths=''
@@ -40,7 +40,7 @@ list_domains() {
 			[ "$each" = 0 ] || ids="$ids $each" paths="$paths /local/domain/$each/vm /local/domain/$each/name"
 		done
 		[ -n "$ids" ] || return 0
-		# Fails if a domain came or went in between, or one has no name.
+		# xenstore-read fails if a domain came or went meanwhile, or one has no name.
 		# shellcheck disable=SC2086 # paths of numbers
 		if values=$(xenstore-read $paths 2>/dev/null); then
 			for each in $ids; do
@@ -77,21 +77,20 @@ find_domain() {
 	END
 }
 
-# find_own_domain NAME UUID is find_domain for the domain of a rollout. It ends the
-# script if the domain has another UUID, or if the UUID cannot be read.
+# find_own_domain NAME UUID is find_domain for the domain of a rollout. It ends the script
+# if the domain's UUID is another one or cannot be read.
 find_own_domain() {
 	for try_again in 1 2 3; do
 		find_domain "$1"
 		[ -n "$id" ] && [ "$uuid" != "$2" ] || return 0
-		sleep 0.3 # it may be going just now
+		sleep 0.3 # it may be about to vanish
 	done
 	[ "$uuid" != - ] || fail 1 "xenstore has no UUID of domain $id"
 	fail $FOREIGN "$uuid"
 }
 
-# destroy_by_uuid UUID destroys all domains that have it. It asks Xen itself, through
-# xl: a domain of an xl create that was killed may have no name, and be nowhere in
-# xenstore. xm has no list -v.
+# destroy_by_uuid UUID destroys all domains of this UUID. It asks Xen through xl: a domain
+# of a killed xl create may lack a name and not be in xenstore. xm has no list -v.
 destroy_by_uuid() {
 	n=0
 	while [ "$tool" = xl ]; do
@@ -105,8 +104,8 @@ destroy_by_uuid() {
 	done
 }
 
-# kill_stray_create FOLDER ends an xl create whose call, and with it the lock, is gone:
-# it would make a second domain.
+# kill_stray_create FOLDER kills an xl create that outlived its call, and so its lock: it
+# would make a second domain.
 kill_stray_create() {
 	for each in $(grep -lzxF "$1/domain.cfg" /proc/[0-9]*/cmdline 2>/dev/null); do
 		! grep -qzxF create "$each" 2>/dev/null || {
@@ -116,7 +115,8 @@ kill_stray_create() {
 	done
 }
 
-# refuse FILE ends with the tool's output. A tool that was killed has refused nothing.
+# refuse FILE ends the script as REFUSED with the tool's output; if a signal ended the
+# tool, with the tool's status.
 refuse() {
 	status=$?
 	cat "$1" >&2
@@ -131,7 +131,7 @@ state_of() {
 	echo "$list" | awk -v id="$1" '$(NF - 4) == id { gsub("-", "", $(NF - 1)); print "is " $(NF - 1); n = 1 } END { if (!n) print "gone" }'
 }
 
-# lives ID is false for a domain that has ended, even if it was kept for its crash.
+# lives ID is false for a domain that has ended, even if Xen preserves it after a crash.
 lives() {
 	state=$(state_of "$1") || exit
 	case $state in gone | "is "*[scd]*) return 1 ;; esac
@@ -153,7 +153,7 @@ is_this_boot() {
 	[ "$1" = "$now" ]
 }
 
-# lock FD FOLDER [SECONDS] is false if the folder is not there, or not any more.
+# lock FD FOLDER [SECONDS] is false if the folder is missing, or was removed meanwhile.
 lock() {
 	{ eval "command exec $1<\"\$2\""; } 2>/dev/null || return 1
 	flock -w "${3:-60}" "$1" || fail $BUSY "$2"
@@ -172,8 +172,8 @@ check_space() {
 	[ "$need" -lt "$4" ] || fail $NOSPACE "$where has $4 KiB free, $need KiB are needed"
 }
 
-# sweep removes the images that no rollout uses. The root is locked. An image loses its
-# name before it is removed: half of one would be taken for a whole.
+# sweep removes the images that no rollout uses. The caller holds lock_root. An image is
+# renamed first: a half-removed one would be taken for a whole one.
 sweep() {
 	used=
 	for each in "$root"/domains/*/digest; do
@@ -208,7 +208,7 @@ writer_of() {
 		$1 ~ "/mode$" && value == "w" { writes[node] = 1 }
 		END { for (node in path) if (node in writes) { split(node, part, "/"); print part[7], path[node] } }' |
 		while IFS= read -r each; do
-			# libxl has the path as it was written: either may be a link, or both.
+			# libxl records the path as configured; either path may be a link.
 			[ "${each#* }" -ef "$1" ] || continue
 			xenstore-read "/local/domain/${each%% *}/name" 2>/dev/null || echo "${each%% *}"
 			break
@@ -225,14 +225,14 @@ receive() {
 		have=0
 	}
 	echo "$have"
-	# By the piece: a sender that vanished without a word must not keep the lock.
+	# In pieces with a time limit: a sender that vanished must not keep the lock.
 	while [ "$have" -lt "$2" ]; do
 		piece=$(($2 - have))
 		[ $piece -lt 524288 ] || piece=524288
 		timeout 120 dd bs=64k count=$piece iflag=fullblock,count_bytes status=none >>"$1" || fail $CORRUPT "less than 512 KiB of $1 came in two minutes"
 		had=$have
 		have=$(stat -c %s "$1")
-		[ "$have" -gt "$had" ] || fail $CORRUPT "$have of $2 bytes of $1 came" # the rest may follow
+		[ "$have" -gt "$had" ] || fail $CORRUPT "$have of $2 bytes of $1 came" # a later call may send the rest
 	done
 	sha256sum -c --status <<-END || {
 		$3  $1
@@ -242,7 +242,7 @@ receive() {
 	}
 }
 
-# publish_image PART IMAGE gives the image's folder its name, once all parts are there.
+# publish_image PART IMAGE unpacks the disk and renames PART, which is complete, to IMAGE.
 publish_image() {
 	if [ -e "$1/disk.tar" ]; then
 		rm -rf "$1/unpacked"
@@ -252,13 +252,13 @@ publish_image() {
 		rm -rf "$1/unpacked" "$1/disk.tar"
 	fi
 	sync -f "$1"
-	lock_root # the start of verb register looks for the one or the other
+	lock_root # verb register looks for either name under this lock
 	mv -T "$1" "$2"
 	unlock_root
 }
 
-# find_tty ID FOLDER sets tty to the terminal of the domain's console: that of an hvm
-# domain's serial port, made by QEMU, or else the one that xenconsoled makes, soon.
+# find_tty ID FOLDER sets tty to the terminal of the domain's console, which appears soon.
+# QEMU makes that of an hvm domain (its serial port), xenconsoled any other.
 find_tty() {
 	node=console/tty
 	while read -r key _ value; do
@@ -272,15 +272,14 @@ find_tty() {
 	done
 }
 
-# await_change NODE VALUE SECONDS is false if the node of xenstore still has the value
-# at the end.
+# await_change NODE VALUE SECONDS is false if NODE in xenstore has VALUE for so long.
 await_change() {
 	n=0
 	while [ "$(xenstore-read "$1" 2>/dev/null)" = "$2" ]; do
 		[ $n -lt "$3" ] || return 1
 		n=$((n + 1))
-		# It prints a line at its start and one for each change. A change before its start
-		# is seen a second later.
+		# xenstore-watch prints a line when it starts and one for each change. A change
+		# before its start is seen a second later.
 		timeout 1 xenstore-watch -n 2 "$1" >/dev/null 2>&1 || [ $? = 124 ] || sleep 1
 	done
 }

@@ -27,7 +27,7 @@ func (s *settings) chooseStart(abis []string, preferred string) (start, error) {
 	if err != nil {
 		return start{}, err
 	}
-	unknown := abi == "" || abi == image.LinuxBzImage // the notes of a bzImage are packed, and it has both
+	unknown := abi == "" || abi == image.LinuxBzImage // the notes of a bzImage are compressed; Linux has those of PV and PVH
 	pv, pvh := unknown || slices.Contains(abis, image.XenPV), unknown || slices.Contains(abis, image.XenPVH)
 	how := start{s.Type, abi}
 	switch {
@@ -52,7 +52,7 @@ func (s *settings) chooseStart(abis []string, preferred string) (start, error) {
 func (s *settings) chooseDiskStart(abis []string) (start, error) {
 	abi, err := image.Supports("pv-grub", abis)
 	how := start{typePV, abi}
-	// An option that only a pv domain has asks for one.
+	// Options layout and bootloader are only for pv domains.
 	if s.Type == typeHVM || err != nil && s.Type == typeAuto && s.Layout == "" && s.Bootloader == "" {
 		abi, err = image.Supports("grub", abis)
 		how = start{typeHVM, abi}
@@ -67,7 +67,7 @@ func (s *settings) chooseDiskStart(abis []string) (start, error) {
 	return start{}, err
 }
 
-// layout is that of the disk a domain of this type boots from.
+// layout returns the layout of the boot disk of a domain of this type.
 func (s *settings) layout(domainType string) disk.Layout {
 	if domainType == typeHVM {
 		return disk.BIOS
@@ -75,8 +75,8 @@ func (s *settings) layout(domainType string) disk.Layout {
 	return disk.Layout(cmp.Or(s.Layout, string(disk.Whole)))
 }
 
-// domain makes a domain of this type. The options win over the xl.in, which is nil if
-// there is none, and the xl.in over the defaults.
+// domain configures a domain of this type. Options win over the xl.in, and the xl.in wins
+// over the defaults. in is nil if there is no xl.in.
 func (s *settings) domain(domainType string, in *template) (d domain, err error) {
 	if in == nil {
 		in = &template{}
@@ -89,7 +89,7 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 	switch {
 	case !s.disk():
 	case domainType == typeHVM:
-		// IDE disks of qemu are written to, so it has one of its own.
+		// QEMU's IDE disks cannot be read-only, so the domain gets its own copy.
 		d.Disks = []volume{{Disk: Disk{File: bootDisk, Vdev: "hda", Access: "w", Format: "raw"}}}
 	default:
 		d.Loader, d.Root = cmp.Or(s.Bootloader, pygrub), string(s.layout(domainType))
@@ -120,7 +120,7 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 	return d, nil
 }
 
-// bindVifs gives the xl.in's devices and then the options' others.
+// bindVifs returns the xl.in's devices, with the options bound to them, then the others.
 func (s *settings) bindVifs(in *template) ([]device, error) {
 	var all []device
 	networks, _ := in.names()
@@ -145,13 +145,13 @@ func (s *settings) bindVifs(in *template) ([]device, error) {
 	return all, err
 }
 
-// with is the device with the options' settings for it.
+// with returns the device with the settings of o in place of its own.
 func (v device) with(o Vif) device {
 	return device{Vif{MAC: cmp.Or(o.MAC, v.MAC), Bridge: cmp.Or(o.Bridge, v.Bridge), IP: cmp.Or(o.IP, v.IP),
 		Script: cmp.Or(o.Script, v.Script), Model: cmp.Or(o.Model, v.Model)}, v.More}
 }
 
-// bindDisks gives the xl.in's disks and then the options' others.
+// bindDisks is bindVifs for disks.
 func (s *settings) bindDisks(in *template) ([]volume, error) {
 	var all []volume
 	_, blocks := in.names()
@@ -179,14 +179,14 @@ func (s *settings) bindDisks(in *template) ([]volume, error) {
 	return all, err
 }
 
-// with is the volume with the options' settings for it.
+// with returns the volume with the settings of o in place of its own.
 func (v volume) with(o Disk) volume {
 	return volume{Disk{File: o.File, Path: o.Path, Vdev: cmp.Or(o.Vdev, v.Vdev), Access: cmp.Or(o.Access, v.Access, "w"),
 		Format: cmp.Or(o.Format, v.Format, "raw")}, v.More}
 }
 
-// place gives a virtual device to the disks that have none, and refuses disks that
-// cannot be together.
+// place picks a vdev for each disk without one. It refuses two disks of one vdev, a path
+// that two disks have and one writes to, and a read-only IDE disk.
 func (d *domain) place() error {
 	// In an hvm domain xvda, hda and sda are the same emulated disk.
 	slot := func(vdev string) string {
@@ -233,8 +233,8 @@ func (d *domain) place() error {
 	return nil
 }
 
-// emulated is the letter of the IDE disk that a device is in an hvm domain too,
-// "" if it is none.
+// emulated returns the letter of the IDE disk that QEMU emulates for a vdev of an hvm
+// domain, "" if it emulates none.
 func emulated(vdev string) string {
 	for _, kind := range []string{"xvd", "hd", "sd"} {
 		if letter, ok := strings.CutPrefix(vdev, kind); ok && len(letter) > 0 && letter[0] <= 'd' && (len(letter) == 1 || letter[1] <= '9') {
@@ -244,7 +244,7 @@ func emulated(vdev string) string {
 	return ""
 }
 
-// binding binds the names that an xl.in asks for to a list of the options.
+// binding binds the names in an xl.in to the elements of option vif or disks.
 type binding struct {
 	what        string   // the option
 	placeholder string   // NETWORK or BLOCK
@@ -254,7 +254,8 @@ type binding struct {
 	used        map[int]bool
 }
 
-// find gives the index of the element for a name, -1 if name is "".
+// find returns the index of the element bound to a name, -1 if name is "": the element of
+// that name, else the first without a name.
 func (b *binding) find(name string) (int, error) {
 	if name == "" {
 		return -1, nil
@@ -276,8 +277,8 @@ func (b *binding) find(name string) (int, error) {
 	return i, nil
 }
 
-// rest gives the elements that are left. A name among them is wrong if an xl.in
-// asks for others.
+// rest returns the indexes of the elements that are not bound. A name among them is an
+// error if the xl.in has placeholders.
 func (b *binding) rest() (rest []int, err error) {
 	for i, name := range b.names {
 		if b.used[i] {

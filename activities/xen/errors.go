@@ -17,7 +17,7 @@ func failedAt(kind step.Kind, field, hint, format string, args ...any) error {
 	return &step.Error{Kind: kind, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
 
-// knownWords are xl's, which has one exit status for all that goes wrong.
+// knownWords classifies xl's errors by text: xl has one exit status for all.
 var knownWords = []struct {
 	words       string
 	kind        step.Kind
@@ -47,18 +47,18 @@ var knownWords = []struct {
 
 var (
 	errorLine = regexp.MustCompile(`^(?:[a-z]+: )?(?i:error): *`)
-	// Where in libxc and libxl it was: "panic: xc_dom_core.c:702: ",
-	// "libxl_create.c:1709:domcreate_rebuild_done: Domain 5:", and xl's own name.
+	// The position in the sources of libxc and libxl: "panic: xc_dom_core.c:702: ",
+	// "libxl_create.c:1709:domcreate_rebuild_done: Domain 5:"; and xl's own name.
 	whereItWas = regexp.MustCompile(`^(?:panic: |libxl: |xl: |[a-z0-9_]+\.c:[0-9]+: ?|[a-z0-9]+_[a-z0-9_]+: |Domain [0-9]+: ?)`)
 	noise      = regexp.MustCompile(`^(?i:Parsing config (?:file|from) |warning|[a-z]+: (?:warning|detail|info|notice|debug|progress|verbose): )`)
 )
 
-// said makes a final error of one line of the output of an xl or xm that refused. The
-// first error is the cause; later ones follow from it.
+// said returns the final error for the output of an xl or xm that refused. Its text is
+// the first error line: later ones follow from it.
 func said(stderr string) error {
 	cause, marked := causeOf(stderr)
 	e := &step.Error{Kind: step.BootFailed, Err: errors.New(cause), Hint: "more may be in xl dmesg and /var/log/xen of the Xen host"}
-	if !marked { // so it is about the configuration
+	if !marked { // only errors of the configuration are not marked
 		e.Kind, e.Field, e.Hint = step.InvalidSpec, "extra", "see xl.cfg(5)"
 	}
 	for _, k := range knownWords {
@@ -70,8 +70,8 @@ func said(stderr string) error {
 	return e
 }
 
-// causeOf finds the line that says why, bare of where in Xen's sources it was,
-// and reports whether it was marked as an error.
+// causeOf returns the line with the cause, without its position in Xen's sources. isError
+// reports whether the line was marked as an error.
 func causeOf(stderr string) (cause string, isError bool) {
 	first, script, plain := "", "", ""
 	for line := range strings.Lines(stderr) {
@@ -97,7 +97,7 @@ func causeOf(stderr string) (cause string, isError bool) {
 	case exit && script != "":
 		return script, true
 	case exit && plain != "":
-		return plain, true // why it could not be run
+		return plain, true // the reason why the script could not be run
 	case first != "":
 		return first, true
 	case plain != "":

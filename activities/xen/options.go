@@ -144,8 +144,8 @@ const defaultMemory = 128 // MiB
 
 var crashActions = []string{"destroy", "preserve", "coredump-destroy"}
 
-// restarts reports whether a line of xl.cfg makes Xen start the domain again, as a
-// new one, which would be nobody's.
+// restarts reports whether a setting makes Xen restart the domain. No deployment would
+// know the new domain.
 func restarts(s setting) bool {
 	return strings.HasPrefix(s.Key, "on_") && strings.Contains(s.Value.Text, "restart")
 }
@@ -157,7 +157,7 @@ type settings struct {
 	extra   []setting
 	expect  *regexp.Regexp // nil if none
 	timeout time.Duration
-	size    int64 // of the boot disk, 0 as small as may be
+	size    int64 // of the boot disk in bytes; 0: as small as its files allow
 }
 
 // complete reads options as a user wrote them, for Check.
@@ -166,8 +166,7 @@ func complete(options json.RawMessage) (settings, error) { return readOver(Defau
 // read reads options that Check has completed.
 func read(options json.RawMessage) (settings, error) { return readOver(Options{}, options) }
 
-// readOver decodes options over others and refuses those that cannot be, without a
-// look at the host.
+// readOver decodes options over under, and refuses wrong ones without asking the host.
 func readOver(under Options, options json.RawMessage) (settings, error) {
 	s := settings{Options: under}
 	if err := step.Decode(options, &s.Options); err != nil {

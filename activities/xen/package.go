@@ -20,17 +20,17 @@ import (
 const (
 	// xlIn is the template of a domain's configuration that MirageOS makes.
 	xlIn = "xl.in"
-	// maxXLIn is in bytes; MirageOS's have about 1 KiB.
+	// maxXLIn is the largest xl.in accepted, in bytes. MirageOS writes about 1 KiB.
 	maxXLIn = 64 << 10
 )
 
-// Package gives the kernel, or the disk that boots it, packed; the files that the
-// domain has as ramdisk and disks; and domain.json, the domain's configuration:
-// a change of the domain changes the digest, and nothing else does. A kernel
-// stays compressed if Xen unpacks it (gzip). It is pure.
+// Package returns an image of the kernel, or of a packed boot disk with the kernel on it;
+// of the files that the domain has as ramdisk and disks; and of domain.json, the domain's
+// configuration. Equal input gives an equal digest. A kernel is unpacked unless its
+// loader does that: Xen unpacks gzip.
 //
-// Unsupported if the kernel cannot start as the options say; InvalidSpec if a
-// file is missing, or a network or a block device of the xl.in is not bound.
+// Unsupported: the kernel cannot start as the options say. InvalidSpec: a file is
+// missing, or a network or block device of the xl.in is not bound.
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for xen"
 	img, err := pack(ctx, t.site.Store, t.machines, k)
@@ -80,21 +80,20 @@ func pack(ctx context.Context, store step.Store, machines *machine.Machines, k s
 	return step.Image{Spec: k.Spec, Digest: step.DigestOf(files), Format: format, Files: files}, nil
 }
 
-// packing is one call of Package.
 type packing struct {
 	store  step.Store
 	s      settings
 	k      step.Kernel
-	folder string // for files that are in work
+	folder string // scratch folder
 
-	path   string        // the kernel, as the image has it
-	kernel step.Artifact // the same
+	path   string        // of the kernel file that goes into the image
+	kernel step.Artifact // that file in the store
 	how    start
 	d      domain
 }
 
-// openKernel fetches the kernel, chooses its start and its domain, and unpacks it if
-// its loader would not.
+// openKernel fetches the kernel, sets how and d, and unpacks the kernel if its loader
+// does not.
 func (p *packing) openKernel(ctx context.Context) error {
 	p.path, p.kernel = filepath.Join(p.folder, kernelFile), p.k.File
 	step.Report(ctx, step.Progress{Total: p.kernel.Size, Unit: "bytes", Note: "fetching the kernel"})
@@ -160,7 +159,7 @@ func (p *packing) template(ctx context.Context) (*template, error) {
 	return readTemplate(string(b))
 }
 
-// unpack puts the plain kernel into the store.
+// unpack decompresses the kernel and puts it into the store.
 func (p *packing) unpack(ctx context.Context, f *os.File, compression string) (err error) {
 	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + compression + ")"})
 	p.path = filepath.Join(p.folder, "plain")
@@ -176,7 +175,7 @@ func (p *packing) unpack(ctx context.Context, f *os.File, compression string) (e
 	return err
 }
 
-// files are those beside the kernel that the domain has, each once.
+// files returns the ramdisk and the disks that came with the kernel, each once.
 func (p *packing) files() ([]step.File, error) {
 	var all []step.File
 	add := func(field, name string) (step.Artifact, error) {
@@ -188,7 +187,7 @@ func (p *packing) files() ([]step.File, error) {
 	}
 	for i, name := range p.s.Modules {
 		if p.s.disk() {
-			break // they are on it
+			break // the modules are on the boot disk
 		}
 		if _, err := add(fmt.Sprintf("modules[%d]", i), name); err != nil {
 			return nil, err
@@ -210,7 +209,7 @@ func (p *packing) files() ([]step.File, error) {
 	return all, nil
 }
 
-// disk makes the disk and puts it into the store, packed: zeros cost nothing.
+// disk writes the boot disk and stores it packed: zeros take no space.
 func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
 	boot := disk.Boot{Kernel: p.path, ABI: p.how.abi, Args: p.d.Args}
 	for i, name := range p.s.Modules {

@@ -16,10 +16,10 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// namespace makes UUIDs of domains' names (RFC 9562, version 5).
+// namespace is the name space of the domains' UUIDs (RFC 9562, version 5).
 var namespace = uuid.MustParse("6c8f7c52-5d0e-5f0b-9a43-0d1f4be0c6a1")
 
-// identify gives the name and the UUID that the domain of a rollout has.
+// identify returns the name and the UUID of the domain of a rollout.
 func identify(tags step.Tags) (name, id string, err error) {
 	name, err = tags.Folder()
 	return name, uuidOf(name), err
@@ -27,10 +27,9 @@ func identify(tags step.Tags) (name, id string, err error) {
 
 func uuidOf(name string) string { return uuid.NewSHA1(namespace, []byte(name)).String() }
 
-// Register puts the image's files into a folder of the Xen host, verified by
-// their digests, and the domain's configuration beside it. A transfer that broke
-// off goes on where it was; files that are there are not sent again.
-// NoSpace if the host's disk is full.
+// Register puts the image's files into a folder of the Xen host, which verifies their
+// digests, and writes the domain's configuration. A transfer that broke off is resumed,
+// and files that are there are not sent again. NoSpace if the host's disk is full.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
 	const op = "register on xen host"
 	reg, err := t.register(ctx, img)
@@ -113,9 +112,8 @@ func (t *Target) domainOf(ctx context.Context, img step.Image) (dom domain, err 
 	return dom, nil
 }
 
-// deliver makes the image's folder on the host, and the rollout's own. It sends the
-// bytes that the host does not have; the host verifies the digests. adopted says that
-// the host had the whole image.
+// deliver makes the folders of the image and of the rollout on the host. It sends the
+// bytes that the host does not have. adopted reports that the host had the whole image.
 func (t *Target) deliver(ctx context.Context, d *dom0, img step.Image, name, config string, dom domain) (adopted bool, err error) {
 	files := slices.DeleteFunc(slices.Clone(img.Files), func(f step.File) bool { return f.Name == domainFile })
 	p := step.Progress{Unit: "bytes"}
@@ -155,7 +153,7 @@ func (t *Target) deliver(ctx context.Context, d *dom0, img step.Image, name, con
 	return adopted, err
 }
 
-// sendFile sends an artifact from a byte on.
+// sendFile sends the bytes of an artifact from offset from on.
 func (t *Target) sendFile(ctx context.Context, to io.Writer, a step.Artifact, from int64, p step.Progress) (err error) {
 	r, err := t.site.Store.Open(ctx, a)
 	if err != nil {
@@ -170,7 +168,7 @@ func (t *Target) sendFile(ctx context.Context, to io.Writer, a step.Artifact, fr
 	return err
 }
 
-// counting reports the progress of a reader.
+// counting reports the progress of reading r.
 type counting struct {
 	ctx context.Context
 	r   io.Reader

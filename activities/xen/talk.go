@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// talk is a call of a verb that takes its input bit by bit, as its output tells.
+// talk is a verb that runs while its caller reads the output and writes the input.
 type talk struct {
 	in    *io.PipeWriter
 	out   chan []byte
-	said  []byte        // of the output, not read yet
+	said  []byte        // output that line has not returned yet
 	heard chan struct{} // closed at the end of the first line
 	once  sync.Once
 	ended chan struct{}
-	err   error // once ended; the output has been read by then
+	err   error // set before ended is closed; all output has been read by then
 	own   context.Context
 }
 
-// talk starts a verb. At the end of ctx it goes on until its first line, but no longer
-// than patience: until then it makes something, which a later call must find.
+// talk starts a verb. When ctx ends, the verb is stopped after its first line of output
+// or after patience: until then it makes something that a later call must find.
 func (d *dom0) talk(ctx context.Context, patience time.Duration, verb string, args ...string) (k *talk, stop func()) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r, w := io.Pipe()
@@ -60,7 +60,7 @@ func (k *talk) Write(p []byte) (int, error) {
 	}
 }
 
-// line reads a line of output. At the verb's end it is the verb's error.
+// line returns the next line of output, or the verb's error if the verb has ended.
 func (k *talk) line(ctx context.Context) (string, error) {
 	for {
 		if line, rest, ok := bytes.Cut(k.said, []byte("\n")); ok {
@@ -81,7 +81,7 @@ func (k *talk) line(ctx context.Context) (string, error) {
 	}
 }
 
-// end says that there is no more input, and waits for the verb's end.
+// end closes the verb's input and returns the error that the verb ended with.
 func (k *talk) end() error {
 	_ = k.in.Close()
 	for {

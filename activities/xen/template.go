@@ -10,8 +10,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// template is an xl.in, as MirageOS makes one for its kernel: the domain's
-// devices, and defaults for the rest.
+// template is a parsed xl.in, which MirageOS writes for a kernel: the domain's devices,
+// and defaults for the other settings.
 type template struct {
 	kind    string // pv or pvh, "" if it does not say
 	memory  int    // MiB; 0 if it does not say
@@ -23,7 +23,7 @@ type template struct {
 	extra   []setting
 }
 
-// names are those of the devices and disks that have one: they are to be bound.
+// names returns the names that options must be bound to.
 func (t *template) names() (networks, blocks []string) {
 	for _, v := range t.vif {
 		if v.Name != "" {
@@ -38,7 +38,7 @@ func (t *template) names() (networks, blocks []string) {
 	return networks, blocks
 }
 
-// domainType is the type that it asks for; t may be nil.
+// domainType is the type that the xl.in asks for, "" if none; t may be nil.
 func (t *template) domainType() string {
 	if t == nil {
 		return ""
@@ -52,8 +52,8 @@ var (
 	blockForm       = regexp.MustCompile(`^@BLOCK:([^@]+)@$`)
 )
 
-// bareForm is a placeholder for a number, which MirageOS writes without quotes, as
-// no xl.cfg has it.
+// bareForm matches a placeholder for a number, as memory = @MEMORY@. MirageOS writes it
+// without quotes, which is not xl.cfg(5).
 var bareForm = regexp.MustCompile(`(?m)^([ \t]*[a-z_]+[ \t]*=[ \t]*)(@[A-Z]+@)([ \t]*)$`)
 
 func readTemplate(src string) (*template, error) {
@@ -74,7 +74,7 @@ func inTemplate(format string, args ...any) error {
 	return step.Invalid("", "it came with the kernel, from its build; see xl.cfg(5)", "the xl.in: "+format, args...)
 }
 
-// set takes over one setting. Those that Morgana makes itself are left out.
+// set reads one setting. Settings that Morgana makes itself are skipped.
 func (t *template) set(s setting) (err error) {
 	switch s.Key {
 	case "name", "uuid", "kernel", "builder", "serial", "boot":
@@ -87,7 +87,7 @@ func (t *template) set(s setting) (err error) {
 		return fmt.Errorf("%s is not taken from here: use the target's options", s.Key)
 	}
 	if restarts(s) {
-		return nil // the usual: it is not started again
+		return nil // usual in an xl.in, and skipped: the domain is not restarted
 	}
 	if _, known := ours[s.Key]; known && s.Value.IsList {
 		return fmt.Errorf("%s is a list", s.Key)
@@ -119,7 +119,7 @@ func (t *template) set(s setting) (err error) {
 	return err
 }
 
-// number reads a number above 0; unset gives 0.
+// number returns a number above 0, or 0 if the value is the placeholder unset.
 func (s setting) number(unset string) (int, error) {
 	if s.Value.Text == unset {
 		return 0, nil
@@ -131,7 +131,7 @@ func (s setting) number(unset string) (int, error) {
 	return int(n), nil
 }
 
-// each parses the strings of a list.
+// each parses the strings of a list. They replace those of into, or follow them after +=.
 func each[T any](s setting, into *[]T, parse func(string) (T, error)) error {
 	if !s.Value.IsList {
 		return fmt.Errorf("%s is no list", s.Key)
@@ -152,7 +152,7 @@ func each[T any](s setting, into *[]T, parse func(string) (T, error)) error {
 	return nil
 }
 
-// parseDevice reads an element of vif: key=value, parted by commas.
+// parseDevice reads an element of vif: key=value, separated by commas.
 func parseDevice(spec string) (v device, err error) {
 	for p := range strings.SplitSeq(spec, ",") {
 		p = strings.TrimSpace(p)
@@ -178,8 +178,8 @@ func parseDevice(spec string) (v device, err error) {
 // flags are the words of an element of disk that have no value.
 var flags = []string{"cdrom", "direct-io-safe", "discard", "no-discard", "trusted", "untrusted"}
 
-// parseVolume reads an element of disk as xl does: key=value, parted by commas,
-// target last; or target,format,vdev,access; or, as for xm, file:target,vdev,access.
+// parseVolume reads an element of disk. Like xl it takes key=value separated by commas,
+// target last; or target,format,vdev,access; or file:target,vdev,access, as for xm.
 func parseVolume(spec string) (v volume, err error) {
 	target, access, place := "", "", 0
 	for rest := spec; rest != ""; {
@@ -213,7 +213,7 @@ func parseVolume(spec string) (v volume, err error) {
 			if place >= 4 {
 				return v, fmt.Errorf("%q is too much", key)
 			}
-			// xl's places; the first one that file: or phy: leaves is the target's.
+			// The order is target, format, vdev, access; file: and phy: have no format.
 			switch slot := place; {
 			case target == "":
 				target = key
@@ -230,7 +230,6 @@ func parseVolume(spec string) (v volume, err error) {
 	return v, v.finish(target, access)
 }
 
-// finish checks the parts that were read.
 func (v *volume) finish(target, access string) error {
 	switch access {
 	case "r", "ro":

@@ -3,7 +3,7 @@
 [ $# = 0 ] || check_names "$1"
 dir=$root/domains/${1:-}
 case $verb in
-facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: the answers to check, in sections begun by "== NAME"
+facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: facts for check, in sections that begin with "== NAME"
 	type='' capabilities=control_d
 	read -r type 2>/dev/null </sys/hypervisor/type || :
 	[ "$type" = xen ] || fail $NODOM0 "it does not run on Xen"
@@ -12,7 +12,7 @@ facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: the answers to check, in sections b
 	case $capabilities in *control_d*) ;; *) fail $NODOM0 "it is a guest of Xen" ;; esac
 	command -v "$tool" >/dev/null || fail $NOTOOL "$tool"
 	[ -O /proc/1/stat ] || fail $NOTROOT "$(id -un)"
-	# BusyBox's or old tools may stand in their place. tail is as new as sync -f.
+	# The tools of BusyBox, and old ones, lack these options.
 	flock -s -w 1 /dev/null true 2>/dev/null || fail $NOUTIL "flock -w, of util-linux"
 	command -v setsid >/dev/null || fail $NOUTIL "setsid, of util-linux"
 	sync -f /proc 2>/dev/null || fail $NOUTIL "sync -f, of GNU coreutils 8.24 or newer"
@@ -51,10 +51,10 @@ facts) # NAME UUID BRIDGES [BRIDGE|PATH]...: the answers to check, in sections b
 	;;
 
 register) # FOLDER DIGEST CONFIG WRITES KIB FILES [NAME BYTES SHA256]... [COPY]...
-	# Says "whole" if the image is there, or else for each file how many bytes of it are
-	# there, and takes the rest of that file from stdin. Then it makes copies of the files
-	# that the domain writes to, and writes its configuration. WRITES are the disks of the
-	# host that the domain writes to, a line each.
+	# Prints "whole" if the host has the image. Otherwise it prints for each file how many
+	# bytes the host has, and reads the rest of the file from stdin. Then it makes a COPY
+	# of each file that the domain writes to, and writes the configuration. WRITES: the
+	# host's disks that the domain writes to, one a line.
 	check_names "$2"
 	digest=$2 config=$3 writes=$4 kib=$5 files=$6
 	image=$root/$digest part=$root/.$digest.part
@@ -97,7 +97,7 @@ register) # FOLDER DIGEST CONFIG WRITES KIB FILES [NAME BYTES SHA256]... [COPY].
 		[ ! -e "$dir/$file" ] || continue
 		check_space "$dir" "$(du -k "$image/$file" | cut -f 1)"
 		cp --sparse=always --reflink=auto "$image/$file" "$dir/$file.new"
-		sync -f "$dir" # a name says that the copy is whole
+		sync -f "$dir" # the final name marks a whole copy
 		mv "$dir/$file.new" "$dir/$file"
 	done
 	mv "$dir/domain.cfg.new" "$dir/domain.cfg"
@@ -118,17 +118,17 @@ boot) # FOLDER UUID: makes the domain or finds it. Prints "created", "adopted" o
 		echo "$ready"
 		[ -z "$ready" ] || exit 0
 	else
-		# Without the mark its making was cut off, or the host has rebooted since.
+		# Without this mark an earlier creation was cut off, or the host has rebooted.
 		began=
 		[ ! -e "$dir/create.log" ] || began=yes
 		[ -z "$began" ] || kill_stray_create "$dir"
 		# One domain at a time: libxl gives a hotplug script ten seconds, and the scripts
-		# of many domains wait for each other.
+		# of several domains wait for each other.
 		lock 8 "$root/domains" 300 || fail $ABSENT "$root/domains"
 		find_own_domain "$1" "$2"
 		[ -z "$id" ] || "$tool" destroy "$id" >/dev/null 2>&1 || :
 		[ -z "$began" ] || destroy_by_uuid "$2"
-		# libxl looks after block devices, not after files.
+		# libxl keeps two domains from writing to one block device, but not to one file.
 		[ ! -s "$dir/writes" ] || all=$(backends)
 		while IFS= read -r disk || [ -n "$disk" ]; do
 			holder=$(writer_of "$disk" "$all")
@@ -136,15 +136,15 @@ boot) # FOLDER UUID: makes the domain or finds it. Prints "created", "adopted" o
 		done <"$dir/writes"
 		[ -z "$began" ] || rm -f "$dir/ready" "$dir/created" "$dir/console.pid"
 		: >"$dir/console.log"
-		# To a file, not to the connection: that may break, and xl must not die of it.
+		# xl's output goes to a file: the connection may break, and xl must not die of it.
 		"$tool" create -p "$dir/domain.cfg" >"$dir/create.log" 2>&1 </dev/null 8<&- 9<&- || refuse "$dir/create.log"
-		# The console is read from before the first instruction on, by a process that ends
-		# with the domain. It has the terminal open before the domain runs: the text of a
-		# domain that ends at once is gone with its terminal. Text behind 64 MiB is dropped.
+		# A process that ends with the domain reads the console. It opens the terminal
+		# before the domain runs: a domain that ends at once takes its terminal, and the
+		# text, with it. Text past 64 MiB is dropped.
 		find_domain "$1"
 		find_tty "$id" "$dir"
 		(
-			exec 7<"$tty" # in a subshell: it would be the terminal of a session's leader
+			exec 7<"$tty" # in a subshell: a session leader would get it as controlling terminal
 			setsid dd bs=64k count=67108864 iflag=count_bytes status=none <&7 >>"$dir/console.log" 2>/dev/null 7<&- 8<&- 9<&- &
 			echo $! >"$dir/console.pid"
 		)
@@ -159,7 +159,7 @@ boot) # FOLDER UUID: makes the domain or finds it. Prints "created", "adopted" o
 	if [ -n "$pid" ]; then
 		tail -c +1 -s 0.2 -f --pid="$pid" "$dir/console.log" 2>/dev/null </dev/null 3<&- &
 		tail=$!
-		# At the end of stdin, which is the call's, nothing is ready.
+		# If stdin ends without a line, the call has ended: the domain is not ready.
 		(
 			if IFS= read -r ready; then printf '%s\n' "$ready" >"$dir/ready"; fi
 			kill "$tail"
@@ -170,10 +170,10 @@ boot) # FOLDER UUID: makes the domain or finds it. Prints "created", "adopted" o
 	else
 		cat "$dir/console.log"
 	fi
-	exit $ENDED # the caller says once more how it was ready, if it was
+	exit $ENDED # the caller calls verb ready if the domain was ready
 	;;
 
-ready) # FOLDER UUID TEXT: keeps how the domain was ready; says "gone" if it has ended
+ready) # FOLDER UUID TEXT: records how the domain became ready; prints "gone" if it has ended
 	lock 9 "$dir" || fail $ABSENT "$dir"
 	printf '%s\n' "$3" >"$dir/ready"
 	find_own_domain "$1" "$2"
@@ -188,7 +188,7 @@ observe) # FOLDER UUID: the domain's state, since when, and how it ended; "gone"
 	read -r made 2>/dev/null <"$dir/created" || { echo gone; exit; }
 	is_this_boot "$made" || { echo rebooted; exit; }
 	stat -c 'since %Y' "$dir/created"
-	# The log of xl, which waits for the domain, may tell why and when it ended.
+	# xl waits for the domain's end; its log may have the reason and the time.
 	log=/var/log/xen/xl-$1.log
 	if [ -e "$log" ] && ! [ "$log" -ot "$dir/create.log" ]; then
 		sed -n 's/.*reason code \([0-9]*\) .*/reason \1/p' "$log" | tail -n 1
@@ -196,7 +196,7 @@ observe) # FOLDER UUID: the domain's state, since when, and how it ended; "gone"
 	fi
 	;;
 
-console) # FOLDER OFFSET BYTES SECONDS: a piece of the console, awaited for so long
+console) # FOLDER OFFSET BYTES SECONDS: prints up to BYTES of the console; waits up to SECONDS for text
 	[ -d "$dir" ] || fail $ABSENT "$dir"
 	for wait in "$4" 0; do
 		gone=
@@ -205,15 +205,15 @@ console) # FOLDER OFFSET BYTES SECONDS: a piece of the console, awaited for so l
 		[ "$size" -le "$2" ] || break
 		[ -z "$gone" ] || exit $ENDED
 		[ "$wait" -gt 0 ] || exit 0
-		# Nothing runs until there is more: many wait at once, and dom0 is small. An old
-		# tail that sees only later that nobody reads any more is not waited for.
+		# tail sleeps until there is more text: many calls wait at once, and dom0 is
+		# small. It runs in the background because an old tail notices --pid late.
 		(timeout "$wait" tail -c +$(($2 + 1)) -s 0.2 -f ${pid:+--pid="$pid"} "$dir/console.log" 2>/dev/null &) |
 			head -c 1 >/dev/null
 	done
 	tail -c +$(($2 + 1)) "$dir/console.log" | head -c "$3"
 	;;
 
-list) # all that rollouts have here: "domain UUID NAME", "folder|image|mark SECONDS PATH" and "use FOLDER DIGEST"
+list) # what rollouts have here: "domain UUID NAME", "folder|image|mark SECONDS PATH" and "use FOLDER DIGEST"
 	probing=$NOSTORE
 	list_domains
 	while read -r id uuid name; do
@@ -251,7 +251,7 @@ destroy) # FOLDER UUID GRACE [keep]: ends the domain; removes its folder, unless
 			find_domain "$1"
 			[ "$id" != "$gone" ] || fail $STAYS "$1"
 		fi
-		# If the domain was gone before xenstore-write, that has made its node anew.
+		# If the domain was gone before xenstore-write, the write has made its node anew.
 		[ "$(xenstore-list "$at" 2>/dev/null)" != control ] || xenstore-rm "$at"
 		echo "domain $1"
 	elif [ -e "$dir/create.log" ]; then
@@ -263,7 +263,7 @@ destroy) # FOLDER UUID GRACE [keep]: ends the domain; removes its folder, unless
 		exit
 	fi
 	lock_root
-	# The folder goes last: by its name it is found again if this is cut off.
+	# The folder goes last: if this is cut off, it is found again by its name.
 	rm -f "$dir/digest"
 	sweep
 	if [ -d "$dir" ]; then

@@ -19,18 +19,17 @@ const (
 	domainFile = "domain.json"
 )
 
-// domain is a domain's configuration without the names that depend on its host and
-// its rollout; see place. It is the image's file domain.json.
+// domain is a domain's configuration without the names and paths that depend on its host
+// and its rollout; see place. It is the image's file domain.json.
 type domain struct {
-	// Host is where it is to run: on another one it is another.
+	// Host is the option: on another host the image has another digest.
 	Host string `json:"host,omitempty"`
 	Tool string `json:"tool"`
 	Type string `json:"type"` // pv, pvh or hvm
-	// Loader starts the kernel on the first disk of a pv domain: pygrub, or the path
-	// of a pv-grub. Without it Xen starts the image's kernel, or an hvm domain
-	// its disk.
+	// Loader starts the kernel on the first disk of a pv domain: pygrub, or the path of a
+	// pv-grub. If it is empty, Xen starts the image's kernel, or an hvm domain its disk.
 	Loader  string   `json:"loader,omitempty"`
-	Root    string   `json:"root,omitempty"` // of the disk, in the words of a pv-grub: hd0 or hd0,0
+	Root    string   `json:"root,omitempty"` // where pv-grub finds the file system of the disk: hd0 or hd0,0
 	Ramdisk string   `json:"ramdisk,omitempty"`
 	Args    string   `json:"args,omitempty"`
 	Memory  int      `json:"memory"` // MiB
@@ -41,21 +40,21 @@ type domain struct {
 	Extra   []string `json:"extra,omitempty"` // lines
 }
 
-// device is an element of xl.cfg's vif. Its name is that of @NETWORK:name@ in an xl.in,
-// until it is bound.
+// device is an element of xl.cfg's vif. Its name is the one in @NETWORK:name@ of an
+// xl.in, until an option is bound to it.
 type device struct {
-	Vif           // without a MAC the UUID gives one
+	Vif           // without a MAC, one is derived from the UUID
 	More []string `json:"more,omitempty"` // as "rate=10Mb/s"
 }
 
 // volume is an element of xl.cfg's disk: a file of the image, or a path of the host. Its
-// name is that of @BLOCK:name@ in an xl.in, until it is bound.
+// name is the one in @BLOCK:name@ of an xl.in, until an option is bound to it.
 type volume struct {
 	Disk
 	More []string `json:"more,omitempty"` // as "backendtype=qdisk"
 }
 
-// own reports whether the domain has a copy of its own, to write to.
+// own reports whether the domain gets its own copy of the file, to write to.
 func (v volume) own() bool { return v.File != "" && v.Access == "w" }
 
 // copies are the files of the image that the domain's folder has copies of.
@@ -88,8 +87,7 @@ type place struct {
 	Folder string // the domain's own folder
 }
 
-// ours are the keys of xl.cfg that a domain sets: the option by which it is set,
-// or "" if there is none.
+// ours maps the keys of xl.cfg that Morgana sets to their option, "" if there is none.
 var ours = map[string]string{
 	"name": "", "uuid": "", "kernel": "", "builder": "type", "type": "type", "ramdisk": "modules",
 	"extra": "args", "cmdline": "args", "root": "args", "memory": "memory", "vcpus": "vcpus", "vif": "vif", "disk": "disks",
@@ -99,9 +97,9 @@ var ours = map[string]string{
 // usual are lines that every domain, or every hvm domain, has unless Extra says
 // otherwise.
 var (
-	// As on other targets: a domain that resets ends, instead of starting for ever.
+	// As on other targets, a reset ends the domain; it could reset for ever.
 	usual = []setting{{Key: "on_reboot", Value: text("destroy")}}
-	// Nobody looks at its screen, and vnc would listen.
+	// Nobody looks at the screen, and a VNC server would listen on a port.
 	usualHVM = []setting{{Key: "vga", Value: text("none")}, {Key: "vnc", Value: number(0)}, {Key: "sdl", Value: number(0)}}
 )
 
@@ -148,13 +146,13 @@ func (d domain) render(at place) ([]byte, error) {
 	return w.out.Bytes(), w.err
 }
 
-// renderType writes how the domain starts.
+// renderType writes the domain's type and what it boots.
 func (d domain) renderType(w *writer, at place) {
 	switch {
 	case d.Tool == toolXM && d.Type == typeHVM:
 		w.set("builder", text("hvm"))
 		w.set("kernel", text("hvmloader")) // found by xm
-	case d.Tool == toolXM: // pv is all there is beside it
+	case d.Tool == toolXM: // xm's only other type is pv
 	default:
 		w.set("type", text(d.Type))
 	}
@@ -162,7 +160,7 @@ func (d domain) renderType(w *writer, at place) {
 	case d.Type == typeHVM:
 		w.set("boot", text("c"))
 		w.set("serial", text("pty"))
-		return // its arguments are on the disk
+		return // the kernel's arguments are on the disk
 	case path.Base(d.Loader) == pygrub:
 		w.set("bootloader", text(d.Loader))
 		if d.Tool == toolXL {
@@ -183,8 +181,8 @@ func (d domain) renderType(w *writer, at place) {
 	}
 }
 
-// pygrubArgs repeat the disk's menu.lst: the disk has a grub.cfg as well, which pygrub
-// prefers and does not understand.
+// pygrubArgs repeats the disk's menu.lst. pygrub would read the disk's grub.cfg instead,
+// and it does not understand that.
 func (d domain) pygrubArgs() value {
 	all := []value{text("--kernel=/boot/kernel")}
 	if d.Ramdisk != "" {
@@ -219,17 +217,17 @@ func (v device) spec(uuid string, i int) string {
 	return strings.Join(append(all, v.More...), ",")
 }
 
-// mac is the address of the domain's device i. Two generations run side by side
-// for a while, so they have different ones. 00:16:3e is Xen's own range.
+// mac returns the MAC of device i, by default derived from the UUID: two generations run
+// side by side for a while and need different ones. 00:16:3e is Xen's range.
 func (v device) mac(uuid string, i int) string {
 	if v.MAC != "" {
 		return v.MAC
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%d", uuid, i))
-	return fmt.Sprintf("00:16:3e:%02x:%02x:%02x", sum[0]&0x7f, sum[1], sum[2]) // xl's own are of this half too
+	return fmt.Sprintf("00:16:3e:%02x:%02x:%02x", sum[0]&0x7f, sum[1], sum[2]) // xl clears this bit too
 }
 
-// target is where the volume is.
+// target returns the volume's path on the host.
 func (v volume) target(at place) string {
 	switch {
 	case v.own():
@@ -240,8 +238,8 @@ func (v volume) target(at place) string {
 	return v.Path
 }
 
-// spec is one string of xl.cfg's list disk. The target comes last, for it takes
-// the rest of the string; xl takes one comma from its end.
+// spec is one string of xl.cfg's list disk. The target comes last, because it takes the
+// rest of the string. xl removes one comma at its end.
 func (v volume) spec(at place) string {
 	all := append([]string{"format=" + v.Format, "vdev=" + v.Vdev, "access=" + v.Access}, v.More...)
 	target := v.target(at)
@@ -251,7 +249,7 @@ func (v volume) spec(at place) string {
 	return strings.Join(append(all, "target="+target), ",")
 }
 
-// oldSpec is the same for xm, which has no way to quote a comma: read refuses those.
+// oldSpec is spec for xm. xm cannot quote a comma: read refuses paths with one.
 func (v volume) oldSpec(at place) string {
 	target := v.target(at)
 	how := "file:"
@@ -264,7 +262,6 @@ func (v volume) oldSpec(at place) string {
 	return how + target + "," + v.Vdev + "," + v.Access
 }
 
-// writer writes settings.
 type writer struct {
 	out bytes.Buffer
 	err error // the first

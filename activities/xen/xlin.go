@@ -15,7 +15,7 @@ type setting struct {
 	Line  int // from 1
 }
 
-// value is a string, which a number is too, or a list.
+// value is a list, or a string or number as Text.
 type value struct {
 	Text   string
 	Number bool // written without quotes
@@ -27,8 +27,7 @@ func text(s string) value        { return value{Text: s} }
 func number(n int) value         { return value{Text: strconv.Itoa(n), Number: true} }
 func list(values ...value) value { return value{IsList: true, List: values} }
 
-// String is the setting as xl and xm read it, and parse: a list with an element
-// on each line.
+// String returns the setting in the syntax of xl and xm, a list over several lines.
 func (s setting) String() string {
 	if len(s.Value.List) == 0 {
 		return s.line()
@@ -41,7 +40,7 @@ func (s setting) String() string {
 	return b.String() + "]"
 }
 
-// line is the same on one line.
+// line returns the setting on one line.
 func (s setting) line() string { return s.Key + s.op() + s.Value.String() }
 
 func (s setting) op() string {
@@ -65,7 +64,7 @@ func (v value) String() string {
 	return "[" + strings.Join(all, ", ") + "]"
 }
 
-// check says whether the value can be written at all.
+// check refuses a NUL, which cannot be written.
 func (v value) check() error {
 	if strings.ContainsRune(v.Text, 0) {
 		return errors.New("a string cannot hold a NUL")
@@ -78,18 +77,18 @@ func (v value) check() error {
 	return nil
 }
 
-// escapes are the ones that xl and xm, which reads Python, have in common. xl also reads
+// escapes are the backslash escapes that both xl and xm (Python) read. xl also reads
 // numeric escapes, but drops the byte that they stand for.
 var escapes = map[byte]byte{'"': '"', '\'': '\'', '\\': '\\', 'a': 7, 'b': 8, 'f': 12, 'n': 10, 'r': 13, 't': 9, 'v': 11}
 
-// quote gives a string in quotes. All bytes but NUL arrive as they are.
+// quote returns s in quotes. All bytes but NUL are kept.
 func quote(s string) string {
 	return `"` + strings.NewReplacer(`"`, `\"`, `\`, `\\`, "\a", `\a`, "\b", `\b`, "\f", `\f`,
 		"\n", `\n`, "\r", `\r`, "\t", `\t`, "\v", `\v`).Replace(s) + `"`
 }
 
-// parse reads xl.cfg(5): settings, one a line or parted by semicolons, of
-// strings, numbers and lists; comments from # to the line's end.
+// parse reads xl.cfg(5): settings of strings, numbers and lists, one a line or separated
+// by semicolons. A comment goes from # to the end of the line.
 func parse(src string) ([]setting, error) {
 	p := &parser{src: src, line: 1}
 	var all []setting
@@ -251,7 +250,7 @@ func (p *parser) list() (v value, err error) {
 	}
 }
 
-// quoted reads a string in quotes, which ends on its line.
+// quoted reads a string in quotes, which must end on its line.
 func (p *parser) quoted(quote byte) (string, error) {
 	var b strings.Builder
 	for p.at++; p.at < len(p.src) && p.src[p.at] != '\n'; p.at++ {
