@@ -16,12 +16,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// grace is how long a killed command's pipes may stay open.
+// grace is how long the pipes of an ended command may stay open.
 const grace = time.Second
 
-// execute runs cmd in a session of its own and feeds it stdin. The session has no
-// terminal to prompt on, and dies with the worker or when ctx ends. Pdeathsig goes by
-// the thread that starts a process: it is held until the process has ended.
+// execute runs cmd in a session of its own, without a terminal to prompt on, and feeds it
+// stdin. The command dies with the worker, and with its process group when ctx ends.
+// Pdeathsig fires when the thread that started it ends, so that thread is locked.
 func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -52,7 +52,7 @@ func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 		_ = pipe.Close()
 	}()
 	err = cmd.Wait()
-	// A reader that blocks is not waited for: the command is over.
+	// A stdin whose Read blocks is not waited for: the command has ended.
 	select {
 	case bad := <-fed:
 		if bad != nil && ctx.Err() == nil {
@@ -71,7 +71,7 @@ func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 	return err
 }
 
-// reading remembers why reading ended, if it was not the end.
+// reading keeps the error that ended reading, unless it is io.EOF.
 type reading struct {
 	from io.Reader
 	err  error
@@ -85,7 +85,7 @@ func (r *reading) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// writing remembers why writing ended.
+// writing keeps the error of a failed write.
 type writing struct {
 	to  io.Writer
 	err error
@@ -99,8 +99,8 @@ func (w *writing) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// status is how a process ended, as a shell puts it; ok is false if err says
-// something else than that.
+// status returns a process's exit status as a shell gives it: 128+n after signal n. ok is
+// false if err is not about how a process ended.
 func status(err error) (n int, ok bool) {
 	if err == nil {
 		return 0, true

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// sessions is how many commands share a connection at a time. sshd's own
-	// limit, MaxSessions, is 10 unless told otherwise.
+	// sessions is how many commands share a connection at a time. The default limit of
+	// sshd, MaxSessions, is 10.
 	sessions = 8
 	// connectTime bounds a whole login: ConnectTimeout does not bound proxies and slow
 	// logins.
@@ -31,20 +31,20 @@ type link struct {
 	used   int
 }
 
-// links are the connections to one host. A host has as many as its commands at a
-// time need; ssh ends those that were idle for 60 s.
+// links are the connections to one host: as many as its commands at a time need. ssh ends
+// a connection that was idle for 60 s.
 type links struct {
 	sync.Mutex
 	all []*link
 	// connecting is held while a connection is made: sshd drops some when many
 	// log in at once (MaxStartups).
 	connecting chan struct{}
-	// failed says why the last attempt failed and when, for those who waited for it.
+	// failed is the error of the last failed login, for callers that waited for it.
 	failed   error
 	failedAt time.Time
 }
 
-// hosts are the links of each address: targets open a Host for every step.
+// hosts holds the links of each address, because targets open a Host for every step.
 var hosts = struct {
 	sync.Mutex
 	of map[Host]*links
@@ -100,7 +100,7 @@ func connect(ctx context.Context, h *Host) (socket string, release func(), err e
 	socket, err = l.socket, ls.failed
 	tried := ls.failedAt.After(asked)
 	ls.Unlock()
-	if listens(ctx, socket) { // somebody else has connected meanwhile
+	if listens(ctx, socket) { // another call has connected meanwhile
 		return socket, release, nil
 	}
 	if tried { // all callers that waited share the error of one attempt
@@ -126,7 +126,7 @@ func connect(ctx context.Context, h *Host) (socket string, release func(), err e
 	return socket, release, nil
 }
 
-// listens reports whether an ssh is behind the socket.
+// listens reports whether an ssh listens on the socket.
 func listens(ctx context.Context, socket string) bool {
 	if socket == "" {
 		return false
@@ -136,7 +136,7 @@ func listens(ctx context.Context, socket string) bool {
 	if err != nil {
 		return false
 	}
-	_ = conn.Close() // nothing was said
+	_ = conn.Close() // nothing was sent
 	return true
 }
 
@@ -157,7 +157,7 @@ func (h *Host) dial(ctx context.Context) (string, error) {
 	defer cancel()
 	socket := filepath.Join(dir, newToken()[:16])
 	cmd := h.command(within, log.File, socket, "-M", "-N", "-f")
-	cmd.Stderr = log.File // until it opens its log
+	cmd.Stderr = log.File // for messages before ssh opens its log
 	err = execute(within, cmd, nil)
 	_, ended := status(err)
 	switch {
@@ -193,8 +193,7 @@ func newLog() (*log, error) {
 	return &log{File: f}, nil
 }
 
-// remove takes the file's name away once ssh has opened it: no file is left behind
-// by a worker that is killed.
+// remove unlinks the file once ssh has opened it, so a killed worker leaves none behind.
 func (l *log) remove() { l.once.Do(func() { _ = os.Remove(l.Name()) }) }
 
 // sweep removes logs of workers that were killed while they logged in.
@@ -212,7 +211,6 @@ func (l *log) close() {
 	_ = l.Close() // it was only read here
 }
 
-// text is the content of the log.
 func (l *log) text() string {
 	if _, err := l.Seek(0, io.SeekStart); err != nil {
 		return ""
@@ -224,17 +222,16 @@ func (l *log) text() string {
 	return string(text)
 }
 
-// plain is a path that ssh reads as it is (no spaces, %, ~ or $), and that leaves
-// space for a socket's name and the suffix that ssh appends while it binds: an address is
-// at most 107 bytes.
+// plain matches a path that ssh reads as it is (no spaces, %, ~ or $). A socket's path
+// has at most 107 bytes, with its name and the suffix that ssh appends while it binds.
 var plain = regexp.MustCompile(`^/[A-Za-z0-9/._-]{1,70}$`)
 
-// folder is where sockets and logs are. It is private to this user: the socket gives
-// the user's rights on the other host.
+// folder returns the folder of sockets and logs. It is private to this user: a socket
+// gives the user's rights on the other host.
 func folder() (string, error) {
 	const op = "find a private folder for ssh's sockets"
 	dir := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "morgana")
-	made := errors.New("not to be had") // also if XDG_RUNTIME_DIR is of another login
+	made := errors.New("not to be had") // Mkdir may fail too: XDG_RUNTIME_DIR may be another user's
 	if plain.MatchString(dir) {
 		made = os.Mkdir(dir, 0o700)
 	}

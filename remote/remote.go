@@ -1,14 +1,12 @@
 // Package remote runs commands on this host or on another one.
 //
-// It uses the system's OpenSSH client with the user's ~/.ssh/config,
-// agent, keys and known_hosts, and on the other host sshd and a POSIX /bin/sh.
-// Everything on the other host belongs to the caller; here the package has
-// sockets and logs in one private folder, and one ssh per host in the background
-// that ends 60 s after its last command.
+// It uses the system's OpenSSH client with the user's ~/.ssh/config, agent, keys and
+// known_hosts, and on the other host sshd and a POSIX /bin/sh. It leaves nothing on the
+// other host. On this one it has sockets and logs in one private folder, and ssh
+// processes in the background that end 60 s after their last command.
 //
 // Host keys are always checked, also if ~/.ssh/config says otherwise, and nothing ever
-// prompts. A jump host (ProxyJump) is a connection of the user's configuration:
-// that configuration decides about the jump host's key.
+// prompts. The key of a jump host (ProxyJump) is checked as ~/.ssh/config says.
 //
 // MORGANA_SSH_CONFIG=FILE makes ssh read FILE instead of ~/.ssh/config and
 // /etc/ssh/ssh_config.
@@ -34,7 +32,7 @@ import (
 // address share connections. It is safe for concurrent use.
 type Host struct {
 	user, name, port string // name is empty for this host
-	config           string // ssh -F; empty for the user's own
+	config           string // the file of ssh -F; empty: the user's configuration
 }
 
 // Command is a program and its arguments.
@@ -44,19 +42,19 @@ type Command struct {
 	// shell parses them. Linux takes arguments of up to 128 KiB each. The
 	// program's name does not begin with a dash.
 	Argv []string
-	// Stdin is the command's input; nil is empty. If the connection is lost or
-	// Run is cancelled, the command reads end of file early: its result
-	// counts for nothing until a length or digest is verified.
+	// Stdin is the command's input; nil is empty. If the connection is lost or Run is
+	// cancelled, the command reads end of file early: its result must be verified by a
+	// length or digest.
 	Stdin io.Reader
-	// Stdout takes the command's output; nil discards it. After an error it
-	// may have been given a part. It must not block for good.
+	// Stdout takes the command's output; nil discards it. After an error it may have got
+	// a part of it. Its Write must not block for ever.
 	Stdout io.Writer
 }
 
 // Exit is the error of a command that ran and ended with a status other than 0.
 type Exit struct {
-	// Status is 1..255; as in a shell, 126 is a program that cannot be executed,
-	// 127 one that is not there, and 128+n one that signal n ended.
+	// Status is 1..255, as in a shell: 126 for a program that cannot be executed, 127 for
+	// one that is not there, 128+n after signal n.
 	Status int
 	// Stderr is the last 8 KiB of the command's error output.
 	Stderr string
@@ -71,14 +69,14 @@ func (e *Exit) Error() string {
 	return text
 }
 
-// The words given to ssh end up in the user's ProxyCommand and Match exec lines, which
-// shells run: nothing of a shell's may be in it.
+// ssh puts host and user into the ProxyCommand and Match exec lines of the user, which a
+// shell runs: they must have no characters that are special to a shell.
 var (
 	hostName = regexp.MustCompile(`^[A-Za-z0-9_:][A-Za-z0-9._:%-]*$`)
 	userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]*$`)
 )
 
-// plainWord is a word that a shell takes as it is.
+// plainWord matches a word that a shell takes as it is.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
 
 // Open returns the host of an address: "" is this host, "ssh://[user@]host[:port]"
@@ -146,10 +144,9 @@ func (h *Host) String() string {
 	return text
 }
 
-// ByHand is how somebody at a shell of this host runs a command there, as "xl list"
-// here and "ssh -F /lab/ssh_config -p 2222 root@xen1 xl list" elsewhere, for hints;
-// without a command it logs in. The words of the command are plain: they are not
-// quoted.
+// ByHand returns a command line for hints, which runs command on the host from a shell of
+// this one: "xl list" or "ssh -F /lab/ssh_config -p 2222 root@xen1 xl list". Without a
+// command it logs in. The words are not quoted, so they must be plain.
 func (h *Host) ByHand(command ...string) string {
 	if h.Local() {
 		return strings.Join(command, " ")
@@ -157,7 +154,7 @@ func (h *Host) ByHand(command ...string) string {
 	return strings.Join(append([]string{h.ssh()}, command...), " ")
 }
 
-// ssh is ssh to the host for a shell, with the configuration that we use.
+// ssh returns the ssh command line for the host, for a shell.
 func (h *Host) ssh(options ...string) string {
 	words := append([]string{"ssh"}, options...)
 	if h.config != "" {
@@ -180,26 +177,25 @@ func (h *Host) ssh(options ...string) string {
 // Local reports whether commands run on this host.
 func (h *Host) Local() bool { return h.name == "" }
 
-// Run runs a command and waits for its end: nil if its status was 0, an [*Exit]
-// if it was another. The command has LC_ALL=C and no terminal; its working directory
-// is not defined. Elsewhere it has the environment of the user's login, here nothing
-// but PATH and HOME of this process's: a process that it leaves behind has no secrets.
+// Run runs a command and waits for its end: nil if its status was 0, an [*Exit] if it was
+// another. The command has LC_ALL=C and no terminal; its working directory is not
+// defined. Elsewhere it has the environment of the user's login. Here it has PATH and
+// HOME only, so that a process it leaves behind has no secrets.
 //
-// An error of Stdin or Stdout is returned as it is, and so is ctx's. Errors of
-// the connection are a [*step.Error]: Unauthorized (host key unknown or changed,
-// user or key refused), NotFound (no such host name, Field "host", or
-// MORGANA_SSH_CONFIG names a file that is not there), InvalidSpec
-// (a line of the ssh configuration), Unsupported (no ssh here, no common cipher,
-// an account that runs no commands). One without a kind is passing trouble, as
-// a host that is down or a connection that was lost.
+// Errors of Stdin, Stdout and ctx are returned as they are. Errors of the connection are
+// a [*step.Error]: Unauthorized (host key unknown or changed, user or key refused),
+// NotFound (no such host name, Field "host", or MORGANA_SSH_CONFIG names a file that is
+// not there), InvalidSpec (a line of the ssh configuration), Unsupported (no ssh here, no
+// common cipher, an account that runs no commands). An error without a kind is transient:
+// the host is down, or the connection was lost.
 //
-// When ctx ends, a local command is killed with its process group. A remote one
-// is hung up on: it reads end of file, is killed by SIGPIPE if it writes, and
-// otherwise runs to its end. A caller that starts it again must reckon with that, by a
-// lock for instance. The same goes for connections that are lost.
+// When ctx ends, a local command is killed with its process group. The connection of a
+// remote one is closed: the command reads end of file, is killed by SIGPIPE if it writes,
+// and otherwise runs to its end. It may do so after a lost connection too. A caller that
+// runs it again must expect the first run to go on, and use a lock for instance.
 //
-// A process that a command leaves in the background must not keep its stdout or stderr: ssh
-// waits until they are closed, and here it is an error after a second.
+// A process that a command leaves in the background must not keep its stdout or stderr:
+// ssh waits until they are closed, and here it is an error after a second.
 func (h *Host) Run(ctx context.Context, c Command) error {
 	if len(c.Argv) == 0 || c.Argv[0] == "" {
 		return &step.Error{Op: "run a command on " + h.String(), Err: errors.New("no program is named")}

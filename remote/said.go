@@ -53,8 +53,8 @@ func said(op string, h *Host, log string) error {
 	case has("Temporary failure in name resolution"):
 		e.Err = errors.New(line(log, "Temporary failure"))
 	case has("Could not resolve hostname"):
-		// The name service answered that there is none: most of all a misspelt
-		// name, and final. A name service that does not answer is the case above.
+		// The name service answered that the name does not exist, so the error is final.
+		// The case above is a name service that does not answer.
 		e.Kind, e.Field = step.NotFound, "host"
 		e.Err = fmt.Errorf("no host %q is known here", h.name)
 		e.Hint = "correct the name, or give it a Host line in " + h.configuration()
@@ -77,7 +77,7 @@ func said(op string, h *Host, log string) error {
 	return e
 }
 
-// configuration is the file that says how ssh gets to the host.
+// configuration returns the path of the ssh configuration, for hints.
 func (h *Host) configuration() string { return cmp.Or(h.config, "~/.ssh/config") }
 
 // lost is the error of a connection that ended while a command ran.
@@ -89,7 +89,7 @@ func lost(op, log string) error {
 	return &step.Error{Op: op, Err: err}
 }
 
-// noShell is the error of an account that does something else than run commands.
+// noShell is the error of an account that runs no commands.
 func noShell(h *Host, text string) error {
 	err := errors.New("the account runs no commands")
 	if text := lastLine(text); text != "" {

@@ -9,17 +9,16 @@ import (
 	"strings"
 )
 
-// script is all that the other host's shells ever parse, the same for every
-// command. The user's login shell, whichever it is, hands it to /bin/sh; so it has
-// no quotes, backslashes, newlines or exclamation marks inside.
+// script is the only text that shells on the other host parse, the same for every
+// command. The user's login shell, whichever it is, passes it to /bin/sh; so the part in
+// single quotes has no single quotes, backslashes, newlines or exclamation marks.
 //
-// It reads from stdin a token and a length, one a line; `read` takes no byte too
-// many from a pipe, and takes them one by one, so the arguments come as one block of
-// that length and the rest is the command's. A header cut short runs nothing. Then
-// it says the token on stdout: the text before it was noise of the user's shell files.
-// ssh has status 255 for its own troubles, so the token on stderr says that the
-// command's own status was 255. It is a subshell that becomes the command, so that a
-// signal's status is the shell's 128+n.
+// It reads from stdin a line with a token, a line with a length, and the arguments as one
+// block of that length: `read` takes its lines byte by byte, so the rest of stdin is the
+// command's. If the header is incomplete, nothing runs. The token on stdout marks the
+// start of the output: text before it is from the user's shell files. The token on stderr
+// says that status 255 is the command's: ssh itself fails with 255. The command runs in a
+// subshell, so that after a signal the status is the shell's 128+n.
 const script = `exec /bin/sh -c 'export LC_ALL=C; ` +
 	`IFS= read -r t && IFS= read -r n || exit 255; ` +
 	`h=$(dd bs="$n" count=1 iflag=fullblock 2>/dev/null); [ "${#h}" -eq "$n" ] || exit 255; ` +
@@ -28,7 +27,7 @@ const script = `exec /bin/sh -c 'export LC_ALL=C; ` +
 	`unset IFS h a; set +f; ` +
 	`echo "$t"; (exec "$@"); s=$?; [ "$s" -ne 255 ] || echo "$t" >&2; exit "$s"'`
 
-// newToken returns 32 letters and digits that no program says by chance.
+// newToken returns 32 random hexadecimal digits.
 func newToken() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -62,7 +61,7 @@ func header(token string, argv []string) []byte {
 
 func escaped(c rune) bool { return c < ' ' || c > '~' || c == '\\' || c == ',' }
 
-// opening passes on the text behind the token's line.
+// opening passes on the text after the token's line and keeps the text before as noise.
 type opening struct {
 	token string
 	to    io.Writer
@@ -71,7 +70,7 @@ type opening struct {
 	open  bool
 }
 
-// maxNoise is how much is looked at for a token. Nobody's shell says that much.
+// maxNoise is how many bytes may come before the token.
 const maxNoise = 1 << 20
 
 func (o *opening) Write(p []byte) (int, error) {
@@ -126,7 +125,7 @@ func (t *tail) take(token string) bool {
 	return true
 }
 
-// text is at most tailSize bytes, whole characters of them, as UTF-8.
+// text returns the last tailSize bytes at most, in whole characters, as valid UTF-8.
 func (t *tail) text() string {
 	b := t.buf
 	if over := len(b) - tailSize; over > 0 {

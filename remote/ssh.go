@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// options of every ssh. The first value counts, so the user's configuration does
-// not change any of these.
+// options are given to every ssh. ssh takes the first value of an option, so the user's
+// configuration does not change any of these.
 var options = []string{
 	"BatchMode=yes",
 	"StrictHostKeyChecking=yes",
@@ -34,7 +34,7 @@ var options = []string{
 	"StdinNull=no",
 }
 
-// command is ssh with its own messages going to log.
+// command returns an ssh that writes its own messages to log.
 func (h *Host) command(ctx context.Context, log *os.File, socket string, more ...string) *exec.Cmd {
 	args := []string{"-T", "-E", log.Name()}
 	if h.config != "" {
@@ -52,8 +52,8 @@ func (h *Host) command(ctx context.Context, log *os.File, socket string, more ..
 		args = append(args, "-p", h.port)
 	}
 	cmd := exec.CommandContext(ctx, "ssh", append(args, "--", h.name)...)
-	// The user's configuration and agent are found by any variable; messages are in
-	// plain English, which said reads.
+	// ssh gets the whole environment: the user's configuration and agent may need any
+	// variable. In LC_ALL=C its messages are the English ones that said reads.
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "SSH_ASKPASS_REQUIRE=never")
 	return cmd
 }
@@ -70,8 +70,8 @@ func (h *Host) runSSH(ctx context.Context, op string, c Command) error {
 	}
 	defer log.close()
 
-	// If the connection does not take the command, because it ended just now or
-	// the server allows it fewer sessions than we thought, ssh makes one of its own.
+	// If the connection has just ended, or the server allows fewer sessions than
+	// expected, ssh makes a connection of its own.
 	cmd := h.command(ctx, log.File, socket, "-o", "ControlMaster=no",
 		"-o", "SessionType=default", "-o", "ForkAfterAuthentication=no")
 	cmd.Args = append(cmd.Args, script)
