@@ -70,7 +70,7 @@ type Note struct {
 
 func (n Note) String() string { return fmt.Sprintf("%s: %s: %s", n.At, n.Key, n.Text) }
 
-// Note adds a note about a line, behind those about lines up to it.
+// Note adds a note about a line, after the notes about that line and those before it.
 func (c *Conf) Note(line int, key, format string, args ...any) {
 	n := Note{At: c.at(line), Key: key, Text: fmt.Sprintf(format, args...), line: line}
 	i, _ := slices.BinarySearchFunc(c.Notes, line+1, func(have Note, line int) int { return cmp.Compare(have.line, line) })

@@ -19,7 +19,7 @@ import (
 // MaxBytes is how large a .conf may be.
 const MaxBytes = 8 << 10
 
-// keys are mirari's own, for hints; the prefixes fs- and xl- take any name.
+// keys are mirari's keys, for hints. Keys that begin with fs- or xl- take any name.
 var keys = []string{"ip-use-dhcp", "ip-address", "ip-netmask", "ip-gateway", "http-port", "http-address",
 	"main-http", "main-ip", "main-noip", "depends", "packages", "compiler"}
 
@@ -29,7 +29,7 @@ var (
 	packageForm  = regexp.MustCompile(`^[A-Za-z0-9_+-]+(\.[A-Za-z0-9_.~+-]+)?$`)
 )
 
-// brought are the libraries and packages that the devices of config.ml bring.
+// brought are the libraries and packages that come with the devices of config.ml.
 var brought = []string{"mirage", "mirage-net", "mirage-fs", "mirage-unix", "mirage-xen", "tcpip", "lwt"}
 
 const (
@@ -56,7 +56,7 @@ func Parse(shown string, data []byte) (*Conf, error) {
 
 type parser struct {
 	*Conf
-	first map[string]int        // lines by key
+	first map[string]int        // line numbers by key
 	ip    map[string]netip.Addr // ip-address, ip-netmask, ip-gateway
 }
 
@@ -79,7 +79,7 @@ func (p *parser) line(number int, content string) error {
 	if text == "" || text[0] == '#' && utf8.ValidString(text) {
 		return nil
 	}
-	// The files that are made of it have its text on one line.
+	// The text goes into comments and strings of the written files, on one line each.
 	for _, r := range text {
 		if r == utf8.RuneError || r != '\t' && !unicode.IsPrint(r) {
 			return p.invalid(number, "", "", "an unprintable character, %U", r)
@@ -102,7 +102,7 @@ func (p *parser) line(number int, content string) error {
 	return p.take(l)
 }
 
-// take reads one line; finish looks at what depends on several.
+// take reads one line; finish checks several against each other.
 func (p *parser) take(l line) (err error) {
 	prefix, name, _ := strings.Cut(l.key, "-")
 	switch {
@@ -169,8 +169,8 @@ func (p *parser) address(l line) error {
 	return nil
 }
 
-// names reads libraries (a.b is library b of package a) or packages (a.1.0 is one
-// with its version), parted by commas.
+// names reads a comma-separated list of libraries (a.b: library b of package a) or
+// packages (a.1.0: package a in version 1.0).
 func (p *parser) names(l line) error {
 	for name := range strings.SplitSeq(l.value, ",") {
 		name = strings.TrimSpace(name)
@@ -195,7 +195,6 @@ func (p *parser) names(l line) error {
 	return nil
 }
 
-// finish checks the lines against each other.
 func (p *parser) finish() error {
 	switch {
 	case p.kind == "":
@@ -214,7 +213,7 @@ func (p *parser) finish() error {
 	return nil
 }
 
-// fixed is the address that is given, with mirari's defaults.
+// fixed returns the static address of the ip- lines, with mirari's defaults.
 func (p *parser) fixed() *static {
 	for key, byDefault := range map[string]string{"ip-address": "10.0.0.2", "ip-netmask": "255.255.255.0", "ip-gateway": "10.0.0.1"} {
 		if !p.ip[key].IsValid() {

@@ -60,7 +60,7 @@ func (c *Conf) qemu(line writeLine) {
 	switch {
 	case c.httpPort != 0:
 		host := int(c.httpPort)
-		if host < 1024 { // which takes root
+		if host < 1024 { // needs root
 			host += 8000
 		}
 		line("    ports: [\"%d:%d\"]   # 127.0.0.1:%d here is port %d of the unikernel", host, c.httpPort, host, c.httpPort)
@@ -122,8 +122,8 @@ func (c *Conf) domain(line writeLine) {
 	list(line, "extra", d.extra)
 }
 
-// bootArgs sets an address the way MirageOS does since 4.5: not when the kernel
-// is configured but when it boots.
+// bootArgs returns arguments that set the address at boot, as MirageOS does since 4.5;
+// older versions set it when the kernel was configured.
 func bootArgs(address, gateway, more string) string {
 	return strings.TrimSpace(fmt.Sprintf("--ipv4=%s --ipv4-gateway=%s %s", address, gateway, more))
 }
@@ -135,7 +135,7 @@ func option(line writeLine, key, text string) {
 	}
 }
 
-// list writes elements, which are in YAML.
+// list writes a list of elements that are YAML already.
 func list(line writeLine, key string, elements []string) {
 	if len(elements) > 0 {
 		line("    %s:", key)
@@ -145,8 +145,8 @@ func list(line writeLine, key string, elements []string) {
 	}
 }
 
-// flow writes keys and texts, those that are not empty, as a mapping of YAML on
-// one line. All text prints, so Go's quotes are YAML's and OCaml's.
+// flow returns pairs of key and text as a YAML mapping on one line, without empty texts.
+// Parse takes only printable text, so Go's quotes are valid YAML.
 func flow(pairs ...string) string {
 	var all []string
 	for p := range slices.Chunk(pairs, 2) {

@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// Sketch writes a config.ml for MirageOS 4.9 or newer, which describes the
-// unikernel app: its devices, its packages and where it starts. The program is
-// to be written for them; what mirari called is named in a comment.
+// Sketch writes a config.ml for MirageOS 4.9 or newer, which describes the unikernel app:
+// its devices, its packages and where it starts. A comment names the function that mirari
+// called.
 //
-// No text of the user's but checked names stands in a comment, for OCaml reads
-// the quotes in there.
+// Comments have no text of the user's but checked names, because OCaml reads quotes in
+// comments as strings.
 func (c *Conf) Sketch(app string) []byte {
 	w := new(bytes.Buffer)
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
@@ -63,7 +63,7 @@ func (c *Conf) Sketch(app string) []byte {
 	return w.Bytes()
 }
 
-// module is a functor of the devices, if there are any.
+// module returns the OCaml module to start: a functor if there are devices.
 func (c *Conf) module() string {
 	if c.networked() || len(c.FS) > 0 {
 		return "Unikernel.Main"
@@ -71,7 +71,7 @@ func (c *Conf) module() string {
 	return "Unikernel"
 }
 
-// ocamlPackages gives functoria's expressions.
+// ocamlPackages returns the packages as expressions of config.ml.
 func (c *Conf) ocamlPackages() (all []string) {
 	names := c.packages
 	if c.kind == "http" {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// domain is the xl- lines as options of a target xen; the target judges them.
+// domain holds the xl- lines as options of a xen target, which checks them.
 type domain struct {
 	memory, vcpus uint64 // 0 if not given
 	args          string
@@ -84,7 +84,7 @@ func unquoted(value string) (string, bool) {
 	return value, !strings.ContainsAny(value, `'"[\`)
 }
 
-// devices reads a list of strings, each a device. What no option can express is
+// devices reads a list of strings, each a device. A device that no option can express is
 // left out whole: a disk that is attached in another way than meant may be damaged.
 func (p *parser) devices(l line, option string, read func(spec string) (string, bool)) (all []string) {
 	if !listForm.MatchString(l.value) {
