@@ -53,8 +53,8 @@ type prebuilt struct {
 	Kernel string `json:"kernel" jsonschema:"description=The kernel's file; a relative path starts from the folder of morgana.yaml."`
 }
 
-// object is a JSON object. The schema is made of objects because jsonschema's
-// structs cannot express its if and then.
+// object is a JSON object. The schema is made of objects because the type in a
+// jsonschema.Schema cannot be a list.
 type object = map[string]any
 
 // generate gives the schema. root is the module's folder.
@@ -88,7 +88,7 @@ func generate(root string) ([]byte, error) {
 	target["type"] = []string{"object", "null"}
 	defs["target"] = target
 
-	// A target without a kind is of the kind that is its name.
+	// A target without a kind has its name as its kind.
 	named := object{}
 	for _, k := range targets {
 		named[k.name] = object{"allOf": []object{
@@ -226,7 +226,7 @@ func addComments(r *jsonschema.Reflector, root, folder string) error {
 // goName matches the beginning of a comment in Go: "Memory is the ...".
 var goName = regexp.MustCompile(`^[A-Z]\w* (is|are) (\w)`)
 
-// plain is a comment for readers of YAML: on one line, without the Go name.
+// plain turns a Go comment into one line for YAML users, without the Go name.
 func plain(comment string) string {
 	comment = strings.ReplaceAll(comment, "\n", " ")
 	if m := goName.FindStringSubmatch(comment); m != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/invopop/jsonschema"
 )
 
-// The lines of a page before and behind its table of options.
+// The lines of a page before and after its table of options.
 const (
 	begin = "<!-- options: written by go run ./docs/schema from the comments of Options -->\n"
 	end   = "<!-- end of options -->\n"
@@ -86,7 +86,7 @@ func typeOf(s *jsonschema.Schema) string {
 
 var quoted = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 
-// cell is text for a table of Markdown, with quoted words as code.
+// cell escapes text for a cell of a Markdown table, with quoted words as code.
 func cell(text string) string {
 	text = quoted.ReplaceAllStringFunc(text, func(q string) string {
 		return "`" + strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`) + "`"
