@@ -67,7 +67,7 @@ func root() (string, error) {
 	return filepath.Join(cache, "morgana", "xenlab"), err
 }
 
-// cached gives the folder of the saved state, and whether it is there.
+// cached returns the path of the saved state, and whether it exists.
 func cached(ctx context.Context) (dir string, ok bool, err error) {
 	top, err := root()
 	if err != nil {
@@ -99,8 +99,8 @@ func cached(ctx context.Context) (dir string, ok bool, err error) {
 	return "", false, err
 }
 
-// Build gives the folder of the saved state and builds it if it is not there,
-// which takes root. Builds take turns; each says on stderr how far it is.
+// Build returns the folder of the saved state and builds it if it is not there, which
+// takes root. Builds take turns; each reports its progress on stderr.
 func Build(ctx context.Context) (dir string, err error) {
 	dir, ok, err := cached(ctx)
 	if err != nil || ok {
@@ -123,7 +123,7 @@ func Build(ctx context.Context) (dir string, err error) {
 	if _, ok, err := cached(ctx); err != nil || ok {
 		return dir, err // built meanwhile
 	}
-	// They are made under the lock, so those that are there were left by a killed build.
+	// These folders are made under the lock, so a killed build has left any that exist.
 	left, err := filepath.Glob(filepath.Join(top, ".making-*"))
 	if err != nil {
 		return "", err
@@ -163,7 +163,7 @@ func build(ctx context.Context, dir string) error {
 	begin := time.Now()
 	cmd := exec.CommandContext(ctx, "bash", filepath.Join(scripts, "build.sh"), dir)
 	cmd.Stderr = os.Stderr
-	// Its children go with it. Pdeathsig goes by the thread that starts it.
+	// A cancel ends its children too. Pdeathsig fires when the starting thread ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -201,7 +201,7 @@ func build(ctx context.Context, dir string) error {
 	return nil
 }
 
-// save writes the machine as it runs into its disk.
+// save stores the running machine in its disk.
 func (l *Lab) save() error {
 	said, err := l.vm.human("savevm " + snapshot)
 	if err == nil && said != "" {
@@ -222,7 +222,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	for first := true; ; first = false {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
-			return func() { _ = file.Close() }, nil // which lets go
+			return func() { _ = file.Close() }, nil // which releases the lock
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			return nil, errors.Join(err, file.Close())

@@ -27,8 +27,8 @@ const (
 	snapshot    = "booted"
 )
 
-// machine is the machine of all labs. A saved state goes on only in the machine
-// that it was saved in, so its options are in the cache's key.
+// machine is the machine of all labs. A saved state can go on only in the same machine,
+// so these options are in the key of the cache.
 var machine = []string{
 	"-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "2560",
 	// TCG emulates AMD's virtualisation, which PVH and HVM guests need. Xen does
@@ -39,19 +39,19 @@ var machine = []string{
 	"-no-reboot",
 	"-device", "virtio-blk-pci,drive=disk",
 	"-device", "virtio-net-pci,netdev=net,romfile=",
-	// Scrubbing would touch all memory, and so make the saved state as large as it.
+	// bootscrub=0: scrubbing touches all memory, and the saved state would be as large.
 	"-append", "xen console=com1 com1=115200,8n1 dom0_mem=768M,max:768M dom0_max_vcpus=1 bootscrub=0 spec-ctrl=no loglvl=warning guest_loglvl=all",
 }
 
-// TCG keeps translated code by virtual address, so with programs at random
-// ones it translates each anew whenever it starts: that makes a process cost three
-// times as much. Guards against real processors' speculation are of no use.
+// norandmaps: TCG keeps translated code by virtual address. At random addresses it would
+// translate each program anew at each start, and a process would cost three times as
+// much. mitigations=off: an emulated processor does not speculate.
 const dom0Args = "console=hvc0 quiet panic=-1 norandmaps mitigations=off"
 
 // vm is a QEMU that this process started.
 type vm struct {
 	cmd   *exec.Cmd
-	ended chan struct{} // closed when it has
+	ended chan struct{} // closed when QEMU has ended
 	kill  func()
 
 	mu     sync.Mutex // of the monitor
@@ -59,15 +59,15 @@ type vm struct {
 	events *json.Decoder
 }
 
-// launch starts QEMU on the disk in dir. The pipes of its monitor close with this
-// process, and QEMU does not mind.
+// launch starts QEMU on the disk in dir. QEMU goes on when its monitor's pipes close,
+// which they do when this process ends.
 func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	disk, err := json.Marshal(map[string]any{
 		"node-name": "disk", "driver": "qcow2",
 		"file": map[string]any{"driver": "file", "filename": filepath.Join(dir, stateName)},
 		"backing": map[string]any{"driver": "raw", "read-only": true,
 			"file": map[string]any{"driver": "file", "filename": filepath.Join(cache, "dom0.img")}},
-		// Nothing on it outlives a crash of this machine.
+		// The disk need not outlive a crash of this machine.
 		"cache": map[string]any{"no-flush": true},
 	})
 	if err != nil {
@@ -104,13 +104,13 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	v := &vm{cmd: cmd, ended: make(chan struct{}), in: in, events: json.NewDecoder(out)}
 	started := make(chan error)
 	go func() {
-		// Pdeathsig is about the thread that starts it, so it has to last as long.
+		// Pdeathsig fires when the starting thread ends; it must last as long as QEMU.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // how it ended says its log
+			_ = cmd.Wait() // QEMU's log says how it ended
 			close(v.ended)
 		}
 	}()
@@ -124,7 +124,7 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 // option quotes a value of QEMU's key=value options.
 func option(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 
-// execute runs a QMP command. It ends when QEMU does.
+// execute runs a QMP command. It fails when QEMU ends.
 func (v *vm) execute(command string, arguments any) (json.RawMessage, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -151,7 +151,7 @@ func (v *vm) execute(command string, arguments any) (json.RawMessage, error) {
 	}
 }
 
-// human runs a command that QMP has not; its output is usually an error.
+// human runs a command that QMP lacks in the human monitor. Output is usually an error.
 func (v *vm) human(line string) (said string, err error) {
 	raw, err := v.execute("human-monitor-command", map[string]string{"command-line": line})
 	if err != nil {
@@ -187,9 +187,9 @@ func (l *Lab) process() (*os.Process, error) {
 	defer func() { _ = file.Close() }() // only read
 	var pid int
 	if _, err := fmt.Fscan(file, &pid); err != nil {
-		return nil, ErrDown // not written yet, or for ever
+		return nil, ErrDown // not written yet, or never
 	}
-	// A handle first, then the lock: so the number was not given to another.
+	// The handle comes before the lock: if the lock is held, the PID is not reused.
 	p, err := os.FindProcess(pid)
 	if err != nil {
 		return nil, err

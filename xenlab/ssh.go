@@ -37,11 +37,10 @@ func (l *Lab) writeSSH(cache string, port int) error {
 	return os.WriteFile(l.Config, []byte(config), 0o600)
 }
 
-// sshPath is a path as ssh_config takes it: ssh expands %, and splits at blanks.
+// sshPath quotes a path for ssh_config, which expands % and splits at blanks.
 func sshPath(path string) string { return `"` + strings.ReplaceAll(path, "%", "%%") + `"` }
 
-// Command is a command in dom0, run as root by ssh. Without an argument it is a
-// login shell.
+// Command returns an ssh that runs argv in dom0 as root; without argv, a login shell.
 func (l *Lab) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	args := []string{"-F", l.Config, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", Alias}
 	for i, arg := range argv {

@@ -3,11 +3,11 @@
 // loopback. PV, PVH and HVM guests run in it. It needs no KVM, and root only to
 // build; its files belong to the owner of the folder.
 //
-// The dom0 is built and booted once and saved as it then runs, in
-// $XDG_CACHE_HOME/morgana/xenlab/KEY, where KEY is a digest of everything it
-// is made of. A lab is a copy of that state which goes on; so several run at once,
-// no lab sees the changes of another, and all have the same keys. A state that
-// is half made is never used: it gets its name when it is whole.
+// The dom0 is built and booted once. Its running state is saved in
+// $XDG_CACHE_HOME/morgana/xenlab/KEY, where KEY is a digest of everything that it is made
+// of. A lab goes on from a copy of that state. So several labs run at once, none sees the
+// changes of another, and all have the same ssh keys. A state gets its name when it is
+// complete.
 package xenlab
 
 import (
@@ -25,8 +25,8 @@ import (
 // Alias is the name of a lab in its ssh_config.
 const Alias = "xenlab"
 
-// bootTimeout is from power-on, or from the saved state, to an answer over ssh.
-// Both take seconds; a machine that is busy with other tests takes its time.
+// bootTimeout is the limit from power-on, or from the saved state, to an answer over ssh.
+// Both take seconds, but longer on a busy machine.
 const bootTimeout = 5 * time.Minute
 
 // Lab is a Xen host that runs.
@@ -91,7 +91,7 @@ func start(ctx context.Context, dir string, detached bool) (*Lab, error) {
 	if err := mkdirAll(l.Dir); err != nil {
 		return nil, err
 	}
-	// Only the lab's own changes are copied: the disk below them is read in place.
+	// Only the difference to the disk is copied; the disk itself is read in place.
 	disk := filepath.Join(l.Dir, stateName)
 	cp := exec.CommandContext(ctx, "cp", "--reflink=auto", "--sparse=always", filepath.Join(cache, stateName), disk)
 	if out, err := cp.CombinedOutput(); err != nil {
@@ -117,7 +117,7 @@ func (l *Lab) boot(ctx context.Context, cache string, detached bool, args ...str
 		return err
 	}
 	l.vm = vm
-	// It may hang before it answers, in QMP as well.
+	// QEMU may hang before ssh answers, in QMP as well.
 	stop := context.AfterFunc(ready, vm.kill)
 	err = l.connect(ready, cache)
 	if !stop() && err == nil {
@@ -151,7 +151,7 @@ func (l *Lab) connect(ctx context.Context, cache string) (err error) {
 		return err
 	}
 	for {
-		// The saved state's clock stands at when it was saved.
+		// The clock of the saved state shows the time of the save, so it is set.
 		_, err := l.Run(ctx, "date", "-u", "-s", fmt.Sprintf("@%.3f", float64(time.Now().UnixMilli())/1000))
 		if err == nil {
 			return nil
@@ -166,7 +166,7 @@ func (l *Lab) connect(ctx context.Context, cache string) (err error) {
 	}
 }
 
-// lastWords are the ends of the logs of QEMU and Xen.
+// lastWords returns the ends of the logs of QEMU and Xen.
 func (l *Lab) lastWords() (s string) {
 	for _, name := range []string{logName, consoleName} {
 		raw, _ := os.ReadFile(filepath.Join(l.Dir, name))
@@ -201,8 +201,8 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
-// Run runs a command in dom0 as root and gives its standard output. A command
-// that fails is an error with its error output.
+// Run runs a command in dom0 as root and returns its standard output. The error of a
+// command that fails has its error output.
 func (l *Lab) Run(ctx context.Context, argv ...string) (stdout string, err error) {
 	cmd := l.Command(ctx, argv...)
 	var out, errOut strings.Builder

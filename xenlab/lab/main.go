@@ -94,7 +94,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		if len(args) == 1 {
-			args = []string{"sh", "-c", args[0]} // as ssh's users are used to
+			args = []string{"sh", "-c", args[0]} // a command line for the shell, as with ssh
 		}
 		cmd := l.Command(ctx, args...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -127,7 +127,7 @@ What it prints: %s
 
 var plain = regexp.MustCompile(`^[\w@%+=:,./-]+$`)
 
-// quote is a word as sh reads it.
+// quote quotes a word for sh.
 func quote(word string) string {
 	if plain.MatchString(word) {
 		return word
