@@ -9,8 +9,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Observe says how a machine is. ended is called for a machine without a process: it
-// says how and when the process ended, with the zero time if none ever ran.
+// Observe returns the state of m. It calls ended for a machine whose process is gone
+// together with its pid file. ended returns how and when the process ended, or the zero
+// time if none ever ran.
 func (r *Machines) Observe(m step.Machine, ended func(Machine) (how string, when time.Time, err error)) (step.Health, error) {
 	at, err := r.Of(m.Registration.Spec.Tags)
 	if err != nil {
@@ -53,7 +54,7 @@ func (m Machine) observe(id string, ended func(Machine) (string, time.Time, erro
 	return step.Health{State: step.Ended, How: how, Since: when.UTC()}, nil
 }
 
-// Forecast lists the acts of registering the machine of tags.
+// Forecast lists what Register would do for the machine of tags.
 func (r *Machines) Forecast(tags step.Tags) ([]step.Action, error) {
 	m, err := r.Of(tags)
 	if err != nil {
@@ -62,7 +63,7 @@ func (r *Machines) Forecast(tags step.Tags) ([]step.Action, error) {
 	return []step.Action{{Call: "mkdir " + m.Path, Why: "the machine's files: its kernel, disks and console"}}, nil
 }
 
-// Forecast lists the acts of opening or making the tap.
+// Forecast lists what opening or making the tap would do.
 func (c TapConfig) Forecast() ([]step.Action, error) {
 	name := c.Interface()
 	whose, _, err := c.find()
@@ -85,7 +86,8 @@ func (c TapConfig) Forecast() ([]step.Action, error) {
 	return all, nil
 }
 
-// Wanted is the filter of a List of tags: with App and Target empty it accepts all.
+// Wanted returns the filter for List: tags.Match, or a filter that accepts all if App and
+// Target are empty.
 func Wanted(tags step.Tags) func(step.Tags) bool {
 	if tags.App == "" && tags.Target == "" {
 		return func(step.Tags) bool { return true }
@@ -93,8 +95,8 @@ func Wanted(tags step.Tags) func(step.Tags) bool {
 	return tags.Match
 }
 
-// List gives the folders of machines whose tags are wanted, half made ones as
-// well, and with withTaps their taps. host is where they are.
+// List returns the folders of the machines whose tags are wanted, also half-made and
+// half-removed folders, and with withTaps the taps. host becomes Where of each.
 func (r *Machines) List(host string, wanted func(step.Tags) bool, withTaps bool) ([]step.Resource, error) {
 	whole, err := r.All(wanted)
 	if err != nil {
@@ -120,13 +122,14 @@ func (r *Machines) List(host string, wanted func(step.Tags) bool, withTaps bool)
 	}
 	links, err := taps(wanted)
 	for _, link := range links {
-		tags, _ := aliasTags(link.Attrs().Alias) // taps has read it
+		tags, _ := aliasTags(link.Attrs().Alias) // taps has checked it
 		all = append(all, step.Resource{Tags: tags, Kind: "tap", ID: link.Attrs().Name, Where: host})
 	}
 	return all, err
 }
 
-// made is when the folder was made: its lock is made first and never written to.
+// made returns the time at which the folder was made: that of its lock file, which is made
+// first and never written to, or else the folder's own.
 func (m Machine) made() (time.Time, error) {
 	info, err := os.Lstat(m.File(lockFile))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -10,44 +10,42 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Process is a target's view of a machine's process, for [Machines.Boot]. Its
-// methods are called one at a time.
+// Process is a target's part of [Machines.Boot]: it starts a machine's process and knows
+// its state. Boot calls one method at a time.
 type Process interface {
-	// Start starts the process, with [Machine.Start] and this lock.
+	// Start starts the process with [Machine.Start], to which it passes lock.
 	Start(ctx context.Context, lock *os.File) error
-	// Ready says how the running process is known to be ready, "" if it is not
-	// yet. It is called often and does not wait. It also does the work that needs
-	// a ready machine, such as opening ports, so that work may be done twice. An
-	// error ends Boot, unless the process has ended meanwhile.
+	// Ready returns how the running process showed that it is ready, "" if it is not ready
+	// yet. Boot calls it often, so it does not wait. It also does the work that needs a ready
+	// machine, such as opening ports; such work may be done twice. An error ends Boot, unless
+	// the process has ended meanwhile.
 	Ready(ctx context.Context) (how string, err error)
-	// Ended looks at the files of a process that does not run. ended is false if
-	// the process never started or was killed. Otherwise it ran to its end: how
-	// says how it was ready and how it ended, or err (BootFailed) says that it was
-	// never ready.
+	// Ended reads the files of a process that does not run. ended is false if the process
+	// never started or was killed. Otherwise the process ran to its end: how says how it
+	// became ready and how it ended. If it was never ready, err is BootFailed.
 	Ended(ctx context.Context) (how string, ended bool, err error)
-	// Held is called while no process runs and the machine's lock is held. Mostly
-	// another call is about to start the process, and Held does nothing. But the
-	// children of a killed process may have inherited the lock: a target whose
-	// process has children ends them here.
+	// Held is called while no process runs but the machine's lock is held. The holder is
+	// another call that is about to start the process, or a child of a killed process, which
+	// inherited the lock. A target whose process has children ends them here; other targets
+	// do nothing.
 	Held(ctx context.Context) error
-	// Died is the error (BootFailed) for a process that this call saw running or
-	// started, and that was killed.
+	// Died returns the error (BootFailed) for a process that was killed after this Boot had
+	// started it or had seen it run.
 	Died(ctx context.Context) error
-	// Late is the error (BootFailed) for a process that is not ready in time.
+	// Late returns the error (BootFailed) for a process that is not ready in time.
 	Late(ctx context.Context) error
-	// Awaited names for people what Boot waits for: `the console to match "up"`.
+	// Awaited says what Boot waits for, as `the console to match "up"`.
 	Awaited() string
 }
 
-// Boot starts the registered machine, or adopts the one that runs, and waits
-// until it is ready. One that ran to its end by itself is not started again: it
-// is returned as Ended if it was ready. One that was killed, as with its host,
-// is started again.
+// Boot starts the registered machine, or adopts the one that runs, and waits until it is
+// ready. A machine that ran to its end is not started again: it is returned as Ended if it
+// was ready. A machine that was killed, for example with its host, is started again.
 //
-// enter is called once, before the process is started, with the record that
-// Register wrote. It reads the options, and gives the target's view of the process
-// and the time that it may take to be ready, from its start or, if it is adopted,
-// from now:
+// enter is called once, before the process is started, with the record that Register wrote.
+// It reads the options and returns the target's Process and the timeout for getting ready.
+// The timeout counts from the process's start, or from the call of Boot if the process is
+// adopted:
 //
 //	func (t *Target) Boot(ctx context.Context, reg step.Registration) (step.Machine, error) {
 //		return t.machines.Boot(ctx, reg, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
@@ -56,9 +54,9 @@ type Process interface {
 //		})
 //	}
 //
-// The machine's addresses are the target's to add. Errors have Op "boot" and the
-// machine's name: Conflict if another image is registered under its name,
-// NotFound if none is, those of enter and of the process, and ctx's.
+// The caller adds the machine's addresses. Errors have Op "boot" and the machine's name.
+// They are Conflict if another image is registered under its name, NotFound if none is, and
+// those of enter, of the Process and of ctx.
 func (r *Machines) Boot(ctx context.Context, reg step.Registration,
 	enter func(Machine, Record) (p Process, timeout time.Duration, err error)) (step.Machine, error) {
 	m, err := r.Of(reg.Spec.Tags)
@@ -91,7 +89,7 @@ func (m Machine) boot(ctx context.Context, reg step.Registration, enter func(Mac
 	return step.Machine{Registration: reg, ID: rec.UUID(), Ready: how, Adopted: !b.started, Ended: b.ended}, nil
 }
 
-// BootFailed is an error of that kind. The hint is mostly the console's tail.
+// BootFailed returns an error of that kind. The hint is usually the console's tail.
 func BootFailed(hint, format string, args ...any) error {
 	return &step.Error{Kind: step.BootFailed, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
@@ -103,9 +101,9 @@ type boot struct {
 	timeout time.Duration
 	began   time.Time
 
-	started bool // by this call
-	seen    bool // running, by this call
-	ended   bool // ready, and gone since
+	started bool // this call started the process
+	seen    bool // this call saw the process running
+	ended   bool // the process was ready and has ended
 }
 
 // run starts the machine, unless it runs already, and waits until it is ready.
@@ -131,7 +129,7 @@ func (b *boot) run(ctx context.Context) (how string, err error) {
 	}
 }
 
-// look is one look at the machine: how it is ready, "" if it is not yet.
+// look looks at the machine once. how says how it is ready, "" if it is not yet.
 func (b *boot) look(ctx context.Context) (how string, err error) {
 	pid, err := b.m.Pid()
 	if err != nil {
@@ -150,11 +148,11 @@ func (b *boot) look(ctx context.Context) (how string, err error) {
 	if now, gone := b.m.Pid(); now != 0 || gone != nil {
 		return "", err
 	}
-	return "", nil // one that does a job may end at any moment
+	return "", nil // the process has ended: the next look says how
 }
 
-// notRunning handles a machine without a process. It ran to its end, it died,
-// another call starts it ("", nil), or this call starts it.
+// notRunning handles a machine without a process: it ran to its end, it was killed, another
+// call is starting it ("", nil), or this call starts it ("", nil).
 func (b *boot) notRunning(ctx context.Context) (how string, err error) {
 	lock, err := b.m.Lock()
 	if errors.Is(err, ErrHeld) {
@@ -163,7 +161,7 @@ func (b *boot) notRunning(ctx context.Context) (how string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer lock.Close() //nolint:errcheck // the process has its own handle by then
+	defer lock.Close() //nolint:errcheck // a started process has a copy
 	how, b.ended, err = b.p.Ended(ctx)
 	if b.ended || err != nil {
 		return how, err

@@ -15,9 +15,10 @@ import (
 
 const consolePiece = 32 << 10
 
-// Console reads console.log. Text that is not UTF-8 has U+FFFD in its place.
-// An offset behind the end, as after a machine was started anew, begins again
-// at 0. A machine that was destroyed, or is on another host, is NotFound.
+// Console returns text of console.log from from.Offset on, at most 32 KiB. If there is none
+// yet it waits up to from.WaitSeconds. U+FFFD replaces bytes that are not UTF-8. An offset
+// beyond the end, as after a machine was started anew, counts as 0. A machine that was
+// destroyed, or is on another host, is NotFound.
 func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	m, err := r.Of(from.Machine.Registration.Spec.Tags)
 	if err == nil && from.Offset < 0 {
@@ -34,8 +35,8 @@ func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.Con
 		if _, err := m.Record(); err != nil {
 			return step.ConsoleText{}, step.During(op, err)
 		}
-		// console.log is made after the pid file is locked, and the text is read
-		// last. So no text is missed, and an ended machine is not waited for.
+		// The process locks its pid file before it makes console.log. So a console without a
+		// process is that of an ended machine. The text is read last, so that none is missed.
 		_, unbegun := os.Stat(m.File(ConsoleFile))
 		pid, err := m.Pid()
 		if err != nil {
@@ -57,7 +58,7 @@ func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.Con
 	}
 }
 
-// Printed is the console's size so far, 0 if there is none.
+// Printed is the console's size in bytes, 0 if there is none.
 func (m Machine) Printed() int64 {
 	info, err := os.Stat(m.File(ConsoleFile))
 	if err != nil {
@@ -66,7 +67,7 @@ func (m Machine) Printed() int64 {
 	return info.Size()
 }
 
-// consoleAt reads a piece, cut between characters. None yet is "".
+// consoleAt reads at most 32 KiB, cut between characters; "" if there is no console yet.
 func (m Machine) consoleAt(offset int64) (text string, next int64, err error) {
 	f, err := os.Open(m.File(ConsoleFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -134,7 +135,8 @@ func (w *Watch) Matched() (bool, error) {
 	}
 }
 
-// Tail is the last 20 lines of a file, as far as they are in its last 8 KiB.
+// Tail returns the last 20 lines of a file, as far as they are in its last 8 KiB, or "" if
+// the file cannot be read.
 func Tail(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
@@ -152,9 +154,9 @@ func Tail(path string) string {
 	return lastLines(b)
 }
 
-// ConsoleTail is the console's last lines for an error's hint, "" if it is
-// empty. The whole console goes to the store, because the machine's folder is
-// removed with the failed rollout.
+// ConsoleTail returns the console's last lines for an error's hint, "" if it is empty. It
+// puts the whole console into the store, because the machine's folder is removed with the
+// failed rollout.
 func (r *Machines) ConsoleTail(ctx context.Context, m Machine) string {
 	path := m.File(ConsoleFile)
 	lines := Tail(path)

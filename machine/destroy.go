@@ -12,26 +12,25 @@ import (
 )
 
 const (
-	// killGrace is how long the kernel may take to clear a killed process away.
+	// killGrace is the time in which a process must end after SIGKILL.
 	killGrace = 10 * time.Second
 	tick      = 50 * time.Millisecond
 )
 
-// Quit says how a target ends a machine's process. Ask asks it to end; Grace is the
-// time until it is killed. After an error of Ask it is killed at once.
+// Quit says how a target ends a machine's process. Ask asks the process to end. Grace is
+// the time after which it is killed. After an error of Ask it is killed at once.
 type Quit struct {
 	Ask   func(ctx context.Context, m Machine, pid int) error
 	Grace time.Duration
 	// Held is as in [Process]; nil for a target whose process has no children.
 	Held func(ctx context.Context, m Machine) error
-	// Files are the target's own files in the folder that belong to one run.
+	// Files names the target's own files of one run. They are removed if the folder is kept.
 	Files []string
 }
 
-// Destroy ends the machines whose tags match and removes their folders, half
-// made ones as well. With KeepImage the folders stay, as they were before the
-// first boot. Machines that do not end are in the error's Left; the rest is
-// removed. It is idempotent.
+// Destroy ends the machines whose tags match and removes their folders, also half-made
+// ones. With KeepImage the folders stay, without the files of the last run. A machine that
+// does not end is in the error's Left; the others are removed. Destroy is idempotent.
 func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (step.Destroyed, error) {
 	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
@@ -83,7 +82,7 @@ func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (s
 // ended, 0 if none ran.
 func (m Machine) destroy(ctx context.Context, quit Quit, keep bool) (pid int, err error) {
 	pid, lock, err := m.end(ctx, quit)
-	if step.KindOf(err) == step.NotFound { // without a lock nothing runs, but a damaged folder may be there
+	if step.KindOf(err) == step.NotFound { // nothing runs without a lock file, but a damaged folder may be there
 		lock, err = nil, nil
 	}
 	if err != nil {
@@ -100,7 +99,8 @@ func (m Machine) destroy(ctx context.Context, quit Quit, keep bool) (pid int, er
 	return pid, err
 }
 
-// end ends the machine's process, if it runs, and returns with its lock held.
+// end ends the machine's process, if one runs, and returns the machine's lock. ended is the
+// process id, 0 if none ran.
 func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, err error) {
 	began := time.Now()
 	told, killed := false, false
@@ -117,7 +117,7 @@ func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, 
 		}
 		since := time.Since(began)
 		switch {
-		case pid == 0: // another call has the lock, or the process's children
+		case pid == 0: // another call or a child of the process has the lock
 			if quit.Held != nil {
 				if err := quit.Held(ctx, m); err != nil {
 					return ended, nil, err
@@ -126,7 +126,7 @@ func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, 
 		case !told:
 			told, ended = true, pid
 			if quit.Ask(ctx, m, pid) != nil {
-				began = began.Add(-quit.Grace) // no use in waiting
+				began = began.Add(-quit.Grace) // kill it at the next tick
 			}
 		case since > quit.Grace && !killed:
 			killed = true
@@ -145,9 +145,9 @@ func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, 
 	}
 }
 
-// Signal sends a signal to the machine's process. It takes a handle of the process
-// first and then looks at the lock again, so that it never signals a later process
-// of the same number. A process that is gone is no error.
+// Signal sends a signal to the machine's process. It opens a handle of the process before
+// it checks the pid file's lock again. So it never signals a later process with the same
+// number. A process that is gone is no error.
 func (m Machine) Signal(pid int, signal os.Signal) error {
 	p, err := os.FindProcess(pid)
 	if err != nil {

@@ -25,24 +25,24 @@ type Disk struct {
 	// Reading is the option that makes it ReadOnly, for hints, as
 	// "readonly: true"; "" if the target has none.
 	Reading string
-	// Fits refuses a file that the target cannot use, for the option field; nil
-	// takes every file.
+	// Fits returns an error, with field, for a file that the target cannot use. Nil accepts
+	// every file.
 	Fits func(f *os.File, field string) error
 }
 
-// TakeDisks opens disks for the machine of tags and locks them (flock), because two
-// machines that write to one file system destroy it. A disk that is written to gets
-// an exclusive lock, one that is only read a shared lock. The lock is on the file,
-// whatever its name, and holds against machines of all targets. A process that
-// inherits the files keeps the locks until it is gone.
+// TakeDisks opens the disks for the machine of tags and locks them (flock), because two
+// machines that write to one file system destroy it. A disk that is written to gets an
+// exclusive lock, a read-only disk a shared lock. The lock is on the file, whatever its
+// name, and holds against machines of all targets. A process that inherits the files keeps
+// the locks until it ends.
 //
 // With sparing, a disk held by a running machine of the same deployment is accepted
 // without its lock: Boot decides, because by then that machine may be gone.
 //
-// The files are in the order of disks. The caller closes them, also after an error.
-// Errors have the disk's Field: NotFound, Unauthorized, Conflict if another machine
-// has it, InvalidSpec for a path that cannot be a disk or is given twice. Passing
-// trouble of the host has no kind.
+// The files are in the order of disks. The caller closes them, also after an error. Errors
+// have the disk's Field. They are NotFound, Unauthorized, Conflict if another machine has
+// the disk, or InvalidSpec for a path that cannot be a disk or is given twice. An error of
+// the host that may pass has no kind.
 func (r *Machines) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, sparing bool) (taken []*os.File, err error) {
 	var seen []fs.FileInfo
 	for i, d := range disks {
@@ -72,8 +72,7 @@ func (r *Machines) TakeDisks(ctx context.Context, tags step.Tags, disks []Disk, 
 	return taken, nil
 }
 
-// CheckDisks takes the disks for the machine of tags, sparing as
-// [Machines.TakeDisks] says, and closes them.
+// CheckDisks calls [Machines.TakeDisks] with sparing, and closes the disks.
 func (r *Machines) CheckDisks(ctx context.Context, tags step.Tags, disks []Disk) error {
 	taken, err := r.TakeDisks(ctx, tags, disks, true)
 	for _, f := range taken {
@@ -86,7 +85,8 @@ func (d Disk) failed(kind step.Kind, hint, format string, args ...any) error {
 	return &step.Error{Kind: kind, Field: d.Field, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
 
-// or adds to a hint that the disk could be read only.
+// or adds to hint the option that makes the disk read-only, if there is one, and where to
+// set it.
 func (d Disk) or(hint, where string) string {
 	if d.Reading == "" {
 		return hint
@@ -110,7 +110,7 @@ func (d Disk) open() (*os.File, fs.FileInfo, error) {
 		f, err = os.OpenFile(d.Path, how, 0)
 	}
 	if err == nil {
-		info, err = f.Stat() // of what was opened
+		info, err = f.Stat() // the path may lead elsewhere by now
 	}
 	if err != nil {
 		return nil, nil, d.refused(err)
@@ -118,8 +118,7 @@ func (d Disk) open() (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// refused gives the errors of opening a disk their kind. Trouble that does not pass
-// by itself is InvalidSpec.
+// refused gives an error of opening the disk its kind. An error that may pass has none.
 func (d Disk) refused(err error) error {
 	verb := "write to"
 	if d.ReadOnly {
@@ -139,8 +138,8 @@ func (d Disk) refused(err error) error {
 	return &step.Error{Field: d.Field, Err: err}
 }
 
-// Passing reports whether the host is short of memory, files or the like: another
-// try may succeed.
+// Passing reports whether the error may pass: the host is short of memory, files or the
+// like.
 func Passing(err error) bool {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EINTR} {
 		if errors.Is(err, e) {
@@ -154,8 +153,7 @@ func blockDevice(info fs.FileInfo) bool {
 	return info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
 }
 
-// sameDisk reports whether two files have the same bytes: they are one, or two
-// nodes of one block device.
+// sameDisk reports whether a and b are one file, or two nodes of one block device.
 func sameDisk(a, b fs.FileInfo) bool {
 	if os.SameFile(a, b) {
 		return true
@@ -165,7 +163,8 @@ func sameDisk(a, b fs.FileInfo) bool {
 	return ok && same && blockDevice(a) && blockDevice(b) && one.Rdev == other.Rdev
 }
 
-// lockDisk locks a disk that is open, or names the machine that has it.
+// lockDisk locks an open disk. Its error names the machine that has the lock, if that is
+// known.
 func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.File, info fs.FileInfo, sparing bool) error {
 	lock := files.Lock
 	if d.ReadOnly {
@@ -201,8 +200,8 @@ func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.F
 	}
 }
 
-// MakeDisk makes an empty, sparse disk in the machine's folder. The error of a
-// disk that is too large names the option, field, and size as the user wrote it.
+// MakeDisk makes an empty, sparse disk in the machine's folder. field and size are the
+// option and its text, for the error of a disk that is too large.
 func (m Machine) MakeDisk(name string, bytes int64, field, size string) error {
 	f, err := os.OpenFile(m.File(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

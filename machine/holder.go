@@ -15,7 +15,7 @@ import (
 // /proc/PID/fdinfo.
 func (r *Machines) holder(wanted func(file, info string) bool) *Machine {
 	state := filepath.Dir(r.root)
-	kinds, _ := os.ReadDir(state) // without it the holder stays unknown
+	kinds, _ := os.ReadDir(state) // after an error no holder is found
 	for _, kind := range kinds {
 		target := &Machines{root: filepath.Join(state, kind.Name())}
 		machines, _ := target.All(func(step.Tags) bool { return true })
@@ -28,11 +28,11 @@ func (r *Machines) holder(wanted func(file, info string) bool) *Machine {
 	return nil
 }
 
-// hasOpen reports whether a machine's process, or another of its session, has
-// the file open, as far as can be seen: the kernel shows nothing of a process
-// that got capabilities from its program's file.
+// hasOpen reports whether the process, or another process of its session, has a wanted file
+// open. The kernel hides the files of a process whose program file gives it capabilities:
+// they are not found.
 func hasOpen(pid int, wanted func(file, info string) bool) bool {
-	all, _ := os.ReadDir("/proc") // they may be gone at any moment
+	all, _ := os.ReadDir("/proc") // after an error nothing is found
 	for _, p := range all {
 		member, err := strconv.Atoi(p.Name())
 		if err != nil {
@@ -52,8 +52,7 @@ func hasOpen(pid int, wanted func(file, info string) bool) bool {
 	return false
 }
 
-// deployedAs reports whether the machine is of that deployment, in whatever
-// generation.
+// deployedAs reports whether the machine is of the deployment of tags, in any generation.
 func (m Machine) deployedAs(tags step.Tags) bool {
 	return m.Tags.App == tags.App && m.Tags.Target == tags.Target
 }

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// KVM is Linux's device for virtual machines on the processor itself.
+	// KVM is the device of Linux's hypervisor.
 	KVM = "/dev/kvm"
-	// KVMFix says for hints how to mend a KVM that does not work.
+	// KVMFix is the hint for a KVM that does not work.
 	KVMFix = "add the worker's user to group kvm, or turn on virtualization in the host's firmware (nested, in a virtual machine)"
 )
 
-// openKVM opens KVM. f is nil if there is none, or none for this user: why says
-// what is wrong. err is trouble that may pass.
+// openKVM opens KVM. If there is none, or this user may not open it, f is nil and why is
+// the reason. err is an error that may pass.
 func openKVM() (f *os.File, why string, err error) {
 	if f, err = os.OpenFile(KVM, os.O_RDWR, 0); err == nil {
 		return f, "", nil
@@ -42,8 +42,9 @@ func kvmRefused(err error) (why string, passing error) {
 	return "", err
 }
 
-// NoKVM is the error (Unsupported) for KVM that is wanted and does not work. instead
-// names an option that needs none; field is the option to blame, if there is one.
+// NoKVM returns the error (Unsupported) for a host without a working KVM. why is the
+// reason. instead names an option that needs no KVM. field is the option to blame, "" if
+// there is none.
 func NoKVM(field, instead, why string) error {
 	return &step.Error{Kind: step.Unsupported, Field: field, Err: fmt.Errorf("this host has no working KVM (%s): %s", KVM, why),
 		Hint: instead + "; or " + KVMFix}

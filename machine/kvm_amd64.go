@@ -60,15 +60,15 @@ type kvmRegs struct {
 	rip, rflags                            uint64
 }
 
-// The probe's memory: page tables, code, numbers.
+// Addresses in the probe's memory.
 const (
 	probeSize            = 0x10000
 	pml4, pdpt, pd       = 0x1000, 0x2000, 0x3000
 	probeCode, probeData = 0x4000, 0x5000
 )
 
-// It computes 0x21+0x21 with SSE, as every 64-bit unikernel's compiler does, and
-// says the result on port 0xf4.
+// The probe computes 0x21+0x21 with SSE, which compilers use in every 64-bit unikernel, and
+// writes the result to port 0xf4.
 var probe = []byte{
 	0xf3, 0x0f, 0x6f, 0x07, // movdqu (%rdi), %xmm0
 	0x66, 0x0f, 0xfe, 0xc0, // paddd %xmm0, %xmm0
@@ -77,9 +77,9 @@ var probe = []byte{
 	0xf4, //                   hlt
 }
 
-// TryKVM says what is wrong with KVM, "" if one of its processors runs the probe
-// in long mode. There are /dev/kvm that open and answer, but die on SSE. err is
-// trouble that may pass. It takes milliseconds, 2 s at most.
+// TryKVM runs a probe in a virtual machine. why says what is wrong with KVM, "" if the
+// probe ran: on some hosts KVM opens but fails at SSE. err is an error that may pass.
+// TryKVM takes milliseconds, at most about 2 s.
 func TryKVM() (why string, err error) { return tryProgram(probe) }
 
 func tryProgram(program []byte) (why string, err error) {
@@ -112,7 +112,7 @@ func runProbe(kvm uintptr, program []byte) error {
 	defer unix.Munmap(memory) //nolint:errcheck // as above
 	binary.LittleEndian.PutUint64(memory[pml4:], pdpt|3)
 	binary.LittleEndian.PutUint64(memory[pdpt:], pd|3)
-	binary.LittleEndian.PutUint64(memory[pd:], 0x83) // the first 2 MiB as they are
+	binary.LittleEndian.PutUint64(memory[pd:], 0x83) // maps the first 2 MiB to themselves
 	copy(memory[probeCode:], program)
 	memory[probeData] = 0x21
 	region := kvmMemory{size: probeSize, userAddr: uint64(uintptr(unsafe.Pointer(&memory[0])))}
@@ -133,7 +133,7 @@ func runProbe(kvm uintptr, program []byte) error {
 		return err
 	}
 	defer unix.Munmap(state) //nolint:errcheck // as above
-	// All that the host's processor can, as QEMU and solo5-hvt give it.
+	// It gets all features of the host's processor, as from QEMU and solo5-hvt.
 	features := make([]uint32, 2+10*256) // struct kvm_cpuid2, of 256 entries
 	features[0] = 256
 	table := uintptr(unsafe.Pointer(&features[0]))
@@ -149,7 +149,7 @@ func runProbe(kvm uintptr, program []byte) error {
 	return run(cpu, state)
 }
 
-// longMode is the state in which the probe starts.
+// longMode sets the registers for the probe to start in long mode.
 func longMode(cpu uintptr) error {
 	var s kvmSregs
 	if _, err := ioctl(cpu, kvmGetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
@@ -169,7 +169,7 @@ func longMode(cpu uintptr) error {
 	return err
 }
 
-// run runs the processor to its first exit, which must be the result.
+// run runs the processor to its first exit, which must be the probe's result.
 func run(cpu uintptr, state []byte) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -2,8 +2,8 @@
 
 package machine
 
-// TryKVM says what is wrong with KVM, "" if it can be opened: what it can do is not
-// tried here. err is trouble that may pass.
+// TryKVM opens KVM, and tries nothing in it. why says what is wrong, "" if it opens. err is
+// an error that may pass.
 func TryKVM() (why string, err error) {
 	f, why, err := openKVM()
 	if f != nil {

@@ -17,19 +17,18 @@
 //
 // # Who runs
 //
-// A worker may die at any moment, and two workers may be told to boot the same
-// machine. So a number in a file proves nothing. The call that starts the process
-// takes the lock first, and the process inherits it: from before the fork until the
-// process is gone no other call can start or remove the machine. The process id is
-// the holder of the fcntl lock on the pid file, which the kernel reports. A later
-// process of the same number does not hold that lock.
+// A worker may die at any moment, and two workers may be told to boot the same machine. So
+// a process id in a file proves nothing. The call that starts the process takes the lock
+// first, and the process inherits it: until the process is gone no other call can start or
+// remove the machine. The process id is that of the holder of the fcntl lock on the pid
+// file, which the kernel reports. A later process with the same id does not hold that lock.
 //
-// A process that ends by itself removes its pid file; one whose pid file is
-// there but not locked was killed, or its host was.
+// A process that ends by itself removes its pid file. A pid file without a lock means that
+// the process was killed, or that its host went down.
 //
-// It gets a session of its own and outlives the worker. A service manager that
-// ends all processes of the worker's control group ends the machines too: under
-// systemd set KillMode=process.
+// The process has a session of its own and outlives the worker. A service manager that ends
+// all processes of the worker's control group ends the machines too: under systemd set
+// KillMode=process.
 package machine
 
 import (
@@ -63,15 +62,15 @@ type Machines struct {
 	store      step.Store
 }
 
-// In is the target of a kind at site.
+// In returns the machines of a kind at site.
 func In(site step.Site, kind string) *Machines {
 	return &Machines{kind, filepath.Join(site.State, kind), site.Store}
 }
 
-// Root is the target's folder, State/<kind>; it may not be there yet.
+// Root is the folder of these machines, State/<kind>; it may not exist yet.
 func (r *Machines) Root() string { return r.root }
 
-// Machine is a machine's folder, and so a registration. It may not be there.
+// Machine is a machine's folder, which is its registration. It may not exist.
 type Machine struct {
 	Path string
 	Tags step.Tags
@@ -81,16 +80,16 @@ type Machine struct {
 type Record struct {
 	Tags   step.Tags `json:"tags"`
 	Digest string    `json:"digest"`
-	// Files are those of the image that are kept as they came: name to SHA-256.
+	// Files maps the names of the image's files that the folder still has to their SHA-256.
 	Files   map[string]string `json:"files"`
 	Options json.RawMessage   `json:"options"`
 }
 
-// Half made or half removed: a dot, the folder's name, a random number.
+// A folder that is half made or half removed: a dot, the machine's name, a dot, a number.
 var scrapForm = regexp.MustCompile(`^\.(.*)\.[0-9]+$`)
 
-// Of is the machine of tags, there or not. Tags that do not name one machine
-// are InvalidSpec.
+// Of returns the machine of tags, whether or not it exists. Tags that do not name one
+// machine are InvalidSpec.
 func (r *Machines) Of(tags step.Tags) (Machine, error) {
 	name, err := tags.Folder()
 	if err != nil {
@@ -107,8 +106,7 @@ func (r *Machines) All(wanted func(step.Tags) bool) ([]Machine, error) {
 	})
 }
 
-// scrap lists the folders that are half made or half removed and whose tags are
-// wanted.
+// scrap lists the half-made and half-removed folders whose tags are wanted.
 func (r *Machines) scrap(wanted func(step.Tags) bool) ([]Machine, error) {
 	return r.folders(func(name string) (step.Tags, bool) {
 		tags, ok := scrapTags(name)
@@ -143,7 +141,7 @@ func (r *Machines) folders(wanted func(name string) (step.Tags, bool)) ([]Machin
 // Name is the folder's name.
 func (m Machine) Name() string { return filepath.Base(m.Path) }
 
-// File is the path of a file of the machine's.
+// File is the path of a file in the machine's folder.
 func (m Machine) File(name string) string { return filepath.Join(m.Path, name) }
 
 // errRuin says that the folder's record cannot be read: the disk failed, or another
@@ -169,7 +167,7 @@ func (m Machine) Record() (Record, error) {
 	return Record{}, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("no machine %s on this host: %w", m.Name(), errRuin), Hint: "deploy again"}
 }
 
-// UUID is the machine's, the same whenever it is started.
+// UUID is the machine's id. It follows from tags and digest, so every start has the same.
 func (rec Record) UUID() string {
 	u := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d\n%s", rec.Tags.App, rec.Tags.Target, rec.Tags.Life, rec.Tags.Generation, rec.Digest))
 	u[6] = u[6]&0x0f | 0x80 // version 8: made by a rule of our own
@@ -185,9 +183,9 @@ func (m Machine) notFound() error {
 // ErrHeld says that the machine's process or another call has its lock.
 var ErrHeld = errors.New("the machine runs, or another call changes it")
 
-// Lock takes the machine for changing; closing the file lets go, unless a
-// process was started with it. It does not wait: [ErrHeld]. NotFound if the
-// folder is gone.
+// Lock takes the machine's lock, which excludes every other call. Closing the file releases
+// it, unless a process that inherited it still runs. Lock does not wait: a lock that is
+// held is [ErrHeld]. A folder that is gone is NotFound.
 func (m Machine) Lock() (*os.File, error) {
 	f, err := os.OpenFile(m.File(lockFile), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -223,11 +221,10 @@ func (m Machine) Lock() (*os.File, error) {
 	return f, nil
 }
 
-// Start starts cmd as the machine's process, in the machine's folder and in a
-// session of its own, bound to nothing of this process. It inherits lock as
-// its first extra file (descriptor 3), before those of cmd.ExtraFiles, and gets
-// cmd.Env, or a few variables of the worker's environment that hold no secrets. The
-// files of an earlier run are removed first.
+// Start starts cmd as the machine's process, in the machine's folder and in a session of
+// its own. The process inherits lock as descriptor 3, before the files of cmd.ExtraFiles.
+// If cmd.Env is nil it gets a few variables of the worker that hold no secrets. The files
+// of an earlier run are removed first.
 func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
 	if err := m.forget(); err != nil {
 		return err
@@ -246,13 +243,12 @@ func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
 	if err := cmd.Start(); err != nil {
 		return &step.Error{Kind: step.Unsupported, Err: err, Hint: "is " + cmd.Path + " a program for this host?"}
 	}
-	// Reap it when it ends, so that it leaves no zombie; its status is not
-	// needed, and the machine may outlive this goroutine.
+	// Reap the process when it ends, so that it leaves no zombie.
 	go func() { _ = cmd.Wait() }()
 	return nil
 }
 
-// forget removes the files of an earlier run, and more of the target's own.
+// forget removes the files of an earlier run, and the target's own files in more.
 func (m Machine) forget(more ...string) error {
 	for _, old := range append(more, readyFile, ConsoleFile, PidFile) {
 		if err := os.Remove(m.File(old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -262,8 +258,8 @@ func (m Machine) forget(more ...string) error {
 	return nil
 }
 
-// Pid is the process id of the machine's process, 0 if none runs: the holder
-// of the fcntl lock on the pid file.
+// Pid returns the process id of the holder of the pid file's fcntl lock, which is the
+// machine's process; 0 if none runs.
 func (m Machine) Pid() (int, error) {
 	f, err := os.Open(m.File(PidFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -283,13 +279,13 @@ func (m Machine) Pid() (int, error) {
 	return int(lock.Pid), nil
 }
 
-// Ready says how the machine was known to be ready, if it ever was.
+// Ready returns how the machine showed that it was ready; ok is false if it never was.
 func (m Machine) Ready() (how string, ok bool) {
 	b, err := os.ReadFile(m.File(readyFile))
 	return string(b), err == nil && len(b) > 0
 }
 
-// SetReady keeps how the machine was known to be ready.
+// SetReady records how the machine showed that it was ready.
 func (m Machine) SetReady(how string) error {
 	if was, ok := m.Ready(); ok && was == how {
 		return nil

@@ -20,8 +20,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Image makes an image of parts and the machine's options, with every default
-// written out. Its digest depends on these alone.
+// Image makes an image of parts and of the options, in which every default is written out.
+// The digest depends on these alone.
 func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, parts ...step.File) (step.Image, error) {
 	config, err := r.store.Put(ctx, bytes.NewReader(options))
 	if err != nil {
@@ -31,8 +31,8 @@ func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, opt
 	return step.Image{Spec: spec, Digest: step.DigestOf(parts), Format: format, Files: parts}, nil
 }
 
-// Scratch makes a folder for work that comes before Register, and removes what
-// killed workers have left of theirs, for whatever tags.
+// Scratch makes a folder for work that comes before Register; done removes it. Scratch also
+// removes the folders that killed workers left, of any tags.
 func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, err error) {
 	m, err := r.Of(tags)
 	if err != nil {
@@ -47,14 +47,13 @@ func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, er
 	})
 }
 
-// Prepare completes a machine's folder that is being made. It refuses wrong options
-// and turns the image's files into those that the machine uses. It may remove files
-// of the image.
+// Prepare is a target's part of Register: it completes the folder made. It refuses wrong
+// options, and makes from the image's files those that the machine uses. It may remove
+// files of the image.
 type Prepare func(ctx context.Context, made Machine, options json.RawMessage) error
 
-// Register makes the machine's folder, whole or not at all. One that is there
-// with the same digest is adopted. One with another digest is replaced, unless
-// its machine runs: Conflict.
+// Register makes the machine's folder, whole or not at all. A folder with the same digest
+// is adopted. One with another digest is replaced, or is Conflict while its machine runs.
 func (r *Machines) Register(ctx context.Context, img step.Image, prepare Prepare) (step.Registration, error) {
 	if err := img.Valid(); err != nil {
 		return step.Registration{}, step.During("register", err)
@@ -73,7 +72,7 @@ func (r *Machines) Register(ctx context.Context, img step.Image, prepare Prepare
 func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prepare Prepare) (adopted bool, err error) {
 	replace := false
 	switch rec, err := m.Record(); {
-	case errors.Is(err, errRuin): // as good as another digest
+	case errors.Is(err, errRuin): // treated as another digest
 		replace = true
 	case step.KindOf(err) == step.NotFound:
 	case err != nil:
@@ -111,7 +110,7 @@ func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prep
 	return false, files.Sync(r.root)
 }
 
-// make fills the folder, which has a passing name.
+// make fills the folder, which still has its scratch name.
 func (r *Machines) make(ctx context.Context, made Machine, img step.Image, prepare Prepare) error {
 	config, ok := step.FileNamed(img.Files, RecordFile)
 	if !ok {
@@ -134,7 +133,7 @@ func (r *Machines) make(ctx context.Context, made Machine, img step.Image, prepa
 		err = made.write(Record{Tags: made.Tags, Digest: img.Digest, Files: map[string]string{}, Options: options}, img.Files)
 	}
 	if err == nil {
-		err = files.SyncTree(made.Path) // for the name it gets will say that it is whole
+		err = files.SyncTree(made.Path) // before the rename marks it as whole
 	}
 	return err
 }
@@ -149,7 +148,7 @@ func (r *Machines) fetch(ctx context.Context, made Machine, f step.File) error {
 	return r.store.Fetch(ctx, f.Artifact, made.File(f.Name))
 }
 
-// write writes machine.json, with those of parts that are still there.
+// write writes rec to machine.json, with the digests of the parts that are still there.
 func (m Machine) write(rec Record, parts []step.File) error {
 	for _, f := range parts {
 		if _, err := os.Lstat(m.File(f.Name)); err == nil {
@@ -176,7 +175,8 @@ func (r *Machines) readSmall(ctx context.Context, a step.Artifact) ([]byte, erro
 	return b, errors.Join(err, f.Close())
 }
 
-// intact reports whether the files still have their digests: a disk may fail.
+// intact reports whether the lock file is there and the files still have their digests: a
+// disk may fail.
 func (m Machine) intact(rec Record) bool {
 	if _, err := os.Lstat(m.File(lockFile)); err != nil {
 		return false
@@ -199,8 +199,8 @@ func hasDigest(path, digest string) bool {
 	return errors.Join(err, f.Close()) == nil && hex.EncodeToString(sum.Sum(nil)) == digest
 }
 
-// discard removes a registration that is to be replaced. adopted says that another
-// call has replaced it already, with the wanted digest.
+// discard removes a registration that is to be replaced; Conflict while its machine runs.
+// adopted says that another call has replaced it already, with the wanted digest.
 func (r *Machines) discard(m Machine, digest string) (adopted bool, err error) {
 	lock, err := m.Lock()
 	if errors.Is(err, ErrHeld) {
@@ -219,8 +219,8 @@ func (r *Machines) discard(m Machine, digest string) (adopted bool, err error) {
 	return false, m.remove()
 }
 
-// remove renames the folder first: no other call sees half of it, and the name says
-// that it is to be removed, should this call be cut off.
+// remove renames the folder and then removes it. So no other call sees half a folder. If
+// this call is cut off, the name marks the rest as scrap.
 func (m Machine) remove() error {
 	scrap := fmt.Sprintf("%s/.%s.%d", filepath.Dir(m.Path), m.Name(), rand.Uint64())
 	err := os.Rename(m.Path, scrap)

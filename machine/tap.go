@@ -18,18 +18,18 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// TapConfig is a tap device of a machine's: an Ethernet cable whose other end
-// is a network interface of this host.
+// TapConfig describes a tap device of a machine: a network interface of this host that is
+// connected to one of the machine.
 //
-// A tap that Morgana makes has the machine's tags as its alias, which "ip link"
-// shows. So it is found even if the machine's folder is gone.
+// A tap that Morgana makes has the machine's tags as its alias, which "ip link" shows. So
+// it is found even after the machine's folder is gone.
 type TapConfig struct {
 	// Tags are the machine's, Index the number of its tap, from 0.
 	Tags  step.Tags
 	Index int
-	// Name is the interface's name, at most 15 bytes. Empty is one made of Tags
-	// and Index, see [TapConfig.Interface]. A tap of this name that Morgana did not
-	// make is used as it is, and then Bridge and Address must be empty.
+	// Name is the interface's name, at most 15 bytes. If it is empty, the name is made of
+	// Tags and Index, see [TapConfig.Interface]. A tap of this name that Morgana did not make
+	// is used as it is; then Bridge and Address must be empty.
 	Name string
 	// Bridge is a bridge of this host that the tap joins; empty for none.
 	Bridge string
@@ -43,13 +43,12 @@ type TapConfig struct {
 const (
 	tunDevice   = "/dev/net/tun"
 	aliasPrefix = "morgana "
-	// letGo is how long the kernel may take to take back the tap of a process
-	// that is ending.
+	// letGo is how long the kernel may take to free the tap of a process that is ending.
 	letGo = 2 * time.Second
 )
 
-// Interface is the name of the host's end: Name, or "mg", 10 hex digits that
-// belong to the tags, and the index.
+// Interface is the name of the host's interface: Name, or "mg", 10 hex digits of a digest
+// of the tags, "-" and Index.
 func (c TapConfig) Interface() string {
 	if c.Name != "" {
 		return c.Name
@@ -58,8 +57,8 @@ func (c TapConfig) Interface() string {
 	return fmt.Sprintf("mg%x-%d", sum[:5], c.Index)
 }
 
-// OpenTap opens the tap and turns it on, making it if it is not there. A tap that
-// was made is gone with the last process that has the file. Frames have no header
+// OpenTap opens the tap and turns it on. It makes a tap that does not exist. A tap that
+// Morgana made is gone when the last process has closed the file. Frames have no header
 // before them (IFF_NO_PI, no IFF_VNET_HDR). A tap that another process has open is
 // Conflict.
 func OpenTap(ctx context.Context, c TapConfig) (*os.File, error) {
@@ -92,7 +91,7 @@ func openTap(ctx context.Context, c TapConfig, keep bool) (f *os.File, err error
 		return f, err
 	}
 	if err = c.dress(); err == nil {
-		err = c.denied(persist(f, keep)) // last: what stays has its tags
+		err = c.denied(persist(f, keep)) // last, so that no tap stays without tags
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -100,18 +99,18 @@ func openTap(ctx context.Context, c TapConfig, keep bool) (f *os.File, err error
 	return f, nil
 }
 
-// owner says to whom the tap of a name belongs.
+// owner tells who made the tap of a name.
 type owner int
 
 const (
-	nobody owner = iota // there is none
+	nobody owner = iota // no tap has the name
 	same                // this machine
-	ours                // another generation of it, or an earlier life
+	ours                // another generation or life of this deployment
 	others              // not of Morgana's making
 )
 
-// find looks for the tap, and refuses another machine's. index is the device's,
-// 0 if there is none: no other device ever gets it.
+// find looks for the tap. It refuses one of another deployment, and a device that cannot be
+// used as c asks. index is the device's, 0 if there is none; no later device gets the same.
 func (c TapConfig) find() (whose owner, index int, err error) {
 	link, err := linkNamed(c.Interface())
 	if link == nil || err != nil {
@@ -134,7 +133,7 @@ func (c TapConfig) find() (whose owner, index int, err error) {
 	return ours, index, nil
 }
 
-// checkOthers refuses to change a device that Morgana did not make.
+// checkOthers refuses Bridge and Address for a tap that Morgana did not make.
 func (c TapConfig) checkOthers() error {
 	field := "bridge"
 	if c.Bridge == "" {
@@ -147,7 +146,7 @@ func (c TapConfig) checkOthers() error {
 		"%s is there already and is not Morgana's", c.Interface())
 }
 
-// take opens the tap, and waits a moment for a process that is ending.
+// take opens the tap, or makes it. It waits a moment for a process that is ending.
 func (c TapConfig) take(ctx context.Context) (*os.File, owner, error) {
 	for began := time.Now(); ; {
 		whose, index, err := c.find()
@@ -175,9 +174,8 @@ func (c TapConfig) take(ctx context.Context) (*os.File, owner, error) {
 	}
 }
 
-// sameAs is EBUSY, look again, if find saw a device that Morgana did not make and
-// attach then made a new one, because that device was gone. The new one needs its
-// tags.
+// sameAs returns EBUSY, so that take looks again, if a tap that Morgana did not make was
+// gone before attach. Then attach has made a new tap, which needs its tags.
 func (c TapConfig) sameAs(whose owner, index int) error {
 	if whose != others {
 		return nil // made by Morgana, before or now
@@ -189,8 +187,8 @@ func (c TapConfig) sameAs(whose owner, index int) error {
 	return err
 }
 
-// attach makes the tap or takes one that is there; create refuses the latter.
-// The file goes to a child and is not for reading here: it blocks.
+// attach makes the tap, or opens one that is there unless create is set. The file is for a
+// child process: it is in blocking mode.
 func attach(name string, create bool) (*os.File, error) {
 	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -214,7 +212,8 @@ func attach(name string, create bool) (*os.File, error) {
 	return f, nil
 }
 
-// persist says whether the tap outlives its file.
+// persist sets whether the tap outlives its file. A tap that does belongs to the worker's
+// user.
 func persist(f *os.File, keep bool) error {
 	on := 0
 	if keep {
@@ -229,7 +228,7 @@ func persist(f *os.File, keep bool) error {
 // taps lists the taps of Morgana's making whose tags are wanted.
 func taps(wanted func(step.Tags) bool) (found []netlink.Link, err error) {
 	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // then it has at least what was there before
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // an interrupted list has the older links
 		return nil, os.NewSyscallError("netlink", err)
 	}
 	for _, link := range links {
@@ -242,8 +241,8 @@ func taps(wanted func(step.Tags) bool) (found []netlink.Link, err error) {
 	return found, nil
 }
 
-// RemoveTaps removes the taps whose tags are wanted, also those that are open, and
-// gives their names.
+// RemoveTaps removes the taps whose tags are wanted, also open ones, and returns their
+// names.
 func RemoveTaps(wanted func(step.Tags) bool) ([]string, error) {
 	links, err := taps(wanted)
 	if err != nil {

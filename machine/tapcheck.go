@@ -23,10 +23,10 @@ const (
 		"or make a tap for its user (sudo ip tuntap add NAME mode tap user USER) and give its name"
 )
 
-// CheckTap says without making anything whether [OpenTap] can work: the host
-// has tun devices (Unsupported), the worker may make this one (Unauthorized),
-// the bridge is there (NotFound), no other deployment has the name or the device
-// (Conflict), and the configuration is sane (InvalidSpec).
+// CheckTap checks, without making anything, whether [OpenTap] can work: the host has tun
+// devices (Unsupported), the worker may make this one (Unauthorized), the bridge is there
+// (NotFound), no other deployment has the name or the device (Conflict), and the
+// configuration is sane (InvalidSpec).
 //
 // A tap that a running machine of the same deployment holds is accepted, as
 // [Machines.TakeDisks] accepts a disk with sparing.
@@ -107,8 +107,8 @@ func TapNeeds() []step.Need {
 	return []step.Need{tun, right}
 }
 
-// sane checks the configuration without asking the host. A name must pass dev_valid_name
-// of the kernel, and have no "%": the kernel would take it for a pattern.
+// sane checks the configuration without asking the host. A name must pass the kernel's
+// dev_valid_name, and have no "%", which the kernel would take for a pattern.
 func (c TapConfig) sane() error {
 	name := c.Interface()
 	odd := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/:%,@", r) }
@@ -121,7 +121,7 @@ func (c TapConfig) sane() error {
 	return nil
 }
 
-// tun sees that the tun device is there and may be opened; opening makes nothing.
+// tun checks that the tun device is there and may be opened. Opening it makes no tap.
 func (c TapConfig) tun() error {
 	f, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
 	if err != nil {
@@ -154,14 +154,14 @@ func mayMakeTaps() bool {
 	return err == nil && sets[unix.CAP_NET_ADMIN/32].Effective&(1<<(unix.CAP_NET_ADMIN%32)) != 0
 }
 
-// denied gives the errors of the tun device and of its calls their kind.
+// denied gives an error of the tun device its kind.
 func (c TapConfig) denied(err error) error {
 	switch {
 	case err == nil || step.KindOf(err) != "":
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return c.failed(step.Unsupported, tunFix, "this host has no %s", tunDevice)
-	case closed(err) == unix.EPERM: // not for its mode
+	case closed(err) == unix.EPERM: // EACCES would be the file's mode
 		return c.failed(step.Unauthorized, tunAllow, "the worker may not open %s", tunDevice)
 	case closed(err) != 0:
 		return c.failed(step.Unauthorized, tunOpen, "the worker may not open %s", tunDevice)
@@ -173,7 +173,7 @@ func (c TapConfig) denied(err error) error {
 	return err
 }
 
-// closed is the error of opening the tun device itself, 0 for any other error.
+// closed returns the errno if this user may not open the tun device, 0 for any other error.
 func closed(err error) (why unix.Errno) {
 	var at *fs.PathError
 	if errors.As(err, &at) && at.Path == tunDevice && errors.Is(at, fs.ErrPermission) {

@@ -11,8 +11,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// dress gives a tap that Morgana made its tags, exactly the bridge and address that
-// were asked for, and turns it on. Another generation may have had it.
+// dress gives a tap that Morgana made its tags, bridge and address, and turns it on. It
+// removes the bridge and addresses that another generation gave it.
 func (c TapConfig) dress() error {
 	link, err := linkNamed(c.Interface())
 	if err == nil && link == nil {
@@ -33,7 +33,7 @@ func (c TapConfig) dress() error {
 	return c.explain("tap", "turn it on", netlink.LinkSetUp(link))
 }
 
-// join puts the tap into its bridge, or out of any.
+// join joins the tap to Bridge, or takes it out of its bridge if Bridge is empty.
 func (c TapConfig) join(link netlink.Link) error {
 	if c.Bridge == "" {
 		if link.Attrs().MasterIndex == 0 {
@@ -48,8 +48,8 @@ func (c TapConfig) join(link netlink.Link) error {
 	return c.explain("bridge", "join "+c.Bridge, netlink.LinkSetMaster(link, bridge))
 }
 
-// address gives the tap its address and takes all others, but for those that
-// the kernel gives every device of its own accord.
+// address gives the tap its address and removes all others, except IPv6 link-local ones,
+// which the kernel adds by itself.
 func (c TapConfig) address(link netlink.Link) error {
 	var want *netlink.Addr
 	if c.Address.IsValid() {
@@ -59,7 +59,7 @@ func (c TapConfig) address(link netlink.Link) error {
 		}
 	}
 	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 10; tries++ { // another changed meanwhile
+	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 10; tries++ { // addresses changed meanwhile
 		have, err = netlink.AddrList(link, netlink.FAMILY_ALL)
 	}
 	if err != nil {
@@ -85,8 +85,8 @@ func (c TapConfig) address(link netlink.Link) error {
 	return c.explain("address", "give it "+c.Address.String(), err)
 }
 
-// explain gives netlink's errors their kind. what names the operation, because one
-// number of netlink's means several things.
+// explain gives an error of netlink its kind. what names the operation in the message,
+// because one errno may have several causes.
 func (c TapConfig) explain(part, what string, err error) error {
 	if err == nil || step.KindOf(err) != "" {
 		return err
@@ -108,7 +108,7 @@ func (c TapConfig) explain(part, what string, err error) error {
 	return e
 }
 
-// linkNamed is nil if there is none.
+// linkNamed returns the device of that name, nil if there is none.
 func linkNamed(name string) (netlink.Link, error) {
 	link, err := netlink.LinkByName(name)
 	if gone(err) {

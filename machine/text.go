@@ -14,10 +14,10 @@ const (
 	tailLines = 20
 )
 
-// Text makes text of a piece of a console, with U+FFFD for bytes that are not UTF-8.
-// It cuts between characters: n is the number of bytes of b that were used, and the
-// rest belongs to the next piece. If b is only the beginning of a character, it is
-// used all the same, because more may never come.
+// Text returns a piece of a console as text. U+FFFD replaces bytes that are not UTF-8. n is
+// the number of bytes of b that were used: a character that is cut off at the end belongs
+// to the next piece. If b is only the beginning of a character, it is used all the same,
+// because more may never come.
 func Text(b []byte) (text string, n int) {
 	for back := 1; back < utf8.UTFMax && back < len(b); back++ {
 		if tail := b[len(b)-back:]; utf8.RuneStart(tail[0]) {
@@ -30,18 +30,18 @@ func Text(b []byte) (text string, n int) {
 	return strings.ToValidUTF8(string(b), "\uFFFD"), len(b)
 }
 
-// Match looks for a pattern in a console that is given to it piece by piece. It
-// sees "\n" for "\r\n", and the last 64 KiB.
+// Match looks for a pattern in a console that it gets piece by piece. It drops every "\r"
+// and keeps the last 64 KiB.
 type Match struct {
 	expect *regexp.Regexp
 	window []byte
 	found  bool
 }
 
-// NewMatch looks for expect; nil matches as soon as anything is printed.
+// NewMatch returns a Match for expect; nil matches as soon as anything is printed.
 func NewMatch(expect *regexp.Regexp) *Match { return &Match{expect: expect} }
 
-// Add gives it the next piece, cut anywhere.
+// Add takes the next piece, which may be cut anywhere.
 func (m *Match) Add(piece []byte) {
 	m.window = append(m.window, bytes.ReplaceAll(piece, []byte("\r"), nil)...)
 	switch {
@@ -59,7 +59,7 @@ func (m *Match) Add(piece []byte) {
 // Found reports whether the pattern has ever matched.
 func (m *Match) Found() bool { return m.found }
 
-// Tail is the last 20 lines of the console, as far as they are in its last 8 KiB.
+// Tail returns the last 20 lines of the console, as far as they are in its last 8 KiB.
 func (m *Match) Tail() string { return lastLines(m.window[max(0, len(m.window)-tailSize):]) }
 
 func lastLines(b []byte) string {
