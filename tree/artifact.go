@@ -23,11 +23,10 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// treeFile holds a baseline, and by being there says that the tree is whole
-// and configured.
+// treeFile holds a baseline. It exists only while the tree is whole and configured.
 const treeFile = "tree.json"
 
-// baseline is the tree as it came out of the archive.
+// baseline describes the tree as it was unpacked.
 //
 // A build that exits 0 may have built nothing. So the kernel counts as built only if
 // the archive did not hold it, or if it has other content or another time than in
@@ -35,9 +34,9 @@ const treeFile = "tree.json"
 // was cut off after it made the kernel leaves nothing to do for the next, and that
 // is no error.
 type baseline struct {
-	// Kernel is the archive's file in the kernel's place, nil if it had none.
+	// Kernel is the archive's file at the kernel's path, nil if there was none.
 	Kernel *fileState `json:"kernel"`
-	// Unpacked is the time that all the archive's files were given.
+	// Unpacked is the modification time that takeBaseline gave all files.
 	Unpacked time.Time `json:"unpacked"`
 	// Key is the cache key that the tree was configured for.
 	Key string `json:"key"`
@@ -48,10 +47,10 @@ type fileState struct {
 	SHA256   string    `json:"sha256"`
 }
 
-// takeBaseline sets the time of all files of a new tree to a second ago, and records
-// the file in the kernel's place. So the commands made every file with another time.
-// And make does not rebuild a generated file (configure) because it was unpacked
-// before its source (configure.ac).
+// takeBaseline sets the time of all files of a new tree to a second ago, and records the
+// file at the kernel's path. A file with another time was made by the commands. And make
+// does not rebuild a generated file (configure) because it was unpacked before its source
+// (configure.ac).
 func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error) {
 	b := baseline{Unpacked: now.Add(-time.Second).Truncate(time.Second)}
 	err := filepath.WalkDir(w.rollout.tree(), func(path string, d fs.DirEntry, err error) error {
@@ -67,7 +66,7 @@ func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error
 		return b, err
 	}
 	if w.Product.Kernel == "" {
-		return b, nil // known afterwards, by its time
+		return b, nil // found after the build, and judged by its time
 	}
 	f, err := openIn(w.rollout.tree(), w.Product.Kernel)
 	switch {
@@ -81,8 +80,8 @@ func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error
 	return b, err
 }
 
-// untouched reports whether the kernel is as the archive had it: expected says
-// that its place was known beforehand.
+// untouched reports whether the kernel is still as in the archive. expected says that its
+// path was known when the baseline was taken.
 func (b baseline) untouched(expected bool, now fileState) bool {
 	if !expected {
 		return now.Modified.Equal(b.Unpacked)
@@ -136,7 +135,8 @@ func openIn(folder, name string) (*os.File, error) {
 	return f, err
 }
 
-// kernel puts the built kernel into the store, if it is one and new.
+// kernel puts the built kernel and its files into the store. BuildFailed if the kernel is
+// missing, as in the archive, or not a kernel.
 func (t *Toolchain) kernel(ctx context.Context, w *work, b baseline) (step.Kernel, error) {
 	none := step.Kernel{Spec: w.spec}
 	product, err := w.product(ctx, b)
@@ -194,7 +194,7 @@ func (t *Toolchain) kernel(ctx context.Context, w *work, b baseline) (step.Kerne
 	return k, nil
 }
 
-// product says where the kernel and its files are.
+// product returns the paths of the kernel and of its files.
 func (w *work) product(ctx context.Context, b baseline) (Product, error) {
 	if w.Find == nil {
 		return w.Product, nil
@@ -215,8 +215,7 @@ func buildFailed(err error, hint string) error {
 	return &step.Error{Kind: step.BuildFailed, Op: string(step.Build), Err: err, Hint: hint}
 }
 
-// putFile stores a file that travels with the kernel; nil if it may be missing
-// and is.
+// putFile stores a file that travels with the kernel; nil if it is optional and missing.
 func (t *Toolchain) putFile(ctx context.Context, w *work, file File, b baseline) (*step.Artifact, error) {
 	f, err := openIn(w.rollout.tree(), file.Path)
 	if file.Optional && errors.Is(err, fs.ErrNotExist) {

@@ -13,13 +13,13 @@ import (
 // Build runs the build commands in the configured tree and puts the kernel, its
 // files and the log into the store.
 //
-// Builds of the same source with the same options and environment are one: the
-// first does it, others on this host wait for it and take its kernel. A record
-// of it serves later deploys for 30 days, as long as the store has the kernel.
+// The same source is built once on a host with the same options and environment: other
+// calls wait for the first and take its kernel. Its record serves later deploys for 30
+// days, as long as the store has the kernel.
 //
-// Errors: TreeGone, also for a tree that was configured with other tools or in
-// another environment than are there now; BuildFailed if a command fails or the
-// kernel is not there, not new or not a kernel; NoSpace.
+// Errors: TreeGone if the tree is gone, or if tools or environment have changed since
+// Configure; BuildFailed if a command fails, or if the kernel is missing, not new or not a
+// kernel; NoSpace.
 func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, error) {
 	none := step.Kernel{Spec: src.Spec}
 	w, err := t.read(src.Spec)
@@ -40,7 +40,7 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 	if k, hit, err := t.cached(ctx, w); err != nil || hit {
 		return k, err
 	}
-	// The tags name the folder. The value's folder is only compared, so that no value
+	// The folder follows from the tags. src.Tree is only compared with it, so that no value
 	// makes a worker run commands elsewhere.
 	if src.Tree != w.rollout.tree() {
 		return none, w.treeGone(src, fs.ErrNotExist)
@@ -86,7 +86,7 @@ var (
 	errChanged = errors.New("was configured with other tools or another environment than this worker has now")
 )
 
-// treeGone asks for another Configure.
+// treeGone returns the error (TreeGone) that makes Configure run again.
 func (w *work) treeGone(src step.Source, err error) error {
 	tree := src.Tree
 	if tree == "" {
@@ -99,7 +99,7 @@ func (w *work) treeGone(src step.Source, err error) error {
 		Hint: "configure has to run again"}
 }
 
-// withLog adds to a BuildFailed where the log of its commands is.
+// withLog adds the log's URI to the hint of a BuildFailed.
 func withLog(err error, log *step.Artifact) error {
 	var e *step.Error
 	if log != nil && errors.As(err, &e) && e.Kind == step.BuildFailed {

@@ -16,7 +16,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// record is a build that was done: State/command/cache/<key>.json.
+// record is the result of a build: State/<kind>/cache/<key>.json.
 type record struct {
 	Kernel step.Artifact  `json:"kernel"`
 	ABIs   []string       `json:"abis"`
@@ -26,8 +26,8 @@ type record struct {
 
 func (t *Toolchain) cacheFile(name string) string { return filepath.Join(t.folder, "cache", name) }
 
-// cached finds the kernel of an earlier build of the same recipe, if the store
-// still has it.
+// cached returns the kernel of an earlier build with the same key, if the store still has
+// it and its files.
 func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, error) {
 	path := t.cacheFile(w.key + ".json")
 	text, err := os.ReadFile(path)
@@ -66,7 +66,7 @@ func (t *Toolchain) remember(w *work, k step.Kernel) error {
 	return files.Write(t.cacheFile(w.key+".json"), text)
 }
 
-// lockKey waits until no other call on this host builds the same.
+// lockKey locks w.key. It waits while another call on this host builds the same.
 func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
 		return nil, failed("lock the cache", t.folder, err)
@@ -80,15 +80,14 @@ func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 	return l, nil
 }
 
-// lockExclusive waits until no other command on this host uses the thing called name;
-// nil if name is empty. The lock file is kept with those of the cache, which are
-// swept.
+// lockExclusive locks the thing called name, and waits while another command on this host
+// uses it; nil if name is empty. The lock file is in the cache's folder, which is swept.
 func (t *Toolchain) lockExclusive(ctx context.Context, w *work, name string) (*lock, error) {
 	if name == "" {
 		return nil, nil
 	}
 	sum := sha256.Sum256([]byte(name))
-	// Build has made the folder, Configure may be the first to come.
+	// Configure may be the first call to need the folder.
 	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
 		return nil, failed("lock "+name, t.folder, err)
 	}

@@ -62,9 +62,9 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	return step.Source{Spec: spec, Host: t.site.Host, Tree: w.rollout.tree(), Log: log}, nil
 }
 
-// sourceBeforeHost returns the source's error, if it has one, instead of lacks, the
-// host's: a user who has forgotten a file should not have to install a compiler
-// first. It leaves no tree.
+// sourceBeforeHost returns the error of CheckSource, if there is one, else lacks, the
+// host's error. So a user who has forgotten a file need not install a compiler first. It
+// leaves no tree.
 func (t *Toolchain) sourceBeforeHost(ctx context.Context, w *work, lacks error) error {
 	if w.CheckSource == nil || step.KindOf(lacks) != step.Unsupported {
 		return lacks
@@ -86,7 +86,7 @@ func (t *Toolchain) sourceBeforeHost(ctx context.Context, w *work, lacks error) 
 	return lacks
 }
 
-// unpack makes the tree anew.
+// unpack removes an earlier tree and unpacks the archive.
 func (t *Toolchain) unpack(ctx context.Context, w *work) error {
 	const op = "unpack source"
 	step.Report(ctx, step.Progress{Note: "unpacking the source"})
@@ -108,8 +108,7 @@ func (t *Toolchain) unpack(ctx context.Context, w *work) error {
 	return source.Unpack(in, w.rollout.tree())
 }
 
-// lookAtSource has the toolchain check the unpacked source, and removes from it the
-// files that the commands will make.
+// lookAtSource calls CheckSource and then removes the files of Discard.
 func (w *work) lookAtSource(ctx context.Context) error {
 	if w.CheckSource != nil {
 		tree, err := os.OpenRoot(w.rollout.tree())

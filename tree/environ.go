@@ -8,11 +8,10 @@ import (
 	"strings"
 )
 
-// A command gets these variables of the worker's environment, if they are set,
-// and no others: a worker's environment holds credentials. There is no wildcard,
-// for a program's prefix is on the names of its secrets too. Whatever else a build
-// needs is to be written in Recipe.Env, where everybody who deploys the project
-// gets it too. TMPDIR is each build's own, see [rollout].
+// A command gets only these variables of the worker's environment, which also holds
+// credentials. There is no wildcard, because the names of a program's secrets have the
+// program's prefix too. Other variables that a build needs belong in Recipe.Env, where
+// everybody who deploys the project gets them. TMPDIR is each build's own, see [rollout].
 //
 // MAKEFLAGS is left out: in a worker that was started by a Makefile it names that
 // make's job server.
@@ -35,8 +34,8 @@ var (
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "NIX_SSL_CERT_FILE",
 		"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 	}
-	// withPassword finds a URL with user information, as a proxy's may have;
-	// proxyPassword finds it where the scheme was left out.
+	// withPassword finds a URL with user information, as a proxy's may have; proxyPassword
+	// finds a proxy with user information and no scheme.
 	withPassword  = regexp.MustCompile(`://[^/\s@]+@`)
 	proxyPassword = regexp.MustCompile(`^[^/\s@]+@`)
 )

@@ -10,9 +10,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// failed makes an Error of err, keeping the kind that it has. A full disk and a
-// folder that may not be written are told apart from passing trouble; folder is
-// where it was met.
+// failed makes an Error of err, which keeps its kind, hint and Left. A full disk is
+// NoSpace, a lack of permission Unauthorized; their hints name folder. Any other error has
+// no kind.
 func failed(op, folder string, err error) *step.Error {
 	e := &step.Error{Op: op, Err: named(err)}
 	var inner *step.Error
@@ -44,7 +44,7 @@ func Cause(err error) error {
 	return err
 }
 
-// named is an error that names a file and not the call that it was for.
+// named removes the name of the call from err, and keeps that of the file.
 func named(err error) error {
 	switch e := err.(type) { //nolint:errorlint // what wraps one has words of its own
 	case *fs.PathError:
@@ -59,8 +59,8 @@ func named(err error) error {
 
 func noSpaceHint(folder string) string { return "free space on the disk that holds " + folder }
 
-// diskFull reports whether the disk of folder is (nearly) full. A compiler says so
-// only in words of its own.
+// diskFull reports whether the disk of folder is (nearly) full. A compiler says that only
+// in its output.
 func diskFull(folder string) bool {
 	const few = 64 << 10
 	var fs syscall.Statfs_t

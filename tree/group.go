@@ -16,13 +16,12 @@ import (
 	"github.com/morgana-deploy/morgana/files"
 )
 
-// groupFile is where the rollout's folder records the group that runs.
+// groupFile is the file in a rollout's folder that records the running process group.
 const groupFile = "group.json"
 
-// group is a process group: a command, its children and theirs. If the worker
-// is killed the command itself dies at once (Pdeathsig), its children do not.
-// So the group is on record while it lives, with enough detail to tell it from a
-// later process group of the same number.
+// group is a process group: a command and its descendants. If the worker is killed the
+// command dies at once (Pdeathsig), but its children do not. So the group is on record
+// while it lives, with enough detail to tell it from a later group with the same number.
 //
 // If the worker is killed between a command's start and its record, the command dies
 // too. Children that the command has by then are not found.
@@ -77,17 +76,16 @@ func readProcess(pid int) (process, error) {
 func bootID() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "" // then a start in ticks is all there is to go by
+		return "" // then only Started identifies the group
 	}
 	return strings.TrimSpace(string(id))
 }
 
 // members lists the processes of the group that still run.
 //
-// Linux gives no new process the number of a group that has members. So a
-// process of that number which started at another time means that the group is
-// over. If the leader is gone, what is left must be of the same session and
-// no older than the leader was.
+// Linux gives no new process the number of a group that has members. So the group is over
+// if the process of that number started at another time. A member has the group's session
+// and is no older than the leader.
 func (g group) members() ([]int, error) {
 	if g.Boot != bootID() {
 		return nil, nil
@@ -146,8 +144,8 @@ func (g group) record(path string) error {
 	return files.Write(path, text)
 }
 
-// endLeftGroup ends the group on record at path, if there is one, and takes it
-// off the record. The caller has the rollout's lock.
+// endLeftGroup ends the group on record at path, if there is one, and removes the record.
+// The caller has the rollout's lock.
 func endLeftGroup(ctx context.Context, path string) error {
 	if err := killGroup(ctx, path); err != nil {
 		return err
@@ -165,9 +163,8 @@ func killGroup(ctx context.Context, path string) error {
 		return err
 	}
 	var g group
-	// files.Write leaves no half of a record; one that cannot be read is from
-	// no version of ours and names nothing to end. ID 1 or less would address
-	// far more than a group.
+	// files.Write leaves no half record, so one that cannot be read is not ours. An ID of 1
+	// or less would address far more than a group (kill(2)).
 	if json.Unmarshal(text, &g) == nil && g.ID > 1 {
 		return g.kill(ctx)
 	}

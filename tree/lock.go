@@ -60,15 +60,15 @@ func tryLock(path, who string) (*lock, error) {
 	}
 }
 
-// sign writes the holder's name into the lock; the file's time then says when it was
-// used. Errors do not matter: on a full disk Clean must still be able to take it.
+// sign writes the holder's name into the lock file, whose time then says when it was used.
+// Errors do not matter: on a full disk Clean must still be able to take the lock.
 func (l *lock) sign(who string) {
 	_ = l.file.Truncate(0)
 	_, _ = l.file.WriteAt([]byte(who+"\n"), 0)
 }
 
-// waitLock takes the lock at path as soon as it is free, and calls waiting now
-// and then while it is not.
+// waitLock takes the lock at path as soon as it is free. About once a second it calls
+// waiting.
 func waitLock(ctx context.Context, path, who string, waiting func(holder string)) (*lock, error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -90,7 +90,7 @@ func waitLock(ctx context.Context, path, who string, waiting func(holder string)
 	}
 }
 
-// release gives up the lock; nil is a lock of nothing.
+// release gives up the lock. A nil lock is allowed.
 func (l *lock) release() {
 	if l == nil {
 		return

@@ -27,7 +27,7 @@ func Timeout(field, text string) (time.Duration, error) {
 	return d, nil
 }
 
-// CheckPath wants a path, with slashes, of something inside the source folder.
+// CheckPath accepts a path, with slashes, that stays inside the source folder.
 func CheckPath(field, p string) error {
 	const hint = `a file relative to the source folder, as "dist/hello.xen"`
 	switch {
@@ -43,7 +43,7 @@ func CheckPath(field, p string) error {
 
 var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// CheckEnv wants variables that an environment can hold.
+// CheckEnv accepts variables that an environment can hold.
 func CheckEnv(field string, env map[string]string) error {
 	for name, value := range env {
 		if !variableForm.MatchString(name) {

@@ -19,8 +19,8 @@ const (
 	maxLine   = 500
 )
 
-// output takes the output of a stage's commands. All of it (up to max bytes) goes to a
-// file, and the last lines are kept for people.
+// output takes the output of a stage's commands. It writes up to max bytes to a file, and
+// keeps the last lines for people.
 type output struct {
 	mu   sync.Mutex
 	file *os.File
@@ -96,7 +96,7 @@ func plain(line []byte) string {
 	return strings.TrimRightFunc(terminal.Clean(string(line)), unicode.IsSpace)
 }
 
-// lines is the last lines, an unfinished one included.
+// lines returns the last lines, including an unfinished one.
 func (o *output) lines() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -107,7 +107,7 @@ func (o *output) lines() []string {
 	return all[max(0, len(all)-tailLines):]
 }
 
-// last is the last line, "" before there is one.
+// last returns the last line, "" before there is one.
 func (o *output) last() string {
 	if all := o.lines(); len(all) > 0 {
 		return all[len(all)-1]
@@ -115,7 +115,7 @@ func (o *output) last() string {
 	return ""
 }
 
-// failure is why the log could not be written.
+// failure returns the error of writing the log.
 func (o *output) failure() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

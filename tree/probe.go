@@ -10,14 +10,13 @@ import (
 	"time"
 )
 
-// probeTime bounds a look at the host.
+// probeTime bounds a call of Output.
 const probeTime = time.Minute
 
-// Output runs a program that only looks, as "opam switch show", outside of any
-// tree, and gives the text that it printed on its standard output, trimmed. A
-// program that failed is an [*exec.ExitError] with its standard error in Stderr;
-// one that is not there [os.ErrNotExist]. It is ended when ctx is done, or after
-// a minute.
+// Output runs a program that changes nothing, as "opam switch show", in / and returns its
+// standard output, trimmed. A program that fails is an [*exec.ExitError] with its standard
+// error in Stderr. A missing program is [os.ErrNotExist]. The program is killed when ctx is
+// done, or after a minute.
 func (e Environ) Output(ctx context.Context, argv ...string) (string, error) {
 	program, err := e.LookPath(argv[0])
 	if err != nil {

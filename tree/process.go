@@ -17,8 +17,8 @@ import (
 const (
 	// graceTime is the time between SIGTERM and SIGKILL for a cancelled command.
 	graceTime = 2 * time.Second
-	// drainTime is how long output is awaited of a process that left the
-	// group and kept its standard output.
+	// drainTime is how long run waits for output of a process that has left the group and
+	// still has the command's standard output.
 	drainTime = time.Second
 	tickTime  = 250 * time.Millisecond
 )
@@ -30,7 +30,7 @@ type command struct {
 	dir     string
 	env     []string
 	out     *output
-	// record is where the group is on record while it runs.
+	// record is the file that records the group while it runs.
 	record string
 	// tick is called about four times a second while the command runs.
 	tick func()
@@ -42,9 +42,9 @@ type startError struct{ err error }
 func (e *startError) Error() string { return e.err.Error() }
 func (e *startError) Unwrap() error { return e.err }
 
-// run runs the command to its end. When ctx is done it ends the group: SIGTERM,
-// 2 s, SIGKILL. On return nothing of the group runs. A command that ran and
-// failed is an *exec.ExitError; one that was cut off gives ctx's error.
+// run runs the command to its end. When ctx is done it ends the group: SIGTERM, 2 s,
+// SIGKILL. On return no process of the group runs. A command that failed is an
+// *exec.ExitError; one that was cut off gives ctx's cause.
 func (c *command) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -100,8 +100,8 @@ func (c *command) run(ctx context.Context) error {
 	return endErr
 }
 
-// await waits until the leader has ended, and ends it if ctx is done or the
-// log cannot be written.
+// await waits until the leader has ended. It ends the group if ctx is done or the log
+// cannot be written.
 func (c *command) await(ctx context.Context, p *child) error {
 	tick := time.NewTicker(tickTime)
 	defer tick.Stop()
@@ -131,8 +131,8 @@ func (c *command) await(ctx context.Context, p *child) error {
 	}
 }
 
-// child is a started process that is waited for in two parts, so that its
-// group can be signalled between its death and the reuse of its number.
+// child is a started process. Its death is awaited before it is reaped: in between its
+// group can be signalled, because the number is not reused yet.
 type child struct {
 	cmd    *exec.Cmd
 	begun  chan error
@@ -141,8 +141,8 @@ type child struct {
 	reaped chan error
 }
 
-// start starts cmd. Pdeathsig goes by the thread that starts a process, not by
-// the program, so one goroutine keeps its thread until the process has ended.
+// start starts cmd. The kernel sends Pdeathsig when the thread that started the process
+// ends, so one goroutine keeps its thread until the process has ended.
 func start(cmd *exec.Cmd) *child {
 	p := &child{cmd: cmd, begun: make(chan error, 1), exited: make(chan error, 1),
 		free: make(chan struct{}), reaped: make(chan error, 1)}
@@ -171,7 +171,7 @@ func (p *child) reap() error {
 	return <-p.reaped
 }
 
-// waitExit waits until a child has ended, and leaves it to be reaped.
+// waitExit waits until a child has ended, and does not reap it.
 func waitExit(pid int) error {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)

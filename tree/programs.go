@@ -11,7 +11,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// debian is the package of well-known tools, where it is not named after them.
+// debian maps well-known tools to their Debian packages.
 var debian = map[string]string{
 	"ar": "binutils", "as": "binutils", "ld": "binutils", "objcopy": "binutils", "strip": "binutils",
 	"autoreconf": "autoconf", "bison": "bison", "cargo": "cargo", "cc": "gcc", "clang": "clang",
@@ -21,15 +21,14 @@ var debian = map[string]string{
 	"pkg-config": "pkg-config", "python3": "python3", "rsync": "rsync", "rustc": "rustc",
 }
 
-// LookPath finds a program in the PATH of e, or fails with [os.ErrNotExist]. A
-// name with a slash is given back as it is.
+// LookPath finds a program in the PATH of e, or fails with [os.ErrNotExist]. A name with a
+// slash is returned as it is.
 func (e Environ) LookPath(program string) (string, error) {
 	if strings.Contains(program, "/") {
 		return program, nil
 	}
 	for _, dir := range filepath.SplitList(e.Get("PATH")) {
-		// Relative entries of PATH would mean the tree or the worker's own
-		// folder, depending on who looks.
+		// A relative entry of PATH would mean the tree for a command and another folder here.
 		if p := filepath.Join(dir, program); filepath.IsAbs(p) && executable(p) {
 			return p, nil
 		}
@@ -37,7 +36,7 @@ func (e Environ) LookPath(program string) (string, error) {
 	return "", notInstalled(program)
 }
 
-// notInstalled is a program that is not in PATH: an [os.ErrNotExist] in words.
+// notInstalled is the [os.ErrNotExist] of a program that is not in PATH.
 type notInstalled string
 
 func (p notInstalled) Error() string        { return string(p) + " is not installed" }
@@ -48,7 +47,7 @@ func executable(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-// checkPrograms says which program this host lacks, before anything long.
+// checkPrograms returns an error (Unsupported) for the first program that this host lacks.
 func (w *work) checkPrograms(host string) error {
 	for _, c := range slices.Concat(w.Configure, w.Build) {
 		program := c.Argv[0]

@@ -16,9 +16,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Recipe says how a toolchain makes a kernel of one spec. Paths in it are
-// relative to the source folder, use slashes and stay inside; the toolchain has
-// checked that, and everything else that the user wrote.
+// Recipe says how a toolchain makes the kernel of one spec. Its paths are relative to the
+// source folder, use slashes and stay inside. The toolchain has checked everything that the
+// user wrote.
 type Recipe struct {
 	// Configure and Build are the commands of the two stages, in order. Build
 	// has at least one.
@@ -26,21 +26,19 @@ type Recipe struct {
 	// Product names the kernel and its files. A toolchain that knows them only after
 	// the build leaves it empty and sets Find.
 	Product Product
-	// Find looks for the product in the tree once Build is done. Its error is
-	// BuildFailed unless it has a kind, and then lists the build's new files as its
-	// hint.
+	// Find looks for the product in the tree after Build. An error without a kind becomes
+	// BuildFailed, with the build's new files as its hint.
 	Find func(tree *os.Root) (Product, error)
-	// Accept refuses a kernel of a kind that the recipe does not make, and says of
-	// which kind it is. Nil takes any kernel.
+	// Accept returns an error, which names the kernel's kind, if the recipe does not make
+	// that kind. Nil accepts any kernel.
 	Accept func(image.Info) error
-	// Discard is files and folders that the toolchain makes anew and that the
-	// source may have by mistake. They are removed before Configure.
+	// Discard lists files and folders that the commands make and that the source may have by
+	// mistake. They are removed before Configure.
 	Discard []string
 	// CheckSource looks at the unpacked source before any command runs.
 	CheckSource func(tree *os.Root) error
-	// Inspect looks at the host, in the environment of the commands: first before
-	// anything is done, and again after Configure. A missing tool is Unsupported,
-	// with the command that installs it as Hint.
+	// Inspect looks at the host, in the environment of the commands, before and after each
+	// stage. A missing tool is Unsupported, with the command that installs it as Hint.
 	Inspect func(ctx context.Context, e Environ) (Facts, error)
 	// Env is added to the environment of all commands; see [EnvironOf].
 	Env map[string]string
@@ -53,10 +51,9 @@ type Command struct {
 	// Argv is a program and its arguments. A program with a slash is the
 	// source's own, any other is looked up in PATH.
 	Argv []string
-	// Exclusive names a thing that only one command of this toolchain on this host may
-	// use at a time, as "opam switch $OPAMSWITCH". Variables of the commands'
-	// environment are filled in. Waiting for it is not part of the Timeout. Empty for
-	// none.
+	// Exclusive names a thing that only one command of this toolchain on this host may use at
+	// a time, as "opam switch $OPAMSWITCH"; empty for none. Variables of the commands'
+	// environment are expanded. Waiting for it is not part of the Timeout.
 	Exclusive string
 }
 
@@ -79,28 +76,27 @@ type File struct {
 type Facts struct {
 	// Env is added to [Recipe.Env].
 	Env map[string]string
-	// Tools of the host that shape the kernel, as "mirage 4.11.0".
+	// Tools are the host's tools that shape the kernel, as "mirage 4.11.0".
 	Tools []string
-	// Installed is as Tools, but the configure commands may install or replace these
-	// ("solo5.0.9.1"): those count that are there when configure is done.
+	// Installed are packages that the configure commands may install or replace, as
+	// "solo5.0.9.1". They are listed again after configure.
 	Installed []string
 }
 
-// work is a spec, read and found good.
+// work is a spec that has been read and checked.
 type work struct {
 	Recipe
 	spec    step.Spec
 	environ Environ
 	facts   Facts
-	// key is a digest of everything that the kernel depends on, as far as it is known
-	// before the build. The key taken before Configure is for the cache; the tree
-	// keeps the one taken after, see [Toolchain.lookAgain].
+	// key is a digest of everything that the kernel depends on and that is known before the
+	// build. The key taken before Configure is for the cache; the tree keeps the one taken
+	// after, see [Toolchain.lookAgain].
 	key     string
 	rollout rollout
 }
 
-// read checks everything about a spec that can be checked without its source
-// and the host.
+// read checks everything about a spec that needs neither its source nor the host.
 func (t *Toolchain) read(spec step.Spec) (*work, error) {
 	recipe, err := t.recipe(spec)
 	if err != nil {
@@ -138,10 +134,9 @@ func (t *Toolchain) look(ctx context.Context, w *work) (err error) {
 	return err
 }
 
-// lookAgain inspects the host after the configure commands, and takes the packages
-// that they installed into the key. A tool that is missing now was there before:
-// another deploy is replacing it, or a user removed it, and the next try will say
-// so.
+// lookAgain inspects the host after the configure commands, and updates the key with the
+// packages that they installed. A missing tool is retried, because it was there before:
+// another deploy may be replacing it.
 func (t *Toolchain) lookAgain(ctx context.Context, w *work) error {
 	if w.Inspect == nil || len(w.Configure) == 0 {
 		return nil
@@ -180,8 +175,8 @@ func (t *Toolchain) here(err error) error {
 // cacheFormat changes when the meaning of a record or of a part of the key does.
 const cacheFormat = 3
 
-// cacheKey is the hex SHA-256 over all that shapes a kernel and is known
-// before it is built. The timeout is none of it.
+// cacheKey is the hex SHA-256 of all that shapes a kernel and is known before it is built.
+// The timeout is not part of it.
 func (w *work) cacheKey(kind string) (string, error) {
 	argvs := func(commands []Command) [][]string {
 		var all [][]string

@@ -27,7 +27,7 @@ type rollout struct {
 
 const (
 	lockFile = "lock"
-	// cleanWait is how long Clean waits for others.
+	// cleanWait bounds Clean, and a sweep.
 	cleanWait = 5 * time.Second
 )
 
@@ -36,7 +36,7 @@ func (r rollout) tmp() string             { return filepath.Join(r.dir, "tmp") }
 func (r rollout) file(name string) string { return filepath.Join(r.dir, name) }
 func (r rollout) name() string            { return filepath.Base(r.dir) }
 
-// create makes the folder if need be and locks it.
+// create makes the folder if it is missing, and locks it.
 func (r rollout) create(ctx context.Context) (*lock, error) {
 	for {
 		if err := os.MkdirAll(r.dir, 0o700); err != nil {
@@ -53,8 +53,8 @@ func (r rollout) create(ctx context.Context) (*lock, error) {
 	}
 }
 
-// lock waits until no other call works in the folder, then ends processes that a
-// killed worker left there.
+// lock waits until no other call works in the folder, takes its lock, and ends processes
+// that a killed worker left there.
 func (r rollout) lock(ctx context.Context) (*lock, error) {
 	l, err := waitLock(ctx, r.file(lockFile), r.name(), func(string) {
 		step.Report(ctx, step.Progress{Note: "waiting for an earlier try to end"})
@@ -69,8 +69,8 @@ func (r rollout) lock(ctx context.Context) (*lock, error) {
 	return l, nil
 }
 
-// remove removes the folder and ends the processes in it. With force these include the
-// commands of a worker that still has the lock; else a heldError says so.
+// remove removes the folder and ends the processes in it. With force it also ends the
+// commands of a worker that has the lock; without force a held lock is a heldError.
 func (r rollout) remove(ctx context.Context, force bool) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -97,12 +97,12 @@ func (r rollout) remove(ctx context.Context, force bool) error {
 	}
 }
 
-// makeTemp makes the folder for temporary files anew; done removes it.
+// makeTemp makes an empty folder for temporary files; done removes it.
 func (r rollout) makeTemp(ctx context.Context) (done func(), err error) {
-	if err := removeAll(ctx, r.tmp()); err != nil { // a killed command's
+	if err := removeAll(ctx, r.tmp()); err != nil { // left by a killed command
 		return nil, err
 	}
-	// What cannot be removed goes with the rollout.
+	// An error does not matter: the folder is removed with the rollout.
 	return func() { _ = removeAll(context.WithoutCancel(ctx), r.tmp()) }, os.Mkdir(r.tmp(), 0o700)
 }
 
@@ -110,7 +110,7 @@ func (r rollout) removeLocked(ctx context.Context) error {
 	if err := endLeftGroup(ctx, r.file(groupFile)); err != nil {
 		return err
 	}
-	// First the file that says that the tree is whole, last the lock.
+	// treeFile goes first, because it says that the tree is whole; the lock goes last.
 	if err := removeIfThere(r.file(treeFile)); err != nil {
 		return err
 	}
@@ -129,8 +129,9 @@ func (r rollout) removeLocked(ctx context.Context) error {
 	if err := removeIfThere(r.file(lockFile)); err != nil {
 		return err
 	}
+	// A folder that is not empty has a new user.
 	if err := os.Remove(r.dir); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err // a folder that is not empty has a new user, which is fine
+		return err
 	}
 	return nil
 }
@@ -148,8 +149,8 @@ func (r rollout) lastUse() time.Time {
 
 func logName(s step.Stage) string { return string(s) + ".log" }
 
-// removeAll is os.RemoveAll that heeds ctx, and folders that a build made
-// read-only (as Go's module cache is).
+// removeAll is os.RemoveAll that ends with ctx and also removes read-only folders, as Go's
+// module cache has.
 func removeAll(ctx context.Context, path string) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -94,8 +94,7 @@ func (w *work) runCommand(ctx context.Context, argv []string, out *output, done,
 	return c.run(ctx)
 }
 
-// stageError says why a stage failed, or passes on that it was cancelled. The
-// log is kept either way.
+// stageError returns the error of a stage that failed or was cancelled. It stores the log.
 func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, argv []string, out *output, err error) error {
 	if ctx.Err() != nil {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -145,7 +144,7 @@ func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, a
 	return e
 }
 
-// outcome is a command's end as the log has it.
+// outcome describes a command's end in the log.
 func outcome(err error) string {
 	if err == nil {
 		return "exit status 0"
@@ -153,7 +152,7 @@ func outcome(err error) string {
 	return err.Error()
 }
 
-// shown is a command as people would type it, on one line of bounded length.
+// shown formats a command as people type it, on one line of at most 200 characters.
 func shown(argv []string) string {
 	words := make([]string, len(argv))
 	for i, a := range argv {
@@ -177,7 +176,8 @@ func shorten(s string) string {
 	return s
 }
 
-// reading makes r end with ctx, and reports how much of total it has given.
+// reading returns a reader of r that ends with ctx and reports how many of total bytes it
+// has read.
 func reading(ctx context.Context, r io.Reader, total int64, note string) io.Reader {
 	return &reporting{ctx: ctx, r: files.Reader(ctx, r), total: total, note: note}
 }

@@ -5,12 +5,11 @@
 //   - Every rollout has a tree of its own, unpacked fresh, in
 //     State/<kind>/<app>.<target>.<life>-<generation>/. Only one process works
 //     in it at a time (flock), and the lock dies with its holder.
-//   - The commands of a stage run in order, in the tree, as process groups. When
-//     the stage ends, in whatever way, its groups are ended. If the worker is
-//     killed, the group it ran is on record (see [group]) and the next Configure,
-//     Build or Clean ends it first.
-//   - A build is judged by its artifact, not by its exit status: the kernel must
-//     be there, inside the tree, new, and be a kernel.
+//   - The commands of a stage run in order, in the tree, each as a process group that
+//     ends with the stage. If the worker is killed, the group is on record (see [group])
+//     and the next Configure, Build or Clean ends it first.
+//   - An exit status of 0 is not enough: the kernel must be there, inside the tree, new,
+//     and be a kernel.
 //   - The same source built by the same commands is built once on a host, even
 //     by several targets at the same time (see [Toolchain.Build]).
 //   - A command sees only the variables that environ.go names and those of
@@ -32,11 +31,11 @@ import (
 )
 
 const (
-	// treeAge is how long an unused tree is kept: its deploy is over, and the
-	// host died or was cut off before Clean.
+	// treeAge is how long an unused tree is kept. Its deploy is over, but Clean did not run
+	// here.
 	treeAge = 24 * time.Hour
-	// recordAge is how long a build is remembered. A key has the compilers that
-	// Inspect finds, and not the rest of the host: no record lives for ever.
+	// recordAge is how long a record is kept. A key does not describe all of the host, so no
+	// record lives for ever.
 	recordAge  = 30 * 24 * time.Hour
 	sweepEvery = time.Hour
 )
@@ -48,16 +47,16 @@ type Toolchain struct {
 	recipe func(step.Spec) (Recipe, error)
 	// folder is State/<kind>.
 	folder string
-	// swept is when sweep last ran, in seconds since 1970.
+	// swept is the Unix time in seconds of the last sweep.
 	swept atomic.Int64
 }
 
 var _ step.Toolchain = (*Toolchain)(nil)
 
-// New makes a toolchain of a site. kind names it, its folder in site.State
-// among others. recipe reads a spec, which may be wrong in every way but has
-// options for this kind: it only looks at it, and fails with InvalidSpec or
-// Unsupported. New starts nothing.
+// New makes the toolchain called kind of a site; its folder is in site.State. recipe makes
+// the Recipe of a spec that has options for kind. The options may be wrong in every way:
+// then recipe fails with InvalidSpec or Unsupported. It must not change the spec. New
+// starts nothing.
 func New(site step.Site, kind string, recipe func(step.Spec) (Recipe, error)) *Toolchain {
 	if site.Log == nil {
 		site.Log = slog.New(slog.DiscardHandler)
