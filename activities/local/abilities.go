@@ -13,8 +13,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Observe looks at the machine's supervisor, and at what it wrote down when the
-// program ended.
+// Observe looks at the machine's supervisor, and after its end at the status file.
 func (t *Target) Observe(_ context.Context, m step.Machine) (step.Health, error) {
 	return t.machines.Observe(m, func(m machine.Machine) (string, time.Time, error) {
 		end, err := readOutcome(m)
@@ -33,7 +32,7 @@ func (t *Target) Observe(_ context.Context, m step.Machine) (step.Health, error)
 	})
 }
 
-// List gives folders, taps, and processes that ended programs have left.
+// List lists folders, taps, and processes that a program left when it ended.
 func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
 	wanted := machine.Wanted(spec.Tags)
 	all, err := t.machines.List(t.site.Host, wanted, true)
@@ -50,7 +49,7 @@ func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, err
 	return all, nil
 }
 
-// Forecast says what register and boot do.
+// Forecast lists what Register and Boot would do.
 func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
 	all, err := t.forecast(spec)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 
 const blockSize = 512 // of Solo5's and Linux's block devices
 
-// given are the blocks that the user has already, for [machine.Machines.TakeDisks].
+// given returns the block devices that have a path, for [machine.Machines.TakeDisks].
 func given(blocks []Block) (disks []machine.Disk) {
 	for i, b := range blocks {
 		if b.Path != "" {
@@ -33,7 +33,7 @@ func fits(f *os.File, field string) error {
 	return nil
 }
 
-// makeBlocks makes the machine's block devices: empty files, and links.
+// makeBlocks makes the machine's block devices: files of zeros, and links to the user's.
 func (s *settings) makeBlocks(made machine.Machine) error {
 	for i, b := range s.Blocks {
 		name := blockPrefix + b.Name

@@ -14,20 +14,19 @@ import (
 )
 
 const (
-	// silence is how long a silent program must run to be ready, where nothing is
-	// expected of it. settled is how long a program must run on after its first
-	// output, because a program that fails prints why.
+	// silence is how long a silent program must run to be ready without Expect. settled is
+	// how long a program must run on after its first output, because a program that fails
+	// prints why.
 	silence = time.Second
 	settled = 250 * time.Millisecond
 
 	logFile = "supervisor.log"
 )
 
-// Boot starts the program, or adopts the one that runs, and waits until it is
-// ready. One that has ended is not started again: if it was ready, or ended
-// with status 0 and nothing else was expected, it is returned as Ended with its
-// status in Ready; else it is BootFailed. One that was killed together with its
-// supervisor or its host is started again.
+// Boot starts the program, or adopts the one that runs, and waits until it is ready. A
+// program that has ended is not started again. If it was ready, or ended with status 0
+// without Expect, it is returned as Ended with its status in Ready; else it is BootFailed.
+// A program that was killed with its supervisor or its host is started again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	return t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
 		s, err := readRecord(rec.Options)
@@ -35,7 +34,7 @@ func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, e
 	})
 }
 
-// boot is one call of Boot, and its view of the machine's program.
+// boot is one call of Boot.
 type boot struct {
 	t       *Target
 	m       machine.Machine
@@ -49,10 +48,9 @@ var _ machine.Process = (*boot)(nil)
 // Held ends the children of a program whose supervisor was killed.
 func (b *boot) Held(ctx context.Context) error { return b.t.held(ctx, b.m) }
 
-// Start starts the supervisor, and leaves to it the lock, the taps and the
-// block devices.
+// Start starts the supervisor, which inherits the lock, the taps and the block devices.
 func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
-	if err := b.Held(ctx); err != nil { // those that do not keep the lock
+	if err := b.Held(ctx); err != nil { // children that do not have the lock
 		return err
 	}
 	tender, err := b.s.tender(ctx)
@@ -62,7 +60,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
-			_ = f.Close() // the program has its own
+			_ = f.Close() // the supervisor has its own
 		}
 	}()
 	var ifaces []string
@@ -104,7 +102,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 		return err
 	}
 	defer told.Close() //nolint:errcheck // the supervisor has its own
-	// The worker that runs, whatever lies at its path by now.
+	// The running worker's own program, even if its file was replaced.
 	cmd := exec.Command("/proc/self/exe", superviseWord) //nolint:noctx // it outlives the call
 	cmd.Args[0] = "morgana-" + b.m.Name()
 	cmd.ExtraFiles = files
@@ -113,13 +111,13 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	return b.m.Start(cmd, lock)
 }
 
-// Ready says how the running machine is known to be ready, "" if it is not.
+// Ready returns how the machine showed that it is ready, "" if it is not ready yet.
 func (b *boot) Ready(context.Context) (string, error) {
 	if how, ok := b.m.Ready(); ok {
 		return how, nil
 	}
 	if end, err := readOutcome(b.m); end != nil || err != nil {
-		return "", err // its supervisor is about to go: Ended says
+		return "", err // its supervisor is about to end: Ended decides
 	}
 	if b.s.expect != nil {
 		ok, err := b.console.Matched()

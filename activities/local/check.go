@@ -10,13 +10,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Check refuses, in seconds and creating nothing: options that are wrong
-// (InvalidSpec), a kernel that cannot run here, a host without its tender,
-// without KVM that works or without tun devices (Unsupported), a worker that
-// may not make taps (Unauthorized), a bridge or block device that is not there
-// (NotFound) or that another machine has (Conflict). What depends on a kernel
-// that is yet to be built Package and Boot see. The spec returned has Host, and
-// all options written out.
+// Check refuses, in seconds and creating nothing: options that are wrong (InvalidSpec); a
+// kernel that cannot run here, a host without the tender, a working KVM or tun devices
+// (Unsupported); a worker that may not make taps (Unauthorized); a bridge or block device
+// that is not there (NotFound) or that another machine has (Conflict). Faults that depend
+// on a kernel not built yet are left to Package and Boot. The spec returned has Host,
+// Alone, and all options written out.
 func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	checked, err := t.check(ctx, spec)
 	if err != nil {
@@ -61,8 +60,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, err
 }
 
-// alone reports whether this host has nothing of another life of the same app
-// and target.
+// alone reports whether this host has nothing of another life of the same deployment.
 func (t *Target) alone(ctx context.Context, tags step.Tags) (bool, error) {
 	alone, err := t.machines.Alone(tags)
 	if !alone || err != nil {
@@ -72,7 +70,7 @@ func (t *Target) alone(ctx context.Context, tags step.Tags) (bool, error) {
 	return len(left) == 0, err
 }
 
-// Needs lists what local machines need, and what this host has of it.
+// Needs lists what local machines need, and which of it this host has.
 func (t *Target) Needs(context.Context) []step.Need {
 	needs := machine.TapNeeds()
 	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {

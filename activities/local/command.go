@@ -13,7 +13,7 @@ import (
 	"github.com/morgana-deploy/morgana/machine"
 )
 
-// How a tap is handed over.
+// The values of Network.By.
 const (
 	byName = "name"
 	byFD   = "fd"
@@ -22,8 +22,8 @@ const (
 const (
 	kernelFile  = "kernel"
 	blockPrefix = "block-"
-	// firstFD is the first descriptor of a program's own: 0 to 2 are the
-	// console, 3 is the machine's lock.
+	// firstFD is the descriptor of the first tap: 0 is /dev/null, 1 and 2 are the console, 3
+	// is the machine's lock.
 	firstFD = 4
 )
 
@@ -37,8 +37,8 @@ type program struct {
 	Env  []string
 }
 
-// command says how the machine is started. ifaces are the taps' interface
-// names; those handed over by descriptor are open from firstFD on, in order.
+// command returns the program that runs the machine. ifaces are the taps' interface names.
+// Taps handed over by descriptor are open from firstFD on, in order.
 func (s *settings) command(m machine.Machine, tender string, ifaces []string) (program, error) {
 	folder, err := filepath.EvalSymlinks(m.Path)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
 		p.Env = append(p.Env, name+"="+fill(s.Env[name]))
 	}
-	p.Env = append(p.Env, markVariable+"="+folder) // the last one holds
+	p.Env = append(p.Env, markVariable+"="+folder) // last, so that it replaces one in s.Env
 	return p, nil
 }
 
@@ -93,10 +93,9 @@ func inherited() (env []string) {
 	return env
 }
 
-// tenderArgs is the command line of solo5-spt and solo5-hvt up to the kernel's
-// own words: see Solo5's docs/building.md and the usage of their modules. Paths
-// are relative to the machine's folder: a tender reads them with scanf's %s,
-// which stops at a blank.
+// tenderArgs is the command line of solo5-spt and solo5-hvt up to the kernel's arguments:
+// see Solo5's docs/building.md and the usage of their modules. Paths are relative to the
+// machine's folder: a tender reads them with scanf's %s, which stops at a blank.
 func (s *settings) tenderArgs(given []string) []string {
 	var args []string
 	if s.Memory > 0 {

@@ -35,7 +35,7 @@ func openConsole(path string) (*console, error) {
 	return c, nil
 }
 
-// close waits until all output is in the file. The program must be gone by then.
+// close waits until all output is in the file. The program must have ended.
 func (c *console) close() error {
 	if err := c.in.Close(); err != nil {
 		return err
@@ -49,9 +49,8 @@ func (c *console) close() error {
 	return errors.Join(err, c.file.Close())
 }
 
-// keep copies r to w until r ends, but no more than limit bytes and a line that says
-// so. It reads on in any case, so that the program never waits. It returns the first
-// error of writing.
+// keep copies r to w until r ends. After limit bytes it writes a line that says so and
+// drops the rest, so that the program never waits. It returns the first error.
 func keep(w io.Writer, r io.Reader, limit int64) (first error) {
 	note := func(err error) {
 		if first == nil {

@@ -9,26 +9,25 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// pieceLimit is how long a [step.ConsoleText] is.
+// pieceLimit is the most bytes of a [step.ConsoleText].
 const pieceLimit = 32 << 10
 
-// Console reads the program's stdout and stderr. Once the program has ended there is
-// a last line that says how, as "[ended with status 7]". Text that is not
-// UTF-8 has U+FFFD in its place. A machine that was destroyed, or is on another
-// host, is NotFound.
+// Console reads the program's stdout and stderr. After the program's end there is a last
+// line that says how it ended, as "[ended with status 7]". U+FFFD replaces bytes that are
+// not UTF-8. A machine that was destroyed, or is on another host, is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	m, err := t.machines.Of(from.Machine.Registration.Spec.Tags)
 	if err != nil {
 		return step.ConsoleText{}, step.During("read console", err)
 	}
 	op := "read console of " + m.Name()
-	// The line is not in the file, where Expect would see it. Its offsets begin at
-	// the file's end.
+	// The last line is not in the file, because Expect would see it there. Its offsets begin
+	// at the file's end.
 	last, size, err := epilogue(m)
 	if err != nil {
 		return step.ConsoleText{}, step.During(op, err)
 	}
-	said := from.Offset - size // of the line
+	said := from.Offset - size // bytes of the last line that the caller has
 	if said < 0 || said > int64(len(last)) {
 		said = 0
 	}
@@ -47,12 +46,12 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.Conso
 	return step.ConsoleText{Text: piece.Text + rest, Next: size + int64(len(last)), Ended: piece.Ended && rest == ""}, nil
 }
 
-// epilogue is the console's last line, "" if the program has not ended or its end is
-// not on record, and the offset where the line begins: the size of the console.
+// epilogue returns the console's last line, and the console's size, which is the line's
+// offset. The line is "" if the program has not ended or its end is not on record.
 func epilogue(m machine.Machine) (line string, size int64, err error) {
 	end, err := readOutcome(m)
 	size = m.Printed()
-	if end == nil || end.Error != "" || err != nil { // one that could not start has no console: Boot says why
+	if end == nil || end.Error != "" || err != nil { // a program that could not start has no console: Boot says why
 		return "", size, err
 	}
 	line = fmt.Sprintf("[%s]\n", end)

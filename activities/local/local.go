@@ -138,11 +138,10 @@ var (
 // [Supervise] first.
 func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind)} }
 
-// settings are options that have been read: complete, sane, parsed.
+// settings are options that have been checked and parsed.
 type settings struct {
 	Options
-	// ABI is how the kernel is started, a word of package image; empty until it
-	// is packaged.
+	// ABI is the ABI by which the kernel is started; empty until it is packaged.
 	ABI string `json:"abi,omitempty"`
 
 	expect  *regexp.Regexp // nil if none
@@ -156,8 +155,8 @@ var (
 	envForm    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// complete decodes the user's options and fills in the defaults; then it does as
-// readOptions.
+// complete decodes the user's options and fills in the defaults. It refuses what
+// readOptions refuses.
 func complete(options json.RawMessage) (settings, error) {
 	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {
@@ -288,7 +287,7 @@ func (s *settings) checkWord(field, word string) error {
 	return nil
 }
 
-// names are those of the networks ("tap") or of the block devices ("block").
+// names returns the names of the networks ("tap") or of the block devices ("block").
 func (s *settings) names(what string) (names []string) {
 	if what == "tap" {
 		for _, n := range s.Networks {
@@ -309,7 +308,7 @@ func (n Network) address() (netip.Prefix, error) {
 	return netip.ParsePrefix(n.Address)
 }
 
-// taps are the networks' taps, as package machine makes them.
+// taps returns the networks' taps, for package machine.
 func (s *settings) taps(tags step.Tags) []machine.TapConfig {
 	var taps []machine.TapConfig
 	for i, n := range s.Networks {

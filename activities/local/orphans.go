@@ -23,12 +23,13 @@ const (
 	// value is the machine's folder, with no symbolic links.
 	markVariable = "MORGANA_MACHINE"
 
-	// orphanGrace is how long the kernel may take to clear away killed processes.
+	// orphanGrace is the time in which killed processes must end.
 	orphanGrace = 10 * time.Second
 )
 
-// held ends the children of a program whose supervisor was killed, because they keep
-// the lock. A killed supervisor has left its pid file; one that starts has none yet.
+// held ends the children of a program whose supervisor was killed, because they keep the
+// lock. A killed supervisor has left its pid file; a supervisor that is starting has none
+// yet.
 func (t *Target) held(ctx context.Context, m machine.Machine) error {
 	_, err := os.Stat(m.File(machine.PidFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -40,10 +41,10 @@ func (t *Target) held(ctx context.Context, m machine.Machine) error {
 	return t.endOrphans(ctx, func(tags step.Tags) bool { return tags == m.Tags })
 }
 
-// endOrphans kills the processes that programs had started, of machines whose
-// supervisor is gone; the kernel kills the programs themselves. Such a process may
-// have the machine's lock, and then the machine cannot be removed. wanted chooses
-// the machines, whose folders may be gone already.
+// endOrphans kills the processes that programs had started and that outlived them, of
+// machines whose supervisor is gone. Such a process may have the machine's lock, and then
+// the machine cannot be removed. wanted chooses the machines, whose folders may be gone
+// already.
 func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) error {
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
@@ -64,7 +65,7 @@ func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) er
 	}
 }
 
-// killOrphans kills all that it finds, and says which.
+// killOrphans kills the processes that orphans finds, and names them.
 func (t *Target) killOrphans(ctx context.Context, wanted func(step.Tags) bool) (found []string, err error) {
 	all, err := t.orphans(ctx, wanted)
 	for _, o := range all {
@@ -72,7 +73,7 @@ func (t *Target) killOrphans(ctx context.Context, wanted func(step.Tags) bool) (
 		if err != nil {
 			return found, err
 		}
-		// Looked at again: a handle always stays with one process.
+		// Check again: the handle stays with one process, but the number may be another's.
 		if now, ok := orphanOf(o.pid, filepath.Dir(o.m.Path)); ok && now == o.m {
 			_ = process.Kill() // it may be gone
 			awaitDeath(process)
@@ -89,7 +90,7 @@ type orphan struct {
 	pid int
 }
 
-// orphans lists the processes left by the machines that are wanted.
+// orphans lists the processes that the wanted machines have left.
 func (t *Target) orphans(ctx context.Context, wanted func(step.Tags) bool) (all []orphan, err error) {
 	root, err := filepath.EvalSymlinks(t.machines.Root())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -159,10 +160,10 @@ func marked(proc string) string {
 	return ""
 }
 
-// standing is for a process that has cleared its environment. It is the machine's
-// folder, if the process has the machine's lock open where the program got it
-// (descriptor 3) and the folder is its working directory. That holds for a
-// supervisor that starts as well, which is left out, and never for a worker.
+// standing finds the folder of a process that has cleared its environment; "" if there is
+// none. The process must have the machine's lock open as descriptor 3, where the program
+// got it, and work in the folder. A supervisor that is starting does too, and is left out.
+// A worker never does.
 func standing(proc string) string {
 	cwd, err := os.Readlink(proc + "/cwd") // what the kernel says: no symbolic links
 	if err != nil {

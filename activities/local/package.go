@@ -15,11 +15,10 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Package gives the kernel, unpacked if it is compressed, and machine.json: the
-// options with their defaults written out and how the kernel is started. It
-// refuses a kernel that cannot run here (Unsupported), and options that do not
-// fit it: a device of its manifest that is not given, or one it does not have, or
-// another kernel's tender (InvalidSpec).
+// Package returns the uncompressed kernel and machine.json: the options with their defaults
+// written out, and the kernel's ABI. It refuses a kernel that cannot run here
+// (Unsupported). It refuses options that do not fit the kernel: devices other than those of
+// its manifest, or another kernel's tender (InvalidSpec).
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	img, err := t.pack(ctx, k)
 	if err != nil {
@@ -41,7 +40,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
 		if err := s.fit(info); err != nil {
 			return err
 		}
-		if k.Spec.Host != "" && k.Spec.Host == t.site.Host { // else Boot says
+		if k.Spec.Host != "" && k.Spec.Host == t.site.Host { // else Boot looks for it
 			if _, err := s.tender(ctx); err != nil {
 				return err
 			}
@@ -62,7 +61,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
 	return t.machines.Image(ctx, k.Spec, s.ABI, options, step.File{Name: kernelFile, Artifact: kernel})
 }
 
-// inspect fetches a kernel and says what it is.
+// inspect fetches and identifies a kernel, and calls use with it.
 func (t *Target) inspect(ctx context.Context, tags step.Tags, a step.Artifact, use func(*os.File, image.Info) error) (err error) {
 	folder, done, err := t.machines.Scratch(tags)
 	if err != nil {
@@ -85,7 +84,7 @@ func (t *Target) inspect(ctx context.Context, tags step.Tags, a step.Artifact, u
 	return use(f, info)
 }
 
-// unpack puts the plain kernel into the store.
+// unpack puts the uncompressed kernel into the store.
 func (t *Target) unpack(ctx context.Context, packed *os.File) (a step.Artifact, err error) {
 	size, err := packed.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -102,7 +101,7 @@ func (t *Target) unpack(ctx context.Context, packed *os.File) (a step.Artifact, 
 	return t.site.Store.Put(ctx, plain)
 }
 
-// fit says how the kernel is started, or why not with these options.
+// fit sets the ABI by which the kernel is started, or says why these options do not fit it.
 func (s *settings) fit(info image.Info) error {
 	if err := image.CheckMachine(info, processor()); err != nil {
 		return err
@@ -120,7 +119,7 @@ func (s *settings) fit(info image.Info) error {
 	return err
 }
 
-// processor is this host's in the words of package image.
+// processor is this host's processor, as package image names it.
 func processor() string {
 	switch runtime.GOARCH {
 	case "amd64":
@@ -142,8 +141,8 @@ func (s *settings) fitLinux() error {
 	return nil
 }
 
-// fitSolo5 binds the devices of the manifest, for the tender would refuse any
-// other, and only after it was started.
+// fitSolo5 checks that the options give exactly the manifest's devices. The tender would
+// refuse others only once it is started.
 func (s *settings) fitSolo5(devices []image.Device) error {
 	for _, kind := range []struct{ what, option, mft, example string }{
 		{"network device", "networks", image.NetBasic, "{name: %s, tap: auto}"},

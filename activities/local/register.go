@@ -19,9 +19,8 @@ import (
 // supervisor kills it.
 const quitGrace = 3 * time.Second
 
-// Register makes the machine's folder, whole or not at all. One that is there
-// with the same digest is adopted. One with another digest is replaced, unless
-// its machine runs: Conflict.
+// Register makes the machine's folder, whole or not at all. A folder with the same digest
+// is adopted. One with another digest is replaced, or is Conflict while its machine runs.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
 	return t.machines.Register(ctx, img, func(_ context.Context, made machine.Machine, options json.RawMessage) error {
 		s, err := readRecord(options)
@@ -47,10 +46,10 @@ func (t *Target) quit() machine.Quit {
 	}}
 }
 
-// Destroy ends the machines whose tags match, by SIGTERM and after 3 s by SIGKILL,
-// and the processes that their programs had started. It removes their taps and,
-// unless KeepImage is set, their folders, half made ones as well. The error's Left
-// names what did not end; the rest is removed.
+// Destroy ends the machines whose tags match, by SIGTERM and after 3 s by SIGKILL, and the
+// processes that their programs had started. It removes their taps and, unless KeepImage is
+// set, their folders, also half-made ones. A machine that does not end is in the error's
+// Left; the others are removed.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
 	errOrphans := t.endOrphans(ctx, what.Match) // they may have machines' locks

@@ -62,9 +62,9 @@ type outcome struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// Supervise makes this process a machine's supervisor if its arguments, those
-// of [os.Args], say so, and returns when the machine has ended; false if they
-// say something else. It must come first in main.
+// Supervise runs this process as a machine's supervisor if args, those of [os.Args], ask
+// for it. It returns true when the machine has ended, or false at once if they do not. It
+// must come first in main.
 func Supervise(args []string) (handled bool) {
 	if len(args) != 2 || args[1] != superviseWord {
 		return false
@@ -189,7 +189,7 @@ func endRest() error {
 			return err
 		}
 		for _, pid := range pids {
-			_ = unix.Kill(pid, syscall.SIGKILL) // its number is not free before it is reaped below
+			_ = unix.Kill(pid, syscall.SIGKILL) // the number is not reused until it is reaped below
 		}
 		for {
 			_, err := unix.Wait4(-1, nil, 0, nil)

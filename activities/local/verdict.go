@@ -12,7 +12,7 @@ import (
 	"github.com/morgana-deploy/morgana/machine"
 )
 
-// Ended says whether a machine that ran to its end was ready.
+// Ended decides whether a machine that ran to its end was ready.
 func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
 	end, err := readOutcome(b.m)
 	if end == nil || err != nil {
@@ -46,7 +46,7 @@ func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
 // Died is the error for a machine that was killed while Boot waited for it.
 func (b *boot) Died(ctx context.Context) error {
 	why := ""
-	if said := machine.Tail(b.m.File(logFile)); said != "" { // unless something is wrong with the supervisor itself
+	if said := machine.Tail(b.m.File(logFile)); said != "" { // the supervisor's own errors
 		why = ": " + said
 	}
 	return machine.BootFailed(b.consoleTail(ctx), "the machine was killed with its supervisor%s", why)
@@ -81,8 +81,8 @@ func (b *boot) consoleTail(ctx context.Context) string {
 	return "the console is empty: the program printed nothing"
 }
 
-// readOutcome is nil if the program has not ended, or if the file is not whole. A
-// power cut may leave an empty file, and then the machine was killed.
+// readOutcome reads the status file; nil if the program has not ended, or the file is not
+// whole. A power cut may leave an empty file, and then the machine was killed.
 func readOutcome(m machine.Machine) (*outcome, error) {
 	b, err := os.ReadFile(m.File(statusFile))
 	if errors.Is(err, fs.ErrNotExist) {
