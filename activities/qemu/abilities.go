@@ -17,11 +17,11 @@ var (
 	_ step.Forecaster = (*Target)(nil)
 )
 
-// dead are the states in which QEMU keeps a guest that runs no longer.
+// dead lists the states of QEMU in which the guest runs no longer.
 var dead = []string{"guest-panicked", "internal-error", "io-error", "shutdown"}
 
-// Observe looks at QEMU's process, asks QEMU for the guest's state, and gives the
-// ports that lead to it now: a later generation takes them over.
+// Observe looks at QEMU's process, asks QEMU for the guest's state, and lists the ports
+// that lead to it now: a later generation takes them over.
 func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
 	h, err := t.machines.Observe(m, ended)
 	if err != nil || h.State != step.Running {
@@ -67,8 +67,8 @@ func (t *Target) observe(ctx context.Context, m step.Machine, h *step.Health) er
 	return err
 }
 
-// ended looks at the folder of a QEMU that ended by itself. The folder changed last
-// when QEMU removed its pid file.
+// ended is for a QEMU that ended by itself. The folder last changed when QEMU removed its
+// pid file, so that is the time of its end.
 func ended(m machine.Machine) (how string, when time.Time, err error) {
 	if m.Printed() == 0 {
 		return "", time.Time{}, nil
@@ -84,7 +84,7 @@ func ended(m machine.Machine) (how string, when time.Time, err error) {
 	return how, info.ModTime(), nil
 }
 
-// List gives the machines' folders. Their taps are gone with QEMU.
+// List lists the machines' folders. A machine's taps are gone with its QEMU.
 func (t *Target) List(_ context.Context, spec step.Spec) ([]step.Resource, error) {
 	all, err := t.machines.List(t.site.Host, machine.Wanted(spec.Tags), false)
 	if err != nil {
@@ -93,7 +93,7 @@ func (t *Target) List(_ context.Context, spec step.Spec) ([]step.Resource, error
 	return all, nil
 }
 
-// Forecast says what register and boot do.
+// Forecast lists what Register and Boot would do.
 func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
 	all, err := t.forecast(spec)
 	if err != nil {

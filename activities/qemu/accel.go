@@ -6,15 +6,15 @@ import (
 	"github.com/morgana-deploy/morgana/machine"
 )
 
-// means is how a machine is to be run on this host.
+// means is how a machine is run on this host.
 type means struct {
 	qemu, accel, cpu string
 	sandbox          bool
 }
 
-// accelerate finds QEMU and decides how to run a machine with it. KVM that was
-// asked for and does not work is Unsupported, as is a machine type or processor
-// that this QEMU does not have.
+// accelerate finds QEMU and decides how to run a machine with it. KVM that is asked for and
+// does not work is Unsupported. A machine type or processor that this QEMU does not have is
+// InvalidSpec.
 func (t *Target) accelerate(ctx context.Context, s settings) (means, error) {
 	path, err := program(s.QEMU)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// portProbe finds out whether a TCP port of the guest answers. A connection to
-// a forward proves nothing: QEMU accepts it before it asks the guest. Whether
-// the guest has answered stands in QEMU's table of connections.
+// portProbe finds out whether a TCP port of the guest answers. A connection to a forward
+// proves nothing: QEMU accepts it before it asks the guest. QEMU's table of connections
+// ("info usernet") shows whether the guest has accepted.
 type portProbe struct {
 	m     guest
 	guest uint16
@@ -21,8 +21,8 @@ type portProbe struct {
 
 const (
 	askEvery = 150 * time.Millisecond
-	// redial is how long one attempt may hang: QEMU repeats its SYN ever more
-	// slowly, and a guest that was not up for the first should get a new one.
+	// redial is the age at which an attempt is replaced by a new one: QEMU repeats its SYN
+	// ever more slowly, and the guest may not have been up for the first.
 	redial = 2 * time.Second
 )
 
@@ -42,11 +42,11 @@ func (p *portProbe) answers(ctx context.Context) bool {
 	p.asked = time.Now()
 	rows, err := p.m.usernet(ctx)
 	if err != nil {
-		return false // starting, or ending
+		return false // QEMU is starting or ending
 	}
 	way, ok := p.way(rows)
 	if !ok {
-		// Any free port will do; takePorts removes what is not wanted.
+		// The host chooses the port; takePorts removes forwards that are not wanted.
 		_, _ = p.m.monitor(ctx, anyForward(p.guest)) // the next look shows it
 		return false
 	}
@@ -72,7 +72,7 @@ func (p *portProbe) answers(ctx context.Context) bool {
 	return false
 }
 
-// way is a forward on loopback that leads to the port.
+// way returns the host's end of a forward on loopback that leads to the port.
 func (p *portProbe) way(rows []connection) (netip.AddrPort, bool) {
 	for _, r := range rows {
 		if r.listens() && r.forward.proto == "tcp" && r.forward.guest == p.guest && r.forward.host.Addr().IsLoopback() {

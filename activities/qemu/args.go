@@ -14,8 +14,8 @@ import (
 // machine's lock.
 const firstFile = 4
 
-// args is QEMU's command line. Paths in the machine's folder are relative to
-// it: a socket's may not be longer than 107 bytes, and commas would need quoting.
+// args returns QEMU's arguments. Paths in the machine's folder are relative to it: a
+// socket's may not be longer than 107 bytes, and commas would need quoting.
 func (b *boot) args(with means, devices []device, uefi firmware) ([]string, error) {
 	args := []string{
 		"-name", b.m.Name(), "-uuid", b.rec.UUID(),
@@ -49,7 +49,7 @@ func (b *boot) args(with means, devices []device, uefi firmware) ([]string, erro
 	return args, nil
 }
 
-// startArgs give the kernel or the boot disk.
+// startArgs returns the arguments for the kernel or the boot disk.
 func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	if !s.disk() {
 		args := []string{"-kernel", kernelFile, "-append", s.Args}
@@ -64,7 +64,7 @@ func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	if err != nil || s.Via != viaUEFI {
 		return args, err
 	}
-	// Commas in paths are doubled.
+	// QEMU reads two commas in a path as one.
 	flash := func(unit int, file, mode string) {
 		args = append(args, "-drive", fmt.Sprintf("if=pflash,unit=%d,format=raw%s,file=%s", unit, mode, strings.ReplaceAll(file, ",", ",,")))
 	}
@@ -75,7 +75,7 @@ func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	return args, nil
 }
 
-// deviceArgs give one virtio device and its backend.
+// deviceArgs returns the arguments for a virtio device and its backend.
 func (b *boot) deviceArgs(d device) ([]string, error) {
 	// Solo5 knows legacy virtio only; every other driver knows it too.
 	bus := "pci,disable-modern=on"
@@ -104,7 +104,7 @@ func (b *boot) deviceArgs(d device) ([]string, error) {
 	return append(args, "-device", device), err
 }
 
-// tapFile is the descriptor by which QEMU has the tap of networks[index].
+// tapFile is the descriptor of the tap of networks[index] in QEMU.
 func (b *boot) tapFile(index int) int {
 	fd := firstFile
 	for _, n := range b.s.networks[:index] {
@@ -115,8 +115,8 @@ func (b *boot) tapFile(index int) int {
 	return fd
 }
 
-// blockdev is a raw disk. QEMU must not guess its format: the machine could write the
-// header of another format there.
+// blockdev returns the argument for a raw disk. QEMU must not guess its format: the machine
+// could write the header of another format there.
 func blockdev(id, path string, readOnly bool) ([]string, error) {
 	driver := "file"
 	if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeDevice != 0 { // a block device: others are refused

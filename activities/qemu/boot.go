@@ -13,15 +13,13 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// silence is how long a machine that says nothing, and of which nothing is
-// expected, must run to be ready.
+// silence is how long a silent machine must run to be ready without Expect and ExpectPort.
 const silence = time.Second
 
-// Boot starts the machine, or adopts the one that runs, and waits until it is
-// ready; then it gets its ports. One that ran to its end is not started again:
-// if it was ready, or its console still says so, it is returned with Ready
-// telling that it ended, as is right for a unikernel that does a job. Else it
-// is BootFailed. A machine that was killed is started again.
+// Boot starts the machine, or adopts the one that runs, waits until it is ready and opens
+// its ports. A machine that ran to its end is not started again. It is returned as Ended if
+// it was ready, or if its console shows that it was, as for a unikernel that does a job;
+// else it is BootFailed. A machine that was killed is started again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	var b *boot
 	out, err := t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
@@ -41,7 +39,7 @@ func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, e
 	return out, nil
 }
 
-// boot is one call of Boot, and its view of the machine's QEMU.
+// boot is one call of Boot.
 type boot struct {
 	t       *Target
 	m       guest
@@ -53,7 +51,7 @@ type boot struct {
 
 var _ machine.Process = (*boot)(nil)
 
-// Start runs QEMU, and leaves the lock, the taps and the disks to it.
+// Start starts QEMU, which inherits the lock, the taps and the disks.
 func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	if err := b.t.checkPorts(ctx, b.m.Tags, b.s.forwards); err != nil {
 		return err
@@ -90,7 +88,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	if err != nil {
 		return err
 	}
-	files, err := b.s.openTaps(ctx, b.m.Tags) // first: tapFile counts on it
+	files, err := b.s.openTaps(ctx, b.m.Tags) // first, as tapFile expects
 	defer func() {
 		for _, f := range append(files, log) {
 			err = errors.Join(err, f.Close())
@@ -113,8 +111,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	return b.m.Start(cmd, lock)
 }
 
-// Ready says how the running machine is known to be ready, and gives it its
-// ports.
+// Ready returns how the machine showed that it is ready, and opens its ports.
 func (b *boot) Ready(ctx context.Context) (string, error) {
 	how, ok := b.m.Ready()
 	if !ok {
@@ -130,7 +127,7 @@ func (b *boot) Ready(ctx context.Context) (string, error) {
 	return how, b.t.takePorts(ctx, b.m, b.s.forwards)
 }
 
-// met says how the machine's expectation was met, "" if it was not yet.
+// met returns how the machine met Expect and ExpectPort, "" if it has not yet.
 func (b *boot) met(ctx context.Context) (string, error) {
 	if b.s.expect == nil && b.s.ExpectPort == 0 {
 		return b.alive(ctx)
@@ -155,14 +152,14 @@ func (b *boot) met(ctx context.Context) (string, error) {
 	return strings.Join(how, ", "), nil
 }
 
-// alive is readiness without an expectation.
+// alive is met for a machine without Expect and ExpectPort.
 func (b *boot) alive(ctx context.Context) (string, error) {
 	if b.m.Printed() > 0 {
 		return "console printed", nil
 	}
 	started, err := os.Stat(b.m.File(machine.PidFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil // it is just ending
+		return "", nil // QEMU is ending
 	}
 	if err != nil || time.Since(started.ModTime()) <= silence {
 		return "", err
@@ -173,5 +170,5 @@ func (b *boot) alive(ctx context.Context) (string, error) {
 	case err == nil:
 		return "", b.stopped(ctx, status)
 	}
-	return "", nil // it has other clients, or is ending: asked again
+	return "", nil // QEMU has another client or is ending: it is asked again
 }

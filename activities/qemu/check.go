@@ -12,13 +12,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Check refuses, in seconds and creating nothing: options that are wrong, a
-// machine type or processor that this QEMU does not have (InvalidSpec), a kernel
-// that QEMU or GRUB cannot load, a host without QEMU, UEFI firmware or the tools
-// for a disk, without the KVM asked for or with too little memory (Unsupported),
-// a disk or bridge that is not there (NotFound), a disk or tap that the worker may
-// not have (Unauthorized), a port, disk or tap that others hold (Conflict). The
-// spec returned has Host, and all options written out.
+// Check refuses, in seconds and creating nothing: options that are wrong, or a machine type
+// or processor that this QEMU does not have (InvalidSpec); a kernel that QEMU or GRUB
+// cannot load, or a host without QEMU, UEFI firmware, the tools for a disk, the KVM asked
+// for or enough memory (Unsupported); a disk or bridge that is not there (NotFound); a disk
+// or tap that the worker may not have (Unauthorized); a port, disk or tap that others hold
+// (Conflict). The spec returned has Host, Alone, and all options written out.
 func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	const op = "check qemu target"
 	if _, err := t.machines.Of(spec.Tags); err != nil {
@@ -48,8 +47,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, err
 }
 
-// checkBoot says whether this host can make the disk the machine boots from and
-// start it.
+// checkBoot checks that this host can make the boot disk and start it.
 func (s *settings) checkBoot(ctx context.Context) error {
 	if !s.disk() {
 		return nil

@@ -7,21 +7,21 @@ import (
 	"strconv"
 )
 
-// consoleLimit is how much of a console is kept, if no disk is larger: a kernel
-// may print for ever.
+// consoleLimit is how much of a console is kept if no disk is larger: a kernel may print
+// for ever.
 const consoleLimit = 64 << 20
 
-// limited is QEMU as a command whose files grow to so many bytes and no
-// further. QEMU writes the console itself and has no limit for it, but takes a
-// write that fails as written. The signal that comes with such a write would end
-// it, unless the thread that writes blocks it; a shell can start it ignoring that.
+// limited returns the command that runs QEMU with a limit on the size of its files. QEMU
+// writes the console without a limit of its own, and goes on after a write that fails. But
+// such a write raises SIGXFSZ, which may end QEMU. So a shell starts QEMU with that signal
+// ignored.
 func limited(bytes int64, qemu string, args ...string) *exec.Cmd {
 	const script = `trap "" XFSZ; ulimit -f "$1" 2>/dev/null; shift; exec "$@"`
 	blocks := strconv.FormatInt((bytes+511)/512, 10)
 	return exec.Command("/bin/sh", append([]string{"-c", script, "sh", blocks, qemu}, args...)...) //nolint:noctx,gosec // it outlives the call and its context; the script is fixed
 }
 
-// fileLimit is how large the machine's files may get: no smaller than its disks are.
+// fileLimit returns the limit in bytes: consoleLimit, or the size of the largest disk.
 func (b *boot) fileLimit(disks []*os.File) (int64, error) {
 	most := int64(consoleLimit)
 	for _, f := range disks {

@@ -74,7 +74,7 @@ func (s *settings) readDisks() error {
 	return nil
 }
 
-// makeDisks makes those that live as long as the machine.
+// makeDisks makes the disks that have a size.
 func makeDisks(m machine.Machine, disks []Disk) error {
 	for i, d := range disks {
 		if d.Size == "" {

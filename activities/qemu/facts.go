@@ -106,8 +106,8 @@ func (f *facts) ask(ctx context.Context) error {
 	return err
 }
 
-// knowsSandbox asks QEMU for its list of machines with -sandbox on: one that
-// was built without refuses.
+// knowsSandbox asks QEMU for its list of machines with -sandbox on. A QEMU that was built
+// without it refuses.
 func knowsSandbox(ctx context.Context, qemu string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -119,7 +119,7 @@ func knowsSandbox(ctx context.Context, qemu string) (bool, error) {
 	return err == nil, err
 }
 
-// tell is the output of QEMU. A program that fails is no QEMU.
+// tell returns QEMU's output. A program that fails is InvalidSpec.
 func tell(ctx context.Context, qemu string, args ...string) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -146,8 +146,8 @@ func tell(ctx context.Context, qemu string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// firstWords gives the first word of each line of a list of QEMU's, which ends
-// with an empty line. In some versions "x86" stands before a processor.
+// firstWords returns the first word of each line of a list that QEMU prints. The list ends
+// with an empty line. Some versions print "x86" before a processor.
 func firstWords(text, title string) []string {
 	var all []string
 	in := false
@@ -182,7 +182,7 @@ func (f facts) check(s settings) error {
 	return nil
 }
 
-// known is the hint for a name that is not in a long list.
+// known returns the hint for a name that is not in all: the nearest one, or otherwise.
 func known(given, otherwise string, all []string) string {
 	if near := step.Nearest(given, all); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)

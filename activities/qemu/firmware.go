@@ -13,11 +13,11 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// firmware is UEFI for the machine: its code, and its variables as they are at
-// first, "" if the code brings its own.
+// firmware has the paths of UEFI code and of its initial variables, "" if the code brings
+// its own.
 type firmware struct{ code, vars string }
 
-// Where distributions keep OVMF, that without Secure Boot: it would refuse GRUB.
+// The places where distributions keep OVMF without Secure Boot, which would refuse GRUB.
 var firmwares = []firmware{
 	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},                   // Debian 12, Ubuntu 24.04
 	{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},                         // Debian 11
@@ -29,8 +29,8 @@ var firmwares = []firmware{
 
 const ovmfFix = "sudo apt-get install ovmf"
 
-// findFirmware finds the firmware that the options name, or the host's. Unsupported if
-// there is none.
+// findFirmware returns the firmware that the options name, or the host's if given is "".
+// Unsupported if the host has none.
 func findFirmware(given string) (firmware, error) {
 	if given == "" {
 		for _, f := range firmwares {
@@ -71,7 +71,7 @@ func firmwareHint() string {
 	return "correct the path, or leave it out and install one: " + ovmfFix
 }
 
-// readable says why a file cannot be read, nil if it can.
+// readable returns the error of opening a file to read it.
 func readable(path string) error {
 	f, _, err := files.Open(path)
 	if err != nil {
@@ -80,8 +80,8 @@ func readable(path string) error {
 	return f.Close()
 }
 
-// install puts fresh variables into the machine's folder. A unikernel keeps
-// nothing in them, and those of a killed machine may be half written.
+// install writes fresh variables to path. A unikernel keeps nothing in them, and those of a
+// killed machine may be half written.
 func (f firmware) install(path string) (err error) {
 	if f.vars == "" {
 		return nil

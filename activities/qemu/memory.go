@@ -10,8 +10,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// leastMemory is the memory in MiB for the smallest kernel: kernels begin at 1 MiB.
-// OVMF (2022.11) does not come as far as GRUB with less.
+// leastMemory is the least memory in MiB for each Via. Kernels begin at 1 MiB. OVMF
+// (2022.11) does not come as far as GRUB with less than 64 MiB.
 var leastMemory = map[string]int{viaKernel: 2, viaBIOS: 2, viaUEFI: 64}
 
 // checkMemory refuses more memory than the host has. It does not ask for free memory:

@@ -67,7 +67,7 @@ func (s *settings) fillNetworks() {
 	}
 }
 
-// readNetworks gives networks their one form, whichever way they are written.
+// readNetworks checks network, bridge and networks, and sets s.networks from them.
 func (s *settings) readNetworks() error {
 	needed := len(s.forwards) > 0 || s.ExpectPort > 0
 	if len(s.Networks) > 0 && s.Network != "" {
@@ -144,8 +144,8 @@ func (s *settings) userNetwork() int {
 	return slices.IndexFunc(s.networks, func(n Network) bool { return n.Kind == userNetwork })
 }
 
-// netdevID names networks[i] on QEMU's command line: the one that ports lead
-// into is netdev, whatever its place.
+// netdevID is the id of networks[i] on QEMU's command line. The network that ports lead
+// into is netdev, whatever its index.
 func (s *settings) netdevID(i int) string {
 	switch user := s.userNetwork(); {
 	case i == user:
@@ -167,8 +167,8 @@ func (s *settings) tap(tags step.Tags, i int) machine.TapConfig {
 	return c
 }
 
-// blame names the option that a tap's error is about, which has another name
-// in the short form.
+// blame sets Field of a tap's error to network, if the options have that instead of
+// networks.
 func (s *settings) blame(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && len(s.Networks) == 0 && e.Field == "tap" {
@@ -179,8 +179,8 @@ func (s *settings) blame(err error) error {
 	return err
 }
 
-// mac is the address of networks[i]. Two generations run side by side for a
-// while, so they have different ones. 52:54:00 is QEMU's own range.
+// mac is the MAC address of networks[i]. Two generations may run side by side, so each has
+// its own. 52:54:00 is QEMU's range.
 func (s *settings) mac(rec machine.Record, i int) string {
 	if s.networks[i].MAC != "" {
 		return s.networks[i].MAC
@@ -189,7 +189,7 @@ func (s *settings) mac(rec machine.Record, i int) string {
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
 }
 
-// checkTaps says whether this worker can make the machine's taps.
+// checkTaps checks that this worker can make the machine's taps.
 func (s *settings) checkTaps(machines *machine.Machines, tags step.Tags) error {
 	for i, n := range s.networks {
 		if n.Kind != tapNetwork {
@@ -202,8 +202,8 @@ func (s *settings) checkTaps(machines *machine.Machines, tags step.Tags) error {
 	return nil
 }
 
-// openTaps opens the machine's taps, in the order of its networks. What it
-// returns with an error is to be closed as well.
+// openTaps opens the machine's taps, in the order of its networks. The caller closes them,
+// also after an error.
 func (s *settings) openTaps(ctx context.Context, tags step.Tags) (taps []*os.File, err error) {
 	for i, n := range s.networks {
 		if n.Kind != tapNetwork {

@@ -110,14 +110,14 @@ const microvm = "microvm"
 
 const defaultQEMU = "qemu-system-x86_64"
 
-// settings are Options that have been read: complete, sane, parsed.
+// settings are options that have been checked and parsed.
 type settings struct {
 	Options
-	networks []Network // of Network or of Networks
+	networks []Network // from Network or Networks
 	forwards []forward
 	expect   *regexp.Regexp // nil if none
 	timeout  time.Duration
-	size     int64 // of the boot disk, 0 as small as may be
+	size     int64 // of the boot disk, 0 for the least
 }
 
 var (
@@ -126,7 +126,8 @@ var (
 	moduleForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$`)
 )
 
-// complete decodes the user's options and fills in the defaults; then it does as read.
+// complete decodes the user's options and fills in the defaults. It refuses what read
+// refuses.
 func complete(options json.RawMessage) (settings, error) {
 	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {
@@ -193,7 +194,7 @@ func (s settings) normal() (json.RawMessage, error) { return json.Marshal(s.Opti
 // disk reports whether the machine boots from a disk.
 func (s *settings) disk() bool { return s.Via != viaKernel }
 
-// loader names in package image's words the program that starts the kernel.
+// loader is the program that starts the kernel, as package image names it.
 func (s *settings) loader() string {
 	if s.disk() {
 		return "grub"
@@ -227,8 +228,8 @@ func (s *settings) readVia() (err error) {
 	return err
 }
 
-// readModules sees to it that a module can be a file in the machine's folder
-// and a word on QEMU's command line.
+// readModules checks that a module can be a file in the machine's folder and a word on
+// QEMU's command line.
 func (s *settings) readModules() error {
 	for i, name := range s.Modules {
 		field := fmt.Sprintf("modules[%d]", i)
@@ -242,7 +243,7 @@ func (s *settings) readModules() error {
 	return nil
 }
 
-// own reports whether a file of that name in the machine's folder is another's.
+// own reports whether the machine's folder has a file of that name for another purpose.
 func own(name string) bool {
 	return slices.Contains([]string{kernelFile, packedDisk, bootDisk, varsFile, manifestFile, qmpFile, logFile,
 		machine.RecordFile, machine.PidFile, machine.ConsoleFile, "ready", "lock"}, name) || dataDiskForm.MatchString(name)

@@ -90,9 +90,9 @@ type packing struct {
 	t      *Target
 	s      settings
 	k      step.Kernel
-	folder string // for files that are in work
+	folder string // for temporary files
 
-	path   string        // the kernel, plain
+	path   string        // of the uncompressed kernel
 	kernel step.Artifact // the same
 	info   image.Info
 	abi    string
@@ -133,8 +133,8 @@ func (p *packing) openKernel(ctx context.Context) error {
 	return p.unpack(ctx, f)
 }
 
-// unpack puts the plain kernel into the store: QEMU's loader reads no other,
-// and GRUB not every compression.
+// unpack puts the uncompressed kernel into the store. QEMU's loader unpacks nothing, and
+// GRUB not every compression.
 func (p *packing) unpack(ctx context.Context, f *os.File) (err error) {
 	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + p.info.Compression + ")"})
 	p.path = filepath.Join(p.folder, "plain")
@@ -150,8 +150,8 @@ func (p *packing) unpack(ctx context.Context, f *os.File) (err error) {
 	return err
 }
 
-// starts is the ABI by which a kernel with these starts as the options say,
-// "" if it is not known.
+// starts returns the one of abis by which the options start the kernel, "" if it is not
+// known.
 func (s *settings) starts(abis []string) (string, error) {
 	abi, err := image.Supports(s.loader(), abis)
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *settings) starts(abis []string) (string, error) {
 	return abi, nil
 }
 
-// choose gives the modules, of the files that came with the kernel.
+// choose finds the modules among the files that came with the kernel.
 func (s *settings) choose(k step.Kernel) ([]step.File, error) {
 	var all []step.File
 	for i, name := range s.Modules {

@@ -102,7 +102,7 @@ func (f forward) overlaps(g forward) bool {
 		(a == b || a.IsUnspecified() || b.IsUnspecified())
 }
 
-// free says whether the host's end could be bound now: nil, or the system's error.
+// free returns the error of binding the host's end now.
 func (f forward) free(ctx context.Context) error {
 	var lc net.ListenConfig
 	if f.proto == "udp" {
@@ -119,8 +119,8 @@ func (f forward) free(ctx context.Context) error {
 	return l.Close()
 }
 
-// checkPorts says whether a machine of tags can have its ports: each is free,
-// or held by a machine of the same app and target, which will give it up.
+// checkPorts checks that a machine of tags can have its ports: each is free, or held by a
+// machine of the same deployment, which will give it up.
 func (t *Target) checkPorts(ctx context.Context, tags step.Tags, wanted []forward) error {
 	for i, f := range wanted {
 		field := fmt.Sprintf("ports[%d]", i)
@@ -145,8 +145,7 @@ func (t *Target) checkPorts(ctx context.Context, tags step.Tags, wanted []forwar
 	return nil
 }
 
-// checkHolder says whether the holder of f will give it up to tags: a machine of the
-// same deployment does.
+// checkHolder accepts f if a machine of the same deployment has it; else Conflict.
 func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, field string) error {
 	holder, err := t.holder(ctx, f)
 	switch {
@@ -163,7 +162,7 @@ func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, fie
 	}
 }
 
-// holder is the machine on this host that has f or a port that overlaps it, nil if
+// holder returns the machine on this host that has f or a port that overlaps it, nil if
 // none has.
 func (t *Target) holder(ctx context.Context, f forward) (*guest, error) {
 	all, err := t.machines.All(func(step.Tags) bool { return true })
@@ -195,8 +194,8 @@ func overlapping(rows []connection, f forward) (connection, bool) {
 	return connection{}, false
 }
 
-// takePorts makes m forward exactly the wanted ports, and takes them from earlier
-// machines of the same deployment. Cut off, it is completed by doing it again.
+// takePorts makes m forward exactly the wanted ports, and takes them from other machines of
+// the same deployment. A call that was cut off can be repeated.
 func (t *Target) takePorts(ctx context.Context, m guest, wanted []forward) error {
 	rows, err := m.usernet(ctx)
 	if err != nil {
@@ -251,11 +250,11 @@ func (t *Target) takePort(ctx context.Context, m guest, f forward) error {
 	return err
 }
 
-// returnPorts gives the ports of a machine that is gone to the newest ready
-// machine of the same life, if they are free.
+// returnPorts opens those ports of the newest ready machine of the life that are free,
+// after a later machine is gone.
 func (t *Target) returnPorts(ctx context.Context, tags step.Tags) error {
 	if tags.Life == "" {
-		return nil // all of it is being removed
+		return nil // all lives are being removed
 	}
 	life := step.Tags{App: tags.App, Target: tags.Target, Life: tags.Life}
 	all, err := t.machines.All(life.Match)

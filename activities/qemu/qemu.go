@@ -14,8 +14,8 @@
 //	qmp.sock      QEMU's control socket
 //	qemu.log      QEMU's own messages
 //
-// and the modules under their own names. A tap is open in QEMU alone, and so is
-// gone with it.
+// and the modules under their own names. A tap is gone with its QEMU, which alone has
+// it open.
 //
 // QEMU locks its pid file, and removes it when it ends by itself. So a machine that
 // has printed something and has no pid file ran to its end. It is not started again.

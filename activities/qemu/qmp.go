@@ -61,7 +61,7 @@ func (m guest) talk(ctx context.Context) (*qmp, error) {
 	return q, nil
 }
 
-// dial waits its turn when another client's conversation is on.
+// dial connects to QEMU, and waits while another client is connected.
 func dial(ctx context.Context, path string) (net.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, qmpPatience)
 	defer cancel()
@@ -117,8 +117,8 @@ func (q *qmp) execute(r qmpRequest) (json.RawMessage, error) {
 	}
 }
 
-// monitor runs a line of the human monitor. Its answers are text without a
-// code, so callers look at the state afterwards rather than at the answer.
+// monitor runs a line of the human monitor. The answer is text without a code, so callers
+// look at the state afterwards instead.
 func (m guest) monitor(ctx context.Context, line string) (string, error) {
 	q, err := m.talk(ctx)
 	if err != nil {
@@ -134,7 +134,7 @@ func (m guest) monitor(ctx context.Context, line string) (string, error) {
 	return text, err
 }
 
-// quit asks QEMU to end; it may be gone before it answers.
+// quit asks QEMU to end. QEMU may be gone before it answers.
 func (m guest) quit(ctx context.Context) error {
 	q, err := m.talk(ctx)
 	if err != nil {
@@ -176,7 +176,8 @@ func (c connection) listens() bool { return c.state == "HOST_FORWARD" }
 // TCP[HOST_FORWARD]  15       127.0.0.1 18081       10.0.2.15    80     0     0
 var usernetRow = regexp.MustCompile(`(?m)^\s*(TCP|UDP)\[([^\]]+)\]\s+-?\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)\s`)
 
-// usernet lists what the machine's user network has open, nothing if it has none.
+// usernet lists the user network's forwards and connections, nothing if there is no such
+// network.
 func (m guest) usernet(ctx context.Context) ([]connection, error) {
 	text, err := m.monitor(ctx, "info usernet")
 	if err != nil {

@@ -14,17 +14,16 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// quitGrace is how long a QEMU told to quit may take until it is killed.
+// quitGrace is the time after which a QEMU that was asked to quit is killed.
 const quitGrace = 3 * time.Second
 
-// Register makes the machine's folder, whole or not at all. One that is there
-// with the same digest is adopted. One with another digest is replaced, unless
-// its machine runs: Conflict.
+// Register makes the machine's folder, whole or not at all. A folder with the same digest
+// is adopted. One with another digest is replaced, or is Conflict while its machine runs.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
 	return t.machines.Register(ctx, img, prepare)
 }
 
-// prepare unpacks the disk it boots from, and makes the data disks.
+// prepare unpacks the boot disk and makes the data disks.
 func prepare(ctx context.Context, made machine.Machine, options json.RawMessage) error {
 	s, err := read(options)
 	if err != nil {
@@ -49,7 +48,7 @@ func prepare(ctx context.Context, made machine.Machine, options json.RawMessage)
 	return makeDisks(made, s.Disks)
 }
 
-// unpack makes the disk it boots from of the packed one.
+// unpack makes the boot disk from the packed one, and removes that.
 func unpack(ctx context.Context, made machine.Machine) error {
 	packed, err := os.Open(made.File(packedDisk))
 	if err != nil {
@@ -59,20 +58,20 @@ func unpack(ctx context.Context, made machine.Machine) error {
 	return errors.Join(err, packed.Close(), os.Remove(made.File(packedDisk)))
 }
 
-// Console reads the kernel's output. Text that is not UTF-8 has U+FFFD in
-// its place. A machine that was destroyed, or is on another host, is NotFound.
+// Console reads the kernel's output. U+FFFD replaces bytes that are not UTF-8. A machine
+// that was destroyed, or is on another host, is NotFound.
 func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	return t.machines.Console(ctx, from)
 }
 
-// quit asks QEMU itself.
+// quit ends a QEMU through its control socket.
 var quit = machine.Quit{Grace: quitGrace, Ask: func(ctx context.Context, m machine.Machine, _ int) error {
 	return guest{m}.quit(ctx)
 }}
 
-// Destroy ends the machines whose tags match and, unless KeepImage is set, removes
-// their folders, half made ones as well. The error's Left names what did not end;
-// the rest is removed. Then the machine before has its ports again.
+// Destroy ends the machines whose tags match and, unless KeepImage is set, removes their
+// folders, also half-made ones. A machine that does not end is in the error's Left; the
+// others are removed. Then the ports are returned to the machine before.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
 	done, err := t.machines.Destroy(ctx, what, quit)

@@ -14,10 +14,10 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// manifest is the devices of a Solo5 kernel; nil for any other kernel.
+// manifest holds the devices of a Solo5 kernel; nil for any other kernel.
 type manifest struct{ devices []image.Device }
 
-// manifestOf is that of a kernel that was identified.
+// manifestOf returns the manifest of a kernel that was identified.
 func manifestOf(info image.Info) *manifest {
 	if !slices.Contains(info.ABIs, image.Solo5Virtio) {
 		return nil
@@ -25,7 +25,7 @@ func manifestOf(info image.Info) *manifest {
 	return &manifest{info.Devices}
 }
 
-// json is the manifest as mirage configure writes it.
+// json returns the manifest as mirage configure writes it.
 func (m *manifest) json() ([]byte, error) {
 	return json.Marshal(struct {
 		Type    string         `json:"type"`
@@ -34,7 +34,7 @@ func (m *manifest) json() ([]byte, error) {
 	}{"solo5.manifest", 1, append([]image.Device{}, m.devices...)})
 }
 
-// readManifest reads the one in a machine's folder; nil if it has none.
+// readManifest reads the manifest in a machine's folder; nil if there is none.
 func readManifest(m machine.Machine) (*manifest, error) {
 	b, err := os.ReadFile(m.File(manifestFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,10 +53,10 @@ type device struct {
 	index   int
 }
 
-// devices are the machine's virtio devices in the order the kernel is to find
-// them. Those of a Solo5 kernel are bound to its manifest: by name, and those
-// without a name in the manifest's order. One that is left on either side is
-// InvalidSpec.
+// devices returns the machine's virtio devices in the order in which the kernel is to find
+// them. A Solo5 kernel's manifest sets the order. Its devices are bound to options by name;
+// options without a name take the devices that are left, in order. InvalidSpec if an option
+// or a device is left over.
 func (s *settings) devices(m *manifest) ([]device, error) {
 	var all []device
 	if m == nil {
@@ -93,8 +93,8 @@ func (s *settings) devices(m *manifest) ([]device, error) {
 	return all, nil
 }
 
-// bind gives the index of the option for each of the manifest's devices of a
-// kind. given are the options' names, "" for none; noun is "network" or "disk".
+// bind returns the index of the option for each of the manifest's devices of a kind. given
+// are the options' names, "" for none; noun is "network" or "disk".
 func (m *manifest) bind(kind, noun string, given []string) (map[string]int, error) {
 	bound := map[string]int{}
 	for i, name := range given {
@@ -137,7 +137,7 @@ func example(noun, name string) string {
 	return fmt.Sprintf("disks: [{name: %s, path: /a/file}]", name)
 }
 
-// known is a hint: the name that was meant, or all there are.
+// known returns a hint: the nearest name, or all devices.
 func (m *manifest) known(kind, name string) string {
 	var names []string
 	for _, d := range m.devices {
@@ -166,7 +166,7 @@ func (m *manifest) list() string {
 	return strings.Join(all, ", ")
 }
 
-// blameNetwork names the option that was written, if it was the short form.
+// blameNetwork sets Field to network, if the options have that instead of networks.
 func (s *settings) blameNetwork(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && len(s.Networks) == 0 && e.Field != "networks" {

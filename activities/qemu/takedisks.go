@@ -11,7 +11,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// given are the disks that are there already, for [machine.Machines.TakeDisks].
+// given returns the disks that have a path, for [machine.Machines.TakeDisks].
 func given(disks []Disk) (there []machine.Disk) {
 	for i, d := range disks {
 		if d.Path != "" {
@@ -21,7 +21,7 @@ func given(disks []Disk) (there []machine.Disk) {
 	return there
 }
 
-// checkRaw refuses an empty file and a qcow2 image, which QEMU would take for raw.
+// checkRaw refuses an empty file, and a qcow2 image, which QEMU would use as a raw disk.
 func checkRaw(f *os.File, field string) error {
 	head := make([]byte, 4)
 	n, err := f.ReadAt(head, 0)

@@ -12,7 +12,7 @@ import (
 	"github.com/morgana-deploy/morgana/machine"
 )
 
-// Ended says whether a machine that ran to its end was ready.
+// Ended decides whether a machine that ran to its end was ready.
 func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 	_, err := os.Lstat(b.m.File(machine.PidFile))
 	if !errors.Is(err, fs.ErrNotExist) || b.m.Printed() == 0 {
@@ -49,8 +49,8 @@ func (b *boot) Held(context.Context) error { return nil }
 
 var solo5End = regexp.MustCompile(`solo5_exit\([1-9][0-9]*\) called|solo5_abort\(\) called`)
 
-// solo5Status is how a Solo5 kernel says that it failed, "" if it does not. Its
-// exit status is text.
+// solo5Status returns the text by which a Solo5 kernel reports on the console that it
+// failed, "" if there is none.
 func solo5Status(m machine.Machine) (string, error) {
 	if has, err := readManifest(m); has == nil || err != nil {
 		return "", err
@@ -58,7 +58,7 @@ func solo5Status(m machine.Machine) (string, error) {
 	return solo5End.FindString(machine.Tail(m.File(machine.ConsoleFile))), nil
 }
 
-// Died is the error for a QEMU that is gone and left no console, or was killed.
+// Died returns the error for a QEMU that was killed, or that ended without a console.
 func (b *boot) Died(ctx context.Context) error {
 	said := machine.Tail(b.m.File(logFile))
 	_, err := os.Lstat(b.m.File(machine.PidFile))
@@ -73,7 +73,7 @@ func (b *boot) Died(ctx context.Context) error {
 	}
 }
 
-// consoleTail is the console's last lines for an error's hint.
+// consoleTail returns the console's last lines for an error's hint.
 func (b *boot) consoleTail(ctx context.Context) string {
 	if lines := b.t.machines.ConsoleTail(ctx, b.m.Machine); lines != "" {
 		return lines
@@ -81,7 +81,7 @@ func (b *boot) consoleTail(ctx context.Context) string {
 	return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
 }
 
-// Late is the error for a machine that is not ready in time.
+// Late returns the error for a machine that is not ready in time.
 func (b *boot) Late(ctx context.Context) error {
 	if status, err := b.m.status(ctx); err == nil && status != "running" {
 		return b.stopped(ctx, status)
@@ -89,8 +89,8 @@ func (b *boot) Late(ctx context.Context) error {
 	return machine.BootFailed(b.consoleTail(ctx), "%s within %s", b.unmet(), b.s.timeout)
 }
 
-// stopped is the error for a machine that QEMU runs no longer and has not
-// ended, as after KVM's "internal-error".
+// stopped returns the error for a QEMU that has not ended but no longer runs the machine,
+// as after KVM's "internal-error".
 func (b *boot) stopped(ctx context.Context, status string) error {
 	hint := b.consoleTail(ctx)
 	if said := machine.Tail(b.m.File(logFile)); said != "" {
