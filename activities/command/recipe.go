@@ -48,7 +48,7 @@ func commands(argvs [][]string) []tree.Command {
 	return all
 }
 
-// check finds what is wrong with options.
+// check returns what is wrong with the options.
 func (o *Options) check() error {
 	if len(o.Build) == 0 {
 		return step.Invalid("build", "as in: build: [[make]]", "no command is given")
@@ -91,8 +91,8 @@ func checkCommands(field string, commands [][]string) error {
 	return nil
 }
 
-// checkSource refuses a source that lacks the first command's program, where that is
-// the source's own. Earlier commands may make the programs of later ones.
+// checkSource refuses a source that lacks the first command's program, if its name has a
+// slash. Earlier commands may make the programs of later ones.
 func (o *Options) checkSource(root *os.Root) error {
 	field, first := "build[0]", o.Build[0][0]
 	if len(o.Configure) > 0 {
