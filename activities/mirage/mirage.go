@@ -118,8 +118,8 @@ func read(spec step.Spec) (tree.Recipe, error) {
 	return r, nil
 }
 
-// inSwitch is a command with the environment of the switch, which the worker's own
-// need not have.
+// inSwitch returns a command that runs in the environment of the switch, which the worker's
+// own need not be.
 func inSwitch(argv ...string) tree.Command {
 	return tree.Command{Argv: append([]string{"opam", "exec", "--"}, argv...)}
 }

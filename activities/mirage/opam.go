@@ -20,10 +20,10 @@ const (
 	// switchVar makes every opam command use a switch.
 	switchVar = "OPAMSWITCH"
 	purpose   = "build with toolchain " + Kind
-	// oldest is the first version of mirage that writes a Makefile which
-	// fetches dependencies into the tree.
+	// oldest is the first major version of mirage whose Makefile fetches dependencies into
+	// the tree.
 	oldest = 4
-	// initialise makes a root with a switch that has a compiler, and mirage.
+	// initialise is the hint: it makes an opam root, a switch with a compiler, and mirage.
 	initialise = "opam init && opam install mirage"
 )
 
@@ -36,7 +36,7 @@ type host struct {
 }
 
 // inspect refuses a host that lacks something, and names one switch for all commands:
-// left to itself opam chooses by the folder that it runs in as well.
+// without a name opam may choose by the folder that it runs in.
 func (o *Options) inspect(ctx context.Context, e tree.Environ) (tree.Facts, error) {
 	h, err := look(ctx, e)
 	if err != nil {
@@ -59,10 +59,10 @@ func (o *Options) inspect(ctx context.Context, e tree.Environ) (tree.Facts, erro
 	}, nil
 }
 
-// packages are patterns of the switch's packages that a kernel of the target depends
-// on: compilers, and libraries that it is linked to. The rest is in the tree. Packages
-// of other targets are left out, because make depends of another unikernel may install
-// them at any time.
+// packages returns patterns of the switch's packages that a kernel of the target depends
+// on: compilers, and libraries that it is linked to. All other packages are in the tree.
+// Packages of other targets are left out, because make depends of another unikernel may
+// install them at any time.
 func (o *Options) packages() []string {
 	all := []string{"ocaml", "ocaml-variants", "ocaml-option-*", "dune"}
 	switch o.Target {
@@ -74,9 +74,8 @@ func (o *Options) packages() []string {
 	return append(all, "ocaml-solo5*", "solo5*")
 }
 
-// lookPackages lists those of a switch's packages that match patterns, as
-// "solo5.0.9.1". None is no error: make depends has yet to install them. It
-// reads only what opam has on this host.
+// lookPackages lists the switch's packages that match patterns, as "solo5.0.9.1". The list
+// may be empty before make depends. It uses no network.
 func lookPackages(ctx context.Context, e tree.Environ, name string, patterns []string) ([]string, error) {
 	text, err := e.Output(ctx, append([]string{"opam", "list", "--switch=" + name, "--installed", "--short", "--columns=package"}, patterns...)...)
 	var exit *exec.ExitError
@@ -88,8 +87,8 @@ func lookPackages(ctx context.Context, e tree.Environ, name string, patterns []s
 	return all, err
 }
 
-// look asks opam. It stops at the first thing that is missing, because the others
-// depend on it. An error says that opam did not answer.
+// look asks opam. It stops at the first need that is missing, because the others depend on
+// it. An error means that opam did not answer.
 func look(ctx context.Context, e tree.Environ) (host, error) {
 	var h host
 	add := func(n step.Need) bool {
@@ -143,8 +142,8 @@ func look(ctx context.Context, e tree.Environ) (host, error) {
 	return h, nil
 }
 
-// lookSwitch says whether the switch exists: opam switch show also names a switch that
-// is set and does not exist. The name "" means that none is set.
+// lookSwitch looks for the switch: opam switch show also names a switch that is set and
+// does not exist. The name "" means that none is set.
 func lookSwitch(ctx context.Context, e tree.Environ, name string) (step.Need, error) {
 	need := step.Need{What: "opam switch"}
 	if name == "" {

@@ -21,7 +21,7 @@ import (
 
 const defaultConfig = "config.ml"
 
-// Value is a configuration key's: in JSON a string, a number or true or false.
+// Value is the value of a configuration key: in JSON a string, a number, true or false.
 type Value string
 
 // UnmarshalJSON keeps a scalar as the user wrote it.
@@ -42,7 +42,7 @@ var extensions = map[string]string{
 	"muen": ".muen", "genode": ".genode", "unikraft-firecracker": ".fc", "unikraft-qemu": ".qemu",
 }
 
-// complete fills in defaults and finds what is wrong.
+// complete fills in the defaults and returns what is wrong.
 func (o *Options) complete(kind string) error {
 	targets := slices.Sorted(maps.Keys(extensions))
 	if o.Target == "" {
@@ -95,7 +95,7 @@ func (o *Options) checkSwitch() error {
 
 var keyForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]+$`)
 
-// taken are options of mirage configure that the toolchain gives itself.
+// taken are options of mirage configure that keys may not set, with the hint for each.
 var taken = map[string]string{
 	"target": "option target is for that", "file": "option config is for that", "config-file": "option config is for that",
 	"output":       "the kernel goes into the store, whatever it is called",
@@ -119,7 +119,7 @@ func (o *Options) checkKeys() error {
 	return nil
 }
 
-// keyArgs is the keys as arguments, in order of their names.
+// keyArgs returns the keys as arguments, in order of their names.
 func (o *Options) keyArgs() []string {
 	var args []string
 	for _, name := range slices.Sorted(maps.Keys(o.Keys)) {

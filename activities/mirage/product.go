@@ -17,8 +17,8 @@ import (
 const (
 	// Manifest is Solo5's manifest.json: the devices that the kernel wants.
 	Manifest = "manifest.json"
-	// XLIn is the template of Xen's configuration, with @NAME@, @KERNEL@,
-	// @MEMORY@, @NETWORK:n@ and @BLOCK:f@ to be replaced.
+	// XLIn is the template of Xen's configuration. It has placeholders: @NAME@, @KERNEL@,
+	// @MEMORY@, @NETWORK:n@ and @BLOCK:f@.
 	XLIn = "xl.in"
 )
 
@@ -30,7 +30,7 @@ func (o *Options) find(root *os.Root) (tree.Product, error) {
 		if ext != "" {
 			return strings.HasSuffix(info.Name(), ext)
 		}
-		return info.Mode()&0o111 != 0 // NAME.xl and dune's own files are not
+		return info.Mode()&0o111 != 0 // NAME.xl and dune's own files are not executable
 	})
 	if err != nil {
 		return tree.Product{}, err
@@ -46,7 +46,7 @@ func (o *Options) find(root *os.Root) (tree.Product, error) {
 	switch o.Target {
 	case "hvt", "spt", "virtio", "muen", "genode":
 		p.Files = append(p.Files, tree.File{Path: o.beside("mirage/manifest.json"), Name: Manifest})
-	case "xen", "qubes": // have no devices in it, and Xen does not ask
+	case "xen", "qubes": // its manifest has no devices, and Xen does not read it
 		p.Files = append(p.Files, tree.File{Path: o.beside("mirage/manifest.json"), Name: Manifest, Optional: true})
 	}
 	// The template is named after the unikernel, even if -o names the kernel.
@@ -63,8 +63,8 @@ func (o *Options) find(root *os.Root) (tree.Product, error) {
 	return p, nil
 }
 
-// list gives the paths of a folder's files that are wanted, none if the folder
-// is missing.
+// list returns the paths of a folder's files that are wanted, none if the folder is
+// missing.
 func list(root *os.Root, folder string, want func(fs.FileInfo) bool) ([]string, error) {
 	entries, err := fs.ReadDir(root.FS(), folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
