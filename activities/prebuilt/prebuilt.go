@@ -1,5 +1,4 @@
-// Package prebuilt is the toolchain of a kernel that exists already: it builds
-// nothing.
+// Package prebuilt is the toolchain of a kernel that exists already. It builds nothing.
 package prebuilt
 
 import (
@@ -27,8 +26,8 @@ var _ step.Toolchain = (*Toolchain)(nil)
 // New makes the toolchain of a site.
 func New(site step.Site) *Toolchain { return &Toolchain{site} }
 
-// Configure makes sure that the store has the kernel: NotFound if not,
-// InvalidSpec if the spec names none. Any host will do for the rest.
+// Configure checks that the store has the kernel: NotFound if not, InvalidSpec if the spec
+// names none. The Source has no Host, so any worker can build.
 func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source, error) {
 	src := step.Source{Spec: spec}
 	kernel, err := read(spec)
@@ -43,8 +42,7 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	return src, nil
 }
 
-// Build reads from the kernel's bytes what it can boot as. Bytes that are no
-// kernel are InvalidSpec.
+// Build finds the kernel's ABIs. A file that is no kernel is InvalidSpec.
 func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, error) {
 	k := step.Kernel{Spec: src.Spec}
 	kernel, err := read(src.Spec)
@@ -70,8 +68,8 @@ func (t *Toolchain) Clean(context.Context, step.Spec) (step.Destroyed, error) {
 	return step.Destroyed{}, nil
 }
 
-// copy gives a file with the artifact's bytes. It has no name, so that it is
-// gone with the process that reads it.
+// copy returns a file with the artifact's bytes. It has no name, so it is gone with the
+// process.
 func (t *Toolchain) copy(ctx context.Context, a step.Artifact) (*os.File, error) {
 	folder := filepath.Join(t.site.State, Kind)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
