@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxKernel is how many bytes of one file are unpacked at most.
+	// maxKernel is the most bytes that are unpacked of one file.
 	maxKernel = 1 << 30
 	// maxDictionary bounds the memory for unpacking xz: xz -9 asks for 64 MiB, and
 	// a file of a few bytes can ask for 4 GiB.
@@ -70,7 +70,7 @@ func packing(head []byte) *packer {
 	return nil
 }
 
-// unpack returns a reader of the file's contents, at their beginning.
+// unpack returns a reader of the file's unpacked contents.
 func (f *file) unpack(p *packer) *unpacked {
 	return &unpacked{file: f, packer: p, left: maxKernel + 1}
 }

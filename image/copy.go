@@ -19,7 +19,7 @@ func DecompressTo(ctx context.Context, w io.Writer, r io.ReaderAt, size int64) (
 	if err != nil {
 		return "", 0, err
 	}
-	// A small file may unpack to a gigabyte, so the output is checked too.
+	// A small file may unpack to a gigabyte, so ctx is also checked between blocks of output.
 	n, err = files.Copy(ctx, w, plain)
 	return compression, n, err
 }

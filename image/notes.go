@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// maxNotes is how many bytes of notes are read from one file at most. A kernel has
-// a few hundred.
+// maxNotes is the most bytes of notes that are read from a file. A kernel has a few
+// hundred.
 const maxNotes = 1 << 20
 
 // notes is the contents of a kernel's ELF notes.

@@ -9,8 +9,8 @@ const (
 	// tailSize is the part of a stream's end that is kept. An ELF file has its
 	// section headers and their names there.
 	tailSize = 64 << 10
-	// maxReplays is how often a stream is read again at most. Notes in the order of
-	// their offsets need one more reading, notes in segments and sections two.
+	// maxReplays is how often a stream may be read again. Notes in the order of their offsets
+	// need one more reading, notes in segments and sections two.
 	maxReplays = 8
 )
 
@@ -19,7 +19,7 @@ const (
 type replay struct {
 	open func() io.Reader
 	size int64
-	kept [3]piece // head, tail, the last one
+	kept [3]piece // head, tail, the piece read last
 	r    io.Reader
 	at   int64 // of r
 	left int   // how often r may be opened again

@@ -139,9 +139,8 @@ func Supports(target string, abis []string) (abi string, err error) {
 	return "", nil
 }
 
-// Targets gives the kinds of target that boot a kernel with these ABIs, nil if
-// nothing is known of it. What only starts kernels on a target's disks, as GRUB
-// does, is no kind of target.
+// Targets returns the kinds of target that boot a kernel with these ABIs, nil if abis is
+// empty. The table's loaders, GRUB and pv-grub, are no kinds of target.
 func Targets(abis []string) []string {
 	var kinds []string
 	for _, row := range table {
