@@ -78,10 +78,9 @@ const (
 	partitionStart = mebi
 )
 
-// Write makes a raw, sparse disk image at path. The folder must exist; a file at path
-// is replaced once the image is complete. The size is minSize bytes, rounded up to
-// 1 MiB, or if minSize is 0 the least for the content. The disk beyond the content is
-// a hole.
+// Write makes a raw, sparse disk image at path. The folder must exist; a file at path is
+// replaced once the image is complete. The size is minSize bytes, rounded up to 1 MiB; 0
+// stands for the least that holds the content. The disk beyond the content is a hole.
 //
 // The bytes depend on the layout, the content and the versions of the tools only.
 //

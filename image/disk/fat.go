@@ -35,7 +35,7 @@ func newFAT(c content) fat {
 		}
 		best = f
 	}
-	// Drivers disagree about the limit by a few clusters.
+	// Drivers differ by a few clusters on where FAT32 begins.
 	best.clusters = max(best.clusters, fat32Clusters) + 16
 	return best
 }

@@ -194,7 +194,7 @@ func menuLine(command, args string) (string, error) {
 	return line + "\n", nil
 }
 
-// plain refuses text that no line of a configuration file can hold.
+// plain refuses text that a line of a configuration file cannot hold.
 func plain(text string) error {
 	if strings.ContainsAny(text, "\n\x00") {
 		return errors.New("a newline or NUL, which no boot loader passes on")

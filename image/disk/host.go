@@ -13,7 +13,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// host says where this host has the tools.
+// host holds the places where this host has the tools.
 type host struct {
 	path []string // searched for programs, in this order
 	grub string   // GRUB's modules, a folder per platform
@@ -25,7 +25,7 @@ func thisHost() host {
 	return host{path: append(dirs, "/usr/local/sbin", "/usr/sbin", "/sbin"), grub: "/usr/lib/grub"}
 }
 
-// A tool is a program or, if its name has a /, a file of GRUB.
+// tool is a program or, if its name has a /, a file of GRUB.
 type tool struct{ name, pkg string }
 
 var (

@@ -18,9 +18,9 @@ import (
 
 const opUnpack = "unpack disk"
 
-// Unpack makes the raw disk image that [Pack] wrote to r at path, sparse and synced.
-// The folder must exist; a file at path is replaced once the image is complete. r is
-// read to its end.
+// Unpack makes at path the raw disk image that [Pack] wrote to r. The image is sparse and
+// synced. The folder must exist; a file at path is replaced once the image is complete. r
+// is read to its end.
 //
 // Memory is bounded, whatever sizes r claims. Errors: Conflict if r is not an archive
 // of Pack; NoSpace; without a kind if r ends early or fails. An error leaves no file.

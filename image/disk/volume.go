@@ -6,7 +6,8 @@ import (
 	"io"
 )
 
-// formatExt2 writes the superblock last, because it has a digest of the files.
+// formatExt2 writes the file system, and the superblock last, because it has a digest of
+// the files.
 func (w *work) formatExt2(ctx context.Context, e ext2, start int64) error {
 	v := volume{ext2: e, w: io.NewOffsetWriter(w.image, start)}
 	for _, n := range e.nodes {
@@ -75,7 +76,7 @@ func (v *volume) put(data []byte, at int64) {
 // capacity is the number of data blocks in a whole group.
 func (v *volume) capacity() int64 { return groupBlocks - v.overhead() }
 
-// number returns the block number of a data block, by its index among all of them.
+// number returns the block number of the data block with this index.
 func (v *volume) number(index int64) int64 {
 	return index/v.capacity()*groupBlocks + v.overhead() + index%v.capacity()
 }
@@ -144,8 +145,8 @@ func (v *volume) finish(id [16]byte) {
 	}
 }
 
-// bitmap returns a block in which the bits below used are set, and those from all on,
-// which stand for nothing.
+// bitmap returns a block in which the bits below used are set, and the bits from all on,
+// which belong to no block or inode.
 func bitmap(used, all int64) []byte {
 	b := make([]byte, blockSize)
 	for i := range int64(groupBlocks) {

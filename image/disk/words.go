@@ -91,8 +91,8 @@ func changed(all []word) error {
 	return nil
 }
 
-// quote quotes a text for GRUB's script language. Between single quotes only the
-// single quote is special.
+// quote quotes a text for GRUB's script language, where only the single quote is special
+// between single quotes.
 func quote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

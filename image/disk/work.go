@@ -24,7 +24,7 @@ const (
 	// epoch is every time on a disk: 1980-01-01, the first that FAT knows, in
 	// seconds.
 	epoch = 315532800
-	// full is the free space below which a file system counts as full.
+	// full is the free space in bytes below which a file system counts as full.
 	full = mebi
 )
 
