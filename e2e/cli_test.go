@@ -243,7 +243,7 @@ func TestStatusAndConsole(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"talk", "talker/de"} {
-		if r := l.morgana(folder, "status", name); r != (result{0, "", "no deployments run\n"}) {
+		if r := l.morgana(folder, "status", name); r != (result{0, "", "no deployment of " + name + " runs\n"}) {
 			t.Errorf("status %s: %+v", name, r)
 		}
 	}

@@ -145,6 +145,8 @@ func pick(p *config.Project, names []string, all bool) ([]config.Target, error) 
 		known = append(known, t.Name)
 	}
 	switch {
+	case all && len(names) > 0:
+		return nil, step.Invalid("--target", "leave one of them out", "%s and --all exclude each other", strings.Join(names, ", "))
 	case all || len(names) == 0 && len(p.Targets) == 1:
 		return p.Targets, nil
 	case len(names) == 0:

@@ -60,6 +60,9 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	}
 	toolchain, artifact, kind := "command", app, "qemu"
 	if kernel != "" {
+		if info, err := os.Stat(kernel); err == nil && !info.Mode().IsRegular() {
+			return step.Invalid("--kernel", "name a kernel file", "%s is not a regular file", kernel)
+		}
 		toolchain, artifact, kind = config.Prebuilt, fromFolder(whole, kernel), kindFor(kernel)
 	}
 	path := filepath.Join(folder, config.Filename)

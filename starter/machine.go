@@ -54,8 +54,13 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 		if err != nil {
 			return err
 		}
+		settings, err := config.LoadSettings(c.flags)
+		if err != nil {
+			return err
+		}
+		origin := originOf(ctx, settings, project)
 		for _, t := range picked {
-			r := request(project, t, step.Origin{}, deployFlags{})
+			r := request(project, t, origin, deployFlags{})
 			requests[project.App+"/"+t.Name] = workflows.DestroyRequest{Spec: r.Spec, Route: r.Route}
 		}
 	}

@@ -9,7 +9,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
 )
+
+// originOf says where a project's deploys come from.
+func originOf(ctx context.Context, settings config.Settings, p *config.Project) step.Origin {
+	return step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
+}
 
 // projectOf identifies the project in folder wherever it is checked out: the URL
 // of its git remote "origin" and the folder within the repository, as

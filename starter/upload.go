@@ -48,7 +48,7 @@ const largeSource = 100 << 20
 
 // upload puts the source folder, or the prebuilt kernel, into the store.
 func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
-	origin := step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
+	origin := originOf(ctx, settings, p)
 	s, err := store.Open(ctx, settings.Store)
 	if err != nil {
 		return origin, err

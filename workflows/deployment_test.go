@@ -3,6 +3,7 @@ package workflows
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -232,6 +233,27 @@ func TestDeploymentRefusesAnotherFolder(t *testing.T) {
 	}
 	if taken.err != nil || len(s.ran) != 2 {
 		t.Errorf("taken over: %+v", taken)
+	}
+}
+
+// A destroy from a folder whose app has the same name is another project's.
+func TestDestroyFromAnotherFolderIsRefused(t *testing.T) {
+	s := newSite(t)
+	var other, named *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, func() {
+		b := order("/b", "x")
+		other = s.update(UpdateDestroy, DestroyRequest{Spec: b.Spec, Route: b.Route})
+	})
+	s.after(time.Hour, func() { named = s.update(UpdateDestroy, DestroyRequest{}) })
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if f := Failure(other.err); other.accepted || f.Kind != step.Conflict || !strings.Contains(f.Hint, "morgana destroy hello/dev") {
+		t.Errorf("from another folder: %+v", other)
+	}
+	if named.err != nil {
+		t.Errorf("by name: %+v", named)
 	}
 }
 

@@ -114,16 +114,21 @@ func (d *deployment) acceptable(in DeployRequest) error {
 		return Fail(&step.Error{Kind: step.Conflict, Err: fmt.Errorf("%s/%s is being destroyed", in.Spec.App, in.Spec.Target),
 			Hint: "wait for it to end, then deploy again"})
 	case last.Folder != "" && !in.TakeOver && !sameProject(last, now):
-		from := fmt.Sprintf("folder: %s on %s", last.Folder, last.Host)
-		if last.Project != "" {
-			from = fmt.Sprintf("project: %s (%s on %s)", last.Project, last.Folder, last.Host)
-		}
-		return Fail(&step.Error{Kind: step.Conflict,
-			Err: fmt.Errorf("%s/%s is deployed from another %s", in.Spec.App, in.Spec.Target, from),
-			Hint: "choose another name for this app, or pass --take-over to replace that one; " +
-				"a host whose name changes wants MORGANA_HOST"})
+		return d.foreign("choose another name for this app, or pass --take-over to replace that one; " +
+			"a host whose name changes wants MORGANA_HOST")
 	}
 	return nil
+}
+
+// foreign is the Conflict of a request that comes from another project.
+func (d *deployment) foreign(hint string) error {
+	last := d.Last.Origin
+	from := fmt.Sprintf("folder: %s on %s", last.Folder, last.Host)
+	if last.Project != "" {
+		from = fmt.Sprintf("project: %s (%s on %s)", last.Project, last.Folder, last.Host)
+	}
+	return Fail(&step.Error{Kind: step.Conflict, Hint: hint,
+		Err: fmt.Errorf("%s/%s is deployed from another %s", d.Last.App, d.Last.Target, from)})
 }
 
 // sameProject reports whether two deploys come from the same folder, or from
@@ -132,12 +137,17 @@ func sameProject(a, b step.Origin) bool {
 	return a.Folder == b.Folder && a.Host == b.Host || a.Project != "" && a.Project == b.Project
 }
 
-// destroyable refuses a destroy of what nobody has said what it is.
+// destroyable refuses a destroy without a Spec before any deploy, and one for the
+// project of another folder than the deploys came from.
 func (d *deployment) destroyable(in DestroyRequest) error {
-	if d.Last.App != "" {
-		return nil
+	last, now := d.Last.Origin, in.Spec.Origin
+	switch {
+	case d.Last.App == "":
+		return d.addressed(in.Spec)
+	case last.Folder != "" && now.Folder != "" && !sameProject(last, now):
+		return d.foreign(fmt.Sprintf("to destroy it all the same, name it: morgana destroy %s/%s", d.Last.App, d.Last.Target))
 	}
-	return d.addressed(in.Spec)
+	return nil
 }
 
 // addressed refuses a request that is meant for another deployment, or for none.
