@@ -15,8 +15,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// board is the screen of a terminal: the stages of every target, rewritten in
-// place as they change.
+// board shows the stages of every target on a terminal, and rewrites them in place.
 type board struct {
 	mu      sync.Mutex
 	w       io.Writer
@@ -114,13 +113,13 @@ func (b *board) draw() {
 	for _, name := range b.order {
 		lines = append(lines, b.targets[name].lines(name)...)
 	}
-	if len(lines) >= height && !b.final { // lines that scrolled away cannot be rewritten
+	if len(lines) >= height && !b.final { // lines that scrolled off the screen cannot be rewritten
 		lines = lines[:0]
 		for _, name := range b.order[:min(len(b.order), height-1)] {
 			lines = append(lines, b.targets[name].line(name))
 		}
 	}
-	if b.final { // it is not rewritten, so lines may wrap
+	if b.final { // the last drawing is not rewritten, so lines may wrap
 		width = math.MaxInt
 	}
 	var out strings.Builder
@@ -131,7 +130,7 @@ func (b *board) draw() {
 		out.WriteString("\r" + clip(l, width) + "\x1b[K\n")
 	}
 	out.WriteString("\x1b[J")
-	_, _ = io.WriteString(b.w, out.String()) // the terminal went away: nobody looks
+	_, _ = io.WriteString(b.w, out.String()) // fails only if the terminal is gone
 	b.drawn = len(lines)
 }
 
@@ -160,7 +159,7 @@ func (t *boardTarget) lines(name string) []string {
 	return lines
 }
 
-// line is the target in one line: the stage it is at, or how it ended.
+// line returns the target in one line: its current stage, or how it ended.
 func (t *boardTarget) line(name string) string {
 	if t.last != "" {
 		return name + " " + oneLine(t.last)
@@ -195,8 +194,8 @@ func (b *board) size() (width, height int) {
 	return 80, 24
 }
 
-// clip keeps a line from wrapping, which would break the rewriting. Colour
-// sequences have no width.
+// clip cuts a line that would wrap, which would break the rewriting. Colour sequences
+// have no width.
 func clip(line string, width int) string {
 	left, escape := width-1, false
 	for i, r := range line {

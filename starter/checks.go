@@ -53,8 +53,8 @@ func (c *cli) kindNeeds(ctx context.Context, settings config.Settings) ([]checku
 	}
 }
 
-// temporalNeed says whether the configured server answers; without one, whether
-// our own runs or can be started.
+// temporalNeed checks that the configured server answers. If none is configured, it
+// checks that our own runs or can be started.
 func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.Need {
 	n := step.Need{For: "every stage", What: "Temporal"}
 	options, configured, err := config.Temporal(c.flags)
@@ -93,12 +93,12 @@ func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.N
 	return n
 }
 
-// littleSpace is how much free space a disk should have: a kernel, its source and its
-// image a few times over.
+// littleSpace is the free space in bytes below which doctor warns: a kernel, its source
+// and its image need it several times.
 const littleSpace = 1 << 30
 
-// placeNeeds checks the state folder and the store. It makes no folder: a missing
-// one must only be possible to make.
+// placeNeeds checks the state folder and the store. It makes no folder: for a missing one
+// it checks the folder above it.
 func placeNeeds(ctx context.Context, settings config.Settings) []step.Need {
 	needs := folderNeeds("state folder", settings.State, "set MORGANA_STATE to a folder you can write")
 	if u, err := url.Parse(settings.Store); err == nil && u.Scheme == "file" {

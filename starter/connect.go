@@ -29,8 +29,8 @@ type connection struct {
 	settings config.Settings
 }
 
-// connect finds the server: the configured one, else our own on this machine.
-// If start is set our own is started where it does not run.
+// connect finds the server: the configured one, else our own on this machine. With start
+// our own is started if it does not run.
 func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 	settings, err := config.LoadSettings(c.flags)
 	if err != nil {
@@ -66,7 +66,7 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 	return to, nil
 }
 
-// ownServer gives our own server, started if need be.
+// ownServer returns our own server. With start it starts server and worker as needed.
 func (c *cli) ownServer(ctx context.Context, settings config.Settings, start bool) (dev, serverInfo, error) {
 	d, err := openDev(settings)
 	if err != nil {
@@ -86,10 +86,10 @@ func (c *cli) ownServer(ctx context.Context, settings config.Settings, start boo
 	return d, server, err
 }
 
-// patience is how long a worker that is just starting is waited for.
+// patience is how long needWorker waits for workers that are just starting.
 const patience = 10 * time.Second
 
-// needWorker waits a moment for workers that poll our workflows' queue and the
+// needWorker waits up to patience for workers that poll our workflows' queue and the
 // queues of the routes: without them a deploy would hang.
 func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error {
 	deadline := time.Now().Add(patience)
@@ -119,8 +119,8 @@ func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error
 	return nil
 }
 
-// awaitPoller waits until a worker polls a queue; none is the error if there is
-// no such worker at the deadline.
+// awaitPoller waits until a worker polls a queue. It returns none if no worker does at
+// the deadline.
 func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue string, kind enums.TaskQueueType, none error) error {
 	for {
 		answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
@@ -166,7 +166,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// link is the page of a workflow in our own server's UI, "" with another server.
+// link returns the URL of a workflow in our own server's UI, "" with another server.
 func (to *connection) link(workflow string) string {
 	if to.ui == "" {
 		return ""
@@ -178,7 +178,7 @@ func taskQueue(name string) *taskqueue.TaskQueue {
 	return &taskqueue.TaskQueue{Name: name, Kind: enums.TASK_QUEUE_KIND_NORMAL}
 }
 
-// silent drops the SDK's log: the errors of calls are told instead.
+// silent drops the SDK's log: errors of calls are returned and printed.
 type silent struct{}
 
 func (silent) Debug(string, ...any) {}

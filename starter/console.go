@@ -76,12 +76,11 @@ func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
 // wait seconds for some.
 type piece func(offset int64, wait int) (step.ConsoleText, error)
 
-// full reports whether more text follows a piece at once. It also holds for a
-// console that is written all the time.
+// full reports whether a piece is so long that more text probably follows it.
 func full(text step.ConsoleText) bool { return len(text.Text) >= 16<<10 }
 
-// printConsole prints a console: of a long one only the last lastOf bytes, unless
-// all is set. With follow it goes on until the machine ends.
+// printConsole prints a console, of a long one only the last lastOf bytes unless f.all is
+// set. With f.follow it goes on until the machine ends.
 func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) error {
 	w := c.consoleWriter(f.raw)
 	defer w.end()
@@ -94,7 +93,7 @@ func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) erro
 			return nil
 		}
 		wait := 0
-		if !full(text) { // let a second's text gather, then wait for more
+		if !full(text) { // let text gather for a second, then wait up to 20 s
 			if wait = 20; sleep(ctx, time.Second) != nil {
 				return errDetached
 			}
@@ -122,7 +121,7 @@ func (w consoleWriter) piece(text step.ConsoleText) bool {
 	switch {
 	case w.output == "json":
 		w.emit(text)
-		text.Text = "" // writing it shows whether emit failed
+		text.Text = "" // an empty write returns the error that emit had
 	case w.filter != nil:
 		text.Text = w.filter.Add(text.Text)
 	}

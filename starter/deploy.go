@@ -104,8 +104,8 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 	return c.verdict(ctx, names, failed)
 }
 
-// verdict prints every failure, with its name if there are several names, and
-// returns one error for the exit status.
+// verdict prints every failure, with its name if there are several, and returns one error
+// for the exit status.
 func (c *cli) verdict(ctx context.Context, names []string, failed []error) error {
 	status := 0
 	for i, err := range failed {
@@ -182,8 +182,8 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 	}
 }
 
-// expectedABIs are the ABIs of a kernel before it is built, so that check can
-// refuse at once what the target cannot boot. It is nil if they are unknown.
+// expectedABIs returns the ABIs of a kernel that is not built yet, so that check can
+// refuse what the target cannot boot. It is nil if they are unknown.
 func expectedABIs(p *config.Project, t config.Target) []string {
 	_, configured := t.Steps[step.Configure]
 	_, built := t.Steps[step.Build]
@@ -205,8 +205,8 @@ func expectedABIs(p *config.Project, t config.Target) []string {
 // mirage is the kind of the toolchain whose option target decides the kernel's ABI.
 const mirage = "mirage"
 
-// update sends a Deployment an update, starting the Deployment if it is not
-// running, and waits for the answer.
+// update sends a Deployment an update and waits for the answer. It starts the Deployment
+// if it does not run.
 func update(ctx context.Context, to *connection, app, target, name string, arg, answer any, say func(string)) error {
 	start := to.NewWithStartWorkflowOperation(workflows.DeploymentOptions(app, target), "Deployment", workflows.DeploymentState{})
 	return to.ask(ctx, app, target, answer, say, func() (client.WorkflowUpdateHandle, error) {
@@ -219,8 +219,8 @@ func update(ctx context.Context, to *connection, app, target, name string, arg, 
 	})
 }
 
-// ask sends a Deployment an update and waits for the answer. say tells why none
-// comes.
+// ask sends a Deployment an update and waits for the answer. While none comes, say gets
+// the reason.
 func (to *connection) ask(ctx context.Context, app, target string, answer any, say func(string),
 	send func() (client.WorkflowUpdateHandle, error)) error {
 	id := workflows.DeploymentID(app, target)

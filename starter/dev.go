@@ -28,7 +28,7 @@ type dev struct {
 // The files in a dev's folder, beside the database and the logs.
 const (
 	serverFile   = own.ServerFile
-	lastFile     = "last.json"    // a copy of it, for the next server's ports
+	lastFile     = "last.json"    // the last server.json, for the ports of the next server
 	workerFile   = "worker.json"  // workerInfo
 	readyFile    = "worker.ready" // made by the worker while it takes work: its process id
 	databaseFile = own.DatabaseFile
@@ -40,18 +40,18 @@ type serverInfo = own.Server
 // workerInfo is worker.json.
 type workerInfo struct {
 	PID int `json:"pid"`
-	// Started is the process's start time in clock ticks since boot, which
-	// tells it from a later process of the same number.
+	// Started is the start time of the process in clock ticks since boot. It tells the
+	// process from a later one of the same PID.
 	Started string `json:"started"`
-	// Binary is the stamp of its program: a new build is another worker.
+	// Binary is the stamp of the worker's program. A new build replaces the worker.
 	Binary string `json:"binary"`
-	// SSHConfig is the ssh configuration that it was given, "" for the user's own.
-	Store     string `json:"store"`
+	Store  string `json:"store"`
+	// SSHConfig is the path of the worker's ssh configuration, "" for the user's own.
 	SSHConfig string `json:"sshConfig,omitempty"`
 }
 
-// openDev gives the dev of a state folder, whether or not anything runs. A file
-// that may not be read is an error: it says nothing about what runs.
+// openDev returns the dev of a state folder, whether or not anything runs. A file that
+// may not be read is an error: another user's server may run.
 func openDev(settings config.Settings) (dev, error) {
 	d := dev{filepath.Join(settings.State, "dev"), settings}
 	for _, name := range []string{serverFile, workerFile} {
@@ -70,8 +70,8 @@ func (d dev) path(name string) string { return filepath.Join(d.folder, name) }
 
 func (d dev) server() (serverInfo, bool) { return own.Folder(d.folder).Server() }
 
-// worker gives the worker, whether its process lives, and whether it takes work:
-// not before it polls Temporal and not once it has been told to stop.
+// worker returns worker.json, whether the worker lives, and whether it takes work: from
+// its first poll of Temporal until it is told to stop.
 func (d dev) worker() (w workerInfo, lives, works bool) {
 	if readJSON(d.path(workerFile), &w) != nil || w.PID <= 0 || w.Started == "" || startTime(w.PID) != w.Started {
 		return w, false, false
@@ -80,9 +80,9 @@ func (d dev) worker() (w workerInfo, lives, works bool) {
 	return w, true, readJSON(d.path(readyFile), &ready) == nil && ready == w.PID
 }
 
-// workerFits reports whether the worker takes work, is the program that we would
-// start, and has our settings. A user who names no ssh configuration keeps the
-// worker's: another shell may use it.
+// workerFits reports whether the worker takes work, is the program that we would start,
+// and has our settings. If the user names no ssh configuration, any of the worker's fits:
+// another shell may have set it.
 func (d dev) workerFits() bool {
 	w, _, works := d.worker()
 	binary, err := findProgram("morgana-worker")

@@ -47,7 +47,7 @@ const (
 	not    = "not usable"
 )
 
-// checkup is the result for a kind, or for Morgana itself: a line of "morgana
+// checkup is the result for one kind, or for Morgana itself. It is a line of "morgana
 // doctor -o json".
 type checkup struct {
 	// Role is "toolchain", "target" or "morgana"; Kind is empty for the last.
@@ -60,8 +60,8 @@ type checkup struct {
 
 func (k checkup) name() string { return strings.TrimSpace(k.Role + " " + k.Kind) }
 
-// judge sets Usable. The first need has the kind's essential purpose: without any
-// need of that purpose the kind is not usable.
+// judge sets Usable. The purpose of the first need is the kind's essential one: if any
+// need of that purpose is missing, the kind is not usable.
 func (k *checkup) judge() {
 	k.Usable = ready
 	for _, n := range k.Needs {
@@ -155,8 +155,8 @@ func verdictOf(all []checkup, kinds []string) string {
 	return ""
 }
 
-// installs gives the commands that install what apt-get can: one for all Debian
-// packages, then the commands that the fixes have behind their apt-get.
+// installs returns the commands that install what is missing: one apt-get for all Debian
+// packages, then what follows apt-get in the fixes.
 func installs(all []checkup) (commands []string) {
 	var names, then []string
 	for _, k := range all {
@@ -178,7 +178,7 @@ func installs(all []checkup) (commands []string) {
 	return append([]string{"sudo apt-get install -y " + strings.Join(slices.Compact(names), " ")}, slices.Compact(then)...)
 }
 
-// aptPackages reads "[sudo ]apt-get install [-y] NAME...[ && THEN]", nil if fix
+// aptPackages reads "[sudo ]apt-get install [-y] NAME...[ && THEN]". names is nil if fix
 // is another command.
 func aptPackages(fix string) (names []string, then string) {
 	fix, then, _ = strings.Cut(fix, " && ")
@@ -196,7 +196,7 @@ func aptPackages(fix string) (names []string, then string) {
 
 func writeCheckups(out io.Writer, all []checkup, install []string) {
 	for _, k := range all {
-		_, _ = fmt.Fprintf(out, "%s: %s\n", k.name(), k.Usable) // a closed pipe: nobody reads
+		_, _ = fmt.Fprintf(out, "%s: %s\n", k.name(), k.Usable) // unwritten returns its error
 		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 		for _, n := range k.Needs {
 			state, found := "ok", n.Found
@@ -218,7 +218,7 @@ func writeCheckups(out io.Writer, all []checkup, install []string) {
 	}
 }
 
-// missing makes err a need that is not met.
+// missing returns an unmet need with err as the reason.
 func missing(purpose, what string, err error) step.Need {
 	n := step.Need{For: purpose, What: what, Why: err.Error()}
 	if e := (*step.Error)(nil); errors.As(err, &e) {

@@ -19,7 +19,7 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// look is how often a rollout is asked how it stands.
+// look is the time between two calls of method look.
 const look = 250 * time.Millisecond
 
 // follower watches one target's rollout and shows what changes.
@@ -29,9 +29,9 @@ type follower struct {
 	target  config.Target
 	show    screen
 	seen    map[step.Stage]workflows.StageState
-	// notes are the notes of the latest call of look, before those of the call before.
+	// notes are the notes of the latest call of look, before those of the call before it.
 	notes, before map[string]bool
-	// answered is when a worker last answered.
+	// answered is the time of the last answer of a worker.
 	answered time.Time
 }
 
@@ -63,16 +63,16 @@ func (f *follower) failed(t step.Tags, err error) error {
 	}
 	e := *workflows.Failure(err)
 	switch {
-	case e.Field != "": // an option of morgana.yaml: say where
+	case e.Field != "": // an option of morgana.yaml: Op is its place there
 		e.Op = f.project.Locate(f.blamed(), e.Field)
-	case e.Kind == step.Unsupported && f.blamed() != "": // the target as a whole, as for a kernel that it cannot boot
+	case e.Kind == step.Unsupported && f.blamed() != "": // the target cannot boot the kernel, for example: Op is its place
 		e.Op = strings.TrimSuffix(f.project.Locate(f.blamed(), "")+": "+e.Op, ": ")
 	}
 	f.emit(event{Event: "failed", Error: failureJSON(&e)}, t)
 	return &e
 }
 
-// blamed is the target whose options the failed stage read; "" if it read the
+// blamed returns the target whose options the failed stage read, "" if it read the
 // toolchain's.
 func (f *follower) blamed() string {
 	if f.seen[step.Configure] == workflows.Failed || f.seen[step.Build] == workflows.Failed {
@@ -126,7 +126,7 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 			case ctx.Err() != nil:
 				return out, errDetached
 			case !lost(e.err):
-				// The last look shows the stage that failed; on a busy host a look may fail.
+				// The last look shows the failed stage. On a busy host it may fail.
 				for range 3 {
 					if f.look(ctx, run, accepted.Tags) {
 						break
@@ -171,7 +171,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		}
 		if !f.dropped(ctx, accepted.Tags) {
 			misses = 0
-		} else if misses++; misses == 3 { // one miss may fall between queue and start
+		} else if misses++; misses == 3 { // between queue and start there may be one miss
 			return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
 				Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
 		}
@@ -189,7 +189,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 	}
 }
 
-// dropped reports that the Deployment neither runs nor will run the rollout.
+// dropped reports whether the Deployment neither runs nor will run the rollout.
 func (f *follower) dropped(ctx context.Context, t step.Tags) bool {
 	ctx, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
@@ -258,7 +258,7 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 		}
 	}
 	if len(f.notes) == 0 && len(f.before) > 0 {
-		f.emit(event{Event: "progress"}, t) // what was said no longer holds
+		f.emit(event{Event: "progress"}, t) // clears the notes, which no longer hold
 	}
 	return about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 }
@@ -302,7 +302,7 @@ func progressLine(p step.Progress) string {
 	return strings.TrimSpace(done + p.Note)
 }
 
-// notice shows the progress of the running step, waits why the rollout waits.
+// notice shows the progress of the running step. waits shows why the rollout waits.
 func (f *follower) notice(t step.Tags, note string) { f.tell("progress", t, note) }
 
 func (f *follower) waits(t step.Tags, note string) { f.tell("waiting", t, note) }

@@ -133,9 +133,9 @@ func readConf(path string) (*mirari.Conf, error) {
 	return mirari.Parse(filepath.Base(path), data)
 }
 
-// place makes the paths of the fs- folders, which are relative to the .conf's folder,
-// relative to the new one. It notes the folders outside of it, which a deploy does
-// not pack.
+// place rewrites the paths of the fs- folders, from the folder of the .conf to the new
+// one. It adds notes about folders that are missing, or outside of the new one, so not
+// packed.
 func place(conf *mirari.Conf, from, to string) error {
 	whole, err := filepath.Abs(to)
 	if err != nil {

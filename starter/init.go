@@ -85,8 +85,8 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	return nil
 }
 
-// kindFor is the kind of target that boots a kernel: by its bytes if it exists, and
-// by the ending that mirage gives to its name. It is qemu if both are unknown.
+// kindFor returns the kind of target that boots a kernel file: the kind of its ending (as
+// .virtio) unless its bytes exclude that; else the first kind of its bytes; else qemu.
 func kindFor(kernel string) string {
 	byName := image.Targets(image.MirageABIs(strings.TrimPrefix(filepath.Ext(kernel), ".")))
 	byBytes := image.Targets(abisOf(kernel))
@@ -98,14 +98,14 @@ func kindFor(kernel string) string {
 	return append(byBytes, "qemu")[0]
 }
 
-// abisOf are the ABIs of a kernel file, nil if it does not exist or is no kernel.
+// abisOf returns the ABIs of a kernel file, nil if it does not exist or is no kernel.
 func abisOf(kernel string) []string {
 	file, info, err := files.Open(kernel)
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = file.Close() }()           // read only
-	found, _ := image.Identify(file, info.Size()) // deploy says what is wrong with it
+	found, _ := image.Identify(file, info.Size()) // deploy reports what is wrong with it
 	return found.ABIs
 }
 
@@ -124,7 +124,7 @@ func fromFolder(folder, path string) string {
 
 var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
 
-// nameFrom makes an app's name from a folder's.
+// nameFrom makes an app's name from the name of a folder or file.
 func nameFrom(folder string) string {
 	name := strings.TrimLeft(notInNames.ReplaceAllString(strings.ToLower(folder), "-"), "-0123456789")
 	name = strings.TrimRight(name[:min(len(name), 40)], "-")

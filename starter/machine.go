@@ -94,8 +94,8 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 	return c.verdict(ctx, names, failed)
 }
 
-// destroy ends a deployment. A request with a Spec, which is from morgana.yaml, also
-// finds leftovers of a deployment that does not run.
+// destroy ends a deployment. A request with a Spec, from morgana.yaml, also finds the
+// leftovers of a deployment that does not run.
 func (to *connection) destroy(ctx context.Context, name string, request workflows.DestroyRequest, say func(string)) (removed workflows.DestroyResult, err error) {
 	app, target, _ := strings.Cut(name, "/")
 	if request.Spec.App != "" {
@@ -136,8 +136,8 @@ func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 	}
 }
 
-// named connects and returns the names of the deployments to act on: those of
-// requests, else those that the argument names, else those of morgana.yaml's app.
+// named connects and returns the names of the deployments to act on: those of requests,
+// or of the argument, or of the app in morgana.yaml.
 func (c *cli) named(ctx context.Context, which string, requests map[string]workflows.DestroyRequest, start bool) (*connection, []string, error) {
 	app, target, err := splitName(which)
 	if err != nil {

@@ -35,7 +35,7 @@ func main() {
 		<-ctx.Done()
 		stop() // the second signal ends the process at once
 		time.Sleep(grace)
-		os.Exit(interrupted) // a call without a context still blocks
+		os.Exit(interrupted) // a call without a context blocks
 	}()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -80,7 +80,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return c.tell(err)
 }
 
-// Errors of a command whose message is printed already.
+// Errors of a command that has printed its message already.
 var (
 	errTold     = errors.New("failed, and said so")
 	errToldMine = errors.New("bad input, and said so")
@@ -168,8 +168,8 @@ func (c *cli) tell(err error) int {
 	return status
 }
 
-// early reports whether err occurred before any workflow ran: it is about the
-// user's input or this host.
+// early reports whether err is not of a workflow: then it is about the user's input or
+// this host.
 func early(err error) bool {
 	var ofWorkflow *temporal.ApplicationError
 	return !errors.As(err, &ofWorkflow)

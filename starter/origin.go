@@ -14,15 +14,15 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// originOf says where a project's deploys come from.
+// originOf returns the origin of a project's deploys.
 func originOf(ctx context.Context, settings config.Settings, p *config.Project) step.Origin {
 	return step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
 }
 
-// projectOf identifies the project in folder wherever it is checked out: the URL
-// of its git remote "origin" and the folder within the repository, as
-// "example.org/ann/hello#web". It is empty without git, a repository or a
-// remote that means the same on every host.
+// projectOf returns an identity of the project in folder that is the same in all
+// checkouts: the URL of git remote "origin" and the folder in the repository, as
+// "example.org/ann/hello#web". It is empty without git, a repository, or a remote that
+// means the same on every host.
 func projectOf(ctx context.Context, folder string) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -58,9 +58,9 @@ var (
 	defaultPorts = map[string]string{"ssh": "22", "https": "443", "http": "80", "git": "9418"}
 )
 
-// normalRemote is a git remote in one form for all checkouts, "example.org/ann/hello":
-// without scheme, user, password, default port and ".git", so that a clone by ssh and
-// one by https are the same project. It is empty for a path on this host.
+// normalRemote returns a git remote without scheme, user, password, default port and
+// ".git", as "example.org/ann/hello". So a clone by ssh and one by https are the same
+// project. It is empty for a path on this host.
 func normalRemote(remote string) string {
 	if m := scpForm.FindStringSubmatch(remote); m != nil && !strings.Contains(remote, "://") {
 		remote = "ssh://" + m[1] + "/" + strings.TrimLeft(m[2], "/")

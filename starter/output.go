@@ -43,8 +43,8 @@ func (o *output) Fd() uintptr {
 	return ^uintptr(0)
 }
 
-// unwritten returns err, or the error of an output if the command has no other. A
-// closed pipe is no error.
+// unwritten returns err, or an output's error if the command has no other. A closed pipe
+// is no error.
 func unwritten(err error, outputs ...*output) error {
 	for _, o := range outputs {
 		switch {
@@ -72,7 +72,7 @@ func isTerminal(w io.Writer) bool {
 // onTerminal reports whether lines on standard output can be rewritten.
 func (c *cli) onTerminal() bool { return isTerminal(c.out) && os.Getenv("TERM") != "dumb" }
 
-// emit writes a line of -o json. A failed write is told at the end: see unwritten.
+// emit writes a line of -o json. See unwritten for its errors.
 func (c *cli) emit(v any) {
 	line, err := json.Marshal(v)
 	if err != nil {
@@ -87,7 +87,7 @@ func (c *cli) emit(v any) {
 // unescaped are the control characters that encoding/json does not escape.
 var unescaped = regexp.MustCompile("[\x7f-\u009f]")
 
-// print writes lines to standard output, say to standard error. Both clean them.
+// print writes to standard output, say to standard error. Both use terminal.Clean.
 func (c *cli) print(format string, args ...any) { write(c.out, format, args...) }
 func (c *cli) say(format string, args ...any)   { write(c.err, format, args...) }
 
@@ -110,7 +110,7 @@ func writeFailure(w io.Writer, name string, f *step.Error) {
 	}
 }
 
-// cleanLine is the first line of clean text.
+// cleanLine returns the first line of s without control sequences.
 func cleanLine(s string) string {
 	line, _, _ := strings.Cut(terminal.Clean(s), "\n")
 	return line

@@ -27,13 +27,13 @@ type background struct {
 	ended  chan error
 }
 
-// start starts a program in a session of its own, which appends to log.
+// start starts a program in a session of its own. The program appends to log.
 func start(log string, env []string, binary string, args ...string) (*background, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = out.Close() }() // the program has its own
+	defer func() { _ = out.Close() }() // the program has its own descriptor
 	logged, err := out.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func start(log string, env []string, binary string, args ...string) (*background
 	return b, nil
 }
 
-// startLimit is above the time after which our programs themselves give up.
+// startLimit is longer than our programs take before they give up by themselves.
 const startLimit = 90 * time.Second
 
 // await waits until the program is ready.
@@ -71,8 +71,7 @@ func (b *background) await(ctx context.Context, ready func() bool) error {
 	return nil
 }
 
-// failure is the error that the program wrote last, else err, and says where
-// the rest of its log is.
+// failure returns the last error in the program's log, else err. Its hint names the log.
 func (b *background) failure(err error) error {
 	e := &step.Error{Kind: step.Unsupported, Op: "start " + filepath.Base(b.Path), Err: err}
 	cause, hint := loggedError(b.log, b.logged)
@@ -83,8 +82,8 @@ func (b *background) failure(err error) error {
 	return e
 }
 
-// loggedError gives the last error that a log has behind an offset, and the hint
-// that follows it. Without an error it is the last line. Each is one short line.
+// loggedError returns the last error in a log after an offset, and the hint that follows
+// it. Without an error, cause is the last line. Long lines are cut.
 func loggedError(log string, from int64) (cause, hint string) {
 	f, err := os.Open(log)
 	if err != nil {
@@ -127,7 +126,7 @@ func stopProcess(ctx context.Context, pid int, started string) {
 	if started == "" {
 		return // gone already
 	}
-	_ = syscall.Kill(pid, syscall.SIGTERM) // gone already: the loop sees it
+	_ = syscall.Kill(pid, syscall.SIGTERM) // if it is gone, the loop ends
 	deadline := time.Now().Add(25 * time.Second)
 	for startTime(pid) == started {
 		if time.Now().After(deadline) {
@@ -135,15 +134,15 @@ func stopProcess(ctx context.Context, pid int, started string) {
 			return
 		}
 		if sleep(ctx, 50*time.Millisecond) != nil {
-			return // it has been asked
+			return // SIGTERM was sent, and the caller waits no longer
 		}
 	}
 }
 
 func startTime(pid int) string { return own.StartTime(pid) }
 
-// lock takes the exclusive lock of a file, which it makes. The error of a wait
-// that ctx ends is errDetached.
+// lock takes the exclusive lock of a file, which it makes if need be. If ctx ends, the
+// error is errDetached.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -165,7 +164,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil // closing releases it
 }
 
-// findProgram finds a program of ours next to this one, else in PATH.
+// findProgram returns the path of a program of ours: beside this one, else in PATH.
 func findProgram(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		near := filepath.Join(filepath.Dir(self), name)
@@ -181,7 +180,7 @@ func findProgram(name string) (string, error) {
 	return path, nil
 }
 
-// stamp tells one build of a program from another.
+// stamp identifies a build of a program, "" if it is missing.
 func stamp(path string) string {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -59,7 +59,7 @@ type screen interface {
 	close()
 }
 
-// screen returns the screen for the output: JSON lines, a terminal or plain lines.
+// screen returns the screen for the output: JSON lines, a board or plain lines.
 func (c *cli) screen() screen {
 	switch {
 	case c.output == "json":
@@ -75,7 +75,7 @@ type jsonLines struct{ *cli }
 func (j jsonLines) event(e event) { j.emit(e) }
 func (jsonLines) close()          {}
 
-// plain writes a line for each change of a stage.
+// plain writes a line for each event, except for progress and the start of a stage.
 type plain struct{ *cli }
 
 func (p plain) event(e event) {
@@ -86,7 +86,7 @@ func (p plain) event(e event) {
 
 func (plain) close() {}
 
-// lineOf is an event as text.
+// lineOf returns an event as text, "" if it has none.
 func lineOf(e event) string {
 	switch e.Event {
 	case "accepted":

@@ -10,14 +10,14 @@ import (
 	"go.temporal.io/api/serviceerror"
 )
 
-// lost reports that the server did not answer.
+// lost reports whether the server, or a worker through it, did not answer.
 func lost(err error) bool {
 	var unavailable *serviceerror.Unavailable
 	var late *serviceerror.DeadlineExceeded
 	return errors.As(err, &unavailable) || errors.As(err, &late) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// restartHint says how to get a server and a worker that answer.
+// restartHint is the hint for a server or worker that does not answer.
 func (to *connection) restartHint() string {
 	if to.ui != "" {
 		return "run morgana dev up"
@@ -36,12 +36,12 @@ func (to *connection) noWorker(since time.Time) string {
 const (
 	// unanswered is how long a busy worker may take to answer.
 	unanswered = 5 * time.Second
-	// glance is the time between two looks at a workflow that should answer.
+	// glance is the time between two looks at a workflow that must answer.
 	glance = time.Second
 )
 
-// watched makes a call that a worker answers for a workflow. While no answer
-// comes, say is told why.
+// watched makes a call that a workflow must answer. While no answer comes, say gets the
+// reason.
 func (to *connection) watched(ctx context.Context, workflow string, say func(string), call func() error) error {
 	began, done, said := time.Now(), make(chan error, 1), ""
 	go func() { done <- call() }()
@@ -60,7 +60,7 @@ func (to *connection) watched(ctx context.Context, workflow string, say func(str
 	}
 }
 
-// whyNoAnswer says why nobody answers for a workflow, "" if nothing is wrong.
+// whyNoAnswer returns why a workflow does not answer, "" if nothing is wrong.
 func (to *connection) whyNoAnswer(ctx context.Context, workflow string, since time.Time) string {
 	asking, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()

@@ -50,7 +50,7 @@ type deploymentLine struct {
 	// Health is what the target says of the machine now, nil if it cannot say or was
 	// not reached.
 	Health *step.Health `json:"health,omitempty"`
-	// Error is the failure that ended it, if any.
+	// Error is the failure that ended the deployment, if any.
 	Error *failure `json:"error,omitempty"`
 }
 
@@ -86,8 +86,8 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 	return c.table(lines)
 }
 
-// table prints the deployments. The column of failures is the last, as its text is
-// long, and is left out if there are none.
+// table prints the deployments. The failures are the last column, because they are long.
+// Without failures that column is left out.
 func (c *cli) table(lines []deploymentLine) error {
 	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Failure != "" })
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
@@ -125,7 +125,7 @@ func dash(s string) string {
 	return s
 }
 
-// deployments lists the deployments, the newest first, with their own status.
+// deployments lists the deployments, the newest first, with the status that each reports.
 func (to *connection) deployments(ctx context.Context, app, target string, all bool) (lines []deploymentLine, err error) {
 	query := "WorkflowType = 'Deployment'"
 	if !all {
@@ -191,8 +191,8 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	return l, true
 }
 
-// observe asks the targets how the machines are. A machine whose target has no such
-// ability is as its last deploy found it.
+// observe asks the targets for the health of the machines. If a target cannot tell, the
+// machine keeps the state of its last deploy.
 func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -231,12 +231,11 @@ func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
 	all.Wait()
 }
 
-// notRegistered are the error types of an activity that a worker does not have, in
-// the SDKs for Go and Python.
+// notRegistered are the error types for an activity that a worker does not have, of the
+// SDKs for Go and Python.
 var notRegistered = []string{"ActivityNotRegisteredError", "NotFoundError"}
 
-// why adds the failure that ended a deployment. It is read from the history, so no
-// worker is needed.
+// why adds the failure that ended a deployment, from its history: no worker is needed.
 func (to *connection) why(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, l *deploymentLine) {
 	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

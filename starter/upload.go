@@ -53,7 +53,7 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	if err != nil {
 		return origin, err
 	}
-	defer func() { _ = s.Close() }() // Put has returned: nothing is pending
+	defer func() { _ = s.Close() }() // nothing is pending after Put
 	ctx, end := c.showProgress(ctx, time.Second, 5*time.Second)
 	defer end()
 	if kernel != nil {
@@ -86,9 +86,9 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	return origin, nil
 }
 
-// showProgress returns a context whose reports are shown on standard error, not
-// before after has passed and not more often than every. On a terminal the reports
-// rewrite one line, and end removes it.
+// showProgress returns a context whose reports are shown on standard error: the first one
+// after after, then one per every. On a terminal it is one per every/20, and the reports
+// rewrite one line, which end removes.
 func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (reporting context.Context, end func()) {
 	rewrite := isTerminal(c.err)
 	if rewrite {
@@ -113,8 +113,8 @@ func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (rep
 	}
 }
 
-// reader reports how far it has been read. The store reads a file once for its
-// digest, and a second time if it does not have it.
+// reader reports how far it is read. The store reads a file once for its digest, and
+// again if it does not have the file.
 type reader struct {
 	io.ReadSeeker
 	ctx   context.Context

@@ -77,7 +77,7 @@ func wanted(f *pflag.Flag) string {
 	return "a number"
 }
 
-// meant is the hint for an unknown name: the nearest known one, or otherwise.
+// meant returns the hint for an unknown name: the nearest known name, or otherwise.
 func meant(prefix, name string, known []string, otherwise string) string {
 	if near := step.Nearest(name, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", prefix+near)
