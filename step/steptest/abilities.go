@@ -9,7 +9,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// hostileNames: a step of somebody else's may have made the image.
+// hostileNames registers images as a hostile third-party step may make them.
 func (s *suite) hostileNames() {
 	img := s.image(s.checked(nil))
 	for _, name := range []string{"../escaped", "../../../../escaped", "/escaped", "a/b", "..", "", "a\nb", "-rf", img.Files[0].Name} {
@@ -25,7 +25,7 @@ func (s *suite) hostileNames() {
 	}
 }
 
-// destroyMachine ends the machine alone, and boots it again of what is left.
+// destroyMachine removes the machine but not its registration, and boots that again.
 func (s *suite) destroyMachine() {
 	m := s.booted()
 	s.destroy(step.Removal{Spec: m.Registration.Spec, KeepImage: true})
@@ -92,7 +92,7 @@ func (s *suite) listed() {
 	}
 }
 
-// listedNothing: after destroy a Lister has nothing of the suite.
+// listedNothing checks that List returns nothing after Destroy.
 func (s *suite) listedNothing(ctx context.Context) {
 	l, ok := s.target().(step.Lister)
 	if !ok {
@@ -120,8 +120,8 @@ func (s *suite) forecast() {
 	}
 }
 
-// registerCutOff cuts Register off at several bytes of the image, as the end of
-// its worker does, and goes on from its last progress.
+// registerCutOff cancels Register after some bytes of the image, and calls it again
+// with its last progress.
 func (s *suite) registerCutOff() {
 	spec := s.checked(nil)
 	for i, cut := range []func(size int64) int64{
@@ -170,7 +170,7 @@ func (s *suite) registerCutOff() {
 	}
 }
 
-// cutStore cuts off after some bytes of its artifacts were read.
+// cutStore calls cut after left bytes of its artifacts were read.
 type cutStore struct {
 	step.Store
 	left  int64

@@ -7,8 +7,8 @@
 //		})
 //	}
 //
-// It calls a target as the workflows do: each call on a target made anew, as
-// by another worker, and with values that have been JSON in between.
+// It calls a target as the workflows do. Each call is on a new target, as in another
+// worker, and values pass through JSON between calls.
 package steptest
 
 import (
@@ -28,40 +28,40 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Case is a target and what to try on it.
+// Case is a target with the inputs of its tests.
 type Case struct {
-	// New makes the target. All workers of a test stand at the same site.
+	// New makes the target. All targets of a test have the same site.
 	New func(step.Site) step.Target
-	// Spec boots Kernel to a machine that stays. Its tags are the suite's to set.
+	// Spec boots Kernel to a machine that keeps running. The suite sets its tags.
 	Spec step.Spec
-	// Kernel is the path of a kernel that boots, ABIs what it can boot as.
+	// Kernel is the path of a kernel that boots, ABIs its ABIs.
 	Kernel string
 	ABIs   []string
-	// Misspelt are options with one wrong name, Nearest the right one.
+	// Misspelt are options with one wrong name. Nearest is the right name.
 	Misspelt json.RawMessage
 	Nearest  string
-	// Changed are options that make another image than Spec's.
+	// Changed are options that give another image than Spec's.
 	Changed json.RawMessage
-	// NeverReady are options with which the machine starts and does not get
-	// ready for at least 20 s.
+	// NeverReady are options with which the machine starts but does not get ready
+	// within 20 s.
 	NeverReady json.RawMessage
 	// ConsoleHas is a text that the console of Spec's machine has.
 	ConsoleHas string
 	// Ends are options with which the machine gets ready and ends by itself within
 	// 10 s; nil if none do.
 	Ends json.RawMessage
-	// Sent is how many bytes the place has been sent by Register so far, counted
-	// on its side; nil if Register sends none over a network.
+	// Sent returns the number of bytes that the receiver has counted from Register
+	// so far. It is nil if Register sends none over a network.
 	Sent func(t *testing.T) int64
-	// Secrets are the strings that this environment keeps secret: keys,
-	// passwords, tokens. Put one where the target looks for credentials.
+	// Secrets are the keys, passwords and tokens of the environment. Put one where
+	// the target looks for credentials.
 	Secrets []string
-	// Resources lists all that exists outside the store: folders, processes,
-	// machines, images. It is compared before and after.
+	// Resources lists everything outside the store: folders, processes, machines,
+	// images. The suite compares the lists before and after a test.
 	Resources func(t *testing.T, site step.Site) []string
 }
 
-// stopTime is how long a step may go on after its context is done.
+// stopTime is how long a step may run after its context is done.
 const stopTime = 5 * time.Second
 
 // Run runs the suite.
@@ -108,7 +108,7 @@ type suite struct {
 	before []string
 }
 
-// target is one as another worker would make it.
+// target makes a new target, as another worker would.
 func (s *suite) target() step.Target { return s.c.New(s.site) }
 
 func (s *suite) resources() []string {
@@ -118,7 +118,8 @@ func (s *suite) resources() []string {
 	return all
 }
 
-// leaveNothing ends each test: destroy all, and twice, and compare.
+// leaveNothing ends each test. It destroys everything, checks that one more Destroy
+// removes nothing, and compares the resources with those before the test.
 func (s *suite) leaveNothing() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -144,7 +145,7 @@ func (s *suite) spec() step.Spec {
 	return spec
 }
 
-// checked is the case's spec, or one with other options, after Check.
+// checked returns the case's spec after Check, with other options unless they are nil.
 func (s *suite) checked(options json.RawMessage) step.Spec {
 	s.Helper()
 	spec := s.spec()
@@ -189,8 +190,8 @@ func (s *suite) booted() step.Machine {
 	return s.boot(s.register(s.image(s.checked(nil))))
 }
 
-// must calls a step that has to succeed, and gives its answer as the next step
-// gets it: as JSON, of known fields only, with no secret in it.
+// must calls a step that has to succeed, and returns its result after a pass through
+// JSON. It fails for a changed input, an unknown field or a secret in the result.
 func must[In, Out any](s *suite, what string, in In, call func() (Out, error)) Out {
 	s.Helper()
 	given := encode(s, in)
@@ -233,7 +234,7 @@ func hintOf(err error) string {
 	return ""
 }
 
-// searchError looks for secrets in all that is shown of an error.
+// searchError looks for secrets in the parts of an error that users see.
 func (s *suite) searchError(what string, err error) {
 	s.Helper()
 	if err == nil {

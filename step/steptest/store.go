@@ -66,7 +66,7 @@ func (s dirStore) Fetch(ctx context.Context, a step.Artifact, path string) error
 	return os.Rename(path+".part", path)
 }
 
-// stalled is a store that never answers, as one behind a broken network.
+// stalled is a store that never answers, as behind a broken network.
 type stalled struct{}
 
 func (stalled) Put(ctx context.Context, _ io.ReadSeeker) (step.Artifact, error) {

@@ -112,7 +112,7 @@ func (s *suite) bootTwice() {
 	if first.Ready == "" {
 		s.Error("ready does not say how it is known")
 	}
-	// The kernel is registered again when an activity's answer was lost.
+	// Register runs again if an activity's result was lost.
 	if again := s.register(s.image(s.checked(nil))); again.ID != r.ID || !again.Adopted {
 		s.Errorf("registering under a running machine: %+v", again)
 	}
@@ -199,7 +199,7 @@ func (s *suite) destroyTags() {
 			s.Fatalf("destroy of %+v, not life %q, removed %q; left of %q: %q", other.Spec.Tags, other.NotLife, got.Removed, once, now)
 		}
 	}
-	// Nothing but the tags: what a sweep knows.
+	// Destroy must work without Toolchain and Origin.
 	bare := step.Spec{Tags: m.Registration.Spec.Tags, Kind: s.c.Spec.Kind, Options: s.c.Spec.Options, Host: s.site.Host}
 	got := s.destroy(step.Removal{Spec: bare})
 	if len(got.Removed) == 0 {
@@ -207,7 +207,7 @@ func (s *suite) destroyTags() {
 	}
 }
 
-// Each ends with leaveNothing, which is what they are about.
+// destroyRegistered tests the Destroy of leaveNothing, and so does destroyHalfBooted.
 func (s *suite) destroyRegistered() { s.register(s.image(s.checked(nil))) }
 
 func (s *suite) destroyHalfBooted() {
