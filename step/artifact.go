@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// Artifact is a file in the store, known by its SHA-256. Workflow history
-// carries this, never the bytes.
+// Artifact identifies a file in the store. Workflow history holds Artifacts, never
+// the bytes.
 type Artifact struct {
-	// URI is where it is: "file:///var/lib/morgana/store/sha256/ab/ab12...".
+	// URI is the file's place: "file:///var/lib/morgana/store/sha256/ab/ab12...".
 	URI string `json:"uri"`
 	// SHA256 is the lower-case hex digest of the bytes.
 	SHA256 string `json:"sha256"`
@@ -21,29 +21,28 @@ type Artifact struct {
 	Size int64 `json:"size"`
 }
 
-// File is an artifact with a name and the name's meaning left to the target.
+// File is a named artifact. The target defines what the name means.
 type File struct {
 	Name     string   `json:"name"`
 	Artifact Artifact `json:"artifact"`
 }
 
-// Store keeps artifacts. The same bytes twice are stored once. Implemented by
-// package store; safe for concurrent use.
+// Store keeps artifacts, and the same bytes only once. It is safe for concurrent
+// use. Package store implements it.
 type Store interface {
-	// Put stores what r holds from its start and returns its artifact. It
-	// reads r twice, and writes nothing if the store has the bytes already.
-	// An interrupted Put leaves no artifact.
+	// Put stores all of r, from its start. It reads r twice, and writes nothing
+	// if the store has the bytes already. An interrupted Put leaves no artifact.
 	Put(ctx context.Context, r io.ReadSeeker) (Artifact, error)
-	// Open reads an artifact. The reader's last Read fails if the bytes are
-	// not those of a.SHA256. An artifact that is not there is NotFound.
+	// Open reads an artifact. The reader's last Read fails if the bytes do not
+	// match a.SHA256. A missing artifact is NotFound.
 	Open(ctx context.Context, a Artifact) (io.ReadCloser, error)
-	// Fetch writes an artifact to a file, verified and atomically: path holds
-	// all of it or is as it was. The file's mode is 0644 less the umask.
+	// Fetch writes an artifact to the file at path, with mode 0644 less the umask.
+	// It verifies the bytes, and replaces an existing file atomically.
 	Fetch(ctx context.Context, a Artifact, path string) error
 }
 
-// DigestOf identifies a set of named files: the hex SHA-256 over the sorted
-// lines "<sha256>  <name>\n", which is what sha256sum prints.
+// DigestOf returns the digest of a set of named files: the hex SHA-256 over the
+// sorted lines "<sha256>  <name>\n", the output of sha256sum.
 func DigestOf(files []File) string {
 	lines := make([]string, 0, len(files))
 	for _, f := range files {
@@ -54,7 +53,7 @@ func DigestOf(files []File) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// FileNamed finds a file by its name.
+// FileNamed returns the artifact of the file with that name, false if there is none.
 func FileNamed(files []File, name string) (Artifact, bool) {
 	for _, f := range files {
 		if f.Name == name {
@@ -64,8 +63,8 @@ func FileNamed(files []File, name string) (Artifact, bool) {
 	return Artifact{}, false
 }
 
-// Companion is a file that came with the kernel, asked for by an option: field,
-// which is to blame (InvalidSpec) if there is none of that name.
+// Companion returns the file of k.Files that the option field names. If there is
+// none, the error is InvalidSpec with that field.
 func (k Kernel) Companion(field, name string) (Artifact, error) {
 	a, ok := FileNamed(k.Files, name)
 	if ok {

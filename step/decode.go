@@ -16,8 +16,8 @@ import (
 
 var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
 
-// CheckName says whether name can be an app or target: [a-z][a-z0-9-]{0,39}.
-// The error is InvalidSpec with the given field.
+// CheckName checks that name is valid for an app, a target or a kind:
+// [a-z][a-z0-9-]{0,39}. The error is InvalidSpec with the given field.
 func CheckName(field, name string) error {
 	if nameForm.MatchString(name) {
 		return nil
@@ -26,11 +26,11 @@ func CheckName(field, name string) error {
 		Hint: "a name is a lower-case letter, then at most 39 lower-case letters, digits or hyphens"}
 }
 
-// Decode reads a step's options into *into strictly: a field it does not have is
-// InvalidSpec with the nearest known name as Hint, and a value of the wrong type is
-// InvalidSpec with a valid value as Hint. Field is the whole path, as "args[2]" or
-// "disks[0].size". Names match exactly, unlike encoding/json's. Empty or null
-// options leave *into as it is.
+// Decode reads a step's options into *into. An unknown field is InvalidSpec with the
+// nearest known name as Hint. A value of the wrong type is InvalidSpec with a valid
+// value as Hint. The error's Field is the whole path, as "args[2]" or "disks[0].size".
+// Names are case-sensitive, unlike in encoding/json. Empty or null options leave *into
+// as it is.
 func Decode(options json.RawMessage, into any) error {
 	if trimmed := bytes.TrimSpace(options); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
 		return nil
@@ -50,16 +50,15 @@ func Decode(options json.RawMessage, into any) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// checkType looks for object members that t has no field for and for values of
-// the wrong type, all the way down. encoding/json tells neither the index nor the
-// path of such a value.
+// checkType refuses members that are no field of t and values of the wrong type, at
+// any depth. The errors of encoding/json have neither the index nor the path.
 func checkType(raw json.RawMessage, t reflect.Type, path string) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	kind := t.Kind()
 	if reflect.PointerTo(t).Implements(unmarshaler) {
-		kind = reflect.Invalid // it reads itself
+		kind = reflect.Invalid // it has its own UnmarshalJSON
 	}
 	switch kind {
 	case reflect.Struct, reflect.Map:
@@ -98,7 +97,7 @@ func checkType(raw json.RawMessage, t reflect.Type, path string) error {
 	}
 	err := json.Unmarshal(raw, reflect.New(t).Interface())
 	var wrong *json.UnmarshalTypeError
-	var own *Error // of a type that reads itself
+	var own *Error // from a type's own UnmarshalJSON
 	switch {
 	case errors.As(err, &own):
 		if own.Field != "" {
@@ -110,7 +109,7 @@ func checkType(raw json.RawMessage, t reflect.Type, path string) error {
 	case errors.As(err, &wrong):
 		return wrongType(raw, t, path)
 	}
-	return nil // not JSON: Decode says so
+	return nil // not JSON: Decode returns the error
 }
 
 func unknownField(path, name string, known []string) error {
@@ -155,7 +154,8 @@ func typeWords(t reflect.Type) string {
 	}
 }
 
-// wrongType is the error of a value that is no t. Its hint shows one that is.
+// wrongType returns the error for a value that is not of type t. Its hint shows a
+// valid one.
 func wrongType(raw json.RawMessage, t reflect.Type, path string) error {
 	raw = bytes.TrimSpace(raw)
 	have, text := "a number", string(raw)
@@ -166,7 +166,7 @@ func wrongType(raw json.RawMessage, t reflect.Type, path string) error {
 		have, text = "a list", ""
 	case '"':
 		have = "a string"
-		_ = json.Unmarshal(raw, &text) // it has been read before
+		_ = json.Unmarshal(raw, &text) // checkType has parsed it already
 	case 't', 'f':
 		have = "true or false"
 	}
@@ -190,8 +190,8 @@ func wrongType(raw json.RawMessage, t reflect.Type, path string) error {
 	return &Error{Kind: InvalidSpec, Field: path, Err: fmt.Errorf("want %s, not %s", want, have), Hint: hint}
 }
 
-// example is a value of type t in YAML, with text in the place of a string if
-// that is short.
+// example returns a YAML value of type t. A string in it is text, or "..." if text is
+// empty or long.
 func example(t reflect.Type, text string) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -236,8 +236,7 @@ func join(path, name string) string {
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// Nearest is the one of known that a misspelt name was most likely meant to
-// be, "" if none is near.
+// Nearest returns the known name that is most like a misspelt one, "" if none is near.
 func Nearest(name string, known []string) string {
 	best, at := "", max(2, len(name)/3)+1
 	for _, k := range known {
@@ -248,8 +247,8 @@ func Nearest(name string, known []string) string {
 	return best
 }
 
-// distance counts the insertions, deletions, replacements and swaps of
-// neighbours that make b of a (optimal string alignment).
+// distance returns the fewest insertions, deletions, replacements and swaps of
+// neighbours that turn a into b (optimal string alignment).
 func distance(a, b string) int {
 	var before, last []int
 	row := make([]int, len(b)+1)

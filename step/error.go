@@ -9,44 +9,44 @@ import (
 	"time"
 )
 
-// Kind says what sort of error it is. It is the Temporal error type as well,
-// the same in every language.
+// Kind is the class of an error. It is also the error's type in Temporal, the same
+// in every language.
 type Kind string
 
-// The kinds. All but Exhausted are final; an error without a kind is taken as
-// passing trouble and retried.
+// The kinds of errors. Exhausted and errors without a kind are retried, all others
+// are final.
 const (
 	// InvalidSpec: a field is wrong. Field names it, Hint gives the allowed values.
 	InvalidSpec Kind = "InvalidSpec"
-	// Unsupported: this cannot work here. Hint says what would.
+	// Unsupported: the request cannot work here. Hint says what would.
 	Unsupported Kind = "Unsupported"
 	// BuildFailed: configure or build failed. Hint has the last lines.
 	BuildFailed Kind = "BuildFailed"
-	// BootFailed: the machine started and did not get ready. Hint has the
-	// console's tail.
+	// BootFailed: the machine started but did not get ready. Hint has the console's
+	// last lines.
 	BootFailed Kind = "BootFailed"
 	// Unauthorized: Hint names the permission or credential that is missing.
 	Unauthorized Kind = "Unauthorized"
-	// NotFound: something named is not there.
+	// NotFound: a thing that the request names does not exist.
 	NotFound Kind = "NotFound"
 	// TreeGone: the configured tree is gone, or the host's tools or environment have
 	// changed since. Only Build returns it; configure runs again.
 	TreeGone Kind = "TreeGone"
-	// NoWorker: nobody polls the task queue a step is to run on.
+	// NoWorker: no worker polls the step's task queue.
 	NoWorker Kind = "NoWorker"
-	// Conflict: something is in the way. Hint names the flag that resolves it.
+	// Conflict: something that exists is in the way. Hint says how to resolve it.
 	Conflict Kind = "Conflict"
 	// NoSpace: a disk is full. Hint names the folder.
 	NoSpace Kind = "NoSpace"
-	// Exhausted: a quota or throttle; retried later. Hint names the quota.
+	// Exhausted: a quota is used up or requests are throttled. Hint names the quota.
 	Exhausted Kind = "Exhausted"
 )
 
 // Final reports whether trying again cannot help.
 func (k Kind) Final() bool { return k != "" && k != Exhausted }
 
-// UserError reports whether the user's input or environment is to blame rather
-// than the deploy: the starter's exit code 2.
+// UserError reports whether the user's input or environment is to blame. The starter
+// then exits with status 2.
 func (k Kind) UserError() bool {
 	switch k {
 	case InvalidSpec, Unsupported, Unauthorized, NotFound, NoWorker, Conflict, NoSpace:
@@ -55,23 +55,23 @@ func (k Kind) UserError() bool {
 	return false
 }
 
-// Error is what a step returns when it fails. Its text is "<Op>: <Err>": lower
-// case, no period, the cause once. It is the outermost error: what wraps it does
-// not cross the wire.
+// Error is the error of a step. Its text is "<Op>: <Field>: <Err>" without the empty
+// parts: lower case, no period, the cause once. The text of an error that wraps it
+// does not cross Temporal.
 type Error struct {
 	Kind Kind
-	// Op is what was being done, as "register image in eu-west-1".
+	// Op is the operation that failed, as "register image in eu-west-1".
 	Op string
 	// Field is the option to blame, as "memory" or "ports[1].host"; empty if none.
 	Field string
-	// Hint is what to do about it, possibly several lines; empty if nothing.
+	// Hint tells the user what to do, possibly in several lines; may be empty.
 	Hint string
-	// Left names what was left behind, if anything was.
+	// Left names the resources that were left behind.
 	Left []string
-	// Host is where it happened; the worker fills it in.
+	// Host is the host on which the step failed; the worker fills it in.
 	Host string
-	// RetryAfter is when to try again an error of kind Exhausted, 0 for 30 s. The
-	// tries are limited as for any error: 10, but for register and boot.
+	// RetryAfter is the pause before an error of kind Exhausted is retried; 0 means
+	// 30 s. It does not change how often a step is tried.
 	RetryAfter time.Duration
 	Err        error
 }
@@ -92,13 +92,14 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Invalid is an error of kind InvalidSpec: the option to blame, what to do, and
-// the cause.
+// Invalid makes an error of kind InvalidSpec. field is the option to blame, and
+// format and args are the cause, as for [fmt.Errorf].
 func Invalid(field, hint, format string, args ...any) *Error {
 	return &Error{Kind: InvalidSpec, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
 
-// OneOf is the hint for a value that is none of known: the nearest, or all.
+// OneOf returns the hint for a value that is not among known: the nearest known
+// value, or all if none is near.
 func OneOf(given string, known ...string) string {
 	if near := Nearest(given, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
@@ -106,7 +107,7 @@ func OneOf(given string, known ...string) string {
 	return "one of " + strings.Join(known, ", ")
 }
 
-// KindOf is the kind of the first [*Error] in err's chain, "" if there is none.
+// KindOf returns the kind of the first [*Error] in err's chain, "" if there is none.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {
@@ -115,9 +116,8 @@ func KindOf(err error) Kind {
 	return ""
 }
 
-// During says what was being done when err came up, unless err says so already,
-// and gives the errors of the file system that a user can do something about
-// their kind: NoSpace, Unauthorized.
+// During returns err with op as its Op, unless it has one. An error of the file
+// system becomes NoSpace (disk or quota full) or Unauthorized (no permission).
 func During(op string, err error) error {
 	var e *Error
 	if errors.As(err, &e) {

@@ -1,24 +1,24 @@
-// Package step is the contract between a deploy and those who do its work.
+// Package step is the contract between the workflows and the steps of a deploy.
 //
-// A deploy is one sentence, and each word of it is one activity:
+// A deploy has six stages, and each is one activity:
 //
 //	check -> configure -> build -> package -> register -> boot
 //
-// One typed value goes into a word and another comes out; nothing else passes
-// between them:
+// A stage takes one typed value and returns another; nothing else passes between
+// stages:
 //
 //	check      Spec         -> Spec          can this work at all?
 //	configure  Spec         -> Source        a configured source tree
 //	build      Source       -> Kernel        one kernel file
-//	package    Kernel       -> Image         what the target can take
+//	package    Kernel       -> Image         what the target takes
 //	register   Image        -> Registration  the target knows the image
-//	boot       Registration -> Machine       a machine runs it, its console said so
+//	boot       Registration -> Machine       a machine that runs it and is ready
 //
-// Every value carries the Spec it came from, so a step needs no memory of
-// earlier ones and may run on another host or be written in another language:
-// the values are plain JSON (see testdata), the errors are an [Error].
+// Every value contains the Spec, so a step needs no state of earlier steps. It may run
+// on another host or be written in another language: values are JSON (see testdata),
+// errors are an [Error].
 //
-// The package imports only the standard library, and nothing of Temporal.
+// The package imports only the standard library.
 package step
 
 import (
@@ -29,7 +29,7 @@ import (
 	"time"
 )
 
-// Stage is a word of the sentence.
+// Stage is the name of a stage.
 type Stage string
 
 // The stages, in order.
@@ -45,30 +45,29 @@ const (
 // Stages lists the stages in the order they run.
 var Stages = [...]Stage{Check, Configure, Build, Package, Register, Boot}
 
-// Spec is what to deploy and where: the input of check and, completed by it,
-// a part of every later value. It holds no secret: credentials are found by
-// the worker where the ecosystem keeps them, a Spec only names a profile.
+// Spec is what to deploy and where. It is the input of check, which completes it, and
+// a part of every later value. It holds no secret: it may name a profile, and the
+// worker finds the credentials where the cloud's own tools keep them.
 type Spec struct {
 	Tags
 	// Kind is the kind of the target: its folder under activities, task queue and activity prefix.
 	Kind string `json:"kind"`
-	// Options are the target's own, decoded strictly by its Check; see [Decode].
+	// Options are the target's own; its Check decodes them with [Decode].
 	Options json.RawMessage `json:"options,omitempty"`
 	// Toolchain says how the kernel is made.
 	Toolchain Recipe `json:"toolchain"`
-	// Origin is what it is made from.
+	// Origin is what the kernel is made from.
 	Origin Origin `json:"origin"`
-	// Host is the host the machine will be bound to, set by the Check of a
-	// target whose machines live on a worker's own host. Register, boot,
-	// console and destroy then run on task queue "<kind>@<host>".
+	// Host is the worker's host to which the machine is bound. The Check of a target
+	// whose machines run on worker hosts sets it. Register, boot, console and destroy
+	// then run on task queue "<kind>@<host>".
 	Host string `json:"host,omitempty"`
-	// Alone is set by a Check that looked and found nothing of another life of
-	// this app and target there: a first rollout then has nothing to remove.
+	// Alone is set if Check found no resource of another life of this app and target.
+	// A first rollout then has nothing to remove.
 	Alone bool `json:"alone,omitempty"`
 }
 
-// Recipe names a toolchain and gives its options, decoded strictly by its
-// Configure.
+// Recipe is a toolchain with its options, which its Configure decodes with [Decode].
 type Recipe struct {
 	Kind    string          `json:"kind"`
 	Options json.RawMessage `json:"options,omitempty"`
@@ -80,34 +79,33 @@ type Origin struct {
 	// the folder within it, "example.org/ann/hello#web". Empty if the folder is in
 	// no repository with a remote.
 	Project string `json:"project,omitempty"`
-	// Folder and Host say where the user stood: "/home/ann/hello" on "laptop".
-	// No worker reads them.
+	// Folder and Host are the project's folder and the user's host:
+	// "/home/ann/hello" on "laptop". No step reads them.
 	Folder string `json:"folder,omitempty"`
 	Host   string `json:"host,omitempty"`
 	// Archive is the packed source folder (an uncompressed tar whose bytes
 	// depend only on the files' names, contents and executable bits).
 	Archive *Artifact `json:"archive,omitempty"`
-	// Kernel is a kernel that exists already (toolchain prebuilt). ABIs is what
-	// its bytes say it can boot as, or what a kernel yet to be built will be
-	// where the toolchain's options tell (mirage -t), so that check can refuse it
-	// at once.
+	// Kernel is an existing kernel (toolchain prebuilt).
 	Kernel *Artifact `json:"kernel,omitempty"`
-	ABIs   []string  `json:"abis,omitempty"`
+	// ABIs are those of Kernel, or those that the toolchain's options tell of the
+	// kernel to be built (mirage -t). They let check refuse a kernel before the build.
+	ABIs []string `json:"abis,omitempty"`
 }
 
 // Source is a configured source tree. It stays on the host that made it.
 type Source struct {
 	Spec Spec `json:"spec"`
-	// Host has the tree; build runs there, on task queue "<toolchain>@<host>".
-	// Empty if there is no tree and any host will do.
+	// Host is the host of the tree. Build runs there, on task queue
+	// "<toolchain>@<host>". Empty if there is no tree; build then runs on any host.
 	Host string `json:"host,omitempty"`
 	// Tree is the folder on Host.
 	Tree string `json:"tree,omitempty"`
-	// Log is what configure printed.
+	// Log is the output of configure.
 	Log *Artifact `json:"log,omitempty"`
 }
 
-// Kernel is one kernel file.
+// Kernel is a built kernel.
 type Kernel struct {
 	Spec Spec     `json:"spec"`
 	File Artifact `json:"file"`
@@ -116,14 +114,14 @@ type Kernel struct {
 	ABIs []string `json:"abis"`
 	// Files travel with the kernel: a Solo5 manifest, an .xl.in, ramdisks.
 	Files []File `json:"files,omitempty"`
-	// Log is what build printed.
+	// Log is the output of build.
 	Log *Artifact `json:"log,omitempty"`
-	// Cached says that an earlier build of the same source was used.
+	// Cached says that the kernel is from an earlier build of the same source.
 	Cached bool `json:"cached,omitempty"`
 }
 
-// Image is what the target can take: a disk image, a bundle, or the bare kernel
-// with its configuration.
+// Image is what the target takes: a disk image, a bundle, or the kernel with its
+// configuration.
 type Image struct {
 	Spec Spec `json:"spec"`
 	// Digest identifies the image: the same kernel and options give the same
@@ -140,26 +138,26 @@ type Registration struct {
 	Digest string `json:"digest"`
 	// ID is the target's name for it: an AMI, a VDI uuid, a folder.
 	ID string `json:"id"`
-	// Adopted says that it was there already.
+	// Adopted says that the image was registered already.
 	Adopted bool `json:"adopted,omitempty"`
 }
 
-// Machine runs an image.
+// Machine is a machine that runs an image.
 type Machine struct {
 	Registration Registration `json:"registration"`
 	// ID is the target's name for it: an instance id, a domain's uuid, a pid.
 	ID string `json:"id"`
-	// Addresses are where it answers.
+	// Addresses are the addresses of its services.
 	Addresses []Address `json:"addresses,omitempty"`
-	// Ready says how it was known to be up: `console matched "listening"`.
+	// Ready says why the target takes it for ready: `console matched "listening"`.
 	Ready string `json:"ready,omitempty"`
-	// Adopted says that it ran already.
+	// Adopted says that it was running already.
 	Adopted bool `json:"adopted,omitempty"`
-	// Ended says that it ran to its end, as a unikernel that does a job does.
+	// Ended says that it has run to its end, as a batch job does.
 	Ended bool `json:"ended,omitempty"`
 }
 
-// Address is where a machine answers.
+// Address is an address of a machine.
 type Address struct {
 	// Kind is "tcp" or "udp" for a port, "ip" for a whole address.
 	Kind string `json:"kind"`
@@ -169,7 +167,7 @@ type Address struct {
 	Port int `json:"port,omitempty"`
 }
 
-// String is "10.0.0.2" or "127.0.0.1:8080"; UDP has its kind, "127.0.0.1:53/udp".
+// String returns "10.0.0.2", "127.0.0.1:8080" or, for UDP, "127.0.0.1:53/udp".
 func (a Address) String() string {
 	s := a.Address
 	if a.Port != 0 {
@@ -181,7 +179,7 @@ func (a Address) String() string {
 	return s
 }
 
-// Addresses writes all in a line.
+// Addresses joins the texts of the addresses.
 func Addresses(all []Address, separator string) string {
 	texts := make([]string, len(all))
 	for i, a := range all {
@@ -190,28 +188,27 @@ func Addresses(all []Address, separator string) string {
 	return strings.Join(texts, separator)
 }
 
-// Removal asks Destroy for what carries tags.
+// Removal is the input of Destroy.
 type Removal struct {
-	// Spec says where to look and for which tags: an empty Life or a zero
-	// Generation matches all.
+	// Spec gives the place and the tags. An empty Life or a zero Generation matches
+	// all.
 	Spec Spec `json:"spec"`
-	// NotLife is a life to leave alone; with it Spec.Life is empty.
+	// NotLife is a life that is not removed; with it Spec.Life is empty.
 	NotLife string `json:"notLife,omitempty"`
-	// KeepImage ends machines and leaves their registrations.
+	// KeepImage removes machines and leaves their registrations.
 	KeepImage bool `json:"keepImage,omitempty"`
 }
 
-// Match reports whether a resource tagged have is to be removed.
+// Match reports whether a resource with the tags have is to be removed.
 func (r Removal) Match(have Tags) bool {
 	return r.Spec.Match(have) && (r.NotLife == "" || r.NotLife != have.Life)
 }
 
-// ConsoleFrom asks for a machine's console text from a byte offset on.
+// ConsoleFrom is the input of Console: a machine and the byte offset to read from.
 type ConsoleFrom struct {
 	Machine Machine `json:"machine"`
 	Offset  int64   `json:"offset"`
-	// WaitSeconds is how long to wait for text where there is none yet; 0 not
-	// at all.
+	// WaitSeconds is how long to wait if there is no text yet; 0 is not at all.
 	WaitSeconds int `json:"waitSeconds,omitempty"`
 }
 
@@ -220,65 +217,65 @@ type ConsoleText struct {
 	Text string `json:"text"`
 	// Next is the offset to ask for next.
 	Next int64 `json:"next"`
-	// Ended says that the machine is gone and no more will come.
+	// Ended says that no more text will come.
 	Ended bool `json:"ended,omitempty"`
 }
 
-// Destroyed lists what Destroy or Clean removed, for people to read.
+// Destroyed lists what Destroy or Clean removed, in words for the user.
 type Destroyed struct {
 	Removed []string `json:"removed,omitempty"`
 }
 
-// State is how a machine is.
+// State is the state of a machine.
 type State string
 
 // The states of a machine.
 const (
 	Running State = "running"
-	// Ended: it ran to its end or crashed, and is still there to be looked at.
+	// Ended: the machine ran to its end or crashed, and its remains still exist.
 	Ended State = "ended"
 	Gone  State = "gone"
 )
 
-// Health says how a machine is.
+// Health is the result of Observe.
 type Health struct {
 	State State `json:"state"`
-	// How says in one line how it ended: "exit status 1", "crashed". Empty
-	// unless it has ended and the target knows.
+	// How says in one line how the machine ended: "exit status 1", "crashed". Empty
+	// if it has not ended or the target does not know.
 	How string `json:"how,omitempty"`
-	// Since is when it came into that state, zero if the target does not know.
+	// Since is when that state began, zero if the target does not know.
 	Since time.Time `json:"since,omitzero"`
-	// Addresses are where it answers now.
+	// Addresses are the addresses of its services now.
 	Addresses []Address `json:"addresses,omitempty"`
 }
 
-// Resource is something in a place that carries Morgana's tags.
+// Resource is a resource with Morgana's tags.
 type Resource struct {
 	Tags Tags `json:"tags"`
-	// Kind is the place's own word: "domain", "snapshot", "folder".
+	// Kind is the target's own word: "domain", "snapshot", "folder".
 	Kind string `json:"kind"`
-	// ID is the place's name for it.
+	// ID is the target's name for it.
 	ID string `json:"id"`
-	// Created is zero if the place does not say.
+	// Created is zero if the target does not know it.
 	Created time.Time `json:"created,omitzero"`
 	// Where is the host or region: "rack7", "eu-west-1".
 	Where string `json:"where,omitempty"`
 }
 
-// Action is something that a rollout will do.
+// Action is one action of a rollout.
 type Action struct {
 	// Call is the command or API call: "xl create", "ec2:RegisterImage".
 	Call string `json:"call"`
-	// Why says in one line what for.
+	// Why says in one line what it is for.
 	Why string `json:"why"`
-	// Permission is what it takes: "ec2:RegisterImage", "root"; empty if nothing
-	// special.
+	// Permission is the permission it needs: "ec2:RegisterImage", "root"; empty if
+	// none.
 	Permission string `json:"permission,omitempty"`
-	// Cost is what it costs, for people: "$0.05 per GB-month"; empty if nothing.
+	// Cost is its cost in words: "$0.05 per GB-month"; empty if it is free.
 	Cost string `json:"cost,omitempty"`
 }
 
-// Step names the activity that does something, and the task queue its workers poll.
+// Step is the name of an activity and of the task queue that its workers poll.
 type Step struct {
 	Activity  string `json:"activity"`
 	TaskQueue string `json:"taskQueue"`
@@ -286,7 +283,7 @@ type Step struct {
 	OnHost bool `json:"onHost,omitempty"`
 }
 
-// Queue is the task queue of s for a host, which may be empty.
+// Queue returns the task queue of s for a host, which may be empty.
 func (s Step) Queue(host string) string {
 	if s.OnHost && host != "" {
 		return s.TaskQueue + "@" + host
@@ -294,8 +291,8 @@ func (s Step) Queue(host string) string {
 	return s.TaskQueue
 }
 
-// Route says who does each stage. It is an input of the workflow, so a change
-// of defaults never changes what a running deploy does.
+// Route is the Step of each stage. It is an input of the workflow, so a change of
+// defaults does not affect a running deploy.
 type Route struct {
 	Check     Step `json:"check"`
 	Configure Step `json:"configure"`
@@ -310,13 +307,13 @@ type Route struct {
 	Observe  Step `json:"observe"`
 	List     Step `json:"list"`
 	Forecast Step `json:"forecast"`
-	// After holds steps inserted behind a stage (sign, scan): each
-	// takes that stage's output and gives a value of the same type.
+	// After holds the steps inserted after a stage (sign, scan). Each takes the
+	// stage's output and returns a value of the same type.
 	After map[Stage][]Step `json:"after,omitempty"`
 }
 
-// NewRoute is the route in which each kind does its own stages:
-// activity "<kind>.Boot" on task queue "<kind>", and so on.
+// NewRoute returns the route in which each kind does its own stages: activity
+// "<kind>.Boot" on task queue "<kind>", and so on.
 func NewRoute(toolchain, target string) Route {
 	anywhere := func(kind, name string) Step { return Step{Activity: kind + "." + name, TaskQueue: kind} }
 	onHost := func(kind, name string) Step {
@@ -338,7 +335,7 @@ func NewRoute(toolchain, target string) Route {
 	}
 }
 
-// Stage gives a pointer to the step that does stage s, nil for an unknown one.
+// Stage returns a pointer to the step of stage s, nil if s is unknown.
 func (p *Route) Stage(s Stage) *Step {
 	switch s {
 	case Check:

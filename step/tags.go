@@ -9,27 +9,25 @@ import (
 	"strconv"
 )
 
-// Tags say whose a resource is. Whatever a step creates outside carries them
-// from the moment it exists, so that Destroy can find it even if the answer
-// that named it was lost.
+// Tags name the rollout that made a resource. A resource has its tags from the moment
+// it exists, so Destroy finds it even if the result of the step that made it was lost.
 type Tags struct {
 	// App is the unikernel's name, [a-z][a-z0-9-]{0,39}.
 	App string `json:"app"`
-	// Target is the name the target has in morgana.yaml, same form as App.
+	// Target is the target's name in morgana.yaml, same form as App.
 	Target string `json:"target"`
-	// Life tells one deployment from an earlier one of the same app and target
-	// that was destroyed: 8 hex digits, new whenever a deployment starts from
-	// nothing. Clouds burn names and client tokens for good, so a name made of
-	// app, target and generation alone would one day be refused. Empty matches
-	// every life (Destroy only).
+	// Life is the deployment's id, 8 hex digits: a deployment that was destroyed and
+	// its successor of the same app and target differ in it. Clouds never accept some
+	// names and client tokens a second time, so names need it. Empty matches every
+	// life (Destroy, Clean and List only).
 	Life string `json:"life,omitempty"`
 	// Generation is the number of the rollout, from 1. Zero matches every
-	// generation (Destroy only).
+	// generation (Destroy, Clean and List only).
 	Generation int `json:"generation,omitempty"`
 }
 
-// Match reports whether a resource tagged have is one that t asks for: same
-// app and target, and same life and generation unless t leaves them open.
+// Match reports whether t matches a resource with the tags have: same app and
+// target, and same life and generation unless those of t are empty or zero.
 func (t Tags) Match(have Tags) bool {
 	return t.App == have.App && t.Target == have.Target &&
 		(t.Life == "" || t.Life == have.Life) &&
@@ -41,10 +39,10 @@ var (
 	folderForm = regexp.MustCompile(`^([a-z][a-z0-9-]{0,39})\.([a-z][a-z0-9-]{0,39})\.([0-9a-f]{1,32})-([1-9][0-9]{0,8})$`)
 )
 
-// Folder is the name of what one rollout has on a host, as
-// "hello.dev.98767bcc-1": app, target, life and generation. It is made of
-// checked parts only, so it is a plain file name and leads nowhere; [ParseFolder]
-// reads it. Tags that do not name one rollout are InvalidSpec.
+// Folder returns the name of a rollout's folder or domain on a host: app, target, life
+// and generation, as "hello.dev.98767bcc-1". It checks every part, so the name cannot
+// lead out of a folder. [ParseFolder] reads it. Tags that do not name one rollout are
+// InvalidSpec.
 func (t Tags) Folder() (string, error) {
 	if err := errors.Join(CheckName("app", t.App), CheckName("target", t.Target)); err != nil {
 		return "", err
@@ -58,10 +56,9 @@ func (t Tags) Folder() (string, error) {
 	return fmt.Sprintf("%s.%s.%s-%d", t.App, t.Target, t.Life, t.Generation), nil
 }
 
-// Token is a name for client tokens and the like: at most 64 letters, digits and
-// hyphens, the same for the same rollout and the same what ("instance",
-// "snapshot vol-1"), and another for any other. Tags that do not name one
-// rollout are InvalidSpec.
+// Token returns a client token, at most 64 letters, digits and hyphens. It depends
+// only on the rollout and on what the token is for ("instance", "snapshot vol-1").
+// Tags that do not name one rollout are InvalidSpec.
 func (t Tags) Token(what string) (string, error) {
 	folder, err := t.Folder()
 	if err != nil {
@@ -71,7 +68,7 @@ func (t Tags) Token(what string) (string, error) {
 	return "morgana-" + hex.EncodeToString(sum[:20]), nil
 }
 
-// ParseFolder gives the tags of a name that [Tags.Folder] made, false for any other.
+// ParseFolder returns the tags of a name that [Tags.Folder] made, false for any other.
 func ParseFolder(name string) (Tags, bool) {
 	p := folderForm.FindStringSubmatch(name)
 	if p == nil {

@@ -10,37 +10,37 @@ import (
 	"unicode"
 )
 
-// Value is what passes between stages: a Spec and what is made of it.
+// Value is the input or output of a stage: a Spec or what stages make of it.
 type Value interface {
-	// Of is the spec it was made for.
+	// Of returns the spec that the value was made for.
 	Of() Spec
-	// Valid refuses (InvalidSpec) tags that name no rollout, digests that are
-	// none, and file names that lead elsewhere. Steps of others make values too,
-	// and their names become paths and arguments.
+	// Valid returns InvalidSpec for tags that name no rollout, and for a malformed
+	// kind, host, artifact, digest or file name. Third-party steps make values too,
+	// and the names in them become paths and arguments.
 	Valid() error
 }
 
-// Of is s itself.
+// Of returns s itself.
 func (s Spec) Of() Spec { return s }
 
-// Of is the spec that src was made for.
+// Of returns the spec that src was made for.
 func (src Source) Of() Spec { return src.Spec }
 
-// Of is the spec that k was made for.
+// Of returns the spec that k was made for.
 func (k Kernel) Of() Spec { return k.Spec }
 
-// Of is the spec that i was made for.
+// Of returns the spec that i was made for.
 func (i Image) Of() Spec { return i.Spec }
 
-// Of is the spec that r was made for.
+// Of returns the spec that r was made for.
 func (r Registration) Of() Spec { return r.Spec }
 
-// Of is the spec that m was made for.
+// Of returns the spec that m was made for.
 func (m Machine) Of() Spec { return m.Registration.Spec }
 
-// SameOwner refuses (InvalidSpec) a value whose spec differs from the one it was
-// made from: a step may complete a value, never change whose or where it is. Only
-// check may change host, options and alone. Specs are compared as JSON values.
+// SameOwner returns InvalidSpec if a step changed the spec: before is the spec of
+// its input, after the spec of its output. Only stage [Check] may change host,
+// options and alone. Specs are compared as JSON values.
 func SameOwner(stage Stage, before, after Spec) error {
 	was, err := members(before)
 	if err != nil {
@@ -69,7 +69,7 @@ func SameOwner(stage Stage, before, after Spec) error {
 	return nil
 }
 
-// members are a spec's JSON members.
+// members returns a spec's JSON members.
 func members(s Spec) (m map[string]any, err error) {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -97,7 +97,7 @@ func (s Spec) Valid() error {
 	return nil
 }
 
-// Valid refuses a host that cannot be in the name of a task queue.
+// Valid refuses an invalid spec, and a host that cannot be in the name of a task queue.
 func (src Source) Valid() error {
 	if !hostForm.MatchString(src.Host) {
 		return Invalid("host", "letters, digits, dots, hyphens and colons", "%q is not a host name", src.Host)
@@ -105,22 +105,22 @@ func (src Source) Valid() error {
 	return src.Spec.Valid()
 }
 
-// Valid refuses malformed artifacts and file names.
+// Valid refuses an invalid spec, and malformed artifacts and file names.
 func (k Kernel) Valid() error {
 	return cmp.Or(k.Spec.Valid(), k.File.valid("file"), validFiles(k.Files))
 }
 
-// Valid refuses malformed artifacts, file names and digests.
+// Valid refuses an invalid spec, and malformed artifacts, file names and digests.
 func (i Image) Valid() error {
 	return cmp.Or(i.Spec.Valid(), validDigest("digest", i.Digest), validFiles(i.Files))
 }
 
-// Valid refuses a malformed digest.
+// Valid refuses an invalid spec and a malformed digest.
 func (r Registration) Valid() error {
 	return cmp.Or(r.Spec.Valid(), validDigest("digest", r.Digest))
 }
 
-// Valid refuses what its registration would be refused for.
+// Valid refuses an invalid registration.
 func (m Machine) Valid() error { return m.Registration.Valid() }
 
 func (a Artifact) valid(field string) error {
@@ -152,9 +152,9 @@ func validFiles(files []File) error {
 	return nil
 }
 
-// CheckFileName says whether name is one file's, in whatever folder it is put:
-// 1 to 200 bytes, no slash, no control character, not starting with a dot or a
-// hyphen. The error is InvalidSpec with the given field.
+// CheckFileName checks that name is a plain file name, which cannot lead out of a
+// folder: 1 to 200 bytes of UTF-8, no slash or control character, not starting with
+// a dot or a hyphen. The error is InvalidSpec with the given field.
 func CheckFileName(field, name string) error {
 	if name != "" && len(name) <= 200 && !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "-") &&
 		!strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == unicode.ReplacementChar || unicode.IsControl(r) }) {
