@@ -14,9 +14,8 @@ type ConsoleRequest struct {
 	From step.ConsoleFrom `json:"from"`
 }
 
-// Console reads a piece of a machine's console through the target that runs it:
-// a workflow of one activity, so that whoever can reach Temporal can read the
-// console of a machine on any host.
+// Console reads a piece of a machine's console. It is a workflow of one activity, so
+// that the console of any host can be read through Temporal.
 func Console(ctx workflow.Context, in ConsoleRequest) (text step.ConsoleText, err error) {
 	r := in.From.Machine.Registration
 	wait := time.Duration(in.From.WaitSeconds) * time.Second
@@ -33,7 +32,8 @@ type ObserveRequest struct {
 	Machine step.Machine `json:"machine"`
 }
 
-// Observe asks the target how a machine is, as Console does for its text.
+// Observe returns the state of a machine. It is a workflow for the same reason as
+// [Console].
 func Observe(ctx workflow.Context, in ObserveRequest) (health step.Health, err error) {
 	host := in.Machine.Registration.Spec.Host
 	if err := execute(ctx, in.Step, host, observeOptions(), "machine "+in.Machine.ID, in.Machine, &health); err != nil {

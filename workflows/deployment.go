@@ -15,13 +15,12 @@ import (
 // Deployment is an app on a target for as long as its machine lives: a running
 // workflow is a running machine. It is the workflow "deployment/<app>/<target>".
 //
-// Updates: "deploy" asks for a new generation and returns as soon as that is
-// running or in line; "destroy" removes machine and image and ends the workflow.
-// Rollouts run one after the other. If the first fails the workflow fails; if a
-// later one fails the machine that ran before still runs. Cancelling the
-// workflow destroys as well.
+// The update "deploy" requests a new generation and returns when its rollout is queued.
+// The update "destroy" removes machine and image and ends the workflow; so does a
+// cancellation. Rollouts run one after the other. If the first one fails the workflow
+// fails. If a later one fails the previous machine still runs.
 //
-// The query "status" gives a [DeploymentStatus].
+// The query "status" returns a [DeploymentStatus].
 func Deployment(ctx workflow.Context, state DeploymentState) error {
 	d := &deployment{ctx: ctx, DeploymentState: state}
 	if d.Life == "" {
@@ -37,7 +36,7 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 		case err != nil: // cancelled
 			return d.cancelled(err)
 		case !got:
-			return nil // started, and asked for nothing
+			return nil // no request came
 		case d.destroy != nil:
 			if d.end(destroyOptions()) {
 				return d.finish(nil)
@@ -58,12 +57,11 @@ type deployment struct {
 	ctx     workflow.Context
 	queue   []Request
 	rolling *Request
-	cancel  workflow.CancelFunc // of the rolling one
+	cancel  workflow.CancelFunc // cancels rolling
 	destroy *ending
 }
 
-// await waits for a request. Before the first one it waits only for abandoned, and
-// then got is false.
+// await waits for a request. got is false if no first request came within abandoned.
 func (d *deployment) await() (got bool, err error) {
 	if d.Last.App != "" {
 		return true, workflow.Await(d.ctx, d.wanted)
@@ -89,7 +87,7 @@ func (d *deployment) rollout() error {
 		}
 	}
 	d.rolling = &next
-	// If the rollout is terminated, nobody else knows where something of it may be.
+	// If the rollout is terminated, only these acts tell where its resources may be.
 	machine := undoMachine("destroy the machine", next.Route, step.Removal{Spec: next.Spec})
 	tree := undoTree(next.Route, next.Spec)
 	tree.Guess = true
@@ -122,8 +120,8 @@ func (d *deployment) rollout() error {
 	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())
 	}
-	// The first failed: nothing runs and nothing is left, unless more was asked
-	// for meanwhile, be it in this very workflow task.
+	// The workflow fails if no machine runs, nothing is left and no request came in the
+	// meantime, not even in this workflow task.
 	more := func() bool {
 		return d.Current != nil || len(d.Remains) > 0 || len(d.queue) > 0 || d.destroy != nil
 	}
@@ -134,8 +132,8 @@ func (d *deployment) rollout() error {
 	return Fail(Failure(err))
 }
 
-// remember adds acts to Remains, those of one place and generation once, and those
-// of one place that are kept once.
+// remember adds acts to Remains, except twins: acts for the same place and generation,
+// or, of acts that are kept, for the same place.
 func (d *deployment) remember(acts ...*Undo) {
 	for _, u := range acts {
 		twin := func(r *Undo) bool {
@@ -147,13 +145,13 @@ func (d *deployment) remember(acts ...*Undo) {
 	}
 }
 
-// forget drops the acts of a rollout that has told itself what is left.
+// forget drops the acts of a rollout whose error names what is left.
 func (d *deployment) forget(t step.Tags) {
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return u.spec().Tags == t })
 }
 
-// succeeded notes what runs now. An unchanged machine keeps the route that made
-// it: a changed step of the new route would not know how to end it.
+// succeeded records the new current machine. An unchanged machine keeps the route that
+// made it: a changed step of the new route may not be able to destroy it.
 func (d *deployment) succeeded(did Request, out Outcome) {
 	d.Failure = ""
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return !u.Kept })

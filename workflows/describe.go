@@ -34,7 +34,7 @@ func cell(text string) string {
 	return strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;").Replace(text)
 }
 
-// result is one line on what a stage gave.
+// result describes a value of a stage in one line.
 func result(out any) string {
 	switch v := out.(type) {
 	case step.Spec:
@@ -70,7 +70,7 @@ func adopted(yes bool) string {
 	return ""
 }
 
-// Size writes a number of bytes for people: "91 KiB".
+// Size formats a number of bytes, rounded down: "91 KiB".
 func Size(n int64) string {
 	for _, u := range []string{"bytes", "KiB", "MiB"} {
 		if n < 1<<10 {

@@ -9,7 +9,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// ending is a destroy in progress; later requests wait for the same one.
+// ending is a destroy in progress; later destroy requests wait for it, too.
 type ending struct {
 	done   bool
 	forget bool
@@ -17,7 +17,7 @@ type ending struct {
 	err    error
 }
 
-// awaitEnd asks for the end and waits for it.
+// awaitEnd starts a destroy, unless one is in progress, and waits for its end.
 func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyResult, error) {
 	if d.destroy == nil {
 		d.destroy = &ending{}
@@ -38,22 +38,21 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyR
 	return e.result, e.err
 }
 
-// place is where something of a deployment may be.
+// place is a place that may have resources of a deployment.
 type place struct {
-	// act removes everything of the app and target there.
+	// act removes all resources of the app and target there.
 	act *Undo
-	// remains are the acts that it does the work of.
+	// remains are the acts that act includes.
 	remains undoList
-	// current says that the machine runs there.
+	// current says that the current machine runs there.
 	current bool
 	err     error
 }
 
-// end destroys whatever carries our app and target, of any life and generation,
-// in every place where something of it may be, and reports whether that went
-// well. The acts of a place that could not be reached are kept as they were, for
-// the next rollout or destroy. A build tree that cannot be removed is told, and
-// does not hold up the end. The end cannot be cancelled.
+// end destroys the resources of the app and target, of any life and generation, in all
+// places, and reports whether that succeeded. If a place fails, its acts stay in
+// Remains for the next rollout or destroy. A build tree that cannot be removed is listed
+// as left but is no failure. end cannot be cancelled.
 func (d *deployment) end(o workflow.ActivityOptions) bool {
 	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
 	defer cancel()
@@ -67,7 +66,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 			var removed step.Destroyed
 			removed, p.err = p.act.run(ctx, o)
 			for _, r := range removed.Removed {
-				if !slices.Contains(e.result.Removed, r) { // another place's act removed it too
+				if !slices.Contains(e.result.Removed, r) { // another place's act may report it too
 					e.result.Removed = append(e.result.Removed, r)
 				}
 			}
@@ -76,7 +75,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 	all.Wait(ctx)
 	d.Remains = nil
 	var left []string
-	sure := 0 // places where something is known to be
+	sure := 0 // places that are known to have resources
 	for _, p := range places {
 		if !p.act.Guess {
 			sure++
@@ -99,20 +98,19 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 		e.err, e.result.Left = nil, left
 	} else {
 		f := Failure(e.err)
-		if sure > 1 || d.ctx.Err() != nil { // else the error says it
+		if sure > 1 || d.ctx.Err() != nil { // else the error names the only place
 			f.Left = append(f.Left, left...)
 		}
 		e.err = Fail(f)
-		d.destroy = nil // something may still be there: live on, ask again
+		d.destroy = nil // the workflow goes on: destroy can be requested again
 	}
 	e.done = true
 	d.describe()
 	return e.err == nil
 }
 
-// places gives every place where something may be: where the machine runs, where
-// rollouts left something, and, if there is none of these, where the last request
-// would have gone.
+// places returns the places of the current machine and of the acts in Remains. If there
+// are none, it returns those of the last request.
 func (d *deployment) places() (all []*place) {
 	add := func(u *Undo) *place {
 		act := u.everything()
@@ -135,7 +133,7 @@ func (d *deployment) places() (all []*place) {
 	}
 	if len(all) == 0 {
 		machine := undoMachine("destroy the machine", d.LastRoute, step.Removal{Spec: d.Last})
-		machine.Guess = d.Generation > 0 // each rollout told what it left
+		machine.Guess = d.Generation > 0 // after a rollout, Remains would have its leftovers
 		tree := undoTree(d.LastRoute, d.Last)
 		tree.Guess = true
 		add(machine)
@@ -144,8 +142,8 @@ func (d *deployment) places() (all []*place) {
 	return all
 }
 
-// cancelled ends the workflow as destroy would: a running workflow is a running
-// machine, and this one will not run any more.
+// cancelled ends a cancelled workflow as destroy does, since no workflow is left to
+// watch over the machine.
 func (d *deployment) cancelled(err error) error {
 	if d.Last.App == "" {
 		return d.finish(err)
@@ -159,7 +157,7 @@ func (d *deployment) cancelled(err error) error {
 	return d.finish(err)
 }
 
-// finish lets updates that wait get their answer before the workflow ends.
+// finish waits until all updates have their result, and returns the workflow's.
 func (d *deployment) finish(err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
 	defer cancel()

@@ -11,21 +11,20 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// detail is what of a step.Error travels beside its kind (the error type) and
-// its text (the message): details[0] of the ApplicationError.
+// detail is details[0] of the ApplicationError of a step.Error. The error's type is the
+// Kind and its message is the text of Err.
 type detail struct {
 	Op    string   `json:"op,omitempty"`
 	Field string   `json:"field,omitempty"`
 	Hint  string   `json:"hint,omitempty"`
 	Left  []string `json:"left,omitempty"`
 	Host  string   `json:"host,omitempty"`
-	// Remains are the acts that would remove what a rollout left.
+	// Remains are the acts that would remove what a failed rollout left.
 	Remains []*Undo `json:"remains,omitempty"`
 }
 
-// Fail gives err the form in which it crosses Temporal: an ApplicationError of
-// type Kind, final if the kind is. Errors that are Temporal's already, and nil,
-// pass through.
+// Fail turns err into an ApplicationError whose type is the Kind, non-retryable if the
+// kind is final. It returns nil, an ApplicationError and a CanceledError as they are.
 func Fail(err error) error {
 	var done *temporal.ApplicationError
 	var canceled *temporal.CanceledError
@@ -37,10 +36,10 @@ func Fail(err error) error {
 	return failWith(e, nil, e.Kind.Final())
 }
 
-// FailForGood is [Fail] of an error that is not to be retried whatever its kind.
+// FailForGood is [Fail], but non-retryable whatever the kind.
 func FailForGood(e *step.Error) error { return failWith(e, nil, true) }
 
-// failWith is [Fail] with the acts that would remove what is left.
+// failWith is [Fail] with the acts in detail.Remains.
 func failWith(e *step.Error, remains []*Undo, final bool) error {
 	o := temporal.ApplicationErrorOptions{
 		NonRetryable: final,
@@ -56,9 +55,8 @@ func failWith(e *step.Error, remains []*Undo, final bool) error {
 	return temporal.NewApplicationErrorWithOptions(text, string(e.Kind), o)
 }
 
-// Failure is the step.Error that err carries, however many of Temporal's
-// wrappers are around it; of another error it keeps the innermost text. It is
-// nil only for nil.
+// Failure returns the step.Error inside Temporal's wrappers. For any other error it
+// makes one with the innermost text. It is nil only for nil.
 func Failure(err error) *step.Error {
 	if err == nil {
 		return nil
@@ -71,7 +69,7 @@ func Failure(err error) *step.Error {
 	if errors.As(err, &app) {
 		var d detail
 		if app.HasDetails() {
-			_ = app.Details(&d) // details of another shape: the message still tells
+			_ = app.Details(&d) // details of another shape: the message is enough
 		}
 		return &step.Error{Kind: step.Kind(app.Type()), Op: d.Op, Field: d.Field, Hint: d.Hint, Left: d.Left, Host: d.Host,
 			Err: errors.New(app.Message())}
@@ -86,7 +84,7 @@ func Failure(err error) *step.Error {
 	return &step.Error{Err: err}
 }
 
-// remainsOf gives the acts that would remove what a failed rollout left.
+// remainsOf returns the acts that would remove what a failed rollout left.
 func remainsOf(err error) []*Undo {
 	var app *temporal.ApplicationError
 	var d detail
@@ -96,8 +94,8 @@ func remainsOf(err error) []*Undo {
 	return d.Remains
 }
 
-// whereIt is the host on which a step failed, was cancelled, or was last heard
-// of; empty if nobody knows.
+// whereIt returns the host on which a step failed, was cancelled or sent its last
+// heartbeat; empty if it is not known.
 func whereIt(err error) string {
 	var canceled *temporal.CanceledError
 	if errors.As(err, &canceled) && canceled.HasDetails() {
@@ -111,11 +109,11 @@ func whereIt(err error) string {
 	return Failure(err).Host
 }
 
-// Cancelled is the answer of a step that was cancelled on host.
+// Cancelled returns the error of a step that was cancelled on host.
 func Cancelled(host string) error { return temporal.NewCanceledError(detail{Host: host}) }
 
-// failureOf explains a timeout of Temporal's in our words; every other error is
-// passed on.
+// failureOf replaces a timeout by an error that explains it, and returns any other
+// error as it is.
 func failureOf(err error, activity, queue string) error {
 	var timeout *temporal.TimeoutError
 	if !errors.As(err, &timeout) {
@@ -145,14 +143,14 @@ func failureOf(err error, activity, queue string) error {
 	return err
 }
 
-// NoWorker is the error that says that nobody polls a task queue.
+// NoWorker returns the error of a task queue that no worker polls.
 func NoWorker(queue string) *step.Error {
 	return &step.Error{Kind: step.NoWorker, Op: "find a worker",
 		Err:  fmt.Errorf("no worker polls task queue %q", queue),
 		Hint: "start a worker that serves it, or correct the kind or taskQueue in morgana.yaml"}
 }
 
-// treeGone reports that build found no tree, or no worker on the host that has it.
+// treeGone reports whether build found no tree, or no worker on the tree's host.
 func treeGone(err error) bool {
 	kind := Failure(err).Kind
 	return kind == step.TreeGone || kind == step.NoWorker

@@ -1,6 +1,6 @@
-// Package workflows is how a deploy runs: [Rollout] is one deploy, [Deployment]
-// the life of the machine it makes. They call steps by name only, as the Route
-// in their input says, and do no I/O.
+// Package workflows has the workflows. [Rollout] is one deploy, [Deployment] the life
+// of an app on a target. They call steps by the names in the Route of their input, and
+// do no I/O.
 package workflows
 
 import (
@@ -14,17 +14,16 @@ import (
 // TaskQueue is the queue that workers poll for the workflows of this package.
 const TaskQueue = "morgana"
 
-// Names of a Deployment's updates, and of the query that Deployment and
-// Rollout answer.
+// The names of Deployment's updates, and of the query of Deployment and Rollout.
 const (
 	UpdateDeploy  = "deploy"
 	UpdateDestroy = "destroy"
 	QueryStatus   = "status"
 )
 
-// Search attributes of Deployment and Rollout. MorganaStage is the stage of a
-// rollout that runs, or that failed; one that ended well keeps the last it told. A server must know them before
-// a workflow runs; the worker registers them.
+// The search attributes of Deployment and Rollout. MorganaStage is of Rollout only: the
+// running stage, with a delay, or the stage that failed. After a success it keeps its
+// last value. The worker registers the attributes with the server.
 var (
 	AppAttribute        = temporal.NewSearchAttributeKeyKeyword("MorganaApp")
 	TargetAttribute     = temporal.NewSearchAttributeKeyKeyword("MorganaTarget")
@@ -40,8 +39,8 @@ func RolloutID(t step.Tags) string {
 	return fmt.Sprintf("rollout/%s/%s/%d", t.App, t.Target, t.Generation)
 }
 
-// attributes are the search attributes of a Deployment whose last generation is
-// t's, and of a Rollout beside its stage.
+// attributes returns the search attributes of a Deployment whose last generation is
+// t.Generation, or of a Rollout without its stage.
 func attributes(t step.Tags) []temporal.SearchAttributeUpdate {
 	return []temporal.SearchAttributeUpdate{
 		AppAttribute.ValueSet(t.App),

@@ -11,55 +11,51 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// All timeouts and retries of the product stand on this page.
+// All timeouts and retries of the workflows are in this file.
 
 const (
-	// heartbeat: a worker that died is noticed after this long, and its work
-	// given to another. In-tree steps beat every 2 s.
+	// heartbeat is the time without a heartbeat after which a worker counts as dead and
+	// the activity is retried. In-tree steps send one every 2 s.
 	heartbeat = 10 * time.Second
 
-	// unpolled: how long a step may wait for a worker that may not exist. Only
-	// check waits on a queue that is never busy, so only there is a minute
-	// enough to say "nobody polls it".
+	// unpolled is how long check waits for a worker that may not exist. Check is
+	// short, so its queue is not busy: after a minute no worker polls it.
 	unpolled = time.Minute
-	// hostGone: the same for a queue of one host, which may be busy (builds)
-	// or rebooting.
+	// hostGone is how long other steps wait for a worker, whose host may be rebooting.
 	hostGone = 15 * time.Minute
 
 	day = 24 * time.Hour
 
-	// attempts bounds the tries of a step that takes minutes: enough to outlive a
-	// worker that is killed again and again, few enough to end.
+	// attempts bounds the tries of a step. It is high enough for a worker that is
+	// killed several times.
 	attempts = 10
-	// Patience bounds how long register and boot may fail by themselves without
-	// getting further; the worker sees to it. It outlives the reboot of a host and
-	// an outage of a network. A try whose worker died is no failure: ten restarts do
-	// not end a day's upload.
+	// Patience bounds how long register and boot may fail without progress. It is
+	// longer than a host's reboot or a network outage. The worker enforces it. A try
+	// whose worker died does not count, so restarts do not end a day's upload.
 	Patience = time.Hour
 
-	// maxConfigures bounds how often a source tree may be lost before its
-	// kernel is built.
+	// maxConfigures bounds how often configure runs if its tree is lost before build.
 	maxConfigures = 5
 
-	// exhausted is the pause before asking again where a quota was used up.
+	// exhausted is the default pause before an error of kind Exhausted is retried.
 	exhausted = 30 * time.Second
 
-	// tellAfter: a stage that lasts this long is told to the search attribute.
+	// tellAfter is how long a stage must last to be written to the search attribute.
 	tellAfter = time.Second
 
-	// abandoned: a Deployment that was started and asked for nothing ends.
+	// abandoned is how long a new Deployment waits for its first request before it ends.
 	abandoned = time.Minute
 )
 
-// longest bounds one try of a stage: far above the longest honest run, so that
-// only a step that hangs is ended by it. The heartbeat notices dead workers.
+// longest bounds one try of a stage. It ends steps that hang, so it is far above the
+// longest real run.
 var longest = map[step.Stage]time.Duration{
-	step.Check:     2 * time.Minute, // "in seconds", over ssh and cloud APIs
-	step.Configure: day,             // the toolchain's own timeout is the real one
-	step.Build:     day,             // the same, and it may wait for other builds
+	step.Check:     2 * time.Minute, // seconds, plus slow ssh and cloud APIs
+	step.Configure: day,             // the toolchain has a timeout of its own
+	step.Build:     day,             // the same, and it may wait for other builds first
 	step.Package:   time.Hour,       // gigabytes to disk and to the store
 	step.Register:  day,             // gigabytes over a slow line; cloud imports
-	step.Boot:      day,             // the target's own timeout is the real one
+	step.Boot:      day,             // the target has a timeout of its own
 }
 
 func optionsOf(stage step.Stage) workflow.ActivityOptions {
@@ -67,22 +63,23 @@ func optionsOf(stage step.Stage) workflow.ActivityOptions {
 		StartToCloseTimeout: longest[stage],
 		HeartbeatTimeout:    heartbeat,
 		RetryPolicy:         retry(attempts),
-		// An activity that is being cancelled may still create things: undo
-		// must not start before it has stopped.
+		// A cancelled activity may still create things: undo must not start before
+		// it has ended.
 		WaitForCancellation: true,
 	}
 	o.ScheduleToStartTimeout = hostGone
 	switch stage {
 	case step.Check:
 		o.ScheduleToStartTimeout = unpolled
-	case step.Register, step.Boot: // bounded by time, not by a number of tries
+	case step.Register, step.Boot: // bounded by time, not by tries
 		o.RetryPolicy = retry(0)
 		o.ScheduleToCloseTimeout = 3 * day
 	}
 	return o
 }
 
-// undoOptions: undoing tries harder than doing, and for longer than a reboot.
+// undoOptions are for the undo acts of a failed rollout and of a cancelled deployment.
+// These are retried for an hour, which is longer than a reboot.
 func undoOptions() workflow.ActivityOptions {
 	return workflow.ActivityOptions{
 		ScheduleToStartTimeout: hostGone,
@@ -94,8 +91,8 @@ func undoOptions() workflow.ActivityOptions {
 	}
 }
 
-// destroyOptions: somebody waits for the answer, as for the tidying after a
-// rollout that went well.
+// destroyOptions are for destroy and for the acts after a successful rollout. A user
+// waits for them, so they give up sooner than undoOptions.
 func destroyOptions() workflow.ActivityOptions {
 	o := undoOptions()
 	o.ScheduleToStartTimeout = unpolled
@@ -103,7 +100,7 @@ func destroyOptions() workflow.ActivityOptions {
 	return o
 }
 
-// consoleOptions: somebody is watching; give up soon.
+// consoleOptions give up soon: a user waits.
 func consoleOptions(wait time.Duration) workflow.ActivityOptions {
 	return workflow.ActivityOptions{
 		ScheduleToStartTimeout: 30 * time.Second,
@@ -113,7 +110,7 @@ func consoleOptions(wait time.Duration) workflow.ActivityOptions {
 	}
 }
 
-// observeOptions: status waits for the answer, and does without.
+// observeOptions do not retry: status works without the answer.
 func observeOptions() workflow.ActivityOptions {
 	return workflow.ActivityOptions{
 		ScheduleToStartTimeout: 5 * time.Second,
@@ -123,8 +120,8 @@ func observeOptions() workflow.ActivityOptions {
 	}
 }
 
-// retry: errors of a final kind are marked non-retryable where they are made
-// (see Fail), and named here as well for steps in other languages.
+// retry names the final kinds for steps in other languages; [Fail] also marks their
+// errors as non-retryable. attempts 0 is no limit.
 func retry(attempts int32) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{
 		InitialInterval:    time.Second,
@@ -139,8 +136,7 @@ func retry(attempts int32) *temporal.RetryPolicy {
 	}
 }
 
-// DeploymentOptions start a Deployment, with an update that it is for, or find the
-// one that runs.
+// DeploymentOptions start the Deployment of an app and target, or find the running one.
 func DeploymentOptions(app, target string) client.StartWorkflowOptions {
 	return client.StartWorkflowOptions{
 		ID:                       DeploymentID(app, target),
@@ -149,12 +145,12 @@ func DeploymentOptions(app, target string) client.StartWorkflowOptions {
 		StaticSummary:            app + " on " + target,
 		StaticDetails:            "A running workflow is a running machine.",
 		TypedSearchAttributes: temporal.NewSearchAttributes(
-			attributes(step.Tags{App: app, Target: target, Generation: 1})...), // the first it gives out
+			attributes(step.Tags{App: app, Target: target, Generation: 1})...), // the generation of its first rollout
 	}
 }
 
-// rolloutOptions: a rollout whose Deployment is terminated cleans up after
-// itself; a rollout is never run twice.
+// rolloutOptions cancel a rollout whose Deployment is terminated, so that it undoes its
+// work.
 func rolloutOptions(t step.Tags) workflow.ChildWorkflowOptions {
 	return workflow.ChildWorkflowOptions{
 		WorkflowID:            RolloutID(t),

@@ -11,77 +11,76 @@ import (
 
 // DeployRequest is the argument of a Deployment's update "deploy".
 type DeployRequest struct {
-	// Spec without Life and Generation: the Deployment gives those.
+	// Spec has no Life and Generation: the Deployment sets them.
 	Spec  step.Spec  `json:"spec"`
 	Route step.Route `json:"route"`
 	// Keep leaves the pieces of a failed rollout for debugging.
 	Keep bool `json:"keep,omitempty"`
 	// Force makes a new machine even if the image is the same.
 	Force bool `json:"force,omitempty"`
-	// TakeOver allows a deploy of another project than the last one's.
+	// TakeOver allows a deploy from another project than the last one.
 	TakeOver bool `json:"takeOver,omitempty"`
 }
 
-// Accepted answers the update "deploy": the rollout is running or next in line.
+// Accepted is the result of the update "deploy": the rollout is running or queued.
 type Accepted struct {
 	Tags step.Tags `json:"tags"`
-	// RolloutID is the workflow id to follow.
+	// RolloutID is the workflow id of the rollout.
 	RolloutID string `json:"rolloutId"`
-	// Attached says that the same deploy was going on already.
+	// Attached says that the last rollout, running or queued, is the same deploy.
 	Attached bool `json:"attached,omitempty"`
 }
 
-// DestroyRequest is the argument of a Deployment's update "destroy". Spec and
-// Route say where to look if the Deployment does not know yet: leftovers of a
-// deployment that was terminated.
+// DestroyRequest is the argument of a Deployment's update "destroy". A new Deployment
+// uses Spec and Route to find the leftovers of one that was terminated.
 type DestroyRequest struct {
 	Spec  step.Spec  `json:"spec"`
 	Route step.Route `json:"route"`
-	// Forget ends the deployment even if something could not be removed, as on a
-	// host that is gone for good.
+	// Forget ends the deployment even if a resource cannot be removed, as on a host
+	// that no longer exists.
 	Forget bool `json:"forget,omitempty"`
 }
 
-// DestroyResult answers the update "destroy".
+// DestroyResult is the result of the update "destroy".
 type DestroyResult struct {
 	step.Destroyed
-	// Left names what could not be removed and was forgotten.
+	// Left names the resources that were forgotten.
 	Left []string `json:"left,omitempty"`
 }
 
-// DeploymentStatus answers a Deployment's query "status".
+// DeploymentStatus is the result of a Deployment's query "status".
 type DeploymentStatus struct {
-	// Project, Folder and Host say where it is deployed from.
+	// Project, Folder and Host are the origin of the last accepted deploy.
 	Project string `json:"project,omitempty"`
 	Folder  string `json:"folder,omitempty"`
 	Host    string `json:"host,omitempty"`
 	Kind    string `json:"kind,omitempty"`
-	// Generation is the last one given out.
+	// Generation is that of the last accepted deploy.
 	Generation int `json:"generation"`
-	// Machine runs now, nil if none does; Route is the one that made it.
+	// Machine is the running machine, nil if there is none. Route is the route that
+	// made it, or that of the last accepted deploy.
 	Machine *step.Machine `json:"machine,omitempty"`
 	Route   step.Route    `json:"route"`
-	// Rolling is being rolled out, and Queued wait behind it.
+	// Rolling is the running rollout, Queued are those that wait for it.
 	Rolling *step.Tags  `json:"rolling,omitempty"`
 	Queued  []step.Tags `json:"queued,omitempty"`
 	// Failure is the text of the last rollout's error, empty if it went well.
 	Failure string `json:"failure,omitempty"`
-	// Left names what should have been removed and could not be, or was kept.
+	// Left names what rollouts could not remove or were told to keep.
 	Left []string `json:"left,omitempty"`
-	// Destroying says that the end has been asked for.
+	// Destroying says that a destroy was requested.
 	Destroying bool `json:"destroying,omitempty"`
 }
 
-// DeploymentState is what a Deployment hands to its next run when it continues
-// as new; zero at its start.
+// DeploymentState is the input of a Deployment: zero at its start, its state when it
+// continues as new.
 type DeploymentState struct {
 	Life       string `json:"life,omitempty"`
 	Generation int    `json:"generation,omitempty"`
-	// Current runs; Previous ran before it, and can be gone back to: its image is
-	// in the store.
+	// Current runs. Previous ran before it; its image is still in the store.
 	Current  *Current `json:"current,omitempty"`
 	Previous *Current `json:"previous,omitempty"`
-	// Remains are the acts that would remove what rollouts left, wherever it is.
+	// Remains are the acts that would remove what rollouts left, in any place.
 	Remains []*Undo `json:"remains,omitempty"`
 	Failure string  `json:"failure,omitempty"`
 	// Last is the Spec of the newest accepted deploy.
@@ -103,7 +102,7 @@ func (d *deployment) listen() error {
 		workflow.UpdateHandlerOptions{Validator: d.destroyable, Description: "remove the machine and its image, and end"})
 }
 
-// acceptable refuses a deploy before it leaves a trace in history.
+// acceptable is the validator of deploy: what it refuses is not written to history.
 func (d *deployment) acceptable(in DeployRequest) error {
 	if err := d.addressed(in.Spec); err != nil {
 		return err
@@ -120,7 +119,7 @@ func (d *deployment) acceptable(in DeployRequest) error {
 	return nil
 }
 
-// foreign is the Conflict of a request that comes from another project.
+// foreign returns the Conflict error of a request from another project.
 func (d *deployment) foreign(hint string) error {
 	last := d.Last.Origin
 	from := fmt.Sprintf("folder: %s on %s", last.Folder, last.Host)
@@ -131,14 +130,15 @@ func (d *deployment) foreign(hint string) error {
 		Err: fmt.Errorf("%s/%s is deployed from another %s", d.Last.App, d.Last.Target, from)})
 }
 
-// sameProject reports whether two deploys come from the same folder, or from
-// checkouts of the same repository.
+// sameProject reports whether two deploys are from the same folder of the same host, or
+// from checkouts of the same repository.
 func sameProject(a, b step.Origin) bool {
 	return a.Folder == b.Folder && a.Host == b.Host || a.Project != "" && a.Project == b.Project
 }
 
-// destroyable refuses a destroy without a Spec before any deploy, and one for the
-// project of another folder than the deploys came from.
+// destroyable is the validator of destroy. It refuses a request whose Origin is another
+// project than the last deploy's; no Origin is accepted. A Deployment without a deploy
+// needs the request's Spec.
 func (d *deployment) destroyable(in DestroyRequest) error {
 	last, now := d.Last.Origin, in.Spec.Origin
 	switch {
@@ -150,7 +150,7 @@ func (d *deployment) destroyable(in DestroyRequest) error {
 	return nil
 }
 
-// addressed refuses a request that is meant for another deployment, or for none.
+// addressed refuses a Spec of another deployment, or one without a kind.
 func (d *deployment) addressed(s step.Spec) error {
 	id := workflow.GetInfo(d.ctx).WorkflowExecution.ID
 	if DeploymentID(s.App, s.Target) == id && s.Kind != "" {
@@ -160,8 +160,8 @@ func (d *deployment) addressed(s step.Spec) error {
 		s.App, s.Target, s.Kind, id)})
 }
 
-// accept gives the request a generation, or attaches it to the same request
-// that is going on.
+// accept gives a request a generation and queues it. If the last rollout, running or
+// queued, is the same deploy, it returns that instead.
 func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
 	next := Request{Spec: in.Spec, Route: in.Route, Keep: in.Keep, Force: in.Force}
 	if last := d.lastWanted(); last != nil && same(last, &next) {
@@ -174,12 +174,12 @@ func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, e
 	d.describe()
 	accepted := Accepted{Tags: next.Spec.Tags, RolloutID: RolloutID(next.Spec.Tags)}
 	if told, ok := workflow.GetTypedSearchAttributes(ctx).GetInt64(GenerationAttribute); ok && told == int64(d.Generation) {
-		return accepted, nil // as its start told
+		return accepted, nil // set when the workflow was started
 	}
 	return accepted, workflow.UpsertTypedSearchAttributes(ctx, attributes(next.Spec.Tags)...)
 }
 
-// lastWanted is the request that will have been rolled out last.
+// lastWanted returns the last request that is queued or running, nil if there is none.
 func (d *deployment) lastWanted() *Request {
 	if n := len(d.queue); n > 0 {
 		return &d.queue[n-1]

@@ -10,12 +10,11 @@ import (
 //
 //	check -> configure -> build -> package -> register -> boot
 //
-// It is the workflow "rollout/<app>/<target>/<generation>", a child of the
-// Deployment. Whatever it makes is unmade when it fails or is cancelled, in
-// reverse order, unless in.Keep is set. The machine that ran before goes only
-// when the new one is ready.
+// It is the workflow "rollout/<app>/<target>/<generation>", a child of the Deployment.
+// If it fails or is cancelled, it removes what it made, in reverse order, unless in.Keep
+// is set. It destroys the previous machine only when the new one is ready.
 //
-// The query "status" gives a [RolloutStatus].
+// The query "status" returns a [RolloutStatus].
 func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	r, err := begin(ctx, in)
 	if err != nil {
@@ -30,7 +29,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 
 	var source step.Source
 	var kernel step.Kernel
-	for try := 1; ; try++ { // again where the host that had the tree is gone
+	for try := 1; ; try++ { // again if the tree, or its host's worker, is gone
 		tree := r.undo.add(undoTree(in.Route, spec))
 		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
 			tree.Host = whereIt(err)
@@ -50,7 +49,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	if unchanged(in, out.Image) { // keep the machine if it still runs: boot adopts it
+	if unchanged(in, out.Image) { // boot adopts the machine if it still runs
 		was := in.Current.Machine.Registration
 		out.Machine, err = run[step.Machine](r, step.Boot, was.Spec.Host, was)
 		if err == nil && !out.Machine.Ended || ctx.Err() != nil {

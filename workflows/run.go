@@ -15,10 +15,10 @@ import (
 type Request struct {
 	Spec  step.Spec  `json:"spec"`
 	Route step.Route `json:"route"`
-	// Current runs now, nil if nothing does. A rollout that makes the same
-	// image again keeps it.
+	// Current is the running machine, nil if there is none. A rollout that makes
+	// the same image keeps it.
 	Current *Current `json:"current,omitempty"`
-	// Stale is what earlier rollouts could not remove, to be tried again.
+	// Stale are the undo acts that earlier rollouts could not do; they are tried again.
 	Stale []*Undo `json:"stale,omitempty"`
 	// Keep leaves the pieces of a failed rollout for debugging.
 	Keep bool `json:"keep,omitempty"`
@@ -26,8 +26,8 @@ type Request struct {
 	Force bool `json:"force,omitempty"`
 }
 
-// Current is a machine that runs, with its image and the route that made it and
-// can end it.
+// Current is a running machine with its image and the route that made it and can
+// destroy it.
 type Current struct {
 	Machine step.Machine `json:"machine"`
 	Image   step.Image   `json:"image"`
@@ -38,16 +38,16 @@ type Current struct {
 type Outcome struct {
 	Machine step.Machine `json:"machine"`
 	Image   step.Image   `json:"image"`
-	// Unchanged says that the image is the one that runs already, and Machine
-	// the machine that ran before.
+	// Unchanged says that the current machine runs the same image and was kept.
+	// Machine is then that machine.
 	Unchanged bool `json:"unchanged,omitempty"`
-	// Left names what should have been removed and could not be; Remains are the
-	// acts that would.
+	// Left names what could not be removed. Remains are the acts that would remove
+	// it.
 	Left    []string `json:"left,omitempty"`
 	Remains []*Undo  `json:"remains,omitempty"`
 }
 
-// StageState is where a stage of a rollout stands.
+// StageState is the state of a stage of a rollout.
 type StageState string
 
 // The states of a stage.
@@ -58,13 +58,14 @@ const (
 	Failed  StageState = "failed"
 )
 
-// StageStatus tells of one stage. Times are zero until they come.
+// StageStatus is the status of one stage. Started and Ended are zero until then.
 type StageStatus struct {
 	Stage   step.Stage `json:"stage"`
 	State   StageState `json:"state"`
 	Started time.Time  `json:"started,omitzero"`
 	Ended   time.Time  `json:"ended,omitzero"`
-	// Result is one line on what came out: "kernel 91 KiB (pvh), from an earlier build".
+	// Result describes the output in one line: "kernel 91 KiB (pvh), from an earlier
+	// build". It is the error's text if the stage failed.
 	Result string `json:"result,omitempty"`
 }
 
@@ -76,7 +77,7 @@ type RolloutStatus struct {
 	Undoing bool `json:"undoing,omitempty"`
 }
 
-// anyHost is the host of a step that may run wherever its queue is polled.
+// anyHost is the host of a step that may run on any host whose worker polls its queue.
 const anyHost = ""
 
 // rollout is the state of one Rollout workflow.
@@ -84,9 +85,9 @@ type rollout struct {
 	ctx    workflow.Context
 	in     Request
 	undo   undoList
-	stale  undoList // what a success could not remove
+	stale  undoList // acts that failed although the rollout succeeded
 	status RolloutStatus
-	// at is the current stage, told the last value written to MorganaStage.
+	// at is the current stage. told is the last value written to MorganaStage.
 	at, told step.Stage
 }
 
@@ -104,9 +105,9 @@ func begin(ctx workflow.Context, in Request) (*rollout, error) {
 	return r, err
 }
 
-// tellStages writes the stage to the search attribute once it has changed and a
-// second has gone by: most stages are over sooner, and each write costs the server
-// as much as an activity.
+// tellStages writes the current stage to the search attribute, tellAfter later than it
+// changes. Most stages are shorter, and each write costs the server as much as an
+// activity.
 func (r *rollout) tellStages(ctx workflow.Context) {
 	for {
 		if workflow.Await(ctx, func() bool { return r.at != r.told }) != nil ||
@@ -124,7 +125,7 @@ func (r *rollout) tellStage(ctx workflow.Context) error {
 	return workflow.UpsertTypedSearchAttributes(ctx, StageAttribute.ValueSet(string(r.at)))
 }
 
-// run does one stage and the steps inserted after it.
+// run runs one stage and the steps inserted after it.
 func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (out Out, err error) {
 	r.enter(stage)
 	s := *r.in.Route.Stage(stage)
@@ -142,8 +143,7 @@ func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (
 	return out, err
 }
 
-// call runs one step of a stage and checks what it returns: the step may be
-// somebody else's.
+// call runs one step of a stage and checks its result: it may be a third-party step.
 func call[Out, In step.Value](r *rollout, s step.Step, host string, stage step.Stage, in In) (out Out, err error) {
 	if err := execute(r.ctx, s, host, optionsOf(stage), result(in), in, &out); err != nil {
 		return out, err
@@ -151,7 +151,7 @@ func call[Out, In step.Value](r *rollout, s step.Step, host string, stage step.S
 	return out, blame(s, cmp.Or(step.SameOwner(stage, in.Of(), out.Of()), out.Valid()))
 }
 
-// blame says which step returned a value that is refused.
+// blame adds the name of step s to the error that refuses its result.
 func blame(s step.Step, err error) error {
 	if err == nil {
 		return nil
@@ -161,8 +161,7 @@ func blame(s step.Step, err error) error {
 	return Fail(&e)
 }
 
-// execute calls one activity by name. Its error is an ApplicationError;
-// [Failure] reads it.
+// execute runs one activity by name. [Failure] reads its error.
 func execute(ctx workflow.Context, s step.Step, host string, o workflow.ActivityOptions, summary string, in, out any) error {
 	o.TaskQueue = s.Queue(host)
 	o.Summary = summary
@@ -196,8 +195,8 @@ func (r *rollout) stage(stage step.Stage) *StageStatus {
 	panic("unknown stage " + stage)
 }
 
-// end unmakes what a failed rollout made, and drops the build tree of one that
-// went well: the kernel is in the store.
+// end removes what a failed rollout made. After a successful rollout it removes the
+// build tree: the kernel is in the store.
 func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
@@ -225,10 +224,9 @@ func (r *rollout) end(out *Outcome, err error) error {
 	return failWith(failure, remains, failure.Kind.Final())
 }
 
-// retire destroys the machine that ran before, or, in a deployment's first
-// rollout, what an earlier life of it left, and what earlier rollouts could not
-// remove. From here on the rollout has succeeded: it can be cancelled no more,
-// and a leftover does not fail it.
+// retire destroys the previous machine or, in a deployment's first rollout, the
+// resources of its earlier lives. It also tries the stale acts again. The rollout has
+// succeeded at this point: it cannot be cancelled, and a failed act does not fail it.
 func (r *rollout) retire(spec step.Spec) {
 	r.undo.take(r.in.Route.Destroy)
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
@@ -245,12 +243,13 @@ func (r *rollout) retire(spec step.Spec) {
 	r.stale = before.runTogether(ctx, destroyOptions())
 }
 
-// retireStale removes what earlier rollouts could not, where the machine stays.
+// retireStale tries the stale acts again after a rollout that keeps the machine.
 func (r *rollout) retireStale() {
 	r.stale = undoList(r.in.Stale).runTogether(r.ctx, destroyOptions())
 }
 
-// unchanged reports whether image is the one that runs, made by the same steps.
+// unchanged reports whether the current machine runs the same image and was registered
+// and booted by the same steps.
 func unchanged(in Request, image step.Image) bool {
 	if in.Current == nil || in.Force || in.Current.Machine.Registration.Digest != image.Digest {
 		return false

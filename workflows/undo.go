@@ -10,27 +10,28 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Undo is an act that removes what a rollout made or may have made, and where.
-// It is added before the act it undoes, for that may happen and its answer be
-// lost; so the step it calls finds things by tag and accepts finding nothing.
+// Undo is an act that removes what a rollout may have made in one place. It is added
+// before that is made, since the result of a step may be lost. So its own step finds
+// resources by their tags, and finding none is no error.
 type Undo struct {
-	// Name is what it does: "remove the build tree".
+	// Name describes the act: "remove the build tree".
 	Name string    `json:"name"`
 	Step step.Step `json:"step"`
-	// Host is the host of Step's queue. It may become known only after the act.
+	// Host is the host of Step's queue. For a tree it is known after configure only.
 	Host string `json:"host,omitempty"`
-	// Machine is the input of a target's Destroy, Tree that of a toolchain's
-	// Clean. One of them is set.
+	// One of them is set: Machine, the input of a target's Destroy, or Tree, the
+	// input of a toolchain's Clean.
 	Machine *step.Removal `json:"machine,omitempty"`
 	Tree    *step.Spec    `json:"tree,omitempty"`
-	// Kept says that a failed rollout left it on purpose, for debugging.
+	// Kept says that a failed rollout kept the resource for debugging.
 	Kept bool `json:"kept,omitempty"`
-	// Guess says that it may find nothing. Its failure fails nothing.
+	// Guess says that there may be nothing to remove. A failure is then ignored.
 	Guess bool `json:"guess,omitempty"`
-	// Failure is why it could not be done, empty if it was not tried.
+	// Failure is the text of its last error, empty if it was not tried.
 	Failure string `json:"failure,omitempty"`
 
-	// never says that the stage which this undoes never started.
+	// never says that there is nothing to remove: the stage did not run, or made no
+	// tree.
 	never bool
 }
 
@@ -55,7 +56,7 @@ func (u *Undo) run(ctx workflow.Context, o workflow.ActivityOptions) (removed st
 	return removed, err
 }
 
-// spec is whose it is.
+// spec returns the Spec of the resource.
 func (u *Undo) spec() *step.Spec {
 	if u.Machine != nil {
 		return &u.Machine.Spec
@@ -63,7 +64,7 @@ func (u *Undo) spec() *step.Spec {
 	return u.Tree
 }
 
-// left names what the act would have removed.
+// left describes a resource that was not removed, and why.
 func (u *Undo) left() string {
 	if u.Failure != "" {
 		return "could not " + u.Name + ": " + u.Failure
@@ -77,8 +78,8 @@ func (u *Undo) left() string {
 		why, u.Name, t.App, t.Target, t.Life, t.Generation, cmp.Or(u.Host, "unknown"))
 }
 
-// everything gives the act for whatever the app and target have in its place, of
-// every life and generation.
+// everything returns the act that removes all resources of the app and target in the
+// same place, of every life and generation.
 func (u Undo) everything() *Undo {
 	open := *u.spec()
 	open.Life, open.Generation = "", 0
@@ -90,14 +91,14 @@ func (u Undo) everything() *Undo {
 	return &u
 }
 
-// samePlace reports whether two acts have the same step, host and options: made
-// for everything, they remove the same things.
+// samePlace reports whether two acts have the same step, host and options. If they have
+// the same tags, they then remove the same resources.
 func (u *Undo) samePlace(other *Undo) bool {
 	return u.Step == other.Step && u.Host == other.Host && (u.Tree == nil) == (other.Tree == nil) &&
 		string(u.spec().Options) == string(other.spec().Options)
 }
 
-// undoList is what to do if a rollout fails, last added first.
+// undoList is a list of acts. Those of a failed rollout run in reverse order.
 type undoList []*Undo
 
 func (l *undoList) add(u *Undo) *Undo {
@@ -105,7 +106,7 @@ func (l *undoList) add(u *Undo) *Undo {
 	return u
 }
 
-// take removes the acts that call s from the list and gives them.
+// take removes the acts that call s from the list and returns them.
 func (l *undoList) take(s step.Step) (taken undoList) {
 	*l = slices.DeleteFunc(*l, func(u *Undo) bool {
 		if u.Step == s {
@@ -116,7 +117,7 @@ func (l *undoList) take(s step.Step) (taken undoList) {
 	return taken
 }
 
-// runAll undoes everything, last first, and gives what it could not.
+// runAll runs all acts in reverse order and returns those that failed.
 func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
 	for _, u := range slices.Backward(l) {
 		if u.never {
@@ -129,7 +130,8 @@ func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (rema
 	return remains
 }
 
-// runTogether runs all acts at the same time and gives what they could not do.
+// runTogether runs all acts at the same time and returns those that failed, without
+// guesses.
 func (l undoList) runTogether(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
 	failed := make([]bool, len(l))
 	all := workflow.NewWaitGroup(ctx)
