@@ -13,8 +13,8 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// ensureAttributes adds the search attributes that our workflows set. Without them
-// the server would fail the first task of each workflow.
+// ensureAttributes adds the missing search attributes of the workflows. Without them the
+// server would fail the first task of each workflow.
 func ensureAttributes(ctx context.Context, c client.Client, namespace string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()

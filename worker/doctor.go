@@ -11,18 +11,17 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// kindNeeds are a kind's needs of this host: a line of --doctor, which morgana
-// doctor reads.
+// kindNeeds is a line of --doctor, which morgana doctor reads: the needs of one kind.
 type kindNeeds struct {
 	// Role is "toolchain" or "target".
 	Role string `json:"role"`
 	Kind string `json:"kind"`
-	// Needs is empty for a kind that needs nothing or does not say.
+	// Needs is empty, not null, for a kind that needs nothing or is no step.Needer.
 	Needs []step.Need `json:"needs"`
 }
 
-// doctor writes the needs of the settings' kinds, a JSON object a line, in the
-// order of kinds. It uses neither Temporal nor store, and changes nothing.
+// doctor writes the needs of the kinds in the settings, one JSON object a line, in the
+// order of kinds. It uses neither Temporal nor the store, and changes nothing.
 func doctor(ctx context.Context, w io.Writer, settings config.Settings) error {
 	site := step.Site{Host: settings.Host, State: settings.State, Log: slog.New(slog.DiscardHandler)}
 	served, err := chosen(kinds(site, settings.Builds), settings.Kinds)

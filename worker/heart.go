@@ -11,18 +11,18 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// heart sends the heartbeats of one activity. A step that reports does not wait
-// for Temporal: beat sends what it stores.
+// heart sends the heartbeats of one activity. report only stores the progress and beat
+// sends it, so that a step never waits for Temporal.
 type heart struct {
-	ctx  context.Context // the activity's own: a step that is handed over still reports
+	ctx  context.Context // the activity's own, which handOver does not cancel
 	host string
-	news chan struct{} // full if latest was not sent yet
+	news chan struct{} // full if latest is not sent yet
 
 	mu     sync.Mutex
 	latest *step.Progress
 }
 
-// newHeart starts from what the last try reported.
+// newHeart starts with the progress of the last try.
 func newHeart(ctx context.Context, host string) *heart {
 	h := &heart{ctx: ctx, host: host, news: make(chan struct{}, 1)}
 	if activity.HasHeartbeatDetails(ctx) {
@@ -56,8 +56,8 @@ func (h *heart) report(p step.Progress) {
 	}
 }
 
-// beat sends a heartbeat in each pulse, and one when there is news; the SDK sends
-// at most one in a pulse.
+// beat records a heartbeat in each pulse and when there is news. The SDK sends at most
+// one in a pulse.
 func (h *heart) beat(ctx context.Context) {
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
@@ -83,9 +83,9 @@ func (h *heart) send() {
 	activity.RecordHeartbeat(h.ctx, p)
 }
 
-// failed sends the last progress, from which the next try goes on, and reports
-// whether another try is allowed: a step may fail by itself for a while without
-// getting further than any try before.
+// failed sends the last progress for the next try, and reports whether another try is
+// allowed. It is not if the step has failed by itself for workflows.Patience without
+// getting further than the tries before.
 func (h *heart) failed(byItself bool, now time.Time) (again bool) {
 	h.mu.Lock()
 	if h.latest == nil {

@@ -18,21 +18,21 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// pulse is how often an activity beats its heart whether or not it reports
-// progress: a fifth of the heartbeat timeout, and how soon it learns that it is
-// cancelled.
+// pulse is the interval of an activity's heartbeats, with or without progress. It is a
+// fifth of the heartbeat timeout. An activity learns of its cancellation by a heartbeat.
 const pulse = 2 * time.Second
 
 const (
-	// grace is how long activities may go on when the worker is told to stop;
-	// then another worker gets them.
+	// grace is how long activities go on after the worker was told to stop. Then they
+	// are cancelled, and another worker gets them.
 	grace = 10 * time.Second
-	// ending is how long a cancelled step may take: the contract's 5 s, and its answer.
+	// ending is how long a cancelled step may take: the contract's 5 s, and sending its
+	// result.
 	ending = 7 * time.Second
 )
 
-// steps wraps the activities of the kinds, which know no Temporal: it sends their
-// progress as heartbeats and gives their errors the wire form.
+// steps is the interceptor between Temporal and the kinds' activities, which do not
+// import its SDK. It sends their progress as heartbeats and converts their errors.
 type steps struct {
 	interceptor.WorkerInterceptorBase
 	log  *slog.Logger
@@ -53,9 +53,9 @@ type stepInbound struct {
 
 func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
 	for _, arg := range in.Args {
-		_, open := arg.(step.Spec) // Clean's and List's need not name one rollout
+		_, open := arg.(step.Spec) // the Spec of Clean and List need not name one rollout
 		if v, ok := arg.(step.Value); ok && !open {
-			if err := v.Valid(); err != nil { // a step of somebody else's may have made it
+			if err := v.Valid(); err != nil { // a third-party step may have made it
 				return nil, workflows.Fail(at(i.host, err))
 			}
 		}
@@ -74,7 +74,7 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 	if err == nil {
 		return out, nil
 	}
-	beat.Wait() // or an older heartbeat may come after the last
+	beat.Wait() // or it may send an older heartbeat after the last
 	info := activity.GetInfo(ctx)
 	again := h.failed(ctx.Err() == nil && step.KindOf(err) == "" && boundedByTime(info.ActivityType.Name), time.Now())
 	i.log.Warn("step", "activity", info.ActivityType.Name, "workflow", info.WorkflowExecution.ID,
@@ -82,7 +82,7 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 	return nil, ended(ctx, i.host, err, again)
 }
 
-// run is the step. A panic is an error like others: the SDK's own answer to one
+// run runs the step. It turns a panic into a plain error: the SDK's error for a panic
 // would be retried for days.
 func (i *stepInbound) run(ctx context.Context, in *interceptor.ExecuteActivityInput) (out any, err error) {
 	defer func() {
@@ -94,16 +94,16 @@ func (i *stepInbound) run(ctx context.Context, in *interceptor.ExecuteActivityIn
 	return i.Next.ExecuteActivity(ctx, in)
 }
 
-// boundedByTime says of a kind's activity what optionsOf says of its stage.
+// boundedByTime reports whether the retries of an activity are bounded by time, as
+// optionsOf of package workflows has it for its stage.
 func boundedByTime(activity string) bool {
 	_, name, _ := strings.Cut(activity, ".")
 	return name == "Register" || name == "Boot"
 }
 
-// handOver cancels an activity when the worker has been told to stop and grace is
-// over. The SDK cancels only when it stops waiting: the process would end before
-// the step's answer, and another worker would get it only after the heartbeat
-// timeout.
+// handOver cancels an activity grace after the worker was told to stop. The SDK would
+// cancel it only when the process is about to end. The step's error would then be lost,
+// and another worker would get the step only after the heartbeat timeout.
 func handOver(ctx context.Context, stopping <-chan struct{}, cancel context.CancelCauseFunc) {
 	select {
 	case <-ctx.Done():
@@ -119,9 +119,9 @@ func handOver(ctx context.Context, stopping <-chan struct{}, cancel context.Canc
 
 var errStopping = errors.New("the worker stopped")
 
-// ended gives the error of a step its wire form. Cancelled by the workflow: final.
-// Worker stopping: retried, by another worker. Any other is retried if its kind
-// is, and if again is set.
+// ended converts the error of a step for Temporal. If the workflow cancelled the step,
+// the error is final. If the worker is stopping, the step is retried by another worker.
+// Otherwise the step is retried if the error's kind is not final and again is set.
 func ended(ctx context.Context, host string, err error, again bool) error {
 	if ctx.Err() == nil {
 		if again {
@@ -139,7 +139,7 @@ func ended(ctx context.Context, host string, err error, again bool) error {
 	return workflows.Fail(&step.Error{Err: errStopping})
 }
 
-// at adds the host to err: the pieces that a step left are removed there.
+// at adds the host to err: undo removes there what the step left.
 func at(host string, err error) *step.Error {
 	e := step.Error{Err: err}
 	var own *step.Error

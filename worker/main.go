@@ -1,16 +1,15 @@
-// Command morgana-worker does the work of deploys: it polls Temporal for the
-// workflows of package workflows and for the steps of the kinds in targets.go.
+// Command morgana-worker is the Temporal worker that runs deploys: the workflows of
+// package workflows and the steps of the kinds in targets.go.
 //
 //	morgana-worker [--kinds qemu,command] [--store URL] [--listen 127.0.0.1:9464] ...
 //
 // The Temporal server is found as the temporal CLI finds it: TEMPORAL_ADDRESS,
 // TEMPORAL_NAMESPACE, ..., or a profile of temporal.toml.
 //
-// SIGINT and SIGTERM stop it: it takes no more work, lets running activities go on
-// for 10 s, then cancels them, and another worker gets them. A second signal ends
-// it at once.
+// SIGINT and SIGTERM stop it. It takes no more work and gives running activities 10 s.
+// Then it cancels them, and another worker gets them. A second signal ends it at once.
 //
-// Exit status: 0 stopped as asked, 1 Temporal was lost for good, 2 bad flags,
+// Exit status: 0 stopped by a signal, 1 refused by the Temporal server, 2 bad flags,
 // configuration or environment.
 package main
 
@@ -50,7 +49,7 @@ func main() {
 	if local.Supervise(os.Args) {
 		return
 	}
-	inherit.Nothing() // after Supervise, which is given files
+	inherit.Nothing() // after Supervise, which needs its inherited files
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
@@ -72,7 +71,7 @@ func main() {
 	os.Exit(2)
 }
 
-// errLost ends a worker that cannot reconnect: its namespace is gone.
+// errLost ends a worker that the server refuses for good, as when its namespace is gone.
 var errLost = errors.New("temporal refused the worker")
 
 func run(ctx context.Context, args []string) error {
@@ -106,7 +105,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !configured { // the starter does not use the default address either
+	if !configured { // the default address is not used, as in the starter
 		return &step.Error{Kind: step.InvalidSpec, Err: errors.New("no Temporal server is configured"),
 			Hint: "set TEMPORAL_ADDRESS or --address; morgana dev up runs a server and a worker of its own"}
 	}
@@ -122,7 +121,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = artifacts.Close() }() // all writes have returned by then
+	defer func() { _ = artifacts.Close() }() // all writes have ended by then
 
 	options.Logger = sdklog.NewStructuredLogger(log)
 	options.MetricsHandler = seen.metrics
@@ -159,7 +158,7 @@ func dial(ctx context.Context, options client.Options, ours own.Folder) (client.
 	return c, nil
 }
 
-// chosen keeps the wanted kinds, or all if wanted is empty.
+// chosen returns the wanted kinds, or all if wanted is empty.
 func chosen(all []kind, wanted []string) ([]kind, error) {
 	if len(wanted) == 0 {
 		return all, nil
@@ -177,7 +176,7 @@ func chosen(all []kind, wanted []string) ([]kind, error) {
 	return slices.DeleteFunc(all, func(k kind) bool { return !slices.Contains(wanted, k.name) }), nil
 }
 
-// serve polls until ctx is done.
+// serve runs the workers until ctx is done or the server refuses one.
 func serve(ctx context.Context, c client.Client, settings config.Settings, served []kind, log *slog.Logger, address, listen, ready string) error {
 	lost := make(chan error, 1)
 	base := worker.Options{
@@ -234,13 +233,13 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	case cause := <-lost:
 		err = fmt.Errorf("%w: %w", errLost, cause)
 	}
-	_ = os.Remove(ready) // there may be none; a reader looks for the process, too
+	_ = os.Remove(ready) // it may be missing; a reader checks the process, too
 	stop(workers)
 	log.Info("worker stopped")
 	return err
 }
 
-// stop stops all workers at the same time: each may take its whole stop timeout.
+// stop stops all workers at the same time, as each may take its whole stop timeout.
 func stop(workers []worker.Worker) {
 	done := make(chan struct{})
 	for _, w := range workers {

@@ -20,8 +20,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// observer serves GET /healthz (200 while Temporal answers, else 503) and
-// GET /metrics (Prometheus: the SDK's metrics and the Go runtime's).
+// observer serves GET /healthz (200 if Temporal answers within 3 s, else 503) and
+// GET /metrics (Prometheus: the metrics of the SDK, the process and the Go runtime).
 type observer struct {
 	registry *prometheus.Registry
 	listener net.Listener
@@ -29,8 +29,8 @@ type observer struct {
 	metrics  client.MetricsHandler
 }
 
-// observe listens on address. It is called first, so that a taken port is told
-// before anything is started.
+// observe listens on address. It is called first: a taken port is an error before
+// anything else is started.
 func observe(ctx context.Context, address string, log *slog.Logger) (*observer, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -52,7 +52,7 @@ func observe(ctx context.Context, address string, log *slog.Logger) (*observer, 
 	return &observer{registry: registry, listener: listener, metrics: metrics}, nil
 }
 
-// serve answers until close.
+// serve answers requests until close.
 func (o *observer) serve(c client.Client, log *slog.Logger) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{}))
@@ -63,7 +63,7 @@ func (o *observer) serve(c client.Client, log *slog.Logger) {
 			http.Error(w, "temporal: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = fmt.Fprintln(w, "ok") // the peer went away: nothing to do
+		_, _ = fmt.Fprintln(w, "ok") // the client is gone
 	})
 	o.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
@@ -75,6 +75,6 @@ func (o *observer) serve(c client.Client, log *slog.Logger) {
 
 func (o *observer) close() {
 	if o.server != nil {
-		_ = o.server.Close() // it has nothing to save
+		_ = o.server.Close() // there is nothing to save
 	}
 }

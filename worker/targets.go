@@ -16,7 +16,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// kinds is the only list of targets and toolchains. A new one is a folder under
+// kinds is the only list of targets and toolchains. A new one needs a folder under
 // activities/ and a line here. builds is how many builds run at a time.
 func kinds(site step.Site, builds int) []kind {
 	slots := make(chan struct{}, builds)
@@ -31,7 +31,7 @@ func kinds(site step.Site, builds int) []kind {
 	}
 }
 
-// kind is a target or toolchain with its activities, "<kind>.<Stage>".
+// kind is a target or toolchain. Its activities are named "<kind>.<Stage>".
 type kind struct {
 	name string
 	// does is the step.Target or step.Toolchain; it may be a step.Needer.
@@ -60,9 +60,9 @@ func target(name string, t step.Target) kind {
 	}}
 }
 
-// toolchain bounds what builds here at a time. Steps wait for a slot here, not in
-// the queue: Temporal cannot tell a queue whose workers are busy from one that no
-// worker polls. Clean never waits.
+// toolchain makes a kind whose Configure and Build wait for one of slots. They wait
+// here and not in the task queue: Temporal cannot distinguish a queue whose workers are
+// busy from one that no worker polls. Clean does not wait.
 func toolchain(name string, t step.Toolchain, slots chan struct{}) kind {
 	return kind{name: name, does: t, register: func(w worker.ActivityRegistry) {
 		does := naming(w, name)
@@ -72,7 +72,7 @@ func toolchain(name string, t step.Toolchain, slots chan struct{}) kind {
 	}}
 }
 
-// inSlot makes a step wait until one of the slots is free.
+// inSlot returns a step that waits for a free slot and then calls do.
 func inSlot[In, Out any](slots chan struct{}, do func(context.Context, In) (Out, error)) func(context.Context, In) (Out, error) {
 	return func(ctx context.Context, in In) (out Out, err error) {
 		select {
