@@ -1,5 +1,4 @@
-// Package own finds our own Temporal server: the one that morgana dev up runs on a
-// state folder.
+// Package own finds the Temporal server that morgana dev up runs for a state folder.
 package own
 
 import (
@@ -19,12 +18,12 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Folder is the server's folder, in the state folder.
+// Folder is the path of the server's folder, which is in the state folder.
 type Folder string
 
 // The files in a Folder.
 const (
-	ServerFile   = "server.json" // made by the server while it serves: a Server
+	ServerFile   = "server.json" // a Server; exists while the server serves
 	DatabaseFile = "temporal.db"
 )
 
@@ -36,14 +35,15 @@ type Server struct {
 	PID       int    `json:"pid"`
 }
 
-// Server gives the server and whether it runs.
+// Server returns the content of ServerFile, and true if that server runs and accepts a
+// connection. Without the file the content is empty.
 func (f Folder) Server() (Server, bool) {
 	var s Server
 	data, err := os.ReadFile(filepath.Join(string(f), ServerFile))
 	if err != nil || json.Unmarshal(data, &s) != nil || StartTime(s.PID) == "" || !f.has(s.PID) {
 		return s, false
 	}
-	conn, err := net.DialTimeout("tcp", s.Address, time.Second) //nolint:noctx // a second on loopback
+	conn, err := net.DialTimeout("tcp", s.Address, time.Second) //nolint:noctx // at most a second
 	if err != nil {
 		return s, false
 	}
@@ -51,15 +51,14 @@ func (f Folder) Server() (Server, bool) {
 	return s, true
 }
 
-// has reports whether the process was started on the folder's database.
+// has reports whether the process was started with the folder's database.
 func (f Folder) has(pid int) bool {
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && strings.Contains(string(args), filepath.Join(string(f), DatabaseFile))
 }
 
-// Options are options for a client that dials the server wherever it is now: a
-// server that was started anew may have another port, and another user's server
-// the port that it had.
+// Options returns o for a client that looks up the server's address for each connection.
+// A restarted server may have another port, and another user's server its old one.
 func (f Folder) Options(o client.Options) client.Options {
 	o.HostPort = "passthrough:///localhost" // the dialer looks up the address
 	o.ConnectionOptions.DialOptions = append(o.ConnectionOptions.DialOptions,
@@ -73,8 +72,9 @@ func (f Folder) Options(o client.Options) client.Options {
 	return o
 }
 
-// StartTime is field 22 of /proc/PID/stat (proc(5)). It is "" if there is no such
-// process, or a zombie, or if SIGKILL was sent: threads take a while to end.
+// StartTime returns field 22 of /proc/PID/stat (proc(5)). It returns "" if the process
+// does not exist, is a zombie, or has a pending SIGKILL: its threads may take a while to
+// end.
 func StartTime(pid int) string {
 	folder := "/proc/" + strconv.Itoa(pid)
 	stat, err := os.ReadFile(folder + "/stat")
