@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nothing marks every inherited descriptor above 2 close-on-exec. flock(1) holds
-// its lock by such a descriptor: a child that outlives the caller, as a machine or
-// our own server does, would keep the lock.
+// Nothing marks every inherited descriptor above 2 close-on-exec. Otherwise, if the
+// caller runs under flock(1), a child that outlives it, such as a machine, would keep
+// the lock.
 //
 // It reads /proc because close_range(2) with CLOSE_RANGE_CLOEXEC needs Linux 5.11.
 func Nothing() {
