@@ -1,6 +1,6 @@
-// Package files writes files whole, locks them, opens those that users name, and makes
-// folders for work that a crash may cut off. Locks are flock(2)'s: the kernel lets go of
-// them with the last process that has the file open.
+// Package files writes files atomically, locks them, opens files that users name, and
+// makes scratch folders. Locks are those of flock(2): the kernel releases a lock when
+// the last process that has the file open ends.
 package files
 
 import (
@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Write writes a file (mode 0600) all or not at all, even if the power goes: when
-// it returns the file is on the disk, and so is its name.
+// Write replaces a file (mode 0600) atomically, even at a power cut. When it returns, the
+// file and its name are synced to disk.
 func Write(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -35,7 +35,7 @@ func Write(path string, b []byte) error {
 	return Sync(filepath.Dir(path))
 }
 
-// Sync puts a file, or the names in a folder, on the disk.
+// Sync syncs a file, or the names in a folder, to disk.
 func Sync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -44,7 +44,7 @@ func Sync(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// SyncTree puts everything in a folder on the disk. Links are not followed.
+// SyncTree syncs all files and folders in a folder to disk. It follows no links.
 func SyncTree(folder string) error {
 	return filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() && !e.Type().IsRegular() {
@@ -54,14 +54,14 @@ func SyncTree(folder string) error {
 	})
 }
 
-// ErrLocked says that another has the lock.
+// ErrLocked says that the lock is taken.
 var ErrLocked = errors.New("another has the lock")
 
-// Lock takes the exclusive lock of an open file, LockShared the shared one. They
-// do not wait: [ErrLocked]. Closing the file lets go, unless a child inherited it.
+// Lock takes the exclusive lock of an open file, or fails at once with [ErrLocked].
+// Closing the file releases the lock, unless a child process inherited the file.
 func Lock(f *os.File) error { return flock(f, unix.LOCK_EX) }
 
-// LockShared is described at [Lock].
+// LockShared is [Lock] with the shared lock.
 func LockShared(f *os.File) error { return flock(f, unix.LOCK_SH) }
 
 func flock(f *os.File, how int) error {
@@ -78,11 +78,11 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// Scratch makes a folder in parent for work, locked until done removes it. It first
-// removes the folders of killed processes: those whose name left accepts and whose
-// lock is free. On a file system without locks it removes none.
+// Scratch makes a scratch folder in parent and locks it until done removes it. It first
+// removes the folders of killed processes: those whose name left accepts and whose lock
+// is free. On a file system without locks it removes none.
 func Scratch(parent, prefix string, left func(name string) bool) (path string, done func() error, err error) {
-	entries, _ := os.ReadDir(parent) // where nothing can be listed nothing is swept
+	entries, _ := os.ReadDir(parent) // after an error no old folder is removed
 	for _, e := range entries {
 		if e.IsDir() && left(e.Name()) {
 			sweep(filepath.Join(parent, e.Name()))
@@ -106,7 +106,8 @@ func Scratch(parent, prefix string, left func(name string) bool) (path string, d
 
 var errSwept = errors.New("another process took the folder for left behind")
 
-// hold locks a folder that was just made.
+// hold locks a folder that was just made. It returns errSwept if another process has
+// locked or removed it.
 func hold(path string) (*os.File, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -118,13 +119,13 @@ func hold(path string) (*os.File, error) {
 	if errors.Is(Lock(f), ErrLocked) {
 		return nil, errors.Join(errSwept, f.Close())
 	}
-	if _, err := os.Stat(path); err != nil { // the name is never made again
+	if _, err := os.Stat(path); err != nil { // removed before it was locked
 		return nil, errors.Join(errSwept, f.Close())
 	}
 	return f, nil
 }
 
-// sweep removes a folder whose lock is free. A folder that cannot be removed does no
+// sweep removes a folder whose lock is free. Errors do not matter: the folder does no
 // harm.
 func sweep(path string) {
 	f, err := os.Open(path)
@@ -137,14 +138,14 @@ func sweep(path string) {
 	_ = f.Close() // only read
 }
 
-// Copy is io.Copy that ends with ctx, between two blocks.
+// Copy is [io.Copy] that ends with ctx's error once ctx is done. It checks ctx before
+// each block of 256 KiB.
 func Copy(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
-	// The bare types keep io.CopyBuffer from handing all of it to ReadFrom or
-	// WriteTo, where ctx is not looked at.
+	// The struct hides ReadFrom, which would choose its own block size.
 	return io.CopyBuffer(struct{ io.Writer }{w}, Reader(ctx, r), make([]byte, 256<<10))
 }
 
-// Reader is r until ctx is done, and then ctx's error.
+// Reader returns a reader of r whose Read returns ctx's error once ctx is done.
 func Reader(ctx context.Context, r io.Reader) io.Reader { return reader{ctx, r} }
 
 type reader struct {

@@ -9,27 +9,27 @@ import (
 	"syscall"
 )
 
-// ErrNotRegular is wrapped by the [fs.PathError] for anything but a regular file.
+// ErrNotRegular is the error inside the [fs.PathError] for anything but a regular file.
 var ErrNotRegular = errors.New("not a regular file")
 
-// folder is ErrNotRegular for a folder, in the system's words.
+// folder is ErrNotRegular for a folder, with the text of EISDIR.
 type folder struct{}
 
 func (folder) Error() string        { return "is a directory" }
 func (folder) Is(target error) bool { return target == ErrNotRegular }
 
-// readOnly does not block: without O_NONBLOCK opening a pipe waits for a writer.
+// readOnly has O_NONBLOCK because opening a named pipe would wait for a writer.
 const readOnly = os.O_RDONLY | syscall.O_NONBLOCK
 
-// Open opens a file that a user named for reading. A named pipe, a device or a folder
-// is an error, so that nothing waits for a pipe's writer or reads a device without
-// end. The caller closes the file.
+// Open opens a regular file for reading. Anything else is [ErrNotRegular]: a user may
+// name a pipe that has no writer or a device that has no end. The caller closes the
+// file.
 func Open(path string) (*os.File, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, readOnly, 0)
 	return checked(f, err)
 }
 
-// OpenIn is Open of a file below root.
+// OpenIn is [Open] of a file below root.
 func OpenIn(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 	f, err := root.OpenFile(name, readOnly, 0)
 	return checked(f, err)
@@ -54,7 +54,7 @@ func checked(f *os.File, err error) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// Read reads a file that has no more than most bytes.
+// Read reads a regular file of at most most bytes. A longer one is an error.
 func Read(path string, most int64) ([]byte, error) {
 	f, _, err := Open(path)
 	if err != nil {
@@ -63,7 +63,7 @@ func Read(path string, most int64) ([]byte, error) {
 	return ReadAll(f, most)
 }
 
-// ReadAll reads all of an open file if it has no more than most bytes, and closes it.
+// ReadAll reads the rest of f, at most most bytes, and closes f. More is an error.
 func ReadAll(f *os.File, most int64) ([]byte, error) {
 	defer f.Close() //nolint:errcheck // only read
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
