@@ -1,4 +1,4 @@
-// Package terminal makes text of other programs safe to show on a terminal.
+// Package terminal makes the output of other programs safe to show on a terminal.
 package terminal
 
 import (
@@ -7,20 +7,19 @@ import (
 	"unicode/utf8"
 )
 
-// Clean removes the control sequences from text that a machine, a build or another
-// program has printed, so that a terminal only shows it.
+// Clean removes the control sequences from text. See [Filter].
 func Clean(text string) string {
 	var f Filter
 	return f.Add(text)
 }
 
-// Filter cleans text that comes in pieces. Pieces are cut between characters.
+// Filter cleans text that comes in pieces of whole characters.
 //
-// Newlines, tabs and printable characters pass. Control sequences are removed in
-// their 7-bit and 8-bit forms (ECMA-48), and so are other control characters and
-// those that reorder text. A carriage return without a newline becomes a newline, so
-// no text overwrites other text. An unfinished sequence ends with its line, so it
-// hides nothing behind that.
+// Newlines, tabs and printable characters pass. Control sequences are removed in their
+// 7-bit and 8-bit forms (ECMA-48), and so are other control characters and those that
+// reorder text. A carriage return without a newline becomes a newline, so no text
+// overwrites other text. An unfinished sequence ends at the end of its line, so it does
+// not hide the lines after it.
 type Filter struct {
 	// Colours lets SGR sequences (colour, bold, underline) pass.
 	Colours bool
@@ -28,19 +27,19 @@ type Filter struct {
 	Coloured bool
 
 	in  part
-	sgr []byte // parameters of the control sequence so far
+	sgr []byte // parameters of the unfinished CSI sequence
 	cr  bool   // the last character was a carriage return
 }
 
-// part is the state of the parser within a control sequence.
+// part is the parser's place in a control sequence.
 type part int
 
 const (
 	plainText part = iota
-	escape         // behind ESC
-	charset        // behind ESC and an intermediate byte
-	sequence       // in CSI ...
-	command        // in OSC, DCS, SOS, PM or APC ...: up to ST
+	escape         // after ESC
+	charset        // after ESC and an intermediate byte
+	sequence       // in CSI ..., up to its final byte
+	command        // in OSC, DCS, SOS, PM or APC ..., up to ST
 )
 
 const (
@@ -48,7 +47,7 @@ const (
 	longestSGR              = 64
 )
 
-// Add cleans the next piece.
+// Add returns the next piece, cleaned.
 func (f *Filter) Add(text string) string {
 	var b strings.Builder
 	for _, r := range text {
@@ -63,8 +62,8 @@ func (f *Filter) Add(text string) string {
 	return b.String()
 }
 
-// swallow reports whether r belongs to a control sequence. A character that cannot
-// ends the sequence.
+// swallow reports whether r belongs to a control sequence. A character that cannot be
+// part of the sequence ends it.
 func (f *Filter) swallow(r rune, b *strings.Builder) bool {
 	in := f.in
 	f.in = plainText
@@ -110,7 +109,8 @@ func (f *Filter) swallow(r rune, b *strings.Builder) bool {
 
 func (f *Filter) begin(p part) { f.in, f.sgr = p, f.sgr[:0] }
 
-// show writes a character outside of control sequences, or begins an 8-bit one.
+// show writes a character that is outside of control sequences, drops it, or begins an
+// 8-bit control sequence.
 func (f *Filter) show(r rune, b *strings.Builder) {
 	switch {
 	case r == '\r':
