@@ -1,5 +1,5 @@
-// Package need skips tests for want of something. Where MORGANA_REQUIRE is "all",
-// as in CI, they fail instead.
+// Package need skips tests that need a tool or a lab that is missing. If MORGANA_REQUIRE
+// is "all", as in CI, they fail instead.
 package need
 
 import (
@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Tools wants programs, each in PATH or by its path.
+// Tools skips the test if a program is missing. names are in PATH or are paths.
 func Tools(t testing.TB, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -17,7 +17,7 @@ func Tools(t testing.TB, names ...string) {
 	}
 }
 
-// Nil wants err to be nil: err says what is missing.
+// Nil skips the test if err is not nil. err says what is missing.
 func Nil(t testing.TB, err error) {
 	t.Helper()
 	if err == nil {
@@ -29,9 +29,8 @@ func Nil(t testing.TB, err error) {
 	t.Skip(err)
 }
 
-// Lab wants a lab that takes minutes to make or to use. It is never there with
-// -short: "make test" goes without, "make test-all" does not. Missing says what the
-// host lacks for the lab.
+// Lab skips a test of a lab that takes minutes to make or to use: always with -short, as
+// in "make test", else if missing is not nil. missing says what the host lacks.
 func Lab(t testing.TB, missing error) {
 	t.Helper()
 	if testing.Short() {
