@@ -14,8 +14,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// fail makes a *step.Error of whatever the store's folder or bucket said, nil
-// of nil.
+// fail turns an error of the store's folder or bucket into a *step.Error, nil into nil.
 func (s *Store) fail(op string, err error) error {
 	if s.folder != "" {
 		return failIn(s.folder, op, err)
@@ -23,7 +22,7 @@ func (s *Store) fail(op string, err error) error {
 	return failAt(s.base, op, err)
 }
 
-// failIn is fail for an error of the file system in folder.
+// failIn is fail for an error of a file in folder.
 func failIn(folder, op string, err error) error {
 	e := asError(op, err)
 	if e == nil {
@@ -34,13 +33,13 @@ func failIn(folder, op string, err error) error {
 	}
 	var p *fs.PathError
 	if errors.As(err, &p) {
-		e.Err = p // without the words of the layers between
+		e.Err = p // without the text of its wrappers
 	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Kind, e.Hint = step.NoSpace, "free space in "+folder
 		if p != nil {
-			e.Err = p.Err // the name of a file of the store's helps no user
+			e.Err = p.Err // without the name of a file of the store
 		}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		e.Kind, e.Hint = step.Unauthorized, "the process needs read and write permission in "+folder
@@ -52,7 +51,7 @@ func failIn(folder, op string, err error) error {
 	return e
 }
 
-// failAt is fail for S3.
+// failAt is fail for an error of the S3 store at base.
 func failAt(base, op string, err error) error {
 	e := asError(op, err)
 	if e == nil {
@@ -71,7 +70,7 @@ func failAt(base, op string, err error) error {
 			e.Err = brief{code, err}
 		}
 	case errors.As(err, &web):
-		e.Err = brief{web.Err.Error(), err} // not the whole signed URL
+		e.Err = brief{web.Err.Error(), err} // without the signed URL
 	}
 	switch code {
 	case "NoSuchBucket", "NotFound":
@@ -94,8 +93,8 @@ func failAt(base, op string, err error) error {
 	return e
 }
 
-// asError starts a *step.Error with op. One that err holds already is kept and
-// only told its op; a cancellation keeps its plain words.
+// asError returns the *step.Error in err, with op if it has none, or makes one of op and
+// err. A cancellation loses the text of its wrappers.
 func asError(op string, err error) *step.Error {
 	if err == nil {
 		return nil
@@ -117,7 +116,7 @@ func asError(op string, err error) *step.Error {
 	return &step.Error{Op: op, Err: err}
 }
 
-// brief is a short text for a long error.
+// brief replaces the text of an error by a shorter one.
 type brief struct {
 	text string
 	err  error

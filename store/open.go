@@ -38,10 +38,11 @@ const urlForms = `a store is "file:///absolute/folder" or "s3://bucket?region=eu
 // environment variables and profiles decide, as they do for credentials. It
 // needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload.
 //
-// The store is looked at once, so an error here is one of InvalidSpec,
-// NotFound (no such bucket), Unauthorized, NoSpace, or passing trouble.
+// Open tries to use the store. Its error is InvalidSpec, NotFound (no such bucket),
+// Unauthorized, NoSpace, Conflict (a file in the place of the folder), Exhausted, or has
+// no kind.
 func Open(ctx context.Context, location string) (*Store, error) {
-	// Not url.Parse: "?" and "#" are letters like others in a path.
+	// A path may contain "?" and "#", so it is not parsed as a URL.
 	if filepath.IsAbs(location) {
 		return openFolder(ctx, location)
 	}
@@ -54,7 +55,7 @@ func Open(ctx context.Context, location string) (*Store, error) {
 	case err != nil:
 		return nil, invalid("not a URL")
 	case u.User != nil:
-		location = u.Scheme + "://...@" + u.Host // said aloud, and may be a secret
+		location = u.Scheme + "://...@" + u.Host // errors show location, and u.User may be a secret
 		return nil, invalid("a store's URL holds no credentials")
 	case u.Scheme == fileblob.Scheme && (u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path)):
 		return nil, invalid("the folder is not absolute")
@@ -109,9 +110,8 @@ func openFolder(ctx context.Context, folder string) (*Store, error) {
 
 var tempForm = regexp.MustCompile(`^[0-9a-f]{64}\.[0-9a-f]+\.tmp$`)
 
-// sweep removes the temporary files of killed Puts: those whose lock is free, because
-// the writer is gone. Errors do not matter: leftovers do no harm, and the next Open
-// tries again.
+// sweep removes the temporary files of killed Puts. The lock of such a file is free.
+// Errors do not matter: leftovers do no harm, and the next Open tries again.
 func sweep(ctx context.Context, folder string) {
 	_ = filepath.WalkDir(filepath.Join(folder, "sha256"), func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
@@ -132,13 +132,13 @@ func sweep(ctx context.Context, folder string) {
 	})
 }
 
-// uploadAttempts bounds how often each request of an upload is tried. A large
-// upload is many requests, and starting over for one of them would be a waste;
-// a read is one request, and its caller retries.
+// uploadAttempts is how often each request of an upload is tried. A large upload is
+// many requests, and one failure must not restart it. A read is one request, which the
+// caller retries.
 const uploadAttempts = 3
 
-// abortTimeout is how long a cancelled upload may take to remove its parts, for
-// which one pays until then.
+// abortTimeout is how long a cancelled upload may take to remove its parts. S3 charges
+// for parts that are left.
 const abortTimeout = 3 * time.Second
 
 func openS3(ctx context.Context, bucket, region, profile, endpoint string) (*Store, error) {
@@ -160,8 +160,8 @@ func openS3(ctx context.Context, bucket, region, profile, endpoint string) (*Sto
 	client := func(attempts int) *s3.Client {
 		return s3.NewFromConfig(cfg, func(o *s3.Options) {
 			o.RetryMaxAttempts = attempts
-			// Our own digest is checked on every read, and not every service
-			// that speaks S3 knows AWS's newer checksums.
+			// Every read verifies the artifact's SHA-256. Some S3 services
+			// do not support AWS's newer checksums.
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 			if endpoint != "" {

@@ -18,9 +18,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Open implements [step.Store]. On a mismatch the bytes that would complete
-// the artifact are withheld, so even a reader that stops at a.Size, before EOF,
-// has seen either the error or verified bytes.
+// Open implements [step.Store]. If the bytes do not match, the reader returns an error
+// in the place of the last ones. So a caller that stops at a.Size, before EOF, has
+// verified bytes.
 func (s *Store) Open(ctx context.Context, a step.Artifact) (io.ReadCloser, error) {
 	op := "open artifact " + short(a)
 	if err := s.belongs(a); err != nil {
@@ -37,7 +37,7 @@ func (s *Store) Open(ctx context.Context, a step.Artifact) (io.ReadCloser, error
 	return &verified{ctx: ctx, store: s, want: a, blob: r, hash: sha256.New()}, nil
 }
 
-// verified reads an artifact and checks its bytes against its name, their digest.
+// verified reads an artifact and verifies its size and digest.
 type verified struct {
 	ctx   context.Context
 	store *Store
@@ -77,24 +77,24 @@ func (v *verified) Close() error {
 	return v.store.fail("close artifact "+short(v.want), v.blob.Close())
 }
 
-// corrupt is final: reading again gives the same bytes.
+// corrupt returns a final error: another read gives the same bytes.
 func (v *verified) corrupt(format string, args ...any) error {
 	return &step.Error{Kind: step.Conflict, Op: "read artifact " + short(v.want), Err: fmt.Errorf(format, args...),
 		Hint: fmt.Sprintf("remove %s and deploy again", v.want.URI)}
 }
 
-// Fetch implements [step.Store]. The folder of path must exist. A failed or
-// cancelled Fetch leaves nothing there.
+// Fetch implements [step.Store]. The folder of path must exist. A failed or cancelled
+// Fetch leaves no temporary file in it.
 func (s *Store) Fetch(ctx context.Context, a step.Artifact, path string) (err error) {
 	op := fmt.Sprintf("fetch artifact %s to %s", short(a), path)
 	r, err := s.Open(ctx, a)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = r.Close() }() // all was read and verified, or there is an error already
+	defer func() { _ = r.Close() }() // only read from
 
 	folder := filepath.Dir(path)
-	// Not os.CreateTemp, whose files have mode 0600 whatever the umask says.
+	// Not os.CreateTemp, whose files have mode 0600 whatever the umask.
 	temp := filepath.Join(folder, ".fetch-"+rand.Text())
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
@@ -102,7 +102,7 @@ func (s *Store) Fetch(ctx context.Context, a step.Artifact, path string) (err er
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(temp) // gone already if the rename was what worked
+			_ = os.Remove(temp) // missing if the rename succeeded
 		}
 	}()
 	_, err = files.Copy(ctx, f, r)
@@ -123,7 +123,7 @@ func (s *Store) Fetch(ctx context.Context, a step.Artifact, path string) (err er
 
 func (s *Store) path(sum string) string { return filepath.Join(s.folder, filepath.FromSlash(key(sum))) }
 
-// short names an artifact as people do.
+// short returns the first 12 digits of the digest.
 func short(a step.Artifact) string {
 	if len(a.SHA256) < 12 {
 		return a.SHA256

@@ -1,9 +1,8 @@
-// Package store keeps artifacts in a folder or an S3 bucket, each under its own
-// SHA-256: "sha256/ab/ab12...". It implements [step.Store].
+// Package store keeps artifacts in a folder or an S3 bucket. The key of an artifact is
+// its SHA-256: "sha256/ab/ab12...". It implements [step.Store].
 //
-// An artifact is there whole or not at all, and its bytes are verified whenever
-// they are read, so no reader and no writer waits for a lock or needs a database:
-// the same bytes put by two hosts at once are the same object.
+// Artifacts appear atomically, and every read verifies their bytes. So readers and
+// writers on several hosts need no lock and no database.
 //
 // Readers never see the leftovers of a crash. In a folder these are files
 // "<digest>.<hex>.tmp" beside the artifact, which [Open] removes once their writer is
@@ -34,12 +33,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Store is a place for artifacts. Make one with [Open].
+// Store is an open store. Make one with [Open].
 type Store struct {
-	// base is the URL that artifact URIs start with: "s3://bucket", without
-	// the parameters that may differ between hosts.
+	// base is the URL that artifact URIs start with: "s3://bucket". It has no
+	// parameters, since these may differ between hosts.
 	base string
-	// folder is where a file:// store keeps its files; empty otherwise.
+	// folder is the folder of a file:// store; empty for an s3:// store.
 	folder string
 	bucket *blob.Bucket
 	// uploader does the uploads of an s3:// store; nil otherwise.
@@ -48,13 +47,13 @@ type Store struct {
 
 var _ step.Store = (*Store)(nil)
 
-// Close frees what the store holds. Readers it gave must be closed before.
+// Close closes the store. Its readers must be closed before.
 func (s *Store) Close() error {
 	return s.fail("close store "+s.base, s.bucket.Close())
 }
 
-// Put implements [step.Store]. A reader whose content differs between the two
-// passes is an error and stores nothing.
+// Put implements [step.Store]. If r differs between the two passes, it returns an
+// error and stores nothing.
 func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
 	op := "put an artifact into " + s.base
 	sum, size, err := digest(ctx, r)
@@ -69,8 +68,7 @@ func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error)
 	case err != nil && gcerrors.Code(err) != gcerrors.NotFound:
 		return step.Artifact{}, s.fail(op, err)
 	}
-	// Each Open sweeps, so where many begin at once, one of them may sweep in the
-	// moment before another has locked its file.
+	// The sweep of another process's Open may remove the file before it is locked.
 	for range sweeps {
 		if err = s.write(ctx, a, r); !errors.Is(err, errSwept) {
 			break
@@ -82,18 +80,17 @@ func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error)
 	return a, nil
 }
 
-// sweeps is how many times one Put begins anew.
+// sweeps is how many times one Put calls write.
 const sweeps = 5
 
 var (
 	errChanged = errors.New("the content changed while it was being stored")
-	// errSwept is passing trouble: a sweep came between the making of a file
-	// and its lock.
+	// errSwept says that a sweep removed a new file before it was locked.
 	errSwept = errors.New("the file was removed while it was being written")
 )
 
-// write is Put's second pass. Bytes become an artifact only by Close, so
-// cancelling before that leaves nothing.
+// write is Put's second pass. The writer's Close makes the artifact. If ctx is
+// cancelled before, nothing is left.
 func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) error {
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -104,15 +101,15 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 	w, err := s.bucket.NewWriter(whole, key(a.SHA256), &blob.WriterOptions{
 		ContentType: "application/octet-stream",
 		BeforeWrite: func(as func(any) bool) error {
-			if as(&file) { // in a file:// store only
-				// The lock tells a file that is being written from a leftover.
-				// Where there are no locks, sweep removes nothing.
+			if as(&file) { // a file:// store
+				// The lock marks the file as being written. On a file
+				// system without locks sweep removes nothing.
 				if errors.Is(files.Lock(file), files.ErrLocked) {
 					return errSwept
 				}
 			}
-			// The bucket's own uploader neither retries a part nor removes the
-			// parts of a cancelled upload.
+			// The bucket's own uploader does not retry parts, and does not remove
+			// the parts of a cancelled upload.
 			var u *transfermanager.Client
 			if as(&u) {
 				*u = *s.uploader
@@ -129,7 +126,7 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 		err = errChanged
 	}
 	if err == nil && file != nil {
-		// Put trusts name and size ever after, so both must survive a power cut.
+		// Later Puts trust the name and size, so both must survive a power cut.
 		err = file.Sync()
 	}
 	if err != nil {
@@ -142,7 +139,7 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 	case file != nil && errors.Is(err, fs.ErrNotExist):
 		return errSwept
 	case err != nil && ctx.Err() != nil:
-		return ctx.Err() // a layer below may have made another error of it
+		return ctx.Err() // err may be one of a layer below
 	case err != nil:
 		return err
 	case file != nil:
@@ -151,8 +148,8 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 	return nil
 }
 
-// List gives every artifact in the store, in no particular order. It stops
-// after the first error.
+// List yields every artifact in the store, in no particular order. It stops after the
+// first error.
 func (s *Store) List(ctx context.Context) iter.Seq2[step.Artifact, error] {
 	return func(yield func(step.Artifact, error) bool) {
 		list := s.bucket.List(&blob.ListOptions{Prefix: "sha256/"})
@@ -185,7 +182,7 @@ func key(sum string) string { return "sha256/" + sum[:2] + "/" + sum }
 
 func (s *Store) uri(sum string) string { return s.base + "/" + key(sum) }
 
-// digest reads r from its start to its end.
+// digest returns the hex SHA-256 and the size of all of r.
 func digest(ctx context.Context, r io.ReadSeeker) (sum string, size int64, err error) {
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return "", 0, err
@@ -197,7 +194,7 @@ func digest(ctx context.Context, r io.ReadSeeker) (sum string, size int64, err e
 
 func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
 
-// belongs checks that a is one of this store's artifacts.
+// belongs checks that the URI and the digest of a are of one artifact of this store.
 func (s *Store) belongs(a step.Artifact) error {
 	if !digestForm.MatchString(a.SHA256) {
 		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%q is not a SHA-256 in hex", a.SHA256)}
