@@ -9,13 +9,13 @@ import (
 )
 
 // rule is one line of a .gitignore, see gitignore(5). go-git's matcher is not used
-// because it differs from git: its "build/**" excludes build itself (so "!build/keep"
-// has no effect), its "!docs" includes everything below docs, and it supports neither
-// "[!a]" nor "src/a**b".
+// because it differs from git. Its "build/**" excludes build itself, so "!build/keep"
+// has no effect. Its "!docs" includes everything below docs. It supports neither "[!a]"
+// nor "src/a**b".
 type rule struct {
 	keep     bool // "!pattern"
 	dirOnly  bool // "pattern/"
-	nameOnly bool // no other slash: matches the last element at any depth
+	nameOnly bool // no slash but a last one: matches names at any depth
 	pattern  *regexp.Regexp
 }
 
@@ -25,8 +25,8 @@ type level struct {
 	rules  []rule
 }
 
-// ignored reports whether name (a/b/c) is left out. Its folders are not ignored. The
-// last matching rule decides; rules of deeper folders come later.
+// ignored reports whether name (a/b/c) is excluded. The caller has checked that its
+// folders are not. The last matching rule decides; rules of deeper folders come later.
 func ignored(levels []level, name string, isDir bool) bool {
 	for i := len(levels) - 1; i >= 0; i-- {
 		l := levels[i]
@@ -86,7 +86,7 @@ func trimSpaces(line string) string {
 	return line[:end]
 }
 
-// latin1 makes each byte a character, as git's patterns match bytes.
+// latin1 turns each byte into a character, since git's patterns match bytes.
 func latin1(s string) string {
 	runes := make([]rune, len(s))
 	for i := range len(s) {
@@ -107,8 +107,8 @@ func globExpr(glob string) (string, bool) {
 			for i < len(glob) && glob[i] == '*' {
 				i++
 			}
-			// git matches the text before the first wildcard apart, so to it a
-			// "**" right behind that text begins the pattern.
+			// git compares the text before the first wildcard separately and
+			// matches the rest, so "**" after that text begins a pattern.
 			begins := !strings.ContainsAny(glob[:start], `*?[\`) || glob[start-1] == '/'
 			switch rest := glob[i:]; {
 			case i-start == 1 || !begins || rest != "" && rest[0] != '/' && !strings.HasPrefix(rest, `\/`):
@@ -210,7 +210,8 @@ func unescape(g string) (c byte, n int) {
 	return 0, 0
 }
 
-// expr lists the bytes one by one, so that none is taken for regexp syntax.
+// expr returns the regexp of the set. It lists the bytes in hex, so that none is regexp
+// syntax.
 func (in set) expr() string {
 	var b strings.Builder
 	for c, has := range in {
@@ -224,7 +225,7 @@ func (in set) expr() string {
 	return "[" + b.String() + "]"
 }
 
-// classes are those of C's <ctype.h> on ASCII.
+// classes are the character classes of C's <ctype.h>, for ASCII.
 var classes = map[string]func(c byte) bool{
 	"alnum":  func(c byte) bool { return alpha(c) || digit(c) },
 	"alpha":  alpha,

@@ -1,5 +1,5 @@
 // Package source packs a source folder into one file for the host that builds it.
-// [Pack] makes the file and [Unpack] makes a folder of it.
+// [Unpack] unpacks the file.
 //
 // The file is an uncompressed tar. Its bytes depend only on the names, contents and
 // executable bits of the files and on the targets of symbolic links. The same source
@@ -25,8 +25,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Packed is a packed folder: a temporary file without a name, which stands at its
-// start. Closing it removes it, and so does the end of the process.
+// Packed is a packed folder: an unlinked temporary file, positioned at its start. Close,
+// or the end of the process, removes it.
 type Packed struct {
 	*os.File
 	// Size is the file's, in bytes.
@@ -44,8 +44,9 @@ type Packed struct {
 // .gitignore) are ignored.
 //
 // Symbolic links stay links. A link that leads out of folder is refused, and so are
-// devices, sockets, pipes, and a file that changes while it is packed. Errors are InvalidSpec (also: nothing to pack), NotFound, Unauthorized,
-// NoSpace in the folder for temporary files, or of no kind.
+// devices, sockets and pipes. A folder without files to pack is refused, too. These
+// errors are InvalidSpec; others are NotFound, Unauthorized, NoSpace in the folder for
+// temporary files, or without a kind, as for a file that changes while it is packed.
 func Pack(ctx context.Context, folder string) (Packed, error) {
 	f, err := os.CreateTemp("", "morgana-source-*.tar")
 	if err != nil {
@@ -67,8 +68,7 @@ func Pack(ctx context.Context, folder string) (Packed, error) {
 	return packed, nil
 }
 
-// pack writes the archive. It holds one listing for each level of folders in
-// memory.
+// pack writes the archive to w.
 func pack(ctx context.Context, folder string, w io.Writer) (Packed, error) {
 	root, err := openRoot(folder)
 	if err != nil {
@@ -89,7 +89,7 @@ func pack(ctx context.Context, folder string, w io.Writer) (Packed, error) {
 	return p.packed, err
 }
 
-// counter reports how many bytes have been written to w.
+// counter counts the bytes written to w and reports them as progress.
 type counter struct {
 	ctx context.Context
 	w   io.Writer
@@ -112,11 +112,11 @@ type packer struct {
 	tar   *tar.Writer
 	block []byte
 	files int
-	// packed has the largest file so far.
+	// packed records the largest file so far.
 	packed Packed
 }
 
-// folder packs the content of dir ("" or "a/b/"), sorted by full names.
+// folder packs the content of dir ("" or "a/b/"). levels are the .gitignore files above.
 func (p *packer) folder(dir string, levels []level) error {
 	f, err := p.root.Open(path.Clean(dir))
 	if err != nil {
@@ -129,7 +129,7 @@ func (p *packer) folder(dir string, levels []level) error {
 	if err != nil {
 		return err
 	}
-	// Full names are sorted, so "a/b" comes after "a-b".
+	// The archive is sorted by full names: "a/b" comes after "a-b".
 	order := func(e fs.DirEntry) string {
 		if e.IsDir() {
 			return e.Name() + "/"
@@ -218,8 +218,8 @@ func (p *packer) write(h *tar.Header) error {
 }
 
 // staysInside reports whether a symbolic link at name (a/b/c) leads to a place in the
-// tree, whatever other links are on its way. It may begin with as many ".." as name has
-// slashes and have none later: "x/.." could be anywhere if x is a link.
+// tree, whatever links are on its way. The target may begin with as many ".." as name
+// has slashes. Later ".." are refused: "x/.." could be anywhere if x is a link.
 func staysInside(name, target string) bool {
 	if target == "" || path.IsAbs(target) {
 		return false
@@ -246,7 +246,7 @@ func refuse(format string, args ...any) error {
 		Hint: "remove it, or name it in .gitignore"}
 }
 
-// openRoot is os.OpenRoot with the error ENOTDIR for a file.
+// openRoot is [os.OpenRoot] with the error ENOTDIR for a file.
 func openRoot(folder string) (*os.Root, error) {
 	root, err := os.OpenRoot(folder)
 	if err != nil {
@@ -257,7 +257,7 @@ func openRoot(folder string) (*os.Root, error) {
 	return root, err
 }
 
-// fail makes err a *step.Error. space is the folder that is written to.
+// fail turns err into a *step.Error. space is the folder in the hint of NoSpace.
 func fail(op string, err error, space string) error {
 	if err == nil {
 		return nil
@@ -274,7 +274,7 @@ func fail(op string, err error, space string) error {
 	e = &step.Error{Op: op, Err: err}
 	var p *fs.PathError
 	if errors.As(err, &p) && !filepath.IsAbs(p.Path) {
-		// The name of the system call, as "openat", does not help.
+		// Replaces the name of a system call such as "openat".
 		e.Err = &fs.PathError{Op: "open", Path: p.Path, Err: p.Err}
 	}
 	switch {
@@ -290,5 +290,5 @@ func fail(op string, err error, space string) error {
 	return e
 }
 
-// onlyWriter hides ReadFrom, which would not look at ctx.
+// onlyWriter hides ReadFrom, so that [io.CopyBuffer] uses its buffer.
 type onlyWriter struct{ io.Writer }

@@ -13,16 +13,17 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// longest is the length of a path that no system accepts, in bytes.
+// longest is the greatest length of a name that Unpack accepts, in bytes.
 const longest = 4096
 
 // Unpack writes the files of an archive that [Pack] made into folder, which
 // must exist and be empty. Files get mode 0755 or 0644 less the umask.
 //
-// The archive is not trusted. InvalidSpec are a name or a link that leads out of
-// folder, a name that goes through a link, a second entry of the same name, and an entry
-// that is no file, folder or symbolic link. Unpack reads r to its end, so that a reader
-// that verifies a digest can do so. After an error the folder has a part of the files.
+// The archive is not trusted. A name or link that leads out of folder, a name that goes
+// through a link, a second entry of a name, and an entry that is no file, folder or
+// symbolic link are InvalidSpec. A folder that is not empty is Conflict. Unpack reads r
+// to its end, so that a reader that verifies a digest can do so. After an error folder
+// has a part of the files.
 func Unpack(r io.Reader, folder string) error {
 	return fail("unpack source into "+folder, unpack(r, folder), folder)
 }
@@ -32,7 +33,7 @@ func unpack(r io.Reader, folder string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = root.Close() }() // each file is closed already
+	defer func() { _ = root.Close() }() // all files in it are closed
 	if there, err := fs.ReadDir(root.FS(), "."); err != nil {
 		return err
 	} else if len(there) > 0 {
@@ -61,8 +62,8 @@ func unpack(r io.Reader, folder string) error {
 type unpacker struct {
 	root *os.Root
 	tar  *tar.Reader
-	// folders are the folders made so far. Anything else at the place of a folder is
-	// a file or a link of the archive.
+	// folders are the folders made so far. If a name that is not among them exists, it
+	// is a file or a link of the archive.
 	folders map[string]bool
 	block   []byte
 }
@@ -75,13 +76,13 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if len(name) > longest || len(h.Linkname) > longest {
 		return invalid("a name of %d bytes", max(len(name), len(h.Linkname)))
 	}
-	// fs.ValidPath wants UTF-8, which file names need not be.
+	// Not fs.ValidPath, which refuses file names that are not UTF-8.
 	if name == "." || name != path.Clean(name) || path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") {
 		return invalid("the name %q leads out of the folder", h.Name)
 	}
 	for key := range h.PAXRecords {
 		if strings.HasPrefix(key, "GNU.sparse.") {
-			return invalid("%s is a sparse file", name) // a few bytes could fill the disk
+			return invalid("%s is a sparse file", name) // a small archive could fill the disk
 		}
 	}
 	if h.Typeflag == tar.TypeDir {
@@ -102,7 +103,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 	return invalid("%s is neither a file nor a folder nor a symbolic link", name)
 }
 
-// makeFolder makes dir and its parents, and follows no links.
+// makeFolder makes dir and its parents. It follows no links.
 func (u *unpacker) makeFolder(dir string) error {
 	if u.folders[dir] {
 		return nil
@@ -133,7 +134,7 @@ func (u *unpacker) file(name string, mode int64) error {
 	return err
 }
 
-// twice is the error of a name that exists, in a folder that was empty.
+// twice returns the error for a name that exists already: the archive has it twice.
 func twice(name string, err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		return invalid("the name %s comes twice", name)
