@@ -13,8 +13,8 @@ import (
 
 const initHint = "run `morgana init` to make one"
 
-// find returns the absolute path of the project file: path itself, the one in the
-// folder path, or, if path is empty, the nearest one upwards.
+// find returns the absolute path of the project file: path, or the file in the folder
+// path, or, if path is empty, the nearest one in the current folder and those above.
 func find(path string) (string, error) {
 	if path != "" {
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
@@ -45,12 +45,12 @@ func find(path string) (string, error) {
 	}
 }
 
-// Unreadable is the error of a user's file that cannot be read; shown is its path
-// as the user would type it.
+// Unreadable returns the error of a user's file that cannot be read: NotFound,
+// Unauthorized or InvalidSpec. shown is its path as the user would type it.
 func Unreadable(shown string, err error) *step.Error {
 	e := &step.Error{Kind: step.InvalidSpec, Op: "read " + shown, Err: err}
 	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
-		e.Err = cause.Err // it names the path again
+		e.Err = cause.Err // without the path, which Op has
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -67,8 +67,8 @@ func lineOf(shown string) func(int) string {
 	return func(line int) string { return fmt.Sprintf("%s:%d", shown, line) }
 }
 
-// asTyped is an absolute path as the user would type it in the current folder:
-// relative, unless that is longer.
+// asTyped returns an absolute path as the user would type it: relative to the current
+// folder if that is shorter.
 func asTyped(path string) string {
 	here, err := os.Getwd()
 	if err != nil {

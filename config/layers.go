@@ -10,10 +10,10 @@ import (
 	"github.com/spf13/viper"
 )
 
-// scalarKey is a setting that a flag, an environment variable and a file can give.
-// The variable of the flag log-level is MORGANA_LOG_LEVEL.
+// scalarKey is a key that a file, an environment variable and a flag can set. The
+// variable of the flag log-level is MORGANA_LOG_LEVEL.
 type scalarKey struct {
-	name string // in the file
+	name string // the key in the file
 	flag string
 	is   string // text, number or list (of strings)
 }
@@ -22,9 +22,9 @@ func (k scalarKey) variable() string {
 	return "MORGANA_" + strings.ToUpper(strings.ReplaceAll(k.flag, "-", "_"))
 }
 
-// layers are the sources of a setting: flags, then environment, then file, then
-// default. Viper picks the value. layers also knows its source, which errors name and
-// relative paths depend on.
+// layers has the sources of the keys. A flag wins over a variable, that over the file,
+// that over the default. Viper picks the value. layers also knows its source, for errors
+// and relative paths.
 type layers struct {
 	viper *viper.Viper
 	flags *pflag.FlagSet // may be nil
@@ -32,7 +32,8 @@ type layers struct {
 	keys  []scalarKey
 }
 
-// newLayers reads the keys from a file's mapping and ignores its other fields.
+// newLayers reads keys from a file's mapping and ignores its other fields. flags may be
+// nil.
 func newLayers(keys []scalarKey, flags *pflag.FlagSet, file *value) (*layers, error) {
 	l := &layers{viper.New(), flags, file, keys}
 	content := map[string]any{}
@@ -74,14 +75,14 @@ func newLayers(keys []scalarKey, flags *pflag.FlagSet, file *value) (*layers, er
 	return l, nil
 }
 
-// text is a key's value as text, or fallback if it is not set.
+// text returns a key's value as text, or fallback if the key is not set.
 func (l *layers) text(name, fallback string) string {
 	l.viper.SetDefault(name, fallback)
 	return l.viper.GetString(name)
 }
 
-// list is a key's value as a list: a list of the file, or the comma-separated words
-// of a flag or variable. It is nil if the key is not set.
+// list returns a key's value as a list, nil if the key is not set. Words of a variable
+// are separated by commas or spaces.
 func (l *layers) list(name string) []string {
 	switch v := l.viper.Get(name).(type) {
 	case []string:
@@ -94,14 +95,14 @@ func (l *layers) list(name string) []string {
 	return nil
 }
 
-// origin is the source of a key's value: "--store", "MORGANA_STORE", "config.yaml:3",
-// or "" for the default. typed is set for flags and variables.
+// origin returns the source of a key's value: "--store", "MORGANA_STORE",
+// "config.yaml:3", or "" for the default. typed is true for flags and variables.
 func (l *layers) origin(name string) (at string, typed bool) {
 	k := l.key(name)
 	if l.flags != nil && l.flags.Changed(k.flag) {
 		return "--" + k.flag, true
 	}
-	if os.Getenv(k.variable()) != "" { // viper takes an empty variable as unset, too
+	if os.Getenv(k.variable()) != "" { // viper ignores an empty variable, too
 		return k.variable(), true
 	}
 	if f := l.file.field(name); f != nil && f.is != null {
@@ -128,19 +129,19 @@ func (l *layers) blame(name string) (at, path string) {
 	return at, name
 }
 
-// invalid is an error about a key's value, with its source.
+// invalid makes an error about a key's value, with its source.
 func (l *layers) invalid(name, hint, format string, args ...any) error {
 	at, path := l.blame(name)
 	return invalid(at, path, hint, format, args...)
 }
 
-// checkName checks that a key's value is a name.
+// checkName checks that a key's value is a valid name.
 func (l *layers) checkName(name, value string) error {
 	at, path := l.blame(name)
 	return checkName(at, path, value)
 }
 
-// path makes a key's path absolute. A path of the file is relative to folder, one of
+// path returns a key's path, absolute. A path in the file is relative to folder, one in
 // a flag or variable to the current folder.
 func (l *layers) path(name, fallback, folder string) (string, error) {
 	path := l.text(name, fallback)

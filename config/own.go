@@ -10,16 +10,15 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// ownFolder refuses a state folder in which another user could put a symbolic
-// link in the place of a file. A folder that is not there yet is made for its
-// owner alone.
+// ownFolder refuses a state folder that is another user's or that others may write to:
+// they could replace a file by a symbolic link. A missing folder is accepted.
 func ownFolder(path string) error {
 	bad := func(hint string, err error) error {
 		return &step.Error{Kind: step.Unauthorized, Op: "use state folder " + path, Err: err, Hint: hint}
 	}
 	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // making it tells
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // if it cannot be made, that is an error later
 		return nil
 	case err != nil:
 		return bad("set MORGANA_STATE to a folder of your own", errors.Unwrap(err))

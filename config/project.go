@@ -18,7 +18,7 @@ import (
 // Filename is the name of a project's file.
 const Filename = "morgana.yaml"
 
-// Prebuilt is the kind of the toolchain that takes a kernel file as it is.
+// Prebuilt is the kind of the toolchain that uses an existing kernel file.
 const Prebuilt = "prebuilt"
 
 // Project is a morgana.yaml:
@@ -49,7 +49,7 @@ type Project struct {
 	Toolchain step.Recipe
 	Targets   []Target // in the file's order, at least one
 
-	shown string // File as the user would type it
+	shown string // File as [asTyped] shows it
 	root  *value
 	flags *pflag.FlagSet
 	// Op and Field of an error about Source or Kernel.
@@ -76,17 +76,17 @@ func ProjectFlags(flags *pflag.FlagSet) {
 
 var projectKeys = []scalarKey{{"app", "app", text}, {"source", "source", text}}
 
-// Load reads a project. path is its file or the folder of its file. If path is
-// empty, the file is the morgana.yaml of the current folder or of the nearest folder
-// above it, up to the user's home.
+// Load reads a project. path is its file or the folder of its file. If path is empty,
+// Load reads the morgana.yaml of the current folder or of the nearest folder above it,
+// up to the user's home.
 //
-// Flags win over MORGANA_APP and MORGANA_SOURCE, which win over the file. flags may
-// be nil, or lack any of [ProjectFlags]. A relative source in the file is relative to
-// the file's folder, another one to the current folder.
+// Flags win over MORGANA_APP and MORGANA_SOURCE, and these over the file. flags may be
+// nil, or lack any of [ProjectFlags]. A source in the file is relative to the file's
+// folder, one in a flag or variable to the current folder.
 //
-// Errors are InvalidSpec with the file and line as Op, or NotFound. Load does not
-// look for the source or kernel, which status and destroy do not need: see
-// [Project.CheckInput].
+// Errors are InvalidSpec with the file and line as Op, NotFound or Unauthorized. Load
+// does not check that the source or kernel exists, since status and destroy do not need
+// it: see [Project.CheckInput].
 func Load(path string, flags *pflag.FlagSet) (*Project, error) {
 	file, err := find(path)
 	if err != nil {
@@ -108,7 +108,7 @@ func Load(path string, flags *pflag.FlagSet) (*Project, error) {
 	return newProject(Project{File: file, Folder: filepath.Dir(file), shown: shown, root: root, flags: flags})
 }
 
-// newProject fills in p from its root.
+// newProject returns p with the fields that it reads from p.root.
 func newProject(p Project) (*Project, error) {
 	root := p.root
 	if root.is == null {
@@ -235,10 +235,10 @@ func (p *Project) readTargets() error {
 	return nil
 }
 
-// Target finds a target by its name; NotFound if there is none.
+// Target returns the target of that name; NotFound if there is none.
 func (p *Project) Target(name string) (Target, error) { return p.target(name, p.shown) }
 
-// target is Target with the Op for its error.
+// target is [Project.Target] with the Op of its error.
 func (p *Project) target(name, at string) (Target, error) {
 	names := make([]string, 0, len(p.Targets))
 	for _, t := range p.Targets {
@@ -251,8 +251,8 @@ func (p *Project) target(name, at string) (Target, error) {
 		Err: fmt.Errorf("no target %q", name), Hint: nearest(name, names, "targets")}
 }
 
-// Route is the route of a deploy to t: the steps of its kinds, except those that t
-// replaces.
+// Route returns the route of a deploy to t: the steps of the two kinds, with those that
+// t replaces or inserts.
 func (p *Project) Route(t Target) step.Route {
 	route := step.NewRoute(p.Toolchain.Kind, t.Kind)
 	for stage, s := range t.Steps {
@@ -267,8 +267,8 @@ const (
 	pathTyped  = "it starts from the current folder"
 )
 
-// CheckInput checks that the source folder, or the prebuilt kernel's file, exists.
-// The error is NotFound or InvalidSpec and names the line or flag with the path.
+// CheckInput checks that the source folder, or the prebuilt kernel's file, exists. The
+// error is NotFound or InvalidSpec. It names the line or flag with the path.
 func (p *Project) CheckInput() error {
 	path, what, right := p.Source, "folder", fs.FileMode.IsDir
 	if p.Toolchain.Kind == Prebuilt {

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Set changes a field of a target, as in "dev.memory=128", "dev.ports[0]=8080"
-// or "dev.kind=xen". The value is YAML. Missing mappings and lists are made, and the
-// index after a list's last one appends. Keys with a dot or bracket cannot be set. An
-// error has Op "--set dev.memory=128" and leaves p unchanged.
+// Set changes a field of a target, as in "dev.memory=128", "dev.ports[0]=8080" or
+// "dev.kind=xen". The value is YAML. Set makes missing mappings and lists. The index
+// after a list's last one appends. Keys with a dot or bracket cannot be set. An error
+// has Op "--set dev.memory=128" and leaves p unchanged.
 func (p *Project) Set(assignment string) error {
 	at := "--set " + assignment
 	path, content, ok := strings.Cut(assignment, "=")
@@ -50,7 +50,7 @@ type segment struct {
 	list  bool
 }
 
-// parsePath splits a path as "net.ports[1]".
+// parsePath splits a path such as "net.ports[1]".
 func parsePath(path string) ([]segment, error) {
 	var segments []segment
 	for _, part := range strings.Split(path, ".") {
@@ -79,7 +79,8 @@ func parsePath(path string) ([]segment, error) {
 	return segments, nil
 }
 
-// put returns a copy of v with leaf at the path of segments.
+// put returns a copy of v with leaf at the path of segments. at is the place of new
+// values, path is the path of v.
 func put(v *value, segments []segment, leaf *value, at, path string) (*value, error) {
 	if len(segments) == 0 {
 		return leaf, nil
@@ -126,10 +127,9 @@ func put(v *value, segments []segment, leaf *value, at, path string) (*value, er
 	return &next, nil
 }
 
-// Locate returns where an option is written, for the error of a stage: field is a
-// [step.Error]'s Field ("memory", "ports[1]"), the answer "morgana.yaml:12" or
-// "--set dev.memory=128". An option that is not written has the place of the mapping
-// or list that would hold it.
+// Locate returns the place of an option that a stage refuses: "morgana.yaml:12" or
+// "--set dev.memory=128". field is the Field of the [step.Error] ("memory", "ports[1]").
+// The place of a missing option is that of the mapping or list that would hold it.
 //
 // Locate looks for field in the options of the target, then in those of the toolchain,
 // then from the top of the file (field "toolchain.kernel"). With an empty target it
@@ -164,9 +164,9 @@ func leads(v *value, path string) bool {
 	return next != nil
 }
 
-// descend follows the first name or index of path. It returns the place and value
-// there and the rest of path, or at, nil and "" if there is no such value. The longest
-// name that fits wins, as names may contain dots.
+// descend follows the first name or index of path. It returns the place, the value and
+// the rest of path, or at, nil and "" if there is no such value. Names may contain dots:
+// the longest name that fits wins.
 func descend(at string, v *value, path string) (string, *value, string) {
 	var best *field
 	for i, f := range v.fields {

@@ -20,9 +20,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Settings are the per-user and per-host settings. Each
-// comes from a flag (--log-level), else the environment (MORGANA_LOG_LEVEL),
-// else $XDG_CONFIG_HOME/morgana/config.yaml (logLevel), else its default.
+// Settings are the per-user and per-host settings. Each comes from a flag (--log-level),
+// else the environment (MORGANA_LOG_LEVEL), else
+// $XDG_CONFIG_HOME/morgana/config.yaml (logLevel), else its default.
 type Settings struct {
 	// State is the absolute path of the folder for persistent state; default
 	// $XDG_STATE_HOME/morgana.
@@ -33,12 +33,12 @@ type Settings struct {
 	// Builds is how many builds a worker runs at a time, 1 or more; default half of
 	// the host's CPUs.
 	Builds int
-	// Listen is host:port of a worker's health and metrics; default 127.0.0.1:9464.
+	// Listen is the host:port of a worker's health and metrics; default 127.0.0.1:9464.
 	Listen string
-	// Kinds are the kinds that a worker serves; nil, the default, is all.
+	// Kinds are the kinds that a worker serves; default nil, which is all.
 	Kinds []string
-	// Host is this host's name in task queues, as "qemu@<host>", lower-case;
-	// default the system's.
+	// Host is this host's name in task queues ("qemu@<host>"), in lower case; default
+	// the system's host name.
 	Host string
 	// LogLevel is debug, info (the default), warn or error.
 	LogLevel string
@@ -114,10 +114,11 @@ func LoadSettings(flags *pflag.FlagSet) (Settings, error) {
 	return s, nil
 }
 
-// settingsFile reads the user's config.yaml; an empty mapping if there is none.
+// settingsFile reads the user's config.yaml, and returns its content and its folder. A
+// missing file is an empty mapping.
 func settingsFile() (file *value, folder string, err error) {
 	folder, err = xdgFolder("XDG_CONFIG_HOME", ".config")
-	if err != nil { // without a home there is no file
+	if err != nil { // no home, so no file
 		return &value{is: mapping}, "", nil //nolint:nilerr // settings may all come from the environment
 	}
 	path := filepath.Join(folder, "config.yaml")
@@ -142,8 +143,8 @@ func settingsFile() (file *value, folder string, err error) {
 	return file, folder, file.known("", names...)
 }
 
-// xdgFolder is Morgana's folder under a base folder of the XDG specification, by
-// which a relative path in the variable is ignored.
+// xdgFolder returns Morgana's folder in a base folder of the XDG specification. As that
+// requires, it ignores a relative path in the variable.
 func xdgFolder(variable, underHome string) (string, error) {
 	if base := os.Getenv(variable); filepath.IsAbs(base) {
 		return filepath.Join(base, "morgana"), nil
@@ -215,8 +216,7 @@ func kinds(l *layers) ([]string, error) {
 	return kinds, nil
 }
 
-// hostForm is the form of a host's name in a task queue: a Linux host name of at
-// most 64 bytes.
+// hostForm is the form of a host's name in a task queue, at most 64 bytes as in Linux.
 var hostForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,63})$`)
 
 func hostName(l *layers) (string, error) {

@@ -10,11 +10,11 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Replaceable are the steps of a route that `steps` can replace: the stages, and
-// the steps that look after what the stages made.
+// Replaceable are the steps of a route that the key steps can replace: all but those of
+// After.
 var Replaceable = append(step.Stages[:], "console", "destroy", "clean", "observe", "list", "forecast")
 
-// replace puts s into a route in the place of one of [Replaceable].
+// replace replaces a step of a route. which is one of [Replaceable].
 func replace(route *step.Route, which step.Stage, s step.Step) {
 	place := map[step.Stage]*step.Step{
 		"console": &route.Console, "destroy": &route.Destroy, "clean": &route.Clean,
@@ -26,8 +26,8 @@ func replace(route *step.Route, which step.Stage, s step.Step) {
 	*place = s
 }
 
-// readSteps reads the keys steps and after of mapping v, which is at path. steps may
-// have any of [Replaceable] as keys, after only stages.
+// readSteps reads the keys steps and after of mapping v, which is at path. The keys in
+// steps are any of [Replaceable], those in after only stages.
 func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage][]step.Step, error) {
 	steps := map[step.Stage]step.Step{}
 	err := eachStage(v, path, "steps", Replaceable, func(stage step.Stage, f field, path string) (err error) {
@@ -42,7 +42,7 @@ func readSteps(v *value, path string) (map[step.Stage]step.Step, map[step.Stage]
 		if err := f.want(path, list); err != nil {
 			return err
 		}
-		after[stage] = []step.Step{} // an empty list of a target replaces that of the file
+		after[stage] = []step.Step{} // a target's empty list replaces the file's list
 		for i, item := range f.items {
 			s, err := readStep(item, path+"["+strconv.Itoa(i)+"]")
 			if err != nil {
@@ -116,7 +116,7 @@ func stepName(v *value, path, name string) (string, error) {
 	return f.text, nil
 }
 
-// overlay is base with the entries of own over it; nil if both are empty.
+// overlay returns base with the entries of own, which win; nil if both are empty.
 func overlay[V any](base, own map[step.Stage]V) map[step.Stage]V {
 	if len(base)+len(own) == 0 {
 		return nil
@@ -126,7 +126,7 @@ func overlay[V any](base, own map[step.Stage]V) map[step.Stage]V {
 	return both
 }
 
-// wantName checks that v is text and a name.
+// wantName checks that f is a string and a valid name.
 func wantName(f *field, path string) error {
 	if err := f.want(path, text); err != nil {
 		return err
@@ -145,7 +145,7 @@ func checkName(at, path, name string) error {
 	return err
 }
 
-// nearest is the hint for a name that is not known.
+// nearest returns the hint for a name that is not known: the nearest one, or all.
 func nearest(name string, known []string, what string) string {
 	if near := step.Nearest(name, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)

@@ -7,9 +7,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Template is a commented morgana.yaml for morgana init, valid as it is. app is a
-// valid name, kind the kind of the target. With toolchain [Prebuilt] kernel is the
-// path of a kernel file, relative to the morgana.yaml. With any other the toolchain is
+// Template returns a commented, valid morgana.yaml for morgana init. app is a valid
+// name, kind the kind of the target. With toolchain [Prebuilt], kernel is the path of a
+// kernel file, relative to the morgana.yaml. With any other, the file has toolchain
 // command and kernel is the file that `make` builds.
 func Template(app, toolchain, kernel, kind string) []byte {
 	made := `toolchain:
@@ -62,7 +62,7 @@ var targets = map[string]string{
 `,
 }
 
-// scalarText writes s so that YAML reads it as a string on one line.
+// scalarText returns s as a YAML string on one line.
 func scalarText(s string) string {
 	node := yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
 	if strings.ContainsAny(s, "\n\r\u0085\u2028\u2029") {

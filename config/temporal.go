@@ -17,14 +17,15 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Temporal returns the connection to Temporal as Temporal's own tools find it: a
-// profile of the TOML file ($TEMPORAL_CONFIG_FILE, by default temporalio/temporal.toml
-// in the user's configuration folder), then the TEMPORAL_* variables, then --address,
-// --namespace and --profile (see [StarterFlags]; flags may be nil). The later win.
+// Temporal returns the options of a connection to Temporal. It reads a profile of the
+// TOML file ($TEMPORAL_CONFIG_FILE, by default temporalio/temporal.toml in the user's
+// configuration folder), as Temporal's own tools do. TEMPORAL_* variables win over the
+// profile, and --address, --namespace and --profile win over both (see [StarterFlags];
+// flags may be nil).
 //
-// configured is set if an address, an API key, TLS settings or the name of a profile
-// is given. If not, the options are for localhost:7233 and the starter may run a
-// server of its own.
+// configured is true if an address, an API key, TLS settings or a profile's name is
+// given. If not, the options are for localhost:7233 and the starter may run a server of
+// its own.
 //
 // Errors are InvalidSpec or NotFound and name the file or profile.
 func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, err error) {
@@ -58,9 +59,9 @@ func Temporal(flags *pflag.FlagSet) (options client.Options, configured bool, er
 	return options, configured, nil
 }
 
-// temporalProfile reads a profile of the TOML file. Without a name it is the default
-// one, which may be missing. A file or profile that is given by name must exist: the
-// library would ignore a missing file.
+// temporalProfile reads a profile of the TOML file, the default one if named is empty. A
+// file in TEMPORAL_CONFIG_FILE and a named profile must exist; the library would ignore
+// a missing file.
 func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
 	given := os.Getenv("TEMPORAL_CONFIG_FILE")
 	file := cmp.Or(given, envconfig.DefaultConfigFilePath())
@@ -91,8 +92,8 @@ func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
 	return envconfig.ClientConfigProfile{}, nil
 }
 
-// checkTLSFiles refuses pipes and devices, which the library would wait for or
-// read without end. It leaves a missing file to the library.
+// checkTLSFiles refuses pipes and devices, which may block the library for ever. It does
+// not refuse a missing file: the library does.
 func checkTLSFiles(tls *envconfig.ClientConfigTLS) error {
 	if tls == nil || tls.Disabled {
 		return nil
@@ -111,7 +112,7 @@ func checkTLSFiles(tls *envconfig.ClientConfigTLS) error {
 
 func badTLS(err error) error {
 	e := &step.Error{Kind: step.InvalidSpec, Op: "set up TLS to Temporal", Err: err}
-	if inner := errors.Unwrap(err); inner != nil { // the library's words repeat Op
+	if inner := errors.Unwrap(err); inner != nil { // the library's text repeats Op
 		e.Err = inner
 	}
 	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {

@@ -16,9 +16,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Unreachable is the error of a client that could not connect with options. gRPC's
-// error repeats itself, so the address is dialled once more for the system's error.
-// hint is for a wrong address.
+// Unreachable returns the error of a client that could not connect with options. gRPC's
+// error repeats itself, so Unreachable dials the address again for the system's error.
 func Unreachable(ctx context.Context, options client.Options, hint string, err error) *step.Error {
 	e := &step.Error{Kind: step.NotFound, Op: "connect to Temporal at " + options.HostPort, Hint: hint}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -47,7 +46,7 @@ func Unreachable(ctx context.Context, options client.Options, hint string, err e
 	return e
 }
 
-// described is err's text without gRPC's prefix and quotes.
+// described returns err's text without gRPC's prefix and quotes.
 func described(err error) string {
 	text := err.Error()
 	if _, quoted, ok := strings.Cut(text, "desc = "); ok {
@@ -58,8 +57,8 @@ func described(err error) string {
 	return text
 }
 
-// Innermost is the error inside all wrappers of err. Those of gRPC and of Temporal's
-// SDK repeat its text.
+// Innermost returns the error inside all wrappers of err. The wrappers of gRPC and of
+// Temporal's SDK repeat its text.
 func Innermost(err error) error {
 	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
 		err = inner

@@ -25,8 +25,8 @@ const (
 	maxDepth  = 50
 )
 
-// value is a value of a YAML file with aliases and merge keys resolved. It is never
-// changed, so it may be shared.
+// value is a YAML value with aliases and merge keys resolved. It is never changed, so it
+// may be shared.
 //
 // Viper does not read the files because it lower-cases every key. Neither viper nor a
 // decoder to Go values keeps the line of a value.
@@ -45,7 +45,7 @@ type field struct {
 	*value
 }
 
-// The types of values in words, as in "want a string, not a list".
+// The types of values, in the words of errors: "want a string, not a list".
 const (
 	mapping = "a mapping"
 	list    = "a list"
@@ -55,7 +55,7 @@ const (
 	null    = "null"
 )
 
-// readYAML reads one YAML document. at returns the name of a line; lines count from 1.
+// readYAML reads one YAML document. at returns the place of a line, from 1.
 func readYAML(data []byte, at func(line int) string) (*value, error) {
 	if len(data) > maxBytes {
 		return nil, invalid(at(1), "", "", "more than %d KiB", maxBytes>>10)
@@ -89,10 +89,10 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 	}
 }
 
-// faultyLine is the line of a syntax error: the one after the longest run of lines
+// faultyLine returns the line of a syntax error: the one after the longest run of lines
 // that is valid by itself. The library's line is missing or off by one for some errors,
-// and is the end of the file for an unclosed quote. It is used only for data so long
-// that the search would be slow.
+// and is the end of the file for an unclosed quote. faultyLine returns it only for data
+// that is too long for the search.
 func faultyLine(data []byte, err error) int {
 	const most = 4 << 20 // bytes to parse in all
 	lines := bytes.SplitAfter(data, []byte("\n"))
@@ -110,8 +110,8 @@ func faultyLine(data []byte, err error) int {
 	return 1
 }
 
-// tabHint is a hint for a line that is indented by tabs, which the library's message
-// does not mention.
+// tabHint returns a hint for a line that is indented by tabs, which the library's
+// message does not mention.
 func tabHint(data []byte, line int) string {
 	lines := bytes.SplitAfterN(data, []byte("\n"), line+1)
 	if line > len(lines) {
@@ -124,7 +124,7 @@ func tabHint(data []byte, line int) string {
 	return ""
 }
 
-// libraryPrefix always matches.
+// libraryPrefix matches every message.
 var libraryPrefix = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
 
 // plainCause removes the library's name and line from its message.
@@ -224,7 +224,7 @@ func (r *reader) mapping(n *yaml.Node, path string, depth int) (*value, error) {
 	return v, nil
 }
 
-// leadingZero is an integer that is octal in YAML 1.1 and decimal in YAML 1.2.
+// leadingZero matches an integer that is octal in YAML 1.1 and decimal in YAML 1.2.
 var leadingZero = regexp.MustCompile(`^[-+]?0[0-9_]+$`)
 
 func scalar(n *yaml.Node, at, path string) (*value, error) {
@@ -263,7 +263,7 @@ func scalar(n *yaml.Node, at, path string) (*value, error) {
 	return v, nil
 }
 
-// numeric returns an int64, a uint64 or a float64 that JSON can represent.
+// numeric returns n as an int64, a uint64 or a float64 that JSON can represent.
 func numeric(n *yaml.Node, tag string) (any, error) {
 	var (
 		i int64
@@ -296,7 +296,7 @@ func unknownTag(at, path string, n *yaml.Node) error {
 	return invalid(at, path, "", "tag %s is not supported", n.ShortTag())
 }
 
-// invalid is an error about a value that the user wrote at a place and path.
+// invalid makes an error about a value of the user's at a place and path.
 func invalid(at, path, hint, format string, args ...any) error {
 	return &step.Error{Kind: step.InvalidSpec, Op: at, Field: path, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
@@ -308,7 +308,7 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// field is a mapping's field of that name, or nil.
+// field returns a mapping's field of that name, or nil.
 func (v *value) field(name string) *field {
 	for i := range v.fields {
 		if v.fields[i].name == name {
@@ -326,7 +326,7 @@ func (v *value) want(path, is string) error {
 	return invalid(v.at, path, "", "want %s, not %s", is, v.is)
 }
 
-// known refuses fields of a mapping that are not among names.
+// known checks that all fields of a mapping are among names.
 func (v *value) known(path string, names ...string) error {
 	for _, f := range v.fields {
 		if slices.Contains(names, f.name) {
@@ -337,7 +337,7 @@ func (v *value) known(path string, names ...string) error {
 	return nil
 }
 
-// without is mapping v without some of its fields.
+// without returns mapping v without some of its fields.
 func (v *value) without(names ...string) *value {
 	rest := *v
 	rest.fields = nil
@@ -349,8 +349,8 @@ func (v *value) without(names ...string) *value {
 	return &rest
 }
 
-// json writes v with sorted keys, so that the same options are the same bytes whatever
-// the layout of the file. It is nil for an empty mapping.
+// json returns v as JSON with sorted keys, nil for an empty mapping. The bytes do not
+// depend on the layout of the file.
 func (v *value) json() json.RawMessage {
 	if v.is == null || v.is == mapping && len(v.fields) == 0 {
 		return nil
