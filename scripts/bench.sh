@@ -1,7 +1,7 @@
 #!/bin/sh
-# Figures, and ratios to a peer in the same run (bench/), as benchstat tells them:
-# bench.sh TOOLS [BENCHMARK...]. The whole output is left in TOOLS/bench, to compare with
-# a later one. Xen wants the lab of xenlab/README.md; where there is none it is left out.
+# bench.sh TOOLS [BENCHMARK...] runs the benchmarks and prints benchstat's summary. The
+# output of the benchmarks stays in TOOLS/bench for a comparison with a later run. The
+# benchmark Xen needs the lab of xenlab/README.md and is skipped without it.
 set -eu
 cd "$(dirname "$0")/.."
 tools=$1

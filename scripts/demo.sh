@@ -1,5 +1,5 @@
 #!/bin/sh
-# The main job on real input: examples/hello from source to a machine in QEMU.
+# Deploys examples/hello from source to a machine in QEMU, and destroys it.
 set -eu
 cd "$(dirname "$0")/.."
 morgana=${MORGANA_BIN:-bin}/morgana

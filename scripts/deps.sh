@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs the missing tools as Debian packages; without root it prints the command.
-# deps.sh lab: the tools of a lab (xenlab/) too. deps.sh test: the tools of all tests.
+# deps.sh installs the missing tools as Debian packages. Without root or sudo it prints the
+# command. deps.sh lab also installs the tools that build xenlab/. deps.sh test also
+# installs those of all tests.
 set -eu
 
-PATH=$PATH:/usr/sbin:/sbin # of mke2fs and sgdisk: not in the PATH of every user
+PATH=$PATH:/usr/sbin:/sbin # for mke2fs and sgdisk
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need gcc gcc
@@ -25,7 +26,7 @@ need ssh openssh-client
 [ -d /usr/lib/grub/i386-pc ] || missing="$missing grub-pc-bin"
 [ -d /usr/lib/grub/x86_64-efi ] || missing="$missing grub-efi-amd64-bin"
 [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"
-# A step in Python (examples/python-step). Debian's python3 has no ensurepip of its own.
+# For examples/python-step. Debian's python3 lacks ensurepip.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
 case ${1-} in
 lab | test) # xenlab/build.sh
@@ -36,9 +37,9 @@ lab | test) # xenlab/build.sh
 	;;
 esac
 if [ "${1-}" = test ]; then
-	# The library of xl that parses configurations.
+	# The headers of libxlutil, which parses xl's configuration files.
 	[ -e /usr/include/libxlutil.h ] || missing="$missing libxen-dev"
-	# Servers for the tests of remote/.
+	# For the tests of remote/.
 	need sshd openssh-server
 	need busybox busybox
 fi
@@ -46,7 +47,7 @@ if ! command -v go >/dev/null 2>&1; then
 	echo "error: Go is not installed; see https://go.dev/doc/install (version in go.mod)" >&2
 	exit 2
 fi
-# Race-tested builds use cgo, which needs the C library's headers.
+# go test -race uses cgo, which needs the C library's headers.
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -n "$missing" ] || exit 0
 
@@ -66,7 +67,7 @@ fi
 echo "installing$missing"
 export DEBIAN_FRONTEND=noninteractive
 case $missing in
-*openssh-server*) # tests start sshd themselves: no service is needed
+*openssh-server*) # mask the service: the tests start sshd themselves
 	if [ -d /etc/systemd/system ]; then
 		echo "ssh.service is masked: systemctl unmask ssh.service, if you want it"
 		$sudo ln -sf /dev/null /etc/systemd/system/ssh.service
@@ -74,5 +75,5 @@ case $missing in
 	;;
 esac
 $sudo apt-get update -qq
-# shellcheck disable=SC2086 # the packages are words of our own
+# shellcheck disable=SC2086 # a list of words
 $sudo $command >/dev/null

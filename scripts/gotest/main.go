@@ -1,9 +1,9 @@
-// Gotest is go test that also keeps how long each test took:
+// Gotest runs go test and records the time of each test:
 //
 //	gotest FILE [flags and packages of go test]
 //
-// It prints what go test prints and ends as it ends. For each test it appends a
-// line to FILE: its seconds, without those of its subtests, and its name.
+// Its output and exit status are those of go test. For each test it appends a line to
+// FILE: its seconds, without those of its subtests, and its name.
 package main
 
 import (
@@ -27,7 +27,7 @@ type event struct {
 }
 
 func main() {
-	// An interrupt is for go test, whose last words are still to be printed.
+	// Ignores interrupts: go test gets them, too, and its last output must be printed.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "usage: gotest FILE [flags and packages of go test]")
@@ -62,11 +62,11 @@ func run(file string, args []string) error {
 	return errors.Join(told, cmd.Wait(), times.Close())
 }
 
-// tell prints events as go test without -json would, all of them or those that it
-// prints without -v, and writes times.
+// tell prints the output in events as go test without -json would, with all as with -v,
+// and writes the times of the tests.
 func tell(w, times io.Writer, events io.Reader, all bool) error {
-	said := map[string]string{}     // by tests that have not ended
-	seconds := map[string]float64{} // of a test whose subtests have ended
+	said := map[string]string{}     // output of tests that have not ended
+	seconds := map[string]float64{} // minus the time of subtests that have ended
 	in := bufio.NewReader(events)
 	for {
 		line, err := in.ReadString('\n')
@@ -78,7 +78,7 @@ func tell(w, times io.Writer, events io.Reader, all bool) error {
 		}
 		var e event
 		if json.Unmarshal([]byte(line), &e) != nil {
-			e = event{Output: line} // go test itself, outside of any package
+			e = event{Output: line} // output of go test itself
 		}
 		top, _, isSub := strings.Cut(e.Test, "/")
 		key, whole := e.Package+"."+e.Test, e.Package+"."+top
@@ -88,7 +88,7 @@ func tell(w, times io.Writer, events io.Reader, all bool) error {
 			text = e.Output
 		case e.Test == "" && e.Output != "PASS\n":
 			if strings.HasPrefix(e.Output, "FAIL") {
-				// A test that ran when its process died has not ended.
+				// Show the output of tests that did not end because the process died.
 				for _, k := range slices.Sorted(maps.Keys(said)) {
 					if strings.HasPrefix(k, e.Package+".") {
 						text += said[k]
