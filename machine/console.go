@@ -100,7 +100,7 @@ type Watch struct {
 	read  int64
 }
 
-// Watch looks for expect in the machine's console, as a [Match].
+// Watch returns a Watch for expect in the machine's console.
 func (m Machine) Watch(expect *regexp.Regexp) *Watch { return &Watch{m: m, match: NewMatch(expect)} }
 
 // Found reports whether the pattern had matched when the console was last read.

@@ -10,8 +10,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// holder finds a running machine, of any kind, that has a wanted file open; nil if
-// it sees none. wanted gets the paths of the file's entries in /proc/PID/fd and
+// holder finds a running machine, of any kind, that has a wanted file open; nil if it sees
+// none. wanted gets the paths of an open file's entries in /proc/PID/fd and
 // /proc/PID/fdinfo.
 func (r *Machines) holder(wanted func(file, info string) bool) *Machine {
 	state := filepath.Dir(r.root)

@@ -76,7 +76,7 @@ type Machine struct {
 	Tags step.Tags
 }
 
-// Record is machine.json.
+// Record is the content of machine.json.
 type Record struct {
 	Tags   step.Tags `json:"tags"`
 	Digest string    `json:"digest"`
@@ -98,7 +98,7 @@ func (r *Machines) Of(tags step.Tags) (Machine, error) {
 	return Machine{filepath.Join(r.root, name), tags}, nil
 }
 
-// All lists the machines whose tags are wanted.
+// All lists the machines whose tags are wanted, without half-made folders.
 func (r *Machines) All(wanted func(step.Tags) bool) ([]Machine, error) {
 	return r.folders(func(name string) (step.Tags, bool) {
 		tags, ok := step.ParseFolder(name)
@@ -170,7 +170,7 @@ func (m Machine) Record() (Record, error) {
 // UUID is the machine's id. It follows from tags and digest, so every start has the same.
 func (rec Record) UUID() string {
 	u := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d\n%s", rec.Tags.App, rec.Tags.Target, rec.Tags.Life, rec.Tags.Generation, rec.Digest))
-	u[6] = u[6]&0x0f | 0x80 // version 8: made by a rule of our own
+	u[6] = u[6]&0x0f | 0x80 // RFC 9562: version 8, custom
 	u[8] = u[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
 }
@@ -233,7 +233,7 @@ func (m Machine) Start(cmd *exec.Cmd, lock *os.File) error {
 	cmd.ExtraFiles = append([]*os.File{lock}, cmd.ExtraFiles...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if cmd.Env == nil {
-		cmd.Env = []string{} // nil would be all of the worker's
+		cmd.Env = []string{} // nil would inherit all of the worker's
 		for _, name := range []string{"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH"} {
 			if v, ok := os.LookupEnv(name); ok {
 				cmd.Env = append(cmd.Env, name+"="+v)
