@@ -83,7 +83,7 @@ func environOf(worker []string, env map[string]string) Environ {
 	return e
 }
 
-// withheldHint says which variables a failed command lacked, "" if none.
+// withheldHint is the hint that names the withheld variables, "" if there are none.
 func (e Environ) withheldHint() string {
 	if len(e.withheld) == 0 {
 		return ""

@@ -159,8 +159,8 @@ func (t *Toolchain) unchanged(ctx context.Context, w *work) bool {
 	return err == nil && t.look(ctx, now) == nil && now.key == w.key
 }
 
-// here adds the host's name to the error for a missing tool: in Op, and in Hint, since
-// a message with a field's place does not show Op.
+// here adds the host's name to the Op of an error for a missing tool. It adds it to the
+// Hint too if the error has a Field, because the message of such an error does not show Op.
 func (t *Toolchain) here(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && e.Kind == step.Unsupported && e.Op == "" {
@@ -172,7 +172,7 @@ func (t *Toolchain) here(err error) error {
 	return err
 }
 
-// cacheFormat changes when the meaning of a record or of a part of the key does.
+// cacheFormat is raised when a record or a part of the key gets another meaning.
 const cacheFormat = 3
 
 // cacheKey is the hex SHA-256 of all that shapes a kernel and is known before it is built.
