@@ -65,7 +65,7 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 					return given[i]
 				}
 			}
-			return found // complete has refused it
+			return found // not reached: checkWord refuses unknown names
 		})
 	}
 	p := program{Path: m.File(kernelFile)}

@@ -30,9 +30,9 @@
 //
 // # Networks
 //
-// A tap is handed over by its name or as a file descriptor. The former stays until
-// Destroy, which finds it by its alias; the latter is gone with the program. See
-// [machine.TapConfig].
+// A program gets a tap by its name or as a file descriptor. A tap that it gets by name
+// stays until Destroy, which finds it by its alias. A tap that it gets as a descriptor is
+// gone with the program. See [machine.TapConfig].
 package local
 
 import (

@@ -118,7 +118,7 @@ func (t *Target) orphans(ctx context.Context, wanted func(step.Tags) bool) (all 
 // awaitDeath waits up to a second for a killed process. A dying process is still
 // there, but shows neither its environment nor its files.
 func awaitDeath(p *os.Process) {
-	_ = p.WithHandle(func(handle uintptr) { // an old kernel has none
+	_ = p.WithHandle(func(handle uintptr) { // an old kernel has no handles
 		for began := time.Now(); time.Since(began) < time.Second; {
 			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, 1000); !errors.Is(err, unix.EINTR) {
 				return

@@ -54,7 +54,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 	spec := what.Spec
 	errOrphans := t.endOrphans(ctx, what.Match) // they may have machines' locks
 	done, errMachines := t.machines.Destroy(ctx, what, t.quit())
-	if errOrphans == nil && ctx.Err() == nil { // those of supervisors that were killed above
+	if errOrphans == nil && ctx.Err() == nil { // orphans of supervisors that Destroy has killed
 		errOrphans = t.endOrphans(ctx, what.Match)
 	}
 	taps, errTaps := machine.RemoveTaps(what.Match)

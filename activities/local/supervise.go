@@ -76,8 +76,8 @@ func Supervise(args []string) (handled bool) {
 }
 
 func supervise() error {
-	// The program is killed when the thread that started it ends (prctl(2),
-	// PR_SET_PDEATHSIG); a program that gains privileges would be spared.
+	// The kernel kills the program when the thread that started it ends (PR_SET_PDEATHSIG in
+	// prctl(2)). It spares a program that gains privileges, so the program may gain none.
 	runtime.LockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("PR_SET_NO_NEW_PRIVS", err)

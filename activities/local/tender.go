@@ -83,7 +83,7 @@ func (s *settings) try(ctx context.Context, path string) error {
 	defer cancel()
 	cmd := exec.CommandContext(limited, path, "--version")
 	cmd.Env = inherited()
-	cmd.WaitDelay = time.Second // for what it may have started
+	cmd.WaitDelay = time.Second // its children may keep the output open
 	said, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		return ctx.Err()
