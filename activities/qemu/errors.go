@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// cause is the system's error alone, without Go's names of the call and the file.
+// cause returns the system's error without Go's names of the call and the file.
 func cause(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {

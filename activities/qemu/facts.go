@@ -39,7 +39,7 @@ type facts struct {
 // probeTimeout bounds each question to QEMU.
 const probeTimeout = 5 * time.Second
 
-// sandbox is what libvirt gives its machines: no new programs, privileges or
+// sandbox is the value of -sandbox that libvirt uses: no new programs, privileges or
 // priorities.
 const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 

@@ -7,9 +7,9 @@
 // that outlives the worker. This target adds
 //
 //	kernel        via kernel: the kernel, verified and not compressed
-//	disk.raw      via bios, uefi: the disk it boots from, sparse
+//	disk.raw      via bios, uefi: the boot disk, sparse
 //	disk0.raw     the data disks that have a size, by their index
-//	vars.fd       via uefi: its variables, made anew at each start
+//	vars.fd       via uefi: the firmware's variables, made anew at each start
 //	manifest.json the devices of a Solo5 kernel
 //	qmp.sock      QEMU's control socket
 //	qemu.log      QEMU's own messages
@@ -26,10 +26,10 @@
 //
 // # Ports
 //
-// The user network starts without forwards. When the machine is ready they are taken
-// from the machine of an earlier generation and added here, through QMP. So clients
-// see the old machine or one that is ready. Destroy of a generation that failed
-// returns the ports to the generation before it.
+// The user network starts without forwards. When the machine is ready, Boot takes its ports
+// from the machine of an earlier generation and adds them here, through QMP. So clients
+// reach the old machine or one that is ready. Destroy of a generation that failed returns
+// the ports to the generation before it.
 //
 // # Solo5
 //

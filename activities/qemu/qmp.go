@@ -172,8 +172,10 @@ type connection struct {
 
 func (c connection) listens() bool { return c.state == "HOST_FORWARD" }
 
-// Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
-// TCP[HOST_FORWARD]  15       127.0.0.1 18081       10.0.2.15    80     0     0
+// usernetRow matches a row of "info usernet":
+//
+//	Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
+//	TCP[HOST_FORWARD]  15       127.0.0.1 18081       10.0.2.15    80     0     0
 var usernetRow = regexp.MustCompile(`(?m)^\s*(TCP|UDP)\[([^\]]+)\]\s+-?\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)\s`)
 
 // usernet lists the user network's forwards and connections, nothing if there is no such
