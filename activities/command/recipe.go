@@ -13,7 +13,6 @@ import (
 	"github.com/morgana-deploy/morgana/tree"
 )
 
-// read makes a recipe of a spec's options.
 func read(spec step.Spec) (tree.Recipe, error) {
 	var o Options
 	if err := step.Decode(spec.Toolchain.Options, &o); err != nil {
