@@ -75,7 +75,6 @@ func (*Toolchain) Needs(ctx context.Context) []step.Need {
 	return found.needs
 }
 
-// read makes a recipe of a spec's options.
 func read(spec step.Spec) (tree.Recipe, error) {
 	var o Options
 	if err := step.Decode(spec.Toolchain.Options, &o); err != nil {
