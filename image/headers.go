@@ -27,8 +27,8 @@ func findMultiboot1(head []byte) (m multiboot1, found bool) {
 // the file's own format, such as ELF.
 func (m multiboot1) addressed() bool { return word(m.header, 4)&(1<<16) != 0 }
 
-// end is the first address behind the kernel, by a header with load addresses.
-// size is the file's size.
+// end returns the first address behind the kernel, from a header with load addresses. size
+// is the file's size.
 func (m multiboot1) end(size uint64) uint64 {
 	header, load := uint64(word(m.header, 12)), uint64(word(m.header, 16))
 	loadEnd, bssEnd := uint64(word(m.header, 20)), uint64(word(m.header, 24))

@@ -157,7 +157,7 @@ func (f *file) identifyELF(head []byte) (Info, error) {
 	info := Info{ABIs: abis, Machine: machineName(e.Machine), Devices: notes.devices}
 	if m, found := findMultiboot1(head); found && m.addressed() && slices.Contains(abis, Multiboot1) {
 		info.End = m.end(f.size())
-		info.EmptyLoad = emptyLoad(e) && slices.Contains(abis, Multiboot2) // which GRUB prefers
+		info.EmptyLoad = emptyLoad(e) && slices.Contains(abis, Multiboot2) // GRUB prefers it, and then reads segments
 	} else {
 		info.End, info.EmptyLoad = segmentsEnd(e), emptyLoad(e)
 	}

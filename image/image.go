@@ -53,7 +53,7 @@ const (
 	ELF = "elf"
 )
 
-// Info is what a kernel's bytes say.
+// Info describes a kernel, as read from its bytes.
 type Info struct {
 	// ABIs is sorted and never empty. For a compressed kernel they are the ABIs of
 	// the kernel inside; some loaders do not unpack it.
@@ -75,9 +75,9 @@ type Info struct {
 	End uint64
 }
 
-// CheckMachine refuses (Unsupported) a kernel that the processor machine, one of the
-// words of [Info.Machine], does not run. An i386 kernel runs on x86_64; it is often
-// a 64-bit kernel in a 32-bit ELF file.
+// CheckMachine refuses a kernel that does not run on the processor machine, a word as in
+// [Info.Machine]: Unsupported. An i386 kernel runs on x86_64; it is often a 64-bit kernel
+// in a 32-bit ELF file.
 func CheckMachine(info Info, machine string) error {
 	if info.Machine == machine || info.Machine == "" || info.Machine == "i386" && machine == "x86_64" {
 		return nil
@@ -87,8 +87,8 @@ func CheckMachine(info Info, machine string) error {
 		Hint: "build it for " + machine + ", or run it on a machine that is " + info.Machine}
 }
 
-// CheckGRUB refuses (Unsupported, of the option via) a kernel whose segments GRUB
-// does not load. [Supports] does not know a kernel's segments.
+// CheckGRUB refuses a kernel whose segments GRUB does not load: Unsupported, with Field
+// "via". [Supports] does not know a kernel's segments.
 func CheckGRUB(info Info) error {
 	if !info.EmptyLoad {
 		return nil
@@ -97,9 +97,9 @@ func CheckGRUB(info Info) error {
 		Err: errors.New(`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)}
 }
 
-// CheckMemory refuses (InvalidSpec, of the option memory) a machine whose memory, mib
-// MiB, does not hold the kernel and its modules. QEMU starts such a machine without
-// an error; it runs for ever and prints nothing.
+// CheckMemory refuses a memory of mib MiB if the kernel and its modules need more:
+// InvalidSpec, with Field "memory". QEMU starts such a machine without an error; it runs
+// for ever and prints nothing.
 func CheckMemory(info Info, mib int, modules []step.File) error {
 	need, what := info.End, "the kernel"
 	for _, m := range modules {

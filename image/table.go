@@ -7,10 +7,10 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// table lists, for each kind of target, the ABIs that it boots or refuses. The first
-// row of the target with one of the kernel's ABIs decides; a row without an ABI
-// matches every kernel. If why is empty the target boots the kernel by that ABI.
-// The order of rows is the target's order of preference.
+// table lists, for each kind of target and for GRUB and pv-grub, the ABIs that it boots or
+// refuses. The first row of the target with one of the kernel's ABIs decides; a row without
+// an ABI matches every kernel. If why is empty the target boots the kernel by that ABI. The
+// order of rows is the target's order of preference.
 var table = []struct{ target, abi, why, hint string }{
 	// QEMU's x86_load_linux tries Linux, multiboot 1 and PVH in this order, and
 	// ends with an error at a multiboot 1 header without load addresses in a
