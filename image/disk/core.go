@@ -16,8 +16,8 @@ const (
 	coreName     = "core.img"
 )
 
-// modulesOf returns the modules of GRUB that grub.cfg uses. All must be in the core
-// image: there are none on the disk.
+// modulesOf returns the modules of GRUB that grub.cfg uses. All must be in the core image,
+// because the disk has none.
 func modulesOf(platform string, abi string) []string {
 	all := []string{"normal", "configfile", "boot", "echo", "halt", "serial", "terminal", "gzio", "xzio", loaders[abi].kernel}
 	if platform == biosPlatform {

@@ -45,10 +45,10 @@ type Boot struct {
 	// Args is the kernel's command line. A multiboot 1 kernel gets "/boot/kernel"
 	// in front, as from other loaders; Linux gets GRUB's BOOT_IMAGE.
 	//
-	// pv-grub passes it on unchanged, but for blanks in front. So does GRUB 2 unless
-	// there are quotes or backslashes, which it writes in its own way: the kernel
-	// gets --hello="Hello World" as "--hello=Hello World", and ' as \'. Text that
-	// the boot loader cannot pass on, such as a newline, is InvalidSpec.
+	// pv-grub drops leading blanks and passes on the rest unchanged. GRUB 2 passes on a line
+	// without quotes and backslashes unchanged. It writes those in its own way: the kernel
+	// gets --hello="Hello World" as "--hello=Hello World", and ' as \'. Text that the boot
+	// loader cannot pass on, such as a newline, is InvalidSpec.
 	Args string
 	// Modules are the initrds of Linux, the modules of multiboot, or the
 	// SIF_MULTIBOOT_MOD modules of a Xen PV kernel. They are loaded in this order,

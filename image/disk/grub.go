@@ -152,7 +152,7 @@ func command(name, path string, words []word) string {
 	return s.String()
 }
 
-// renderMenu makes menu.lst. It has no quoting: the kernel gets the rest of the line
+// renderMenu makes menu.lst, which has no quoting: the kernel gets the rest of its line
 // unchanged.
 func renderMenu(l Layout, b Boot, how loader) (string, error) {
 	s := "default 0\ntimeout 0\ntitle morgana\nroot (" + string(l) + ")\n"

@@ -47,8 +47,8 @@ func toolsOf(l Layout) []tool {
 // Needs lists the tools that [Write] runs or reads for a layout.
 func Needs(_ context.Context, l Layout) []step.Need { return thisHost().needs(l) }
 
-// Missing returns an error (Unsupported, of the option via) if this host lacks one of
-// the [Needs] of a layout.
+// Missing returns an error if this host lacks one of the [Needs] of a layout: Unsupported,
+// with Field "via".
 func Missing(ctx context.Context, l Layout) error {
 	for _, n := range Needs(ctx, l) {
 		if n.Found == "" && !n.Optional {

@@ -89,7 +89,7 @@ func findSpans(ctx context.Context, f *os.File, size int64) ([]span, error) {
 			}
 			at += int64(n)
 		}
-		at = max(at, end) // on a grain, or the end
+		at = max(at, end) // at the start of a grain, or the image's end
 	}
 	return list.bytes(size), nil
 }

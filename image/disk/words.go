@@ -80,7 +80,7 @@ func (w word) arrives() string {
 	return text
 }
 
-// changed is an error if a word with a backslash or single quote would arrive changed:
+// changed returns an error if GRUB would change a word with a backslash or single quote:
 // some kernels do not know backslashes as escapes. Moved double quotes do no harm.
 func changed(all []word) error {
 	for _, w := range all {

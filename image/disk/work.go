@@ -21,8 +21,8 @@ import (
 const (
 	opWrite   = "write disk image"
 	imageName = "disk.raw"
-	// epoch is every time on a disk: 1980-01-01, the first that FAT knows, in
-	// seconds.
+	// epoch is the time of every file on a disk, in Unix seconds: 1980-01-01, the first that
+	// FAT knows.
 	epoch = 315532800
 	// full is the free space in bytes below which a file system counts as full.
 	full = mebi
@@ -56,7 +56,6 @@ func (w *work) create(size int64) (err error) {
 	return w.fail(opWrite, err)
 }
 
-// put writes bytes into the disk.
 func (w *work) put(data []byte, at int64) error {
 	_, err := w.image.WriteAt(data, at)
 	return w.fail(opWrite, err)
