@@ -209,13 +209,13 @@ func (f facts) runs(d *dom0, kind string) error {
 	return nil
 }
 
-// overhead is the memory in MiB that a domain needs besides its own: video memory, and
-// the shadow pool. libxl sizes the pool as 256 pages for each processor and two pages
-// for each MiB. A page has 4 KiB.
+// overhead returns the memory in MiB that a domain needs besides its own: video memory,
+// and the shadow pool. libxl sizes the pool as 256 pages of 4 KiB for each processor and
+// two for each MiB.
 func overhead(mib, vcpus int) int { return 10 + 4*(256*vcpus+2*mib)/1024 }
 
 // checkMemory refuses more memory than the host has. With dom0_mem it also refuses more
-// than is free, unless a domain that may be kept runs. Without it, dom0 gives up memory.
+// than is free, unless a domain of this target runs. Without it, dom0 gives up memory.
 func (f facts) checkMemory(d *dom0, mib, vcpus int, runs bool) error {
 	conflict := func(hint, format string, args ...any) error {
 		return &step.Error{Kind: step.Conflict, Field: "memory", Hint: hint, Err: fmt.Errorf(format, args...)}

@@ -130,7 +130,7 @@ func (d *dom0) explain(err error) error {
 	return &verbError{fmt.Sprintf("%s: %s", d.host, lastOf(told)), exit}
 }
 
-// writtenBy is the Conflict of a disk that another domain writes to.
+// writtenBy returns the Conflict of a disk that another domain writes to.
 func writtenBy(field, disk, domain string) error {
 	return failedAt(step.Conflict, field, "two domains must not write to one disk: destroy that one first (its deployment with morgana destroy)",
 		"domain %s writes to %s", domain, disk)

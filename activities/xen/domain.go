@@ -120,7 +120,7 @@ func (s *settings) domain(domainType string, in *template) (d domain, err error)
 	return d, nil
 }
 
-// bindVifs returns the xl.in's devices, with the options bound to them, then the others.
+// bindVifs returns the xl.in's devices with their bound options, then the other options.
 func (s *settings) bindVifs(in *template) ([]device, error) {
 	var all []device
 	networks, _ := in.names()
@@ -145,13 +145,13 @@ func (s *settings) bindVifs(in *template) ([]device, error) {
 	return all, err
 }
 
-// with returns the device with the settings of o in place of its own.
+// with returns the device; what o sets wins.
 func (v device) with(o Vif) device {
 	return device{Vif{MAC: cmp.Or(o.MAC, v.MAC), Bridge: cmp.Or(o.Bridge, v.Bridge), IP: cmp.Or(o.IP, v.IP),
 		Script: cmp.Or(o.Script, v.Script), Model: cmp.Or(o.Model, v.Model)}, v.More}
 }
 
-// bindDisks is bindVifs for disks.
+// bindDisks returns the xl.in's disks with their bound options, then the other options.
 func (s *settings) bindDisks(in *template) ([]volume, error) {
 	var all []volume
 	_, blocks := in.names()
@@ -179,7 +179,7 @@ func (s *settings) bindDisks(in *template) ([]volume, error) {
 	return all, err
 }
 
-// with returns the volume with the settings of o in place of its own.
+// with returns the volume at the file or path of o; what else o sets wins.
 func (v volume) with(o Disk) volume {
 	return volume{Disk{File: o.File, Path: o.Path, Vdev: cmp.Or(o.Vdev, v.Vdev), Access: cmp.Or(o.Access, v.Access, "w"),
 		Format: cmp.Or(o.Format, v.Format, "raw")}, v.More}

@@ -75,7 +75,7 @@ type Options struct {
 	Timeout string `json:"timeout"`
 }
 
-// Defaults are the options of a target that sets none.
+// Defaults returns the options of a target that sets none.
 func Defaults() Options {
 	return Options{Tool: toolXL, Type: typeAuto, Via: viaKernel, Timeout: "60s"}
 }

@@ -153,7 +153,7 @@ func (t *Target) deliver(ctx context.Context, d *dom0, img step.Image, name, con
 	return adopted, err
 }
 
-// sendFile sends the bytes of an artifact from offset from on.
+// sendFile sends an artifact from byte offset from to its end.
 func (t *Target) sendFile(ctx context.Context, to io.Writer, a step.Artifact, from int64, p step.Progress) (err error) {
 	r, err := t.site.Store.Open(ctx, a)
 	if err != nil {

@@ -38,7 +38,7 @@ func (t *template) names() (networks, blocks []string) {
 	return networks, blocks
 }
 
-// domainType is the type that the xl.in asks for, "" if none; t may be nil.
+// domainType returns the type that the xl.in asks for, "" if none; t may be nil.
 func (t *template) domainType() string {
 	if t == nil {
 		return ""

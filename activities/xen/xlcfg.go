@@ -57,7 +57,7 @@ type volume struct {
 // own reports whether the domain gets its own copy of the file, to write to.
 func (v volume) own() bool { return v.File != "" && v.Access == "w" }
 
-// copies are the files of the image that the domain's folder has copies of.
+// copies returns the files of the image that are copied to the domain's folder.
 func (d domain) copies() []string {
 	var all []string
 	for _, v := range d.Disks {
@@ -68,7 +68,7 @@ func (d domain) copies() []string {
 	return all
 }
 
-// writes are the disks of the host that the domain writes to.
+// writes returns the disks of the host that the domain writes to.
 func (d domain) writes() []string {
 	var all []string
 	for _, v := range d.Disks {
@@ -206,7 +206,7 @@ func (d domain) extra() ([]setting, error) {
 	return all, nil
 }
 
-// spec is one string of xl.cfg's list vif.
+// spec returns the device's string in xl.cfg's list vif.
 func (v device) spec(uuid string, i int) string {
 	all := []string{"mac=" + v.mac(uuid, i)}
 	for _, p := range [][2]string{{"bridge", v.Bridge}, {"ip", v.IP}, {"script", v.Script}, {"model", v.Model}} {
@@ -238,8 +238,8 @@ func (v volume) target(at place) string {
 	return v.Path
 }
 
-// spec is one string of xl.cfg's list disk. The target comes last, because it takes the
-// rest of the string. xl removes one comma at its end.
+// spec returns the volume's string in xl.cfg's list disk. The target comes last, because
+// it takes the rest of the string. xl removes one comma at its end.
 func (v volume) spec(at place) string {
 	all := append([]string{"format=" + v.Format, "vdev=" + v.Vdev, "access=" + v.Access}, v.More...)
 	target := v.target(at)
@@ -249,7 +249,7 @@ func (v volume) spec(at place) string {
 	return strings.Join(append(all, "target="+target), ",")
 }
 
-// oldSpec is spec for xm. xm cannot quote a comma: read refuses paths with one.
+// oldSpec returns the string for xm. xm cannot quote a comma: read refuses such paths.
 func (v volume) oldSpec(at place) string {
 	target := v.target(at)
 	how := "file:"
