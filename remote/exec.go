@@ -115,8 +115,8 @@ func status(err error) (n int, ok bool) {
 	return exit.ExitCode(), true
 }
 
-// localEnviron is the part of the worker's environment that a command on this host gets:
-// a domain's QEMU and the scripts around it must not have its credentials.
+// localEnviron returns the part of the worker's environment that a command on this host
+// gets: a domain's QEMU and the scripts around it must not have its credentials.
 func localEnviron() []string {
 	env := []string{"LC_ALL=C"}
 	for _, name := range []string{"PATH", "HOME"} {

@@ -60,7 +60,7 @@ type Exit struct {
 	Stderr string
 }
 
-// Error is one line: the status and the last line of Stderr.
+// Error returns one line: the status and the last line of Stderr.
 func (e *Exit) Error() string {
 	text := "exit status " + strconv.Itoa(e.Status)
 	if last := lastLine(e.Stderr); last != "" {
@@ -124,7 +124,7 @@ func Open(address string) (*Host, error) {
 	return h, nil
 }
 
-// String is "this host" or the address, as "ssh://root@xen1".
+// String returns "this host" or the address, as "ssh://root@xen1".
 func (h *Host) String() string {
 	if h.Local() {
 		return "this host"

@@ -80,7 +80,7 @@ func said(op string, h *Host, log string) error {
 // configuration returns the path of the ssh configuration, for hints.
 func (h *Host) configuration() string { return cmp.Or(h.config, "~/.ssh/config") }
 
-// lost is the error of a connection that ended while a command ran.
+// lost returns the error of a connection that ended while a command ran.
 func lost(op, log string) error {
 	err := errors.New("the connection was lost while it ran")
 	if text := last(log); text != "" {
@@ -89,7 +89,7 @@ func lost(op, log string) error {
 	return &step.Error{Op: op, Err: err}
 }
 
-// noShell is the error of an account that runs no commands.
+// noShell returns the error of an account that runs no commands.
 func noShell(h *Host, text string) error {
 	err := errors.New("the account runs no commands")
 	if text := lastLine(text); text != "" {

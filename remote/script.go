@@ -34,9 +34,8 @@ func newToken() string {
 	return hex.EncodeToString(b[:])
 }
 
-// header is the first input of script. The arguments are plain ASCII there and
-// separated by commas: one that begins with = is as it stands, one with + has octal
-// escapes of printf's %b.
+// header returns the first input of script. Its arguments are plain ASCII, separated by
+// commas: one that begins with = is literal, one with + has octal escapes of printf %b.
 func header(token string, argv []string) []byte {
 	var block bytes.Buffer
 	for i, arg := range argv {
@@ -137,7 +136,7 @@ func (t *tail) text() string {
 	return strings.ToValidUTF8(string(b), "\uFFFD")
 }
 
-// lastLine is the last line of text that is not blank.
+// lastLine returns the last line of text that is not blank.
 func lastLine(text string) string {
 	text = strings.TrimSpace(text)
 	return strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
