@@ -57,7 +57,7 @@ type prebuilt struct {
 // jsonschema.Schema cannot be a list.
 type object = map[string]any
 
-// generate gives the schema. root is the module's folder.
+// generate returns the schema. root is the folder of the module.
 func generate(root string) ([]byte, error) {
 	defs := object{
 		"name": object{"type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$"},
@@ -117,9 +117,9 @@ func generate(root string) ([]byte, error) {
 	})
 }
 
-// byKind is the schema of a toolchain or target: its kind decides its options. A
-// kind that is not in kinds may have any options. common are properties of every
-// kind. byKind adds a definition for each kind to defs.
+// byKind returns the schema of a toolchain or target: its kind decides its options. A
+// kind that is not in kinds may have any options. common are properties of every kind.
+// byKind adds a definition for each kind to defs.
 func byKind(root string, defs object, role string, kinds []kind, common object) (object, error) {
 	var names []string
 	var choices []object
@@ -148,7 +148,7 @@ func byKind(root string, defs object, role string, kinds []kind, common object) 
 	return object{"properties": properties, "allOf": choices}, nil
 }
 
-// optionsOf is the schema of a kind's options.
+// optionsOf returns the schema of a kind's options.
 func optionsOf(root string, k kind) (object, error) {
 	reflected, err := reflectOptions(root, k)
 	if err != nil {
@@ -201,8 +201,8 @@ func convert(from, into any) error {
 	return json.Unmarshal(data, into)
 }
 
-// addComments gives r the comments of a package in folder, which is under root.
-// jsonschema makes the package's name of its path from the working directory.
+// addComments adds the Go comments of the package in root/folder to r. jsonschema derives
+// the package's name from its path from the working directory.
 func addComments(r *jsonschema.Reflector, root, folder string) error {
 	whole, err := filepath.Abs(root)
 	if err != nil {
@@ -235,7 +235,7 @@ func plain(comment string) string {
 	return comment
 }
 
-// stages is the schema of a mapping from names to values of schema of.
+// stages returns the schema of a mapping from names to values of schema of.
 func stages(about string, names []step.Stage, of object) object {
 	properties := object{}
 	for _, s := range names {

@@ -37,7 +37,7 @@ func write() error {
 	return nil
 }
 
-// files gives the contents of all files to write, by path under root.
+// files returns the contents of all files to write, by path under root.
 func files(root string) (map[string][]byte, error) {
 	all, err := pages(root)
 	if err != nil {
@@ -47,7 +47,7 @@ func files(root string) (map[string][]byte, error) {
 	return all, err
 }
 
-// moduleRoot is the folder of go.mod, this one or one above it, relative to here.
+// moduleRoot returns the relative path of the next folder upwards with a go.mod.
 func moduleRoot() (string, error) {
 	for folder := "."; ; folder = filepath.Join("..", folder) {
 		if _, err := os.Stat(filepath.Join(folder, "go.mod")); err == nil {

@@ -17,7 +17,7 @@ const (
 	end   = "<!-- end of options -->\n"
 )
 
-// pages gives the pages of all kinds, by path under root, with new tables.
+// pages returns the pages of all kinds with new tables, by path under root.
 func pages(root string) (map[string][]byte, error) {
 	all := map[string][]byte{}
 	for folder, kinds := range map[string][]kind{"targets": targets, "toolchains": toolchains} {
@@ -43,8 +43,8 @@ func pages(root string) (map[string][]byte, error) {
 	return all, nil
 }
 
-// rows gives a row for each option of a mapping. The options of mappings in a
-// list follow their list, as "disks[].name".
+// rows returns a row for each option of a mapping. The options of mappings in a list
+// follow their list, as "disks[].name".
 func rows(prefix string, of *jsonschema.Schema) string {
 	var b strings.Builder
 	for p := of.Properties.Oldest(); p != nil; p = p.Next() {
