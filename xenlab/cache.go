@@ -61,7 +61,7 @@ func lacks(tools ...tool) error {
 	return nil
 }
 
-// root is the folder of all saved states.
+// root returns the folder of all saved states.
 func root() (string, error) {
 	cache, err := os.UserCacheDir()
 	return filepath.Join(cache, "morgana", "xenlab"), err

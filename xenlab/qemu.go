@@ -82,7 +82,7 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	cmd.Args = append(cmd.Args,
 		"-kernel", "xen", "-initrd", "vmlinuz "+dom0Args+",initrd.img",
 		"-blockdev", string(disk),
-		// QEMU picks a free port. Guests reach nobody.
+		// QEMU picks a free port. restrict=on: guests reach no other host.
 		"-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
 		"-chardev", "file,id=console,path="+option(filepath.Join(dir, consoleName)), "-serial", "chardev:console",
 		"-pidfile", filepath.Join(dir, pidName), "-qmp", "stdio")
@@ -162,7 +162,7 @@ func (v *vm) human(line string) (said string, err error) {
 
 var forwarded = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)`)
 
-// sshPort is the port that QEMU picked.
+// sshPort returns the port that QEMU picked.
 func (v *vm) sshPort() (int, error) {
 	said, err := v.human("info usernet")
 	if err != nil {
@@ -223,7 +223,7 @@ func (l *Lab) end() error {
 	}
 }
 
-// version is QEMU's: a saved state is tied to it and to the machine.
+// version returns QEMU's version: a saved state is tied to it and to the machine.
 func version(ctx context.Context) ([]byte, error) {
 	return exec.CommandContext(ctx, qemu, "--version").Output()
 }

@@ -54,8 +54,8 @@ func Up(ctx context.Context, dir string) (*Lab, error) {
 	return start(ctx, dir, true)
 }
 
-// Open is the lab that runs in dir. The error is [ErrDown] if none does; Close of
-// its result then removes the files of a lab that crashed.
+// Open returns the lab that runs in dir. If none runs, the error is [ErrDown], and Close
+// of the result removes the files of a lab that crashed.
 func Open(dir string) (*Lab, error) {
 	l, err := at(dir)
 	if err != nil {
