@@ -93,8 +93,8 @@ func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.N
 	return n
 }
 
-// littleSpace is the free space in bytes below which doctor warns: a kernel, its source
-// and its image need it several times.
+// littleSpace is the free space in bytes below which doctor warns. It holds a kernel, its
+// source and its image a few times.
 const littleSpace = 1 << 30
 
 // placeNeeds checks the state folder and the store. It makes no folder: for a missing one

@@ -35,7 +35,7 @@ func (o *output) Write(p []byte) (n int, err error) {
 	return n, o.err
 }
 
-// Fd is the file descriptor, or an invalid one if the output is no file.
+// Fd returns the file descriptor, or an invalid one if the output is no file.
 func (o *output) Fd() uintptr {
 	if f, ok := o.w.(*os.File); ok {
 		return f.Fd()

@@ -17,7 +17,7 @@ func lost(err error) bool {
 	return errors.As(err, &unavailable) || errors.As(err, &late) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// restartHint is the hint for a server or worker that does not answer.
+// restartHint returns the hint for a server or worker that does not answer.
 func (to *connection) restartHint() string {
 	if to.ui != "" {
 		return "run morgana dev up"

@@ -86,8 +86,8 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	return origin, nil
 }
 
-// showProgress returns a context whose reports are shown on standard error: the first one
-// after after, then one per every. On a terminal it is one per every/20, and the reports
+// showProgress returns a context whose reports are shown on standard error, after a delay
+// and then at most one per every. On a terminal it is one per every/20, and the reports
 // rewrite one line, which end removes.
 func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (reporting context.Context, end func()) {
 	rewrite := isTerminal(c.err)
