@@ -1,8 +1,7 @@
-// Package bench measures what Morgana costs beside the least that could do the
-// same: make bench. Ours and its peer take turns, so that a machine that slows down
-// slows both: their ratio, "x-peer", changes less than either. -count says how many
-// samples there are, -benchtime is 1x, and benchstat gives medians. Nothing is
-// asserted about time.
+// Package bench compares the cost of Morgana with that of a peer: the least that does
+// the same work. Run it by make bench. Morgana and the peer take turns, so a host that
+// slows down slows both, and their ratio "x-peer" changes less than either. -count is the
+// number of samples, -benchtime is 1x, and benchstat gives medians. No time is asserted.
 package bench
 
 import (
@@ -25,16 +24,16 @@ const (
 	greeting = "hello from a unikernel"
 )
 
-// samples are those of one figure, ours and the peer's in turn.
+// samples are the samples of one figure, of Morgana and of the peer.
 type samples struct {
 	name, unit string
 	ours, peer []float64
 }
 
-// figures are those of a benchmark.
+// figures are the figures of a benchmark.
 type figures []*samples
 
-// add takes a sample of ours and of its peer, in seconds or in another unit.
+// add adds one sample of Morgana and one of the peer, in seconds or the given unit.
 func (f *figures) add(name string, ours, peer float64, unit ...string) {
 	i := slices.IndexFunc(*f, func(s *samples) bool { return s.name == name })
 	if i < 0 {
@@ -45,8 +44,8 @@ func (f *figures) add(name string, ours, peer float64, unit ...string) {
 	s.ours, s.peer = append(s.ours, ours), append(s.peer, peer)
 }
 
-// measure does as many rounds as -count says and then reports each sample as a run
-// of a benchmark: -count does not repeat a benchmark that has others within.
+// measure calls round -count times and then reports each sample as a run of a
+// sub-benchmark. -count alone does not repeat a benchmark that has sub-benchmarks.
 func measure(b *testing.B, round func(f *figures)) {
 	count, err := strconv.Atoi(flag.Lookup("test.count").Value.String())
 	if err != nil {
@@ -61,7 +60,7 @@ func measure(b *testing.B, round func(f *figures)) {
 		b.Run(s.name, func(b *testing.B) {
 			ours, peer := s.ours[next%count], s.peer[next%count]
 			next++
-			b.ReportMetric(0, "ns/op") // which is then not printed
+			b.ReportMetric(0, "ns/op") // 0 is not printed
 			b.ReportMetric(ours, s.unit)
 			b.ReportMetric(peer, "peer-"+s.unit)
 			b.ReportMetric(ours/peer, "x-peer")
@@ -69,7 +68,7 @@ func measure(b *testing.B, round func(f *figures)) {
 	}
 }
 
-// timed gives the seconds that do takes, which must succeed.
+// timed returns the seconds that do takes. An error of do fails the benchmark.
 func timed(b *testing.B, do func() error) float64 {
 	b.Helper()
 	began := time.Now()
@@ -79,7 +78,7 @@ func timed(b *testing.B, do func() error) float64 {
 	return time.Since(began).Seconds()
 }
 
-// hello builds examples/hello in a copy and gives the kernel's path.
+// hello builds a copy of examples/hello and returns the kernel's path.
 func hello(b *testing.B) string {
 	b.Helper()
 	need.Tools(b, "make", "gcc")
@@ -93,10 +92,11 @@ func hello(b *testing.B) string {
 	return filepath.Join(folder, "hello")
 }
 
-// binary is the path of one of Morgana's own programs.
+// binary returns the path of one of Morgana's programs.
 func binary(name string) string { return filepath.Join(os.Getenv("MORGANA_BIN"), name) }
 
-// daemon starts one of them, until the benchmark's end, and gives its log.
+// daemon runs one of Morgana's programs until the benchmark's end. It returns the path
+// of its log.
 func daemon(b *testing.B, env []string, name string, args ...string) (log string) {
 	b.Helper()
 	need.Tools(b, binary(name))
@@ -113,7 +113,7 @@ func daemon(b *testing.B, env []string, name string, args ...string) (log string
 	return out.Name()
 }
 
-// server starts a Temporal server with a new database and gives its address.
+// server starts a Temporal server with a new database and returns its address.
 func server(b *testing.B) (address string) {
 	b.Helper()
 	folder := b.TempDir()

@@ -23,9 +23,8 @@ import (
 
 const qemuProgram = "qemu-system-x86_64"
 
-// BenchmarkBoot compares the boot stage of a fresh machine with QEMU alone, from
-// its start until the kernel has greeted. Both emulate: what a host offers by KVM
-// differs, and a machine that boots sooner is no use to compare with.
+// BenchmarkBoot compares the boot stage of a new machine with QEMU alone, from its start
+// until the greeting of the kernel. Both use emulation, since hosts differ in KVM.
 func BenchmarkBoot(b *testing.B) {
 	need.Tools(b, qemuProgram)
 	kernel, folder := hello(b), b.TempDir()
@@ -89,7 +88,7 @@ func bootAlone(b *testing.B, kernel string) float64 {
 	return took
 }
 
-// greets reads a console until hello has greeted.
+// greets reads a console until the greeting of hello.
 func greets(console io.Reader) error {
 	for lines := bufio.NewScanner(console); lines.Scan(); {
 		if strings.Contains(lines.Text(), greeting) {

@@ -20,11 +20,10 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// BenchmarkDeploy compares a deploy whose steps do nothing with a bare workflow
-// that calls the same six activities, on the same server and workers: the time of
-// each, of many with so many in flight. About once in 500 runs, on either side,
-// the server lets a client that awaits a workflow's end wait out its long poll of
-// 20 s, which medians leave out.
+// BenchmarkDeploy compares a deploy whose steps do nothing with a bare workflow of the
+// same six activities, on the same server and workers. A sample is the time of all
+// deploys of a load divided by their number. In about one of 500 runs of either, the
+// client gets a workflow's end only after its long poll of 20 s; medians hide that.
 func BenchmarkDeploy(b *testing.B) {
 	e := startEngine(b)
 	measure(b, func(f *figures) {
@@ -33,7 +32,7 @@ func BenchmarkDeploy(b *testing.B) {
 				return timed(b, func() error { return e.inFlight(load.inFlight, load.deploys, do) }) / float64(load.deploys)
 			}
 			ours := each(e.deploy)
-			if err := e.destroyAll(); err != nil { // so that the peer finds the server as ours did
+			if err := e.destroyAll(); err != nil { // so that the peer has the same load on the server
 				b.Fatal(err)
 			}
 			f.add(fmt.Sprintf("in-flight=%d/bare-workflow", load.inFlight), ours, each(e.bare))
@@ -41,11 +40,11 @@ func BenchmarkDeploy(b *testing.B) {
 	})
 }
 
-// engine is a client and the workers that serve it, in this process.
+// engine is a client, with its workers in this process.
 type engine struct {
 	client.Client
 	mu   sync.Mutex
-	made int      // names given out
+	made int      // number of names used
 	live []string // apps whose deployment runs
 }
 
@@ -80,7 +79,7 @@ func startEngine(b *testing.B) *engine {
 	return e
 }
 
-// inFlight calls f with n names that nobody has had, c at a time.
+// inFlight calls f with n new names, c at a time.
 func (e *engine) inFlight(c, n int, f func(context.Context, string) error) error {
 	names := make(chan string, n)
 	for range n {
@@ -109,8 +108,8 @@ func atATime(c int, names chan string, f func(context.Context, string) error) er
 	return errors.Join(failed...)
 }
 
-// deploy deploys an app as "morgana deploy" does and returns when its rollout has
-// ended. Its deployment lives on, for destroyAll.
+// deploy deploys an app as "morgana deploy" does and returns when its rollout has ended.
+// destroyAll ends its deployment.
 func (e *engine) deploy(ctx context.Context, app string) error {
 	var accepted workflows.Accepted
 	if err := e.update(ctx, app, workflows.UpdateDeploy, order(app), &accepted); err != nil {
@@ -119,7 +118,7 @@ func (e *engine) deploy(ctx context.Context, app string) error {
 	for {
 		err := e.GetWorkflow(ctx, accepted.RolloutID, "").Get(ctx, nil)
 		if errors.As(err, new(*serviceerror.NotFound)) && ctx.Err() == nil {
-			time.Sleep(20 * time.Millisecond) // accepted, and the child is about to start: far from its end
+			time.Sleep(20 * time.Millisecond) // accepted, but the child has not started
 			continue
 		}
 		if err != nil {
@@ -132,7 +131,7 @@ func (e *engine) deploy(ctx context.Context, app string) error {
 	}
 }
 
-// bare runs the peer of a deploy.
+// bare runs the bare workflow.
 func (e *engine) bare(ctx context.Context, app string) error {
 	in := order(app)
 	run, err := e.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "bare/" + app, TaskQueue: workflows.TaskQueue},
@@ -143,7 +142,7 @@ func (e *engine) bare(ctx context.Context, app string) error {
 	return run.Get(ctx, nil)
 }
 
-// destroyAll ends the deployments that live.
+// destroyAll ends the running deployments.
 func (e *engine) destroyAll() error {
 	names := make(chan string, len(e.live))
 	for _, app := range e.live {
@@ -157,8 +156,8 @@ func (e *engine) destroyAll() error {
 	})
 }
 
-// update sends an app's deployment an update, starting it if need be, as the
-// starter does.
+// update sends an update to an app's deployment as the starter does, and starts the
+// deployment if it does not run.
 func (e *engine) update(ctx context.Context, app, name string, arg, answer any) error {
 	start := e.NewWithStartWorkflowOperation(workflows.DeploymentOptions(app, "dev"), "Deployment", workflows.DeploymentState{})
 	handle, err := e.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{

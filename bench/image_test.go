@@ -21,9 +21,9 @@ import (
 
 const mebibyte = 1 << 20
 
-// BenchmarkImage compares boot disks of 1 GiB, as the package stage makes them
-// but for the store, with the usual tool for an image without root, and with the
-// way of ec2.sh: dd, mkfs, a loop mount and cp.
+// BenchmarkImage compares boot disks of 1 GiB, as the package stage makes them but
+// without the store, with mke2fs -d and with mirage's ec2.sh: dd, mkfs, a loop mount
+// and cp.
 func BenchmarkImage(b *testing.B) {
 	need.Tools(b, "mke2fs")
 	measure(b, func(f *figures) {
@@ -47,9 +47,8 @@ func BenchmarkImage(b *testing.B) {
 	})
 }
 
-// BenchmarkImageMemory compares the memory that this process takes at its height
-// for eight disks of 8 GiB at once with that for one. Layout Whole needs no other
-// process.
+// BenchmarkImageMemory compares the peak memory of this process for eight disks of 8 GiB
+// at once with that for one. Layout Whole needs no other process.
 func BenchmarkImageMemory(b *testing.B) {
 	const mib, gib = 10, 8
 	path := b.TempDir()
@@ -94,7 +93,7 @@ func write(b *testing.B, path, kernel string, size int64) error {
 	return disk.Write(b.Context(), path, disk.Whole, disk.Boot{Kernel: kernel, ABI: image.XenPV, Args: "bench"}, size)
 }
 
-// sh runs a script on a folder.
+// sh runs a script with the folder as $1.
 func sh(b *testing.B, script, folder string) error {
 	cmd := exec.CommandContext(b.Context(), "sh", "-c", script, "sh", folder)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
@@ -104,7 +103,7 @@ func sh(b *testing.B, script, folder string) error {
 	return nil
 }
 
-// random makes a file of bytes that no file system can leave out.
+// random makes a file of random bytes, which has no holes and does not compress.
 func random(b *testing.B, path string, size int64) string {
 	b.Helper()
 	f, err := os.Create(path)

@@ -14,14 +14,14 @@ import (
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
-// The steps that do nothing are the kind "noop", toolchain and target, on a
-// host of its own, so that they take the same two queues as a real kind's.
+// The kind "noop" is a toolchain and a target whose steps do nothing. Like a real kind
+// it has two queues, one of them a host's.
 const (
 	kind   = "noop"
 	onHost = kind + "@" + host
 )
 
-// noop gives values of the size that real steps give.
+// noop returns values as large as those of real steps.
 type noop struct{}
 
 var (
@@ -37,7 +37,7 @@ func (noop) Check(_ context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, nil
 }
 
-// Configure makes no tree, as toolchain prebuilt: the bare workflow cleans none.
+// Configure makes no tree, as in toolchain prebuilt: the bare workflow has no Clean.
 func (noop) Configure(_ context.Context, spec step.Spec) (step.Source, error) {
 	return step.Source{Spec: spec, Host: host, Log: &someArtifact}, nil
 }
@@ -78,7 +78,7 @@ func (n noop) register(w worker.ActivityRegistry) {
 	}
 }
 
-// order asks for a deploy of app as "morgana deploy" would.
+// order returns the request of "morgana deploy" for app.
 func order(app string) workflows.DeployRequest {
 	return workflows.DeployRequest{
 		Spec: step.Spec{
@@ -91,9 +91,8 @@ func order(app string) workflows.DeployRequest {
 	}
 }
 
-// bare calls the six activities of a deploy one after the other, with the same
-// values on the same queues, and does nothing else: the least that a deploy
-// could be.
+// bare calls the six activities of a deploy one after the other, with the same values on
+// the same queues, and does nothing else.
 func bare(ctx workflow.Context, in workflows.Request) (out workflows.Outcome, err error) {
 	call := func(queue, name string, in, out any) {
 		if err == nil {

@@ -21,14 +21,13 @@ import (
 	"github.com/morgana-deploy/morgana/xenlab"
 )
 
-// xenStages are what the xen target does for a deploy, and its end.
+// xenStages are the xen target's stages of a deploy and its destroy.
 var xenStages = []string{"check", "package", "register", "boot", "destroy"}
 
-// BenchmarkXen compares deploys of examples/hello to a lab's Xen, until the kernel
-// has greeted, with xl by hand over one ssh connection: those of the xen target's
-// own steps and those of the product, of a kernel that is new to the host and of
-// one that is there. A lab emulates, so its times say little; they are there to
-// divide by.
+// BenchmarkXen compares deploys of examples/hello to the Xen of a lab, until the kernel's
+// greeting, with xl by hand over one ssh connection. It deploys by the steps of the xen
+// target and by the commands morgana deploy and destroy, each with a kernel that is new
+// to the host and with one that is there. The lab emulates: only the ratios are of use.
 func BenchmarkXen(b *testing.B) {
 	need.Lab(b, xenlab.Missing(b.Context()))
 	folder := b.TempDir()
@@ -38,7 +37,7 @@ func BenchmarkXen(b *testing.B) {
 	}
 	b.Cleanup(func() { _ = lab.Close() }) // its folder goes now
 	calls := filepath.Join(folder, "calls")
-	b.Setenv("MORGANA_SSH_CONFIG", lab.Config) // remote's way to be told
+	b.Setenv("MORGANA_SSH_CONFIG", lab.Config) // read by package remote
 	b.Setenv("PATH", countSSH(b, calls)+":"+os.Getenv("PATH"))
 
 	content, err := os.ReadFile(hello(b))
@@ -49,7 +48,7 @@ func BenchmarkXen(b *testing.B) {
 	x.newTarget(folder, lab.Host)
 	x.newProduct(lab)
 
-	// A domain that nobody starts keeps the kernel's image on the host.
+	// A registered domain that is not started keeps the kernel's image on the host.
 	there := x.fresh()
 	if err := x.steps(there, xenStages[:3], func(_ string, do func() error) error { return do() }); err != nil {
 		b.Fatal(err)
@@ -65,9 +64,9 @@ func BenchmarkXen(b *testing.B) {
 type xenBench struct {
 	*testing.B
 	host    *byHand
-	calls   string // has a byte for each ssh
+	calls   string // file with a byte for each call of ssh
 	kernel  []byte
-	n       int // names and kernels given out
+	n       int // number of names and kernels used
 	target  *xen.Target
 	store   step.Store
 	options json.RawMessage
@@ -75,14 +74,13 @@ type xenBench struct {
 	env     []string
 }
 
-// fresh is the kernel with bytes behind it that nobody loads: another digest.
+// fresh returns the kernel with a new digest: with bytes at its end that are not loaded.
 func (x *xenBench) fresh() []byte {
 	x.n++
 	return fmt.Appendf(slices.Clone(x.kernel), "%016d", x.n)
 }
 
-// round deploys a kernel and destroys it again: by the target's steps, by hand,
-// and by the product.
+// round deploys a kernel and destroys it: by the target's steps, by hand, and by morgana.
 func (x *xenBench) round(f *figures, is string, kernel []byte) {
 	isNew := is == "kernel-new"
 	took, nothing := map[string]float64{}, timed(x.B, func() error { return x.host.run("true") })
@@ -107,7 +105,7 @@ func (x *xenBench) round(f *figures, is string, kernel []byte) {
 		return nil
 	})
 	if isNew {
-		kernel = x.fresh() // both may not send the same
+		kernel = x.fresh() // the host has the other one now
 	}
 	x.n++
 	app := fmt.Sprintf("whole%d", x.n)
@@ -128,7 +126,7 @@ func (x *xenBench) round(f *figures, is string, kernel []byte) {
 	f.add(is+"/processes/xl", ours.processes, peer.processes, "processes")
 }
 
-// newTarget makes the xen target, with a store and a state of its own.
+// newTarget makes the xen target, with its own store and state folder.
 func (x *xenBench) newTarget(folder, address string) {
 	artifacts, err := store.Open(x.Context(), filepath.Join(folder, "store"))
 	if err != nil {
@@ -139,8 +137,8 @@ func (x *xenBench) newTarget(folder, address string) {
 	x.options = json.RawMessage(fmt.Sprintf(`{"host":%q,"memory":%d,"args":"stay","expect":%q}`, address, xenMemory, greeting))
 }
 
-// steps does these of a domain's stages, each within around. The domain's name is
-// new. What was made stays if the last stage is not destroy.
+// steps runs the stages for a new domain, each inside a call of around. The domain's
+// image stays on the host if the last stage is not destroy.
 func (x *xenBench) steps(kernel []byte, stages []string, around func(stage string, do func() error) error) error {
 	ctx := x.Context()
 	stored, err := x.store.Put(ctx, bytes.NewReader(kernel))
@@ -170,7 +168,7 @@ func (x *xenBench) steps(kernel []byte, stages []string, around func(stage strin
 	return nil
 }
 
-// newProduct starts a server and a worker, and writes a project.
+// newProduct starts a server and a worker for morgana, and writes a project.
 func (x *xenBench) newProduct(lab *xenlab.Lab) {
 	x.project = x.TempDir()
 	x.env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "TEMPORAL_") || strings.HasPrefix(v, "MORGANA_") })
@@ -193,11 +191,11 @@ func (x *xenBench) morgana(args ...string) error {
 	return nil
 }
 
-// work is what something makes of a Xen host: round trips of ssh, and processes
-// that started there, those of sshd among them.
+// work is the cost of an operation on a Xen host: calls of ssh, and processes started on
+// the host, including those of sshd.
 type work struct{ trips, processes float64 }
 
-// counted says what do makes of the host, less what counting does.
+// counted returns the work of do, without that of the counting itself.
 func (x *xenBench) counted(do func() error) work {
 	now := func() (w work) {
 		stat, err := x.host.said("cat", "/proc/stat")
@@ -220,7 +218,7 @@ func (x *xenBench) counted(do func() error) work {
 	return work{after.trips - 2*before.trips + idle.trips, after.processes - 2*before.processes + idle.processes}
 }
 
-// countSSH gives a folder with an ssh that writes a byte for each of its calls.
+// countSSH returns a folder with an ssh that writes a byte to calls for each call.
 func countSSH(b *testing.B, calls string) (folder string) {
 	ssh, err := exec.LookPath("ssh")
 	if err != nil {
@@ -240,8 +238,8 @@ const (
 	handKernel = "/root/hello"
 )
 
-// byHand is what a person does on a Xen host: xl over an ssh connection that all
-// commands share (ControlMaster).
+// byHand runs commands on a Xen host over one ssh connection that they share
+// (ControlMaster).
 type byHand struct {
 	ctx    context.Context
 	lab    *xenlab.Lab
@@ -286,8 +284,8 @@ func (h *byHand) write(path string, content []byte) error {
 	return cmd.Run()
 }
 
-// deploy creates a domain and waits for its greeting. A kernel that is new is
-// copied to the host first; a configuration is in any case.
+// deploy creates a domain and waits for its greeting. It copies a configuration to the
+// host, and the kernel if that is new.
 func (h *byHand) deploy(kernel []byte, isNew bool) error {
 	if isNew {
 		if err := h.write(handKernel, kernel); err != nil {
@@ -302,7 +300,7 @@ func (h *byHand) deploy(kernel []byte, isNew bool) error {
 		return err
 	}
 	console := h.command("xl", "console", handName)
-	in, err := console.StdinPipe() // at whose end xl console would end
+	in, err := console.StdinPipe() // at its end xl console would end
 	if err != nil {
 		return err
 	}
