@@ -9,7 +9,7 @@
 //	lock          held by a call that changes the machine, and by its process
 //	pid           locked (fcntl) by the process as long as it runs
 //	console.log   what the machine printed
-//	ready         how the machine was known to be ready; absent until it is
+//	ready         how the machine showed that it is ready; absent until then
 //
 // and the files of its image. The folder is the registration; there is no other
 // record. Register makes it in one rename, Destroy removes it. A folder whose

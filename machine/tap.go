@@ -109,8 +109,9 @@ const (
 	others              // not of Morgana's making
 )
 
-// find looks for the tap. It refuses one of another deployment, and a device that cannot be
-// used as c asks. index is the device's, 0 if there is none; no later device gets the same.
+// find looks for the tap. It refuses a tap of another deployment, and a device that is no
+// tap or that c would change though Morgana did not make it. index is the device's, 0 if
+// there is none; no later device gets the same.
 func (c TapConfig) find() (whose owner, index int, err error) {
 	link, err := linkNamed(c.Interface())
 	if link == nil || err != nil {
@@ -174,8 +175,8 @@ func (c TapConfig) take(ctx context.Context) (*os.File, owner, error) {
 	}
 }
 
-// sameAs returns EBUSY, so that take looks again, if a tap that Morgana did not make was
-// gone before attach. Then attach has made a new tap, which needs its tags.
+// sameAs returns EBUSY, so that take looks again, if attach made a new tap because the one
+// that find saw, not of Morgana's making, was gone. The new tap needs its tags.
 func (c TapConfig) sameAs(whose owner, index int) error {
 	if whose != others {
 		return nil // made by Morgana, before or now
