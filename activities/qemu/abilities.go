@@ -21,7 +21,7 @@ var (
 var dead = []string{"guest-panicked", "internal-error", "io-error", "shutdown"}
 
 // Observe looks at QEMU's process, asks QEMU for the guest's state, and lists the ports
-// that lead to it now: a later generation takes them over.
+// that lead to the guest now. A later generation may have taken them over.
 func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
 	h, err := t.machines.Observe(m, ended)
 	if err != nil || h.State != step.Running {
