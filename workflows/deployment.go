@@ -12,8 +12,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Deployment is an app on a target for as long as its machine lives: a running
-// workflow is a running machine. It is the workflow "deployment/<app>/<target>".
+// Deployment is the workflow "deployment/<app>/<target>". It runs as long as the machine
+// of the app on the target.
 //
 // The update "deploy" requests a new generation and returns when its rollout is queued.
 // The update "destroy" removes machine and image and ends the workflow; so does a
@@ -61,7 +61,8 @@ type deployment struct {
 	destroy *ending
 }
 
-// await waits for a request. got is false if no first request came within abandoned.
+// await waits for a request. got is false if the first request did not come within the
+// time [abandoned].
 func (d *deployment) await() (got bool, err error) {
 	if d.Last.App != "" {
 		return true, workflow.Await(d.ctx, d.wanted)
@@ -120,8 +121,8 @@ func (d *deployment) rollout() error {
 	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())
 	}
-	// The workflow fails if no machine runs, nothing is left and no request came in the
-	// meantime, not even in this workflow task.
+	// Without a machine, leftovers and further requests the workflow fails. Await lets
+	// requests of the same workflow task come in first.
 	more := func() bool {
 		return d.Current != nil || len(d.Remains) > 0 || len(d.queue) > 0 || d.destroy != nil
 	}
@@ -132,8 +133,8 @@ func (d *deployment) rollout() error {
 	return Fail(Failure(err))
 }
 
-// remember adds acts to Remains, except twins: acts for the same place and generation,
-// or, of acts that are kept, for the same place.
+// remember adds acts to Remains. It skips an act for the same place and generation as
+// another, and a kept act for the same place as another kept one.
 func (d *deployment) remember(acts ...*Undo) {
 	for _, u := range acts {
 		twin := func(r *Undo) bool {

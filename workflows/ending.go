@@ -50,9 +50,10 @@ type place struct {
 }
 
 // end destroys the resources of the app and target, of any life and generation, in all
-// places, and reports whether that succeeded. If a place fails, its acts stay in
-// Remains for the next rollout or destroy. A build tree that cannot be removed is listed
-// as left but is no failure. end cannot be cancelled.
+// places. It reports whether the workflow may end: all were removed, or the request says
+// forget. The acts of a place that failed stay in Remains for the next rollout or
+// destroy. A build tree that cannot be removed is listed as left but is no failure. end
+// cannot be cancelled.
 func (d *deployment) end(o workflow.ActivityOptions) bool {
 	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
 	defer cancel()

@@ -224,9 +224,9 @@ func (r *rollout) end(out *Outcome, err error) error {
 	return failWith(failure, remains, failure.Kind.Final())
 }
 
-// retire destroys the previous machine or, in a deployment's first rollout, the
-// resources of its earlier lives. It also tries the stale acts again. The rollout has
-// succeeded at this point: it cannot be cancelled, and a failed act does not fail it.
+// retire destroys the previous machine. In a first rollout it destroys the resources of
+// earlier lives, unless check found none. It also tries the stale acts again. The rollout
+// has succeeded by then: it cannot be cancelled, and a failed act does not fail it.
 func (r *rollout) retire(spec step.Spec) {
 	r.undo.take(r.in.Route.Destroy)
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
