@@ -94,16 +94,16 @@ func (i *stepInbound) run(ctx context.Context, in *interceptor.ExecuteActivityIn
 	return i.Next.ExecuteActivity(ctx, in)
 }
 
-// boundedByTime reports whether the retries of an activity are bounded by time, as
-// optionsOf of package workflows has it for its stage.
+// boundedByTime reports whether the retries of an activity are bounded by time. It must
+// agree with optionsOf of package workflows.
 func boundedByTime(activity string) bool {
 	_, name, _ := strings.Cut(activity, ".")
 	return name == "Register" || name == "Boot"
 }
 
-// handOver cancels an activity grace after the worker was told to stop. The SDK would
-// cancel it only when the process is about to end. The step's error would then be lost,
-// and another worker would get the step only after the heartbeat timeout.
+// handOver cancels an activity when the worker was told to stop and grace is over. The
+// SDK would cancel it only when the process is about to end. The step's error would then
+// be lost, and another worker would get the step only after the heartbeat timeout.
 func handOver(ctx context.Context, stopping <-chan struct{}, cancel context.CancelCauseFunc) {
 	select {
 	case <-ctx.Done():
