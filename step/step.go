@@ -83,8 +83,8 @@ type Origin struct {
 	// "/home/ann/hello" on "laptop". No step reads them.
 	Folder string `json:"folder,omitempty"`
 	Host   string `json:"host,omitempty"`
-	// Archive is the packed source folder (an uncompressed tar whose bytes
-	// depend only on the files' names, contents and executable bits).
+	// Archive is the packed source folder: an uncompressed tar whose bytes depend
+	// only on names, contents, executable bits and link targets.
 	Archive *Artifact `json:"archive,omitempty"`
 	// Kernel is an existing kernel (toolchain prebuilt).
 	Kernel *Artifact `json:"kernel,omitempty"`

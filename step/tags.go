@@ -16,10 +16,10 @@ type Tags struct {
 	App string `json:"app"`
 	// Target is the target's name in morgana.yaml, same form as App.
 	Target string `json:"target"`
-	// Life is the deployment's id, 8 hex digits: a deployment that was destroyed and
-	// its successor of the same app and target differ in it. Clouds never accept some
-	// names and client tokens a second time, so names need it. Empty matches every
-	// life (Destroy, Clean and List only).
+	// Life is the deployment's id, 8 hex digits. A destroyed deployment and a later one
+	// of the same app and target have different lives. Names contain it because a cloud
+	// may never accept a used name or client token again. Empty matches every life
+	// (Destroy, Clean and List only).
 	Life string `json:"life,omitempty"`
 	// Generation is the number of the rollout, from 1. Zero matches every
 	// generation (Destroy, Clean and List only).
