@@ -19,8 +19,8 @@ import (
 )
 
 // Open implements [step.Store]. If the bytes do not match, the reader returns an error
-// in the place of the last ones. So a caller that stops at a.Size, before EOF, has
-// verified bytes.
+// in the place of the last bytes. So a caller that has read a.Size bytes, but not EOF,
+// has verified bytes.
 func (s *Store) Open(ctx context.Context, a step.Artifact) (io.ReadCloser, error) {
 	op := "open artifact " + short(a)
 	if err := s.belongs(a); err != nil {
