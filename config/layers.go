@@ -22,9 +22,9 @@ func (k scalarKey) variable() string {
 	return "MORGANA_" + strings.ToUpper(strings.ReplaceAll(k.flag, "-", "_"))
 }
 
-// layers has the sources of the keys. A flag wins over a variable, that over the file,
-// that over the default. Viper picks the value. layers also knows its source, for errors
-// and relative paths.
+// layers has the sources of the keys. A key's value is that of its flag, else of its
+// variable, else of the file, else its default. Viper picks the value. layers also knows
+// the source of the value, for errors and relative paths.
 type layers struct {
 	viper *viper.Viper
 	flags *pflag.FlagSet // may be nil

@@ -10,8 +10,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Replaceable are the steps of a route that the key steps can replace: all but those of
-// After.
+// Replaceable are the steps of a route that the key `steps` can replace: all but those
+// of After.
 var Replaceable = append(step.Stages[:], "console", "destroy", "clean", "observe", "list", "forecast")
 
 // replace replaces a step of a route. which is one of [Replaceable].
