@@ -1,6 +1,6 @@
 // Package files writes files atomically, locks them, opens files that users name, and
-// makes scratch folders. Locks are those of flock(2): the kernel releases a lock when
-// the last process that has the file open ends.
+// makes scratch folders. Locks are those of flock(2): the kernel releases a lock when the
+// last copy of its descriptor is closed, as by the end of a killed process.
 package files
 
 import (

@@ -21,9 +21,8 @@ func (folder) Is(target error) bool { return target == ErrNotRegular }
 // readOnly has O_NONBLOCK because opening a named pipe would wait for a writer.
 const readOnly = os.O_RDONLY | syscall.O_NONBLOCK
 
-// Open opens a regular file for reading. Anything else is [ErrNotRegular]: a user may
-// name a pipe that has no writer or a device that has no end. The caller closes the
-// file.
+// Open opens a regular file for reading. A pipe, device or folder is [ErrNotRegular]: a
+// pipe may have no writer and a device no end. The caller closes the file.
 func Open(path string) (*os.File, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, readOnly, 0)
 	return checked(f, err)
@@ -54,7 +53,7 @@ func checked(f *os.File, err error) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// Read reads a regular file of at most most bytes. A longer one is an error.
+// Read reads a regular file. A file of more than most bytes is an error.
 func Read(path string, most int64) ([]byte, error) {
 	f, _, err := Open(path)
 	if err != nil {
@@ -63,7 +62,7 @@ func Read(path string, most int64) ([]byte, error) {
 	return ReadAll(f, most)
 }
 
-// ReadAll reads the rest of f, at most most bytes, and closes f. More is an error.
+// ReadAll reads the rest of f and closes f. More than most bytes are an error.
 func ReadAll(f *os.File, most int64) ([]byte, error) {
 	defer f.Close() //nolint:errcheck // only read
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
