@@ -50,7 +50,7 @@ var Stages = [...]Stage{Check, Configure, Build, Package, Register, Boot}
 // worker finds the credentials where the cloud's own tools keep them.
 type Spec struct {
 	Tags
-	// Kind is the kind of the target: its folder under activities, task queue and activity prefix.
+	// Kind is the kind of the target: its task queue and the prefix of its activities.
 	Kind string `json:"kind"`
 	// Options are the target's own; its Check decodes them with [Decode].
 	Options json.RawMessage `json:"options,omitempty"`
