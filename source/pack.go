@@ -29,7 +29,7 @@ import (
 // or the end of the process, removes it.
 type Packed struct {
 	*os.File
-	// Size is the file's, in bytes.
+	// Size is the size of the temporary file, in bytes.
 	Size int64
 	// Largest is the path of the largest file in the folder, of LargestSize bytes.
 	Largest     string
