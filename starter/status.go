@@ -143,7 +143,7 @@ func (to *connection) deployments(ctx context.Context, app, target string, all b
 			return nil, to.refused("list deployments", err)
 		}
 		for _, info := range answer.GetExecutions() {
-			if l, ok := to.describe(ctx, info); ok && (target == "" || l.Target == target) {
+			if l, ok := to.describe(ctx, info, all); ok && (target == "" || l.Target == target) {
 				lines = append(lines, l)
 			}
 		}
@@ -153,13 +153,18 @@ func (to *connection) deployments(ctx context.Context, app, target string, all b
 	}
 }
 
-func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExecutionInfo) (deploymentLine, bool) {
+// describe returns the line of a deployment; ok is false if it has ended and ended ones
+// are not wanted.
+func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, ended bool) (_ deploymentLine, ok bool) {
 	parts := strings.Split(info.GetExecution().GetWorkflowId(), "/")
 	if len(parts) != 3 {
 		return deploymentLine{}, false
 	}
 	l := deploymentLine{App: parts[1], Target: parts[2], Started: info.GetStartTime().AsTime()}
 	if info.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		if !ended {
+			return l, false
+		}
 		l.State = strings.ToLower(info.GetStatus().String())
 		if info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_FAILED {
 			to.why(ctx, info, &l)
@@ -176,6 +181,11 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	case err != nil:
 		l.State = "no worker answers"
 	case l.Destroying:
+		// Temporal's list lags behind: the deployment may have ended by now.
+		now, err := to.DescribeWorkflowExecution(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId())
+		if err == nil && now.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
+			return to.describe(ctx, now.GetWorkflowExecutionInfo(), ended)
+		}
 		l.State = "destroying"
 	case l.Rolling != nil:
 		l.State = fmt.Sprintf("rolling out %d", l.Rolling.Generation)

@@ -323,7 +323,8 @@ func TestDestroyFindsLeftoversOfAnEarlierLife(t *testing.T) {
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"Destroy lab generation 0", "Clean lab"}; !slices.Equal(s.calls, want) || destroyed.err != nil {
+	slices.Sort(s.calls)
+	if want := []string{"Clean lab", "Destroy lab generation 0"}; !slices.Equal(s.calls, want) || destroyed.err != nil {
 		t.Errorf("calls %q, want %q; %+v", s.calls, want, destroyed)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,8 @@ import (
 type recorded struct {
 	env   *testsuite.TestWorkflowEnvironment
 	calls []string
+	// mu is held by each step: some run at the same time.
+	mu sync.Mutex
 	// fail gives a step's error by its name, "Build".
 	fail map[string]error
 	// failAt gives it by the task queue.
@@ -73,6 +76,8 @@ func digest(digit string) string { return strings.Repeat(digit, 64) }
 func register[In, Out any](r *recorded, name string, f func(context.Context, In) (Out, error)) {
 	r.env.RegisterActivityWithOptions(func(ctx context.Context, in In) (out Out, err error) {
 		info := activity.GetInfo(ctx)
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		call := name + " " + info.TaskQueue
 		if what, ok := any(in).(step.Removal); ok {
 			call += fmt.Sprintf(" generation %d", what.Spec.Generation)
