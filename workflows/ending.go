@@ -59,21 +59,15 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 	defer cancel()
 	e := d.destroy
 	places := d.places()
-	all := workflow.NewWaitGroup(ctx)
-	for _, p := range places {
-		all.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			defer all.Done()
-			var removed step.Destroyed
-			removed, p.err = p.act.run(ctx, o)
-			for _, r := range removed.Removed {
-				if !slices.Contains(e.result.Removed, r) { // another place's act may report it too
-					e.result.Removed = append(e.result.Removed, r)
-				}
+	together(ctx, places, func(ctx workflow.Context, _ int, p *place) {
+		var removed step.Destroyed
+		removed, p.err = p.act.run(ctx, o)
+		for _, r := range removed.Removed {
+			if !slices.Contains(e.result.Removed, r) { // another place's act may report it too
+				e.result.Removed = append(e.result.Removed, r)
 			}
-		})
-	}
-	all.Wait(ctx)
+		}
+	})
 	d.Remains = nil
 	var left []string
 	sure := 0 // places that are known to have resources

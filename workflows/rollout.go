@@ -54,7 +54,6 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		out.Machine, err = run[step.Machine](r, step.Boot, was.Spec.Host, was)
 		if err == nil && !out.Machine.Ended || ctx.Err() != nil {
 			out.Unchanged = true
-			r.retireStale()
 			return out, err
 		}
 	}

@@ -201,6 +201,9 @@ func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	if err == nil {
+		if out.Unchanged { // else retire did it
+			r.stale = undoList(r.in.Stale).runTogether(ctx, destroyOptions())
+		}
 		r.stale = append(r.stale, r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())...)
 		out.Left, out.Remains = r.stale.left(), r.stale
 		return nil
@@ -241,11 +244,6 @@ func (r *rollout) retire(spec step.Spec) {
 		before.add(undoMachine("destroy what an earlier life left", r.in.Route, others))
 	}
 	r.stale = before.runTogether(ctx, destroyOptions())
-}
-
-// retireStale tries the stale acts again after a rollout that keeps the machine.
-func (r *rollout) retireStale() {
-	r.stale = undoList(r.in.Stale).runTogether(r.ctx, destroyOptions())
 }
 
 // unchanged reports whether the current machine runs the same image and was registered

@@ -134,16 +134,10 @@ func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (rema
 // guesses.
 func (l undoList) runTogether(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
 	failed := make([]bool, len(l))
-	all := workflow.NewWaitGroup(ctx)
-	for i, u := range l {
-		all.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			defer all.Done()
-			_, err := u.run(ctx, o)
-			failed[i] = err != nil && !u.Guess
-		})
-	}
-	all.Wait(ctx)
+	together(ctx, l, func(ctx workflow.Context, i int, u *Undo) {
+		_, err := u.run(ctx, o)
+		failed[i] = err != nil && !u.Guess
+	})
 	for i, u := range l {
 		if failed[i] {
 			remains = append(remains, u)
@@ -157,4 +151,17 @@ func (l undoList) left() (texts []string) {
 		texts = append(texts, u.left())
 	}
 	return texts
+}
+
+// together runs do for all items at the same time and waits for it.
+func together[T any](ctx workflow.Context, items []T, do func(ctx workflow.Context, i int, item T)) {
+	all := workflow.NewWaitGroup(ctx)
+	for i, item := range items {
+		all.Add(1)
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			defer all.Done()
+			do(ctx, i, item)
+		})
+	}
+	all.Wait(ctx)
 }
