@@ -94,11 +94,10 @@ func (i *stepInbound) run(ctx context.Context, in *interceptor.ExecuteActivityIn
 	return i.Next.ExecuteActivity(ctx, in)
 }
 
-// boundedByTime reports whether the retries of an activity are bounded by time. It must
-// agree with optionsOf of package workflows.
+// boundedByTime reports whether the retries of a kind's activity are bounded by time.
 func boundedByTime(activity string) bool {
 	_, name, _ := strings.Cut(activity, ".")
-	return name == "Register" || name == "Boot"
+	return workflows.BoundedByTime(step.Stage(strings.ToLower(name)))
 }
 
 // handOver cancels an activity when the worker was told to stop and grace is over. The

@@ -68,15 +68,18 @@ func optionsOf(stage step.Stage) workflow.ActivityOptions {
 		WaitForCancellation: true,
 	}
 	o.ScheduleToStartTimeout = hostGone
-	switch stage {
-	case step.Check:
+	if stage == step.Check {
 		o.ScheduleToStartTimeout = unpolled
-	case step.Register, step.Boot: // bounded by time, not by tries
+	}
+	if BoundedByTime(stage) {
 		o.RetryPolicy = retry(0)
 		o.ScheduleToCloseTimeout = 3 * day
 	}
 	return o
 }
+
+// BoundedByTime reports whether the retries of a stage are bounded by time, not by tries.
+func BoundedByTime(stage step.Stage) bool { return stage == step.Register || stage == step.Boot }
 
 // undoOptions are for the undo acts of a failed rollout and of a cancelled deployment.
 // These are retried for an hour, which is longer than a reboot.
