@@ -1,0 +1,66 @@
+package ec2
+
+import (
+	"context"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/ebs"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+)
+
+// cloud is one account's EC2 in one region. Its clients try a call once: Temporal
+// retries the step. Only the upload of blocks retries calls itself.
+type cloud struct {
+	region string
+	ec2    *ec2.Client
+	ebs    *ebs.Client
+	elb    *elb.Client
+	sts    *sts.Client
+}
+
+// callTimeout is the limit of one call.
+const callTimeout = 20 * time.Second
+
+// open reads AWS's configuration on this host and makes the clients.
+func open(ctx context.Context, s settings) (*cloud, error) {
+	// A plain http.Client fails if AWS_CA_BUNDLE is set.
+	client := awshttp.NewBuildableClient().WithTimeout(callTimeout)
+	cfg, err := config.LoadDefaultConfig(ctx,
+		config.WithSharedConfigProfile(s.Profile), config.WithRegion(s.Region), config.WithHTTPClient(client),
+		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }))
+	if err != nil {
+		return nil, failed("read AWS configuration", err)
+	}
+	if s.Endpoint != "" {
+		cfg.BaseEndpoint = aws.String(s.Endpoint)
+	}
+	return &cloud{cfg.Region, ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg), sts.NewFromConfig(cfg)}, nil
+}
+
+// visible is how long a resource that was just made may be invisible to the calls that
+// describe it. AWS advises to wait at most two minutes.
+const visible = 2 * time.Minute
+
+// poll calls ask until it is done or fails, or limit has passed: then it returns false. The
+// pauses grow from 0.2 s to 5 s.
+func poll(ctx context.Context, limit time.Duration, ask func() (done bool, err error)) (bool, error) {
+	end := time.Now().Add(limit)
+	for pause := 200 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
+		if done, err := ask(); done || err != nil {
+			return done, err
+		}
+		if time.Now().Add(pause).After(end) {
+			return false, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}

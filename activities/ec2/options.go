@@ -1,0 +1,168 @@
+package ec2
+
+import (
+	"encoding/json"
+	"regexp"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Options are an ec2 target's options in morgana.yaml. docs/schema makes the table of
+// docs/targets/ec2.md of the comments.
+type Options struct {
+	// Profile is a profile of the worker's ~/.aws/config. Default: AWS_PROFILE of
+	// the worker, else "default".
+	Profile string `json:"profile,omitempty"`
+	// Region is the region, as "eu-west-1". Default: that of the profile or of
+	// AWS_REGION of the worker.
+	Region string `json:"region,omitempty"`
+	// Endpoint is the URL of another service with EC2's API. Default: Amazon's, or
+	// AWS_ENDPOINT_URL of the worker.
+	Endpoint string `json:"endpoint,omitempty"`
+	// Account is the account's number. A deploy with another account's credentials
+	// is refused. Default: the account of the credentials.
+	Account string `json:"account,omitempty"`
+	// Backing is how the image is made: "direct" sends the blocks of a snapshot.
+	Backing string `json:"backing" jsonschema:"enum=direct"`
+	// InstanceType is the type of the instance. Default: "t3.micro", or "t1.micro"
+	// for a paravirtual image.
+	InstanceType string `json:"instance_type,omitempty"`
+	// Virtualization is "hvm", "paravirtual" (by pv-grub), or "auto": hvm if GRUB
+	// can boot the kernel, else paravirtual.
+	Virtualization string `json:"virtualization" jsonschema:"enum=auto,enum=hvm,enum=paravirtual"`
+	// BootMode is how the firmware of an hvm instance starts: "legacy-bios" or
+	// "uefi". Default: "legacy-bios".
+	BootMode string `json:"boot_mode,omitempty" jsonschema:"enum=legacy-bios,enum=uefi"`
+	// Layout is where the file system of a paravirtual image begins: "hd0" at the
+	// disk's first sector, "hd0,0" in its first partition. Default: "hd0".
+	Layout string `json:"layout,omitempty" jsonschema:"enum=hd0,enum=hd0\\,0"`
+	// KernelID is the AKI of a pv-grub for that layout. Default: Amazon's newest in
+	// the region.
+	KernelID string `json:"kernel_id,omitempty"`
+	// Size is the size of the boot disk, as "1GiB". EC2 rounds it up to whole GiB.
+	// Default: as small as its files allow.
+	Size string `json:"size,omitempty"`
+	// Encrypted encrypts the snapshot with the account's default KMS key.
+	Encrypted bool `json:"encrypted,omitempty"`
+	// Args is the kernel's command line.
+	Args string `json:"args,omitempty"`
+	// Modules are names of files that came with the kernel, as "initrd.img": its
+	// ramdisk or multiboot modules.
+	Modules []string `json:"modules,omitempty"`
+	// Subnets are subnets for the instance, as "subnet-0a1b...". One after the other
+	// is tried while its zone lacks capacity. Default: the default VPC's.
+	Subnets []string `json:"subnets,omitempty"`
+	// SecurityGroups are ids of security groups. Default: the VPC's default group.
+	SecurityGroups []string `json:"security_groups,omitempty"`
+	// PublicIP gives the instance a public address. Default: as the subnet says.
+	PublicIP *bool `json:"public_ip,omitempty"`
+	// KeyName is the name of a key pair; the instance finds it in its metadata.
+	KeyName string `json:"key_name,omitempty"`
+	// InstanceProfile is the name of an IAM instance profile.
+	InstanceProfile string `json:"instance_profile,omitempty"`
+	// UserData is the text that the instance finds in its metadata, at most 16 KiB.
+	// It is no place for secrets.
+	UserData string `json:"user_data,omitempty"`
+	// Spot asks for a spot instance.
+	Spot bool `json:"spot,omitempty"`
+	// Placement says where the instance is placed.
+	Placement Placement `json:"placement,omitzero"`
+	// ElasticIP is the allocation id of an Elastic IP, as "eipalloc-0a1b...". It
+	// moves to the new instance once that is ready.
+	ElasticIP string `json:"elastic_ip,omitempty"`
+	// TargetGroup is the ARN of a load balancer's target group. The new instance
+	// takes the place of the old one in it once that is ready.
+	TargetGroup string `json:"target_group,omitempty"`
+	// Expect is a regular expression (RE2). The instance is ready when its console
+	// matches. A paravirtual instance shows its console only minutes later.
+	Expect string `json:"expect,omitempty"`
+	// Port is a TCP port. The instance is ready when the worker can connect to it.
+	// Without Expect and Port it is ready when it runs.
+	Port int `json:"port,omitempty"`
+	// Timeout is how long the instance may take to be ready, as "90s".
+	Timeout string `json:"timeout"`
+}
+
+// Placement is where an instance is placed.
+type Placement struct {
+	// Zone is an availability zone, as "eu-west-1a".
+	Zone string `json:"zone,omitempty"`
+	// Group is the name of a placement group.
+	Group string `json:"group,omitempty"`
+	// Tenancy is "default", "dedicated" or "host".
+	Tenancy string `json:"tenancy,omitempty" jsonschema:"enum=default,enum=dedicated,enum=host"`
+}
+
+// The values of Options.Backing, Virtualization and BootMode. They are EC2's words.
+const (
+	backingDirect = "direct"
+
+	virtAuto = "auto"
+	virtHVM  = "hvm"
+	virtPV   = "paravirtual"
+
+	bootBIOS = "legacy-bios"
+	bootUEFI = "uefi"
+)
+
+// Defaults returns the options of a target that sets none.
+func Defaults() Options {
+	return Options{Backing: backingDirect, Virtualization: virtAuto, Timeout: "10m"}
+}
+
+// settings are Options that have been read and parsed.
+type settings struct {
+	Options
+	expect  *regexp.Regexp // nil if none
+	timeout time.Duration
+	size    int64 // of the boot disk in bytes; 0: as small as its files allow
+}
+
+// complete reads options as a user wrote them, for Check.
+func complete(options json.RawMessage) (settings, error) { return readOver(Defaults(), options) }
+
+// read reads options that Check has completed.
+func read(options json.RawMessage) (settings, error) { return readOver(Options{}, options) }
+
+// readOver decodes options over under, and refuses wrong ones without asking EC2.
+func readOver(under Options, options json.RawMessage) (s settings, err error) {
+	s.Options = under
+	if err = step.Decode(options, &s.Options); err != nil {
+		return s, err
+	}
+	if s.Expect != "" {
+		if s.expect, err = regexp.Compile(s.Expect); err != nil {
+			return s, step.Invalid("expect", "a regular expression as in https://github.com/google/re2/wiki/Syntax", "%w", err)
+		}
+	}
+	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
+		return s, step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
+	}
+	if s.Size != "" {
+		s.size, err = disk.ParseSize("size", s.Size)
+	}
+	return s, err
+}
+
+// layout returns the layout of the boot disk. Check has set Virtualization.
+func (s *settings) layout() disk.Layout {
+	switch {
+	case s.Virtualization == virtPV && s.Layout == string(disk.Partition):
+		return disk.Partition
+	case s.Virtualization == virtPV:
+		return disk.Whole
+	case s.BootMode == bootUEFI:
+		return disk.UEFI
+	}
+	return disk.BIOS
+}
+
+// loader returns the loader of package image's table.
+func (s *settings) loader() string {
+	if s.Virtualization == virtPV {
+		return "pv-grub"
+	}
+	return "grub"
+}
