@@ -17,10 +17,10 @@ const Kind = "command"
 // slashes, and may not lead out of it. docs/schema makes the table of
 // docs/toolchains/command.md of the comments.
 type Options struct {
-	// Configure are the commands of stage configure. A command is a list of a
-	// program and its arguments. No shell reads it: for one, write
-	// ["sh", "-c", "..."]. A program with a slash in its name ("./configure") is
-	// the source's own; any other is looked up in PATH.
+	// Configure are the commands of stage configure. A command is a list of a program and
+	// its arguments. No shell interprets it; to use one, write ["sh", "-c", "..."]. A
+	// program with a slash in its name ("./configure") is a file of the source; any other
+	// program is looked up in PATH.
 	Configure [][]string `json:"configure,omitempty"`
 	// Build are the commands of stage build, at least one, written as in configure.
 	Build [][]string `json:"build"`

@@ -91,10 +91,10 @@ func Defaults() Options { return Options{Timeout: "60s"} }
 type Network struct {
 	// Name is the device's name: in a Solo5 kernel's manifest, and in {tap:NAME}.
 	Name string `json:"name" jsonschema:"required"`
-	// Tap is the name of a tap device, or "auto" for a tap that Morgana makes and
-	// names. A device that exists is used as it is and must belong to the worker's
-	// user; else it is made. One machine at a time can have a named tap: destroy
-	// that machine before a changed deploy. Default: "auto".
+	// Tap is the name of a tap device, or "auto" for a tap that Morgana makes and names.
+	// An existing device is used as it is, and must belong to the worker's user. A
+	// missing one is made. A named tap belongs to one machine at a time: destroy the old
+	// machine before you deploy a change. Default: "auto".
 	Tap string `json:"tap"`
 	// By is how the program gets the tap: its "name", or "fd", an open file
 	// descriptor. A tap made for fd is gone as soon as the program is. Default:
@@ -111,9 +111,9 @@ type Network struct {
 type Block struct {
 	// Name is the device's name: in a Solo5 kernel's manifest, and in {block:NAME}.
 	Name string `json:"name" jsonschema:"required"`
-	// Path is the absolute path of a file or block device on the worker's host.
-	// One machine at a time can have it: destroy that machine before a changed
-	// deploy.
+	// Path is the absolute path of a file or block device on the worker's host. It
+	// belongs to one machine at a time: destroy the old machine before you deploy a
+	// change.
 	Path string `json:"path,omitempty"`
 	// Size is the size in MiB of a new file of zeros, instead of path. Each
 	// rollout makes a new one; destroy removes it.

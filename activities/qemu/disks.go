@@ -16,9 +16,9 @@ type Disk struct {
 	// without a name is bound to the first device that is left. A name of at most
 	// 20 characters is also the disk's serial number.
 	Name string `json:"name,omitempty"`
-	// Path is a raw image or a block device on the worker's host, as
-	// "/var/lib/data.img". It is never removed. Unless it is readonly, one machine
-	// at a time can have it: destroy that machine before a changed deploy.
+	// Path is a raw image or a block device on the worker's host, as "/var/lib/data.img".
+	// Morgana never removes it. A disk that is not readonly belongs to one machine at a
+	// time: destroy the old machine before you deploy a change.
 	Path string `json:"path,omitempty"`
 	// Size is the size of a new, empty disk, as "64MiB", instead of path. Each
 	// rollout makes a new one; destroy removes it.

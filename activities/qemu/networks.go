@@ -23,10 +23,10 @@ type Network struct {
 	// device of the host, which is removed with the machine. Default: "tap" if tap, bridge or address
 	// is given, else "user".
 	Kind string `json:"kind" jsonschema:"enum=user,enum=tap"`
-	// Tap is the name of the tap device. A device that exists and is not Morgana's
-	// is used as it is, without bridge and address. One machine at a time can have
-	// a named tap: destroy that machine before a changed deploy. Default: a name
-	// of Morgana's.
+	// Tap is the name of the tap device. A device that exists and is not Morgana's is
+	// used as it is, without bridge and address. A named tap belongs to one machine at a
+	// time: destroy the old machine before you deploy a change. Default: a name that
+	// Morgana chooses.
 	Tap string `json:"tap,omitempty"`
 	// Bridge is a bridge of the host that the tap joins.
 	Bridge string `json:"bridge,omitempty"`
@@ -144,8 +144,8 @@ func (s *settings) userNetwork() int {
 	return slices.IndexFunc(s.networks, func(n Network) bool { return n.Kind == userNetwork })
 }
 
-// netdevID is the id of networks[i] on QEMU's command line. The network that ports lead
-// into is netdev, whatever its index.
+// netdevID is the id of networks[i] on QEMU's command line. It is netdev for the network
+// of option ports, whatever its index.
 func (s *settings) netdevID(i int) string {
 	switch user := s.userNetwork(); {
 	case i == user:
@@ -167,8 +167,8 @@ func (s *settings) tap(tags step.Tags, i int) machine.TapConfig {
 	return c
 }
 
-// blame sets Field of a tap's error to network, if the options have that instead of
-// networks.
+// blame sets Field of a tap's error to "network" if the user wrote option network instead
+// of networks.
 func (s *settings) blame(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && len(s.Networks) == 0 && e.Field == "tap" {

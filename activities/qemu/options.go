@@ -26,9 +26,9 @@ type Options struct {
 	// or uefi. Default: as small as its files allow.
 	Size string `json:"size,omitempty"`
 	// Firmware is the UEFI code, a file on the worker's host, as
-	// "/usr/share/OVMF/OVMF_CODE_4M.fd"; only with via uefi. Its variables start
-	// as the file with VARS for CODE in its name, if there is one. Default: the
-	// file where distributions keep it.
+	// "/usr/share/OVMF/OVMF_CODE_4M.fd"; only with via uefi. The file with VARS for CODE
+	// in its name, if there is one, has the initial variables. Default: the file that the
+	// host's distribution installs.
 	Firmware string `json:"firmware,omitempty"`
 	// Machine is QEMU's machine type: "pc", "q35", a version of either as
 	// "pc-q35-7.2", or "microvm". A microvm boots PVH and Linux kernels only, and
