@@ -24,9 +24,10 @@ const (
 )
 
 // Boot starts the program, or adopts the one that runs, and waits until it is ready. A
-// program that has ended is not started again. If it was ready, or ended with status 0
-// without Expect, it is returned as Ended with its status in Ready; else it is BootFailed.
-// A program that was killed with its supervisor or its host is started again.
+// program that has ended is not started again. It is returned as Ended, with its status
+// in Ready, if it was ready or, without Expect, ended with status 0. Otherwise the error
+// is BootFailed. A program that was killed with its supervisor or its host is started
+// again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	return t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
 		s, err := readRecord(rec.Options)

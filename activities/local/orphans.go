@@ -41,9 +41,9 @@ func (t *Target) held(ctx context.Context, m machine.Machine) error {
 	return t.endOrphans(ctx, func(tags step.Tags) bool { return tags == m.Tags })
 }
 
-// endOrphans kills the processes that programs had started and that outlived them, of
-// machines whose supervisor is gone. Such a process may have the machine's lock, and then
-// the machine cannot be removed. wanted chooses the machines, whose folders may be gone
+// endOrphans kills orphans: processes that a program started and that still run although
+// its supervisor is gone. An orphan may hold the machine's lock, and then the machine
+// cannot be removed. wanted selects the machines by their tags; their folders may be gone
 // already.
 func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) error {
 	again := time.NewTicker(5 * time.Millisecond)
@@ -160,10 +160,10 @@ func marked(proc string) string {
 	return ""
 }
 
-// standing finds the folder of a process that has cleared its environment; "" if there is
-// none. The process must have the machine's lock open as descriptor 3, where the program
-// got it, and work in the folder. A supervisor that is starting does too, and is left out.
-// A worker never does.
+// standing returns the machine's folder for a process that has cleared its environment,
+// or "". The folder is the process's working directory, and the process must have the
+// machine's lock open as descriptor 3, as the program got it. A starting supervisor has
+// both too, so it is left out by its argument. A worker never works in the folder.
 func standing(proc string) string {
 	cwd, err := os.Readlink(proc + "/cwd") // what the kernel says: no symbolic links
 	if err != nil {
