@@ -21,8 +21,9 @@ type portProbe struct {
 
 const (
 	askEvery = 150 * time.Millisecond
-	// redial is the age at which an attempt is replaced by a new one: QEMU repeats its SYN
-	// ever more slowly, and the guest may not have been up for the first.
+	// redial is the age at which an attempt is replaced by a new one. QEMU repeats its
+	// SYN ever more slowly, and the guest may not have been up when the first SYN was
+	// sent.
 	redial = 2 * time.Second
 )
 

@@ -14,8 +14,9 @@ import (
 // machine's lock.
 const firstFile = 4
 
-// args returns QEMU's arguments. Paths in the machine's folder are relative to it: a
-// socket's may not be longer than 107 bytes, and commas would need quoting.
+// args returns QEMU's arguments. Paths in the machine's folder are relative to it,
+// because the path of a socket may have at most 107 bytes, and a comma in a path would
+// need quoting.
 func (b *boot) args(with means, devices []device, uefi firmware) ([]string, error) {
 	args := []string{
 		"-name", b.m.Name(), "-uuid", b.rec.UUID(),

@@ -17,9 +17,10 @@ import (
 const silence = time.Second
 
 // Boot starts the machine, or adopts the one that runs, waits until it is ready and opens
-// its ports. A machine that ran to its end is not started again. It is returned as Ended if
-// it was ready, or if its console shows that it was, as for a unikernel that does a job;
-// else it is BootFailed. A machine that was killed is started again.
+// its ports. A machine that ran to its end is not started again. It is returned as Ended
+// if it was ready, or if its console shows that it did its work, as a unikernel with one
+// job does. Otherwise the error is BootFailed. A machine that was killed is started
+// again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	var b *boot
 	out, err := t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {

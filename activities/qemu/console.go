@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// consoleLimit is how much of a console is kept if no disk is larger: a kernel may print
-// for ever.
+// consoleLimit is the size in bytes up to which a console is kept, unless the machine has
+// a larger disk (see fileLimit). A kernel may print for ever.
 const consoleLimit = 64 << 20
 
 // limited returns the command that runs QEMU with a limit on the size of its files. QEMU

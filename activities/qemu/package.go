@@ -150,8 +150,8 @@ func (p *packing) unpack(ctx context.Context, f *os.File) (err error) {
 	return err
 }
 
-// starts returns the one of abis by which the options start the kernel, "" if it is not
-// known.
+// starts returns the ABI of abis by which the kernel is started with these options, or ""
+// if it is not known.
 func (s *settings) starts(abis []string) (string, error) {
 	abi, err := image.Supports(s.loader(), abis)
 	if err != nil {

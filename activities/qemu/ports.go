@@ -119,8 +119,9 @@ func (f forward) free(ctx context.Context) error {
 	return l.Close()
 }
 
-// checkPorts checks that a machine of tags can have its ports: each is free, or held by a
-// machine of the same deployment, which will give it up.
+// checkPorts checks that the machine with these tags can get its ports. Each port must be
+// free, or be held by a machine of the same deployment, which gives it up when the new
+// one is ready.
 func (t *Target) checkPorts(ctx context.Context, tags step.Tags, wanted []forward) error {
 	for i, f := range wanted {
 		field := fmt.Sprintf("ports[%d]", i)
@@ -162,8 +163,8 @@ func (t *Target) checkHolder(ctx context.Context, tags step.Tags, f forward, fie
 	}
 }
 
-// holder returns the machine on this host that has f or a port that overlaps it, nil if
-// none has.
+// holder returns the machine on this host that forwards f or an overlapping port, nil if
+// there is none.
 func (t *Target) holder(ctx context.Context, f forward) (*guest, error) {
 	all, err := t.machines.All(func(step.Tags) bool { return true })
 	if err != nil {
@@ -250,8 +251,8 @@ func (t *Target) takePort(ctx context.Context, m guest, f forward) error {
 	return err
 }
 
-// returnPorts opens those ports of the newest ready machine of the life that are free,
-// after a later machine is gone.
+// returnPorts is called after a machine was destroyed. It gives the newest ready machine
+// of the same life back those of its ports that are free.
 func (t *Target) returnPorts(ctx context.Context, tags step.Tags) error {
 	if tags.Life == "" {
 		return nil // all lives are being removed

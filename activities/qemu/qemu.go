@@ -1,7 +1,7 @@
-// Package qemu runs unikernels in QEMU on the worker's own host. The kernel is
-// loaded directly (-kernel), or GRUB loads it from the disk that clouds get, by
-// BIOS or UEFI. Its console is the first serial port. Its network is QEMU's user
-// network, for which nobody needs root, or tap devices.
+// Package qemu runs unikernels in QEMU on the worker's own host. The kernel is loaded
+// directly (-kernel), or GRUB loads it from the disk that clouds get, by BIOS or UEFI.
+// Its console is the first serial port. Its network is QEMU's user network, which needs
+// no root, or tap devices.
 //
 // Package machine keeps a machine in a folder under State/qemu. Its process is a QEMU
 // that outlives the worker. This target adds
@@ -14,29 +14,29 @@
 //	qmp.sock      QEMU's control socket
 //	qemu.log      QEMU's own messages
 //
-// and the modules under their own names. A tap is gone with its QEMU, which alone has
-// it open.
+// and the modules under their own names. Only QEMU has a tap open, so the tap is gone
+// when QEMU ends.
 //
-// QEMU locks its pid file, and removes it when it ends by itself. So a machine that
-// has printed something and has no pid file ran to its end. It is not started again.
+// QEMU locks its pid file, and removes it when it ends by itself. So a machine that has
+// printed something and has no pid file ran to its end. It is not started again.
 //
-// At least the first 64 MiB of the console are kept. QEMU has no limit of its own for
-// the console; the limit is that of all files of the process (RLIMIT_FSIZE), which
-// is the size of the machine's largest disk if that is more.
+// At least the first 64 MiB of the console are kept. QEMU has no limit of its own for the
+// console; the limit is that of all files of the process (RLIMIT_FSIZE), which is the
+// size of the machine's largest disk if that is more.
 //
 // # Ports
 //
-// The user network starts without forwards. When the machine is ready, Boot takes its ports
-// from the machine of an earlier generation and adds them here, through QMP. So clients
-// reach the old machine or one that is ready. Destroy of a generation that failed returns
-// the ports to the generation before it.
+// The user network starts without forwards. When the machine is ready, Boot takes its
+// ports from the machine of an earlier generation and adds them here, through QMP. So
+// clients always reach a machine that is ready: the old one or the new one. Destroy of a
+// generation that failed returns the ports to the generation before it.
 //
 // # Solo5
 //
 // A Solo5 virtio kernel gets exactly the devices of its manifest, in the manifest's
-// order: it takes the first virtio device of a type for the first of that type in
-// the manifest, and aborts at a device that it does not expect. It does not look at
-// IDE and AHCI disks, so the boot disk of via bios and uefi is one of these.
+// order: it takes the first virtio device of a type for the first of that type in the
+// manifest, and aborts at a device that it does not expect. It does not look at IDE and
+// AHCI disks, so the boot disk of via bios and uefi is one of these.
 package qemu
 
 import (
