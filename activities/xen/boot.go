@@ -16,8 +16,9 @@ const silence = time.Second
 
 // Boot creates the domain, or adopts the one that is there, and waits until it is ready.
 // A domain is created anew if its creation was cut off or its host has rebooted. A domain
-// that ran to its end is not started again: it is returned as Ended if it was ready, and
-// is BootFailed if not. A refusal of xl is final; the error is xl's first one.
+// that ran to its end is not started again: it is returned as Ended if it was ready, else
+// the error is BootFailed. An error of xl is final, and only its first error line is
+// returned.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	name, id, err := identify(r.Spec.Tags)
 	if err != nil {
@@ -119,9 +120,9 @@ func (w *wait) run(ctx context.Context) (string, error) {
 	}
 }
 
-// next returns the next piece of the console, or nil after a pause: at most left, and
-// silence if option expect is not set. over reports that the process on the host that
-// reads the console has ended.
+// next returns the next piece of the console, or nil after a pause. The pause is silence
+// without option expect; otherwise it is left, but at most longest. over reports that the
+// process on the host that reads the console has ended.
 func (w *wait) next(ctx context.Context, left time.Duration) (piece []byte, over bool, err error) {
 	pause := min(left, longest*time.Second)
 	if w.s.expect == nil {

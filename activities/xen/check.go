@@ -163,9 +163,9 @@ func values(all []wanted) []string {
 	return v
 }
 
-// wants lists the bridges and paths that the options name. A disk without access counts
-// as written to if the kernel is ready-made (ready). Else the kernel's .xl.in may make the
-// disk read-only.
+// wants lists the bridges and paths that the options name. A disk without option access
+// counts as written to if ready is set: the kernel is ready-made. Otherwise the .xl.in
+// that comes with the kernel may make the disk read-only.
 func (s *settings) wants(ready bool) (bridges, paths []wanted) {
 	for i, v := range s.Vif {
 		if v.Bridge != "" {
@@ -214,8 +214,9 @@ func (f facts) runs(d *dom0, kind string) error {
 // two for each MiB.
 func overhead(mib, vcpus int) int { return 10 + 4*(256*vcpus+2*mib)/1024 }
 
-// checkMemory refuses more memory than the host has. With dom0_mem it also refuses more
-// than is free, unless a domain of this target runs. Without it, dom0 gives up memory.
+// checkMemory refuses more memory than the host has. If Xen was started with dom0_mem,
+// checkMemory also refuses more than is free, unless a domain of this target runs.
+// Without dom0_mem, dom0 gives up memory for a new domain.
 func (f facts) checkMemory(d *dom0, mib, vcpus int, runs bool) error {
 	conflict := func(hint, format string, args ...any) error {
 		return &step.Error{Kind: step.Conflict, Field: "memory", Hint: hint, Err: fmt.Errorf(format, args...)}

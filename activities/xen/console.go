@@ -56,8 +56,8 @@ func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.
 	}
 }
 
-// console reads at most consolePiece bytes from offset on, and waits up to seconds for
-// the first. gone reports that no more will come.
+// console reads at most consolePiece bytes from offset on. If there are none yet it waits
+// for them, up to the given seconds. gone reports that no more bytes will come.
 func (d *dom0) console(ctx context.Context, name string, offset int64, seconds int) (piece []byte, gone bool, err error) {
 	out, err := d.do(ctx, "console", name, strconv.FormatInt(offset, 10), strconv.Itoa(consolePiece), strconv.Itoa(seconds))
 	switch {

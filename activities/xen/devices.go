@@ -43,8 +43,8 @@ func (s *settings) readModules() error {
 	return nil
 }
 
-// checkFile refuses a file name that is not plain, that Morgana uses in the folders of
-// the image and the domain, or that is in before.
+// checkFile refuses a file name that is not plain, that is in before (given twice), or
+// that Morgana itself uses in the folder of the image or the domain.
 func checkFile(field, name string, before []string) error {
 	reserved := []string{kernelFile, packedDisk, bootDisk, domainFile, "domain.cfg", "digest", "created", "ready",
 		"console.log", "console.pid", "create.log", "writes", "unpacked"}

@@ -254,8 +254,9 @@ type binding struct {
 	used        map[int]bool
 }
 
-// find returns the index of the element bound to a name, -1 if name is "": the element of
-// that name, else the first without a name.
+// find binds a placeholder's name to an element and returns the element's index. It takes
+// the element of that name, or else the first unbound one without a name. For the name ""
+// it returns -1.
 func (b *binding) find(name string) (int, error) {
 	if name == "" {
 		return -1, nil
@@ -277,8 +278,8 @@ func (b *binding) find(name string) (int, error) {
 	return i, nil
 }
 
-// rest returns the indexes of the elements that are not bound. A name among them is an
-// error if the xl.in has placeholders.
+// rest returns the indexes of the elements that no placeholder was bound to. If the xl.in
+// has placeholders, such an element must not have a name.
 func (b *binding) rest() (rest []int, err error) {
 	for i, name := range b.names {
 		if b.used[i] {

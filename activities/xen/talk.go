@@ -20,8 +20,9 @@ type talk struct {
 	own   context.Context
 }
 
-// talk starts a verb. When ctx ends, the verb is stopped after its first line of output
-// or after patience: until then it makes something that a later call must find.
+// talk starts a verb. When ctx ends, the verb is not stopped at once but after its first
+// line of output, or after patience. Until that line it creates a resource that a later
+// call must be able to find.
 func (d *dom0) talk(ctx context.Context, patience time.Duration, verb string, args ...string) (k *talk, stop func()) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r, w := io.Pipe()

@@ -181,8 +181,9 @@ func (d domain) renderType(w *writer, at place) {
 	}
 }
 
-// pygrubArgs repeats the disk's menu.lst. pygrub would read the disk's grub.cfg instead,
-// and it does not understand that.
+// pygrubArgs returns pygrub's arguments: the kernel, ramdisk and command line of the
+// disk's menu.lst. Without them pygrub would read the disk's grub.cfg, which it does not
+// understand.
 func (d domain) pygrubArgs() value {
 	all := []value{text("--kernel=/boot/kernel")}
 	if d.Ramdisk != "" {
