@@ -117,8 +117,8 @@ func read(spec step.Spec) (tree.Recipe, error) {
 	return r, nil
 }
 
-// inSwitch returns a command that runs in the environment of the switch, whatever the
-// worker's is.
+// inSwitch returns a command that runs in the environment of the opam switch, whichever
+// switch the worker itself was started in.
 func inSwitch(argv ...string) tree.Command {
 	return tree.Command{Argv: append([]string{"opam", "exec", "--"}, argv...)}
 }

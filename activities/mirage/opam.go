@@ -35,8 +35,8 @@ type host struct {
 	version string // of mirage
 }
 
-// inspect refuses a host that lacks something, and names one switch for all commands:
-// without a name opam may choose by the folder that it runs in.
+// inspect refuses a host that lacks a needed tool. It sets the switch's name for all
+// commands: without a name opam may choose a switch by the folder that it runs in.
 func (o *Options) inspect(ctx context.Context, e tree.Environ) (tree.Facts, error) {
 	h, err := look(ctx, e)
 	if err != nil {
@@ -87,8 +87,9 @@ func lookPackages(ctx context.Context, e tree.Environ, name string, patterns []s
 	return all, err
 }
 
-// look asks opam. It stops at the first need that is missing, because the others depend on
-// it. An error means that opam did not answer.
+// look lists the needs of the toolchain and asks opam about them. It stops at the first
+// need that is missing, because the later ones depend on it. An error means that opam did
+// not answer.
 func look(ctx context.Context, e tree.Environ) (host, error) {
 	var h host
 	add := func(n step.Need) bool {
@@ -142,8 +143,8 @@ func look(ctx context.Context, e tree.Environ) (host, error) {
 	return h, nil
 }
 
-// lookSwitch looks for the switch: opam switch show also names a switch that is set and
-// does not exist. The name "" means that none is set.
+// lookSwitch checks that the switch exists: opam switch show also prints the name of a
+// switch that does not. The name "" means that no switch is set.
 func lookSwitch(ctx context.Context, e tree.Environ, name string) (step.Need, error) {
 	need := step.Need{What: "opam switch"}
 	if name == "" {

@@ -22,8 +22,9 @@ const (
 	XLIn = "xl.in"
 )
 
-// find looks for the kernel by the target's extension, because config.ml chooses the
-// name. All files in dist/ and mirage/ were made in this tree.
+// find looks for the kernel by the target's extension, because config.ml chooses its
+// name. The source's own dist/ and mirage/ were removed before the build, so no old file
+// is taken for the kernel.
 func (o *Options) find(root *os.Root) (tree.Product, error) {
 	ext := extensions[o.Target]
 	kernels, err := list(root, o.beside("dist"), func(info fs.FileInfo) bool {
@@ -63,8 +64,8 @@ func (o *Options) find(root *os.Root) (tree.Product, error) {
 	return p, nil
 }
 
-// list returns the paths of a folder's files that are wanted, none if the folder is
-// missing.
+// list returns the paths of the files in a folder that want accepts, none if the folder
+// is missing.
 func list(root *os.Root, folder string, want func(fs.FileInfo) bool) ([]string, error) {
 	entries, err := fs.ReadDir(root.FS(), folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
