@@ -13,8 +13,9 @@ import (
 
 const initHint = "run `morgana init` to make one"
 
-// find returns the absolute path of the project file: path, or the file in the folder
-// path, or, if path is empty, the nearest one in the current folder and those above.
+// find returns the absolute path of the project file. path is the file or its folder. If
+// path is empty, find takes the nearest morgana.yaml in the current folder and those
+// above it.
 func find(path string) (string, error) {
 	if path != "" {
 		if info, err := os.Stat(path); err == nil && info.IsDir() {

@@ -164,9 +164,9 @@ func leads(v *value, path string) bool {
 	return next != nil
 }
 
-// descend follows the first name or index of path. It returns the place, the value and
-// the rest of path, or at, nil and "" if there is no such value. Names may contain dots:
-// the longest name that fits wins.
+// descend follows the first name or index of path. It returns the place and the value
+// found, and the rest of path. If there is no such value it returns at, nil and "". Names
+// may contain dots: the longest name that fits wins.
 func descend(at string, v *value, path string) (string, *value, string) {
 	var best *field
 	for i, f := range v.fields {

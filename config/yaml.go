@@ -89,10 +89,10 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 	}
 }
 
-// faultyLine returns the line of a syntax error: the one after the longest run of lines
-// that is valid by itself. The library's line is missing or off by one for some errors,
-// and is the end of the file for an unclosed quote. faultyLine returns the library's line
-// only if the search would take too long.
+// faultyLine returns the line of a syntax error: the line after the longest valid
+// beginning of the file. For some errors the library gives no line, the line before or,
+// for an unclosed quote, the end of the file. faultyLine returns the library's line only
+// if the search would take too long.
 func faultyLine(data []byte, err error) int {
 	const most = 4 << 20 // bytes to parse in all
 	lines := bytes.SplitAfter(data, []byte("\n"))

@@ -12,8 +12,8 @@ import (
 // its devices, its packages and where it starts. A comment names the function that mirari
 // called.
 //
-// Comments have no text of the user's but checked names, because OCaml reads quotes in
-// comments as strings.
+// The only user text in comments is checked names: OCaml reads quotes in comments as
+// strings.
 func (c *Conf) Sketch(app string) []byte {
 	w := new(bytes.Buffer)
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }

@@ -75,8 +75,8 @@ func (p *parser) count(l line) (uint64, error) {
 	return n, nil
 }
 
-// unquoted removes the quotes around a string. It returns false, and value as it is, if
-// value has other quotes, a backslash or a bracket.
+// unquoted removes the quotes around a value, if there are any. If the value has other
+// quotes, a backslash or a bracket, unquoted returns it unchanged, and false.
 func unquoted(value string) (string, bool) {
 	if m := textForm.FindStringSubmatch(value); m != nil && m[0] == value {
 		return m[1] + m[2], true
