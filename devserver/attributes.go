@@ -98,8 +98,8 @@ func queryAttributes(ctx context.Context, conn *grpc.ClientConn, namespace strin
 	return err
 }
 
-// untilServed repeats a call while the answer is that of a server that is still
-// starting, or one of the further codes.
+// untilServed repeats a call while the server answers with a code of a server that is
+// still starting, or with one of the codes in further.
 func untilServed(ctx context.Context, call func() error, further ...codes.Code) error {
 	again := append([]codes.Code{codes.Unavailable, codes.NotFound, codes.ResourceExhausted}, further...)
 	for {

@@ -223,8 +223,8 @@ func newLogger(level string, ready readyFile) (l log.Logger, quiet func(zapcore.
 	return log.NewZapLogger(z), quiet
 }
 
-// fatal ends the process after a Fatal log entry of the server with one error
-// line. A port that was taken since choosePorts looked makes such an entry.
+// fatal is the logger's hook for a Fatal entry of the server. It prints one error line
+// and ends the process. An example is a port that was taken after choosePorts looked.
 type fatal struct{ ready readyFile }
 
 func (f fatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
