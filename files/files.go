@@ -78,9 +78,10 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// Scratch makes a scratch folder in parent and locks it until done removes it. It first
-// removes the folders of killed processes: those whose name left accepts and whose lock
-// is free. On a file system without locks it removes none.
+// Scratch makes a scratch folder in parent and locks it. done removes the folder and
+// releases the lock. Before that, Scratch removes the folders of killed processes: those
+// that have a free lock and a name for which left returns true. On a file system without
+// locks it removes none.
 func Scratch(parent, prefix string, left func(name string) bool) (path string, done func() error, err error) {
 	entries, _ := os.ReadDir(parent) // after an error no old folder is removed
 	for _, e := range entries {
