@@ -75,9 +75,9 @@ type Info struct {
 	End uint64
 }
 
-// CheckMachine refuses a kernel that does not run on the processor machine, a word as in
-// [Info.Machine]: Unsupported. An i386 kernel runs on x86_64; it is often a 64-bit kernel
-// in a 32-bit ELF file.
+// CheckMachine refuses a kernel that does not run on a processor: Unsupported. machine is
+// the processor's name, as in [Info.Machine]. An i386 kernel runs on x86_64; it is often
+// a 64-bit kernel in a 32-bit ELF file.
 func CheckMachine(info Info, machine string) error {
 	if info.Machine == machine || info.Machine == "" || info.Machine == "i386" && machine == "x86_64" {
 		return nil
@@ -97,9 +97,9 @@ func CheckGRUB(info Info) error {
 		Err: errors.New(`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)}
 }
 
-// CheckMemory refuses a memory of mib MiB if the kernel and its modules need more:
-// InvalidSpec, with Field "memory". QEMU starts such a machine without an error; it runs
-// for ever and prints nothing.
+// CheckMemory refuses a machine with mib MiB of memory if the kernel and its modules need
+// more. The error is InvalidSpec with Field "memory". QEMU would start such a machine
+// without an error, and it would run for ever and print nothing.
 func CheckMemory(info Info, mib int, modules []step.File) error {
 	need, what := info.End, "the kernel"
 	for _, m := range modules {

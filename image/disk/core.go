@@ -27,8 +27,8 @@ func modulesOf(platform string, abi string) []string {
 	return append(all, "part_gpt", "fat", "efi_gop")
 }
 
-// makeCore runs grub-mkimage. The core image reads grub.cfg in the folder prefix of
-// the disk that it was started from.
+// makeCore runs grub-mkimage. prefix is the folder of grub.cfg on the disk from which the
+// core image starts.
 func (w *work) makeCore(ctx context.Context, platform, prefix, out, abi string) error {
 	modules := modulesOf(platform, abi)
 	slices.Sort(modules)
@@ -57,9 +57,10 @@ func (w *work) embedGRUB(ctx context.Context, b Boot) ([]byte, error) {
 	if len(boot) != sectorSize {
 		return nil, &step.Error{Kind: step.Unsupported, Op: opWrite, Err: fmt.Errorf("GRUB's boot.img has %d bytes, not a sector", len(boot))}
 	}
-	// boot.img loads sector 1, and that one loads the rest of the core image from
-	// sector 2 on; neither needs a change. As grub-bios-setup does for a hard disk,
-	// two NOPs keep boot.img from changing the drive number of the BIOS.
+	// boot.img loads sector 1, and sector 1 loads the rest of the core image from sector
+	// 2 on, so the image can be used unchanged. Only boot.img gets two NOPs, as
+	// grub-bios-setup writes them for a hard disk. Without them it may change the drive
+	// number that the BIOS gave it.
 	copy(boot[driveCheck:], []byte{0x90, 0x90})
 	return boot, w.put(core, sectorSize)
 }

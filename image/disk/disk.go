@@ -39,16 +39,16 @@ type Boot struct {
 	// Kernel is the path of the kernel's file. It becomes /boot/kernel unchanged,
 	// even if it is compressed.
 	Kernel string
-	// ABI is the ABI by which the boot loader starts the kernel, of image.Supports
-	// for "pv-grub" (Whole, Partition) or "grub" (BIOS, UEFI).
+	// ABI is the ABI by which the boot loader starts the kernel. image.Supports returns
+	// it for "pv-grub" (Whole, Partition) or "grub" (BIOS, UEFI).
 	ABI string
-	// Args is the kernel's command line. A multiboot 1 kernel gets "/boot/kernel"
-	// in front, as from other loaders; Linux gets GRUB's BOOT_IMAGE.
+	// Args is the kernel's command line. A multiboot 1 kernel gets "/boot/kernel" in
+	// front, as from other loaders; Linux gets GRUB's BOOT_IMAGE.
 	//
-	// pv-grub drops leading blanks and passes on the rest unchanged. GRUB 2 passes on a line
-	// without quotes and backslashes unchanged. It writes those in its own way: the kernel
-	// gets --hello="Hello World" as "--hello=Hello World", and ' as \'. Text that the boot
-	// loader cannot pass on, such as a newline, is InvalidSpec.
+	// pv-grub drops leading blanks and passes on the rest unchanged. GRUB 2 passes on a
+	// line without quotes and backslashes unchanged. It rewrites quotes and backslashes:
+	// the kernel gets --hello="Hello World" as "--hello=Hello World", and ' as \'. Text
+	// that the boot loader cannot pass on, such as a newline, is InvalidSpec.
 	Args string
 	// Modules are the initrds of Linux, the modules of multiboot, or the
 	// SIF_MULTIBOOT_MOD modules of a Xen PV kernel. They are loaded in this order,
@@ -73,8 +73,8 @@ const (
 	sectorSize = 512
 	// maxSize is the largest disk that is written, packed or unpacked.
 	maxSize = 8 << 40
-	// partitionStart is where partitioning tools put the first partition. GRUB's
-	// core image is in the gap before it.
+	// partitionStart is the offset of the first partition in bytes, the same as
+	// partitioning tools use. GRUB's core image is in the gap before it.
 	partitionStart = mebi
 )
 

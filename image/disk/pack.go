@@ -39,8 +39,8 @@ func Pack(ctx context.Context, w io.Writer, path string) error {
 	return err
 }
 
-// Store packs the raw image at path into a store. The store reads the archive from
-// the image, so there is no file of it on this host.
+// Store packs the raw image at path into a store. The archive is generated while the
+// store reads it, so no copy of it is made on this host.
 func Store(ctx context.Context, store step.Store, path string) (step.Artifact, error) {
 	f, err := openDisk(path)
 	if err != nil {

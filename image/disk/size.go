@@ -10,8 +10,8 @@ import (
 
 var sizeForm = regexp.MustCompile(`^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$`)
 
-// ParseSize reads a size such as "512MiB" from the option field, in bytes. The error
-// is InvalidSpec.
+// ParseSize returns the bytes of a size such as "512MiB". Its error is InvalidSpec with
+// the given field.
 func ParseSize(field, s string) (int64, error) {
 	var n int64
 	var unit string

@@ -22,8 +22,8 @@ const (
 // span is a part of an image that is not zero.
 type span struct{ at, size int64 }
 
-// spanList is the list of spans, in units of a grain. While there are too many spans
-// the grain is doubled, so it becomes the smallest possible.
+// spanList is the list of spans, in units of a grain. Whenever there are too many spans
+// the grain is doubled, so it is the smallest grain that gives few enough.
 type spanList struct {
 	grain int64
 	spans []span // in grains

@@ -21,8 +21,8 @@ type content struct {
 	files []staged
 }
 
-// staged is a file of the disk. Its content is text, or the file at path, which the
-// option field names.
+// staged is a file of the disk. Its content is the file at path, or text if path is
+// empty. field is the option that names the file, for errors.
 type staged struct {
 	name              string // as "boot/kernel"
 	size              int64

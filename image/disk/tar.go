@@ -22,8 +22,8 @@ const (
 	maxRecords = 1024
 )
 
-// tarHead returns the archive up to the list of spans. size is the size of the disk,
-// stored the size of the list and the spans.
+// tarHead returns the archive's bytes up to the list of spans. size is the disk's size,
+// and stored is the size of the list together with the bytes of the spans.
 func tarHead(size, stored int64) ([]byte, error) {
 	records := record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0") +
 		record("GNU.sparse.name", memberName) + record("GNU.sparse.realsize", strconv.FormatInt(size, 10))

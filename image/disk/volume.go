@@ -6,8 +6,8 @@ import (
 	"io"
 )
 
-// formatExt2 writes the file system, and the superblock last, because it has a digest of
-// the files.
+// formatExt2 writes the file system. It writes the superblock last, because the
+// superblock's UUID is made of a digest of the files.
 func (w *work) formatExt2(ctx context.Context, e ext2, start int64) error {
 	v := volume{ext2: e, w: io.NewOffsetWriter(w.image, start)}
 	for _, n := range e.nodes {
@@ -87,8 +87,9 @@ func (v *volume) take() uint32 {
 	return uint32(v.number(v.taken - 1))
 }
 
-// tree writes a tree of block numbers and returns its root. reach is the number of
-// data blocks that a tree of this height can have.
+// tree writes a tree of block numbers and returns the number of its root block. reach is
+// how many data blocks a full tree of this height has; a tree of reach 1 is the data
+// block itself.
 func (v *volume) tree(numbers []uint32, reach int) uint32 {
 	if reach == 1 {
 		return numbers[0]
