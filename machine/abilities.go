@@ -96,7 +96,8 @@ func Wanted(tags step.Tags) func(step.Tags) bool {
 }
 
 // List returns the folders of the machines whose tags are wanted, also half-made and
-// half-removed folders, and with withTaps the taps. host becomes Where of each.
+// half-removed folders. With withTaps it also returns their taps. Each Resource's Where
+// is host.
 func (r *Machines) List(host string, wanted func(step.Tags) bool, withTaps bool) ([]step.Resource, error) {
 	whole, err := r.All(wanted)
 	if err != nil {

@@ -35,8 +35,9 @@ func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.Con
 		if _, err := m.Record(); err != nil {
 			return step.ConsoleText{}, step.During(op, err)
 		}
-		// The process locks its pid file before it makes console.log. So a console without a
-		// process is that of an ended machine. The text is read last, so that none is missed.
+		// The process locks its pid file before it makes console.log. So a machine with a
+		// console and without a process has ended. The console is read after these two
+		// checks, so no text is missed.
 		_, unbegun := os.Stat(m.File(ConsoleFile))
 		pid, err := m.Pid()
 		if err != nil {

@@ -31,8 +31,8 @@ func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, opt
 	return step.Image{Spec: spec, Digest: step.DigestOf(parts), Format: format, Files: parts}, nil
 }
 
-// Scratch makes a folder for work that comes before Register; done removes it. Scratch also
-// removes the folders that killed workers left, of any tags.
+// Scratch makes a folder for work that comes before Register; done removes it. Scratch
+// also removes the folders that killed workers left, whatever their tags.
 func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, err error) {
 	m, err := r.Of(tags)
 	if err != nil {
@@ -47,9 +47,9 @@ func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, er
 	})
 }
 
-// Prepare is a target's part of Register: it completes the folder made. It refuses wrong
-// options, and makes from the image's files those that the machine uses. It may remove
-// files of the image.
+// Prepare is a target's part of Register: it completes the folder that Register has made.
+// It refuses wrong options, and makes the files that the machine uses from the image's
+// files. It may remove files of the image.
 type Prepare func(ctx context.Context, made Machine, options json.RawMessage) error
 
 // Register makes the machine's folder, whole or not at all. A folder with the same digest

@@ -109,9 +109,10 @@ const (
 	others              // not of Morgana's making
 )
 
-// find looks for the tap. It refuses a tap of another deployment, and a device that is no
-// tap or that c would change though Morgana did not make it. index is the device's, 0 if
-// there is none; no later device gets the same.
+// find looks for the tap and returns its owner. It refuses a tap of another deployment
+// and a device that is no tap. It also refuses a tap not made by Morgana if c has a
+// bridge or address for it. index is the device's index, 0 if there is no device; an
+// index is never used again.
 func (c TapConfig) find() (whose owner, index int, err error) {
 	link, err := linkNamed(c.Interface())
 	if link == nil || err != nil {
@@ -175,8 +176,9 @@ func (c TapConfig) take(ctx context.Context) (*os.File, owner, error) {
 	}
 }
 
-// sameAs returns EBUSY, so that take looks again, if attach made a new tap because the one
-// that find saw, not of Morgana's making, was gone. The new tap needs its tags.
+// sameAs detects a tap that was replaced between find and attach. If find saw a tap not
+// made by Morgana, and that tap was gone by the time of attach, attach has made a new
+// one, which needs tags. sameAs then returns EBUSY, so that take starts again.
 func (c TapConfig) sameAs(whose owner, index int) error {
 	if whose != others {
 		return nil // made by Morgana, before or now

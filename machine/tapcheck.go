@@ -15,8 +15,8 @@ import (
 
 const (
 	tunFix = "sudo modprobe tun"
-	// tunOpen is for a device that the worker's user may not open, tunAllow for one
-	// that no user may open, as in a container.
+	// tunOpen is the hint if the worker's user may not open the device. tunAllow is the
+	// hint if no user may open it, as in a container.
 	tunOpen  = "sudo chmod 666 " + tunDevice + `, or for good a udev rule: KERNEL=="tun", MODE="0666"`
 	tunAllow = "give the worker's container the device: docker run --device " + tunDevice
 	tunWay   = "run the worker as root, or sudo setcap cap_net_admin+ep on its program, " +

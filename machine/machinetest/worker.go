@@ -27,8 +27,9 @@ type order struct {
 	Registration step.Registration `json:"registration"`
 }
 
-// Worker is a test of the target's that does nothing by itself: it is the worker
-// of [Start], and boots what it is told.
+// Worker is the body of the test that [Start] names. In the process that Start runs, it
+// boots the machine of the registration that Start was given. In an ordinary test run it
+// is skipped.
 func Worker(t *testing.T, target func(step.Site) step.Target) {
 	text, ok := os.LookupEnv(input)
 	if !ok {
@@ -59,8 +60,8 @@ type Running struct {
 	lines *bufio.Scanner
 }
 
-// Start starts this test program once more, as a worker: the test named test
-// alone, which calls [Worker]. When it returns the worker is about to boot.
+// Start runs this test program in another process, as a worker. The process runs only the
+// test named test, which calls [Worker]. When Start returns, the worker is about to boot.
 func Start(t *testing.T, test string, site step.Site, r step.Registration) *Running {
 	t.Helper()
 	text, err := json.Marshal(order{site.Host, site.State, r})
