@@ -58,7 +58,8 @@ func (f Folder) has(pid int) bool {
 }
 
 // Options returns o for a client that looks up the server's address for each connection.
-// A restarted server may have another port, and another user's server its old one.
+// A restarted server may have another port, and its old port may belong to another user's
+// server by then.
 func (f Folder) Options(o client.Options) client.Options {
 	o.HostPort = "passthrough:///localhost" // the dialer looks up the address
 	o.ConnectionOptions.DialOptions = append(o.ConnectionOptions.DialOptions,
