@@ -20,8 +20,9 @@ import (
 const grace = time.Second
 
 // execute runs cmd in a session of its own, without a terminal to prompt on, and feeds it
-// stdin. The command dies with the worker, and with its process group when ctx ends.
-// Pdeathsig fires when the thread that started it ends, so that thread is locked.
+// stdin. The command is killed with the worker. When ctx ends, its whole process group is
+// killed. Pdeathsig fires when the thread that started the command ends, so that thread
+// is locked.
 func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -116,7 +117,8 @@ func status(err error) (n int, ok bool) {
 }
 
 // localEnviron returns the part of the worker's environment that a command on this host
-// gets: a domain's QEMU and the scripts around it must not have its credentials.
+// gets. The worker's credentials must not reach a domain's QEMU and the scripts around
+// it.
 func localEnviron() []string {
 	env := []string{"LC_ALL=C"}
 	for _, name := range []string{"PATH", "HOME"} {
