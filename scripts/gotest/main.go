@@ -62,8 +62,8 @@ func run(file string, args []string) error {
 	return errors.Join(told, cmd.Wait(), times.Close())
 }
 
-// tell prints the output in events as go test without -json would, with all as with -v,
-// and writes the times of the tests.
+// tell prints the output in events as go test without -json would, and writes the times
+// of the tests. If all is set it prints as go test -v would.
 func tell(w, times io.Writer, events io.Reader, all bool) error {
 	said := map[string]string{}     // output of tests that have not ended
 	seconds := map[string]float64{} // minus the time of subtests that have ended
