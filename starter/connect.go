@@ -29,8 +29,8 @@ type connection struct {
 	settings config.Settings
 }
 
-// connect finds the server: the configured one, else our own on this machine. With start
-// our own is started if it does not run.
+// connect finds the server: the configured one, else our own on this machine. If start is
+// set and our own does not run, connect starts it.
 func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 	settings, err := config.LoadSettings(c.flags)
 	if err != nil {
@@ -119,8 +119,8 @@ func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error
 	return nil
 }
 
-// awaitPoller waits until a worker polls a queue. It returns none if no worker does at
-// the deadline.
+// awaitPoller waits until a worker polls a queue. If no worker does at the deadline, it
+// returns the error none.
 func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue string, kind enums.TaskQueueType, none error) error {
 	for {
 		answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{

@@ -72,15 +72,15 @@ func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
 	}, f)
 }
 
-// piece reads the console from an offset on. If there is no text it waits up to
-// wait seconds for some.
+// piece is a function that reads the console from an offset on. If there is no text yet,
+// it waits for some, up to wait seconds.
 type piece func(offset int64, wait int) (step.ConsoleText, error)
 
 // full reports whether a piece is so long that more text probably follows it.
 func full(text step.ConsoleText) bool { return len(text.Text) >= 16<<10 }
 
-// printConsole prints a console, of a long one only the last lastOf bytes unless f.all is
-// set. With f.follow it goes on until the machine ends.
+// printConsole prints a console. Of a long console it prints only the last lastOf bytes,
+// unless f.all is set. With f.follow it goes on until the machine ends.
 func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) error {
 	w := c.consoleWriter(f.raw)
 	defer w.end()
@@ -136,14 +136,14 @@ func (w consoleWriter) end() {
 	}
 }
 
-// lastOf is how many bytes of a long console are printed. They take 32 workflows and
-// some seconds.
+// lastOf is how many bytes of a long console are printed. Reading them takes 32 workflows
+// and some seconds.
 const lastOf = 1 << 20
 
-// skip returns the piece to begin with: first, or, if the console is longer than
-// lastOf, the one that is lastOf before its end. The size is unknown, so the offset
-// is doubled until there is no text, and then bisected. Past the end a target
-// returns no text, or the text from offset 0.
+// skip returns the first piece to print. It is first itself, unless the console is longer
+// than lastOf; then it is the piece that begins lastOf bytes before the end. The
+// console's size is unknown, so skip doubles the offset until there is no text, and then
+// bisects. Past the end a target returns no text, or the text from offset 0.
 func (c *cli) skip(read piece, first step.ConsoleText) (step.ConsoleText, error) {
 	var has, end int64 // offsets with text and without; 0: unknown
 	for at := int64(lastOf); end == 0 || end > lastOf && end-has > lastOf/4; {

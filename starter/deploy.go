@@ -219,8 +219,8 @@ func update(ctx context.Context, to *connection, app, target, name string, arg, 
 	})
 }
 
-// ask sends a Deployment an update and waits for the answer. While none comes, say gets
-// the reason.
+// ask sends a Deployment an update and waits for the answer. While no answer comes it
+// calls say with the reason.
 func (to *connection) ask(ctx context.Context, app, target string, answer any, say func(string),
 	send func() (client.WorkflowUpdateHandle, error)) error {
 	id := workflows.DeploymentID(app, target)

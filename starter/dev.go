@@ -81,7 +81,7 @@ func (d dev) worker() (w workerInfo, lives, works bool) {
 }
 
 // workerFits reports whether the worker takes work, is the program that we would start,
-// and has our settings. If the user names no ssh configuration, any of the worker's fits:
+// and has our settings. If the user names no ssh configuration, the worker may have any:
 // another shell may have set it.
 func (d dev) workerFits() bool {
 	w, _, works := d.worker()

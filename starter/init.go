@@ -85,8 +85,9 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	return nil
 }
 
-// kindFor returns the kind of target that boots a kernel file: the kind of its ending (as
-// .virtio) unless its bytes exclude that; else the first kind of its bytes; else qemu.
+// kindFor returns the kind of target for a kernel file. It is the kind that the file's
+// extension names (as .virtio), unless the kernel's ABIs exclude it. Otherwise it is the
+// first kind that boots the kernel, or qemu if there is none.
 func kindFor(kernel string) string {
 	byName := image.Targets(image.MirageABIs(strings.TrimPrefix(filepath.Ext(kernel), ".")))
 	byBytes := image.Targets(abisOf(kernel))

@@ -136,8 +136,9 @@ func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 	}
 }
 
-// named connects and returns the names of the deployments to act on: those of requests,
-// or of the argument, or of the app in morgana.yaml.
+// named connects and returns the names of the deployments to act on. If which, the
+// command's argument, names no app and requests is not nil, these are the names in
+// requests. Otherwise they are the deployments of the app in which or in morgana.yaml.
 func (c *cli) named(ctx context.Context, which string, requests map[string]workflows.DestroyRequest, start bool) (*connection, []string, error) {
 	app, target, err := splitName(which)
 	if err != nil {

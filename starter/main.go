@@ -168,8 +168,8 @@ func (c *cli) tell(err error) int {
 	return status
 }
 
-// early reports whether err is not of a workflow: then it is about the user's input or
-// this host.
+// early reports whether err comes from this command and not from a workflow: then it is
+// about the user's input or this host.
 func early(err error) bool {
 	var ofWorkflow *temporal.ApplicationError
 	return !errors.As(err, &ofWorkflow)

@@ -43,8 +43,9 @@ func (o *output) Fd() uintptr {
 	return ^uintptr(0)
 }
 
-// unwritten returns err, or an output's error if the command has no other. A closed pipe
-// is no error.
+// unwritten returns err, the command's own error. If err is nil, or is the error of an
+// output, it returns an error that says that the output could not be written. A closed
+// pipe is no error.
 func unwritten(err error, outputs ...*output) error {
 	for _, o := range outputs {
 		switch {

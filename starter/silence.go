@@ -40,8 +40,8 @@ const (
 	glance = time.Second
 )
 
-// watched makes a call that a workflow must answer. While no answer comes, say gets the
-// reason.
+// watched makes a call that a workflow must answer. While no answer comes it calls say
+// with the reason.
 func (to *connection) watched(ctx context.Context, workflow string, say func(string), call func() error) error {
 	began, done, said := time.Now(), make(chan error, 1), ""
 	go func() { done <- call() }()

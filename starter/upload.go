@@ -86,9 +86,10 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	return origin, nil
 }
 
-// showProgress returns a context whose reports are shown on standard error, after a delay
-// and then at most one per every. On a terminal it is one per every/20, and the reports
-// rewrite one line, which end removes.
+// showProgress returns a context whose progress reports are printed on standard error.
+// The first one is printed when after has passed, and later ones at intervals of every.
+// On a terminal the reports rewrite one line, 20 times as often, and end removes that
+// line.
 func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (reporting context.Context, end func()) {
 	rewrite := isTerminal(c.err)
 	if rewrite {
@@ -113,7 +114,7 @@ func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (rep
 	}
 }
 
-// reader reports how far it is read. The store reads a file once for its digest, and
+// reader reports how much of it was read. The store reads a file once for its digest, and
 // again if it does not have the file.
 type reader struct {
 	io.ReadSeeker
