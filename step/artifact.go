@@ -63,8 +63,8 @@ func FileNamed(files []File, name string) (Artifact, bool) {
 	return Artifact{}, false
 }
 
-// Companion returns the file of k.Files that the option field names. If there is
-// none, the error is InvalidSpec with that field.
+// Companion returns the file of this name that came with the kernel. If there is none,
+// the error is InvalidSpec with the given field.
 func (k Kernel) Companion(field, name string) (Artifact, error) {
 	a, ok := FileNamed(k.Files, name)
 	if ok {
