@@ -33,14 +33,14 @@ const urlForms = `a store is "file:///absolute/folder" or "s3://bucket?region=eu
 //	                     absolute path is the same
 //	s3://bucket          a bucket, which must exist
 //
-// The parameters of s3:// are region, profile and endpoint (the URL of another
-// service that speaks S3, addressed path-style); without them the AWS
-// environment variables and profiles decide, as they do for credentials. It
-// needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload.
+// The parameters of s3:// are region, profile and endpoint (the URL of another service
+// that speaks S3, addressed path-style); without them the AWS environment variables and
+// profiles decide, as they do for credentials. It needs s3:ListBucket, s3:GetObject,
+// s3:PutObject and s3:AbortMultipartUpload.
 //
-// Open tries to use the store. Its error is InvalidSpec, NotFound (no such bucket),
-// Unauthorized, NoSpace, Conflict (a file in the place of the folder), Exhausted, or has
-// no kind.
+// Open checks that the folder or bucket can be used. Its error is InvalidSpec, NotFound
+// (no such bucket), Unauthorized, NoSpace, Conflict (a file in the place of the folder),
+// Exhausted, or has no kind.
 func Open(ctx context.Context, location string) (*Store, error) {
 	// A path may contain "?" and "#", so it is not parsed as a URL.
 	if filepath.IsAbs(location) {
