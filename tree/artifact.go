@@ -28,11 +28,10 @@ const treeFile = "tree.json"
 
 // baseline describes the tree as it was unpacked.
 //
-// A build that exits 0 may have built nothing. So the kernel counts as built only if
-// the archive did not hold it, or if it has other content or another time than in
-// the archive. The state before this try of the build is not compared: a try that
-// was cut off after it made the kernel leaves nothing to do for the next, and that
-// is no error.
+// A build that exits 0 may have built nothing. So the kernel counts as built only if the
+// archive did not hold it, or if it has other content or another time than in the
+// archive. It is not compared with its state before this try: if an earlier try made the
+// kernel and was then cut off, this try has nothing to do, and that is no error.
 type baseline struct {
 	// Kernel is the archive's file at the kernel's path, nil if there was none.
 	Kernel *fileState `json:"kernel"`
@@ -48,9 +47,9 @@ type fileState struct {
 }
 
 // takeBaseline sets the time of all files of a new tree to a second ago, and records the
-// file at the kernel's path. A file with another time was made by the commands. And make
-// does not rebuild a generated file (configure) because it was unpacked before its source
-// (configure.ac).
+// file at the kernel's path. A file with another time was then made by the commands.
+// Equal times also keep make from rebuilding a generated file (configure) that was
+// unpacked before its source (configure.ac).
 func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error) {
 	b := baseline{Unpacked: now.Add(-time.Second).Truncate(time.Second)}
 	err := filepath.WalkDir(w.rollout.tree(), func(path string, d fs.DirEntry, err error) error {
@@ -80,8 +79,9 @@ func (w *work) takeBaseline(ctx context.Context, now time.Time) (baseline, error
 	return b, err
 }
 
-// untouched reports whether the kernel is still as in the archive. expected says that its
-// path was known when the baseline was taken.
+// untouched reports whether the kernel is still the file from the archive. expected says
+// that the kernel's path was known before the build: then its content and time are
+// compared with the baseline, else its time only.
 func (b baseline) untouched(expected bool, now fileState) bool {
 	if !expected {
 		return now.Modified.Equal(b.Unpacked)
@@ -135,8 +135,8 @@ func openIn(folder, name string) (*os.File, error) {
 	return f, err
 }
 
-// kernel puts the built kernel and its files into the store. BuildFailed if the kernel is
-// missing, as in the archive, or not a kernel.
+// kernel puts the built kernel and its files into the store. The error is BuildFailed if
+// the kernel is missing, is not a kernel, or is still the file from the archive.
 func (t *Toolchain) kernel(ctx context.Context, w *work, b baseline) (step.Kernel, error) {
 	none := step.Kernel{Spec: w.spec}
 	product, err := w.product(ctx, b)

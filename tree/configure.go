@@ -10,13 +10,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Configure unpacks the source and runs the configure commands in it. If this
-// host has built the same before there is nothing to configure: the Source has
-// a Host and no Tree, and Build takes the kernel from its cache.
+// Configure unpacks the source and runs the configure commands in it. If this host has
+// already built the same kernel there is nothing to configure: the Source has a Host and
+// no Tree, and Build takes the kernel from its cache.
 //
-// Errors: InvalidSpec for options, Unsupported for a program that is missing,
-// NotFound if the store does not have the archive, BuildFailed if a command
-// fails, NoSpace.
+// Errors: InvalidSpec for options, Unsupported for a program that is missing, NotFound if
+// the store does not have the archive, BuildFailed if a command fails, NoSpace.
 func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source, error) {
 	none := step.Source{Spec: spec}
 	w, err := t.read(spec)
@@ -62,9 +61,9 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	return step.Source{Spec: spec, Host: t.site.Host, Tree: w.rollout.tree(), Log: log}, nil
 }
 
-// sourceBeforeHost returns the error of CheckSource, if there is one, else lacks, the
-// host's error. So a user who has forgotten a file need not install a compiler first. It
-// leaves no tree.
+// sourceBeforeHost returns the error of CheckSource, or else lacks, the error about the
+// host. So a user who has forgotten a file need not install a compiler first. It leaves
+// no tree.
 func (t *Toolchain) sourceBeforeHost(ctx context.Context, w *work, lacks error) error {
 	if w.CheckSource == nil || step.KindOf(lacks) != step.Unsupported {
 		return lacks

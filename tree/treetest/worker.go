@@ -15,8 +15,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// workerVar makes a test binary a worker that does the stage in the file that
-// it names: somebody to kill.
+// workerVar is the variable that makes a test binary a worker, which [Bench.KillWorker]
+// then kills. Its value is the file with the stage to run.
 const workerVar = "MORGANA_BUILDTEST_WORKER"
 
 type workerInput struct {
