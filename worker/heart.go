@@ -84,8 +84,8 @@ func (h *heart) send() {
 }
 
 // failed sends the last progress for the next try, and reports whether another try is
-// allowed. It is not if the step has failed by itself for workflows.Patience without
-// getting further than the tries before.
+// allowed. byItself says that the step's own error ended the try. No try is allowed once
+// such errors have lasted for workflows.Patience without progress.
 func (h *heart) failed(byItself bool, now time.Time) (again bool) {
 	h.mu.Lock()
 	if h.latest == nil {

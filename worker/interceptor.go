@@ -82,8 +82,9 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 	return nil, ended(ctx, i.host, err, again)
 }
 
-// run runs the step. It turns a panic into a plain error: the SDK's error for a panic
-// would be retried for days.
+// run runs the step and turns a panic into an error without a kind. Such an error ends
+// the tries of register and boot after [workflows.Patience]; the SDK's own error for a
+// panic would be retried for days.
 func (i *stepInbound) run(ctx context.Context, in *interceptor.ExecuteActivityInput) (out any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
