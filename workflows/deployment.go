@@ -133,8 +133,9 @@ func (d *deployment) rollout() error {
 	return Fail(Failure(err))
 }
 
-// remember adds acts to Remains. It skips an act for the same place and generation as
-// another, and a kept act for the same place as another kept one.
+// remember adds acts to Remains. It skips an act if Remains has one for the same place
+// and tags. Of the acts for resources that were kept for debugging, it has only one for
+// each place.
 func (d *deployment) remember(acts ...*Undo) {
 	for _, u := range acts {
 		twin := func(r *Undo) bool {

@@ -123,8 +123,8 @@ func observeOptions() workflow.ActivityOptions {
 	}
 }
 
-// retry names the final kinds for steps in other languages; [Fail] also marks their
-// errors as non-retryable. attempts 0 is no limit.
+// retry returns the retry policy; 0 attempts means no limit. It names the final kinds for
+// steps in other languages; [Fail] also marks their errors as non-retryable.
 func retry(attempts int32) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{
 		InitialInterval:    time.Second,

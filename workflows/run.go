@@ -105,9 +105,8 @@ func begin(ctx workflow.Context, in Request) (*rollout, error) {
 	return r, err
 }
 
-// tellStages writes the current stage to the search attribute, tellAfter later than it
-// changes. Most stages are shorter, and each write costs the server as much as an
-// activity.
+// tellStages writes the current stage to the search attribute after a delay of tellAfter.
+// Most stages end sooner, and each write costs the server as much as an activity.
 func (r *rollout) tellStages(ctx workflow.Context) {
 	for {
 		if workflow.Await(ctx, func() bool { return r.at != r.told }) != nil ||

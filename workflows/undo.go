@@ -130,8 +130,8 @@ func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (rema
 	return remains
 }
 
-// runTogether runs all acts at the same time and returns those that failed, without
-// guesses.
+// runTogether runs all acts at the same time and returns those that failed, except acts
+// with Guess set.
 func (l undoList) runTogether(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
 	failed := make([]bool, len(l))
 	together(ctx, l, func(ctx workflow.Context, i int, u *Undo) {
