@@ -27,8 +27,8 @@ const (
 	snapshot    = "booted"
 )
 
-// machine is the machine of all labs. A saved state can go on only in the same machine,
-// so these options are in the key of the cache.
+// machine is the QEMU machine of all labs. A saved state can be resumed only on the same
+// machine, so these options are part of the cache's key.
 var machine = []string{
 	"-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "2560",
 	// TCG emulates AMD's virtualisation, which PVH and HVM guests need. Xen does
@@ -59,8 +59,8 @@ type vm struct {
 	events *json.Decoder
 }
 
-// launch starts QEMU on the disk in dir. QEMU goes on when its monitor's pipes close,
-// which they do when this process ends.
+// launch starts QEMU on the disk in dir. QEMU keeps running when the pipes of its monitor
+// close, as they do when this process ends.
 func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	disk, err := json.Marshal(map[string]any{
 		"node-name": "disk", "driver": "qcow2",
