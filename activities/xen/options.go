@@ -37,10 +37,9 @@ type Options struct {
 	// Size is the size of the boot disk, as "64MiB" or "1GiB"; only with via disk.
 	// Default: as small as its files allow.
 	Size string `json:"size,omitempty"`
-	// Bootloader is what starts the kernel of a pv domain's disk: "pygrub", which
-	// runs in dom0, or the path of a pv-grub on the Xen host, as
-	// "/usr/lib/xen/boot/pv-grub-x86_64.gz", which runs in the domain. Only with
-	// via disk. Default: "pygrub".
+	// Bootloader is the boot loader of a pv domain's disk: "pygrub", which runs in dom0,
+	// or the path of a pv-grub on the Xen host, as "/usr/lib/xen/boot/pv-grub-x86_64.gz",
+	// which runs in the domain. Only with via disk. Default: "pygrub".
 	Bootloader string `json:"bootloader,omitempty"`
 	// Memory is the domain's memory in MiB. Default: the xl.in's, else 128.
 	Memory int `json:"memory,omitempty"`
@@ -58,13 +57,13 @@ type Options struct {
 	// Disks are the domain's disks beside its boot disk, in this order. If an
 	// xl.in came with the kernel, its disks come first, bound by name as in vif.
 	Disks []Disk `json:"disks,omitempty"`
-	// OnCrash is what Xen does with a domain that crashed: "destroy", "preserve" or
-	// "coredump-destroy". Restart is not offered: the deployment would not know the
-	// new domain. Default: the xl.in's, else "destroy".
+	// OnCrash is Xen's action for a crashed domain: "destroy", "preserve" or
+	// "coredump-destroy". Restart is not offered: the deployment would not know the new
+	// domain. Default: the xl.in's, else "destroy".
 	OnCrash string `json:"on_crash,omitempty" jsonschema:"enum=destroy,enum=preserve,enum=coredump-destroy"`
 	// Extra are further lines of xl.cfg(5), as "cpus = \"2-3\"". They win over the
-	// xl.in's. A line that sets what Morgana or another option sets is refused; xl
-	// ignores a key that it does not know.
+	// xl.in's. A line for a setting of Morgana's or of another option is refused; xl
+	// ignores unknown keys.
 	Extra []string `json:"extra,omitempty"`
 	// Expect is a regular expression (RE2). The domain is ready when its console
 	// matches: the last 64 KiB, in which "\r\n" is "\n". Without it the domain is
