@@ -18,9 +18,9 @@ const Kind = "command"
 // docs/toolchains/command.md of the comments.
 type Options struct {
 	// Configure are the commands of stage configure. A command is a list of a program and
-	// its arguments. No shell interprets it; to use one, write ["sh", "-c", "..."]. A
-	// program with a slash in its name ("./configure") is a file of the source; any other
-	// program is looked up in PATH.
+	// its arguments. No shell interprets it; for shell syntax, give the words sh, -c and
+	// the script. A program with a slash in its name ("./configure") is a file of the
+	// source; any other program is looked up in PATH.
 	Configure [][]string `json:"configure,omitempty"`
 	// Build are the commands of stage build, at least one, written as in configure.
 	Build [][]string `json:"build"`
