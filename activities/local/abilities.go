@@ -49,7 +49,7 @@ func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, err
 	return all, nil
 }
 
-// Forecast lists what Register and Boot would do.
+// Forecast lists the actions of Register and Boot.
 func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
 	all, err := t.forecast(spec)
 	if err != nil {

@@ -70,7 +70,7 @@ func (t *Target) alone(ctx context.Context, tags step.Tags) (bool, error) {
 	return len(left) == 0, err
 }
 
-// Needs lists what local machines need, and which of it this host has.
+// Needs lists the needs of local machines, met or not.
 func (t *Target) Needs(context.Context) []step.Need {
 	needs := machine.TapNeeds()
 	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {

@@ -155,8 +155,8 @@ var (
 	envForm    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// complete decodes the user's options and fills in the defaults. It refuses what
-// readOptions refuses.
+// complete decodes the user's options and fills in the defaults. It refuses the same
+// options as readOptions.
 func complete(options json.RawMessage) (settings, error) {
 	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {

@@ -165,7 +165,7 @@ func marked(proc string) string {
 // machine's lock open as descriptor 3, as the program got it. A starting supervisor has
 // both too, so it is left out by its argument. A worker never works in the folder.
 func standing(proc string) string {
-	cwd, err := os.Readlink(proc + "/cwd") // what the kernel says: no symbolic links
+	cwd, err := os.Readlink(proc + "/cwd") // the kernel returns a path without symbolic links
 	if err != nil {
 		return ""
 	}

@@ -73,7 +73,7 @@ var (
 	tenderUsage   = "[ CORE OPTIONS ]"
 )
 
-// try runs the tender that the user named, to see what it is.
+// try runs the tender that the user named, and reads its kind from its output.
 func (s *settings) try(ctx context.Context, path string) error {
 	hint := "leave it out, or name a Solo5 tender: solo5-spt or solo5-hvt, as the kernel's target"
 	if s.ABI != "" {

@@ -57,7 +57,7 @@ func (b *boot) Late(ctx context.Context) error {
 	return machine.BootFailed(b.consoleTail(ctx), "not ready after %s: %s", b.s.timeout, b.unmet())
 }
 
-// Awaited names what Boot waits for.
+// Awaited names the event that Boot waits for.
 func (b *boot) Awaited() string {
 	if b.s.expect != nil {
 		return fmt.Sprintf("the console to match %q", b.s.Expect)
@@ -65,7 +65,7 @@ func (b *boot) Awaited() string {
 	return "the console"
 }
 
-// unmet says that what Boot waited for did not come.
+// unmet says that this event did not come.
 func (b *boot) unmet() string {
 	if b.s.expect != nil {
 		return fmt.Sprintf("its console did not match %q", b.s.Expect)
