@@ -93,7 +93,7 @@ func (t *Target) List(_ context.Context, spec step.Spec) ([]step.Resource, error
 	return all, nil
 }
 
-// Forecast lists what Register and Boot would do.
+// Forecast lists the actions of Register and Boot.
 func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
 	all, err := t.forecast(spec)
 	if err != nil {

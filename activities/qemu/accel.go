@@ -6,7 +6,7 @@ import (
 	"github.com/morgana-deploy/morgana/machine"
 )
 
-// means is how a machine is run on this host.
+// means are the program, accelerator and processor to run a machine with on this host.
 type means struct {
 	qemu, accel, cpu string
 	sandbox          bool

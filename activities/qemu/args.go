@@ -20,7 +20,7 @@ const firstFile = 4
 func (b *boot) args(with means, devices []device, uefi firmware) ([]string, error) {
 	args := []string{
 		"-name", b.m.Name(), "-uuid", b.rec.UUID(),
-		"-no-user-config", "-nodefaults", "-display", "none", // nothing but what is said here
+		"-no-user-config", "-nodefaults", "-display", "none", // no configuration files, devices or window
 		"-pidfile", machine.PidFile,
 		"-qmp", "unix:" + qmpFile + ",server=on,wait=off",
 		"-accel", with.accel, "-cpu", with.cpu,

@@ -13,8 +13,8 @@ var _ step.Needer = (*Target)(nil)
 
 const qemuFix = "sudo apt-get install qemu-system-x86"
 
-// Needs lists what a host must have to run machines, and what it may have: KVM, UEFI
-// firmware, tools to make disks, the right to make taps.
+// Needs lists the needs of a host that runs machines, met or not: QEMU and, optional,
+// KVM, UEFI firmware, tools to make disks, the right to make taps.
 func (t *Target) Needs(ctx context.Context) []step.Need {
 	run := step.Need{For: "run", What: defaultQEMU, Fix: qemuFix}
 	kvm := step.Need{For: "run fast", What: "KVM", Optional: true, Fix: machine.KVMFix}

@@ -139,7 +139,7 @@ func (n *Network) read(field string) error {
 	return nil
 }
 
-// userNetwork is the index of the network that ports lead into, -1 if none does.
+// userNetwork is the index of the network of option ports, -1 if there is none.
 func (s *settings) userNetwork() int {
 	return slices.IndexFunc(s.networks, func(n Network) bool { return n.Kind == userNetwork })
 }

@@ -126,8 +126,8 @@ var (
 	moduleForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$`)
 )
 
-// complete decodes the user's options and fills in the defaults. It refuses what read
-// refuses.
+// complete decodes the user's options and fills in the defaults. It refuses the same
+// options as read.
 func complete(options json.RawMessage) (settings, error) {
 	s := settings{Options: Defaults()}
 	if err := step.Decode(options, &s.Options); err != nil {

@@ -99,7 +99,7 @@ func (b *boot) stopped(ctx context.Context, status string) error {
 	return machine.BootFailed(hint, "qemu does not run the machine: %s", status)
 }
 
-// Awaited names what Boot waits for; unmet says that it did not come.
+// Awaited names the event that Boot waits for; unmet says that it did not come.
 func (b *boot) Awaited() string {
 	switch {
 	case b.s.expect != nil && !b.console.Found():
