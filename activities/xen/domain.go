@@ -145,7 +145,7 @@ func (s *settings) bindVifs(in *template) ([]device, error) {
 	return all, err
 }
 
-// with returns the device; what o sets wins.
+// with returns the device with the settings of o, which win over its own.
 func (v device) with(o Vif) device {
 	return device{Vif{MAC: cmp.Or(o.MAC, v.MAC), Bridge: cmp.Or(o.Bridge, v.Bridge), IP: cmp.Or(o.IP, v.IP),
 		Script: cmp.Or(o.Script, v.Script), Model: cmp.Or(o.Model, v.Model)}, v.More}
@@ -179,7 +179,7 @@ func (s *settings) bindDisks(in *template) ([]volume, error) {
 	return all, err
 }
 
-// with returns the volume at the file or path of o; what else o sets wins.
+// with returns the volume with the settings of o, which win. File and path are o's alone.
 func (v volume) with(o Disk) volume {
 	return volume{Disk{File: o.File, Path: o.Path, Vdev: cmp.Or(o.Vdev, v.Vdev), Access: cmp.Or(o.Access, v.Access, "w"),
 		Format: cmp.Or(o.Format, v.Format, "raw")}, v.More}

@@ -165,7 +165,7 @@ func complete(options json.RawMessage) (settings, error) { return readOver(Defau
 // read reads options that Check has completed.
 func read(options json.RawMessage) (settings, error) { return readOver(Options{}, options) }
 
-// readOver decodes options over under, and refuses wrong ones without asking the host.
+// readOver decodes options into a copy of under, and refuses wrong ones without asking the host.
 func readOver(under Options, options json.RawMessage) (settings, error) {
 	s := settings{Options: under}
 	if err := step.Decode(options, &s.Options); err != nil {

@@ -14,7 +14,7 @@
 //	    console.log  the domain's console from its first instruction on, at most 64 MiB
 //	    ready        how the domain became ready
 //
-// # Whose a domain is
+// # Ownership of a domain
 //
 // A domain has the name of its folder and a UUID derived from that name. A domain of that
 // name with another UUID is foreign and is never touched. If file created is missing, the

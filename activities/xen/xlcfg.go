@@ -22,7 +22,7 @@ const (
 // domain is a domain's configuration without the names and paths that depend on its host
 // and its rollout; see place. It is the image's file domain.json.
 type domain struct {
-	// Host is the option: on another host the image has another digest.
+	// Host is option host. It is here so that each host gives another digest.
 	Host string `json:"host,omitempty"`
 	Tool string `json:"tool"`
 	Type string `json:"type"` // pv, pvh or hvm
@@ -146,7 +146,7 @@ func (d domain) render(at place) ([]byte, error) {
 	return w.out.Bytes(), w.err
 }
 
-// renderType writes the domain's type and what it boots.
+// renderType writes the domain's type, and its kernel or boot loader.
 func (d domain) renderType(w *writer, at place) {
 	switch {
 	case d.Tool == toolXM && d.Type == typeHVM:
