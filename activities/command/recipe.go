@@ -47,7 +47,7 @@ func commands(argvs [][]string) []tree.Command {
 	return all
 }
 
-// check returns what is wrong with the options.
+// check returns the error of wrong options, nil if there is none.
 func (o *Options) check() error {
 	if len(o.Build) == 0 {
 		return step.Invalid("build", "as in: build: [[make]]", "no command is given")
