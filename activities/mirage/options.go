@@ -42,7 +42,7 @@ var extensions = map[string]string{
 	"muen": ".muen", "genode": ".genode", "unikraft-firecracker": ".fc", "unikraft-qemu": ".qemu",
 }
 
-// complete fills in the defaults and returns what is wrong.
+// complete fills in the defaults and returns the error of wrong options.
 func (o *Options) complete(kind string) error {
 	targets := slices.Sorted(maps.Keys(extensions))
 	if o.Target == "" {
