@@ -14,7 +14,7 @@ import (
 // of After.
 var Replaceable = append(step.Stages[:], "console", "destroy", "clean", "observe", "list", "forecast")
 
-// replace replaces a step of a route. which is one of [Replaceable].
+// replace sets the step called which, one of [Replaceable], of a route.
 func replace(route *step.Route, which step.Stage, s step.Step) {
 	place := map[step.Stage]*step.Step{
 		"console": &route.Console, "destroy": &route.Destroy, "clean": &route.Clean,

@@ -58,7 +58,7 @@ type FS struct {
 	Line int
 }
 
-// Note says what became of a line.
+// Note tells how a line was translated, or why it was not.
 type Note struct {
 	// At is the place, as "app.conf:7".
 	At   string `json:"at"`
