@@ -235,6 +235,6 @@ func (f fatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 		}
 	}
 	complain(errors.New(line))
-	_ = f.ready.remove() // the error above is the one to tell
+	_ = f.ready.remove() // an error here would hide the one above
 	os.Exit(exitFailed)
 }

@@ -28,7 +28,7 @@ const (
 	// historyShards is written into a new file; later starts use the file's
 	// number. With queueReads 1, 4 and 16 shards are equally fast.
 	historyShards = 4
-	// queueReads, per second, is above what SQLite can answer: it limits nothing.
+	// queueReads is a limit per second that SQLite never reaches, so it limits nothing.
 	queueReads = 2000
 	// namespaceCache is how long a service caches namespaces.
 	namespaceCache = 2 * time.Second
