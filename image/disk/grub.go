@@ -21,7 +21,7 @@ type texts struct {
 type loader struct {
 	kernel, module string   // the commands of GRUB 2
 	menuModule     string   // the command of GRUB legacy
-	layouts        []Layout // whose GRUB has the commands
+	layouts        []Layout // the layouts in which GRUB has these commands
 	path           bool     // the first argument is the kernel's path
 	initrd         bool     // modules are in one command and have no arguments
 }

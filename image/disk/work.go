@@ -34,7 +34,7 @@ type work struct {
 	dir  string
 	done func() error // removes dir
 	content
-	sum   hash.Hash // of the layout and of what was copied
+	sum   hash.Hash // of the layout and the bytes copied
 	image *os.File  // the disk, from create on
 }
 
