@@ -54,7 +54,7 @@ func (m Machine) observe(id string, ended func(Machine) (string, time.Time, erro
 	return step.Health{State: step.Ended, How: how, Since: when.UTC()}, nil
 }
 
-// Forecast lists what Register would do for the machine of tags.
+// Forecast lists the actions of Register for the machine with these tags.
 func (r *Machines) Forecast(tags step.Tags) ([]step.Action, error) {
 	m, err := r.Of(tags)
 	if err != nil {
@@ -63,7 +63,7 @@ func (r *Machines) Forecast(tags step.Tags) ([]step.Action, error) {
 	return []step.Action{{Call: "mkdir " + m.Path, Why: "the machine's files: its kernel, disks and console"}}, nil
 }
 
-// Forecast lists what opening or making the tap would do.
+// Forecast lists the actions of opening or making the tap.
 func (c TapConfig) Forecast() ([]step.Action, error) {
 	name := c.Interface()
 	whose, _, err := c.find()

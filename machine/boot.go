@@ -34,7 +34,7 @@ type Process interface {
 	Died(ctx context.Context) error
 	// Late returns the error (BootFailed) for a process that is not ready in time.
 	Late(ctx context.Context) error
-	// Awaited says what Boot waits for, as `the console to match "up"`.
+	// Awaited names the event that Boot waits for, as `the console to match "up"`.
 	Awaited() string
 }
 

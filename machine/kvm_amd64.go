@@ -77,9 +77,9 @@ var probe = []byte{
 	0xf4, //                   hlt
 }
 
-// TryKVM runs a probe in a virtual machine. why says what is wrong with KVM, "" if the
-// probe ran: on some hosts KVM opens but fails at SSE. err is an error that may pass.
-// TryKVM takes milliseconds, at most about 2 s.
+// TryKVM runs a probe in a virtual machine. why is the reason why KVM does not work, ""
+// if the probe ran: on some hosts KVM opens but fails at SSE. err is an error that may
+// pass. TryKVM takes milliseconds, at most about 2 s.
 func TryKVM() (why string, err error) { return tryProgram(probe) }
 
 func tryProgram(program []byte) (why string, err error) {

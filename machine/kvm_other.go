@@ -2,8 +2,8 @@
 
 package machine
 
-// TryKVM opens KVM, and tries nothing in it. why says what is wrong, "" if it opens. err is
-// an error that may pass.
+// TryKVM opens KVM, and runs nothing in it. why is the reason why it cannot be opened, ""
+// if it can. err is an error that may pass.
 func TryKVM() (why string, err error) {
 	f, why, err := openKVM()
 	if f != nil {

@@ -15,7 +15,7 @@
 // record. Register makes it in one rename, Destroy removes it. A folder whose
 // name begins with a dot is half made or half removed.
 //
-// # Who runs
+// # The process
 //
 // A worker may die at any moment, and two workers may be told to boot the same machine. So
 // a process id in a file proves nothing. The call that starts the process takes the lock

@@ -99,7 +99,7 @@ func openTap(ctx context.Context, c TapConfig, keep bool) (f *os.File, err error
 	return f, nil
 }
 
-// owner tells who made the tap of a name.
+// owner is the maker of the tap that has a name.
 type owner int
 
 const (

@@ -86,7 +86,7 @@ func (r *Machines) checkHolder(c TapConfig) error {
 	return c.conflict(destroyOf(holder.Tags)+", or give another name", "the running machine %s has %s", holder.Name(), c.Interface())
 }
 
-// TapNeeds lists what a worker's host must have to make taps.
+// TapNeeds lists the needs for making taps, met or not.
 func TapNeeds() []step.Need {
 	tun := step.Need{For: "tap devices", What: tunDevice, Optional: true}
 	if err := (TapConfig{}).tun(); err == nil {

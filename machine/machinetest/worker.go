@@ -12,10 +12,10 @@ import (
 	"github.com/morgana-deploy/morgana/step/steptest"
 )
 
-// input, when set, makes a test a worker to be killed.
+// input is the variable that makes a test a worker. It holds an order as JSON.
 const input = "MORGANA_TEST_MACHINE_WORKER"
 
-// What the worker says of its work, a line each.
+// The lines that the worker prints.
 const (
 	begins = "begin"
 	booted = "booted"
