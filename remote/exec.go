@@ -53,7 +53,7 @@ func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 		_ = pipe.Close()
 	}()
 	err = cmd.Wait()
-	// A stdin whose Read blocks is not waited for: the command has ended.
+	// The command has ended, so do not wait for a Stdin that blocks in Read.
 	select {
 	case bad := <-fed:
 		if bad != nil && ctx.Err() == nil {
