@@ -182,8 +182,8 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 	}
 }
 
-// expectedABIs returns the ABIs of a kernel that is not built yet, so that check can
-// refuse what the target cannot boot. It is nil if they are unknown.
+// expectedABIs returns the ABIs of a kernel that is not built yet, nil if they are
+// unknown. With them check can refuse a kernel that the target cannot boot.
 func expectedABIs(p *config.Project, t config.Target) []string {
 	_, configured := t.Steps[step.Configure]
 	_, built := t.Steps[step.Build]

@@ -54,7 +54,7 @@ type checkup struct {
 	Role  string      `json:"role"`
 	Kind  string      `json:"kind,omitempty"`
 	Needs []step.Need `json:"needs"`
-	// Usable is ready, in part or not.
+	// Usable is "ready", "in part" or "not usable".
 	Usable string `json:"usable"`
 }
 
@@ -155,8 +155,8 @@ func verdictOf(all []checkup, kinds []string) string {
 	return ""
 }
 
-// installs returns the commands that install what is missing: one apt-get for all Debian
-// packages, then what follows apt-get in the fixes.
+// installs returns the commands that install the missing tools: one apt-get for all
+// Debian packages, then the commands that follow apt-get in the fixes.
 func installs(all []checkup) (commands []string) {
 	var names, then []string
 	for _, k := range all {

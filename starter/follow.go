@@ -22,14 +22,14 @@ import (
 // look is the time between two calls of method look.
 const look = 250 * time.Millisecond
 
-// follower watches one target's rollout and shows what changes.
+// follower watches one target's rollout and shows its changes.
 type follower struct {
 	to      *connection
 	project *config.Project
 	target  config.Target
 	show    screen
 	seen    map[step.Stage]workflows.StageState
-	// notes are the notes of the latest call of look, before those of the call before it.
+	// notes holds the notes of the current call of look, before those of the last one.
 	notes, before map[string]bool
 	// answered is the time of the last answer of a worker.
 	answered time.Time
@@ -171,7 +171,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		}
 		if !f.dropped(ctx, accepted.Tags) {
 			misses = 0
-		} else if misses++; misses == 3 { // between queue and start there may be one miss
+		} else if misses++; misses == 3 { // a rollout that leaves the queue may be missed once
 			return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
 				Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
 		}
@@ -258,7 +258,7 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 		}
 	}
 	if len(f.notes) == 0 && len(f.before) > 0 {
-		f.emit(event{Event: "progress"}, t) // clears the notes, which no longer hold
+		f.emit(event{Event: "progress"}, t) // an event without a note clears the old note
 	}
 	return about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 }
@@ -271,7 +271,7 @@ func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
 	f.emit(e, t)
 }
 
-// pending returns the progress of an activity, or with stuck the reason why it waits.
+// pending returns the progress of an activity. If stuck is set, note is why the activity waits.
 func pending(p *workflowpb.PendingActivityInfo) (note string, stuck bool) {
 	switch {
 	case p.GetAttempt() > 1 && p.GetLastFailure() != nil && p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -307,7 +307,7 @@ func (f *follower) notice(t step.Tags, note string) { f.tell("progress", t, note
 
 func (f *follower) waits(t step.Tags, note string) { f.tell("waiting", t, note) }
 
-// tell shows a note, unless this call of look or the call before has shown it.
+// tell shows a note, unless this call of look or the last one has shown it.
 func (f *follower) tell(what string, t step.Tags, note string) {
 	if note != "" && !f.notes[note] && !f.before[note] {
 		f.emit(event{Event: what, Note: note}, t)

@@ -106,7 +106,7 @@ func abisOf(kernel string) []string {
 		return nil
 	}
 	defer func() { _ = file.Close() }()           // read only
-	found, _ := image.Identify(file, info.Size()) // deploy reports what is wrong with it
+	found, _ := image.Identify(file, info.Size()) // deploy reports the error
 	return found.ABIs
 }
 

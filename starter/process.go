@@ -94,7 +94,7 @@ func loggedError(log string, from int64) (cause, hint string) {
 	if info, err := f.Stat(); err == nil {
 		from = max(from, info.Size()-most)
 	}
-	text, _ := io.ReadAll(io.NewSectionReader(f, from, most)) // what can be read is used
+	text, _ := io.ReadAll(io.NewSectionReader(f, from, most)) // after an error it has the text read so far
 	told := false
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)

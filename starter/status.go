@@ -47,8 +47,8 @@ type deploymentLine struct {
 	State   string    `json:"state"` // up ended gone unknown starting destroying, "rolling out 2", ...
 	Started time.Time `json:"started"`
 	workflows.DeploymentStatus
-	// Health is what the target says of the machine now, nil if it cannot say or was
-	// not reached.
+	// Health is the machine's state as the target reports it now, nil if it cannot report
+	// one or was not reached.
 	Health *step.Health `json:"health,omitempty"`
 	// Error is the failure that ended the deployment, if any.
 	Error *failure `json:"error,omitempty"`
@@ -98,7 +98,7 @@ func (c *cli) table(lines []deploymentLine) error {
 		for i := range cells {
 			cells[i] = cleanLine(cells[i])
 		}
-		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush tells
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush returns the error
 	}
 	row([]string{"APP", "TARGET", "KIND", "GENERATION", "STATE", "MACHINE", "ADDRESSES", "AGE"}, "FAILURE")
 	for _, l := range lines {

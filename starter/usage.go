@@ -36,8 +36,8 @@ func checkArguments(cmd *cobra.Command) {
 	}
 }
 
-// checkHelp makes "help NAME" refuse what NAME itself refuses; cobra prints the
-// help of root for an unknown name.
+// checkHelp makes "help NAME" refuse unknown names as NAME itself does; cobra prints the
+// help of root for them.
 func checkHelp(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	help, _, err := root.Find([]string{"help"})
