@@ -21,7 +21,7 @@ type Artifact struct {
 	Size int64 `json:"size"`
 }
 
-// File is a named artifact. The target defines what the name means.
+// File is a named artifact. The target gives the name its meaning.
 type File struct {
 	Name     string   `json:"name"`
 	Artifact Artifact `json:"artifact"`

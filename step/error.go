@@ -18,7 +18,7 @@ type Kind string
 const (
 	// InvalidSpec: a field is wrong. Field names it, Hint gives the allowed values.
 	InvalidSpec Kind = "InvalidSpec"
-	// Unsupported: the request cannot work here. Hint says what would.
+	// Unsupported: the request cannot work here. Hint says what would work.
 	Unsupported Kind = "Unsupported"
 	// BuildFailed: configure or build failed. Hint has the last lines.
 	BuildFailed Kind = "BuildFailed"
@@ -42,7 +42,7 @@ const (
 	Exhausted Kind = "Exhausted"
 )
 
-// Final reports whether trying again cannot help.
+// Final reports whether errors of this kind are never retried.
 func (k Kind) Final() bool { return k != "" && k != Exhausted }
 
 // UserError reports whether the user's input or environment is to blame. The starter
@@ -64,7 +64,7 @@ type Error struct {
 	Op string
 	// Field is the option to blame, as "memory" or "ports[1].host"; empty if none.
 	Field string
-	// Hint tells the user what to do, possibly in several lines; may be empty.
+	// Hint is advice for the user, possibly in several lines; may be empty.
 	Hint string
 	// Left names the resources that were left behind.
 	Left []string

@@ -45,9 +45,10 @@ const (
 // Stages lists the stages in the order they run.
 var Stages = [...]Stage{Check, Configure, Build, Package, Register, Boot}
 
-// Spec is what to deploy and where. It is the input of check, which completes it, and
-// a part of every later value. It holds no secret: it may name a profile, and the
-// worker finds the credentials where the cloud's own tools keep them.
+// Spec describes a deploy: the app, its target and its toolchain. It is the input of
+// check, which completes it, and a part of every later value. It holds no secret: it may
+// name a profile, and the worker finds the credentials where the cloud's own tools keep
+// them.
 type Spec struct {
 	Tags
 	// Kind is the kind of the target: its task queue and the prefix of its activities.
@@ -56,7 +57,7 @@ type Spec struct {
 	Options json.RawMessage `json:"options,omitempty"`
 	// Toolchain says how the kernel is made.
 	Toolchain Recipe `json:"toolchain"`
-	// Origin is what the kernel is made from.
+	// Origin is the source folder or the existing kernel.
 	Origin Origin `json:"origin"`
 	// Host is the worker's host to which the machine is bound. The Check of a target
 	// whose machines run on worker hosts sets it. Register, boot, console and destroy
@@ -73,7 +74,7 @@ type Recipe struct {
 	Options json.RawMessage `json:"options,omitempty"`
 }
 
-// Origin is what a kernel is made from. Exactly one of Archive and Kernel is set.
+// Origin is a source folder or an existing kernel. Exactly one of Archive and Kernel is set.
 type Origin struct {
 	// Project identifies the project wherever it is checked out: its git remote and
 	// the folder within it, "example.org/ann/hello#web". Empty if the folder is in
@@ -120,8 +121,8 @@ type Kernel struct {
 	Cached bool `json:"cached,omitempty"`
 }
 
-// Image is what the target takes: a disk image, a bundle, or the kernel with its
-// configuration.
+// Image is the input of a target's Register: a disk image, a bundle, or the kernel with
+// its configuration.
 type Image struct {
 	Spec Spec `json:"spec"`
 	// Digest identifies the image: the same kernel and options give the same
@@ -149,7 +150,7 @@ type Machine struct {
 	ID string `json:"id"`
 	// Addresses are the addresses of its services.
 	Addresses []Address `json:"addresses,omitempty"`
-	// Ready says why the target takes it for ready: `console matched "listening"`.
+	// Ready says how it showed that it is ready: `console matched "listening"`.
 	Ready string `json:"ready,omitempty"`
 	// Adopted says that it was running already.
 	Adopted bool `json:"adopted,omitempty"`
@@ -193,13 +194,13 @@ type Removal struct {
 	// Spec gives the place and the tags. An empty Life or a zero Generation matches
 	// all.
 	Spec Spec `json:"spec"`
-	// NotLife is a life that is not removed; with it Spec.Life is empty.
+	// NotLife is a life whose resources stay; if it is set, Spec.Life is empty.
 	NotLife string `json:"notLife,omitempty"`
-	// KeepImage removes machines and leaves their registrations.
+	// KeepImage says that only machines are removed, not their registrations.
 	KeepImage bool `json:"keepImage,omitempty"`
 }
 
-// Match reports whether a resource with the tags have is to be removed.
+// Match reports whether a resource whose tags are have is to be removed.
 func (r Removal) Match(have Tags) bool {
 	return r.Spec.Match(have) && (r.NotLife == "" || r.NotLife != have.Life)
 }
@@ -221,7 +222,7 @@ type ConsoleText struct {
 	Ended bool `json:"ended,omitempty"`
 }
 
-// Destroyed lists what Destroy or Clean removed, in words for the user.
+// Destroyed lists the resources that Destroy or Clean removed, in words for the user.
 type Destroyed struct {
 	Removed []string `json:"removed,omitempty"`
 }
@@ -266,7 +267,7 @@ type Resource struct {
 type Action struct {
 	// Call is the command or API call: "xl create", "ec2:RegisterImage".
 	Call string `json:"call"`
-	// Why says in one line what it is for.
+	// Why is its purpose in one line.
 	Why string `json:"why"`
 	// Permission is the permission it needs: "ec2:RegisterImage", "root"; empty if
 	// none.

@@ -76,7 +76,7 @@ type Lister interface {
 	List(ctx context.Context, spec Spec) ([]Resource, error)
 }
 
-// Forecaster is a target that can tell what a rollout will do.
+// Forecaster is a target that can list the actions of a rollout beforehand.
 type Forecaster interface {
 	// Forecast returns the actions of a rollout of a checked spec, in order. It
 	// creates nothing and takes seconds.
@@ -110,9 +110,9 @@ type Need struct {
 	Optional bool `json:"optional,omitempty"`
 }
 
-// Needer is a target or toolchain that can tell what it needs of this host.
+// Needer is a target or toolchain that can list its needs of this host.
 type Needer interface {
-	// Needs lists what is there and what is missing. It changes nothing and takes
+	// Needs lists the needs of the kind, met or not. It changes nothing and takes
 	// seconds.
 	Needs(ctx context.Context) []Need
 }

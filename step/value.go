@@ -10,7 +10,7 @@ import (
 	"unicode"
 )
 
-// Value is the input or output of a stage: a Spec or what stages make of it.
+// Value is the input or output of a stage: a Spec, or a value that contains one.
 type Value interface {
 	// Of returns the spec that the value was made for.
 	Of() Spec

@@ -57,8 +57,8 @@ func (s *suite) packageTwice() {
 	}
 }
 
-// insertedFile does what a step inserted after package may do: it adds a file, such as
-// a signature, and computes the digest anew.
+// insertedFile is an example of a step inserted after package: it adds a file, such as a
+// signature, and computes the digest anew.
 func (s *suite) insertedFile() {
 	img := s.image(s.checked(nil))
 	added, err := s.site.Store.Put(s.Context(), strings.NewReader("a signature"))
