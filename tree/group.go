@@ -45,7 +45,7 @@ func groupOf(pid int) (group, error) {
 	return group{ID: pid, Started: p.started, Session: p.session, Boot: bootID()}, nil
 }
 
-// process is what /proc/<pid>/stat says.
+// process has the fields of /proc/<pid>/stat.
 type process struct {
 	pid, group, session int
 	state               byte

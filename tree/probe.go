@@ -41,7 +41,7 @@ func (e Environ) Output(ctx context.Context, argv ...string) (string, error) {
 		p.signal(syscall.SIGKILL)
 		waitErr = <-p.exited
 	}
-	p.signal(syscall.SIGKILL) // what it left in the background
+	p.signal(syscall.SIGKILL) // processes that it left in the background
 	err = p.reap()
 	switch {
 	case ctx.Err() != nil:

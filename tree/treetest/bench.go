@@ -1,5 +1,5 @@
-// Package treetest is a bench for tests of toolchains that are made with
-// package tree: a site, sources, what was reported, and workers to kill.
+// Package treetest has a bench for tests of toolchains that are made with package tree: a
+// site, sources, the reported progress, and workers to kill.
 package treetest
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Bench is a site, and what the toolchains on it report.
+// Bench is a site that records the progress of its toolchains.
 type Bench struct {
 	*testing.T
 	Site step.Site
@@ -73,7 +73,7 @@ func (b *Bench) Spec(options any, files map[string]string) step.Spec {
 	}
 }
 
-// Text is what an artifact holds.
+// Text is the content of an artifact.
 func (b *Bench) Text(a *step.Artifact) string {
 	b.Helper()
 	if a == nil {
@@ -144,7 +144,7 @@ func WantError(t *testing.T, err error, kind step.Kind, texts ...string) *step.E
 	return e
 }
 
-// Await polls until what it waits for is there.
+// Await polls until ok returns true. what names the condition in the error.
 func Await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(15 * time.Second)
@@ -157,7 +157,7 @@ func Await(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// With is files and more: a name, its contents, a name, ...
+// With returns files with further ones: more is a name, its content, a name, ...
 func With(files map[string]string, more ...string) map[string]string {
 	all := maps.Clone(files)
 	for i := 0; i < len(more); i += 2 {
