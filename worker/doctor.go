@@ -40,7 +40,7 @@ func writeNeeds(ctx context.Context, w io.Writer, served []kind) error {
 			all[i].Role = "target"
 		}
 		if needer, ok := k.does.(step.Needer); ok {
-			asked.Go(func() { // some try things out, which takes seconds
+			asked.Go(func() { // some run a probe, which takes seconds
 				if needs := needer.Needs(ctx); needs != nil {
 					all[i].Needs = needs
 				}

@@ -139,7 +139,7 @@ func ended(ctx context.Context, host string, err error, again bool) error {
 	return workflows.Fail(&step.Error{Err: errStopping})
 }
 
-// at adds the host to err: undo removes there what the step left.
+// at adds the host to err: undo goes there to remove the step's leftovers.
 func at(host string, err error) *step.Error {
 	e := step.Error{Err: err}
 	var own *step.Error
