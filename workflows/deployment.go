@@ -147,7 +147,7 @@ func (d *deployment) remember(acts ...*Undo) {
 	}
 }
 
-// forget drops the acts of a rollout whose error names what is left.
+// forget drops the acts of a rollout whose error lists its leftovers.
 func (d *deployment) forget(t step.Tags) {
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return u.spec().Tags == t })
 }

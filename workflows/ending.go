@@ -63,7 +63,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 		var removed step.Destroyed
 		removed, p.err = p.act.run(ctx, o)
 		for _, r := range removed.Removed {
-			if !slices.Contains(e.result.Removed, r) { // another place's act may report it too
+			if !slices.Contains(e.result.Removed, r) { // the act of another place may have removed it
 				e.result.Removed = append(e.result.Removed, r)
 			}
 		}

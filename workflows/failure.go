@@ -19,7 +19,7 @@ type detail struct {
 	Hint  string   `json:"hint,omitempty"`
 	Left  []string `json:"left,omitempty"`
 	Host  string   `json:"host,omitempty"`
-	// Remains are the acts that would remove what a failed rollout left.
+	// Remains are the acts that would remove the leftovers of a failed rollout.
 	Remains []*Undo `json:"remains,omitempty"`
 }
 
@@ -84,7 +84,7 @@ func Failure(err error) *step.Error {
 	return &step.Error{Err: err}
 }
 
-// remainsOf returns the acts that would remove what a failed rollout left.
+// remainsOf returns the acts that would remove the leftovers of a failed rollout.
 func remainsOf(err error) []*Undo {
 	var app *temporal.ApplicationError
 	var d detail

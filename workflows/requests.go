@@ -66,7 +66,7 @@ type DeploymentStatus struct {
 	Queued  []step.Tags `json:"queued,omitempty"`
 	// Failure is the text of the last rollout's error, empty if it went well.
 	Failure string `json:"failure,omitempty"`
-	// Left names what rollouts could not remove or were told to keep.
+	// Left lists the resources that rollouts could not remove or were told to keep.
 	Left []string `json:"left,omitempty"`
 	// Destroying says that a destroy was requested.
 	Destroying bool `json:"destroying,omitempty"`
@@ -80,7 +80,7 @@ type DeploymentState struct {
 	// Current runs. Previous ran before it; its image is still in the store.
 	Current  *Current `json:"current,omitempty"`
 	Previous *Current `json:"previous,omitempty"`
-	// Remains are the acts that would remove what rollouts left, in any place.
+	// Remains are the acts that would remove the leftovers of rollouts, in any place.
 	Remains []*Undo `json:"remains,omitempty"`
 	Failure string  `json:"failure,omitempty"`
 	// Last is the Spec of the newest accepted deploy.
@@ -102,7 +102,7 @@ func (d *deployment) listen() error {
 		workflow.UpdateHandlerOptions{Validator: d.destroyable, Description: "remove the machine and its image, and end"})
 }
 
-// acceptable is the validator of deploy: what it refuses is not written to history.
+// acceptable is the validator of deploy. A refused request is not written to history.
 func (d *deployment) acceptable(in DeployRequest) error {
 	if err := d.addressed(in.Spec); err != nil {
 		return err

@@ -10,9 +10,9 @@ import (
 //
 //	check -> configure -> build -> package -> register -> boot
 //
-// It is the workflow "rollout/<app>/<target>/<generation>", a child of the Deployment.
-// If it fails or is cancelled, it removes what it made, in reverse order, unless in.Keep
-// is set. It destroys the previous machine only when the new one is ready.
+// It is the workflow "rollout/<app>/<target>/<generation>", a child of the Deployment. If
+// it fails or is cancelled, it undoes its stages in reverse order, unless in.Keep is set.
+// It destroys the previous machine only when the new one is ready.
 //
 // The query "status" returns a [RolloutStatus].
 func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {

@@ -41,8 +41,8 @@ type Outcome struct {
 	// Unchanged says that the current machine runs the same image and was kept.
 	// Machine is then that machine.
 	Unchanged bool `json:"unchanged,omitempty"`
-	// Left names what could not be removed. Remains are the acts that would remove
-	// it.
+	// Left lists the resources that could not be removed. Remains are the acts that would
+	// remove them.
 	Left    []string `json:"left,omitempty"`
 	Remains []*Undo  `json:"remains,omitempty"`
 }
@@ -194,20 +194,20 @@ func (r *rollout) stage(stage step.Stage) *StageStatus {
 	panic("unknown stage " + stage)
 }
 
-// end removes what a failed rollout made. After a successful rollout it removes the
-// build tree: the kernel is in the store.
+// end removes the resources of a failed rollout. After a successful rollout it removes
+// the build tree only: the kernel is in the store.
 func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	if err == nil {
-		if out.Unchanged { // else retire did it
+		if out.Unchanged { // otherwise retire has run the stale acts
 			r.stale = undoList(r.in.Stale).runTogether(ctx, destroyOptions())
 		}
 		r.stale = append(r.stale, r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())...)
 		out.Left, out.Remains = r.stale.left(), r.stale
 		return nil
 	}
-	_ = r.tellStage(ctx) // what fails is told by the error, too
+	_ = r.tellStage(ctx) // the rollout's error names the stage, too
 	remains := slices.DeleteFunc(r.undo, func(u *Undo) bool { return u.never })
 	if r.in.Keep {
 		for _, u := range remains {

@@ -10,9 +10,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Undo is an act that removes what a step may have made in one place. It is added before
-// the step runs, since the step's result may be lost. It finds resources by their tags,
-// and finding none is no error.
+// Undo is an act that removes the resources that a step may have made in one place. It is
+// added before the step runs, since the step's result may be lost. It finds resources by
+// their tags, and finding none is no error.
 type Undo struct {
 	// Name describes the act: "remove the build tree".
 	Name string    `json:"name"`
