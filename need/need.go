@@ -17,7 +17,7 @@ func Tools(t testing.TB, names ...string) {
 	}
 }
 
-// Nil skips the test if err is not nil. err says what is missing.
+// Nil skips the test if err is not nil. err names the missing tool.
 func Nil(t testing.TB, err error) {
 	t.Helper()
 	if err == nil {
