@@ -1,4 +1,4 @@
-// Package docs holds what the programs print of the documentation.
+// Package docs embeds the documents that the programs print.
 package docs
 
 import _ "embed"

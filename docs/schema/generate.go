@@ -235,7 +235,7 @@ func plain(comment string) string {
 	return comment
 }
 
-// stages returns the schema of a mapping from names to values of schema of.
+// stages returns the schema of a mapping with these names as keys; of is the schema of the values.
 func stages(about string, names []step.Stage, of object) object {
 	properties := object{}
 	for _, s := range names {
