@@ -90,10 +90,10 @@ func (c *cli) ownServer(ctx context.Context, settings config.Settings, start boo
 const patience = 10 * time.Second
 
 // needWorker waits up to patience for workers that poll our workflows' queue and the
-// queues of the routes: without them a deploy would hang.
-func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error {
-	deadline := time.Now().Add(patience)
-	err := to.awaitPoller(ctx, deadline, workflows.TaskQueue, enums.TASK_QUEUE_TYPE_WORKFLOW,
+// queues of the routes of targets: without them a deploy would hang.
+func (to *connection) needWorker(ctx context.Context, p *config.Project, targets ...config.Target) error {
+	began := time.Now()
+	err := to.awaitPoller(ctx, began.Add(patience), workflows.TaskQueue, enums.TASK_QUEUE_TYPE_WORKFLOW,
 		&step.Error{Kind: step.NoWorker, Op: "look for workers",
 			Err:  fmt.Errorf("no worker polls task queue %q in namespace %s", workflows.TaskQueue, to.namespace),
 			Hint: "start one with the same TEMPORAL_* settings: morgana-worker"})
@@ -101,22 +101,45 @@ func (to *connection) needWorker(ctx context.Context, plans ...step.Route) error
 		return err
 	}
 	seen := map[string]bool{}
-	for _, p := range plans {
-		steps := []step.Step{p.Check, p.Configure, p.Build, p.Package, p.Register, p.Boot, p.Console, p.Destroy, p.Clean}
+	for _, t := range targets {
+		r := p.Route(t)
+		steps := []step.Step{r.Check, r.Configure, r.Build, r.Package, r.Register, r.Boot, r.Console, r.Destroy, r.Clean}
 		for _, stage := range step.Stages {
-			steps = append(steps, p.After[stage]...)
+			steps = append(steps, r.After[stage]...)
 		}
 		for _, s := range steps {
 			if seen[s.TaskQueue] {
 				continue
 			}
 			seen[s.TaskQueue] = true
-			if err := to.awaitPoller(ctx, deadline, s.TaskQueue, enums.TASK_QUEUE_TYPE_ACTIVITY, workflows.NoWorker(s.TaskQueue)); err != nil {
+			none, limit := unserved(p, t, s.TaskQueue)
+			if err := to.awaitPoller(ctx, began.Add(limit), s.TaskQueue, enums.TASK_QUEUE_TYPE_ACTIVITY, none); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// unserved returns the error of a queue that no worker polls, and the time to wait for
+// one. A kind has its place in morgana.yaml, and is perhaps a misspelt one of ours.
+func unserved(p *config.Project, t config.Target, queue string) (*step.Error, time.Duration) {
+	e, role := workflows.NoWorker(queue), "target"
+	switch queue {
+	case t.Kind:
+		e.Field = "targets." + t.Name + ".kind"
+	case p.Toolchain.Kind:
+		e.Field, role = "toolchain.kind", "toolchain"
+	default:
+		return e, patience
+	}
+	e.Op = p.Locate("", e.Field)
+	near := step.Nearest(queue, kinds(role))
+	if near == "" || near == queue {
+		return e, patience
+	}
+	e.Hint = fmt.Sprintf("did you mean %q? If not, start a worker that serves %s", near, queue)
+	return e, patience / 3
 }
 
 // awaitPoller waits until a worker polls a queue. If no worker does at the deadline, it

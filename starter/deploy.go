@@ -74,11 +74,7 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 		return err
 	}
 	defer to.Close()
-	var plans []step.Route
-	for _, t := range targets {
-		plans = append(plans, project.Route(t))
-	}
-	if err := to.needWorker(ctx, plans...); err != nil {
+	if err := to.needWorker(ctx, project, targets...); err != nil {
 		return err
 	}
 	origin, err := c.upload(ctx, to.settings, project, kernel)

@@ -69,7 +69,7 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 		return err
 	}
 	defer to.Close()
-	if err := to.needWorker(ctx); err != nil {
+	if err := to.needWorker(ctx, nil); err != nil {
 		return err
 	}
 	slices.Sort(names)

@@ -1,6 +1,11 @@
 package main
 
 import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/morgana-deploy/morgana/docs"
@@ -22,4 +27,18 @@ Code, Neovim, Helix, Emacs and others) read it by the first line of a morgana.ya
 			return err
 		},
 	}
+}
+
+// kinds returns our kinds of a role, "target" or "toolchain", as the schema names them.
+func kinds(role string) (names []string) {
+	var schema struct {
+		Defs map[string]json.RawMessage `json:"$defs"`
+	}
+	_ = json.Unmarshal(docs.Schema, &schema) // our own
+	for _, name := range slices.Sorted(maps.Keys(schema.Defs)) {
+		if kind, ours := strings.CutPrefix(name, role+"."); ours {
+			names = append(names, kind)
+		}
+	}
+	return names
 }
