@@ -227,7 +227,6 @@ address is configured. They listen on loopback only; their state is in
 $XDG_STATE_HOME/morgana/dev.`,
 		Example: "  morgana dev up\n  morgana dev status\n  morgana dev down",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	sub := func(use, short string, f func(context.Context, dev) error) {
 		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Example: "  morgana dev " + use, Args: cobra.NoArgs,

@@ -122,7 +122,7 @@ func knownKinds(kinds []string, all []checkup) error {
 	for _, k := range kinds {
 		if !slices.Contains(known, k) {
 			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unknown kind %q", k),
-				Hint: meant("", k, known, "known kinds: "+strings.Join(known, ", "))}
+				Hint: step.OneOf(k, known...)}
 		}
 	}
 	return nil

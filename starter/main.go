@@ -64,8 +64,6 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	c := &cli{out: o, err: e}
 	root := c.root()
 	root.SetArgs(args)
-	root.SetOut(o)
-	root.SetErr(e)
 	err := unwritten(root.ExecuteContext(ctx), o, e)
 	switch {
 	case err == nil:
@@ -109,7 +107,6 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			c.commandFlags = cmd.Flags()
 			if c.output != "text" && c.output != "json" {
@@ -120,6 +117,8 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 		},
 	}
 	root.SetVersionTemplate("morgana {{.Version}}\n")
+	root.SetOut(c.out)
+	root.SetErr(c.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return badFlag(cmd, err)
 	})
@@ -128,6 +127,7 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 	config.StarterFlags(c.flags)
 	root.AddCommand(c.initCommand(), c.deployCommand(), c.statusCommand(), c.consoleCommand(),
 		c.destroyCommand(), c.devCommand(), c.doctorCommand(), c.importCommand(), c.schemaCommand(), c.versionCommand())
+	root.InitDefaultCompletionCmd()
 	checkArguments(root)
 	checkHelp(root)
 	return root

@@ -12,16 +12,19 @@ import (
 )
 
 // checkArguments replaces cobra's argument errors, of cmd and its subcommands, by
-// step errors whose hint is the nearest command.
+// step errors whose hint is the nearest command. A command that only has subcommands
+// prints its help; without that, cobra would not check its arguments.
 func checkArguments(cmd *cobra.Command) {
+	if !cmd.Runnable() {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	allowed := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if allowed == nil || allowed(cmd, args) == nil {
 			return nil
 		}
-		help := "see " + cmd.CommandPath() + " --help"
 		if !cmd.HasSubCommands() {
-			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unexpected argument %q", args[len(args)-1]), Hint: help}
+			return step.Invalid("", "see "+cmd.CommandPath()+" --help", "unexpected argument %q", args[len(args)-1])
 		}
 		var known []string
 		for _, sub := range cmd.Commands() {
@@ -29,7 +32,7 @@ func checkArguments(cmd *cobra.Command) {
 				known = append(known, sub.Name())
 			}
 		}
-		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unknown command %q", args[0]), Hint: meant("", args[0], known, help)}
+		return step.Invalid("", step.OneOf(args[0], known...), "unknown command %q", args[0])
 	}
 	for _, sub := range cmd.Commands() {
 		checkArguments(sub)
@@ -59,7 +62,9 @@ func badFlag(cmd *cobra.Command, err error) error {
 	if errors.As(err, &unknown) {
 		var known []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
-		hint = meant("--", unknown.GetSpecifiedName(), known, hint)
+		if near := step.Nearest(unknown.GetSpecifiedName(), known); near != "" {
+			hint = fmt.Sprintf("did you mean %q?", "--"+near)
+		}
 	}
 	var value *pflag.InvalidValueError
 	var inner *strconv.NumError // its text names Go's functions
@@ -75,12 +80,4 @@ func wanted(f *pflag.Flag) string {
 		return "true or false"
 	}
 	return "a number"
-}
-
-// meant returns the hint for an unknown name: the nearest known name, or otherwise.
-func meant(prefix, name string, known []string, otherwise string) string {
-	if near := step.Nearest(name, known); near != "" {
-		return fmt.Sprintf("did you mean %q?", prefix+near)
-	}
-	return otherwise
 }
