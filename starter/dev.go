@@ -246,6 +246,9 @@ $XDG_STATE_HOME/morgana/dev.`,
 		if _, _, err := d.up(ctx); err != nil {
 			return err
 		}
+		if options, configured, err := config.Temporal(c.flags); err == nil && configured {
+			c.say("warning: the other commands use the Temporal server at %s, not this one: unset TEMPORAL_ADDRESS, or your profile, to use it", options.HostPort)
+		}
 		return c.devStatus(d)
 	})
 	sub("down", "Stop them; machines go on running", func(ctx context.Context, d dev) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -227,6 +228,24 @@ func TestServerKeepsItsPorts(t *testing.T) {
 	time.AfterFunc(300*time.Millisecond, func() { _ = held.Close() })
 	time.AfterFunc(600*time.Millisecond, func() { _ = l.Close() })
 	again("after kill -9")
+}
+
+// dev up warns if its server will not be used.
+func TestUpBesideAnotherServer(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs(t, map[string]string{"morgana-devserver": "BE_SERVER=1 exec " + self + ` "$@"`, "morgana-worker": worksUntilStopped})
+	t.Cleanup(func() { _ = run(context.Background(), []string{"dev", "down"}, io.Discard, io.Discard) })
+	if status, out, errOut := morgana(t, "dev", "up"); status != 0 || errOut != "" {
+		t.Fatalf("exit %d, %s%s", status, out, errOut)
+	}
+	t.Setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
+	const want = "warning: the other commands use the Temporal server at temporal.example:7233, not this one: "
+	if status, out, errOut := morgana(t, "dev", "up"); status != 0 || !strings.HasPrefix(errOut, want) || strings.Count(errOut, "\n") != 1 {
+		t.Errorf("exit %d, %s%s", status, out, errOut)
+	}
 }
 
 // A client finds a server that has come back on another port, and takes no other
