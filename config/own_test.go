@@ -56,3 +56,29 @@ func TestStateFolderIsAFile(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
+
+// Others could put a folder of theirs in the place of one that is below a folder of all.
+func TestStateFolderBelowAFolderOfAll(t *testing.T) {
+	alone(t)
+	all := filepath.Join(t.TempDir(), "all")
+	write(t, filepath.Join(all, "mine", "state", "x"), "")
+	if err := os.Symlink(filepath.Join(all, "mine"), filepath.Join(filepath.Dir(all), "link")); err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[os.FileMode]string{0o755: "", 0o775: "", 0o777 | os.ModeSticky: "", 0o777: "other users may write to " + all} {
+		if err := os.Chmod(all, mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, state := range []string{"all/mine/state", "all/mine/missing", "all/missing", "link/state"} {
+			state = filepath.Join(filepath.Dir(all), state)
+			t.Setenv("MORGANA_STATE", state)
+			_, err := LoadSettings(nil)
+			switch {
+			case want == "" && err != nil:
+				t.Errorf("mode %v: %s: %v", mode, state, err)
+			case want != "":
+				wantError(t, err, step.Unauthorized, "use state folder "+state+": "+want, "chmod o-w "+all+", or set MORGANA_STATE to a folder of your own")
+			}
+		}
+	}
+}
