@@ -168,7 +168,11 @@ func (p *packer) folder(dir string, levels []level) error {
 		case 0:
 			err = p.file(name)
 		default:
-			err = refuse("%s is neither a file nor a folder nor a symbolic link", name)
+			hint := unwanted
+			if e.Name() == ".gitignore" {
+				hint = "make it a file, or remove it"
+			}
+			err = step.Invalid("", hint, "%s is neither a file nor a folder nor a symbolic link", name)
 		}
 		if err != nil {
 			return err
@@ -183,7 +187,7 @@ func (p *packer) link(name string) error {
 		return err
 	}
 	if !staysInside(name, target) {
-		return refuse("symbolic link %s leads out of the folder, to %s", name, target)
+		return step.Invalid("", unwanted, "symbolic link %s leads out of the folder, to %s", name, target)
 	}
 	return p.write(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
 }
@@ -241,10 +245,8 @@ func staysInside(name, target string) bool {
 
 func changed(name string) error { return fmt.Errorf("%s changed while it was being packed", name) }
 
-func refuse(format string, args ...any) error {
-	return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf(format, args...),
-		Hint: "remove it, or name it in .gitignore"}
-}
+// unwanted is the hint for an entry that cannot be packed.
+const unwanted = "remove it, or name it in .gitignore"
 
 // openRoot is [os.OpenRoot] with the error ENOTDIR for a file.
 func openRoot(folder string) (*os.Root, error) {

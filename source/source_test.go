@@ -193,12 +193,14 @@ func TestPackRefuses(t *testing.T) {
 		})
 	}
 	t.Run("pipe", func(t *testing.T) {
-		folder := tree(t, project)
-		if err := syscall.Mkfifo(filepath.Join(folder, "lib", "pipe"), 0o600); err != nil {
-			t.Fatal(err)
+		for pipe, hint := range map[string]string{"lib/pipe": "\nremove it, or name it in .gitignore", "lib/.gitignore": "\nmake it a file, or remove it"} {
+			folder := tree(t, project)
+			if err := syscall.Mkfifo(filepath.Join(folder, pipe), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Pack(t.Context(), folder)
+			wantError(t, err, step.InvalidSpec, pipe+" is neither", hint)
 		}
-		_, err := Pack(t.Context(), folder)
-		wantError(t, err, step.InvalidSpec, "lib/pipe is neither")
 	})
 	t.Run("socket", func(t *testing.T) {
 		folder := tree(t, map[string]string{"a": ""})
