@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -100,7 +101,9 @@ func (c *cli) imported(files []newFile, notes []mirari.Note) {
 func findConf(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", config.Unreadable(path, err)
+		e := config.Unreadable(path, err)
+		e.Hint = cmp.Or(e.Hint, "name the .conf of a mirari project, or its folder")
+		return "", e
 	}
 	if !info.IsDir() {
 		return path, nil

@@ -91,7 +91,7 @@ func TestImportRefuses(t *testing.T) {
 		args  []string
 		want  string
 	}{
-		"no file":      {nil, []string{"app.conf"}, "error: read app.conf: no such file or directory\n"},
+		"no file":      {nil, []string{"app.conf"}, "error: read app.conf: no such file or directory\nhint: name the .conf of a mirari project, or its folder\n"},
 		"empty folder": {nil, nil, "error: no .conf in .\nhint: name the file: morgana import app.conf\n"},
 		"two":          {map[string]string{"a.conf": conf, "b.conf": conf}, []string{"."}, "error: 2 files named *.conf in .\nhint: name one: a.conf, b.conf\n"},
 		"bad line":     {map[string]string{"a.conf": "main-noip: A.a\nfoo\n"}, nil, "error: a.conf:2: no colon in \"foo\"\n"},
