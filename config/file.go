@@ -57,7 +57,7 @@ func Unreadable(shown string, err error) *step.Error {
 	case errors.Is(err, fs.ErrNotExist):
 		e.Kind = step.NotFound
 	case errors.Is(err, fs.ErrPermission):
-		e.Kind = step.Unauthorized
+		e.Kind, e.Hint = step.Unauthorized, "run as its owner, or let others read it: chmod a+r "+shown+", and a+x for its folders"
 	case errors.Is(err, files.ErrNotRegular):
 		e.Hint = "name a regular file"
 	}

@@ -79,9 +79,11 @@ func eachStage(v *value, path, name string, stages []step.Stage, read func(step.
 	return nil
 }
 
+const stepHint = "a step is {activity: acme.Build, taskQueue: acme}"
+
 func readStep(v *value, path string) (s step.Step, err error) {
-	if err := v.want(path, mapping); err != nil {
-		return s, err
+	if v.is != mapping {
+		return s, invalid(v.at, path, stepHint, "want a mapping, not %s", v.is)
 	}
 	if err := v.known(path, "activity", "taskQueue", "onHost"); err != nil {
 		return s, err
@@ -105,7 +107,7 @@ func stepName(v *value, path, name string) (string, error) {
 	path = join(path, name)
 	f := v.field(name)
 	if f == nil {
-		return "", invalid(v.at, path, "a step is {activity: acme.Build, taskQueue: acme}", "missing")
+		return "", invalid(v.at, path, stepHint, "missing")
 	}
 	if err := f.want(path, text); err != nil {
 		return "", err

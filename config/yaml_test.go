@@ -124,8 +124,8 @@ func TestBadSet(t *testing.T) {
 		"dev.kind=1":             {step.InvalidSpec, "targets.dev.kind: want a string, not a number", ""},
 		"dev.steps.bild=acme":    {step.InvalidSpec, "targets.dev.steps.bild: unknown key", `did you mean "build"?`},
 		"dev.memory={1: 2}":      {step.InvalidSpec, "1: a key that is not a string", `write "1"`},
-		"dev.after.boot[0]=acme": {step.InvalidSpec, "targets.dev.after.boot[0]: want a mapping, not a string", ""},
-		"dev.after.build=[acme]": {step.InvalidSpec, "targets.dev.after.build[0]: want a mapping, not a string", ""},
+		"dev.after.boot[0]=acme": {step.InvalidSpec, "targets.dev.after.boot[0]: want a mapping, not a string", stepHint},
+		"dev.after.build=[acme]": {step.InvalidSpec, "targets.dev.after.build[0]: want a mapping, not a string", stepHint},
 	} {
 		p := load(t, hello+"    after: {boot: [{activity: a, taskQueue: b}]}\n")
 		wantError(t, p.Set(set), c.kind, "--set "+set+": "+c.want, c.hint)
