@@ -3,7 +3,7 @@ package local
 import (
 	"context"
 	"encoding/json"
-	"os"
+	"errors"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
@@ -39,8 +39,11 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	if spec.Origin.Kernel != nil {
-		err := t.inspect(ctx, spec.Tags, *spec.Origin.Kernel, func(_ *os.File, info image.Info) error { return s.fit(info) })
+		kernel, done, err := t.machines.Kernel(ctx, spec.Tags, *spec.Origin.Kernel)
 		if err != nil {
+			return spec, err
+		}
+		if err := errors.Join(s.fit(kernel.Info), done()); err != nil {
 			return spec, err
 		}
 	}

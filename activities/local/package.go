@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 
@@ -27,78 +24,35 @@ func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error)
 	return img, nil
 }
 
-func (t *Target) pack(ctx context.Context, k step.Kernel) (step.Image, error) {
+func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err error) {
 	if _, err := image.Supports(Kind, k.ABIs); err != nil {
-		return step.Image{}, err
+		return img, err
 	}
 	s, err := readOptions(k.Spec.Options)
 	if err != nil {
-		return step.Image{}, err
+		return img, err
 	}
-	kernel := k.File
-	err = t.inspect(ctx, k.Spec.Tags, k.File, func(f *os.File, info image.Info) error {
-		if err := s.fit(info); err != nil {
-			return err
-		}
-		if k.Spec.Host != "" && k.Spec.Host == t.site.Host { // else Boot looks for it
-			if _, err := s.tender(ctx); err != nil {
-				return err
-			}
-		}
-		if info.Compression == "" {
-			return nil
-		}
-		kernel, err = t.unpack(ctx, f)
-		return err
-	})
+	kernel, done, err := t.machines.Kernel(ctx, k.Spec.Tags, k.File)
 	if err != nil {
-		return step.Image{}, err
+		return img, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	if err := s.fit(kernel.Info); err != nil {
+		return img, err
+	}
+	if k.Spec.Host != "" && k.Spec.Host == t.site.Host { // else Boot looks for it
+		if _, err := s.tender(ctx); err != nil {
+			return img, err
+		}
+	}
+	if err := kernel.Unpack(ctx); err != nil {
+		return img, err
 	}
 	options, err := json.Marshal(s)
 	if err != nil {
-		return step.Image{}, err
+		return img, err
 	}
-	return t.machines.Image(ctx, k.Spec, s.ABI, options, step.File{Name: kernelFile, Artifact: kernel})
-}
-
-// inspect fetches and identifies a kernel, and calls use with it.
-func (t *Target) inspect(ctx context.Context, tags step.Tags, a step.Artifact, use func(*os.File, image.Info) error) (err error) {
-	folder, done, err := t.machines.Scratch(tags)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	path := filepath.Join(folder, kernelFile)
-	if err := t.site.Store.Fetch(ctx, a, path); err != nil {
-		return err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	info, err := image.Identify(image.Until(ctx, f), a.Size)
-	if err != nil {
-		return err
-	}
-	return use(f, info)
-}
-
-// unpack puts the uncompressed kernel into the store.
-func (t *Target) unpack(ctx context.Context, packed *os.File) (a step.Artifact, err error) {
-	size, err := packed.Seek(0, io.SeekEnd)
-	if err != nil {
-		return a, err
-	}
-	plain, err := os.Create(packed.Name() + ".plain")
-	if err != nil {
-		return a, err
-	}
-	defer plain.Close() //nolint:errcheck // its folder goes as well
-	if _, _, err := image.DecompressTo(ctx, plain, packed, size); err != nil {
-		return a, err
-	}
-	return t.site.Store.Put(ctx, plain)
+	return t.machines.Image(ctx, k.Spec, s.ABI, options, step.File{Name: kernelFile, Artifact: kernel.File})
 }
 
 // fit sets the ABI by which the kernel is started, or says why these options do not fit it.

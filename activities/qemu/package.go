@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -42,22 +39,22 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err != nil {
 		return img, err
 	}
-	folder, done, err := t.machines.Scratch(k.Spec.Tags)
-	if err != nil {
+	p := &packing{t: t, s: s}
+	var done func() error
+	if p.kernel, done, err = t.machines.Kernel(ctx, k.Spec.Tags, k.File); err != nil {
 		return img, err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	p := &packing{t: t, s: s, k: k, folder: folder}
 	if err := p.openKernel(ctx); err != nil {
 		return img, err
 	}
-	if _, err := s.devices(manifestOf(p.info)); err != nil {
+	if _, err := s.devices(manifestOf(p.kernel.Info)); err != nil {
 		return img, err
 	}
-	if p.modules, err = s.choose(k); err != nil {
+	if p.modules, err = machine.Modules(k, s.Modules); err != nil {
 		return img, err
 	}
-	if err := image.CheckMemory(p.info, s.Memory, p.modules); err != nil {
+	if err := image.CheckMemory(p.kernel.Info, s.Memory, p.modules); err != nil {
 		return img, err
 	}
 	format := viaKernel
@@ -66,12 +63,12 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 		format = "disk"
 		files, err = p.disk(ctx)
 	} else {
-		files = append([]step.File{{Name: kernelFile, Artifact: p.kernel}}, p.modules...)
+		files = append([]step.File{{Name: kernelFile, Artifact: p.kernel.File}}, p.modules...)
 	}
 	if err != nil {
 		return img, err
 	}
-	if m := manifestOf(p.info); m != nil {
+	if m := manifestOf(p.kernel.Info); m != nil {
 		b, err := m.json()
 		if err != nil {
 			return img, err
@@ -87,67 +84,29 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 
 // packing is one call of Package.
 type packing struct {
-	t      *Target
-	s      settings
-	k      step.Kernel
-	folder string // for temporary files
-
-	path   string        // of the uncompressed kernel
-	kernel step.Artifact // the same
-	info   image.Info
-	abi    string
-
+	t       *Target
+	s       settings
+	kernel  *machine.Kernel
+	abi     string
 	modules []step.File
 }
 
-// openKernel fetches the kernel, refuses one that QEMU or GRUB cannot start as the
-// options say, and unpacks it if it is compressed.
-func (p *packing) openKernel(ctx context.Context) error {
-	p.path, p.kernel = filepath.Join(p.folder, kernelFile), p.k.File
-	step.Report(ctx, step.Progress{Total: p.kernel.Size, Unit: "bytes", Note: "fetching the kernel"})
-	if err := p.t.site.Store.Fetch(ctx, p.k.File, p.path); err != nil {
+// openKernel refuses a kernel that QEMU or GRUB cannot start as the options say, and
+// unpacks it: QEMU's loader unpacks nothing, and GRUB not every compression.
+func (p *packing) openKernel(ctx context.Context) (err error) {
+	info := p.kernel.Info
+	if err := image.CheckMachine(info, "x86_64"); err != nil {
 		return err
 	}
-	f, err := os.Open(p.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	if p.info, err = image.Identify(image.Until(ctx, f), p.kernel.Size); err != nil {
-		return err
-	}
-	if err := image.CheckMachine(p.info, "x86_64"); err != nil {
-		return err
-	}
-	if p.abi, err = p.s.starts(p.info.ABIs); err != nil {
+	if p.abi, err = p.s.starts(info.ABIs); err != nil {
 		return err
 	}
 	if p.s.disk() {
-		if err := image.CheckGRUB(p.info); err != nil {
+		if err := image.CheckGRUB(info); err != nil {
 			return err
 		}
 	}
-	if p.info.Compression == "" {
-		return nil
-	}
-	return p.unpack(ctx, f)
-}
-
-// unpack puts the uncompressed kernel into the store. QEMU's loader unpacks nothing, and
-// GRUB not every compression.
-func (p *packing) unpack(ctx context.Context, f *os.File) (err error) {
-	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + p.info.Compression + ")"})
-	p.path = filepath.Join(p.folder, "plain")
-	plain, err := os.Create(p.path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, plain.Close()) }()
-	if _, _, err := image.DecompressTo(ctx, plain, f, p.kernel.Size); err != nil {
-		return err
-	}
-	p.kernel, err = p.t.site.Store.Put(ctx, plain)
-	return err
+	return p.kernel.Unpack(ctx)
 }
 
 // starts returns the ABI of abis by which the kernel is started with these options, or ""
@@ -169,35 +128,9 @@ func (s *settings) starts(abis []string) (string, error) {
 	return abi, nil
 }
 
-// choose finds the modules among the files that came with the kernel.
-func (s *settings) choose(k step.Kernel) ([]step.File, error) {
-	var all []step.File
-	for i, name := range s.Modules {
-		a, err := k.Companion(fmt.Sprintf("modules[%d]", i), name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, step.File{Name: name, Artifact: a})
-	}
-	return all, nil
-}
-
-// disk makes the disk and puts it into the store, packed: zeros take no space there.
-func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
-	boot := disk.Boot{Kernel: p.path, ABI: p.abi, Args: p.s.Args}
-	for _, m := range p.modules {
-		path := filepath.Join(p.folder, "module-"+m.Name)
-		if err := p.t.site.Store.Fetch(ctx, m.Artifact, path); err != nil {
-			return nil, err
-		}
-		boot.Modules = append(boot.Modules, disk.Module{Path: path, Name: m.Name})
-	}
-	raw := filepath.Join(p.folder, bootDisk)
-	step.Report(ctx, step.Progress{Note: "making the disk"})
-	if err := disk.Write(ctx, raw, p.s.layout(), boot, p.s.size); err != nil {
-		return nil, machine.TooBig(err, p.t.machines.Root(), "size", p.s.Size)
-	}
-	step.Report(ctx, step.Progress{Note: "storing the disk"})
-	a, err := disk.Store(ctx, p.t.site.Store, raw)
+// disk makes the disk and puts it into the store.
+func (p *packing) disk(ctx context.Context) ([]step.File, error) {
+	a, _, err := p.kernel.Disk(ctx, machine.Boot{Layout: p.s.layout(), ABI: p.abi, Args: p.s.Args, Modules: p.modules,
+		Size: p.s.size, Option: p.s.Size})
 	return []step.File{{Name: packedDisk, Artifact: a}}, err
 }

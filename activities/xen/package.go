@@ -7,12 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -48,16 +45,16 @@ func pack(ctx context.Context, store step.Store, machines *machine.Machines, k s
 	if _, err := s.chooseStart(k.ABIs, ""); err != nil {
 		return img, err // before anything is fetched
 	}
-	folder, done, err := machines.Scratch(k.Spec.Tags)
-	if err != nil {
+	p := &packing{store: store, s: s, k: k}
+	var done func() error
+	if p.kernel, done, err = machines.Kernel(ctx, k.Spec.Tags, k.File); err != nil {
 		return img, err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	p := &packing{store: store, s: s, k: k, folder: folder}
 	if err := p.openKernel(ctx); err != nil {
 		return img, err
 	}
-	format, files := viaKernel, []step.File{{Name: kernelFile, Artifact: p.kernel}}
+	format, files := viaKernel, []step.File{{Name: kernelFile, Artifact: p.kernel.File}}
 	if s.disk() {
 		format = viaDisk
 		if files, err = p.disk(ctx); err != nil {
@@ -84,31 +81,14 @@ type packing struct {
 	store  step.Store
 	s      settings
 	k      step.Kernel
-	folder string // scratch folder
-
-	path   string        // of the kernel file that goes into the image
-	kernel step.Artifact // that file in the store
+	kernel *machine.Kernel
 	how    start
 	d      domain
 }
 
-// openKernel fetches the kernel, sets how and d, and unpacks the kernel if its loader
-// does not.
+// openKernel sets how and d, and unpacks the kernel if its loader does not.
 func (p *packing) openKernel(ctx context.Context) error {
-	p.path, p.kernel = filepath.Join(p.folder, kernelFile), p.k.File
-	step.Report(ctx, step.Progress{Total: p.kernel.Size, Unit: "bytes", Note: "fetching the kernel"})
-	if err := p.store.Fetch(ctx, p.k.File, p.path); err != nil {
-		return err
-	}
-	f, err := os.Open(p.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	info, err := image.Identify(image.Until(ctx, f), p.kernel.Size)
-	if err != nil {
-		return err
-	}
+	info := p.kernel.Info
 	if err := image.CheckMachine(info, "x86_64"); err != nil {
 		return err
 	}
@@ -133,10 +113,10 @@ func (p *packing) openKernel(ctx context.Context) error {
 			return err
 		}
 	}
-	if info.Compression == "" || info.Compression == "gzip" && !hvm {
+	if info.Compression == "gzip" && !hvm {
 		return nil
 	}
-	return p.unpack(ctx, f, info.Compression)
+	return p.kernel.Unpack(ctx)
 }
 
 // template reads the xl.in that came with the kernel, nil if none did.
@@ -157,22 +137,6 @@ func (p *packing) template(ctx context.Context) (*template, error) {
 		return nil, err
 	}
 	return readTemplate(string(b))
-}
-
-// unpack decompresses the kernel and puts it into the store.
-func (p *packing) unpack(ctx context.Context, f *os.File, compression string) (err error) {
-	step.Report(ctx, step.Progress{Note: "unpacking the kernel (" + compression + ")"})
-	p.path = filepath.Join(p.folder, "plain")
-	plain, err := os.Create(p.path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, plain.Close()) }()
-	if _, _, err := image.DecompressTo(ctx, plain, f, p.kernel.Size); err != nil {
-		return err
-	}
-	p.kernel, err = p.store.Put(ctx, plain)
-	return err
 }
 
 // files returns the ramdisk and the disks that came with the kernel, each once.
@@ -209,26 +173,13 @@ func (p *packing) files() ([]step.File, error) {
 	return all, nil
 }
 
-// disk writes the boot disk and stores it packed: zeros take no space.
-func (p *packing) disk(ctx context.Context) (files []step.File, err error) {
-	boot := disk.Boot{Kernel: p.path, ABI: p.how.abi, Args: p.d.Args}
-	for i, name := range p.s.Modules {
-		a, err := p.k.Companion(fmt.Sprintf("modules[%d]", i), name)
-		if err != nil {
-			return nil, err
-		}
-		path := filepath.Join(p.folder, "module-"+name)
-		if err := p.store.Fetch(ctx, a, path); err != nil {
-			return nil, err
-		}
-		boot.Modules = append(boot.Modules, disk.Module{Path: path, Name: name})
+// disk makes the boot disk and puts it into the store.
+func (p *packing) disk(ctx context.Context) ([]step.File, error) {
+	modules, err := machine.Modules(p.k, p.s.Modules)
+	if err != nil {
+		return nil, err
 	}
-	raw := filepath.Join(p.folder, bootDisk)
-	step.Report(ctx, step.Progress{Note: "making the disk"})
-	if err := disk.Write(ctx, raw, p.s.layout(p.how.Type), boot, p.s.size); err != nil {
-		return nil, machine.TooBig(err, p.folder, "size", p.s.Size)
-	}
-	step.Report(ctx, step.Progress{Note: "storing the disk"})
-	a, err := disk.Store(ctx, p.store, raw)
+	a, _, err := p.kernel.Disk(ctx, machine.Boot{Layout: p.s.layout(p.how.Type), ABI: p.how.abi, Args: p.d.Args, Modules: modules,
+		Size: p.s.size, Option: p.s.Size})
 	return []step.File{{Name: packedDisk, Artifact: a}}, err
 }
