@@ -68,41 +68,56 @@ func (s *spanList) bytes(size int64) []span {
 // findSpans finds the parts of an image that are not zero. It does not read holes.
 func findSpans(ctx context.Context, f *os.File, size int64) ([]span, error) {
 	list := spanList{grain: grain}
-	buf, zero := make([]byte, bufSize), make([]byte, grain)
+	err := eachBlock(ctx, f, size, grain, func(at int64, _ []byte) error {
+		list.add(at)
+		return nil
+	})
+	return list.bytes(size), err
+}
+
+// Blocks calls each for every block of the raw image at path that is not all zeros, in
+// order. The block size is a multiple of 4096; the image's last block may be shorter. Holes
+// are not read. data is valid only until each returns. Blocks returns the image's size.
+func Blocks(ctx context.Context, path string, block int, each func(index int64, data []byte) error) (size int64, err error) {
+	f, err := openDisk(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	info, err := f.Stat()
+	if err != nil {
+		return 0, packError(err)
+	}
+	return info.Size(), eachBlock(ctx, f, info.Size(), block, func(at int64, data []byte) error { return each(at/int64(block), data) })
+}
+
+// eachBlock calls each for every block of f that is not all zeros.
+func eachBlock(ctx context.Context, f *os.File, size int64, block int, each func(at int64, data []byte) error) error {
+	buf, zero := make([]byte, block*max(1, bufSize/block)), make([]byte, block)
 	for at := int64(0); at < size; {
 		from, end, err := nextData(f, at, size)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for at = max(at, from-from%grain); at < end; {
+		for at = max(at, from-from%int64(block)); at < end; {
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return err
 			}
-			n, err := f.ReadAt(buf[:min(bufSize, size-at)], at)
+			n, err := f.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
 			if err != nil {
-				return nil, errChanged(err)
+				return errChanged(err)
 			}
-			for block := range blocks(buf[:n]) {
-				if data := buf[block:min(block+grain, n)]; !bytes.Equal(data, zero[:len(data)]) {
-					list.add(at + int64(block))
+			for i := 0; i < n; i += block {
+				if data := buf[i:min(i+block, n)]; !bytes.Equal(data, zero[:len(data)]) {
+					if err := each(at+int64(i), data); err != nil {
+						return err
+					}
 				}
 			}
 			at += int64(n)
 		}
-		at = max(at, end) // at the start of a grain, or the image's end
 	}
-	return list.bytes(size), nil
-}
-
-// blocks yields the offsets of the grains of a buffer.
-func blocks(buf []byte) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for at := 0; at < len(buf); at += grain {
-			if !yield(at) {
-				return
-			}
-		}
-	}
+	return nil
 }
 
 // nextData returns the next range of data at or after an offset. On a file system
@@ -121,7 +136,7 @@ func nextData(f *os.File, at, size int64) (from, end int64, err error) {
 	if err != nil {
 		return 0, 0, os.NewSyscallError("lseek", err)
 	}
-	return min(from, size), min(roundUp(end, grain), size), nil
+	return min(from, size), min(end, size), nil
 }
 
 // errChanged explains the early end of a file.
