@@ -65,7 +65,7 @@ var (
 // StarterFlags adds the flags of both the starter and the worker: folders, logging
 // and Temporal.
 func StarterFlags(flags *pflag.FlagSet) {
-	flags.String("state", "", "folder for what outlives a process (default $XDG_STATE_HOME/morgana)")
+	flags.String("state", "", "folder for persistent state (default $XDG_STATE_HOME/morgana)")
 	flags.String("store", "", "artifact store, file:// or s3:// URL (default <state>/store)")
 	flags.String("log-level", "", "debug, info, warn or error (default info)")
 	flags.String("log-format", "", "text or json (default text)")

@@ -21,12 +21,12 @@ func (c *cli) consoleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "console [APP[/TARGET]]",
 		Short: "Print a machine's console",
-		Long: `Print what the machine has written to its console since it booted, of a long one
-the last MiB. Without a name it is the app of morgana.yaml. The machine may be on
-another host: its worker is asked through Temporal, a workflow for each 32 KiB.
+		Long: `Print the console of a machine since its boot, of a long console the last MiB only.
+Without a name the machine is that of the app in morgana.yaml. It may be on another
+host: the text comes through Temporal, by a workflow for each 32 KiB.
 
-On a terminal colours pass, and no other control sequence does, as a machine could
-rewrite what stands there. Into a file or a pipe goes what the machine wrote.`,
+On a terminal colours pass. Other control sequences do not, because they could
+overwrite earlier lines. A file or a pipe gets the text unchanged.`,
 		Example: "  morgana console\n  morgana console hello/dev --follow\n  morgana console --all > console.log",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,8 +35,8 @@ rewrite what stands there. Into a file or a pipe goes what the machine wrote.`,
 	}
 	c.projectFlags(cmd)
 	cmd.Flags().BoolVar(&f.follow, "follow", false, "go on until the machine ends or Ctrl-C")
-	cmd.Flags().BoolVar(&f.all, "all", false, "from its start, however long it is")
-	cmd.Flags().BoolVar(&f.raw, "raw", false, "every control sequence, on a terminal too")
+	cmd.Flags().BoolVar(&f.all, "all", false, "print a long console from its start, too")
+	cmd.Flags().BoolVar(&f.raw, "raw", false, "let every control sequence pass, on a terminal too")
 	return cmd
 }
 

@@ -31,8 +31,8 @@ func (c *cli) deployCommand() *cobra.Command {
 		Use:   "deploy",
 		Short: "Take the app from source to a booted machine",
 		Long: `Deploy the app of morgana.yaml, and show how it goes. If the image is the one
-that runs already, the machine is left as it is. If the deploy fails, what it
-made is removed and the machine that ran before still runs.
+that runs already, the machine is left as it is. If the deploy fails, its
+resources are removed and the machine that ran before still runs.
 
 Ctrl-C stops the watching, not the deploy: the same command attaches again.`,
 		Example: `  morgana deploy

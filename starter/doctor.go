@@ -20,17 +20,17 @@ func (c *cli) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor [KIND...]",
 		Short: "Say what this host can build, package and run",
-		Long: `Say what this host can build, package and run, what is missing for the rest, and
-the command that installs it. It installs nothing; tools may be tried out, which
+		Long: `Say what this host can build, package and run, which tools are missing for the rest,
+and how to install them. It installs nothing. It may run tools to test them, which
 takes seconds.
 
 It looks at the host it runs on: run it on each host with a worker. Each kind of
 toolchain and target is
   ready       nothing is missing
-  in part     what it does first of all works, not all of the rest
-  not usable  it cannot work yet
-What a kind does without, if less well or with less to choose from, is marked
-optional.
+  in part     its main purpose works, but some others do not
+  not usable  its main purpose does not work yet
+A need is marked optional if the kind works without it, with fewer choices or less
+well.
 
 Exit status: 0 if Temporal, store and state folder can be used and at least one
 toolchain and one target are ready, or in part; 1 if not. With KINDs only these

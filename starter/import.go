@@ -29,11 +29,11 @@ func (c *cli) importCommand() *cobra.Command {
 		Short: "Turn a mirari .conf into a morgana.yaml and a config.ml",
 		Long: `Read the .conf of mirari, which built MirageOS applications in 2013, and write
 a morgana.yaml for toolchain mirage and a sketch of the config.ml that MirageOS 4
-wants; its xl- lines become a target xen. Of a folder (default: the current one)
-it is the one file named *.conf.
+wants; its xl- lines become a target xen. In a folder (default: the current one)
+it reads the one file named *.conf.
 
-What has no counterpart today, or one that differs, is printed with its line and
-stands as a comment in the morgana.yaml. The program itself is yours to port.`,
+A line without a counterpart today, or with a different one, is printed and becomes
+a comment in the morgana.yaml. The program itself is yours to port.`,
 		Example: "  morgana import app.conf\n  morgana import old/app --dir new/app",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

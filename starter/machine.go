@@ -23,10 +23,10 @@ func (c *cli) destroyCommand() *cobra.Command {
 		Use:   "destroy [APP[/TARGET]]",
 		Short: "Remove the machine and its image",
 		Long: `Remove the machines and images of an app, found by their tags, and end its
-deployment. A deploy that is going on is cancelled first. Without a name it is
-the app of morgana.yaml; there, leftovers that no deployment knows of are looked
-for as well. If something cannot be removed, the deployment goes on and destroy can
-be tried again; --forget ends it all the same and names what is left.`,
+deployment. A running deploy is cancelled first. Without a name the app is that of
+morgana.yaml, and leftovers without a deployment are removed as well. If a
+resource cannot be removed, the deployment goes on and destroy can be tried again;
+--forget ends it all the same and lists the resources that are left.`,
 		Example: "  morgana destroy\n  morgana destroy hello/dev\n  morgana destroy hello/dev --forget    # its host is gone for good",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
