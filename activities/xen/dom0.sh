@@ -29,8 +29,8 @@ check_names() {
 }
 
 # list_domains sets guests to a line "ID UUID NAME" for each guest. It asks xenstore,
-# because xl takes several times as long to start. Without an answer in 10 s it fails with
-# status probing, if that is set; Xen's tools would wait for ever.
+# because xl takes several times as long to start. If $probing is set, it waits 10 s for an
+# answer and then fails with that status. Otherwise it waits for ever.
 list_domains() {
 	for try in 1 2 3; do
 		guests='' ids='' paths=''

@@ -21,13 +21,14 @@ const (
 	maxXLIn = 64 << 10
 )
 
-// Package returns an image of the kernel, or of a packed boot disk with the kernel on it;
-// of the files that the domain has as ramdisk and disks; and of domain.json, the domain's
-// configuration. Equal input gives an equal digest. A kernel is unpacked unless its
-// loader does that: Xen unpacks gzip.
+// Package returns an image with three parts: the kernel, or a packed boot disk with the
+// kernel on it; the files of the domain's ramdisk and disks; and domain.json, the
+// domain's configuration. Equal input gives an equal digest. A kernel is unpacked unless
+// its loader does that: Xen unpacks gzip.
 //
-// Unsupported: the kernel cannot start as the options say. InvalidSpec: a file is
-// missing, or a network or block device of the xl.in is not bound.
+// The error is Unsupported if the kernel cannot start as the options say. It is
+// InvalidSpec if a file is missing, or if a network or block device of the xl.in is not
+// bound.
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	const op = "package for xen"
 	img, err := pack(ctx, t.site.Store, t.machines, k)
