@@ -77,9 +77,9 @@ func (r *Machines) Destroy(ctx context.Context, what step.Removal, quit Quit) (s
 	return done, nil
 }
 
-// destroy ends the machine's process and removes its folder, or with keep only the files of
-// the last run. A machine that is gone is no error. pid is the process that was ended, 0 if
-// none ran.
+// destroy ends the machine's process and removes its folder. If keep is set it removes
+// only the files of the last run. A machine that is gone is no error. pid is the ended
+// process, 0 if none ran.
 func (m Machine) destroy(ctx context.Context, quit Quit, keep bool) (pid int, err error) {
 	pid, lock, err := m.end(ctx, quit)
 	if step.KindOf(err) == step.NotFound { // nothing runs without a lock file, but a damaged folder may be there
