@@ -94,7 +94,7 @@ func failAt(base, op string, err error) error {
 }
 
 // asError returns the *step.Error in err, with op if it has none, or makes one of op and
-// err. A cancellation loses the text of its wrappers.
+// err. The error for a cancellation does not have the text of the wrappers around it.
 func asError(op string, err error) *step.Error {
 	if err == nil {
 		return nil
