@@ -132,18 +132,12 @@ func readOver(under Options, options json.RawMessage) (s settings, err error) {
 	if err = step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
-	if s.Expect != "" {
-		if s.expect, err = regexp.Compile(s.Expect); err != nil {
-			return s, step.Invalid("expect", "a regular expression as in https://github.com/google/re2/wiki/Syntax", "%w", err)
+	for _, read := range []func() error{s.readPlace, s.readBoot, s.readFiles, s.readNetwork, s.readInstance, s.readReady} {
+		if err = read(); err != nil {
+			return s, err
 		}
 	}
-	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return s, step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
-	}
-	if s.Size != "" {
-		s.size, err = disk.ParseSize("size", s.Size)
-	}
-	return s, err
+	return s, nil
 }
 
 // layout returns the layout of the boot disk. Check has set Virtualization.
