@@ -1,7 +1,10 @@
 package ec2
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -11,35 +14,65 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // cloud is one account's EC2 in one region. Its clients try a call once: Temporal
 // retries the step. Only the upload of blocks retries calls itself.
 type cloud struct {
 	region string
-	ec2    *ec2.Client
-	ebs    *ebs.Client
-	elb    *elb.Client
-	sts    *sts.Client
+	// account is the number of the account: that of the options, or what own has found.
+	account string
+	ec2     *ec2.Client
+	ebs     *ebs.Client
+	elb     *elb.Client
+	sts     *sts.Client
 }
 
 // callTimeout is the limit of one call.
 const callTimeout = 20 * time.Second
 
-// open reads AWS's configuration on this host and makes the clients.
+// open reads AWS's configuration on this host, makes the clients, and sees that there are
+// credentials. It does not ask EC2.
 func open(ctx context.Context, s settings) (*cloud, error) {
+	const op = "read the AWS configuration"
 	// A plain http.Client fails if AWS_CA_BUNDLE is set.
 	client := awshttp.NewBuildableClient().WithTimeout(callTimeout)
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithSharedConfigProfile(s.Profile), config.WithRegion(s.Region), config.WithHTTPClient(client),
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }))
 	if err != nil {
-		return nil, failed("read AWS configuration", err)
+		return nil, step.During(op, unreadable(err))
+	}
+	profile := cmp.Or(s.Profile, os.Getenv("AWS_PROFILE"))
+	cfg.Credentials = explained{cfg.Credentials, profile}
+	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
+		return nil, failed("get AWS credentials", err)
+	}
+	if cfg.Region == "" {
+		return nil, step.During(op, step.Invalid("region", `region: eu-west-1, or a region in the profile or in AWS_REGION of the worker`, "no region is given"))
 	}
 	if s.Endpoint != "" {
 		cfg.BaseEndpoint = aws.String(s.Endpoint)
 	}
-	return &cloud{cfg.Region, ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg), sts.NewFromConfig(cfg)}, nil
+	return &cloud{cfg.Region, s.Account, ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg), sts.NewFromConfig(cfg)}, nil
+}
+
+// own sees that the credentials are those of c.account, and sets it if it is empty. Without
+// it another account's profile would find nothing to destroy.
+func (c *cloud) own(ctx context.Context) error {
+	who, err := c.sts.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return failed("ask AWS whose the credentials are", err)
+	}
+	have := aws.ToString(who.Account)
+	if c.account != "" && have != c.account {
+		return &step.Error{Kind: step.Unauthorized, Field: "account", Err: fmt.Errorf("the credentials are of account %s, not of %s", have, c.account),
+			Hint: "name a profile of account " + c.account + ", or leave account out in morgana.yaml for a new deployment"}
+	}
+	c.account = have
+	return nil
 }
 
 // visible is how long a resource that was just made may be invisible to the calls that

@@ -1,15 +1,35 @@
 package ec2
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// failed returns the error of a call to AWS. Its kind is decided by AWS's code.
+// failed returns the error of a call to AWS. Its kind is decided by AWS's code. An error
+// without an answer of AWS has no kind, so the step is retried.
 func failed(op string, err error) error {
+	var told *step.Error
+	var api smithy.APIError
+	switch {
+	case errors.As(err, &told): // of the credentials
+	case errors.As(err, &api):
+		err = refused(err, api)
+	default:
+		err = said{text: unanswered(err), err: err}
+	}
 	return step.During(op, err)
 }
 
@@ -20,4 +40,226 @@ func code(err error) string {
 		return api.ErrorCode()
 	}
 	return ""
+}
+
+// said is an error of the SDK with a shorter text. The SDK's text has the request's id,
+// which differs from one try to the next.
+type said struct {
+	text string
+	err  error
+}
+
+func (s said) Error() string { return s.text }
+func (s said) Unwrap() error { return s.err }
+
+// answer is the meaning of a code of AWS.
+type answer struct {
+	kind        step.Kind // "": the step is retried
+	field, hint string
+	after       time.Duration // RetryAfter of kind Exhausted
+}
+
+const (
+	renew = "renew the session token where the worker finds it: AWS_SESSION_TOKEN, ~/.aws/credentials, or by aws sso login"
+	keys  = "see that aws sts get-caller-identity works on the worker's host with this profile and region; a region that the account has not enabled says the same"
+	quota = "ask for a higher quota in AWS's console (Service Quotas), or remove something"
+	named = "correct the option that this names"
+	zones = "name subnets of other zones, or another instance_type"
+)
+
+var (
+	throttled = answer{kind: step.Exhausted, hint: "AWS limits the requests of an account in a region; nothing needs to be done", after: 5 * time.Second}
+	badKeys   = answer{kind: step.Unauthorized, hint: keys}
+	expired   = answer{kind: step.Unauthorized, hint: renew}
+	denied    = answer{kind: step.Unauthorized}
+	transient = answer{}
+	overQuota = answer{kind: step.Exhausted, hint: quota, after: time.Minute}
+	lacking   = answer{kind: step.Exhausted, field: "instance_type", hint: zones, after: time.Minute}
+)
+
+// answers lists the codes of EC2, EBS direct, STS and Elastic Load Balancing. [answerTo]
+// has rules for all others.
+var answers = map[string]answer{
+	// Credentials.
+	"AuthFailure": badKeys, "InvalidClientTokenId": badKeys, "UnrecognizedClientException": badKeys, "SignatureDoesNotMatch": badKeys,
+	"MissingAuthenticationToken": badKeys, "IncompleteSignature": badKeys,
+	"ExpiredToken": expired, "ExpiredTokenException": expired, "RequestExpired": expired,
+	// EBS direct answers so to a block with a wrong checksum, too.
+	"InvalidSignatureException": transient,
+	"OptInRequired":             {kind: step.Unauthorized, hint: "sign up for EC2 in AWS's console, and enable the region for the account"},
+	"RegionDisabledException":   {kind: step.Unauthorized, field: "region", hint: "enable the region for the account in AWS's console (Account), or name another"},
+	"PendingVerification":       {kind: step.Unauthorized, hint: "AWS verifies the account, which takes minutes to hours; deploy again then"},
+	"Blocked":                   {kind: step.Unauthorized, hint: "AWS has blocked the account: ask AWS Support"},
+	"UnauthorizedOperation":     denied, "AccessDenied": denied, "AccessDeniedException": denied,
+
+	// Throttles and quotas.
+	"RequestLimitExceeded": throttled, "Throttling": throttled, "ThrottlingException": throttled, "ThrottledException": throttled,
+	"RequestThrottled": throttled, "RequestThrottledException": throttled, "TooManyRequestsException": throttled, "SlowDown": throttled,
+	"EC2ThrottledException": throttled, "ConcurrentLimitExceededException": throttled,
+	"SnapshotCreationPerVolumeRateExceeded": {kind: step.Exhausted, hint: throttled.hint, after: 15 * time.Second},
+	"VcpuLimitExceeded": {kind: step.Exhausted, field: "instance_type", after: time.Minute,
+		hint: "the quota is \"Running On-Demand instances\" of that family: ask for more in AWS's console (Service Quotas), stop an instance, or name a smaller type"},
+	"InstanceLimitExceeded":         {kind: step.Exhausted, field: "instance_type", hint: quota, after: time.Minute},
+	"MaxSpotInstanceCountExceeded":  {kind: step.Exhausted, field: "spot", hint: quota + "; or spot: false", after: time.Minute},
+	"SnapshotLimitExceeded":         {kind: step.Exhausted, hint: "the quota is \"Snapshots per Region\": ask for more in AWS's console (Service Quotas), or delete snapshots", after: time.Minute},
+	"PendingSnapshotLimitExceeded":  {kind: step.Exhausted, hint: "the quota is \"Pending snapshots\": it waits until others are completed", after: 30 * time.Second},
+	"ServiceQuotaExceededException": overQuota, "VolumeLimitExceeded": overQuota, "ResourceCountLimitExceeded": overQuota,
+
+	// Capacity.
+	"InsufficientInstanceCapacity": lacking, "InsufficientHostCapacity": lacking, "InsufficientCapacity": lacking, "InsufficientReservedInstanceCapacity": lacking,
+	"SpotMaxPriceTooLow":                {kind: step.Exhausted, field: "spot", hint: "spot: false, or " + zones, after: time.Minute},
+	"InsufficientFreeAddressesInSubnet": {kind: step.Exhausted, field: "subnets", hint: "name a larger subnet, or free addresses in it", after: time.Minute},
+	"Unsupported":                       {kind: step.Unsupported, field: "instance_type", hint: zones},
+	"UnsupportedOperation":              {kind: step.Unsupported, hint: "another instance_type, or another region"},
+
+	// Options.
+	"InvalidParameterCombination": {kind: step.InvalidSpec, hint: named}, "InvalidParameterValue": {kind: step.InvalidSpec, hint: named},
+	"InvalidKernelId.Malformed":     {kind: step.InvalidSpec, field: "kernel_id", hint: "an AKI of the region, as aki-dc9ed9af; or leave it out"},
+	"InvalidKeyPair.NotFound":       {kind: step.NotFound, field: "key_name", hint: "name a key pair that aws ec2 describe-key-pairs lists in the region"},
+	"InvalidSubnetID.NotFound":      {kind: step.NotFound, field: "subnets", hint: "name subnets that aws ec2 describe-subnets lists in the region"},
+	"InvalidGroup.NotFound":         {kind: step.NotFound, field: "security_groups", hint: "name groups that aws ec2 describe-security-groups lists in the subnets' VPC"},
+	"InvalidAllocationID.NotFound":  {kind: step.NotFound, field: "elastic_ip", hint: "name one that aws ec2 describe-addresses lists in the region"},
+	"InvalidInstanceType":           {kind: step.InvalidSpec, field: "instance_type", hint: "a type of the region, as aws ec2 describe-instance-type-offerings lists them"},
+	"InvalidPlacementGroup.Unknown": {kind: step.NotFound, field: "placement.group", hint: "name one that aws ec2 describe-placement-groups lists in the region"},
+	"TargetGroupNotFound":           {kind: step.NotFound, field: "target_group", hint: "name one that aws elbv2 describe-target-groups lists in the region"},
+	"InvalidTarget":                 {kind: step.InvalidSpec, field: "target_group", hint: "a target group of type instance, in the subnets' VPC"},
+	"VPCIdNotSpecified":             {kind: step.InvalidSpec, field: "subnets", hint: "name a subnet: the account has no default VPC in the region"},
+	"MissingInput":                  {kind: step.InvalidSpec, field: "subnets", hint: "name a subnet: the account has no default subnet there"},
+
+	// Resources that exist.
+	"InvalidAMIName.Duplicate":    {kind: step.Conflict, hint: "another AMI of the account has the name; deregister it, or deploy under another app name"},
+	"IdempotentParameterMismatch": {kind: step.Conflict, hint: "the options changed while the call was retried; deploy again"},
+	"ConflictException":           {kind: step.Conflict, hint: "the options changed while the call was retried; deploy again"},
+	// A list may show it later.
+	"IdempotentInstanceTerminated": transient,
+	"InvalidSnapshot.InUse":        transient, "InvalidAMIID.Unavailable": transient, "VolumeInUse": transient, "IncorrectState": transient,
+	"IncorrectInstanceState": transient, "InvalidIPAddress.InUse": transient, "Resource.AlreadyAssociated": transient,
+
+	// AWS's own.
+	"InternalError": transient, "InternalFailure": transient, "InternalServerException": transient, "ServiceUnavailable": transient,
+	"Unavailable": transient, "ServerInternal": transient, "RequestTimeout": transient, "UnknownError": transient, "": transient,
+}
+
+// answerTo returns the meaning of a code. AWS has hundreds, and their forms tell enough.
+func answerTo(code string) answer {
+	if a, ok := answers[code]; ok {
+		return a
+	}
+	switch {
+	case strings.HasSuffix(code, "NotFound"), strings.HasSuffix(code, "NotFoundException"):
+		return answer{kind: step.NotFound, hint: named}
+	case strings.HasSuffix(code, "LimitExceeded"), strings.HasSuffix(code, "QuotaExceeded"):
+		return overQuota
+	case strings.Contains(code, "Throttl"):
+		return throttled
+	case strings.HasSuffix(code, "InUse"), strings.HasSuffix(code, "Duplicate"):
+		return answer{kind: step.Conflict}
+	case strings.HasPrefix(code, "Invalid"), strings.HasPrefix(code, "Missing"), strings.HasSuffix(code, "Malformed"), code == "ValidationException", code == "ValidationError":
+		return answer{kind: step.InvalidSpec, hint: named}
+	}
+	return transient
+}
+
+// refused returns the error of an answer of AWS.
+func refused(err error, api smithy.APIError) *step.Error {
+	code := api.ErrorCode()
+	a := answerTo(code)
+	e := &step.Error{Kind: a.kind, Field: a.field, Hint: a.hint, RetryAfter: a.after}
+	text := plain(api.ErrorMessage())
+	if skew := clockSkew(err); skew != 0 && (a == badKeys || a == expired || code == "InvalidSignatureException") {
+		e.Kind, e.Hint = step.Unauthorized, "set the clock of this host, as by timedatectl set-ntp true"
+		text = fmt.Sprintf("AWS refuses the signature because this host's clock is %s", skewText(skew))
+	}
+	if a == denied {
+		text, e.Hint = deniedText(err, api.ErrorMessage())
+	}
+	if api.ErrorMessage() == "UnknownError" || text == "" { // the SDK's word for no message
+		text = cmp.Or(strings.TrimPrefix(code, "UnknownError"), "an answer that is not AWS's")
+		var r *smithyhttp.ResponseError
+		if errors.As(err, &r) && r.Response != nil {
+			text += fmt.Sprintf(" (HTTP %d)", r.HTTPStatusCode())
+		}
+	}
+	e.Err = said{text: text, err: err}
+	return e
+}
+
+// plain returns a message of AWS as the text of an error.
+func plain(message string) string {
+	message = strings.TrimSuffix(strings.Join(strings.Fields(message), " "), ".")
+	first, n := utf8.DecodeRuneInString(message)
+	if second, _ := utf8.DecodeRuneInString(message[n:]); unicode.IsLower(second) || second == ' ' {
+		message = string(unicode.ToLower(first)) + message[n:]
+	}
+	return message
+}
+
+// inClear matches the part of a refusal before "Encoded authorization failure message".
+var inClear = regexp.MustCompile(`(?i)(?:user: )?(\S+) is not authorized to perform: (\S+)(?: on resource: (\S+))?( (?:because|with an) .*?)?\.?(?: encoded authorization|$)`)
+
+// iamPrefix has the prefix of a service in IAM.
+var iamPrefix = map[string]string{"EC2": "ec2", "EBS": "ebs", "STS": "sts", "Elastic Load Balancing v2": "elasticloadbalancing"}
+
+// deniedText returns the text and the hint for a missing permission. The encoded part of
+// AWS's message is left out: it is long and nobody can read it.
+func deniedText(err error, message string) (text, hint string) {
+	var action string
+	if m := inClear.FindStringSubmatch(strings.Join(strings.Fields(message), " ")); m != nil {
+		action = m[2]
+		text = fmt.Sprintf("%s is not allowed %s", m[1], action)
+		if m[3] != "" {
+			text += " on " + m[3]
+		}
+		text += m[4]
+	} else {
+		var call *smithy.OperationError
+		if errors.As(err, &call) && iamPrefix[call.ServiceID] != "" {
+			action = iamPrefix[call.ServiceID] + ":" + call.OperationName
+		}
+		text = strings.TrimSuffix("access denied: "+action, ": ")
+	}
+	return text, strings.TrimSpace("allow "+cmp.Or(action, "it")) + " in the IAM policy of these credentials; docs/iam-policy.json has all that a deploy needs"
+}
+
+// clockSkew returns how far this host's clock is ahead of AWS's, 0 if less than AWS
+// tolerates or if the answer has no date.
+func clockSkew(err error) time.Duration {
+	var r *smithyhttp.ResponseError
+	if !errors.As(err, &r) || r.Response == nil {
+		return 0
+	}
+	date, wrong := http.ParseTime(r.Response.Header.Get("Date"))
+	if skew := time.Since(date); wrong == nil && skew.Abs() > 4*time.Minute {
+		return skew
+	}
+	return 0
+}
+
+func skewText(skew time.Duration) string {
+	way := "ahead of"
+	if skew < 0 {
+		way = "behind"
+	}
+	return fmt.Sprintf("%s %s AWS's", skew.Abs().Round(time.Minute), way)
+}
+
+// unanswered returns the text of an error without an answer of AWS.
+func unanswered(err error) string {
+	var at *url.Error
+	if errors.As(err, &at) {
+		host := at.URL
+		if u, bad := url.Parse(at.URL); bad == nil {
+			host = u.Host
+		}
+		return fmt.Sprintf("%s: %v", host, at.Err)
+	}
+	var call *smithy.OperationError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	var r *smithyhttp.ResponseError
+	if errors.As(err, &r) {
+		err = r.Err
+	}
+	return err.Error()
 }
