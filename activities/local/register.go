@@ -19,8 +19,9 @@ import (
 // supervisor kills it.
 const quitGrace = 3 * time.Second
 
-// Register makes the machine's folder, whole or not at all. A folder with the same digest
-// is adopted. One with another digest is replaced, or is Conflict while its machine runs.
+// Register makes the machine's folder, whole or not at all. If there is a folder with the
+// same digest, it is adopted. A folder with another digest is replaced, but is Conflict
+// while its machine runs.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
 	return t.machines.Register(ctx, img, func(_ context.Context, made machine.Machine, options json.RawMessage) error {
 		s, err := readRecord(options)
