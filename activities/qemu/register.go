@@ -17,8 +17,9 @@ import (
 // quitGrace is the time after which a QEMU that was asked to quit is killed.
 const quitGrace = 3 * time.Second
 
-// Register makes the machine's folder, whole or not at all. A folder with the same digest
-// is adopted. One with another digest is replaced, or is Conflict while its machine runs.
+// Register makes the machine's folder, whole or not at all. If there is a folder with the
+// same digest, it is adopted. A folder with another digest is replaced, but is Conflict
+// while its machine runs.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
 	return t.machines.Register(ctx, img, prepare)
 }
