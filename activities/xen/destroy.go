@@ -17,9 +17,9 @@ import (
 const grace = 10 * time.Second
 
 // Destroy shuts down the domains whose tags match, and destroys those that still run
-// after the grace period. It removes their folders, and the images that no rollout uses
-// any more; with KeepImage it removes neither. A foreign domain with the name of a
-// rollout is left alone and is a Conflict; the rest is still removed.
+// after the grace period. Unless KeepImage is set, it also removes their folders, and the
+// images that no rollout uses any more. A foreign domain with the name of a rollout is
+// left alone and is a Conflict; the rest is still removed.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
 	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)

@@ -185,8 +185,9 @@ func (v volume) with(o Disk) volume {
 		Format: cmp.Or(o.Format, v.Format, "raw")}, v.More}
 }
 
-// place picks a vdev for each disk without one. It refuses two disks of one vdev, a path
-// that two disks have and one writes to, and a read-only IDE disk.
+// place picks a vdev for each disk that has none. It refuses two disks with the same
+// vdev, two disks with the same path if one of them is written to, and a read-only IDE
+// disk.
 func (d *domain) place() error {
 	// In an hvm domain xvda, hda and sda are the same emulated disk.
 	slot := func(vdev string) string {

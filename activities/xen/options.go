@@ -11,8 +11,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Options are a xen target's options in morgana.yaml. All may be left out. They
-// have the names of xl.cfg(5) where it has one. docs/schema makes the table of
+// Options are a xen target's options in morgana.yaml. All may be left out. An option that
+// xl.cfg(5) has too has the same name there. docs/schema makes the table of
 // docs/targets/xen.md of the comments.
 type Options struct {
 	// Host is the Xen host's dom0, as "ssh://root@xen1" or "ssh://root@xen1:2222".

@@ -218,8 +218,9 @@ func (v device) spec(uuid string, i int) string {
 	return strings.Join(append(all, v.More...), ",")
 }
 
-// mac returns the MAC of device i, by default derived from the UUID: two generations run
-// side by side for a while and need different ones. 00:16:3e is Xen's range.
+// mac returns the MAC of device i. By default it is derived from the UUID, because two
+// generations run side by side for a while and need different MACs. 00:16:3e is Xen's
+// range.
 func (v device) mac(uuid string, i int) string {
 	if v.MAC != "" {
 		return v.MAC
