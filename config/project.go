@@ -62,8 +62,8 @@ type Target struct {
 	Kind string
 	// Options are the target's own, as JSON with sorted keys; nil if it has none.
 	Options json.RawMessage
-	// Steps replace steps of the route, After inserts steps behind stages. Both
-	// include those at the top of the file.
+	// Steps replace steps of the route, and After inserts steps after stages. Both
+	// include the entries at the top of the file.
 	Steps map[step.Stage]step.Step
 	After map[step.Stage][]step.Step
 }
