@@ -65,10 +65,10 @@ type Info struct {
 	// Devices of a Solo5 kernel's manifest, in its order; nil for any other kernel
 	// and for an empty manifest.
 	Devices []Device
-	// EmptyLoad says that GRUB reads the kernel's ELF segments and refuses one of
-	// them: a PT_LOAD segment of no size ("overlap detected"). Unikraft's kernels
-	// have one. Solo5's virtio kernels have one too, but their multiboot 1 header
-	// has load addresses, so GRUB does not read their segments.
+	// EmptyLoad says that GRUB reads the kernel's ELF segments and refuses one of them: a
+	// PT_LOAD segment of no size ("overlap detected"). Unikraft's kernels have one.
+	// Solo5's virtio kernels have such a segment too, but GRUB does not read it, because
+	// their multiboot 1 header has load addresses.
 	EmptyLoad bool
 	// End is the first address behind the loaded kernel in the machine's memory; 0
 	// if the headers do not say.

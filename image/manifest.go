@@ -12,8 +12,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Device is a device of a Solo5 kernel's manifest. The kernel starts only with all
-// of its devices attached, and with no other.
+// Device is a device of a Solo5 kernel's manifest. The kernel starts only if exactly the
+// devices of its manifest are attached.
 type Device struct {
 	// Name is 1 to 67 ASCII letters and digits, unique among devices of its Type.
 	Name string `json:"name"`
@@ -94,8 +94,8 @@ func badManifest(field string, err error) error {
 		Hint: `a manifest is {"type": "solo5.manifest", "version": 1, "devices": [{"name": "service", "type": "NET_BASIC"}]}`}
 }
 
-// checkDevice checks the last of devices by Solo5's rules; its name must not be
-// taken by an earlier one. field is the device's field that the error is about.
+// checkDevice checks the last of devices by Solo5's rules. Its name must differ from the
+// names of the devices before it. field is the device's field that the error is about.
 func checkDevice(devices []Device) (field string, err error) {
 	last := len(devices) - 1
 	d := devices[last]

@@ -20,9 +20,9 @@ import (
 // Layout is the partition table, file system and boot loader of a disk.
 type Layout string
 
-// The layouts. Whole and Partition are for pv-grub, which is not on the disk. Their
-// names are those of the file system in menu.lst. EC2 has a pv-grub for each, named
-// hd0 and hd00, which boots only that one.
+// The layouts. Whole and Partition are for pv-grub, which is not on the disk. Their names
+// are the names of the file system in menu.lst. EC2 has two pv-grubs, hd0 for Whole and
+// hd00 for Partition.
 const (
 	// Whole: ext2 from the first sector on; menu.lst says root (hd0).
 	Whole Layout = "hd0"

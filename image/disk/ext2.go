@@ -140,9 +140,9 @@ func (e ext2) descriptors() int64 { return ceil(e.groups*32, blockSize) }
 // overhead is the number of blocks before a group's data.
 func (e ext2) overhead() int64 { return 1 + e.descriptors() + 2 + e.perGroup*inodeSize/blockSize }
 
-// blocksOf returns the number of blocks of a file: of its data and of the trees of
-// block numbers. The inode has the first 12 block numbers, and the roots of trees of
-// one, two and three levels for the others.
+// blocksOf returns the number of blocks of a file: its data, and the trees of block
+// numbers. The inode holds the first 12 block numbers itself. For later blocks it holds
+// the roots of three trees, with one, two and three levels.
 func blocksOf(size int64) int64 {
 	data := ceil(size, blockSize)
 	all, left, reach := data, data-12, int64(1)

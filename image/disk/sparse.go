@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// grain is the size of the blocks that are compared with zeros. It does not
-	// depend on the file system of the image, so the packed bytes do not either.
+	// grain is the size of the blocks that are compared with zeros. It does not depend on
+	// the image's file system, so that the packed bytes do not depend on it.
 	grain = 4096
 	// maxSpans limits the list of spans. archive/tar reads at most 1 MiB of it.
 	maxSpans = 4096

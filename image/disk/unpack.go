@@ -22,8 +22,8 @@ const opUnpack = "unpack disk"
 // synced. The folder must exist; a file at path is replaced once the image is complete. r
 // is read to its end.
 //
-// Memory is bounded, whatever sizes r claims. Errors: Conflict if r is not an archive
-// of Pack; NoSpace; without a kind if r ends early or fails. An error leaves no file.
+// Memory is bounded, whatever sizes r claims. Errors: Conflict if r is not an archive of
+// Pack; NoSpace; no kind if r ends early or fails. An error leaves no file.
 func Unpack(ctx context.Context, r io.Reader, path string) (err error) {
 	u := unpacker{r: bufio.NewReaderSize(files.Reader(ctx, r), bufSize)}
 	// A damaged head is refused before a file is made.
