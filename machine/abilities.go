@@ -9,9 +9,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Observe returns the state of m. It calls ended for a machine whose process is gone
-// together with its pid file. ended returns how and when the process ended, or the zero
-// time if none ever ran.
+// Observe returns the state of m. If the process is gone and has removed its pid file,
+// Observe calls ended, which returns how and when the process ended, or the zero time if
+// none ever ran.
 func (r *Machines) Observe(m step.Machine, ended func(Machine) (how string, when time.Time, err error)) (step.Health, error) {
 	at, err := r.Of(m.Registration.Spec.Tags)
 	if err != nil {

@@ -21,8 +21,8 @@ type Process interface {
 	// the process has ended meanwhile.
 	Ready(ctx context.Context) (how string, err error)
 	// Ended reads the files of a process that does not run. ended is false if the process
-	// never started or was killed. Otherwise the process ran to its end: how says how it
-	// became ready and how it ended. If it was never ready, err is BootFailed.
+	// never started or was killed. Otherwise the process ran to its end. how tells how it
+	// became ready and how it ended. err is BootFailed if it was never ready.
 	Ended(ctx context.Context) (how string, ended bool, err error)
 	// Held is called while no process runs but the machine's lock is held. The holder is
 	// another call that is about to start the process, or a child of a killed process, which

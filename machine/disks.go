@@ -85,8 +85,8 @@ func (d Disk) failed(kind step.Kind, hint, format string, args ...any) error {
 	return &step.Error{Kind: kind, Field: d.Field, Hint: hint, Err: fmt.Errorf(format, args...)}
 }
 
-// or adds to hint the option that makes the disk read-only, if there is one, and where to
-// set it.
+// or adds a way out to hint, if there is one: the option that makes the disk read-only,
+// and where to set it.
 func (d Disk) or(hint, where string) string {
 	if d.Reading == "" {
 		return hint

@@ -52,8 +52,9 @@ func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, er
 // files. It may remove files of the image.
 type Prepare func(ctx context.Context, made Machine, options json.RawMessage) error
 
-// Register makes the machine's folder, whole or not at all. A folder with the same digest
-// is adopted. One with another digest is replaced, or is Conflict while its machine runs.
+// Register makes the machine's folder, whole or not at all. If there is a folder with the
+// same digest, it is adopted. A folder with another digest is replaced, but is Conflict
+// while its machine runs.
 func (r *Machines) Register(ctx context.Context, img step.Image, prepare Prepare) (step.Registration, error) {
 	if err := img.Valid(); err != nil {
 		return step.Registration{}, step.During("register", err)
@@ -200,7 +201,8 @@ func hasDigest(path, digest string) bool {
 }
 
 // discard removes a registration that is to be replaced; Conflict while its machine runs.
-// adopted says that another call has replaced it already, with the wanted digest.
+// adopted reports that another call has already replaced it by one with the wanted
+// digest.
 func (r *Machines) discard(m Machine, digest string) (adopted bool, err error) {
 	lock, err := m.Lock()
 	if errors.Is(err, ErrHeld) {

@@ -19,7 +19,7 @@ import (
 )
 
 // TapConfig describes a tap device of a machine: a network interface of this host that is
-// connected to one of the machine.
+// connected to an interface of the machine.
 //
 // A tap that Morgana makes has the machine's tags as its alias, which "ip link" shows. So
 // it is found even after the machine's folder is gone.

@@ -14,10 +14,10 @@ const (
 	tailLines = 20
 )
 
-// Text returns a piece of a console as text. U+FFFD replaces bytes that are not UTF-8. n is
-// the number of bytes of b that were used: a character that is cut off at the end belongs
-// to the next piece. If b is only the beginning of a character, it is used all the same,
-// because more may never come.
+// Text returns a piece of a console as text. U+FFFD replaces bytes that are not UTF-8. n
+// is the number of bytes of b that were used: a character that is cut off at the end is
+// left for the next piece. If b is only the beginning of a character, its bytes are used
+// anyway, because the rest may never come.
 func Text(b []byte) (text string, n int) {
 	for back := 1; back < utf8.UTFMax && back < len(b); back++ {
 		if tail := b[len(b)-back:]; utf8.RuneStart(tail[0]) {
