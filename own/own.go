@@ -74,8 +74,8 @@ func (f Folder) Options(o client.Options) client.Options {
 }
 
 // StartTime returns field 22 of /proc/PID/stat (proc(5)). It returns "" if the process
-// does not exist, is a zombie, or has a pending SIGKILL: its threads may take a while to
-// end.
+// does not exist, is a zombie, or has a pending SIGKILL. After a SIGKILL the threads of a
+// process may take a while to end.
 func StartTime(pid int) string {
 	folder := "/proc/" + strconv.Itoa(pid)
 	stat, err := os.ReadFile(folder + "/stat")
