@@ -194,8 +194,8 @@ func (b *board) size() (width, height int) {
 	return 80, 24
 }
 
-// clip cuts a line to the terminal's width. A line that wraps could not be rewritten.
-// Colour sequences have no width.
+// clip cuts a line to the terminal's width: a wrapped line could not be rewritten. Colour
+// sequences have no width.
 func clip(line string, width int) string {
 	left, escape := width-1, false
 	for i, r := range line {

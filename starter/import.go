@@ -137,8 +137,8 @@ func readConf(path string) (*mirari.Conf, error) {
 }
 
 // place rewrites the paths of the fs- folders, from the folder of the .conf to the new
-// one. It adds notes about folders that are missing, or outside of the new one, so not
-// packed.
+// one. It adds a note about a folder that is missing, or that is not packed because it is
+// outside of the new folder.
 func place(conf *mirari.Conf, from, to string) error {
 	whole, err := filepath.Abs(to)
 	if err != nil {
