@@ -154,8 +154,8 @@ func typeWords(t reflect.Type) string {
 	}
 }
 
-// wrongType returns the error for a value that is not of type t. Its hint shows a
-// valid one.
+// wrongType returns the error for a value that is not of type t. Its hint shows a valid
+// value.
 func wrongType(raw json.RawMessage, t reflect.Type, path string) error {
 	raw = bytes.TrimSpace(raw)
 	have, text := "a number", string(raw)

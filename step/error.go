@@ -116,8 +116,8 @@ func KindOf(err error) Kind {
 	return ""
 }
 
-// During returns err with op as its Op, unless it has one. An error of the file
-// system becomes NoSpace (disk or quota full) or Unauthorized (no permission).
+// During returns err with op as its Op, unless err has an Op. An error of the file system
+// becomes NoSpace (disk or quota full) or Unauthorized (no permission).
 func During(op string, err error) error {
 	var e *Error
 	if errors.As(err, &e) {

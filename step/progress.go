@@ -13,8 +13,8 @@ type Progress struct {
 	Total int64 `json:"total,omitempty"`
 	// Unit of Done and Total: "bytes", "blocks".
 	Unit string `json:"unit,omitempty"`
-	// State is JSON of the step's own that the next try needs beside Done, such as
-	// an upload's id. A Report without it keeps the last one.
+	// State is JSON of the step's own that the next try needs beside Done, such as an
+	// upload's id. If a Report has no State, the State of the Report before it is kept.
 	State json.RawMessage `json:"state,omitempty"`
 	// Host is the host of the step; the worker fills it in.
 	Host string `json:"host,omitempty"`
