@@ -159,8 +159,8 @@ func (t *Toolchain) unchanged(ctx context.Context, w *work) bool {
 	return err == nil && t.look(ctx, now) == nil && now.key == w.key
 }
 
-// here adds the host's name to the Op of an error for a missing tool. It adds it to the
-// Hint too if the error has a Field, because the message of such an error does not show Op.
+// here adds the host's name to the error for a missing tool: to Op, and also to Hint if
+// the error has a Field, because its message does not show Op then.
 func (t *Toolchain) here(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && e.Kind == step.Unsupported && e.Op == "" {

@@ -69,8 +69,8 @@ func (r rollout) lock(ctx context.Context) (*lock, error) {
 	return l, nil
 }
 
-// remove removes the folder and ends the processes in it. With force it also ends the
-// commands of a worker that has the lock; without force a held lock is a heldError.
+// remove ends the processes in the folder and removes it. If a worker has the lock,
+// remove fails with a heldError; with force it ends that worker's commands instead.
 func (r rollout) remove(ctx context.Context, force bool) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

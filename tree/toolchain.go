@@ -53,10 +53,10 @@ type Toolchain struct {
 
 var _ step.Toolchain = (*Toolchain)(nil)
 
-// New makes the toolchain called kind of a site; its folder is in site.State. recipe makes
-// the Recipe of a spec that has options for kind. The options may be wrong in every way:
-// then recipe fails with InvalidSpec or Unsupported. It must not change the spec. New
-// starts nothing.
+// New makes the toolchain called kind of a site; its folder is in site.State. recipe
+// makes the Recipe of a spec that has options for kind. The options have not been
+// checked: for wrong ones recipe fails with InvalidSpec or Unsupported. It must not
+// change the spec. New starts nothing.
 func New(site step.Site, kind string, recipe func(step.Spec) (Recipe, error)) *Toolchain {
 	if site.Log == nil {
 		site.Log = slog.New(slog.DiscardHandler)
