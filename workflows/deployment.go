@@ -16,9 +16,9 @@ import (
 // of the app on the target.
 //
 // The update "deploy" requests a new generation and returns when its rollout is queued.
-// The update "destroy" removes machine and image and ends the workflow; so does a
-// cancellation. Rollouts run one after the other. If the first one fails the workflow
-// fails. If a later one fails the previous machine still runs.
+// The update "destroy", or a cancellation, removes machine and image and ends the
+// workflow. Rollouts run one after the other. If the first one fails the workflow fails.
+// If a later one fails the previous machine still runs.
 //
 // The query "status" returns a [DeploymentStatus].
 func Deployment(ctx workflow.Context, state DeploymentState) error {

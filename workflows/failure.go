@@ -55,8 +55,8 @@ func failWith(e *step.Error, remains []*Undo, final bool) error {
 	return temporal.NewApplicationErrorWithOptions(text, string(e.Kind), o)
 }
 
-// Failure returns the step.Error inside Temporal's wrappers. For any other error it
-// makes one with the innermost text. It is nil only for nil.
+// Failure returns the step.Error inside Temporal's wrappers. For any other error it makes
+// a step.Error with the innermost text. It returns nil for nil.
 func Failure(err error) *step.Error {
 	if err == nil {
 		return nil

@@ -136,8 +136,8 @@ func sameProject(a, b step.Origin) bool {
 	return a.Folder == b.Folder && a.Host == b.Host || a.Project != "" && a.Project == b.Project
 }
 
-// destroyable is the validator of destroy. It refuses a request whose Origin is another
-// project than the last deploy's; no Origin is accepted. A Deployment without a deploy
+// destroyable is the validator of destroy. It refuses a request from another project than
+// the last deploy's. A request without Origin is accepted. A Deployment without a deploy
 // needs the request's Spec.
 func (d *deployment) destroyable(in DestroyRequest) error {
 	last, now := d.Last.Origin, in.Spec.Origin
