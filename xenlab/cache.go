@@ -23,7 +23,7 @@ var inputs embed.FS
 const buildTimeout = 15 * time.Minute
 
 // Missing returns an error that names the first tool that this host lacks for a lab. If
-// there is no saved state, Missing also checks the tools, and the right, to build one.
+// there is no saved state, Missing also checks the tools and the permission to build one.
 func Missing(ctx context.Context) error {
 	if err := lacks(tool{qemu, "qemu-system-x86"}, tool{"ssh", "openssh-client"}); err != nil {
 		return err
