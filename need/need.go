@@ -29,8 +29,9 @@ func Nil(t testing.TB, err error) {
 	t.Skip(err)
 }
 
-// Lab skips a test of a lab that takes minutes to make or to use: always with -short, as
-// in "make test", else if missing is not nil. missing says what the host lacks.
+// Lab skips a test that needs a lab, because a lab takes minutes to make or to use. It
+// always skips with -short, as "make test" runs the tests. Otherwise it skips if missing,
+// which names what the host lacks, is not nil.
 func Lab(t testing.TB, missing error) {
 	t.Helper()
 	if testing.Short() {
