@@ -26,8 +26,9 @@ var _ step.Toolchain = (*Toolchain)(nil)
 // New makes the toolchain of a site.
 func New(site step.Site) *Toolchain { return &Toolchain{site} }
 
-// Configure checks that the store has the kernel: NotFound if not, InvalidSpec if the spec
-// names none. The Source has no Host, so any worker can build.
+// Configure checks that the store has the kernel. The error is NotFound if it does not,
+// and InvalidSpec if the spec names no kernel. The Source has no Host, so any worker can
+// build.
 func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source, error) {
 	src := step.Source{Spec: spec}
 	kernel, err := read(spec)
