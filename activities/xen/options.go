@@ -21,10 +21,9 @@ type Options struct {
 	Host string `json:"host,omitempty"`
 	// Tool is Xen's tool on the host: "xl", or "xm" before Xen 4.1.
 	Tool string `json:"tool" jsonschema:"enum=xl,enum=xm"`
-	// Type is the domain's type: "pv", "pvh", "hvm" (from a disk only), or "auto".
-	// Via kernel, auto is pv with tool xm or if the xl.in asks for it; else pvh if
-	// the kernel can be that; else pv. Via disk, auto is pv if the kernel can be
-	// that, else hvm.
+	// Type is the domain's type: "pv", "pvh", "hvm" (from a disk only), or "auto". Via
+	// kernel, auto is pv with tool xm or if the xl.in asks for pv; else pvh if the kernel
+	// boots as PVH; else pv. Via disk, auto is pv if the kernel boots as PV, else hvm.
 	Type string `json:"type" jsonschema:"enum=auto,enum=pv,enum=pvh,enum=hvm"`
 	// Via is how the kernel is started: "kernel" by Xen itself, "disk" from a boot
 	// disk, the disk that a cloud would get: by bootloader in a pv domain, by GRUB

@@ -53,8 +53,8 @@ type prebuilt struct {
 	Kernel string `json:"kernel" jsonschema:"description=The kernel's file; a relative path starts from the folder of morgana.yaml."`
 }
 
-// object is a JSON object. The schema is made of objects because the type in a
-// jsonschema.Schema cannot be a list.
+// object is a JSON object of the schema. jsonschema.Schema is not used for it, because
+// its field Type cannot be a list.
 type object = map[string]any
 
 // generate returns the schema. root is the folder of the module.
