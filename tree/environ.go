@@ -51,9 +51,9 @@ type Environ struct {
 	withheld []string
 }
 
-// EnvironOf gives the environment of commands on this host. It has the variables
-// of this process that are listed above, SOURCE_DATE_EPOCH=0 unless that is one
-// of them, and env, which wins.
+// EnvironOf returns the environment of commands on this host. It has the listed variables
+// of this process, unless one holds a password, and the variables in env, which win.
+// SOURCE_DATE_EPOCH is 0 unless it is among these.
 func EnvironOf(env map[string]string) Environ { return environOf(os.Environ(), env) }
 
 // environOf picks from the worker's environment and adds env, which wins.
