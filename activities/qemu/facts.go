@@ -182,7 +182,8 @@ func (f facts) check(s settings) error {
 	return nil
 }
 
-// known returns the hint for a name that is not in all: the nearest one, or otherwise.
+// known returns the hint for an unknown name: the nearest name in all, or the text
+// otherwise if none is near.
 func known(given, otherwise string, all []string) string {
 	if near := step.Nearest(given, all); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)

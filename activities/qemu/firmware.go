@@ -29,8 +29,8 @@ var firmwares = []firmware{
 
 const ovmfFix = "sudo apt-get install ovmf"
 
-// findFirmware returns the firmware that option firmware names (given), or the host's if
-// given is "". The error is Unsupported if the host has none.
+// findFirmware returns the firmware. given is option firmware; if it is empty, the host's
+// firmware is looked for. The error is Unsupported if the host has none.
 func findFirmware(given string) (firmware, error) {
 	if given == "" {
 		for _, f := range firmwares {
