@@ -120,9 +120,9 @@ func (w *wait) run(ctx context.Context) (string, error) {
 	}
 }
 
-// next returns the next piece of the console, or nil after a pause. The pause is silence
-// without option expect; otherwise it is left, but at most longest. over reports that the
-// process on the host that reads the console has ended.
+// next returns the next piece of the console, or nil after a pause. Without option expect
+// it pauses for silence; otherwise for left, but at most for longest. over reports that
+// the process on the host that reads the console has ended.
 func (w *wait) next(ctx context.Context, left time.Duration) (piece []byte, over bool, err error) {
 	pause := min(left, longest*time.Second)
 	if w.s.expect == nil {
@@ -141,7 +141,8 @@ func (w *wait) next(ctx context.Context, left time.Duration) (piece []byte, over
 	return piece, over, ctx.Err()
 }
 
-// keep records on the host how the domain became ready. over: the domain has ended.
+// keep records on the host how the domain became ready. over reports that the domain has
+// ended.
 func (w *wait) keep(ctx context.Context, how string) (over bool, err error) {
 	_, _ = io.WriteString(w.k.in, how+"\n") // fails if the verb has ended
 	if err := w.k.end(); err == nil || !exited(err, ended) {

@@ -153,7 +153,8 @@ func (t *Target) deliver(ctx context.Context, d *dom0, img step.Image, name, con
 	return adopted, err
 }
 
-// sendFile sends an artifact from byte offset from to its end.
+// sendFile sends an artifact without its first bytes, which the host has; from is their
+// number.
 func (t *Target) sendFile(ctx context.Context, to io.Writer, a step.Artifact, from int64, p step.Progress) (err error) {
 	r, err := t.site.Store.Open(ctx, a)
 	if err != nil {

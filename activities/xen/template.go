@@ -131,7 +131,8 @@ func (s setting) number(unset string) (int, error) {
 	return int(n), nil
 }
 
-// each parses the strings of a list. They replace those of into, or follow them after +=.
+// each parses the strings of a list. They replace the strings in into, or are appended to
+// them if the setting has +=.
 func each[T any](s setting, into *[]T, parse func(string) (T, error)) error {
 	if !s.Value.IsList {
 		return fmt.Errorf("%s is no list", s.Key)
