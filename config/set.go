@@ -79,8 +79,8 @@ func parsePath(path string) ([]segment, error) {
 	return segments, nil
 }
 
-// put returns a copy of v with leaf at the path of segments. at is the place of new
-// values, path is the path of v.
+// put returns a copy of v in which the value at segments is leaf. at is the place of new
+// values, and path is the path of v itself.
 func put(v *value, segments []segment, leaf *value, at, path string) (*value, error) {
 	if len(segments) == 0 {
 		return leaf, nil

@@ -55,7 +55,8 @@ const (
 	null    = "null"
 )
 
-// readYAML reads one YAML document. at returns the place of a line, from 1.
+// readYAML reads one YAML document. at is a function that returns the place of a line;
+// the first line is 1.
 func readYAML(data []byte, at func(line int) string) (*value, error) {
 	if len(data) > maxBytes {
 		return nil, invalid(at(1), "", "", "more than %d KiB", maxBytes>>10)
