@@ -53,7 +53,7 @@ func checked(f *os.File, err error) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// Read reads a regular file. A file of more than most bytes is an error.
+// Read reads a regular file. It fails if the file has more than most bytes.
 func Read(path string, most int64) ([]byte, error) {
 	f, _, err := Open(path)
 	if err != nil {
@@ -62,7 +62,7 @@ func Read(path string, most int64) ([]byte, error) {
 	return ReadAll(f, most)
 }
 
-// ReadAll reads the rest of f and closes f. More than most bytes are an error.
+// ReadAll reads the rest of f and closes f. It fails if there are more than most bytes.
 func ReadAll(f *os.File, most int64) ([]byte, error) {
 	defer f.Close() //nolint:errcheck // only read
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
