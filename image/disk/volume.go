@@ -146,8 +146,8 @@ func (v *volume) finish(id [16]byte) {
 	}
 }
 
-// bitmap returns a block in which the bits below used are set, and the bits from all on,
-// which belong to no block or inode.
+// bitmap returns a block of bits. The first used bits are set. The bits from all on are
+// set too, because they belong to no block or inode.
 func bitmap(used, all int64) []byte {
 	b := make([]byte, blockSize)
 	for i := range int64(groupBlocks) {
