@@ -129,7 +129,8 @@ func (b *boot) run(ctx context.Context) (how string, err error) {
 	}
 }
 
-// look looks at the machine once. how says how it is ready, "" if it is not yet.
+// look looks at the machine once. how describes how the machine showed that it is ready,
+// "" if it has not yet.
 func (b *boot) look(ctx context.Context) (how string, err error) {
 	pid, err := b.m.Pid()
 	if err != nil {
