@@ -66,7 +66,8 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 	return to, nil
 }
 
-// ownServer returns our own server. With start it starts server and worker as needed.
+// ownServer returns our own server. If start is set, it starts server and worker as
+// needed.
 func (c *cli) ownServer(ctx context.Context, settings config.Settings, start bool) (dev, serverInfo, error) {
 	d, err := openDev(settings)
 	if err != nil {

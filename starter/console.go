@@ -140,8 +140,8 @@ func (w consoleWriter) end() {
 // and some seconds.
 const lastOf = 1 << 20
 
-// skip returns the first piece to print. It is first itself, unless the console is longer
-// than lastOf; then it is the piece that begins lastOf bytes before the end. The
+// skip returns the piece to begin with: the parameter first, unless the console is longer
+// than lastOf. Then it is the piece that begins lastOf bytes before the end. The
 // console's size is unknown, so skip doubles the offset until there is no text, and then
 // bisects. Past the end a target returns no text, or the text from offset 0.
 func (c *cli) skip(read piece, first step.ConsoleText) (step.ConsoleText, error) {

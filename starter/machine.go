@@ -136,9 +136,10 @@ func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 	}
 }
 
-// named connects and returns the names of the deployments to act on. If which, the
-// command's argument, names no app and requests is not nil, these are the names in
-// requests. Otherwise they are the deployments of the app in which or in morgana.yaml.
+// named connects and returns the names of the deployments to act on. which is the
+// argument: APP, APP/TARGET or empty. If it is empty and requests is not nil, named
+// returns the names in requests. Otherwise it returns the deployments of that app and
+// target, or of the app in morgana.yaml.
 func (c *cli) named(ctx context.Context, which string, requests map[string]workflows.DestroyRequest, start bool) (*connection, []string, error) {
 	app, target, err := splitName(which)
 	if err != nil {

@@ -153,8 +153,8 @@ func (to *connection) deployments(ctx context.Context, app, target string, all b
 	}
 }
 
-// describe returns the line of a deployment; ok is false if it has ended and ended ones
-// are not wanted.
+// describe returns the line of a deployment. ok is false for an ended deployment, unless
+// ended is set.
 func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, ended bool) (_ deploymentLine, ok bool) {
 	parts := strings.Split(info.GetExecution().GetWorkflowId(), "/")
 	if len(parts) != 3 {
