@@ -200,7 +200,7 @@ type Removal struct {
 	KeepImage bool `json:"keepImage,omitempty"`
 }
 
-// Match reports whether a resource whose tags are have is to be removed.
+// Match reports whether a resource is to be removed; have is its Tags.
 func (r Removal) Match(have Tags) bool {
 	return r.Spec.Match(have) && (r.NotLife == "" || r.NotLife != have.Life)
 }

@@ -26,8 +26,8 @@ type Tags struct {
 	Generation int `json:"generation,omitempty"`
 }
 
-// Match reports whether t selects a resource whose tags are have. App and Target must be
-// equal. Life and Generation must be equal too, unless they are not set in t.
+// Match reports whether t selects a resource; have is the resource's Tags. App and Target
+// must be equal. Life and Generation must be equal too, unless they are not set in t.
 func (t Tags) Match(have Tags) bool {
 	return t.App == have.App && t.Target == have.Target &&
 		(t.Life == "" || t.Life == have.Life) &&
