@@ -29,8 +29,9 @@ func isHeld(err error) bool {
 	return errors.As(err, &held)
 }
 
-// tryLock takes the lock at path, or fails at once with a heldError. It makes the file if
-// that is missing, and writes who into it for the heldError of other callers.
+// tryLock takes the lock at path, or fails at once with a heldError. It makes a missing
+// file. It writes who, the caller's name, into the file for the heldError of other
+// callers.
 func tryLock(path, who string) (*lock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
