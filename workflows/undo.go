@@ -153,7 +153,8 @@ func (l undoList) left() (texts []string) {
 	return texts
 }
 
-// together runs do for all items at the same time and waits for it.
+// together calls do for all items at the same time and waits until all calls have
+// returned.
 func together[T any](ctx workflow.Context, items []T, do func(ctx workflow.Context, i int, item T)) {
 	all := workflow.NewWaitGroup(ctx)
 	for i, item := range items {
