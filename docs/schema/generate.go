@@ -192,7 +192,7 @@ func reflectOptions(root string, k kind) (*jsonschema.Schema, error) {
 	return options, nil
 }
 
-// convert decodes the JSON of from into into.
+// convert encodes from as JSON and decodes that to into.
 func convert(from, into any) error {
 	data, err := json.Marshal(from)
 	if err != nil {
