@@ -52,8 +52,8 @@ import (
 // Kind is the name of this kind of target: its folder, task queue and activity prefix.
 const Kind = "local"
 
-// Options are a local target's options in morgana.yaml. All may be left out.
-// docs/schema makes the table of docs/targets/local.md of the comments.
+// Options are a local target's options in morgana.yaml. All may be left out. docs/schema
+// writes the comments into the table of docs/targets/local.md.
 type Options struct {
 	// Args are the program's arguments, or the words of the Solo5 kernel's command
 	// line. In args and env, {tap:NAME} stands for the tap of network NAME (its
