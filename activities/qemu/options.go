@@ -16,8 +16,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Options are a qemu target's options in morgana.yaml. All may be left out.
-// docs/schema makes the table of docs/targets/qemu.md of the comments.
+// Options are a qemu target's options in morgana.yaml. All may be left out. docs/schema
+// writes the comments into the table of docs/targets/qemu.md.
 type Options struct {
 	// Via is how the kernel is started: "kernel" by QEMU's own loader, "bios" or
 	// "uefi" by GRUB from a boot disk, the disk that a cloud would get.
