@@ -12,8 +12,8 @@ import (
 )
 
 // Options are a xen target's options in morgana.yaml. All may be left out. An option that
-// xl.cfg(5) has too has the same name there. docs/schema makes the table of
-// docs/targets/xen.md of the comments.
+// xl.cfg(5) has too has the same name there. docs/schema writes the comments into the
+// table of docs/targets/xen.md.
 type Options struct {
 	// Host is the Xen host's dom0, as "ssh://root@xen1" or "ssh://root@xen1:2222".
 	// Any worker that can log in there with its ssh serves it. Default: the
