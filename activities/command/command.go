@@ -13,9 +13,9 @@ import (
 // Kind is the name of this toolchain in morgana.yaml.
 const Kind = "command"
 
-// Options of the toolchain. Paths are relative to the source folder, use
-// slashes, and may not lead out of it. docs/schema makes the table of
-// docs/toolchains/command.md of the comments.
+// Options of the toolchain. Paths are relative to the source folder, use slashes, and may
+// not lead out of it. docs/schema writes the comments into the table of
+// docs/toolchains/command.md.
 type Options struct {
 	// Configure are the commands of stage configure. A command is a list of a program and
 	// its arguments. No shell interprets it; for shell syntax, give the words sh, -c and
