@@ -22,8 +22,8 @@ import (
 // Kind is the name of this toolchain in morgana.yaml.
 const Kind = "mirage"
 
-// Options of the toolchain. docs/schema makes the table of
-// docs/toolchains/mirage.md of the comments.
+// Options of the toolchain. docs/schema writes the comments into the table of
+// docs/toolchains/mirage.md.
 type Options struct {
 	// Target is the -t of mirage configure: unix, macosx, xen, qubes, virtio,
 	// hvt, spt, muen, genode, unikraft-firecracker or unikraft-qemu. Default: by
