@@ -20,8 +20,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Image makes an image of parts and of the options, in which every default is written out.
-// The digest depends on these alone.
+// Image makes an image. It has the files parts, and a file with the options, in which
+// every default is written out. The digest depends on these alone.
 func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, parts ...step.File) (step.Image, error) {
 	config, err := r.store.Put(ctx, bytes.NewReader(options))
 	if err != nil {
