@@ -160,8 +160,8 @@ func (d *deployment) addressed(s step.Spec) error {
 		s.App, s.Target, s.Kind, id)})
 }
 
-// accept gives a request a generation and queues it. If the last rollout, running or
-// queued, is the same deploy, it returns that instead.
+// accept gives a request a generation and queues it. If the last rollout that runs or is
+// queued is the same deploy, accept returns that rollout and queues nothing.
 func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
 	next := Request{Spec: in.Spec, Route: in.Route, Keep: in.Keep, Force: in.Force}
 	if last := d.lastWanted(); last != nil && same(last, &next) {
