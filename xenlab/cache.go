@@ -256,8 +256,8 @@ func mkdirAll(dir string) error {
 	return give(dir)
 }
 
-// give makes a file of root's the property of the owner of its folder: under sudo that
-// is the user, who needs no sudo afterwards.
+// give gives a file of root's to the owner of its folder. Under sudo that is the user,
+// who then needs no sudo to use it.
 func give(paths ...string) error {
 	if os.Geteuid() != 0 {
 		return nil
