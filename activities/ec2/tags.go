@@ -20,6 +20,8 @@ const (
 	tagDigest = "morgana:digest"
 	// tagUse and a rollout's folder name make the key of [useTag].
 	tagUse = "morgana:use:"
+	// tagReady says how an instance became ready.
+	tagReady = "morgana:ready"
 )
 
 // tagsOf returns the tags of a resource of a rollout. The Name is what EC2's console shows.

@@ -1,0 +1,141 @@
+package ec2
+
+import (
+	"cmp"
+	"context"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Observe asks EC2 for the instance's state. An instance that shut itself down is Ended
+// until it is destroyed; a spot instance, for about an hour.
+func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
+	c, s, err := reach(ctx, m.Registration.Spec)
+	var in types.Instance
+	if err == nil && c != nil {
+		in, err = c.instance(ctx, m)
+	}
+	if err != nil {
+		return step.Health{}, step.During("observe instance", err)
+	}
+	return healthOf(in, s.Port), nil
+}
+
+// instance returns a machine's instance as EC2 lists it, one without an id if EC2 lists
+// none.
+func (c *cloud) instance(ctx context.Context, m step.Machine) (types.Instance, error) {
+	all, err := c.instances(ctx, m.Registration.Spec.Tags)
+	for _, in := range all {
+		if aws.ToString(in.InstanceId) == m.ID {
+			return in, nil
+		}
+	}
+	return types.Instance{}, err
+}
+
+func healthOf(in types.Instance, port int) step.Health {
+	switch {
+	case in.InstanceId == nil:
+		return step.Health{State: step.Gone}
+	case in.State.Name == types.InstanceStateNamePending || in.State.Name == types.InstanceStateNameRunning:
+		return step.Health{State: step.Running, Since: aws.ToTime(in.LaunchTime).UTC(), Addresses: addresses(in, port)}
+	case isDead(in) && !byItself(in):
+		return step.Health{State: step.Gone, How: reason(in), Since: endedAt(in)}
+	}
+	return step.Health{State: step.Ended, How: reason(in), Since: endedAt(in)}
+}
+
+// reasons say by EC2's codes how an instance ended.
+var reasons = map[string]string{
+	"Client.InstanceInitiatedShutdown":    "shut down by itself",
+	"Client.UserInitiatedShutdown":        "was stopped or terminated through EC2's API",
+	"Server.SpotInstanceShutdown":         "was stopped: EC2 has no spot capacity",
+	"Server.SpotInstanceTermination":      "was terminated: EC2 has no spot capacity",
+	"Server.InsufficientInstanceCapacity": "was terminated: EC2 has no capacity",
+	"Server.ScheduledStop":                "was stopped: its host is retired",
+}
+
+// reason says in one line how an instance ended.
+func reason(in types.Instance) string {
+	if words := reasons[reasonCode(in)]; words != "" {
+		return words
+	}
+	if in.StateReason != nil {
+		_, words, _ := strings.Cut(aws.ToString(in.StateReason.Message), ": ") // after the code
+		return "ended: " + cmp.Or(plain(words), reasonCode(in))
+	}
+	return "has ended"
+}
+
+// endTime matches the time in a StateTransitionReason, as "User initiated (2026-11-26
+// 05:00:00 GMT)".
+var endTime = regexp.MustCompile(`\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)`)
+
+// endedAt returns when an instance ended, zero if EC2 does not say.
+func endedAt(in types.Instance) time.Time {
+	found := endTime.FindStringSubmatch(aws.ToString(in.StateTransitionReason))
+	if found == nil {
+		return time.Time{}
+	}
+	at, err := time.Parse(time.DateTime, found[1])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+// List returns the instances, volumes, network interfaces, AMIs and snapshots of rollouts
+// in the region, half-made ones too. An AMI or snapshot is listed once for each rollout that
+// uses it. Terminated instances are not listed.
+func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
+	c, _, err := reach(ctx, spec)
+	var all []step.Resource
+	if err == nil && c != nil {
+		all, err = c.list(ctx, spec.Tags)
+	}
+	if err != nil {
+		return nil, step.During("list resources", err)
+	}
+	return all, nil
+}
+
+func (c *cloud) list(ctx context.Context, t step.Tags) (all []step.Resource, err error) {
+	wanted := machine.Wanted(t)
+	instances, err := c.instances(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	for _, in := range instances {
+		if of, _ := owner(in.Tags); in.State.Name != types.InstanceStateNameTerminated {
+			all = append(all, step.Resource{Tags: of, Kind: kindInstance, ID: aws.ToString(in.InstanceId), Created: aws.ToTime(in.LaunchTime).UTC(), Where: c.region})
+		}
+	}
+	parts, err := c.parts(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	images, err := c.images(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range append(parts, images...) {
+		of, ok := owner(r.tags)
+		using := users(r.tags)
+		if len(using) == 0 {
+			using = []step.Tags{of}
+		}
+		for _, u := range using {
+			if ok && wanted(u) {
+				all = append(all, step.Resource{Tags: u, Kind: r.kind, ID: r.id, Created: r.created, Where: c.region})
+			}
+		}
+	}
+	return all, nil
+}

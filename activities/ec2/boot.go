@@ -1,0 +1,369 @@
+package ec2
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// The values of tag [tagReady]: how an instance became ready.
+const (
+	readyConsole = "console"
+	readyPort    = "port"
+	readyRunning = "running"
+)
+
+// Boot runs an instance of the AMI, or adopts the rollout's instance, and waits until it is
+// ready. Then the Elastic IP and the place in the target group move to it. An instance that
+// shut itself down is not started again: it is returned as Ended if it was ready, else the
+// error is BootFailed. An instance that somebody stopped or terminated is replaced.
+func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
+	m, err := bootOf(ctx, r)
+	if err != nil {
+		return step.Machine{}, step.During("boot", err)
+	}
+	return m, nil
+}
+
+func bootOf(ctx context.Context, r step.Registration) (step.Machine, error) {
+	s, err := read(r.Spec.Options)
+	if err != nil {
+		return step.Machine{}, err
+	}
+	c, err := open(ctx, s)
+	if err != nil {
+		return step.Machine{}, err
+	}
+	if err := c.own(ctx); err != nil {
+		return step.Machine{}, err
+	}
+	b := &boot{c: c, s: s, r: r, began: time.Now()}
+	defer b.abandon(ctx)
+	ready := ""
+	if _, err := poll(ctx, s.timeout, func() (bool, error) {
+		step.Report(ctx, step.Progress{Note: b.note()})
+		ready, err = b.look(ctx)
+		return ready != "", err
+	}); err != nil {
+		return step.Machine{}, err
+	}
+	if ready == "" {
+		return step.Machine{}, b.failed(ctx, "%s within %s", b.unmet(), s.timeout)
+	}
+	if err := b.finish(ctx, ready); err != nil {
+		return step.Machine{}, err
+	}
+	m := step.Machine{Registration: r, ID: b.id, Ready: b.how(ready), Adopted: !b.created, Ended: b.ended}
+	if m.Ended {
+		m.Ready += "; the instance has ended"
+	} else {
+		m.Addresses = addresses(b.in, s.Port)
+	}
+	return m, nil
+}
+
+// boot is one call of Boot.
+type boot struct {
+	c     *cloud
+	s     settings
+	r     step.Registration
+	began time.Time
+
+	all     []types.Instance // those of the app and target, as last listed
+	id      string           // the rollout's instance, "" if this call has found none yet
+	in      types.Instance   // the instance as last listed
+	seen    bool             // the instance was in a list
+	created bool             // this call made the instance
+	ended   bool             // the instance was ready and has ended
+	over    time.Time        // when this call first saw that the instance has ended
+}
+
+// look lists the instances once, and makes one if there is none. It returns how the
+// instance is ready, "" if it is not yet.
+func (b *boot) look(ctx context.Context) (ready string, err error) {
+	live, dead, err := b.list(ctx)
+	switch {
+	case err != nil:
+		return "", err
+	case len(live) > 0:
+		return b.alive(ctx, live)
+	case b.id == "":
+		if i := slices.IndexFunc(dead, byItself); i >= 0 {
+			b.adopt(dead[i])
+			return b.outcome(ctx)
+		}
+		return "", b.create(ctx, dead)
+	}
+	if i := slices.IndexFunc(dead, func(in types.Instance) bool { return aws.ToString(in.InstanceId) == b.id }); i >= 0 {
+		b.adopt(dead[i])
+		return b.outcome(ctx)
+	}
+	if time.Since(b.began) > visible {
+		return "", fmt.Errorf("EC2 does not list instance %s", b.id)
+	}
+	return "", nil
+}
+
+// list returns the rollout's instances, the live ones with the oldest first and the dead
+// ones with the newest first. Dead are those that are terminated or shutting down.
+func (b *boot) list(ctx context.Context) (live, dead []types.Instance, err error) {
+	of := b.r.Spec.Tags
+	if b.all, err = b.c.instances(ctx, step.Tags{App: of.App, Target: of.Target}); err != nil {
+		return nil, nil, err
+	}
+	for _, in := range b.all {
+		switch have, _ := owner(in.Tags); {
+		case have != of:
+		case isDead(in):
+			dead = append(dead, in)
+		default:
+			live = append(live, in)
+		}
+	}
+	age := func(a, b types.Instance) int {
+		return cmp.Or(aws.ToTime(a.LaunchTime).Compare(aws.ToTime(b.LaunchTime)), cmp.Compare(*a.InstanceId, *b.InstanceId))
+	}
+	slices.SortFunc(live, age)
+	slices.SortFunc(dead, func(a, b types.Instance) int { return age(b, a) })
+	return live, dead, nil
+}
+
+func (b *boot) adopt(in types.Instance) {
+	if id := aws.ToString(in.InstanceId); b.id != id {
+		b.id, b.created = id, false
+	}
+	b.in, b.seen = in, true
+}
+
+// alive looks at the oldest live instance. It terminates the others: a try in another
+// subnet made them while a list did not yet show the first.
+func (b *boot) alive(ctx context.Context, live []types.Instance) (ready string, err error) {
+	for _, extra := range live[1:] {
+		if err := b.c.terminate(ctx, aws.ToString(extra.InstanceId)); err != nil && !gone(err) {
+			return "", err
+		}
+	}
+	first := b.id == ""
+	b.adopt(live[0])
+	if have := aws.ToString(b.in.ImageId); have != b.r.ID {
+		return "", &step.Error{Kind: step.Conflict, Hint: "deploy again", Err: fmt.Errorf("instance %s runs image %s, not %s", b.id, have, b.r.ID)}
+	}
+	switch b.in.State.Name {
+	case types.InstanceStateNameStopped:
+		if first && !byItself(b.in) {
+			return "", b.replace(ctx)
+		}
+		return b.outcome(ctx)
+	case types.InstanceStateNameRunning:
+		return b.probe(ctx)
+	}
+	return "", nil // pending or stopping
+}
+
+// replace terminates an instance that somebody stopped. The next look makes another.
+func (b *boot) replace(ctx context.Context) error {
+	id := b.id
+	b.id, b.seen = "", false
+	if err := b.c.terminate(ctx, id); err != nil && !gone(err) {
+		return err
+	}
+	return nil
+}
+
+// probe returns how a running instance is ready, "" if it is not yet.
+func (b *boot) probe(ctx context.Context) (ready string, err error) {
+	if was := value(b.in.Tags, tagReady); was != "" {
+		return was, nil
+	}
+	if b.s.expect == nil && b.s.Port == 0 {
+		return readyRunning, nil
+	}
+	if b.s.Port != 0 && b.connects(ctx) {
+		return readyPort, nil
+	}
+	if b.s.expect != nil {
+		if matched, _, err := b.matched(ctx); matched || err != nil {
+			return readyConsole, err
+		}
+	}
+	return "", ctx.Err()
+}
+
+// connects reports whether the port of the instance takes a connection.
+func (b *boot) connects(ctx context.Context) bool {
+	dialer := net.Dialer{Timeout: 2 * time.Second}
+	for _, ip := range []*string{b.in.PublicIpAddress, b.in.PrivateIpAddress} {
+		if aws.ToString(ip) == "" {
+			continue
+		}
+		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(*ip, strconv.Itoa(b.s.Port)))
+		if err == nil {
+			_ = conn.Close()
+			return true
+		}
+	}
+	return false
+}
+
+// matched reports whether the console matches, and whether its text is up to date.
+func (b *boot) matched(ctx context.Context) (matched, latest bool, err error) {
+	text, latest, err := b.c.console(ctx, b.in)
+	m := machine.NewMatch(b.s.expect)
+	m.Add(text)
+	return m.Found(), latest, err
+}
+
+// outcome returns how an instance that has ended was ready. An instance that was not ready
+// is an error.
+func (b *boot) outcome(ctx context.Context) (ready string, err error) {
+	b.ended = true
+	if was := value(b.in.Tags, tagReady); was != "" {
+		return was, nil
+	}
+	if !byItself(b.in) {
+		how := reason(b.in)
+		if b.in.StateReason != nil && strings.HasPrefix(aws.ToString(b.in.StateReason.Code), "Server.") {
+			return "", fmt.Errorf("instance %s: %s", b.id, how) // the next try makes another
+		}
+		return "", b.failed(ctx, "the instance %s", how)
+	}
+	if b.s.expect == nil && b.s.Port == 0 {
+		return readyRunning, nil
+	}
+	if b.over.IsZero() {
+		b.over = time.Now()
+	}
+	if b.s.expect != nil {
+		matched, latest, err := b.matched(ctx)
+		switch {
+		case err != nil:
+			return "", err
+		case matched:
+			return readyConsole, nil
+		case !latest && time.Since(b.over) < visible: // EC2 shows a console soon after its end
+			return "", nil
+		}
+	}
+	return "", b.failed(ctx, "the instance %s and %s", reason(b.in), b.unmet())
+}
+
+// finish records on the instance how it became ready, and moves the stable addresses.
+func (b *boot) finish(ctx context.Context, ready string) error {
+	if value(b.in.Tags, tagReady) == "" && !isDead(b.in) {
+		_, err := b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.id}, Tags: []types.Tag{tag(tagReady, ready)}})
+		if err != nil {
+			return failed("tag instance "+b.id, err)
+		}
+	}
+	if b.ended {
+		return nil
+	}
+	var others []string
+	for _, in := range b.all {
+		if id := aws.ToString(in.InstanceId); id != b.id {
+			others = append(others, id)
+		}
+	}
+	if b.s.ElasticIP != "" {
+		step.Report(ctx, step.Progress{Note: "moving " + b.s.ElasticIP})
+		ip, err := b.c.moveAddress(ctx, b.s.ElasticIP, b.id, others)
+		if err != nil {
+			return err
+		}
+		if _, err := poll(ctx, visible, func() (bool, error) {
+			live, _, err := b.list(ctx)
+			for _, in := range live {
+				if aws.ToString(in.InstanceId) == b.id {
+					b.in = in
+				}
+			}
+			return aws.ToString(b.in.PublicIpAddress) == ip, err
+		}); err != nil {
+			return err
+		}
+	}
+	if b.s.TargetGroup == "" {
+		return nil
+	}
+	step.Report(ctx, step.Progress{Note: "waiting for the target group"})
+	health, err := b.c.moveTarget(ctx, b.s.TargetGroup, b.id, others, b.s.timeout)
+	if err == nil && health != "" {
+		return b.failed(ctx, "the target group says %s", health)
+	}
+	return err
+}
+
+// failed returns an error of kind BootFailed with the console's last lines as hint.
+func (b *boot) failed(ctx context.Context, format string, args ...any) error {
+	hint := "the console is empty: the kernel printed nothing"
+	text, latest, err := b.c.console(ctx, b.in)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	m := machine.NewMatch(nil)
+	m.Add(text)
+	switch tail := m.Tail(); {
+	case b.id == "":
+		hint = ""
+	case tail != "":
+		hint = "the console's last lines:\n" + tail
+	case err != nil:
+		hint = "the console cannot be read: " + err.Error()
+	case !latest:
+		hint = lateConsole(b.in)
+	}
+	return machine.BootFailed(hint, format, args...)
+}
+
+func (b *boot) note() string {
+	if b.id == "" {
+		return "looking for the instance"
+	}
+	what := "the instance to run"
+	switch {
+	case b.in.State == nil || b.in.State.Name != types.InstanceStateNameRunning:
+	case b.s.expect != nil:
+		what = fmt.Sprintf("the console of %s to match %q", b.id, b.s.expect)
+	case b.s.Port != 0:
+		what = fmt.Sprintf("port %d of %s", b.s.Port, b.id)
+	}
+	return fmt.Sprintf("waiting for %s (%s)", what, time.Since(b.began).Round(time.Second))
+}
+
+// unmet says why the instance is not ready.
+func (b *boot) unmet() string {
+	var all []string
+	if b.s.expect != nil {
+		all = append(all, fmt.Sprintf("its console did not match %q", b.s.expect))
+	}
+	if b.s.Port != 0 {
+		all = append(all, fmt.Sprintf("the worker could not connect to its port %d", b.s.Port))
+	}
+	if len(all) == 0 || b.in.State == nil || b.in.State.Name == types.InstanceStateNamePending {
+		return "the instance did not run"
+	}
+	return strings.Join(all, " and ")
+}
+
+// how returns the text of a value of [tagReady].
+func (b *boot) how(ready string) string {
+	switch {
+	case ready == readyConsole && b.s.expect != nil:
+		return fmt.Sprintf("console matched %q", b.s.expect)
+	case ready == readyPort:
+		return fmt.Sprintf("port %d took a connection", b.s.Port)
+	}
+	return "the instance runs"
+}

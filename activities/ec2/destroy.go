@@ -1,0 +1,288 @@
+package ec2
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// ending is how long an instance may take to be terminated.
+const ending = 10 * time.Minute
+
+// Destroy terminates the instances whose tags match, with their volumes and network
+// interfaces. An Elastic IP or a place in the target group first moves back to the newest
+// other instance of the same life. Then each AMI and snapshot loses its use by these
+// rollouts; one that no rollout uses any more is removed. With KeepImage AMIs and snapshots
+// stay as they are. Error.Left names what could not be removed; the rest is removed.
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+	op := fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target)
+	d := &destroy{what: what}
+	err := d.run(ctx)
+	if err == nil {
+		err = d.failure()
+	}
+	if err != nil {
+		return d.done, step.During(op, err)
+	}
+	return d.done, nil
+}
+
+// destroy is one call of Destroy.
+type destroy struct {
+	what step.Removal
+	s    settings
+	c    *cloud
+	done step.Destroyed
+	left []string
+	err  error // the first one
+}
+
+func (d *destroy) run(ctx context.Context) (err error) {
+	spec := d.what.Spec
+	// Without app and target the tags would match other deployments.
+	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
+		return err
+	}
+	if d.c, d.s, err = reach(ctx, spec); err != nil || d.c == nil {
+		return err
+	}
+	if err := d.instances(ctx); err != nil {
+		return err
+	}
+	parts, err := d.c.parts(ctx, spec.Tags)
+	if err != nil {
+		return err
+	}
+	for _, r := range parts {
+		if have, ok := owner(r.tags); ok && d.what.Match(have) && !r.attached {
+			d.note(r.String(), d.delete(ctx, r))
+		}
+	}
+	if d.what.KeepImage {
+		return ctx.Err()
+	}
+	images, err := d.c.images(ctx, spec.Tags)
+	if err != nil {
+		return err
+	}
+	for _, r := range images {
+		d.image(ctx, r)
+	}
+	return ctx.Err()
+}
+
+// reach opens the account and region of a spec, even of a spec that Check refuses: an
+// earlier generation may have been there. The cloud is nil if the options cannot be parsed.
+func reach(ctx context.Context, spec step.Spec) (*cloud, settings, error) {
+	var s settings
+	if err := json.Unmarshal(spec.Options, &s.Options); err != nil && len(spec.Options) > 0 {
+		return nil, s, nil
+	}
+	c, err := open(ctx, s)
+	if err == nil {
+		err = c.own(ctx)
+	}
+	return c, s, err
+}
+
+// note records that a resource was removed or that it was not. A resource that another call
+// has removed is neither.
+func (d *destroy) note(what string, err error) {
+	switch {
+	case err == nil:
+		d.done.Removed = append(d.done.Removed, what)
+	case !gone(err):
+		d.left = append(d.left, what)
+		if d.err == nil {
+			d.err = err
+		}
+	}
+}
+
+// failure returns the first error with all that is left.
+func (d *destroy) failure() error {
+	if d.err == nil {
+		return nil
+	}
+	e := &step.Error{Err: d.err}
+	var first *step.Error
+	if errors.As(d.err, &first) {
+		copied := *first
+		e = &copied
+	}
+	e.Left = d.left
+	return e
+}
+
+// instances terminates the instances and waits until they are terminated.
+func (d *destroy) instances(ctx context.Context) error {
+	of := d.what.Spec.Tags
+	of.Life, of.Generation = "", 0
+	all, err := d.c.instances(ctx, of)
+	if err != nil {
+		return err
+	}
+	if err := d.moveBack(ctx, all); err != nil {
+		return err
+	}
+	waiting := map[string]bool{}
+	for _, in := range all {
+		id := aws.ToString(in.InstanceId)
+		if in.State.Name == types.InstanceStateNameTerminated || !d.matches(in) {
+			continue
+		}
+		step.Report(ctx, step.Progress{Note: "terminating " + id})
+		if err := d.c.terminate(ctx, id); err != nil {
+			d.note(kindInstance+" "+id, err)
+			continue
+		}
+		waiting[id] = true
+	}
+	if len(waiting) == 0 {
+		return nil
+	}
+	_, err = poll(ctx, ending, func() (bool, error) {
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %d instances to be terminated", len(waiting))})
+		all, err := d.c.instances(ctx, of)
+		if err != nil {
+			return false, err
+		}
+		living := map[string]bool{}
+		for _, in := range all {
+			living[aws.ToString(in.InstanceId)] = in.State.Name != types.InstanceStateNameTerminated
+		}
+		for id := range waiting {
+			if !living[id] {
+				d.note(kindInstance+" "+id, nil)
+				delete(waiting, id)
+			}
+		}
+		return len(waiting) == 0, nil
+	})
+	for id := range waiting {
+		d.note(kindInstance+" "+id, errors.New("EC2 has not terminated it within "+ending.String()))
+	}
+	return err
+}
+
+func (d *destroy) matches(in types.Instance) bool {
+	have, ok := owner(in.Tags)
+	return ok && d.what.Match(have)
+}
+
+// moveBack gives the Elastic IP and the place in the target group of an instance that will
+// be terminated to the newest other running instance of its life.
+func (d *destroy) moveBack(ctx context.Context, all []types.Instance) error {
+	leaving := map[string]string{} // id and life
+	for _, in := range all {
+		if d.matches(in) {
+			leaving[aws.ToString(in.InstanceId)] = value(in.Tags, tagLife)
+		}
+	}
+	heir := func(life string) (id string) {
+		newest := 0
+		for _, in := range all {
+			have, _ := owner(in.Tags)
+			if !d.matches(in) && have.Life == life && have.Generation > newest && in.State.Name == types.InstanceStateNameRunning {
+				newest, id = have.Generation, aws.ToString(in.InstanceId)
+			}
+		}
+		return id
+	}
+	if d.s.ElasticIP != "" && len(leaving) > 0 {
+		_, holder, err := d.c.elasticIP(ctx, d.s.ElasticIP)
+		if life, ours := leaving[holder]; err == nil && ours && heir(life) != "" {
+			_, err = d.c.moveAddress(ctx, d.s.ElasticIP, heir(life), []string{holder})
+		}
+		if err != nil && step.KindOf(err) != step.NotFound {
+			return err
+		}
+	}
+	if d.s.TargetGroup == "" || len(leaving) == 0 {
+		return nil
+	}
+	members, err := d.c.targets(ctx, d.s.TargetGroup)
+	for id := range members {
+		life, ours := leaving[id]
+		if !ours || err != nil {
+			continue
+		}
+		if to := heir(life); to != "" {
+			_, err = d.c.moveTarget(ctx, d.s.TargetGroup, to, nil, visible)
+		}
+		if err == nil {
+			err = d.c.dropTargets(ctx, d.s.TargetGroup, []string{id})
+		}
+	}
+	if step.KindOf(err) == step.NotFound { // the user has removed the target group
+		return nil
+	}
+	return err
+}
+
+// image ends the use of an AMI or snapshot by the rollouts, and removes it if it has no
+// other user.
+func (d *destroy) image(ctx context.Context, r resource) {
+	made, ok := owner(r.tags)
+	if !ok {
+		return
+	}
+	using := users(r.tags)
+	if len(using) == 0 { // half made
+		using = []step.Tags{made}
+	}
+	var mine []types.Tag
+	for _, u := range using {
+		if use, err := useTag(u); err == nil && d.what.Match(u) {
+			mine = append(mine, types.Tag{Key: use.Key})
+		}
+	}
+	switch len(mine) {
+	case 0:
+	case len(using):
+		step.Report(ctx, step.Progress{Note: "removing " + r.String()})
+		d.note(r.String(), d.delete(ctx, r))
+	default:
+		_, err := d.c.ec2.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: []string{r.id}, Tags: mine})
+		if err != nil {
+			err = failed("untag "+r.String(), err)
+		}
+		d.note("the use of "+r.String(), err)
+	}
+}
+
+// delete removes a resource. A snapshot is in use until EC2 has noticed that its AMI is
+// gone.
+func (d *destroy) delete(ctx context.Context, r resource) error {
+	id := aws.String(r.id)
+	var err error
+	switch r.kind {
+	case kindInterface:
+		_, err = d.c.ec2.DeleteNetworkInterface(ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: id})
+	case kindVolume:
+		_, err = d.c.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: id})
+	case kindImage:
+		_, err = d.c.ec2.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: id})
+	case kindSnapshot:
+		limit := visible
+		if d.err != nil { // its AMI may be left
+			limit = 0
+		}
+		_, _ = poll(ctx, limit, func() (bool, error) {
+			_, err = d.c.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: id})
+			return code(err) != "InvalidSnapshot.InUse", nil
+		})
+	}
+	if err != nil {
+		return failed("remove "+r.String(), err)
+	}
+	return nil
+}
