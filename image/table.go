@@ -116,6 +116,25 @@ var table = []struct{ target, abi, why, hint string }{
 	{"pv-grub", LinuxExecutable, "pv-grub cannot boot a Linux program: it is no kernel", "run it on a target of kind local"},
 	{"pv-grub", "", "pv-grub cannot boot this kernel: it has no Xen PV notes",
 		"pv-grub boots a kernel whose ELF notes say PV (XEN_VERSION xen-3.0)"},
+	// Amazon EC2: GRUB on the boot disk of an hvm instance, or pv-grub. No instance has
+	// virtio devices, and none starts a kernel by its PVH entry point.
+	{"ec2", LinuxBzImage, "", ""},
+	{"ec2", Multiboot2, "", ""},
+	{"ec2", Multiboot1, "", ""},
+	{"ec2", Multiboot1ELF64, "", ""},
+	{"ec2", XenPV, "", ""},
+	{"ec2", Solo5Xen, "ec2 cannot boot a Solo5 xen kernel (MirageOS 3.9 or later): it is PVH only, and EC2 starts PV kernels and boot disks",
+		"build it with MirageOS 3.8 or earlier, which makes PV kernels, or with -t virtio, which has a console on EC2 but no network; or run it on a target of kind xen"},
+	{"ec2", Solo5HVT, "ec2 cannot boot a Solo5 hvt kernel: only its tender starts it", "run it on a target of kind local"},
+	{"ec2", Solo5SPT, "ec2 cannot boot a Solo5 spt kernel: only its tender starts it", "run it on a target of kind local"},
+	{"ec2", Solo5Muen, "ec2 cannot boot a Solo5 muen kernel", "build it with -t virtio, which has a console on EC2 but no network"},
+	{"ec2", Solo5Genode, "ec2 cannot boot a Solo5 genode kernel", "build it with -t virtio, which has a console on EC2 but no network"},
+	{"ec2", PVH, "ec2 cannot boot a kernel by its PVH entry point", "give it a multiboot 1 or 2 header or Xen PV notes (examples/hello has both)"},
+	{"ec2", XenPVH, "ec2 cannot boot a kernel by its PVH entry point",
+		"give it a multiboot 1 or 2 header or Xen PV notes (examples/hello has both), or run it on a target of kind xen"},
+	{"ec2", LinuxExecutable, "ec2 cannot boot a Linux program: it is no kernel", "run it on a target of kind local"},
+	{"ec2", "", "ec2 cannot boot this ELF file: it has no header that GRUB or pv-grub looks for",
+		"EC2 boots a kernel by a multiboot 1 or 2 header, Linux's boot protocol, or Xen PV notes"},
 }
 
 // Supports returns the ABI by which a kind of target boots a kernel with these ABIs.

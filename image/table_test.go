@@ -123,9 +123,21 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s has no row for the kernels it knows nothing of", target)
 		}
 	}
-	for _, target := range []string{"qemu", "xen", "local", "grub", "pv-grub"} {
+	for _, target := range []string{"qemu", "xen", "local", "grub", "pv-grub", "ec2"} {
 		if _, ok := last[target]; !ok {
 			t.Errorf("%s is missing", target)
+		}
+	}
+}
+
+// EC2 starts a kernel by GRUB or by pv-grub, so its rows follow from theirs.
+func TestEC2IsGRUBOrPVGRUB(t *testing.T) {
+	for _, row := range table {
+		abis := []string{row.abi}
+		_, grub := Supports("grub", abis)
+		_, pv := Supports("pv-grub", abis)
+		if _, err := Supports("ec2", abis); row.abi != "" && (err == nil) != (grub == nil || pv == nil) {
+			t.Errorf("%s: ec2 says %v, grub %v, pv-grub %v", row.abi, err, grub, pv)
 		}
 	}
 }
@@ -151,6 +163,7 @@ func TestMirageTarget(t *testing.T) {
 		{"qemu", "hvt", false}, {"qemu", "xen", false}, {"qemu", "unix", false}, {"xen", "virtio", false},
 		{"local", "spt", true}, {"local", "hvt", true}, {"local", "xen", false}, {"grub", "virtio", true},
 		{"pv-grub", "xen", false}, {"xen", "qubes", true}, {"qemu", "unikraft-qemu", true}, {"acme", "muen", true},
+		{"ec2", "xen", false}, {"ec2", "virtio", true}, {"ec2", "spt", false},
 	} {
 		if _, err := Supports(c.target, MirageABIs(c.mirage)); (err == nil) != c.ok {
 			t.Errorf("%s: -t %s: %v", c.target, c.mirage, err)
