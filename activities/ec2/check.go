@@ -1,0 +1,156 @@
+package ec2
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Check asks EC2, creates nothing, and refuses:
+//   - wrong options, and combinations of options that EC2 refuses (InvalidSpec)
+//   - missing or expired credentials, and those of another account (Unauthorized)
+//   - a kernel that EC2 cannot boot, and an instance type that cannot boot this one
+//     (Unsupported)
+//   - a subnet, group, key pair, AKI, address or target group that does not exist (NotFound)
+//   - an Elastic IP that something else uses (Conflict)
+//
+// The permission to start an instance is not proven: the dry run of RunInstances needs an
+// AMI, and there is none yet. EC2's API does not tell the quota of vCPUs or the capacity of
+// a zone.
+func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+	done, err := t.check(ctx, spec)
+	if err != nil {
+		return spec, step.During("check ec2 target", err)
+	}
+	return done, nil
+}
+
+func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+	if _, err := spec.Folder(); err != nil {
+		return spec, err
+	}
+	s, err := complete(spec.Options)
+	if err != nil {
+		return spec, err
+	}
+	if err := s.choose(spec.Origin.ABIs); err != nil {
+		return spec, err
+	}
+	if err := disk.Missing(ctx, s.layout()); err != nil {
+		return spec, err
+	}
+	c, err := open(ctx, s)
+	if err != nil {
+		return spec, err
+	}
+	step.Report(ctx, step.Progress{Note: "asking EC2 in " + c.region})
+	if err := c.own(ctx); err != nil {
+		return spec, unknownRegion(err, s)
+	}
+	s.Region, s.Account = c.region, c.account
+	k := &checker{cloud: c, settings: &s, tags: spec.Tags}
+	// The first two compare options with the region and account that are known now.
+	for _, ask := range []func(context.Context) error{
+		func(context.Context) error { return s.readNetwork() }, func(context.Context) error { return s.readInstance() },
+		k.encryption, k.instanceType, k.subnets, k.zones, k.aki, k.groups, k.keyPair, k.placementGroup, k.elasticIP, k.targetGroup, k.reachable,
+	} {
+		if err := ask(ctx); err != nil {
+			return spec, err
+		}
+	}
+	all, err := c.list(ctx, step.Tags{App: spec.App, Target: spec.Target})
+	if err != nil {
+		return spec, err
+	}
+	spec.Alone = !slices.ContainsFunc(all, func(r step.Resource) bool { return r.Tags.Life != spec.Life })
+	spec.Options, err = json.Marshal(s.Options)
+	return spec, err
+}
+
+// unknownRegion returns InvalidSpec if the region's host has no address. A later stage
+// retries that error.
+func unknownRegion(err error, s settings) error {
+	var dns *net.DNSError
+	if !errors.As(err, &dns) || !dns.IsNotFound {
+		return err
+	}
+	if s.Endpoint != "" {
+		return step.Invalid("endpoint", "correct it, or see that this host's DNS knows it", "there is no host %s", dns.Name)
+	}
+	return step.Invalid("region", `a region of AWS, as "eu-west-1"; or see that this host's DNS works`, "there is no host %s", dns.Name)
+}
+
+// choose sets Virtualization, BootMode, Layout and InstanceType for a kernel with these
+// ABIs. Without ABIs, which are not known before the build, it prefers hvm.
+func (s *settings) choose(abis []string) error {
+	if _, err := image.Supports(Kind, abis); err != nil {
+		return err
+	}
+	if s.Virtualization == virtAuto {
+		_, grub := image.Supports("grub", abis)
+		s.Virtualization = virtHVM
+		if s.Layout != "" || s.KernelID != "" || s.BootMode == "" && grub != nil {
+			s.Virtualization = virtPV
+		}
+	}
+	if _, err := image.Supports(s.loader(), abis); err != nil {
+		other := virtHVM
+		if s.Virtualization == virtHVM {
+			other = virtPV
+		}
+		var e *step.Error
+		errors.As(err, &e)
+		return &step.Error{Kind: step.Unsupported, Field: "virtualization", Err: e.Err,
+			Hint: "virtualization: " + other + "; boot_mode is for hvm only, layout and kernel_id for paravirtual"}
+	}
+	if slices.Contains(abis, image.Solo5Virtio) {
+		for field, needs := range map[string]bool{"port": s.Port != 0, "elastic_ip": s.ElasticIP != "", "target_group": s.TargetGroup != ""} {
+			if needs {
+				return &step.Error{Kind: step.Unsupported, Field: field, Err: errors.New("a Solo5 virtio kernel has no network on EC2, which has no virtio devices"),
+					Hint: "expect: what the kernel prints, without " + field + "; for a network build it with MirageOS 3.8 or earlier as a Xen PV kernel, or run it on a target of kind qemu"}
+			}
+		}
+	}
+	if s.Virtualization == virtPV {
+		s.Layout = cmp.Or(s.Layout, string(disk.Whole))
+		s.InstanceType = cmp.Or(s.InstanceType, "t1.micro")
+	} else {
+		s.BootMode = cmp.Or(s.BootMode, bootBIOS)
+		s.InstanceType = cmp.Or(s.InstanceType, "t3.micro")
+	}
+	return nil
+}
+
+// checker asks EC2 about the options of a rollout.
+type checker struct {
+	*cloud
+	*settings
+	tags step.Tags
+	nets []subnet
+}
+
+// unsupported returns an error about an option.
+func unsupported(field, hint string, err error) error {
+	return &step.Error{Kind: step.Unsupported, Field: field, Hint: hint, Err: err}
+}
+
+// encryption sets Encrypted if the account encrypts by default. Register compares it with
+// the encryption of a parent.
+func (k *checker) encryption(ctx context.Context) error {
+	out, err := k.ec2.GetEbsEncryptionByDefault(ctx, &ec2.GetEbsEncryptionByDefaultInput{})
+	if err != nil {
+		return failed("ask whether the account encrypts by default", err)
+	}
+	k.Encrypted = k.Encrypted || aws.ToBool(out.EbsEncryptionByDefault)
+	return nil
+}
