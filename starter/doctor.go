@@ -27,7 +27,7 @@ takes seconds.
 It looks at the host it runs on: run it on each host with a worker. Each kind of
 toolchain and target is
   ready       nothing is missing
-  in part     its main purpose works, but some others do not
+  in part     its main purpose works, but not every other one
   not usable  its main purpose does not work yet
 A need is marked optional if the kind works without it, with fewer choices or less
 well.
