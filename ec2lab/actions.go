@@ -1,0 +1,79 @@
+package ec2lab
+
+import (
+	"encoding/base64"
+)
+
+// action is an operation of a Query service.
+type action struct {
+	required []string // parameters
+	// late says that do checks the permission and ends a dry run.
+	late bool
+	// do does it. The lab is locked.
+	do func(r *request) (any, error)
+}
+
+// actions are the operations of the Query services.
+var actions = map[string]action{
+	"ec2:AssociateAddress":              {do: associateAddress, late: true},
+	"ec2:CreateTags":                    {do: createTags, late: true, required: []string{"ResourceId", "Tag"}},
+	"ec2:DeleteSnapshot":                {do: deleteSnapshot, late: true, required: []string{"SnapshotId"}},
+	"ec2:DeleteTags":                    {do: deleteTags, required: []string{"ResourceId"}},
+	"ec2:DeregisterImage":               {do: deregisterImage, late: true, required: []string{"ImageId"}},
+	"ec2:DescribeAddresses":             describe[*address](nil),
+	"ec2:DescribeAvailabilityZones":     describe[*zone](nil),
+	"ec2:DescribeImages":                describe(func(r *request, m *image) bool { return r.ownedBy(m.Owner, m.Alias) }),
+	"ec2:DescribeInstanceTypeOfferings": {do: describeOfferings},
+	"ec2:DescribeInstanceTypes":         describe[*instanceType](nil),
+	"ec2:DescribeInstances":             {do: describeInstances},
+	"ec2:DescribeKeyPairs":              describe[*keyPair](nil),
+	"ec2:DescribeNetworkInterfaces":     describe[*netInterface](nil),
+	"ec2:DescribeRegions":               {do: describeRegions},
+	"ec2:DescribeSecurityGroups":        describe[*securityGroup](nil),
+	"ec2:DescribeSnapshots":             describe(func(r *request, s *snapshot) bool { return r.ownedBy(s.Owner, "") }),
+	"ec2:DescribeSubnets":               describe[*subnet](nil),
+	"ec2:DescribeVolumes":               describe[*volume](nil),
+	"ec2:DescribeVpcs":                  describe[*vpc](nil),
+	"ec2:DisassociateAddress":           {do: disassociateAddress, late: true, required: []string{"AssociationId"}},
+	"ec2:GetConsoleOutput":              {do: consoleOutput, required: []string{"InstanceId"}},
+	"ec2:GetEbsEncryptionByDefault":     {do: encryptionByDefault},
+	"ec2:RegisterImage":                 {do: registerImage, late: true, required: []string{"Name"}},
+	"ec2:RunInstances":                  {do: runInstances, late: true, required: []string{"ImageId", "MinCount", "MaxCount"}},
+	"ec2:TerminateInstances":            {do: terminateInstances, late: true, required: []string{"InstanceId"}},
+
+	"sts:GetCallerIdentity":          {do: callerIdentity, late: true},
+	"sts:DecodeAuthorizationMessage": {do: decodeMessage, required: []string{"EncodedMessage"}},
+
+	"elasticloadbalancing:DeregisterTargets":    {do: setTargets(false), late: true, required: []string{"TargetGroupArn", "Targets.member"}},
+	"elasticloadbalancing:DescribeTargetGroups": {do: describeTargetGroups},
+	"elasticloadbalancing:DescribeTargetHealth": {do: describeTargetHealth, late: true, required: []string{"TargetGroupArn"}},
+	"elasticloadbalancing:RegisterTargets":      {do: setTargets(true), late: true, required: []string{"TargetGroupArn", "Targets.member"}},
+}
+
+// callerIdentity needs no permission.
+func callerIdentity(*request) (any, error) {
+	return struct{ Arn, UserId, Account string }{user, "AIDALABLABLABLABLABLA", account}, nil
+}
+
+func decodeMessage(r *request) (any, error) {
+	text, err := base64.RawURLEncoding.DecodeString(r.get("EncodedMessage"))
+	if err != nil {
+		return nil, refuse("InvalidAuthorizationMessageException", "Message is not valid")
+	}
+	return struct{ DecodedMessage string }{string(text)}, nil
+}
+
+func describeRegions(*request) (any, error) {
+	type one struct {
+		Name     string `xml:"regionName"`
+		Endpoint string `xml:"regionEndpoint"`
+		OptIn    string `xml:"optInStatus"`
+	}
+	return struct{ Set list }{listed("regionInfo", []one{{region, "ec2." + region + ".amazonaws.com", "opt-in-not-required"}})}, nil
+}
+
+func encryptionByDefault(r *request) (any, error) {
+	return struct {
+		On bool `xml:"ebsEncryptionByDefault"`
+	}{r.lab.encrypt}, nil
+}

@@ -1,0 +1,156 @@
+package ec2lab
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Fault makes calls go wrong.
+type Fault struct {
+	// Call is the name of the calls, as "RunInstances"; "" is each call.
+	Call string
+	// Skip is how many of these calls go right before.
+	Skip int
+	// Times is how many then go wrong; 0 is one, a negative number is all.
+	Times int
+	// Delay is a pause before the call.
+	Delay time.Duration
+	// Lose closes the connection instead of an answer.
+	Lose Lose
+	// Code is the code of the error that is the answer. Without Status and Message
+	// they are AWS's. Reason is that of a ValidationException.
+	Code, Message, Reason string
+	Status                int
+	// Stuck leaves what the call makes in the state that it has at first, such as
+	// pending.
+	Stuck bool
+}
+
+// Lose says when a connection is closed.
+type Lose int
+
+// A call is lost before or after its effect.
+const (
+	Nothing Lose = iota
+	Before
+	After
+)
+
+// Fault adds a fault. If several are for one call, the first has effect.
+func (l *Lab) Fault(f Fault) {
+	if f.Times == 0 {
+		f.Times = 1
+	}
+	l.set(func() { l.faults = append(l.faults, &f) })
+}
+
+// Heal removes the faults.
+func (l *Lab) Heal() { l.set(func() { l.faults = nil }) }
+
+// fault returns the fault of a call.
+func (l *Lab) fault(name string) (found Fault) {
+	for _, f := range l.faults {
+		switch {
+		case f.Call != "" && f.Call != name:
+		case f.Skip > 0:
+			f.Skip--
+		case f.Times != 0 && found == Fault{}:
+			f.Times--
+			found = *f
+		}
+	}
+	return found
+}
+
+// refusal is an error that is an answer.
+type refusal struct {
+	code, message, reason string
+	status                int
+}
+
+func (r *refusal) Error() string { return r.code + ": " + r.message }
+
+// refuse returns a refusal with AWS's status for the code. Without a format the message is
+// AWS's too.
+func refuse(code, format string, a ...any) *refusal {
+	r := &refusal{code: code, message: fmt.Sprintf(format, a...), status: known[code].status}
+	if r.status == 0 {
+		r.status = http.StatusBadRequest
+	}
+	if r.message == "" {
+		r.message = known[code].message
+	}
+	return r
+}
+
+// invalid returns the ValidationException of EBS.
+func invalid(reason, format string, a ...any) *refusal {
+	r := refuse("ValidationException", format, a...)
+	r.reason = reason
+	return r
+}
+
+// known has what AWS says with a code, if it always says the same, and the codes whose
+// status is not 400.
+var known = map[string]struct {
+	status  int
+	message string
+}{
+	"AccessDenied":                     {403, ""},
+	"AccessDeniedException":            {403, ""},
+	"AuthFailure":                      {401, "AWS was not able to validate the provided access credentials"},
+	"ConcurrentLimitExceededException": {400, "You have reached the limit for concurrent API requests."},
+	"ConflictException":                {409, "The request uses the same client token as a previous, but non-identical request."},
+	"DryRunOperation":                  {412, "Request would have succeeded, but DryRun flag is set."},
+	"ExpiredToken":                     {403, "The security token included in the request is expired"},
+	"ExpiredTokenException":            {403, "The security token included in the request is expired"},
+	"IdempotentInstanceTerminated":     {400, "The client token you have provided has already been used by an instance that has been terminated."},
+	"IdempotentParameterMismatch":      {400, "Arguments on this idempotent request are inconsistent with arguments used in previous request(s)."},
+	"InsufficientInstanceCapacity":     {500, "We currently do not have sufficient capacity in the Availability Zone you requested. Our system will be working on provisioning additional capacity. You can currently get capacity by not specifying an Availability Zone in your request."},
+	"InternalError":                    {500, "An internal error has occurred"},
+	"InternalServerException":          {500, "An internal error has occurred."},
+	"InvalidClientTokenId":             {403, "The security token included in the request is invalid."},
+	"InvalidSignatureException":        {403, "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
+	"PendingSnapshotLimitExceeded":     {400, "You have exceeded the number of concurrent pending snapshots allowed."},
+	"RequestExpired":                   {400, "Request has expired."},
+	"RequestLimitExceeded":             {503, "Request limit exceeded."},
+	"RequestThrottledException":        {400, "The number of API requests has exceeded the maximum allowed API request throttling limit."},
+	"ResourceNotFoundException":        {404, ""},
+	"ServiceQuotaExceededException":    {402, "Your current service quotas do not allow you to perform this action."},
+	"ServiceUnavailable":               {503, "The request has failed due to a temporary failure of the server."},
+	"SignatureDoesNotMatch":            {403, "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
+	"SnapshotLimitExceeded":            {400, "You have reached the limit of snapshots for this account."},
+	"UnauthorizedOperation":            {403, ""},
+	"Unavailable":                      {503, "The service is unavailable. Please try again shortly."},
+	"UnrecognizedClientException":      {403, "The security token included in the request is invalid."},
+	"VcpuLimitExceeded":                {400, "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket that the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to request an adjustment to this limit."},
+}
+
+// word returns the name of an action as an IAM policy has it.
+func word(service, name string) string { return service + ":" + name }
+
+// allow refuses the action if the user lacks the permission for it or for what belongs
+// to it, such as tags.
+func (r *request) allow(resource string, also ...string) error {
+	for _, a := range append([]string{word(r.service, r.name)}, also...) {
+		if !r.lab.denied(a) {
+			continue
+		}
+		text := fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the %s action", user, a, resource, a)
+		switch r.service {
+		case "ec2":
+			return refuse("UnauthorizedOperation", "You are not authorized to perform this operation. %s. Encoded authorization failure message: %s", text, encoded(a, resource))
+		case "ebs":
+			return &refusal{"AccessDeniedException", text, "UNAUTHORIZED_ACCOUNT", 403}
+		}
+		return refuse("AccessDenied", "%s", text)
+	}
+	return nil
+}
+
+// arn returns the ARN of a resource of EC2.
+func arn(of string) string {
+	return "arn:aws:ec2:" + region + ":" + account + ":" + strings.TrimPrefix(of, ":")
+}

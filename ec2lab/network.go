@@ -1,0 +1,271 @@
+package ec2lab
+
+import (
+	"strconv"
+	"strings"
+)
+
+// zone is an availability zone.
+type zone struct {
+	base
+	Name   string `xml:"zoneName"`
+	State  string `xml:"zoneState"`
+	Region string `xml:"regionName"`
+	ZoneID string `xml:"zoneId"`
+	Type   string `xml:"zoneType"`
+	OptIn  string `xml:"optInStatus"`
+}
+
+var zones = kind{word: "zone", param: "ZoneName", set: "availabilityZoneInfo", missing: "InvalidParameterValue", text: "Invalid availability zone: [%s]"}
+
+func (z *zone) kind() *kind  { return &zones }
+func (z *zone) id() string   { return z.Name }
+func (z *zone) line() string { return "" }
+func (z *zone) attrs() map[string][]string {
+	if z == nil {
+		z = &zone{}
+	}
+	return map[string][]string{"zone-name": {z.Name}, "state": {z.State}, "region-name": {z.Region}, "zone-id": {z.ZoneID}, "zone-type": {z.Type}, "opt-in-status": {z.OptIn}}
+}
+
+// vpc is a VPC.
+type vpc struct {
+	base
+	ID      string `xml:"vpcId"`
+	State   string `xml:"state"`
+	CIDR    string `xml:"cidrBlock"`
+	Default bool   `xml:"isDefault"`
+	Owner   string `xml:"ownerId"`
+}
+
+var vpcs = kind{word: "vpc", prefix: "vpc-", param: "VpcId", set: "vpcSet", missing: "InvalidVpcID.NotFound", text: "The vpc ID '%s' does not exist", malformed: "InvalidVpcID.Malformed", least: 5, most: 1000}
+
+func (v *vpc) kind() *kind  { return &vpcs }
+func (v *vpc) id() string   { return v.ID }
+func (v *vpc) line() string { return "" }
+func (v *vpc) attrs() map[string][]string {
+	if v == nil {
+		v = &vpc{}
+	}
+	return map[string][]string{"vpc-id": {v.ID}, "state": {v.State}, "cidr": {v.CIDR}, "is-default": {strconv.FormatBool(v.Default)}, "isDefault": {strconv.FormatBool(v.Default)}, "owner-id": {v.Owner}}
+}
+
+// subnet is a subnet of a VPC.
+type subnet struct {
+	base
+	ID      string `xml:"subnetId"`
+	State   string `xml:"state"`
+	VPC     string `xml:"vpcId"`
+	CIDR    string `xml:"cidrBlock"`
+	Free    int    `xml:"availableIpAddressCount"`
+	Zone    string `xml:"availabilityZone"`
+	ZoneID  string `xml:"availabilityZoneId"`
+	Default bool   `xml:"defaultForAz"`
+	Public  bool   `xml:"mapPublicIpOnLaunch"`
+	Owner   string `xml:"ownerId"`
+}
+
+var subnets = kind{word: "subnet", prefix: "subnet-", param: "SubnetId", set: "subnetSet", missing: "InvalidSubnetID.NotFound", text: "The subnet ID '%s' does not exist", malformed: "InvalidSubnetID.Malformed", least: 5, most: 1000}
+
+func (s *subnet) kind() *kind  { return &subnets }
+func (s *subnet) id() string   { return s.ID }
+func (s *subnet) line() string { return "" }
+func (s *subnet) attrs() map[string][]string {
+	if s == nil {
+		s = &subnet{}
+	}
+	byDefault := strconv.FormatBool(s.Default)
+	return map[string][]string{
+		"subnet-id": {s.ID}, "vpc-id": {s.VPC}, "state": {s.State}, "availability-zone": {s.Zone}, "availabilityZone": {s.Zone},
+		"availability-zone-id": {s.ZoneID}, "default-for-az": {byDefault}, "defaultForAz": {byDefault},
+		"map-public-ip-on-launch": {strconv.FormatBool(s.Public)}, "cidr-block": {s.CIDR}, "owner-id": {s.Owner},
+	}
+}
+
+// securityGroup is a security group.
+type securityGroup struct {
+	base
+	ID          string `xml:"groupId"`
+	Name        string `xml:"groupName"`
+	VPC         string `xml:"vpcId"`
+	Description string `xml:"groupDescription"`
+	Owner       string `xml:"ownerId"`
+}
+
+var securityGroups = kind{word: "security-group", prefix: "sg-", param: "GroupId", set: "securityGroupInfo", missing: "InvalidGroup.NotFound", text: "The security group '%s' does not exist", malformed: "InvalidGroupId.Malformed", least: 5, most: 1000}
+
+func (g *securityGroup) kind() *kind  { return &securityGroups }
+func (g *securityGroup) id() string   { return g.ID }
+func (g *securityGroup) line() string { return "" }
+func (g *securityGroup) attrs() map[string][]string {
+	if g == nil {
+		g = &securityGroup{}
+	}
+	return map[string][]string{"group-id": {g.ID}, "group-name": {g.Name}, "vpc-id": {g.VPC}, "description": {g.Description}, "owner-id": {g.Owner}}
+}
+
+// keyPair is a key pair.
+type keyPair struct {
+	base
+	ID          string `xml:"keyPairId"`
+	Name        string `xml:"keyName"`
+	Fingerprint string `xml:"keyFingerprint"`
+	Type        string `xml:"keyType"`
+}
+
+var keyPairs = kind{word: "key-pair", param: "KeyName", set: "keySet", missing: "InvalidKeyPair.NotFound", text: "The key pair '%s' does not exist"}
+
+func (k *keyPair) kind() *kind  { return &keyPairs }
+func (k *keyPair) id() string   { return k.Name }
+func (k *keyPair) line() string { return "" }
+func (k *keyPair) attrs() map[string][]string {
+	if k == nil {
+		k = &keyPair{}
+	}
+	return map[string][]string{"key-name": {k.Name}, "key-pair-id": {k.ID}, "fingerprint": {k.Fingerprint}}
+}
+
+// address is an Elastic IP.
+type address struct {
+	base
+	ID          string `xml:"allocationId"`
+	IP          string `xml:"publicIp"`
+	Domain      string `xml:"domain"`
+	Association string `xml:"associationId,omitempty"`
+	Instance    string `xml:"instanceId,omitempty"`
+	Interface   string `xml:"networkInterfaceId,omitempty"`
+	Private     string `xml:"privateIpAddress,omitempty"`
+}
+
+var addresses = kind{word: "elastic-ip", prefix: "eipalloc-", param: "AllocationId", set: "addressesSet", missing: "InvalidAllocationID.NotFound", text: "The allocation ID '%s' does not exist", malformed: "InvalidAllocationID.Malformed"}
+
+func (a *address) kind() *kind  { return &addresses }
+func (a *address) id() string   { return a.ID }
+func (a *address) line() string { return strings.TrimSpace("address " + a.ID + " " + a.Instance) }
+func (a *address) attrs() map[string][]string {
+	if a == nil {
+		a = &address{}
+	}
+	return map[string][]string{
+		"allocation-id": {a.ID}, "public-ip": {a.IP}, "association-id": {a.Association}, "instance-id": {a.Instance},
+		"domain": {a.Domain}, "network-interface-id": {a.Interface}, "private-ip-address": {a.Private},
+	}
+}
+
+// furnish puts into the lab what an account has from the start.
+func (l *Lab) furnish() {
+	l.furnishTypes()
+	l.furnishImages()
+	v := &vpc{ID: newID("vpc-"), State: "available", CIDR: "172.31.0.0/16", Default: true, Owner: account}
+	l.add(v)
+	for i, letter := range []string{"a", "b", "c", "a"} {
+		n := strconv.Itoa(i + 1)
+		if i < 3 {
+			l.add(&zone{Name: region + letter, State: "available", Region: region, ZoneID: "euw1-az" + n, Type: "availability-zone", OptIn: "opt-in-not-required"})
+		}
+		l.add(&subnet{
+			ID: newID("subnet-"), State: "available", VPC: v.ID, CIDR: "172.31." + strconv.Itoa(16*i) + ".0/20", Free: 4091,
+			Zone: region + letter, ZoneID: "euw1-az" + strconv.Itoa(i%3+1), Default: i < 3, Public: i < 3, Owner: account,
+		})
+	}
+	l.add(&securityGroup{ID: newID("sg-"), Name: "default", VPC: v.ID, Description: "default VPC security group", Owner: account})
+	l.add(&keyPair{ID: newID("key-"), Name: "ann", Fingerprint: "1f:51:ae:28:bf:89:e9:d8:1f:25:5d:37:2d:7d:b8:ca:9f:f5:f1:6f", Type: "rsa"})
+	l.add(&address{ID: newID("eipalloc-"), IP: l.nextAddress(), Domain: "vpc"})
+	l.targets.ARN = "arn:aws:elasticloadbalancing:" + region + ":" + account + ":targetgroup/web/73e2d6bc24d8a067"
+	l.targets.VPC = v.ID
+}
+
+// ids returns the ids of the resources of a type, in the order of creation.
+func ids[T resource](l *Lab) (all []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for r := range kept[T](l) {
+		all = append(all, r.id())
+	}
+	return all
+}
+
+// Subnets returns the subnets of eu-west-1a, b and c. Instances in them get public
+// addresses.
+func (l *Lab) Subnets() []string { return ids[*subnet](l)[:3] }
+
+// PrivateSubnet returns a subnet of eu-west-1a whose instances get no public address.
+func (l *Lab) PrivateSubnet() string { return ids[*subnet](l)[3] }
+
+// SecurityGroup returns the default security group.
+func (l *Lab) SecurityGroup() string { return ids[*securityGroup](l)[0] }
+
+// ElasticIP returns the allocation id of an Elastic IP.
+func (l *Lab) ElasticIP() string { return ids[*address](l)[0] }
+
+func associateAddress(r *request) (any, error) {
+	id := r.get("AllocationId")
+	if err := r.allow(arn("elastic-ip/" + id)); err != nil {
+		return nil, err
+	}
+	a, err := find[*address](r.lab, id)
+	if err != nil {
+		return nil, err
+	}
+	if r.has("PublicIp") || r.has("NetworkInterfaceId") || !r.has("InstanceId") {
+		return nil, refuse("InvalidParameterCombination", "The lab needs AllocationId and InstanceId")
+	}
+	i, err := find[*instance](r.lab, r.get("InstanceId"))
+	if err != nil {
+		return nil, err
+	}
+	if i.State.Name != "running" && i.State.Name != "stopped" {
+		return nil, refuse("InvalidInstanceID", "The %s instance '%s' is not in a valid state for this operation.", i.State.Name, i.ID)
+	}
+	if a.Instance != "" && a.Instance != i.ID && !r.bool("AllowReassociation", true) {
+		return nil, refuse("Resource.AlreadyAssociated", "resource %s is already associated with associate-id %s", id, a.Association)
+	}
+	if err := r.dry(); err != nil {
+		return nil, err
+	}
+	if a.Instance != i.ID {
+		for o := range kept[*address](r.lab) {
+			if o.Instance == i.ID {
+				r.lab.release(o)
+			}
+		}
+		r.lab.release(a)
+		a.Association, a.Instance, a.Interface, a.Private = newID("eipassoc-"), i.ID, i.Interfaces[0].ID, i.PrivateIP
+		i.setPublic(a.IP)
+	}
+	return struct {
+		Return      bool   `xml:"return"`
+		Association string `xml:"associationId"`
+	}{true, a.Association}, nil
+}
+
+// release takes an Elastic IP from its instance, which gets another address if its
+// subnet gives some.
+func (l *Lab) release(a *address) {
+	for i := range kept[*instance](l) {
+		if i.ID == a.Instance && i.State.Name != "terminated" {
+			i.setPublic("")
+			if i.public {
+				i.setPublic(l.nextAddress())
+			}
+		}
+	}
+	a.Association, a.Instance, a.Interface, a.Private = "", "", "", ""
+}
+
+func disassociateAddress(r *request) (any, error) {
+	id := r.get("AssociationId")
+	if err := r.allow(arn("elastic-ip/*")); err != nil {
+		return nil, err
+	}
+	for a := range kept[*address](r.lab) {
+		if id != "" && a.Association == id {
+			if err := r.dry(); err != nil {
+				return nil, err
+			}
+			r.lab.release(a)
+			return done, nil
+		}
+	}
+	return nil, refuse("InvalidAssociationID.NotFound", "The association ID '%s' does not exist", id)
+}

@@ -1,0 +1,113 @@
+package ec2lab
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// instanceType is an instance type.
+type instanceType struct {
+	base
+	Name       string   `xml:"instanceType"`
+	Current    bool     `xml:"currentGeneration"`
+	FreeTier   bool     `xml:"freeTierEligible"`
+	Usage      []string `xml:"supportedUsageClasses>item"`
+	Roots      []string `xml:"supportedRootDeviceTypes>item"`
+	Virt       []string `xml:"supportedVirtualizationTypes>item"`
+	BareMetal  bool     `xml:"bareMetal"`
+	Hypervisor string   `xml:"hypervisor"`
+	Archs      []string `xml:"processorInfo>supportedArchitectures>item"`
+	VCPUs      int      `xml:"vCpuInfo>defaultVCpus"`
+	MiB        int      `xml:"memoryInfo>sizeInMiB"`
+	EBS        string   `xml:"ebsInfo>nvmeSupport"`
+	ENA        string   `xml:"networkInfo>enaSupport"`
+	Burstable  bool     `xml:"burstablePerformanceSupported"`
+	BootModes  []string `xml:"supportedBootModes>item"`
+}
+
+var instanceTypes = kind{
+	word: "instance-type", param: "InstanceType", set: "instanceTypeSet",
+	missing: "InvalidInstanceType", text: "The following supplied instance types do not exist: [%s]", least: 5, most: 100,
+}
+
+func (t *instanceType) kind() *kind  { return &instanceTypes }
+func (t *instanceType) id() string   { return t.Name }
+func (t *instanceType) line() string { return "" }
+func (t *instanceType) nitro() bool  { return t.Hypervisor == "nitro" }
+func (t *instanceType) attrs() map[string][]string {
+	if t == nil {
+		t = &instanceType{}
+	}
+	return map[string][]string{
+		"instance-type": {t.Name}, "current-generation": {strconv.FormatBool(t.Current)}, "hypervisor": {t.Hypervisor},
+		"bare-metal": {strconv.FormatBool(t.BareMetal)}, "supported-virtualization-type": t.Virt, "supported-boot-mode": t.BootModes,
+		"processor-info.supported-architecture": t.Archs, "supported-root-device-type": t.Roots, "supported-usage-class": t.Usage,
+		"network-info.ena-support": {t.ENA}, "memory-info.size-in-mib": {strconv.Itoa(t.MiB)},
+		"vcpu-info.default-vcpus": {strconv.Itoa(t.VCPUs)}, "free-tier-eligible": {strconv.FormatBool(t.FreeTier)},
+		"burstable-performance-supported": {strconv.FormatBool(t.Burstable)},
+	}
+}
+
+// offers are the instance types: name, current, hypervisor, virtualization, boot modes,
+// architectures, root devices, processors, MiB.
+var offers = [][9]string{
+	{"t1.micro", "old", "xen", "hvm paravirtual", "legacy-bios", "i386 x86_64", "ebs", "1", "627"},
+	{"m1.small", "old", "xen", "hvm paravirtual", "legacy-bios", "i386 x86_64", "ebs instance-store", "1", "1740"},
+	{"m3.medium", "old", "xen", "hvm paravirtual", "legacy-bios", "x86_64", "ebs instance-store", "1", "3840"},
+	{"c3.large", "old", "xen", "hvm paravirtual", "legacy-bios", "i386 x86_64", "ebs instance-store", "2", "3840"},
+	{"t2.micro", "current", "xen", "hvm", "legacy-bios", "i386 x86_64", "ebs", "1", "1024"},
+	{"t3.micro", "current", "nitro", "hvm", "legacy-bios uefi", "x86_64", "ebs", "2", "1024"},
+	{"m5.large", "old", "nitro", "hvm", "legacy-bios uefi", "x86_64", "ebs", "2", "8192"},
+	{"c7g.large", "current", "nitro", "hvm", "uefi", "arm64", "ebs", "2", "4096"},
+}
+
+func (l *Lab) furnishTypes() {
+	for _, o := range offers {
+		t := &instanceType{
+			Name: o[0], Current: o[1] == "current", Hypervisor: o[2], Virt: strings.Fields(o[3]), BootModes: strings.Fields(o[4]),
+			Archs: strings.Fields(o[5]), Roots: strings.Fields(o[6]), Usage: []string{"on-demand", "spot"},
+			ENA: "unsupported", EBS: "unsupported", FreeTier: o[0] == "t2.micro" || o[0] == "t3.micro",
+			Burstable: strings.HasPrefix(o[0], "t2") || strings.HasPrefix(o[0], "t3"),
+		}
+		t.VCPUs, _ = strconv.Atoi(o[7])
+		t.MiB, _ = strconv.Atoi(o[8])
+		if t.nitro() {
+			t.ENA, t.EBS = "required", "required"
+		}
+		l.add(t)
+	}
+}
+
+// offered reports whether a zone has an instance type.
+func (l *Lab) offered(instanceType, zone string) bool { return !l.withdrawn[instanceType+" "+zone] }
+
+// offering is a type in a place.
+type offering struct {
+	Type     string `xml:"instanceType"`
+	Kind     string `xml:"locationType"`
+	Location string `xml:"location"`
+}
+
+func describeOfferings(r *request) (any, error) {
+	match, err := r.filter(map[string][]string{"instance-type": nil, "location": nil})
+	if err != nil {
+		return nil, err
+	}
+	by := r.or("LocationType", "region")
+	var all []offering
+	for t := range kept[*instanceType](r.lab) {
+		for z := range kept[*zone](r.lab) {
+			place := map[string]string{"region": region, "availability-zone": z.Name, "availability-zone-id": z.ZoneID}[by]
+			o := offering{t.Name, by, place}
+			if r.lab.offered(t.Name, z.Name) && !slices.Contains(all, o) {
+				all = append(all, o)
+			}
+		}
+	}
+	all, next, err := cutPage(r, &kind{least: 5, most: 1000}, false, all)
+	all = slices.DeleteFunc(all, func(o offering) bool {
+		return !match(nil, map[string][]string{"instance-type": {o.Type}, "location": {o.Location}})
+	})
+	return page{listed("instanceTypeOfferingSet", all), next}, err
+}
