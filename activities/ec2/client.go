@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"time"
 
@@ -38,7 +39,9 @@ const callTimeout = 20 * time.Second
 func open(ctx context.Context, s settings) (*cloud, error) {
 	const op = "read the AWS configuration"
 	// A plain http.Client fails if AWS_CA_BUNDLE is set.
-	client := awshttp.NewBuildableClient().WithTimeout(callTimeout)
+	client := awshttp.NewBuildableClient().WithTimeout(callTimeout).WithTransportOptions(func(t *http.Transport) {
+		t.MaxIdleConnsPerHost = maxConnections // for uploads; the default is 10
+	})
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithSharedConfigProfile(s.Profile), config.WithRegion(s.Region), config.WithHTTPClient(client),
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }))

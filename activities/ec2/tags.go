@@ -22,6 +22,11 @@ const (
 	tagUse = "morgana:use:"
 	// tagReady says how an instance became ready.
 	tagReady = "morgana:ready"
+	// tagBlocks has the list of a snapshot's blocks, for a later snapshot's upload: size,
+	// SHA-256 and URI of the artifact.
+	tagBlocks = "morgana:blocks"
+	// tagParent has the id of the snapshot that a snapshot was begun from.
+	tagParent = "morgana:parent"
 )
 
 // tagsOf returns the tags of a resource of a rollout. The Name is what EC2's console shows.

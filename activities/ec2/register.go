@@ -1,0 +1,212 @@
+package ec2
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Register makes a snapshot of the disk and an AMI of the snapshot. If a rollout of this
+// life has made them of the same image, it adopts them and sends nothing. An upload that
+// was cut off goes on, and a snapshot of an earlier image of this life is its parent: only
+// blocks that differ are sent.
+//
+// Errors: Unauthorized names the missing permission. Conflict: another AMI of the account
+// has the name.
+func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
+	reg, err := t.register(ctx, img)
+	if err != nil {
+		return step.Registration{}, step.During("register image", err)
+	}
+	return reg, nil
+}
+
+// registering is one call of Register.
+type registering struct {
+	*Target
+	cloud  *cloud
+	img    step.Image
+	folder string // the rollout's name
+	ami    ami
+	tags   []types.Tag // of a snapshot and of an AMI
+	use    types.Tag   // is one of tags
+}
+
+func (t *Target) register(ctx context.Context, img step.Image) (step.Registration, error) {
+	reg := step.Registration{Spec: img.Spec, Digest: img.Digest}
+	if err := img.Valid(); err != nil {
+		return reg, err
+	}
+	if got := step.DigestOf(img.Files); got != img.Digest {
+		return reg, step.Invalid("digest", "deploy again", "the image's files have digest %s, not %s", got, img.Digest)
+	}
+	r := &registering{Target: t, img: img}
+	if err := r.prepare(ctx); err != nil {
+		return reg, err
+	}
+	found, err := r.images(ctx, append(matching(img.Spec.Tags), filter("tag:"+tagDigest, img.Digest), filter("state", "available", "pending"))...)
+	if err != nil {
+		return reg, err
+	}
+	if reg.Adopted = len(found) > 0; reg.Adopted {
+		reg.ID = aws.ToString(found[0].ImageId)
+		ids := []string{reg.ID}
+		for _, m := range found[0].BlockDeviceMappings {
+			if m.Ebs != nil && m.Ebs.SnapshotId != nil {
+				ids = append(ids, *m.Ebs.SnapshotId)
+			}
+		}
+		if err := r.adopt(ctx, found[0].Tags, ids...); err != nil {
+			return reg, err
+		}
+	} else {
+		snapshot, err := r.snapshot(ctx)
+		if err != nil {
+			return reg, err
+		}
+		if reg.ID, reg.Adopted, err = r.image(ctx, snapshot); err != nil {
+			return reg, err
+		}
+	}
+	return reg, r.available(ctx, reg.ID)
+}
+
+// prepare reads the image's ami.json and opens the account.
+func (r *registering) prepare(ctx context.Context) error {
+	s, err := read(r.img.Spec.Options)
+	if err != nil {
+		return err
+	}
+	if r.folder, err = r.img.Spec.Folder(); err != nil {
+		return err
+	}
+	if r.tags, err = tagsOf(r.img.Spec.Tags); err != nil {
+		return err
+	}
+	if r.use, err = useTag(r.img.Spec.Tags); err != nil {
+		return err
+	}
+	r.tags = append(r.tags, tag(tagDigest, r.img.Digest), r.use)
+	for _, name := range []string{packedDisk, blocksFile, amiFile} {
+		if _, ok := step.FileNamed(r.img.Files, name); !ok {
+			return step.Invalid("", "only images of the ec2 target can be registered here", "the image has no %s", name)
+		}
+	}
+	config, err := r.site.Store.Open(ctx, r.file(amiFile))
+	if err != nil {
+		return err
+	}
+	b, err := io.ReadAll(io.LimitReader(config, 1<<20))
+	if err := errors.Join(err, config.Close()); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, &r.ami); err != nil {
+		return step.Invalid("", "deploy again", "the image's file %s: %w", amiFile, err)
+	}
+	step.Report(ctx, step.Progress{Note: "asking EC2 for the image"})
+	if r.cloud, err = open(ctx, s); err == nil {
+		err = r.cloud.own(ctx)
+	}
+	return err
+}
+
+// file returns a file of the image. prepare has seen that it is there.
+func (r *registering) file(name string) step.Artifact {
+	a, _ := step.FileNamed(r.img.Files, name)
+	return a
+}
+
+// images lists the account's AMIs that the filters find.
+func (r *registering) images(ctx context.Context, filters ...types.Filter) ([]types.Image, error) {
+	return gather(ctx, "list AMIs", ec2.NewDescribeImagesPaginator(r.cloud.ec2, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: filters}),
+		func(page *ec2.DescribeImagesOutput) []types.Image { return page.Images })
+}
+
+// adopt adds the rollout's use to resources. have are the tags of the first of them.
+func (r *registering) adopt(ctx context.Context, have []types.Tag, ids ...string) error {
+	for _, t := range have {
+		if aws.ToString(t.Key) == *r.use.Key {
+			return nil
+		}
+	}
+	_, err := r.cloud.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: []types.Tag{r.use}})
+	if err != nil {
+		return failed("tag the image", err)
+	}
+	return nil
+}
+
+// image registers an AMI of the snapshot. RegisterImage has no client token. If its answer
+// was lost, the name is taken, by an AMI with our tags.
+func (r *registering) image(ctx context.Context, snapshot string) (id string, adopted bool, err error) {
+	step.Report(ctx, step.Progress{Note: "registering the image"})
+	name := fmt.Sprintf("morgana/%s/%.12s", r.folder, r.img.Digest)
+	in := &ec2.RegisterImageInput{
+		Name: &name, Description: aws.String("made by morgana"),
+		// AWS's defaults are i386 and paravirtual.
+		Architecture: types.ArchitectureValues(r.ami.Architecture), VirtualizationType: &r.ami.Virtualization,
+		BootMode: types.BootModeValues(r.ami.BootMode), RootDeviceName: aws.String(r.ami.rootDevice()),
+		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String(r.ami.rootDevice()),
+			Ebs: &types.EbsBlockDevice{SnapshotId: &snapshot, DeleteOnTermination: aws.Bool(true), VolumeType: types.VolumeTypeGp3}}},
+		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeImage, Tags: r.tags}},
+	}
+	if r.ami.KernelID != "" {
+		in.KernelId = &r.ami.KernelID
+	}
+	if r.ami.Virtualization == virtHVM {
+		in.EnaSupport = aws.Bool(true) // without it Nitro types refuse the AMI
+	}
+	out, err := r.cloud.ec2.RegisterImage(ctx, in)
+	switch {
+	case err == nil:
+		return aws.ToString(out.ImageId), false, nil
+	case code(err) != "InvalidAMIName.Duplicate":
+		return "", false, failed("register "+name, err)
+	}
+	var found []types.Image
+	there, err := poll(ctx, visible, func() (bool, error) {
+		var err error
+		found, err = r.images(ctx, filter("name", name))
+		return len(found) > 0, err
+	})
+	if err != nil || !there {
+		return "", false, errors.Join(err, errors.New("EC2 says that the name "+name+" is taken, but lists no such AMI yet"))
+	}
+	id = aws.ToString(found[0].ImageId)
+	if made, ok := owner(found[0].Tags); !ok || !r.img.Spec.Match(made) || value(found[0].Tags, tagDigest) != r.img.Digest {
+		return "", false, &step.Error{Kind: step.Conflict, Err: fmt.Errorf("the AMI %s, which morgana did not make, has the name %s", id, name),
+			Hint: "deregister it or deploy under another app name; morgana never changes it"}
+	}
+	return id, true, nil
+}
+
+// available waits until an AMI can be used.
+func (r *registering) available(ctx context.Context, id string) error {
+	var state types.ImageState
+	ok, err := poll(ctx, visible, func() (bool, error) {
+		out, err := r.cloud.ec2.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{id}})
+		switch {
+		case gone(err):
+			return false, nil
+		case err != nil:
+			return false, failed("describe "+id, err)
+		case len(out.Images) == 0:
+			return false, nil
+		}
+		state = out.Images[0].State
+		return state == types.ImageStateAvailable, nil
+	})
+	if err == nil && !ok {
+		err = fmt.Errorf("the AMI %s is not available after %s, its state is %q", id, visible.Round(time.Second), state)
+	}
+	return err
+}

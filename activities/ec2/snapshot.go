@@ -1,0 +1,315 @@
+package ec2
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ebs"
+	ebstypes "github.com/aws/aws-sdk-go-v2/service/ebs/types"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// idleMinutes is how long AWS keeps a snapshot to which no block is sent. A worker
+	// may be down for less.
+	idleMinutes = 180
+	// completing is how long a try waits for a snapshot to be completed.
+	completing = 15 * time.Minute
+	// completedReads is how often in a row a snapshot must be completed: AWS's answers
+	// are not consistent.
+	completedReads = 3
+	// maxBroken is how many snapshots of a rollout may end in state error.
+	maxBroken = 3
+)
+
+// found are the snapshots of this life that concern a rollout.
+type found struct {
+	all    []types.Snapshot // the newest first
+	done   *types.Snapshot  // has the whole image
+	begun  *types.Snapshot  // is this rollout's, with a part of the image
+	broken []types.Snapshot // are this rollout's, in state error
+}
+
+func (r *registering) find(ctx context.Context) (f found, err error) {
+	f.all, err = gather(ctx, "list snapshots",
+		ec2.NewDescribeSnapshotsPaginator(r.cloud.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: matching(r.img.Spec.Tags)}),
+		func(page *ec2.DescribeSnapshotsOutput) []types.Snapshot { return page.Snapshots })
+	if err != nil {
+		return f, err
+	}
+	slices.SortFunc(f.all, func(a, b types.Snapshot) int {
+		return cmp.Or(aws.ToTime(b.StartTime).Compare(aws.ToTime(a.StartTime)), cmp.Compare(*a.SnapshotId, *b.SnapshotId))
+	})
+	for i, s := range f.all {
+		made, _ := owner(s.Tags)
+		mine := r.img.Spec.Match(made)
+		same := value(s.Tags, tagDigest) == r.img.Digest
+		switch {
+		case same && s.State == types.SnapshotStateCompleted && f.done == nil:
+			f.done = &f.all[i]
+		case same && mine && s.State == types.SnapshotStatePending && f.begun == nil:
+			f.begun = &f.all[i]
+		case mine && s.State == types.SnapshotStateError:
+			f.broken = append(f.broken, s)
+		}
+	}
+	return f, nil
+}
+
+// snapshot returns the id of a completed snapshot of the image: one that is there, the one
+// that an earlier try began, or a new one. Then it deletes this rollout's broken ones:
+// until then their number tells the client token of the next.
+func (r *registering) snapshot(ctx context.Context) (id string, err error) {
+	f, err := r.find(ctx)
+	if err != nil {
+		return "", err
+	}
+	if f.done != nil {
+		id = *f.done.SnapshotId
+		err = r.adopt(ctx, f.done.Tags, id)
+	} else {
+		id, err = r.send(ctx, f)
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, s := range f.broken {
+		if err := r.remove(ctx, *s.SnapshotId); err != nil {
+			return "", err
+		}
+	}
+	return id, nil
+}
+
+func (r *registering) remove(ctx context.Context, snapshot string) error {
+	_, err := r.cloud.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &snapshot})
+	if err != nil && !gone(err) {
+		return failed("delete "+snapshot, err)
+	}
+	return nil
+}
+
+// send sends the image to the snapshot that an earlier try began, or to a new one.
+func (r *registering) send(ctx context.Context, f found) (id string, err error) {
+	if n := len(f.broken); n >= maxBroken {
+		return "", &step.Error{Kind: step.Conflict, Err: fmt.Errorf("%d snapshots failed, the last: %s", n, aws.ToString(f.broken[0].StateMessage)),
+			Hint: "see the snapshot " + *f.broken[0].SnapshotId + " in AWS's console"}
+	}
+	list, err := readBlocks(ctx, r.site.Store, r.file(blocksFile))
+	if err != nil {
+		return "", err
+	}
+	if list.end() > r.ami.gibibytes()*gibi {
+		return "", step.Invalid("", "deploy again", "the image's file %s has a block beyond the disk's end", blocksFile)
+	}
+	p := r.parentOf(ctx, f)
+	if f.begun != nil {
+		id = *f.begun.SnapshotId
+		if begunFrom := value(f.begun.Tags, tagParent); begunFrom != p.id {
+			// The blocks that it lacks are not known.
+			return "", errors.Join(r.remove(ctx, id), fmt.Errorf("the snapshot %s cannot be continued: the blocks of its parent %s are not known", id, begunFrom))
+		}
+	} else if id, err = r.start(ctx, len(f.broken), &p); err != nil {
+		return "", err
+	}
+	if p.why != "" {
+		p.why = " (all blocks: " + p.why + ")"
+	}
+	return id, r.fill(ctx, id, list.since(p.blocks), p.why)
+}
+
+// parent is the snapshot from which another is begun.
+type parent struct {
+	id     string // "": none
+	blocks blocks
+	why    string // why there is none, if an earlier snapshot is there
+}
+
+// parentOf chooses the parent of the image's snapshot: that of the begun one, or the newest
+// that can be one.
+func (r *registering) parentOf(ctx context.Context, f found) (p parent) {
+	only := ""
+	if f.begun != nil {
+		if only = value(f.begun.Tags, tagParent); only == "" {
+			return p
+		}
+	}
+	for _, s := range f.all {
+		id := *s.SnapshotId
+		if s.State != types.SnapshotStateCompleted || only != "" && id != only {
+			continue
+		}
+		var why string
+		switch {
+		case int64(aws.ToInt32(s.VolumeSize)) > r.ami.gibibytes():
+			why = "is larger"
+		case aws.ToBool(s.Encrypted) != r.ami.Encrypted:
+			why = "is not encrypted alike"
+		default:
+			a, ok := parseBlocksTag(value(s.Tags, tagBlocks))
+			if list, err := readBlocks(ctx, r.site.Store, a); !ok || err != nil {
+				why = "has no list of its blocks in the store"
+			} else {
+				return parent{id: id, blocks: list}
+			}
+		}
+		p.why = cmp.Or(p.why, id+" "+why)
+	}
+	return p
+}
+
+// maxTag is the longest value of a tag.
+const maxTag = 256
+
+// tagText matches a tag's value that AWS takes everywhere.
+var tagText = regexp.MustCompile(`^[\pL\pN +=.:/@_-]*$`)
+
+// blocksTag returns the tag that names a list of blocks, false if a tag cannot.
+func blocksTag(a step.Artifact) (types.Tag, bool) {
+	text := fmt.Sprintf("%d %s %s", a.Size, a.SHA256, a.URI)
+	return tag(tagBlocks, text), len(text) <= maxTag && tagText.MatchString(text)
+}
+
+func parseBlocksTag(text string) (a step.Artifact, ok bool) {
+	n, err := fmt.Sscanf(text, "%d %s %s", &a.Size, &a.SHA256, &a.URI)
+	return a, n == 3 && err == nil
+}
+
+// start starts a snapshot. If AWS refuses the parent, as it does one that is not encrypted
+// in an account that encrypts by default, the snapshot has none.
+func (r *registering) start(ctx context.Context, broken int, p *parent) (id string, err error) {
+	token, err := r.img.Spec.Token(fmt.Sprintf("snapshot %d %s %s", broken, r.img.Digest, p.id))
+	if err != nil {
+		return "", err
+	}
+	in := &ebs.StartSnapshotInput{VolumeSize: aws.Int64(r.ami.gibibytes()), ClientToken: &token,
+		Description: aws.String("morgana " + r.folder), Timeout: aws.Int32(idleMinutes)}
+	tags := slices.Clone(r.tags)
+	if t, ok := blocksTag(r.file(blocksFile)); ok {
+		tags = append(tags, t)
+	}
+	switch { // AWS takes only one of both
+	case p.id != "":
+		in.ParentSnapshotId = &p.id
+		tags = append(tags, tag(tagParent, p.id))
+	case r.ami.Encrypted:
+		in.Encrypted = aws.Bool(true)
+	}
+	for _, t := range tags {
+		in.Tags = append(in.Tags, ebstypes.Tag{Key: t.Key, Value: t.Value})
+	}
+	step.Report(ctx, step.Progress{Note: "starting a snapshot"})
+	out, err := r.cloud.ebs.StartSnapshot(ctx, in)
+	switch what := code(err); {
+	case err == nil:
+		return aws.ToString(out.SnapshotId), nil
+	case p.id != "" && (what == "ValidationException" || what == noSnapshot):
+		*p = parent{why: "AWS does not take " + p.id + " as parent"}
+		return r.start(ctx, broken, p)
+	}
+	return "", failed("start a snapshot", err)
+}
+
+// fill sends blocks to a snapshot and completes it.
+func (r *registering) fill(ctx context.Context, id string, list blocks, note string) error {
+	last, _ := step.Resume(ctx)
+	sent, err := openSent(filepath.Join(r.machines.Root(), "uploads"), id, list, last)
+	if err != nil {
+		return err
+	}
+	defer sent.file.Close() //nolint:errcheck // each line is written at once
+	if !sent.all() {
+		if err := r.upload(ctx, id, list, sent, note); err != nil {
+			return err
+		}
+	}
+	count := int32(len(list)) //nolint:gosec // indices are int32
+	sum := list.checksum()
+	_, err = r.cloud.ebs.CompleteSnapshot(ctx, &ebs.CompleteSnapshotInput{SnapshotId: &id, ChangedBlocksCount: &count,
+		Checksum: &sum, ChecksumAlgorithm: ebstypes.ChecksumAlgorithmChecksumAlgorithmSha256, ChecksumAggregationMethod: ebstypes.ChecksumAggregationMethodChecksumAggregationLinear})
+	limit := completing
+	switch code(err) {
+	case "ValidationException", "ConflictException", noSnapshot: // an earlier try may have completed it
+		err, limit = passing(failed("complete "+id, err)), visible
+	default:
+		if err != nil {
+			return failed("complete "+id, err)
+		}
+	}
+	if done, waited := r.completed(ctx, id, limit); waited != nil {
+		return waited
+	} else if !done {
+		return cmp.Or(err, fmt.Errorf("AWS has not completed the snapshot %s in %s", id, limit))
+	}
+	return sent.remove()
+}
+
+// upload unpacks the disk, sparse, and sends its blocks.
+func (r *registering) upload(ctx context.Context, id string, list blocks, sent *sent, note string) (err error) {
+	folder, done, err := r.machines.Scratch(r.img.Spec.Tags)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	packed, err := r.site.Store.Open(ctx, r.file(packedDisk))
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(folder, "disk")
+	step.Report(ctx, step.Progress{Note: "unpacking the disk"})
+	if err := errors.Join(disk.Unpack(ctx, packed, path), packed.Close()); err != nil {
+		return machine.TooBig(err, folder, "size", fmt.Sprintf("%d GiB", r.ami.gibibytes()))
+	}
+	// The parent may have blocks behind the disk's end, which are sent as zeros.
+	if err := os.Truncate(path, r.ami.gibibytes()*gibi); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	u := &upload{ebs: r.cloud.ebs, snapshot: id, disk: f, blocks: list, sent: sent, note: note,
+		first: firstConnections, most: maxConnections, patience: operationTimeout}
+	return u.run(ctx)
+}
+
+// completed waits until a snapshot is completed. It returns false if that takes longer than
+// limit. A snapshot that failed is an error, and the next try starts another.
+func (r *registering) completed(ctx context.Context, id string, limit time.Duration) (bool, error) {
+	reads := 0
+	return poll(ctx, limit, func() (bool, error) {
+		out, err := r.cloud.ec2.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{id}})
+		if gone(err) || err == nil && len(out.Snapshots) == 0 {
+			reads = 0
+			return false, nil
+		}
+		if err != nil {
+			return false, failed("describe "+id, err)
+		}
+		s := out.Snapshots[0]
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s: %s %s", id, s.State, aws.ToString(s.Progress))})
+		switch s.State {
+		case types.SnapshotStateError:
+			return false, fmt.Errorf("the snapshot %s failed: %s", id, aws.ToString(s.StateMessage))
+		case types.SnapshotStateCompleted:
+			reads++
+		default:
+			reads = 0
+		}
+		return reads == completedReads, nil
+	})
+}
