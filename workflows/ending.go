@@ -59,7 +59,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 	defer cancel()
 	e := d.destroy
 	places := d.places()
-	together(ctx, places, func(ctx workflow.Context, _ int, p *place) {
+	together(ctx, places, func(ctx workflow.Context, p *place) {
 		var removed step.Destroyed
 		removed, p.err = p.act.run(ctx, o)
 		for _, r := range removed.Removed {

@@ -48,6 +48,7 @@ func (u *Undo) run(ctx workflow.Context, o workflow.ActivityOptions) (removed st
 	if u.Machine != nil {
 		in = u.Machine
 	}
+	u.Failure = ""
 	err = execute(ctx, u.Step, u.Host, o, u.Name, in, &removed)
 	if err != nil {
 		workflow.GetLogger(ctx).Error("undo", "name", u.Name, "error", err)
@@ -130,20 +131,11 @@ func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (rema
 	return remains
 }
 
-// runTogether runs all acts at the same time and returns those that failed, except acts
-// with Guess set.
-func (l undoList) runTogether(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
-	failed := make([]bool, len(l))
-	together(ctx, l, func(ctx workflow.Context, i int, u *Undo) {
-		_, err := u.run(ctx, o)
-		failed[i] = err != nil && !u.Guess
-	})
-	for i, u := range l {
-		if failed[i] {
-			remains = append(remains, u)
-		}
-	}
-	return remains
+// runTogether runs all acts at the same time and returns those that failed, without
+// guesses.
+func (l undoList) runTogether(ctx workflow.Context, o workflow.ActivityOptions) undoList {
+	together(ctx, l, func(ctx workflow.Context, u *Undo) { _, _ = u.run(ctx, o) }) // u.Failure says how it went
+	return slices.DeleteFunc(l, func(u *Undo) bool { return u.Failure == "" || u.Guess })
 }
 
 func (l undoList) left() (texts []string) {
@@ -155,13 +147,13 @@ func (l undoList) left() (texts []string) {
 
 // together calls do for all items at the same time and waits until all calls have
 // returned.
-func together[T any](ctx workflow.Context, items []T, do func(ctx workflow.Context, i int, item T)) {
+func together[T any](ctx workflow.Context, items []T, do func(ctx workflow.Context, item T)) {
 	all := workflow.NewWaitGroup(ctx)
-	for i, item := range items {
+	for _, item := range items {
 		all.Add(1)
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer all.Done()
-			do(ctx, i, item)
+			do(ctx, item)
 		})
 	}
 	all.Wait(ctx)
