@@ -107,6 +107,12 @@ func (d *deployment) rollout() error {
 		d.succeeded(next, out)
 		return nil
 	}
+	if e := d.destroy; e != nil {
+		e.result.Cancelled = slices.Insert(e.result.Cancelled, 0, next.Spec.Generation)
+		if canceled, ok := errors.AsType[*temporal.CanceledError](err); ok && canceled.HasDetails() {
+			_ = canceled.Details(&e.result.Destroyed) // details of another shape: not known
+		}
+	}
 	twin := temporal.IsWorkflowExecutionAlreadyStartedError(err)
 	if _, own := errors.AsType[*temporal.ApplicationError](err); own || twin || temporal.IsCanceledError(err) {
 		d.forget(next.Spec.Tags)

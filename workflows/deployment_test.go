@@ -38,7 +38,7 @@ func newSite(t *testing.T) *site {
 		s.ran = append(s.ran, in)
 		if err := workflow.Sleep(ctx, s.took); err != nil {
 			s.calls = append(s.calls, "rollout cancelled")
-			return Outcome{}, err
+			return Outcome{}, temporal.NewCanceledError(step.Destroyed{Removed: []string{"image 1"}})
 		}
 		if err := s.result[in.Spec.Generation]; err != nil {
 			f := Failure(err)
@@ -259,11 +259,11 @@ func TestDestroyFromAnotherFolderIsRefused(t *testing.T) {
 
 func TestDestroyCancelsTheRolloutThatIsGoingOn(t *testing.T) {
 	s := newSite(t)
-	var late *answer
+	var destroy, late *answer
 	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
 	s.after(time.Second, func() { s.update(UpdateDeploy, order("/a", "y")) })
 	s.after(time.Second, func() {
-		s.update(UpdateDestroy, DestroyRequest{})
+		destroy = s.update(UpdateDestroy, DestroyRequest{})
 		late = s.update(UpdateDeploy, order("/a", "z"))
 	})
 	if err := s.run(); err != nil {
@@ -271,6 +271,9 @@ func TestDestroyCancelsTheRolloutThatIsGoingOn(t *testing.T) {
 	}
 	if want := []string{"Clean lab", "Destroy lab generation 0", "rollout cancelled"}; !slices.Equal(slices.Sorted(slices.Values(s.calls)), want) {
 		t.Errorf("calls %q, want %q", s.calls, want)
+	}
+	if got, ok := destroy.got.(DestroyResult); !ok || !slices.Equal(got.Cancelled, []int{1, 2}) || !slices.Equal(got.Removed, []string{"image 1", "machine-0 of "}) {
+		t.Errorf("destroy says %+v, %v", destroy.got, destroy.err)
 	}
 	if f := Failure(late.err); f == nil || f.Kind != step.Conflict {
 		t.Errorf("a deploy while destroying: %+v", late)

@@ -24,6 +24,9 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyR
 		if d.Last.App == "" {
 			d.Last, d.LastRoute = in.Spec, in.Route
 		}
+		for _, q := range d.queue {
+			d.destroy.result.Cancelled = append(d.destroy.result.Cancelled, q.Spec.Generation)
+		}
 		d.queue = nil
 		if d.cancel != nil {
 			d.cancel()

@@ -44,6 +44,8 @@ type DestroyRequest struct {
 // DestroyResult is the result of the update "destroy".
 type DestroyResult struct {
 	step.Destroyed
+	// Cancelled are the generations whose rollouts it cancelled.
+	Cancelled []int `json:"cancelled,omitempty"`
 	// Left names the resources that were forgotten.
 	Left []string `json:"left,omitempty"`
 }

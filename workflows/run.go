@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -203,11 +204,13 @@ func (r *rollout) end(out *Outcome, err error) error {
 		if out.Unchanged { // otherwise retire has run the stale acts
 			r.stale = undoList(r.in.Stale).runTogether(ctx, destroyOptions())
 		}
-		r.stale = append(r.stale, r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())...)
+		_, trees := r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())
+		r.stale = append(r.stale, trees...)
 		out.Left, out.Remains = r.stale.left(), r.stale
 		return nil
 	}
 	_ = r.tellStage(ctx) // the rollout's error names the stage, too
+	var removed step.Destroyed
 	remains := slices.DeleteFunc(r.undo, func(u *Undo) bool { return u.never })
 	if r.in.Keep {
 		for _, u := range remains {
@@ -216,10 +219,10 @@ func (r *rollout) end(out *Outcome, err error) error {
 	} else {
 		r.status.Undoing = true
 		r.describe()
-		remains = remains.runAll(ctx, undoOptions())
+		removed, remains = remains.runAll(ctx, undoOptions())
 	}
-	if r.ctx.Err() != nil && len(remains) == 0 {
-		return r.ctx.Err() // cancelled, and nothing left
+	if r.ctx.Err() != nil && len(remains) == 0 { // cancelled, and nothing left
+		return temporal.NewCanceledError(removed)
 	}
 	failure := Failure(err)
 	failure.Left = append(failure.Left, remains.left()...)

@@ -118,17 +118,20 @@ func (l *undoList) take(s step.Step) (taken undoList) {
 	return taken
 }
 
-// runAll runs all acts in reverse order and returns those that failed.
-func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (remains undoList) {
+// runAll runs all acts in reverse order. It returns what they removed, and the acts that
+// failed.
+func (l undoList) runAll(ctx workflow.Context, o workflow.ActivityOptions) (all step.Destroyed, remains undoList) {
 	for _, u := range slices.Backward(l) {
 		if u.never {
 			continue
 		}
-		if _, err := u.run(ctx, o); err != nil {
+		removed, err := u.run(ctx, o)
+		if err != nil {
 			remains = append(remains, u)
 		}
+		all.Removed = append(all.Removed, removed.Removed...)
 	}
-	return remains
+	return all, remains
 }
 
 // runTogether runs all acts at the same time and returns those that failed, without
