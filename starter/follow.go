@@ -13,6 +13,7 @@ import (
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
@@ -49,7 +50,10 @@ func (f *follower) deploy(ctx context.Context, in workflows.DeployRequest, detac
 		return nil
 	}
 	out, err := f.follow(ctx, accepted)
-	f.settled(ctx, accepted.Tags)
+	if s := f.settled(ctx, accepted.Tags); s.Destroying && temporal.IsCanceledError(err) {
+		err = &step.Error{Op: accepted.RolloutID, Err: errors.New("cancelled: the deployment is being destroyed"),
+			Hint: "nothing of this deploy is left"}
+	}
 	if err != nil {
 		return f.failed(accepted.Tags, err)
 	}
@@ -81,16 +85,16 @@ func (f *follower) blamed() string {
 	return f.target.Name
 }
 
-// settled waits until the Deployment has recorded the rollout's end: status and
-// destroy read it there.
-func (f *follower) settled(ctx context.Context, t step.Tags) {
+// settled waits until the Deployment has recorded the rollout's end, which status and
+// destroy read there, and returns its status.
+func (f *follower) settled(ctx context.Context, t step.Tags) (s workflows.DeploymentStatus) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for {
-		var s workflows.DeploymentStatus
+		s = workflows.DeploymentStatus{}
 		answer, err := f.to.QueryWorkflow(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus)
 		if err != nil || answer.Get(&s) != nil || s.Rolling == nil || *s.Rolling != t || sleep(ctx, look/5) != nil {
-			return
+			return s
 		}
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/worker"
@@ -84,4 +86,41 @@ func TestHostIsGone(t *testing.T) {
 	want(0, "no deployment of two/dropped runs", "status", "two/dropped")
 	gone.Store(false) // it comes back, with what it has
 	want(0, "two/dropped: removed all", "destroy", "-t", "dropped")
+}
+
+// A destroy and the deploy that it cancels both say so.
+func TestDestroyCancelsADeploy(t *testing.T) {
+	to := withServer(t)
+	serveWorkflows(t, to)
+	begun := make(chan bool, 1)
+	serve(t, to, "moon", func(w worker.Worker) {
+		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, nil }, named("Check"))
+		w.RegisterActivityWithOptions(func(ctx context.Context, _ step.Spec) (step.Source, error) {
+			begun <- true
+			for ctx.Err() == nil {
+				activity.RecordHeartbeat(ctx)
+				time.Sleep(look / 5)
+			}
+			return step.Source{}, ctx.Err()
+		}, named("Configure"))
+		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) {
+			return step.Destroyed{Removed: []string{"the tree"}}, nil
+		}, named("Clean"))
+		w.RegisterActivityWithOptions(func(context.Context, step.Removal) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Destroy"))
+	})
+	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
+	ended := make(chan string)
+	go func() {
+		status, _, errOut := morgana(t, "deploy")
+		ended <- fmt.Sprint(status, " ", errOut)
+	}()
+	<-begun
+	const want = "two/low: cancelled the deploy of generation 1\ntwo/low: removed the tree\n"
+	if status, out, errOut := morgana(t, "destroy"); status != 0 || out != want {
+		t.Errorf("destroy: exit %d, %s%s", status, out, errOut)
+	}
+	if got := <-ended; got != "1 error: rollout/two/low/1: cancelled: the deployment is being destroyed\nhint: nothing of this deploy is left\n" {
+		t.Errorf("deploy: exit %s", got)
+	}
 }

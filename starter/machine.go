@@ -127,6 +127,9 @@ func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 	for _, left := range d.Left {
 		c.say("warning: %s: %s", name, cleanLine(left))
 	}
+	for _, generation := range d.Cancelled {
+		c.print("%s: cancelled the deploy of generation %d", name, generation)
+	}
 	if len(d.Removed) == 0 && len(d.Left) == 0 {
 		c.print("%s: nothing to remove", name)
 		return
