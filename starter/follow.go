@@ -32,8 +32,10 @@ type follower struct {
 	seen    map[step.Stage]workflows.StageState
 	// notes holds the notes of the current call of look, before those of the last one.
 	notes, before map[string]bool
-	// answered is the time of the last answer of a worker.
+	// answered is the time of the last answer of a worker. silent says that a note has
+	// told since that none comes.
 	answered time.Time
+	silent   bool
 }
 
 // deploy asks for the rollout and follows it to its end. A failure is shown
@@ -181,9 +183,9 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		}
 		switch {
 		case lost(err):
-			f.waits(accepted.Tags, f.to.noServer(f.answered))
+			f.unheard(accepted.Tags, f.to.noServer)
 		case time.Since(f.answered) > unanswered:
-			f.waits(accepted.Tags, f.to.noWorker(f.answered))
+			f.unheard(accepted.Tags, f.to.noWorker)
 		case time.Since(since) > 2*time.Second:
 			f.waits(accepted.Tags, "waiting for the rollout that is going on (morgana status)")
 		}
@@ -209,7 +211,7 @@ func (f *follower) dropped(ctx context.Context, t step.Tags) bool {
 	if err != nil || answer.Get(&s) != nil {
 		return false
 	}
-	f.answered = time.Now()
+	f.heard(t)
 	return !slices.Contains(s.Queued, t) && (s.Rolling == nil || *s.Rolling != t)
 }
 
@@ -218,8 +220,24 @@ func (f *follower) status(ctx context.Context, id, run string) (s workflows.Roll
 	if err != nil {
 		return s, err
 	}
+	err = answer.Get(&s)
+	f.heard(s.Tags)
+	return s, err
+}
+
+// heard notes an answer of a worker, and shows that one answers again.
+func (f *follower) heard(t step.Tags) {
 	f.answered = time.Now()
-	return s, answer.Get(&s)
+	if f.silent {
+		f.silent = false
+		f.waits(t, "a worker answers again")
+	}
+}
+
+// unheard shows why no worker answers.
+func (f *follower) unheard(t step.Tags, why func(since time.Time) string) {
+	f.silent = true
+	f.waits(t, why(f.answered))
 }
 
 // look shows the stages that changed, and the progress of the running step or why it
@@ -232,13 +250,13 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 	about, err := f.to.DescribeWorkflowExecution(asking, run.GetID(), run.GetRunID())
 	if err != nil {
 		if ctx.Err() == nil && lost(err) {
-			f.waits(t, f.to.noServer(f.answered))
+			f.unheard(t, f.to.noServer)
 		}
 		return false
 	}
 	s, err := f.status(asking, run.GetID(), run.GetRunID())
 	if ctx.Err() == nil && lost(err) {
-		f.waits(t, f.to.noWorker(f.answered))
+		f.unheard(t, f.to.noWorker)
 	}
 	for _, st := range s.Stages {
 		if st.State == workflows.Waiting || f.seen[st.Stage] == st.State {

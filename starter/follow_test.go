@@ -100,38 +100,46 @@ func (l *lines) has(s string) bool {
 	return strings.Contains(l.text.String(), s)
 }
 
-// While no worker answers, deploy and destroy say so within seconds.
+// While no worker answers, deploy and destroy say so within seconds, and deploy says when
+// one answers again.
 func TestNoWorkerAnswers(t *testing.T) {
 	withServer(t)
-	work := self(t)
-	work.Env = append(os.Environ(), "BE_WORKER=1")
-	if err := work.Start(); err != nil {
-		t.Fatal(err)
+	work := func() (kill func()) {
+		cmd := self(t)
+		cmd.Env = append(os.Environ(), "BE_WORKER=1")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		kill = func() { _, _ = cmd.Process.Kill(), cmd.Wait() } // may have been killed
+		t.Cleanup(kill)
+		return kill
 	}
-	t.Cleanup(func() { _, _ = work.Process.Kill(), work.Wait() }) // may have been killed
+	kill := work()
 	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
-	// says runs morgana until it has said something, and gives how long that took.
-	says := func(what string, then func(), args ...string) {
+	type told struct {
+		what string
+		then func()
+	}
+	// says runs morgana until it has told everything, and acts on each.
+	says := func(args []string, all ...told) {
 		t.Helper()
 		ctx, cancel := context.WithCancel(t.Context())
 		var out, errOut lines
 		ended := make(chan int, 1)
 		go func() { ended <- run(ctx, args, &out, &errOut) }()
 		defer func() { cancel(); <-ended }()
-		began := time.Now()
-		for !out.has(what) && !errOut.has(what) {
-			if then != nil && out.has(`"note":"file `) {
-				then()
-				began, then = time.Now(), nil
+		for _, next := range all {
+			for began := time.Now(); !out.has(next.what) && !errOut.has(next.what); time.Sleep(look) {
+				if time.Since(began) > 20*time.Second || len(ended) > 0 {
+					t.Fatalf("%q did not say %q in %v:\n%s%s", args, next.what, time.Since(began), &out.text, &errOut.text)
+				}
 			}
-			if time.Since(began) > 20*time.Second || len(ended) > 0 {
-				t.Fatalf("%q did not say %q in %v:\n%s%s", args, what, time.Since(began), &out.text, &errOut.text)
-			}
-			time.Sleep(look)
+			next.then()
 		}
 	}
-	says("no worker answers since ", func() { _ = work.Process.Kill() }, "deploy", "-o", "json")
-	says("two/low: no worker answers since ", nil, "destroy")
+	says([]string{"deploy", "-o", "json"}, told{`"note":"file `, kill},
+		told{"no worker answers since ", func() { kill = work() }}, told{`"note":"a worker answers again"`, func() { kill() }})
+	says([]string{"destroy"}, told{"two/low: no worker answers since ", func() {}})
 }
 
 // A board without a running stage still says what is waited for.
