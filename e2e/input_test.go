@@ -40,7 +40,7 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	kernel := string(l.kernel())
-	nobody := l.begin(l.beside(input{"app: lonely\ntoolchain: {kind: prebuilt, kernel: k}\ntargets: {dev: {kind: ecc2}}\n", map[string]string{"k": kernel}}), "deploy")
+	nobody := l.begin(l.beside(input{"app: lonely\ntoolchain: {kind: prebuilt, kernel: k}\ntargets: {dev: {kind: nobody}}\n", map[string]string{"k": kernel}}), "deploy")
 	asked := time.Now()
 
 	program := readAll(t, "/bin/true")
@@ -79,9 +79,9 @@ func TestBadInput(t *testing.T) {
 
 	r := l.end(nobody)
 	if took := time.Since(asked); took > 90*time.Second {
-		t.Errorf("nobody polls ecc2, which took %v to say", took)
+		t.Errorf("nobody polls it, which took %v to say", took)
 	}
-	refusal{code: 2, line: `find a worker: no worker polls task queue "ecc2"`, hint: "kind or taskQueue in morgana.yaml"}.matches(t, r)
+	refusal{code: 2, line: `morgana.yaml:3: targets.dev.kind: no worker polls task queue "nobody"`, hint: "kind or taskQueue in morgana.yaml"}.matches(t, r)
 	l.nothing("lonely")
 }
 
