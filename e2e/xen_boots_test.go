@@ -5,26 +5,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-)
 
-// pvGrubs makes two PV GRUBs on the host that behave as those of EC2: each reads
-// the menu.lst of one disk layout.
-const pvGrubs = `set -e
-cd "$(mktemp -d)"
-for kind in '0 (hd0)' '00 (hd0,msdos1)'; do
-	set -- $kind
-	printf 'set root=%s\nlegacy_configfile /boot/grub/menu.lst\necho no menu on %s\nhalt\n' "$2" "$2" >grub.cfg
-	tar -cf memdisk.tar grub.cfg
-	echo 'normal (memdisk)/grub.cfg' >early.cfg
-	grub-mkimage -O x86_64-xen -o "/root/pv-grub-hd$1" -c early.cfg -m memdisk.tar -p '(memdisk)' \
-		memdisk tar ext2 part_msdos normal configfile legacycfg linux gzio test loadenv echo halt
-done
-rm -r "$PWD"`
+	"github.com/morgana-deploy/morgana/xenlab"
+)
 
 // boots deploys hello from source by each boot protocol of a domain. Hello prints
 // which it was.
 func (x *onXen) boots() {
-	x.dom0(pvGrubs)
+	if err := x.host.MakePVGrubs(x.t.Context()); err != nil {
+		x.t.Fatal(err)
+	}
 	folder := x.hello()
 	const all = "kind: xen, host: 'ssh://xenlab', memory: 64, timeout: 5m, args: stay a b, expect: staying"
 	x.write(filepath.Join(folder, "morgana.yaml"), `app: ways
@@ -34,10 +24,10 @@ targets:
   pv: {`+all+`, type: pv, vif: [{}]}
   hvm: {`+all+`, type: hvm, via: disk, vif: [{}]}
   pygrub: {`+all+`, type: pv, via: disk}
-  hd0: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd0}
-  hd00: {`+all+`, type: pv, via: disk, layout: "hd0,0", bootloader: /root/pv-grub-hd00, vif: [{}]}
-  wrong0: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd00}
-  same: {`+all+`, type: pv, via: disk, bootloader: /root/pv-grub-hd0}
+  hd0: {`+all+`, type: pv, via: disk, bootloader: `+xenlab.PVGrubHD0+`}
+  hd00: {`+all+`, type: pv, via: disk, layout: "hd0,0", bootloader: `+xenlab.PVGrubHD00+`, vif: [{}]}
+  wrong0: {`+all+`, type: pv, via: disk, bootloader: `+xenlab.PVGrubHD00+`}
+  same: {`+all+`, type: pv, via: disk, bootloader: `+xenlab.PVGrubHD0+`}
 `)
 	packed := x.project("app: packed\ntoolchain: {kind: prebuilt, kernel: kernel}\n" +
 		"targets:\n  dev: {" + all + "}\n")
