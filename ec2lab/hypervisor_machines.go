@@ -1,0 +1,124 @@
+package ec2lab
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/xenlab"
+)
+
+// Machines is a [Hypervisor] of real machines: QEMU runs hvm guests, and Xen runs
+// paravirtual ones. All of them end with this process.
+type Machines struct {
+	dir string
+
+	mu  sync.Mutex // held while a Xen guest is created
+	xen *xenlab.Lab
+}
+
+// NewMachines returns the hypervisor. It keeps its files in dir. Xen itself is started with
+// the first paravirtual guest.
+func NewMachines(dir string) *Machines { return &Machines{dir: dir} }
+
+// Start implements [Hypervisor].
+func (m *Machines) Start(ctx context.Context, g Guest) (_ Running, err error) {
+	p := &process{dir: filepath.Join(m.dir, g.ID)}
+	if err := os.Mkdir(p.dir, 0o700); err != nil {
+		return nil, err
+	}
+	if g.Virtualization == "paravirtual" {
+		err = m.startXen(ctx, p, g)
+	} else {
+		err = p.startQEMU(g)
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(p.dir))
+	}
+	return p, nil
+}
+
+// Close ends Xen, and so its guests.
+func (m *Machines) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.xen == nil {
+		return nil
+	}
+	return m.xen.Close()
+}
+
+// process is a process that lasts as long as a guest and prints its console.
+type process struct {
+	dir    string // removed by Stop
+	kill   func() error
+	ended  chan struct{}
+	domain func() error // removes the guest from Xen
+}
+
+func (p *process) console() string { return filepath.Join(p.dir, "console") }
+
+// start starts cmd.
+func (p *process) start(cmd *exec.Cmd) error {
+	console, err := os.Create(p.console())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = console.Close() }() // cmd has its own
+	log, err := os.Create(filepath.Join(p.dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // likewise
+	cmd.Stdout, cmd.Stderr = console, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	p.ended = make(chan struct{})
+	go func() {
+		// Pdeathsig fires when the starting thread ends; it must last as long as cmd.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // a guest may end QEMU with any status
+			close(p.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	p.kill = cmd.Process.Kill
+	return nil
+}
+
+// Console implements [Running].
+func (p *process) Console() ([]byte, error) { return os.ReadFile(p.console()) }
+
+// Ended implements [Running].
+func (p *process) Ended() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Stop implements [Running].
+func (p *process) Stop() error {
+	var removed error
+	if p.domain != nil {
+		removed = p.domain()
+	}
+	if err := p.kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return errors.Join(removed, err)
+	}
+	<-p.ended
+	return errors.Join(removed, os.RemoveAll(p.dir))
+}
