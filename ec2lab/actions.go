@@ -17,8 +17,10 @@ type action struct {
 var actions = map[string]action{
 	"ec2:AssociateAddress":              {do: associateAddress, late: true},
 	"ec2:CreateTags":                    {do: createTags, late: true, required: []string{"ResourceId", "Tag"}},
+	"ec2:DeleteNetworkInterface":        {do: deleteInterface, late: true, required: []string{"NetworkInterfaceId"}},
 	"ec2:DeleteSnapshot":                {do: deleteSnapshot, late: true, required: []string{"SnapshotId"}},
 	"ec2:DeleteTags":                    {do: deleteTags, required: []string{"ResourceId"}},
+	"ec2:DeleteVolume":                  {do: deleteVolume, late: true, required: []string{"VolumeId"}},
 	"ec2:DeregisterImage":               {do: deregisterImage, late: true, required: []string{"ImageId"}},
 	"ec2:DescribeAddresses":             describe[*address](nil),
 	"ec2:DescribeAvailabilityZones":     describe[*zone](nil),
@@ -28,6 +30,7 @@ var actions = map[string]action{
 	"ec2:DescribeInstances":             {do: describeInstances},
 	"ec2:DescribeKeyPairs":              describe[*keyPair](nil),
 	"ec2:DescribeNetworkInterfaces":     describe[*netInterface](nil),
+	"ec2:DescribePlacementGroups":       describe[*placementGroup](nil),
 	"ec2:DescribeRegions":               {do: describeRegions},
 	"ec2:DescribeSecurityGroups":        describe[*securityGroup](nil),
 	"ec2:DescribeSnapshots":             describe(func(r *request, s *snapshot) bool { return r.ownedBy(s.Owner, "") }),

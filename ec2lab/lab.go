@@ -64,6 +64,7 @@ type Lab struct {
 	targets   targetGroup
 	console   func(instance string) string
 	late      time.Duration
+	page      int
 	addresses int // that were given out
 }
 
@@ -177,6 +178,10 @@ func (l *Lab) ConsoleDelay(d time.Duration) { l.set(func() { l.late = d }) }
 
 // Hide makes each new resource invisible to EC2's calls for a time.
 func (l *Lab) Hide(d time.Duration) { l.set(func() { l.hide = d }) }
+
+// Page makes the pages of the Describe calls that short. They are cut before the filters
+// have effect: so a page may be empty, and there are more.
+func (l *Lab) Page(items int) { l.set(func() { l.page = items }) }
 
 // Expire makes the lab's keys expired ones.
 func (l *Lab) Expire() { l.set(func() { l.expired = true }) }

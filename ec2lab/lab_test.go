@@ -103,11 +103,15 @@ func (b *bench) has(line string) bool { return slices.Contains(b.Resources(), li
 // block returns a block's bytes.
 func block(c byte) []byte { return bytes.Repeat([]byte{c}, blockSize) }
 
-func (b *bench) put(snapshot string, i int, data []byte) error {
+func sumOf(data []byte) string {
 	sum := sha256.Sum256(data)
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+func (b *bench) put(snapshot string, i int, data []byte) error {
 	_, err := b.ebs.PutSnapshotBlock(b.ctx, &ebs.PutSnapshotBlockInput{
 		SnapshotId: &snapshot, BlockIndex: aws.Int32(int32(i)), BlockData: bytes.NewReader(data), DataLength: aws.Int32(blockSize),
-		Checksum: aws.String(base64.StdEncoding.EncodeToString(sum[:])), ChecksumAlgorithm: ebstypes.ChecksumAlgorithmChecksumAlgorithmSha256,
+		Checksum: aws.String(sumOf(data)), ChecksumAlgorithm: ebstypes.ChecksumAlgorithmChecksumAlgorithmSha256,
 	})
 	return err
 }

@@ -207,7 +207,9 @@ func (in *launch) place(r *request) (err error) {
 	}
 	in.public = from.bool("AssociatePublicIpAddress", in.subnet.Public)
 	if g := r.get("Placement.GroupName"); g != "" {
-		return refuse("InvalidPlacementGroup.Unknown", "The placement group '%s' is unknown.", g)
+		if _, err := find[*placementGroup](l, g); err != nil {
+			return err
+		}
 	}
 	if wanted == nil {
 		for g := range kept[*securityGroup](l) {
@@ -268,7 +270,7 @@ func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance
 	i := &instance{
 		base: base{Tags: slices.Clone(in.tags["instance"])}, ID: newID(instances.prefix), Image: m.ID, State: stateOf("pending"),
 		Key: r.get("KeyName"), Index: n, Type: in.kind.Name, Launched: now(), Kernel: m.Kernel, Subnet: in.subnet.ID, VPC: in.subnet.VPC,
-		Place:  place{in.subnet.Zone, "", r.or("Placement.Tenancy", "default")},
+		Place:  place{in.subnet.Zone, r.get("Placement.GroupName"), r.or("Placement.Tenancy", "default")},
 		Groups: in.groups, Arch: m.Architecture, RootType: "ebs", RootName: m.RootName, Virt: m.Virt, Token: r.get("ClientToken"),
 		Hypervisor: "xen", ENA: m.ENA, BootMode: m.BootMode,
 		Metadata:    metadata{"applied", r.or("MetadataOptions.HttpTokens", "optional"), r.or("MetadataOptions.HttpEndpoint", "enabled")},

@@ -152,6 +152,27 @@ func (a *address) attrs() map[string][]string {
 	}
 }
 
+// placementGroup is a placement group.
+type placementGroup struct {
+	base
+	ID       string `xml:"groupId"`
+	Name     string `xml:"groupName"`
+	Strategy string `xml:"strategy"`
+	State    string `xml:"state"`
+}
+
+var placementGroups = kind{word: "placement-group", param: "GroupName", set: "placementGroupSet", missing: "InvalidPlacementGroup.Unknown", text: "The Placement Group '%s' is unknown."}
+
+func (g *placementGroup) kind() *kind  { return &placementGroups }
+func (g *placementGroup) id() string   { return g.Name }
+func (g *placementGroup) line() string { return "" }
+func (g *placementGroup) attrs() map[string][]string {
+	if g == nil {
+		g = &placementGroup{}
+	}
+	return map[string][]string{"group-name": {g.Name}, "strategy": {g.Strategy}, "state": {g.State}}
+}
+
 // furnish puts into the lab what an account has from the start.
 func (l *Lab) furnish() {
 	l.furnishTypes()
@@ -170,6 +191,7 @@ func (l *Lab) furnish() {
 	}
 	l.add(&securityGroup{ID: newID("sg-"), Name: "default", VPC: v.ID, Description: "default VPC security group", Owner: account})
 	l.add(&keyPair{ID: newID("key-"), Name: "ann", Fingerprint: "1f:51:ae:28:bf:89:e9:d8:1f:25:5d:37:2d:7d:b8:ca:9f:f5:f1:6f", Type: "rsa"})
+	l.add(&placementGroup{ID: newID("pg-"), Name: "near", Strategy: "spread", State: "available"})
 	l.add(&address{ID: newID("eipalloc-"), IP: l.nextAddress(), Domain: "vpc"})
 	l.targets.ARN = "arn:aws:elasticloadbalancing:" + region + ":" + account + ":targetgroup/web/73e2d6bc24d8a067"
 	l.targets.VPC = v.ID
