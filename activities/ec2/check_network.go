@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,29 +113,15 @@ func (k *checker) elasticIP(ctx context.Context) error {
 	if k.ElasticIP == "" {
 		return nil
 	}
-	out, err := k.ec2.DescribeAddresses(ctx, &ec2.DescribeAddressesInput{AllocationIds: []string{k.ElasticIP}})
-	if err != nil {
-		return failed("ask about Elastic IP "+k.ElasticIP, err)
-	}
-	if len(out.Addresses) == 0 {
-		return &step.Error{Kind: step.NotFound, Field: "elastic_ip", Err: fmt.Errorf("%s has no Elastic IP %s", k.region, k.ElasticIP),
-			Hint: answers["InvalidAllocationID.NotFound"].hint}
-	}
-	a := out.Addresses[0]
-	if a.AssociationId == nil {
-		return nil
-	}
-	ours, err := k.instances(ctx, step.Tags{App: k.tags.App, Target: k.tags.Target})
-	if err != nil {
+	a, user, err := k.cloud.elasticIP(ctx, k.ElasticIP)
+	if err != nil || a.AssociationId == nil {
 		return err
 	}
-	user := aws.ToString(a.InstanceId)
-	if slices.ContainsFunc(ours, func(in types.Instance) bool { return aws.ToString(in.InstanceId) == user }) {
-		return nil
+	ours, err := k.instances(ctx, step.Tags{App: k.tags.App, Target: k.tags.Target})
+	if err != nil || slices.ContainsFunc(ours, func(in types.Instance) bool { return aws.ToString(in.InstanceId) == user }) {
+		return err
 	}
-	if user == "" {
-		user = aws.ToString(a.NetworkInterfaceId)
-	}
+	user = cmp.Or(user, aws.ToString(a.NetworkInterfaceId))
 	return &step.Error{Kind: step.Conflict, Field: "elastic_ip", Err: fmt.Errorf("%s (%s) is in use by %s, which is not of this target", k.ElasticIP, aws.ToString(a.PublicIp), user),
 		Hint: "name another, or disassociate it first: aws ec2 disassociate-address --association-id " + aws.ToString(a.AssociationId)}
 }

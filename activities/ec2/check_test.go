@@ -48,7 +48,7 @@ func TestChoose(t *testing.T) {
 		}
 		err := s.choose(test.abis)
 		if test.kind == "" {
-			if s.Options.Virtualization != test.want.Virtualization || s.BootMode != test.want.BootMode || s.Layout != test.want.Layout ||
+			if s.Virtualization != test.want.Virtualization || s.BootMode != test.want.BootMode || s.Layout != test.want.Layout ||
 				s.InstanceType != test.want.InstanceType || s.KernelID != test.want.KernelID || err != nil {
 				t.Errorf("%s: got %+v, %v, want %+v", name, s.Options, err, test.want)
 			}

@@ -1,0 +1,57 @@
+package ec2
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Forecast lists the calls of register and boot that create or change something. Prices are
+// those of us-east-1; other regions differ by some tenths.
+func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
+	s, err := read(spec.Options)
+	if err != nil {
+		return nil, step.During("forecast ec2 target", err)
+	}
+	return s.forecast(), nil
+}
+
+func (s *settings) forecast() (all []step.Action) {
+	add := func(call, why, cost string) {
+		all = append(all, step.Action{Call: call, Why: why, Permission: call, Cost: cost})
+	}
+	add("ebs:StartSnapshot", "make the snapshot of the boot disk, unless one of this deployment has the same digest", "$0.05 per GB-month of what is sent")
+	add("ebs:PutSnapshotBlock", "send the blocks that are not zero, or those that differ from the last snapshot", "$0.006 per 1,000 blocks of 512 KiB")
+	add("ebs:CompleteSnapshot", "end the snapshot", "")
+	image := "an hvm image that boots by " + s.BootMode
+	if s.Virtualization == virtPV {
+		image = "a paravirtual image that boots by " + s.KernelID
+	}
+	add("ec2:RegisterImage", "make the AMI, "+image, "")
+	add("ec2:CreateTags", "say whose the snapshot and the AMI are, and which rollouts use them", "")
+	price := "by the second, at the on-demand price"
+	if s.Spot {
+		price = "by the second, at the spot price"
+	}
+	where := ""
+	if s.Placement.Zone != "" {
+		where = " in " + s.Placement.Zone
+	}
+	add("ec2:RunInstances", fmt.Sprintf("run an instance of type %s%s, for at most %s until it is ready", s.InstanceType, where, s.Timeout),
+		price+" of "+s.InstanceType+"; its volume $0.08 to $0.10 per GB-month; a public IPv4 address $0.005 per hour")
+	if s.InstanceProfile != "" {
+		add("iam:PassRole", "give the instance the role of profile "+s.InstanceProfile, "")
+	}
+	if s.expect != nil {
+		add("ec2:GetConsoleOutput", fmt.Sprintf("wait for %q on the console", s.Expect), "")
+	}
+	if s.ElasticIP != "" {
+		add("ec2:AssociateAddress", "move "+s.ElasticIP+" to the instance when it is ready", "")
+	}
+	if s.TargetGroup != "" {
+		add("elasticloadbalancing:RegisterTargets", "add the instance to the target group when it is ready", "")
+		add("elasticloadbalancing:DeregisterTargets", "take the old instance out of it", "")
+	}
+	return all
+}

@@ -1,0 +1,39 @@
+package ec2
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+func TestForecast(t *testing.T) {
+	for options, want := range map[string][]string{
+		`{"boot_mode":"uefi","instance_type":"t3.micro"}`: {"an hvm image that boots by uefi", "type t3.micro, for at most 10m", "on-demand price of t3.micro"},
+		`{"virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af","instance_type":"t1.micro","spot":true,"placement":{"zone":"eu-west-1a"},
+			"expect":"up","instance_profile":"web","elastic_ip":"eipalloc-0a1b2c3d"}`: {"boots by aki-dc9ed9af", "t1.micro in eu-west-1a", "spot price", "iam:PassRole", `"up"`, "ec2:AssociateAddress"},
+	} {
+		s, err := complete(json.RawMessage(options))
+		if err != nil {
+			t.Fatal(err)
+		}
+		completed, err := json.Marshal(s.Options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := New(step.Site{}).Forecast(t.Context(), step.Spec{Options: completed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			if !strings.Contains(strings.ReplaceAll(string(text), `\"`, `"`), w) {
+				t.Errorf("%s: no %q in %s", options, w, text)
+			}
+		}
+	}
+}
