@@ -56,6 +56,11 @@ var targets = map[string]string{
     memory: 64   # MiB
     # vif: [{bridge: xenbr0}]   # a network device on that bridge of the Xen host
 `,
+	"ec2": `    kind: ec2
+    region: eu-west-1
+    # profile: prod             # of ~/.aws/config on the worker's host
+    # instance_type: t3.micro   # t1.micro for a Xen PV kernel
+`,
 	"local": `    kind: local
     # args: ["--ipv4=10.0.0.2/24"]
     # networks: [{name: service, tap: auto, by: fd, address: 10.0.0.1/24}]   # as the kernel's manifest names it

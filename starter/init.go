@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,32 +20,33 @@ import (
 )
 
 func (c *cli) initCommand() *cobra.Command {
-	var app, kernel string
+	var app, kernel, kind string
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "init [FOLDER]",
 		Short: "Write a morgana.yaml to start from",
 		Long: `Write a commented morgana.yaml into FOLDER (default: the current one). With
---kernel it deploys a kernel that exists already; otherwise make builds one. The
-target's kind follows the kernel's bytes and, as mirage names them, its name: a
-.virtio is for qemu, a .xen for xen, a .spt or .hvt and a Linux program for local.`,
-		Example: "  morgana init\n  morgana init --app web --kernel dist/web.xen",
+--kernel it deploys a kernel that exists already; otherwise make builds one. Without
+--kind the target's kind follows the kernel's bytes and, as mirage names them, its name:
+a .virtio is for qemu, a .xen for xen, a .spt or .hvt and a Linux program for local.`,
+		Example: "  morgana init\n  morgana init --app web --kernel dist/web.xen\n  morgana init --kind ec2",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			folder := "."
 			if len(args) == 1 {
 				folder = args[0]
 			}
-			return c.init(folder, app, kernel, force)
+			return c.init(folder, app, kernel, kind, force)
 		},
 	}
 	cmd.Flags().StringVar(&app, "app", "", "the app's name (default: the folder's)")
 	cmd.Flags().StringVar(&kernel, "kernel", "", "deploy this kernel file as it is")
+	cmd.Flags().StringVar(&kind, "kind", "", "the kind of the target (default: that of the kernel, else qemu)")
 	cmd.Flags().BoolVar(&force, "force", false, "overwrite a morgana.yaml that is there")
 	return cmd
 }
 
-func (c *cli) init(folder, app, kernel string, force bool) error {
+func (c *cli) init(folder, app, kernel, kind string, force bool) error {
 	whole, err := filepath.Abs(folder)
 	if err != nil {
 		return err
@@ -58,12 +60,16 @@ func (c *cli) init(folder, app, kernel string, force bool) error {
 	if err := step.CheckName("--app", app); err != nil {
 		return err
 	}
-	toolchain, artifact, kind := "command", app, "qemu"
+	found, toolchain, artifact := "qemu", "command", app
 	if kernel != "" {
 		if info, err := os.Stat(kernel); err == nil && !info.Mode().IsRegular() {
 			return step.Invalid("--kernel", "name a kernel file", "%s is not a regular file", kernel)
 		}
-		toolchain, artifact, kind = config.Prebuilt, fromFolder(whole, kernel), kindFor(kernel)
+		found, toolchain, artifact = kindFor(kernel), config.Prebuilt, fromFolder(whole, kernel)
+	}
+	kind = cmp.Or(kind, found)
+	if err := step.CheckName("--kind", kind); err != nil {
+		return err
 	}
 	path := filepath.Join(folder, config.Filename)
 	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL

@@ -64,6 +64,21 @@ func TestInitKind(t *testing.T) {
 	}
 }
 
+func TestInitKindGiven(t *testing.T) {
+	inFolder(t, map[string]string{"hello.xen": "no kernel"})
+	if status, _, errOut := morgana(t, "init", "--app", "web", "--kernel", "hello.xen", "--kind", "ec2"); status != 0 {
+		t.Fatalf("exit %d, %s", status, errOut)
+	}
+	validate(t, config.Filename)
+	p, err := config.Load(config.Filename, nil)
+	if err != nil || p.Targets[0].Kind != "ec2" || !strings.Contains(string(p.Targets[0].Options), "eu-west-1") {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	if status, _, errOut := morgana(t, "init", "--force", "--app", "web", "--kind", "EC2"); status != 2 || !strings.Contains(errOut, "--kind") {
+		t.Errorf("a kind that is no name: exit %d, %s", status, errOut)
+	}
+}
+
 // validate sees to it that the schema takes a morgana.yaml.
 func validate(t *testing.T, path string) {
 	t.Helper()
