@@ -14,6 +14,7 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"github.com/morgana-deploy/morgana/activities/command"
+	"github.com/morgana-deploy/morgana/activities/ec2"
 	"github.com/morgana-deploy/morgana/activities/local"
 	"github.com/morgana-deploy/morgana/activities/mirage"
 	"github.com/morgana-deploy/morgana/activities/qemu"
@@ -45,6 +46,7 @@ var (
 		{"local", "A process on the worker's host.", local.Defaults(), nil},
 		{"qemu", "A machine in QEMU on the worker's host.", qemu.Defaults(), nil},
 		{"xen", "A domain of a Xen host.", xen.Defaults(), nil},
+		{"ec2", "An instance of Amazon EC2.", ec2.Defaults(), nil},
 	}
 )
 

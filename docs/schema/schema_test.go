@@ -80,6 +80,7 @@ var good = map[string]string{
 	"template":          string(config.Template("a", "command", "k", "qemu")),
 	"prebuilt template": string(config.Template("a", config.Prebuilt, "k", "qemu")),
 	"Xen template":      string(config.Template("a", config.Prebuilt, "k", "xen")),
+	"EC2 template":      string(config.Template("a", config.Prebuilt, "k", "ec2")),
 }
 
 const head = "app: a\ntoolchain: {kind: command, build: [[make]], kernel: k}\n"

@@ -43,8 +43,9 @@ func pages(root string) (map[string][]byte, error) {
 	return all, nil
 }
 
-// rows returns a row for each option of a mapping. The options of mappings in a list
-// follow their list, as "disks[].name".
+// rows returns a row for each option of a mapping. The options of an inner mapping follow
+// it, as "placement.zone", and those of mappings in a list follow their list, as
+// "disks[].name".
 func rows(prefix string, of *jsonschema.Schema) string {
 	var b strings.Builder
 	for p := of.Properties.Oldest(); p != nil; p = p.Next() {
@@ -58,6 +59,9 @@ func rows(prefix string, of *jsonschema.Schema) string {
 			otherwise = "required"
 		}
 		fmt.Fprintf(&b, "| `%s%s` | %s | %s | %s |\n", prefix, p.Key, typeOf(p.Value), cell(otherwise), cell(meaning))
+		if inner := p.Value; inner.Properties.Len() > 0 {
+			b.WriteString(rows(prefix+p.Key+".", inner))
+		}
 		if items := p.Value.Items; items != nil && items.Properties.Len() > 0 {
 			b.WriteString(rows(prefix+p.Key+"[].", items))
 		}
