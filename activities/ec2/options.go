@@ -29,8 +29,9 @@ type Options struct {
 	// InstanceType is the type of the instance. Default: "t3.micro", or "t1.micro"
 	// for a paravirtual image.
 	InstanceType string `json:"instance_type,omitempty"`
-	// Virtualization is "hvm", "paravirtual" (by pv-grub), or "auto": hvm if GRUB
-	// can boot the kernel, else paravirtual.
+	// Virtualization is how the instance boots: "hvm" by GRUB on its disk,
+	// "paravirtual" by pv-grub, or "auto": hvm if GRUB can boot the kernel, else
+	// paravirtual.
 	Virtualization string `json:"virtualization" jsonschema:"enum=auto,enum=hvm,enum=paravirtual"`
 	// BootMode is how the firmware of an hvm instance starts: "legacy-bios" or
 	// "uefi". Default: "legacy-bios".
@@ -44,7 +45,8 @@ type Options struct {
 	// Size is the size of the boot disk, as "1GiB". EC2 rounds it up to whole GiB.
 	// Default: as small as its files allow.
 	Size string `json:"size,omitempty"`
-	// Encrypted encrypts the snapshot with the account's default KMS key.
+	// Encrypted is whether the snapshot is encrypted, with the account's default KMS
+	// key. Default: true if the account encrypts new volumes by default.
 	Encrypted bool `json:"encrypted,omitempty"`
 	// Args is the kernel's command line.
 	Args string `json:"args,omitempty"`
@@ -56,7 +58,8 @@ type Options struct {
 	Subnets []string `json:"subnets,omitempty"`
 	// SecurityGroups are ids of security groups. Default: the VPC's default group.
 	SecurityGroups []string `json:"security_groups,omitempty"`
-	// PublicIP gives the instance a public address. Default: as the subnet says.
+	// PublicIP is whether the instance gets a public address. False with port says that
+	// the worker reaches private addresses. Default: as the subnet says.
 	PublicIP *bool `json:"public_ip,omitempty"`
 	// KeyName is the name of a key pair; the instance finds it in its metadata.
 	KeyName string `json:"key_name,omitempty"`
@@ -65,9 +68,9 @@ type Options struct {
 	// UserData is the text that the instance finds in its metadata, at most 16 KiB.
 	// It is no place for secrets.
 	UserData string `json:"user_data,omitempty"`
-	// Spot asks for a spot instance.
+	// Spot is whether a spot instance is bought, which EC2 may end at any time.
 	Spot bool `json:"spot,omitempty"`
-	// Placement says where the instance is placed.
+	// Placement is the place of the instance within the region.
 	Placement Placement `json:"placement,omitzero"`
 	// ElasticIP is the allocation id of an Elastic IP, as "eipalloc-0a1b...". It
 	// moves to the new instance once that is ready.
@@ -79,7 +82,7 @@ type Options struct {
 	// matches. A paravirtual instance shows its console only minutes later.
 	Expect string `json:"expect,omitempty"`
 	// Port is a TCP port. The instance is ready when the worker can connect to it.
-	// Without Expect and Port it is ready when it runs.
+	// With expect, both must hold. With neither it is ready when it runs.
 	Port int `json:"port,omitempty"`
 	// Timeout is how long the instance may take to be ready, as "90s".
 	Timeout string `json:"timeout"`
@@ -91,7 +94,8 @@ type Placement struct {
 	Zone string `json:"zone,omitempty"`
 	// Group is the name of a placement group.
 	Group string `json:"group,omitempty"`
-	// Tenancy is "default", "dedicated" or "host".
+	// Tenancy is the kind of hardware: "default", which others share, "dedicated", or
+	// "host", a dedicated host. Default: that of the VPC.
 	Tenancy string `json:"tenancy,omitempty" jsonschema:"enum=default,enum=dedicated,enum=host"`
 }
 
