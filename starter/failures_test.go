@@ -83,7 +83,7 @@ func TestFailures(t *testing.T) {
 		"error: two/item: morgana.yaml:13: ports[1].host: is taken",
 		"error: two/unset: morgana.yaml:14: cpu: there is none",
 		"error: two/whole: morgana.yaml:16: check moon target: moon cannot boot this kernel", "hint: run it on a target of kind sun",
-		"error: two/built: morgana.yaml:4: rocket: want 6",
+		"error: two/built: morgana.yaml:4: toolchain.rocket: want 6",
 		"error: two/tools: look for build tools: cc is not installed")
 	if status != 2 {
 		t.Errorf("exit %d\n%s", status, out)

@@ -70,21 +70,13 @@ func (f *follower) failed(t step.Tags, err error) error {
 	e := *workflows.Failure(err)
 	switch {
 	case e.Field != "": // an option of morgana.yaml: Op is its place there
-		e.Op = f.project.Locate(f.blamed(), e.Field)
-	case e.Kind == step.Unsupported && f.blamed() != "": // the target cannot boot the kernel, for example: Op is its place
-		e.Op = strings.TrimSuffix(f.project.Locate(f.blamed(), "")+": "+e.Op, ": ")
+		e.Op = f.project.Locate(f.target.Name, e.Field)
+	case e.Kind == step.Unsupported && f.seen[step.Configure] != workflows.Failed && f.seen[step.Build] != workflows.Failed:
+		// The target cannot boot the kernel, for example: Op is the target's place.
+		e.Op = strings.TrimSuffix(f.project.Locate(f.target.Name, "")+": "+e.Op, ": ")
 	}
 	f.emit(event{Event: "failed", Error: failureJSON(&e)}, t)
 	return &e
-}
-
-// blamed returns the target whose options the failed stage read, "" if it read the
-// toolchain's.
-func (f *follower) blamed() string {
-	if f.seen[step.Configure] == workflows.Failed || f.seen[step.Build] == workflows.Failed {
-		return ""
-	}
-	return f.target.Name
 }
 
 // settled waits until the Deployment has recorded the rollout's end, which status and

@@ -153,11 +153,12 @@ func TestRolloutUndoes(t *testing.T) {
 	}
 }
 
-// A tree is removed where it was made, if configure says where it failed.
+// A tree is removed where it was made, if configure says where it failed. The field of
+// the error is a path in morgana.yaml.
 func TestRolloutCleansWhereConfigureFailed(t *testing.T) {
 	r := newRecorded(t)
-	r.fail["Configure"] = &step.Error{Kind: step.BuildFailed, Host: "b7", Err: errors.New("no luck")}
-	if _, err := r.rollout(r.request()); Failure(err).Host != "b7" {
+	r.fail["Configure"] = &step.Error{Kind: step.InvalidSpec, Host: "b7", Field: "build[1]", Err: errors.New("no luck")}
+	if _, err := r.rollout(r.request()); Failure(err).Host != "b7" || Failure(err).Error() != "toolchain.build[1]: no luck" {
 		t.Errorf("failure %+v", Failure(err))
 	}
 	if want := append(slices.Clone(whole[:2]), "Clean lab@b7"); !slices.Equal(r.calls, want) {

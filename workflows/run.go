@@ -130,6 +130,10 @@ func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (
 	r.enter(stage)
 	s := *r.in.Route.Stage(stage)
 	out, err = call[Out](r, s, host, stage, in)
+	if f := Failure(err); (stage == step.Configure || stage == step.Build) && f != nil && f.Field != "" && f.Field != "toolchain" {
+		f.Field = "toolchain." + f.Field // its path in morgana.yaml
+		err = Fail(f)
+	}
 	for _, after := range r.in.Route.After[stage] {
 		if err != nil {
 			break
