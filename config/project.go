@@ -68,9 +68,13 @@ type Target struct {
 	After map[step.Stage][]step.Step
 }
 
-// ProjectFlags adds the flags that override a project's app and source.
-func ProjectFlags(flags *pflag.FlagSet) {
+// AppFlag adds the flag that overrides a project's app.
+func AppFlag(flags *pflag.FlagSet) {
 	flags.String("app", "", "the app's name, instead of the project file's")
+}
+
+// SourceFlag adds the flag that overrides a project's source.
+func SourceFlag(flags *pflag.FlagSet) {
 	flags.String("source", "", "build this folder instead of the project file's")
 }
 
@@ -81,7 +85,7 @@ var projectKeys = []scalarKey{{"app", "app", text}, {"source", "source", text}}
 // up to the user's home.
 //
 // Flags win over MORGANA_APP and MORGANA_SOURCE, and these over the file. flags may be
-// nil, or lack any of [ProjectFlags]. A source in the file is relative to the file's
+// nil, or lack [AppFlag] or [SourceFlag]. A source in the file is relative to the file's
 // folder, one in a flag or variable to the current folder.
 //
 // Errors are InvalidSpec with the file and line as Op, NotFound or Unauthorized. Load

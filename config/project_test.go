@@ -250,7 +250,8 @@ func TestPrecedence(t *testing.T) {
 	write(t, filepath.Join(other, "x"), "")
 	flags := func(args ...string) *pflag.FlagSet {
 		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
-		ProjectFlags(fs)
+		AppFlag(fs)
+		SourceFlag(fs)
 		if err := fs.Parse(args); err != nil {
 			t.Fatal(err)
 		}

@@ -44,6 +44,8 @@ Ctrl-C stops the watching, not the deploy: the same command attaches again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.deploy(cmd.Context(), f) },
 	}
 	c.projectFlags(cmd)
+	config.SourceFlag(cmd.Flags())
+	cmd.Flags().StringArrayVar(&c.set, "set", nil, "override a target's option: --set dev.memory=128 (repeatable)")
 	cmd.Flags().StringSliceVarP(&f.targets, "target", "t", nil, "target of morgana.yaml (repeatable; may be left out if there is one)")
 	cmd.Flags().BoolVar(&f.all, "all", false, "every target of morgana.yaml")
 	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for the end")

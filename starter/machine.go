@@ -34,6 +34,7 @@ resource cannot be removed, the deployment goes on and destroy can be tried agai
 		},
 	}
 	c.projectFlags(cmd)
+	cmd.Flags().StringArrayVar(&c.set, "set", nil, "override a target's option where leftovers are looked for that no deployment knows of")
 	cmd.Flags().StringSliceVarP(&targets, "target", "t", nil, "target of morgana.yaml (default: all)")
 	cmd.Flags().BoolVar(&forget, "forget", false, "end the deployment even if something of it cannot be removed")
 	return cmd

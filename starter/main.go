@@ -136,8 +136,7 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 // projectFlags adds the flags of commands that read morgana.yaml.
 func (c *cli) projectFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&c.file, "file", "f", "", "morgana.yaml or its folder (default: here or above)")
-	config.ProjectFlags(cmd.Flags())
-	cmd.Flags().StringArrayVar(&c.set, "set", nil, "override a target's option: --set dev.memory=128 (repeatable)")
+	config.AppFlag(cmd.Flags())
 }
 
 func (c *cli) project() (*config.Project, error) {
