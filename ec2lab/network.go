@@ -90,6 +90,13 @@ type securityGroup struct {
 	VPC         string `xml:"vpcId"`
 	Description string `xml:"groupDescription"`
 	Owner       string `xml:"ownerId"`
+	In          []rule `xml:"ipPermissions>item"`
+}
+
+// rule lets traffic into a security group.
+type rule struct {
+	Protocol string `xml:"ipProtocol"` // "-1" is all
+	Group    string `xml:"groups>item>groupId"`
 }
 
 var securityGroups = kind{word: "security-group", prefix: "sg-", param: "GroupId", set: "securityGroupInfo", missing: "InvalidGroup.NotFound", text: "The security group '%s' does not exist", malformed: "InvalidGroupId.Malformed", least: 5, most: 1000}
@@ -189,7 +196,9 @@ func (l *Lab) furnish() {
 			Zone: region + letter, ZoneID: "euw1-az" + strconv.Itoa(i%3+1), Default: i < 3, Public: i < 3, Owner: account,
 		})
 	}
-	l.add(&securityGroup{ID: newID("sg-"), Name: "default", VPC: v.ID, Description: "default VPC security group", Owner: account})
+	sg := newID("sg-")
+	l.add(&securityGroup{ID: sg, Name: "default", VPC: v.ID, Description: "default VPC security group", Owner: account, In: []rule{{"-1", sg}}})
+	l.add(&securityGroup{ID: newID("sg-"), Name: "closed", VPC: v.ID, Description: "lets nothing in", Owner: account})
 	l.add(&keyPair{ID: newID("key-"), Name: "ann", Fingerprint: "1f:51:ae:28:bf:89:e9:d8:1f:25:5d:37:2d:7d:b8:ca:9f:f5:f1:6f", Type: "rsa"})
 	l.add(&placementGroup{ID: newID("pg-"), Name: "near", Strategy: "spread", State: "available"})
 	l.add(&address{ID: newID("eipalloc-"), IP: l.nextAddress(), Domain: "vpc"})
@@ -216,6 +225,9 @@ func (l *Lab) PrivateSubnet() string { return ids[*subnet](l)[3] }
 
 // SecurityGroup returns the default security group.
 func (l *Lab) SecurityGroup() string { return ids[*securityGroup](l)[0] }
+
+// ClosedGroup returns a security group without rules: it lets nothing in.
+func (l *Lab) ClosedGroup() string { return ids[*securityGroup](l)[1] }
 
 // ElasticIP returns the allocation id of an Elastic IP.
 func (l *Lab) ElasticIP() string { return ids[*address](l)[0] }
