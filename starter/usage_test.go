@@ -45,11 +45,11 @@ func TestFlagsInDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named, real := map[string]bool{}, map[string]bool{"help": true}
+	named, exist := map[string]bool{}, map[string]bool{"help": true}
 	for _, m := range regexp.MustCompile(`--([a-z][a-z-]+)`).FindAllSubmatch(page, -1) {
 		named[string(m[1])] = true
 	}
-	note := func(f *pflag.Flag) { real[f.Name] = true }
+	note := func(f *pflag.Flag) { exist[f.Name] = true }
 	var visit func(*cobra.Command)
 	visit = func(cmd *cobra.Command) {
 		cmd.LocalFlags().VisitAll(note)
@@ -63,7 +63,7 @@ func TestFlagsInDocs(t *testing.T) {
 	worker := pflag.NewFlagSet("", pflag.ContinueOnError)
 	config.WorkerFlags(worker)
 	worker.VisitAll(note)
-	if !maps.Equal(named, real) {
-		t.Errorf("documented %v\nof the programs %v", slices.Sorted(maps.Keys(named)), slices.Sorted(maps.Keys(real)))
+	if !maps.Equal(named, exist) {
+		t.Errorf("documented %v\nof the programs %v", slices.Sorted(maps.Keys(named)), slices.Sorted(maps.Keys(exist)))
 	}
 }
