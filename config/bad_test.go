@@ -16,7 +16,7 @@ func TestBad(t *testing.T) {
 	const (
 		build     = "toolchain: {kind: command, build: [[make]]}\n"
 		nameHint  = "a name is a lower-case letter, then at most 39 lower-case letters, digits or hyphens"
-		topKeys   = "known keys: app, source, toolchain, targets, steps, after"
+		topKeys   = "one of app, source, toolchain, targets, steps, after"
 		runHint   = "say where to run it, as in `targets: {dev: {kind: qemu}}`"
 		makesHint = "say what makes the kernel, as in `toolchain: {kind: command, build: [[make]]}`"
 	)
@@ -84,13 +84,13 @@ func TestBad(t *testing.T) {
 		"target's kind's use": {full("    kind: qemu@host\n"), `morgana.yaml:5: targets.dev.kind: "qemu@host" is not a valid name`, nameHint},
 
 		"stage":              {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
-		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "known keys: check, configure, build, package, register, boot, console, destroy, clean, observe, list, forecast"},
-		"after no stage":     {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "known keys: check, configure, build, package, register, boot"},
+		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "one of check, configure, build, package, register, boot, console, destroy, clean, observe, list, forecast"},
+		"after no stage":     {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "one of check, configure, build, package, register, boot"},
 		"clean as destroy": {full("    steps:\n      destroy: {activity: a, taskQueue: b}\n      clean: {activity: a, taskQueue: b, onHost: true}\n"),
 			"morgana.yaml:7: targets.dev.steps.clean: want another activity than that of destroy", "clean removes build trees after every deploy, destroy machines"},
 		"steps a list":        {full("    steps: []\n"), "morgana.yaml:5: targets.dev.steps: want a mapping, not a list", ""},
 		"step a word":         {full("    steps:\n      build: acme\n"), "morgana.yaml:6: targets.dev.steps.build: want a mapping, not a string", stepHint},
-		"step's key":          {full("    steps:\n      build: {activity: a, queue: b}\n"), "morgana.yaml:6: targets.dev.steps.build.queue: unknown key", "known keys: activity, taskQueue, onHost"},
+		"step's key":          {full("    steps:\n      build: {activity: a, queue: b}\n"), "morgana.yaml:6: targets.dev.steps.build.queue: unknown key", "one of activity, taskQueue, onHost"},
 		"step's queue":        {full("    steps:\n      build: {activity: a}\n"), "morgana.yaml:6: targets.dev.steps.build.taskQueue: missing", stepHint},
 		"step's activity":     {full("    steps:\n      build: {activity: '', taskQueue: a}\n"), "morgana.yaml:6: targets.dev.steps.build.activity: want a name, not an empty string", ""},
 		"step's host":         {full("    steps:\n      build: {activity: a, taskQueue: a, onHost: yes}\n"), "morgana.yaml:6: targets.dev.steps.build.onHost: want true or false, not a string", ""},

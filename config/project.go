@@ -252,7 +252,7 @@ func (p *Project) target(name, at string) (Target, error) {
 		names = append(names, t.Name)
 	}
 	return Target{}, &step.Error{Kind: step.NotFound, Op: at,
-		Err: fmt.Errorf("no target %q", name), Hint: nearest(name, names, "targets")}
+		Err: fmt.Errorf("no target %q", name), Hint: step.OneOf(name, names...)}
 }
 
 // Route returns the route of a deploy to t: the steps of the two kinds, with those that

@@ -2,10 +2,8 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -145,12 +143,4 @@ func checkName(at, path, name string) error {
 		return &located
 	}
 	return err
-}
-
-// nearest returns the hint for a name that is not known: the nearest one, or all.
-func nearest(name string, known []string, what string) string {
-	if near := step.Nearest(name, known); near != "" {
-		return fmt.Sprintf("did you mean %q?", near)
-	}
-	return what + ": " + strings.Join(known, ", ")
 }

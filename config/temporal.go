@@ -85,7 +85,7 @@ func temporalProfile(named string) (envconfig.ClientConfigProfile, error) {
 		known := slices.Sorted(maps.Keys(all.Profiles))
 		e := &step.Error{Kind: step.NotFound, Op: "read " + asTyped(file), Err: fmt.Errorf("no profile %q", named)}
 		if len(known) > 0 {
-			e.Hint = nearest(named, known, "profiles")
+			e.Hint = step.OneOf(named, known...)
 		}
 		return envconfig.ClientConfigProfile{}, e
 	}

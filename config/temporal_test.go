@@ -110,7 +110,7 @@ func TestBadTemporal(t *testing.T) {
 		"no profile": {profiles, map[string]string{"TEMPORAL_PROFILE": "clout"}, step.NotFound,
 			`read temporalio/temporal.toml: no profile "clout"`, `did you mean "cloud"?`},
 		"nothing near": {profiles, map[string]string{"TEMPORAL_PROFILE": "zzzzzzzz"}, step.NotFound,
-			`read temporalio/temporal.toml: no profile "zzzzzzzz"`, "profiles: cloud, default, local"},
+			`read temporalio/temporal.toml: no profile "zzzzzzzz"`, "one of cloud, default, local"},
 		"no file, but a profile": {"", map[string]string{"TEMPORAL_PROFILE": "x"}, step.NotFound,
 			`read temporalio/temporal.toml: no profile "x"`, ""},
 		"no file": {"", map[string]string{"TEMPORAL_CONFIG_FILE": "nope.toml"}, step.NotFound,

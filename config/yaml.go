@@ -333,7 +333,7 @@ func (v *value) known(path string, names ...string) error {
 		if slices.Contains(names, f.name) {
 			continue
 		}
-		return invalid(f.at, join(path, f.name), nearest(f.name, names, "known keys"), "unknown key")
+		return invalid(f.at, join(path, f.name), step.OneOf(f.name, names...), "unknown key")
 	}
 	return nil
 }
