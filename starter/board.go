@@ -162,7 +162,7 @@ func (t *boardTarget) lines(name string) []string {
 // line returns the target in one line: its current stage, or how it ended.
 func (t *boardTarget) line(name string) string {
 	if t.last != "" {
-		return name + " " + oneLine(t.last)
+		return name + " " + cleanLine(t.last)
 	}
 	for _, stage := range slices.Backward(step.Stages[:]) {
 		if s := t.stages[string(stage)]; s != nil {

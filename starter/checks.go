@@ -35,7 +35,7 @@ func (c *cli) kindNeeds(ctx context.Context, settings config.Settings) ([]checku
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
-		if said := oneLine(errOut.String()); said != "" {
+		if said := cleanLine(errOut.String()); said != "" {
 			err = errors.New(strings.TrimPrefix(said, "error: "))
 		}
 		return nil, missing(purpose, what, fmt.Errorf("%s: %w", binary, err))

@@ -148,7 +148,8 @@ func unserved(p *config.Project, t config.Target, queue string) (*step.Error, ti
 func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue string, kind enums.TaskQueueType, none error) error {
 	for {
 		answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
-			Namespace: to.namespace, TaskQueue: taskQueue(queue), TaskQueueType: kind,
+			Namespace: to.namespace, TaskQueueType: kind,
+			TaskQueue: &taskqueue.TaskQueue{Name: queue, Kind: enums.TASK_QUEUE_KIND_NORMAL},
 		})
 		if err != nil {
 			return to.refused("look for workers", err)
@@ -196,10 +197,6 @@ func (to *connection) link(workflow string) string {
 		return ""
 	}
 	return fmt.Sprintf("%s/namespaces/%s/workflows/%s", to.ui, to.namespace, url.PathEscape(workflow))
-}
-
-func taskQueue(name string) *taskqueue.TaskQueue {
-	return &taskqueue.TaskQueue{Name: name, Kind: enums.TASK_QUEUE_KIND_NORMAL}
 }
 
 // silent drops the SDK's log: errors of calls are returned and printed.

@@ -107,21 +107,16 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 func (c *cli) verdict(ctx context.Context, names []string, failed []error) error {
 	status := 0
 	for i, err := range failed {
-		switch {
-		case err == nil:
-		case errors.Is(err, errDetached):
-			status = max(status, 0)
-		default:
-			f, name := workflows.Failure(err), ""
-			if len(names) > 1 {
-				name = names[i] + ": "
-			}
-			writeFailure(c.err, name, f)
-			if f.Kind.UserError() {
-				status = max(status, 2)
-			} else {
-				status = max(status, 1)
-			}
+		if err == nil || errors.Is(err, errDetached) {
+			continue
+		}
+		f, name := workflows.Failure(err), ""
+		if len(names) > 1 {
+			name = names[i] + ": "
+		}
+		writeFailure(c.err, name, f)
+		if status = max(status, 1); f.Kind.UserError() {
+			status = 2
 		}
 	}
 	switch {

@@ -73,7 +73,7 @@ func (d dev) server() (serverInfo, bool) { return own.Folder(d.folder).Server() 
 // worker returns worker.json, whether the worker lives, and whether it takes work: from
 // its first poll of Temporal until it is told to stop.
 func (d dev) worker() (w workerInfo, lives, works bool) {
-	if readJSON(d.path(workerFile), &w) != nil || w.PID <= 0 || w.Started == "" || startTime(w.PID) != w.Started {
+	if readJSON(d.path(workerFile), &w) != nil || w.PID <= 0 || w.Started == "" || own.StartTime(w.PID) != w.Started {
 		return w, false, false
 	}
 	var ready int
@@ -161,7 +161,7 @@ func (d dev) startWorker(ctx context.Context, server serverInfo) error {
 		return err
 	}
 	pid := started.Process.Pid
-	w := workerInfo{PID: pid, Started: startTime(pid), Binary: stamp(binary),
+	w := workerInfo{PID: pid, Started: own.StartTime(pid), Binary: stamp(binary),
 		Store: d.settings.Store, SSHConfig: sshConfig()}
 	if err := writeJSON(d.path(workerFile), w); err != nil {
 		return err
@@ -175,7 +175,7 @@ func (d dev) down(ctx context.Context) (stopped []string) {
 		stopped = append(stopped, "worker")
 	}
 	if server, running := d.server(); running {
-		stopProcess(ctx, server.PID, startTime(server.PID))
+		stopProcess(ctx, server.PID, own.StartTime(server.PID))
 		stopped = append(stopped, "server")
 	}
 	return stopped

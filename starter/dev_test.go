@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/own"
 )
 
 // worksUntilStopped is a worker that takes work until SIGTERM, and then a second to end.
@@ -102,12 +103,12 @@ func TestDyingWorkerIsReplaced(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		started := startTime(cmd.Process.Pid)
+		started := own.StartTime(cmd.Process.Pid)
 		time.Sleep(20 * time.Millisecond)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		if now := startTime(cmd.Process.Pid); started == "" || now != "" {
+		if now := own.StartTime(cmd.Process.Pid); started == "" || now != "" {
 			t.Errorf("start time %q, and when it was killed %q", started, now)
 		}
 		_ = cmd.Wait() // it was killed
@@ -210,7 +211,7 @@ func TestServerKeepsItsPorts(t *testing.T) {
 	if err := syscall.Kill(second.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for startTime(second.PID) != "" || !free(strings.TrimPrefix(first.Address, "127.0.0.1:")) {
+	for own.StartTime(second.PID) != "" || !free(strings.TrimPrefix(first.Address, "127.0.0.1:")) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	// A process that dies slowly holds the database's lock, then the port.

@@ -121,8 +121,7 @@ func knownKinds(kinds []string, all []checkup) error {
 	}
 	for _, k := range kinds {
 		if !slices.Contains(known, k) {
-			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("unknown kind %q", k),
-				Hint: step.OneOf(k, known...)}
+			return step.Invalid("", step.OneOf(k, known...), "unknown kind %q", k)
 		}
 	}
 	return nil
@@ -209,7 +208,7 @@ func writeCheckups(out io.Writer, all []checkup, install []string) {
 					found = strings.TrimPrefix(found+"; "+n.Fix, "; ")
 				}
 			}
-			_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", state, n.For, n.What, oneLine(found))
+			_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", state, n.For, n.What, cleanLine(found))
 		}
 		_ = w.Flush()
 	}

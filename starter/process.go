@@ -128,7 +128,7 @@ func stopProcess(ctx context.Context, pid int, started string) {
 	}
 	_ = syscall.Kill(pid, syscall.SIGTERM) // if it is gone, the loop ends
 	deadline := time.Now().Add(25 * time.Second)
-	for startTime(pid) == started {
+	for own.StartTime(pid) == started {
 		if time.Now().After(deadline) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			return
@@ -138,8 +138,6 @@ func stopProcess(ctx context.Context, pid int, started string) {
 		}
 	}
 }
-
-func startTime(pid int) string { return own.StartTime(pid) }
 
 // lock takes the exclusive lock of a file, which it makes if need be. If ctx ends, the
 // error is errDetached.

@@ -135,8 +135,3 @@ func stageLine(stage, state string, seconds float64, result string) string {
 	}
 	return strings.TrimRight(fmt.Sprintf("%-9s  %-7s %6s  %s", stage, state, took, cleanLine(result)), " ")
 }
-
-func oneLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
-}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,16 +114,9 @@ func (c *cli) table(lines []deploymentLine) error {
 			generation = fmt.Sprint(l.Generation)
 		}
 		age := time.Since(l.Started).Round(time.Second).String()
-		row([]string{l.App, l.Target, dash(l.Kind), generation, l.State, machine, addresses, age}, l.Failure)
+		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.State, machine, addresses, age}, l.Failure)
 	}
 	return w.Flush()
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 // deployments lists the deployments, the newest first, with the status that each reports.
