@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/morgana-deploy/morgana/activities/command"
+	"github.com/morgana-deploy/morgana/activities/ec2"
 	"github.com/morgana-deploy/morgana/activities/local"
 	"github.com/morgana-deploy/morgana/activities/mirage"
 	"github.com/morgana-deploy/morgana/activities/prebuilt"
@@ -28,6 +29,7 @@ func kinds(site step.Site, builds int) []kind {
 		target("local", local.New(site)),
 		target("qemu", qemu.New(site)),
 		target("xen", xen.New(site)),
+		target("ec2", ec2.New(site)),
 	}
 }
 

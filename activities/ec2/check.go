@@ -47,6 +47,10 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	if err := disk.Missing(ctx, s.layout()); err != nil {
+		var e *step.Error
+		if errors.As(err, &e) {
+			err = unsupported("", e.Hint, e.Err) // its Field is an option of other targets
+		}
 		return spec, err
 	}
 	c, err := open(ctx, s)

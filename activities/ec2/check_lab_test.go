@@ -161,6 +161,13 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
+func TestCheckWithoutTools(t *testing.T) {
+	labFor(t)
+	t.Setenv("PATH", t.TempDir())
+	_, err := checked(t, helloABIs, `{"boot_mode":"uefi"}`)
+	refusedWith(t, "no tools", err, step.Error{Kind: step.Unsupported}, "is not installed")
+}
+
 func TestCheckWithoutPermission(t *testing.T) {
 	lab := labFor(t)
 	lab.Deny("ec2:DescribeInstanceTypes")

@@ -34,10 +34,8 @@ type cloud struct {
 // callTimeout is the limit of one call.
 const callTimeout = 20 * time.Second
 
-// open reads AWS's configuration on this host, makes the clients, and sees that there are
-// credentials. It does not ask EC2.
-func open(ctx context.Context, s settings) (*cloud, error) {
-	const op = "read the AWS configuration"
+// configure reads AWS's configuration on this host and retrieves the credentials.
+func configure(ctx context.Context, s settings) (aws.Config, error) {
 	// A plain http.Client fails if AWS_CA_BUNDLE is set.
 	client := awshttp.NewBuildableClient().WithTimeout(callTimeout).WithTransportOptions(func(t *http.Transport) {
 		t.MaxIdleConnsPerHost = maxConnections // for uploads; the default is 10
@@ -46,15 +44,25 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 		config.WithSharedConfigProfile(s.Profile), config.WithRegion(s.Region), config.WithHTTPClient(client),
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }))
 	if err != nil {
-		return nil, step.During(op, unreadable(err))
+		return cfg, step.During(readConfiguration, unreadable(err))
 	}
-	profile := cmp.Or(s.Profile, os.Getenv("AWS_PROFILE"))
-	cfg.Credentials = explained{cfg.Credentials, profile}
+	cfg.Credentials = explained{cfg.Credentials, cmp.Or(s.Profile, os.Getenv("AWS_PROFILE"))}
 	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
-		return nil, failed("get AWS credentials", err)
+		return cfg, failed("get AWS credentials", err)
+	}
+	return cfg, nil
+}
+
+const readConfiguration = "read the AWS configuration"
+
+// open makes the clients. It sees that there are credentials, and does not ask EC2.
+func open(ctx context.Context, s settings) (*cloud, error) {
+	cfg, err := configure(ctx, s)
+	if err != nil {
+		return nil, err
 	}
 	if cfg.Region == "" {
-		return nil, step.During(op, step.Invalid("region", `region: eu-west-1, or a region in the profile or in AWS_REGION of the worker`, "no region is given"))
+		return nil, step.During(readConfiguration, step.Invalid("region", `region: eu-west-1, or a region in the profile or in AWS_REGION of the worker`, "no region is given"))
 	}
 	if s.Endpoint != "" {
 		cfg.BaseEndpoint = aws.String(s.Endpoint)

@@ -19,6 +19,13 @@
 package ec2
 
 import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -32,5 +39,40 @@ type Target struct {
 	machines *machine.Machines // makes scratch folders
 }
 
+var (
+	_ step.Target     = (*Target)(nil)
+	_ step.Observer   = (*Target)(nil)
+	_ step.Lister     = (*Target)(nil)
+	_ step.Forecaster = (*Target)(nil)
+	_ step.Needer     = (*Target)(nil)
+)
+
 // New makes the target of a worker at site.
 func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind)} }
+
+// Needs lists the credentials and the tools that make boot disks. It asks no service but
+// that of the credentials.
+func (t *Target) Needs(ctx context.Context) []step.Need {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	keys := step.Need{For: "call EC2", What: "AWS credentials", Fix: "aws configure sso"}
+	cfg, err := configure(ctx, settings{})
+	if err == nil {
+		var of aws.Credentials
+		of, err = cfg.Credentials.Retrieve(ctx) // they are cached
+		keys.Found = of.Source
+	}
+	if known := profiles(); err != nil && len(known) > 0 {
+		keys.Found = "the profiles " + strings.Join(known, ", ")
+	} else if err != nil {
+		keys.Why = err.Error()
+	}
+	if keys.Found != "" {
+		keys.Fix = ""
+	}
+	all := []step.Need{keys}
+	for _, layout := range []disk.Layout{disk.BIOS, disk.UEFI, disk.Whole, disk.Partition} {
+		all = append(all, disk.Needs(ctx, layout)...)
+	}
+	return all
+}

@@ -228,6 +228,23 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+func TestNeeds(t *testing.T) {
+	hermetic(t, "")
+	keys := func() step.Need { return New(step.Site{}).Needs(t.Context())[0] }
+	if n := keys(); n.Found != "" || !strings.Contains(n.Why, "no AWS credentials") || n.Fix != "aws configure sso" {
+		t.Errorf("without credentials: %+v", n)
+	}
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "hushhush")
+	if n := keys(); n.Found != "EnvConfigCredentials" || n.Fix != "" || n.Why != "" {
+		t.Errorf("with keys: %+v", n)
+	}
+	hermetic(t, "[profile dev]\n[profile prod]\n")
+	if n := keys(); n.Found != "the profiles dev, prod" || n.Fix != "" {
+		t.Errorf("with profiles: %+v", n)
+	}
+}
+
 func TestAnotherAccount(t *testing.T) {
 	const who = `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
 <Arn>arn:aws:iam::111122223333:user/ann</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`
