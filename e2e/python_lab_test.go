@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,52 +11,6 @@ import (
 
 	"github.com/morgana-deploy/morgana/need"
 )
-
-// venv gives the Python of a virtual environment with the example's
-// requirements. It is made once for each requirements.txt and kept in the
-// user's cache folder, as Go keeps what it has built.
-func venv(t *testing.T) (python string) {
-	t.Helper()
-	need.Tools(t, "python3", "ssh-keygen", "strip")
-	pinned := readAll(t, "../examples/python-step/requirements.txt")
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	folder := filepath.Join(cache, "morgana-e2e", fmt.Sprintf("python-%x", sha256.Sum256([]byte(pinned)))[:len("python-")+12])
-	python = filepath.Join(folder, "bin", "python")
-	if err := os.MkdirAll(filepath.Dir(folder), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	lock, err := os.OpenFile(folder+".lock", os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = lock.Close() }() // nothing was written
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	whole := filepath.Join(folder, "whole")
-	if _, err := os.Stat(whole); err == nil {
-		return python
-	}
-	if err := os.RemoveAll(folder); err != nil { // what an interrupted test left
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{
-		{"python3", "-m", "venv", folder}, // Debian: package python3-venv
-		{python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes",
-			"--requirement", "../examples/python-step/requirements.txt"},
-	} {
-		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
-			need.Nil(t, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out))
-		}
-	}
-	if err := os.WriteFile(whole, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return python
-}
 
 // pythonLab is a lab with the example's worker, and a copy of the example
 // beside a copy of the hello kernel, as in the work tree.
@@ -71,7 +23,8 @@ type pythonLab struct {
 
 func newPythonLab(t *testing.T) *pythonLab {
 	t.Helper()
-	p := &pythonLab{python: venv(t), lab: newLab(t)}
+	need.Tools(t, "ssh-keygen", "strip")
+	p := &pythonLab{python: need.Python(t, readAll(t, "../examples/python-step/requirements.txt")), lab: newLab(t)}
 	p.folder = filepath.Join(filepath.Dir(p.hello()), "python-step")
 	if err := os.Mkdir(p.folder, 0o755); err != nil {
 		t.Fatal(err)

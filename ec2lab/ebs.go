@@ -75,12 +75,35 @@ func (r *request) readREST() error {
 			r.v.Set(name, groups[i+1])
 		}
 	}
+	if r.name == "StartSnapshot" {
+		var in map[string]any
+		if err := json.Unmarshal(r.body, &in); err != nil {
+			return &refusal{"SerializationException", err.Error(), "", 400}
+		}
+		r.flatten("", in)
+	}
 	for k := range r.http.URL.Query() {
 		if members[k] == "" {
 			return invalid("INVALID_PARAMETER_VALUE", "The parameter %s is not recognized", k)
 		}
 	}
 	return nil
+}
+
+// flatten records JSON in the form of Query parameters.
+func (r *request) flatten(at string, v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, v := range v {
+			r.flatten(strings.TrimPrefix(at+"."+k, "."), v)
+		}
+	case []any:
+		for i, v := range v {
+			r.flatten(at+"."+strconv.Itoa(i+1), v)
+		}
+	default:
+		r.v.Set(at, fmt.Sprint(v))
+	}
 }
 
 func (r *request) actREST() (any, error) {

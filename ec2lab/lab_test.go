@@ -248,11 +248,7 @@ func TestWholeDeploy(t *testing.T) {
 	if s := gone.Reservations[0].Instances[0].State.Name; s != "terminated" {
 		t.Errorf("the instance is %s", s)
 	}
-	for _, c := range b.Calls() {
-		if c.Name == "" || c.Service == "" {
-			t.Errorf("call %+v", c)
-		}
-	}
+	Judge(t, b.Calls())
 }
 
 // A child has its parent's blocks but for those that it has itself.

@@ -284,25 +284,23 @@ func checkTags(tags []tag) error {
 	return nil
 }
 
+// taggable are the kinds of resources that CreateTags finds by their id.
+var taggable = []*kind{&images, &snapshots, &instances, &volumes, &interfaces, &addresses, &subnets, &vpcs, &securityGroups}
+
 // tagged returns the visible resources of the ResourceId parameters.
 func (r *request) tagged() (all []resource, err error) {
 	for _, id := range r.list("ResourceId") {
-		var found resource
-		for _, o := range r.lab.resources {
-			k := o.kind()
-			if o.id() == id && (k.prefix != "" || k.word == "key-pair") && !time.Now().Before(o.root().seen) && !o.root().gone {
-				found = o
-			}
-		}
-		if found == nil {
-			for _, o := range r.lab.resources {
-				if p := o.kind().prefix; p != "" && strings.HasPrefix(id, p) {
-					return nil, o.kind().notFound(id)
-				}
-			}
+		at := slices.IndexFunc(taggable, func(k *kind) bool { return k.well(id) == nil })
+		if at < 0 {
 			return nil, refuse("InvalidID", "The ID '%s' is not valid", id)
 		}
-		all = append(all, found)
+		found := slices.IndexFunc(r.lab.resources, func(o resource) bool {
+			return o.id() == id && !time.Now().Before(o.root().seen) && !o.root().gone
+		})
+		if found < 0 {
+			return nil, taggable[at].notFound(id)
+		}
+		all = append(all, r.lab.resources[found])
 	}
 	return all, nil
 }

@@ -68,14 +68,11 @@ func (l *Lab) furnishTypes() {
 		t := &instanceType{
 			Name: o[0], Current: o[1] == "current", Hypervisor: o[2], Virt: strings.Fields(o[3]), BootModes: strings.Fields(o[4]),
 			Archs: strings.Fields(o[5]), Roots: strings.Fields(o[6]), Usage: []string{"on-demand", "spot"},
-			ENA: "unsupported", EBS: "unsupported", Encryption: "supported", FreeTier: o[0] == "t2.micro" || o[0] == "t3.micro",
+			ENA: "unsupported", EBS: "unsupported", Encryption: "supported", FreeTier: o[0] == "t3.micro",
 			Burstable: strings.HasPrefix(o[0], "t2") || strings.HasPrefix(o[0], "t3"),
 		}
 		t.VCPUs, _ = strconv.Atoi(o[7])
 		t.MiB, _ = strconv.Atoi(o[8])
-		if t.Name == "t1.micro" || t.Name == "m1.small" {
-			t.Encryption = "unsupported"
-		}
 		if t.nitro() {
 			t.ENA, t.EBS = "required", "required"
 		}

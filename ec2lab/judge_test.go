@@ -1,0 +1,50 @@
+package ec2lab
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// The lab answers as moto does where moto is faithful. boto3 is a second SDK.
+func TestMotoAgrees(t *testing.T) {
+	b := newBench(t, Options{})
+	runPython(t, motoPeer, "", b.URL())
+}
+
+// fails is a test that keeps its errors.
+type fails struct {
+	testing.TB
+	text []string
+}
+
+func (f *fails) Errorf(_ string, a ...any) { f.text = append(f.text, string(a[0].([]byte))) }
+
+// Judge says what is wrong with a request, and the lab's own calls are right.
+func TestJudge(t *testing.T) {
+	f := &fails{TB: t}
+	call := func(service, name, query string) Call {
+		v, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Call{Service: service, Name: name, Params: v}
+	}
+	Judge(f, []Call{
+		call("ec2", "RunInstances", "Action=RunInstances&Version=2016-11-15&ImageId=ami-1&MinCount=1&InstanceType=t9.micro&TagSpecification.1.Tags.1.Key=a"),
+		call("ec2", "DescribeImages", "Filter.1.Value.2=x&Owner.1=self&MaxResults=ten"),
+		call("ebs", "PutSnapshotBlock", "SnapshotId=snap-1&BlockIndex=0&Checksum=x&ChecksumAlgorithm=SHA1"),
+		call("elasticloadbalancing", "RegisterTargets", "TargetGroupArn=a&Targets.member.1.Port=80"),
+		call("sts", "WhoAmI", ""),
+	})
+	got := strings.Join(f.text, "")
+	for _, want := range []string{
+		`ec2 RunInstances: Missing required parameter in input: "MaxCount"`, "RunInstances: InstanceType is 't9.micro'", "TagSpecification.1.Tags.1.Key is unknown",
+		"Filter.1.Value.2 is unknown", "MaxResults is 'ten'", `Missing required parameter in input: "DataLength"`, "ChecksumAlgorithm is 'SHA1'",
+		`Missing required parameter in Targets[0]: "Id"`, "sts: there is no WhoAmI",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+}
