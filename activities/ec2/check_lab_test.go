@@ -104,8 +104,6 @@ func TestCheckEncryptsAsTheAccountDoes(t *testing.T) {
 	if err != nil || !strings.Contains(string(spec.Options), `"encrypted":true`) {
 		t.Errorf("got %s, %v", spec.Options, err)
 	}
-	_, err = checked(t, pvABIs, `{}`)
-	refusedWith(t, "t1.micro", err, step.Error{Kind: step.Unsupported, Field: "encrypted"}, "types that can: c3.large, m3.medium")
 }
 
 // The texts are those that a user reads. EC2's part of them is the lab's.
