@@ -50,8 +50,7 @@ func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
 	}
 	defer to.Close()
 	if len(names) != 1 {
-		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%d deployments fit", len(names)),
-			Hint: "name one: " + strings.Join(names, ", ")}
+		return step.Invalid("", "name one: "+strings.Join(names, ", "), "%d deployments fit", len(names))
 	}
 	app, target, _ := strings.Cut(names[0], "/")
 	answer, err := to.QueryWorkflow(ctx, workflows.DeploymentID(app, target), "", workflows.QueryStatus)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -143,8 +142,7 @@ func pick(p *config.Project, names []string, all bool) ([]config.Target, error) 
 	case all || len(names) == 0 && len(p.Targets) == 1:
 		return p.Targets, nil
 	case len(names) == 0:
-		return nil, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%s has %d targets", p.File, len(known)),
-			Hint: "choose by --target (" + strings.Join(known, ", ") + "), or --all"}
+		return nil, step.Invalid("", "choose by --target ("+strings.Join(known, ", ")+"), or --all", "%s has %d targets", p.File, len(known))
 	}
 	var picked []config.Target
 	for _, name := range names {

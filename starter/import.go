@@ -124,8 +124,7 @@ func findConf(path string) (string, error) {
 	case 1:
 		return filepath.Join(path, found[0]), nil
 	}
-	return "", &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%d files named *.conf in %s", len(found), path),
-		Hint: "name one: " + strings.Join(found, ", ")}
+	return "", step.Invalid("", "name one: "+strings.Join(found, ", "), "%d files named *.conf in %s", len(found), path)
 }
 
 func readConf(path string) (*mirari.Conf, error) {
@@ -179,10 +178,11 @@ func writeNew(files []newFile, force bool) error {
 		}
 	}
 	for _, f := range files {
-		if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
-			return &step.Error{Kind: step.InvalidSpec, Op: "write " + f.path, Err: err}
+		err := os.MkdirAll(filepath.Dir(f.path), 0o755)
+		if err == nil {
+			err = os.WriteFile(f.path, f.content, 0o644)
 		}
-		if err := os.WriteFile(f.path, f.content, 0o644); err != nil {
+		if err != nil {
 			return &step.Error{Kind: step.InvalidSpec, Op: "write " + f.path, Err: err}
 		}
 	}

@@ -43,8 +43,7 @@ resource cannot be removed, the deployment goes on and destroy can be tried agai
 func (c *cli) destroy(ctx context.Context, which string, targets []string, forget bool) error {
 	requests := map[string]workflows.DestroyRequest{}
 	if which != "" && len(targets) > 0 {
-		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("--target is for the app of morgana.yaml, not for %s", which),
-			Hint: "name one as APP/TARGET"}
+		return step.Invalid("", "name one as APP/TARGET", "--target is for the app of morgana.yaml, not for %s", which)
 	}
 	if which == "" {
 		project, err := c.project()

@@ -8,7 +8,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -110,8 +109,7 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			c.commandFlags = cmd.Flags()
 			if c.output != "text" && c.output != "json" {
-				return &step.Error{Kind: step.InvalidSpec, Op: "--output", Err: fmt.Errorf("%q is no output format", c.output),
-					Hint: "use text or json"}
+				return step.Invalid("--output", "use text or json", "%q is no output format", c.output)
 			}
 			return nil
 		},
