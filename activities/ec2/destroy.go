@@ -24,7 +24,7 @@ const ending = 10 * time.Minute
 // stay as they are. Error.Left names what could not be removed; the rest is removed.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	op := fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target)
-	d := &destroy{what: what}
+	d := &destroy{Target: t, what: what}
 	err := d.run(ctx)
 	if err == nil {
 		err = d.failure()
@@ -37,6 +37,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 
 // destroy is one call of Destroy.
 type destroy struct {
+	*Target
 	what step.Removal
 	s    settings
 	c    *cloud
@@ -280,6 +281,9 @@ func (d *destroy) delete(ctx context.Context, r resource) error {
 			_, err = d.c.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: id})
 			return code(err) != "InvalidSnapshot.InUse", nil
 		})
+		if err == nil || gone(err) {
+			d.dropSent(r.id)
+		}
 	}
 	if err != nil {
 		return failed("remove "+r.String(), err)

@@ -86,6 +86,7 @@ func (r *registering) snapshot(ctx context.Context) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
+	r.dropSent(id)
 	for _, s := range f.broken {
 		if err := r.remove(ctx, *s.SnapshotId); err != nil {
 			return "", err
@@ -99,6 +100,7 @@ func (r *registering) remove(ctx context.Context, snapshot string) error {
 	if err != nil && !gone(err) {
 		return failed("delete "+snapshot, err)
 	}
+	r.dropSent(snapshot)
 	return nil
 }
 
@@ -226,7 +228,7 @@ func (r *registering) start(ctx context.Context, broken int, p *parent) (id stri
 // fill sends blocks to a snapshot and completes it.
 func (r *registering) fill(ctx context.Context, id string, list blocks, note string) error {
 	last, _ := step.Resume(ctx)
-	sent, err := openSent(filepath.Join(r.machines.Root(), "uploads"), id, list, last)
+	sent, err := openSent(r.uploads(), id, list, last)
 	if err != nil {
 		return err
 	}
@@ -254,7 +256,7 @@ func (r *registering) fill(ctx context.Context, id string, list blocks, note str
 	} else if !done {
 		return cmp.Or(err, fmt.Errorf("AWS has not completed the snapshot %s in %s", id, limit))
 	}
-	return sent.remove()
+	return nil
 }
 
 // upload unpacks the disk, sparse, and sends its blocks.

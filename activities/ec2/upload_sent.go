@@ -127,11 +127,19 @@ func (s *sent) state(snapshot string) json.RawMessage {
 	return b
 }
 
-// remove removes the record.
-func (s *sent) remove() error { return errors.Join(s.file.Close(), os.Remove(s.file.Name())) }
+// uploads is the folder of the records.
+func (t *Target) uploads() string { return filepath.Join(t.machines.Root(), "uploads") }
 
-// sweepSent removes records of uploads that did not end. AWS cancels a snapshot hours after
-// its last block.
+// dropSent removes the record of a snapshot that is completed or deleted, if this host has
+// it.
+func (t *Target) dropSent(snapshot string) {
+	if snapshotForm.MatchString(snapshot) {
+		_ = os.Remove(filepath.Join(t.uploads(), snapshot)) // sweepSent tries again
+	}
+}
+
+// sweepSent removes the records that other hosts could not. AWS cancels a snapshot hours
+// after its last block.
 func sweepSent(folder string) {
 	entries, _ := os.ReadDir(folder) // after an error no record is removed
 	for _, e := range entries {
