@@ -1,0 +1,87 @@
+package e2e
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+)
+
+// atEC2 is a project with a ready-made kernel, whose bytes are the app's own.
+func (e *onEC2) atEC2(kernel []byte, app, options string) (folder string) {
+	e.t.Helper()
+	folder, _ = e.built(kernel, app, "")
+	e.write(folder+"/morgana.yaml", "app: "+app+"\ntoolchain: {kind: prebuilt, kernel: kernel}\n"+
+		"targets: {dev: {kind: ec2, args: stay, expect: hello from a unikernel, "+options+"}}\n")
+	return folder
+}
+
+// comes waits until a call has come once more than before.
+func (e *onEC2) comes(name string, before int) {
+	e.t.Helper()
+	e.eventually(waits, name+" comes", func() bool { return e.count(name) > before })
+}
+
+// kill -9 of the worker in the calls of register and boot: there is one snapshot, one AMI
+// and one instance, and few blocks are sent twice.
+func TestKillTheWorkerAtEC2(t *testing.T) {
+	t.Parallel()
+	e := newEC2(t, nil)
+	folder := e.atEC2(e.kernel(), "killed", "")
+	kills := []string{"StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "RegisterImage", "RunInstances"}
+	for _, call := range kills {
+		e.cloud.Fault(ec2lab.Fault{Call: call, Delay: 2 * time.Second})
+	}
+	deploy := e.begin(folder, "deploy")
+	for _, call := range kills {
+		e.comes(call, 0)
+		e.kill(e.worker)
+		e.startWorker()
+	}
+	e.ends(deploy, 0)
+	e.holds(1)
+	for block, n := range e.cloud.Puts(e.has("snapshot", "completed")[0]) {
+		if n > 2 {
+			t.Errorf("block %d was sent %d times", block, n)
+		}
+	}
+	e.ends(e.begin(folder, "destroy"), 0)
+	e.asBefore()
+}
+
+// A deploy that is cancelled in register or boot leaves what was there before: nothing, or
+// the generation before.
+func TestCancelAtEC2(t *testing.T) {
+	t.Parallel()
+	e := newEC2(t, nil)
+	kernel, c := e.kernel(), e.client()
+	for _, call := range []string{"PutSnapshotBlock", "RegisterImage", "RunInstances", "GetConsoleOutput"} {
+		app := "in-" + strings.ToLower(call)
+		folder := e.atEC2(kernel, app, "")
+		for generation, more := range [][]string{{}, {"--set", "dev.args=stay anew"}} {
+			there := e.cloud.Resources()
+			e.cloud.Fault(ec2lab.Fault{Call: call, Delay: 2 * time.Second})
+			if call == "GetConsoleOutput" { // it is asked again
+				more = append(more, "--set", "dev.expect=never said")
+			}
+			n := e.count(call)
+			deploy := e.begin(folder, append([]string{"deploy"}, more...)...)
+			e.comes(call, n)
+			if err := c.CancelWorkflow(t.Context(), rollout(app, generation+1), ""); err != nil {
+				t.Fatal(err)
+			}
+			if r := e.ends(deploy, 1); !strings.Contains(r.errOut, "cancelled") || strings.Contains(r.errOut, "left:") {
+				t.Errorf("%s: %s%s", call, r.out, r.errOut)
+			}
+			e.cloud.Heal()
+			e.eventually(waits, "generation "+app+" is gone", func() bool { return slices.Equal(e.cloud.Resources(), there) })
+			if generation == 0 {
+				e.deployed(folder)
+			}
+		}
+		e.ends(e.begin(folder, "destroy"), 0)
+		e.asBefore()
+	}
+}
