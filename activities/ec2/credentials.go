@@ -58,7 +58,7 @@ func (e explained) explain(err error) error {
 	case errors.As(err, &api):
 		return refused(err, api)
 	}
-	return unauthorized(unanswered(err), "see that aws sts get-caller-identity"+of+" works as the worker's user")
+	return unauthorized(plainest(err), "see that aws sts get-caller-identity"+of+" works as the worker's user")
 }
 
 // unreadable returns the error of a configuration that the SDK did not take.
@@ -69,7 +69,7 @@ func unreadable(err error) error {
 	}
 	var none config.SharedConfigProfileNotExistError
 	if !errors.As(err, &none) {
-		return step.Invalid("profile", "correct ~/.aws/config or the AWS_* variables of the worker", "%w", said{unanswered(err), err})
+		return step.Invalid("profile", "correct ~/.aws/config or the AWS_* variables of the worker", "%w", said{plainest(err), err})
 	}
 	known := profiles()
 	hint := "aws configure sso as the worker's user makes one"

@@ -25,13 +25,16 @@ func failed(op string, err error) error {
 	var api smithy.APIError
 	switch {
 	case errors.As(err, &told): // of the credentials
-	case errors.As(err, &api):
+	case errors.As(err, &api) && api.ErrorCode() != "" && api.ErrorCode() != noCode:
 		err = refused(err, api)
 	default:
-		err = said{text: unanswered(err), err: err}
+		err = unanswered(err)
 	}
 	return step.During(op, err)
 }
+
+// noCode is the SDK's word for a code or a message that an answer lacks.
+const noCode = "UnknownError"
 
 // code returns AWS's code of an error, "" if AWS did not answer.
 func code(err error) string {
@@ -137,7 +140,7 @@ var answers = map[string]answer{
 
 	// AWS's own.
 	"InternalError": transient, "InternalFailure": transient, "InternalServerException": transient, "ServiceUnavailable": transient,
-	"Unavailable": transient, "ServerInternal": transient, "RequestTimeout": transient, "UnknownError": transient, "": transient,
+	"Unavailable": transient, "ServerInternal": transient, "RequestTimeout": transient,
 }
 
 // answerTo returns the meaning of a code. AWS has hundreds, and their forms tell enough.
@@ -173,12 +176,8 @@ func refused(err error, api smithy.APIError) *step.Error {
 	if a == denied {
 		text, e.Hint = deniedText(err, api.ErrorMessage())
 	}
-	if api.ErrorMessage() == "UnknownError" || text == "" { // the SDK's word for no message
-		text = cmp.Or(strings.TrimPrefix(code, "UnknownError"), "an answer that is not AWS's")
-		var r *smithyhttp.ResponseError
-		if errors.As(err, &r) && r.Response != nil {
-			text += fmt.Sprintf(" (HTTP %d)", r.HTTPStatusCode())
-		}
+	if api.ErrorMessage() == noCode || text == "" {
+		text = fmt.Sprintf("%s (HTTP %d)", code, statusOf(err))
 	}
 	e.Err = said{text: text, err: err}
 	return e
@@ -243,8 +242,18 @@ func skewText(skew time.Duration) string {
 	return fmt.Sprintf("%s %s AWS's", skew.Abs().Round(time.Minute), way)
 }
 
-// unanswered returns the text of an error without an answer of AWS.
-func unanswered(err error) string {
+// unanswered returns the error of a call that AWS did not answer.
+func unanswered(err error) *step.Error {
+	e := &step.Error{Err: said{plainest(err), err}}
+	if status := statusOf(err); status != 0 {
+		e.Err = said{fmt.Sprintf("an answer that is not AWS's (HTTP %d)", status), err}
+		e.Hint = "a proxy may have answered: see HTTPS_PROXY, AWS_ENDPOINT_URL and the option endpoint"
+	}
+	return e
+}
+
+// plainest returns the text of an error without the SDK's words around it.
+func plainest(err error) string {
 	var at *url.Error
 	if errors.As(err, &at) {
 		host := at.URL
@@ -257,9 +266,14 @@ func unanswered(err error) string {
 	if errors.As(err, &call) {
 		err = call.Err
 	}
-	var r *smithyhttp.ResponseError
-	if errors.As(err, &r) {
-		err = r.Err
-	}
 	return err.Error()
+}
+
+// statusOf returns the HTTP status of the answer behind an error, 0 if there is none.
+func statusOf(err error) int {
+	var r *smithyhttp.ResponseError
+	if errors.As(err, &r) && r.Response != nil {
+		return r.HTTPStatusCode()
+	}
+	return 0
 }

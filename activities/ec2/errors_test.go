@@ -131,7 +131,7 @@ func same(t *testing.T, name string, err error, want step.Error, text, hint stri
 		t.Errorf("%s: got %+v, want %+v", name, err, want)
 		return
 	}
-	if !strings.HasPrefix(e.Error(), "do it: ") || !strings.Contains(e.Error(), text) || !strings.Contains(e.Hint, hint) {
+	if e.Op == "" || !strings.Contains(e.Error(), text) || !strings.Contains(e.Hint, hint) {
 		t.Errorf("%s: got %q, hint %q; want %q, hint %q", name, e, e.Hint, text, hint)
 	}
 	for _, noise := range []string{"RequestID", "8f7724cf", "operation error", "api error", "4GIOHl", "Encoded"} {
@@ -168,7 +168,9 @@ func TestAnswersOfEBSDirect(t *testing.T) {
 // A proxy's page and a service that is not there are retried.
 func TestNoAnswer(t *testing.T) {
 	_, err := answering(t, 502, map[string]string{"Content-Type": "text/html"}, "<html>Bad gateway</html>").ec2.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{})
-	same(t, "proxy", err, step.Error{}, "HTTP 502", "")
+	same(t, "proxy", err, step.Error{}, "an answer that is not AWS's (HTTP 502)", "HTTPS_PROXY")
+	err = answering(t, 407, map[string]string{"Content-Type": "text/plain"}, "who are you?").own(t.Context())
+	same(t, "proxy before STS", err, step.Error{}, "an answer that is not AWS's (HTTP 407)", "HTTPS_PROXY")
 
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
