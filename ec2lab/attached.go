@@ -1,27 +1,25 @@
 package ec2lab
 
-import "strconv"
-
 // volume is a volume of an instance.
 type volume struct {
 	base
-	ID          string       `xml:"volumeId"`
-	Size        int          `xml:"size"`
-	Snapshot    string       `xml:"snapshotId"`
-	Zone        string       `xml:"availabilityZone"`
-	State       string       `xml:"status"`
-	Created     string       `xml:"createTime"`
+	ID          string       `xml:"volumeId" filter:"volume-id"`
+	Size        int          `xml:"size" filter:"size"`
+	Snapshot    string       `xml:"snapshotId" filter:"snapshot-id"`
+	Zone        string       `xml:"availabilityZone" filter:"availability-zone"`
+	State       string       `xml:"status" filter:"status"`
+	Created     string       `xml:"createTime" filter:"create-time"`
 	Attachments []attachment `xml:"attachmentSet>item"`
-	Type        string       `xml:"volumeType"`
-	Encrypted   bool         `xml:"encrypted"`
+	Type        string       `xml:"volumeType" filter:"volume-type"`
+	Encrypted   bool         `xml:"encrypted" filter:"encrypted"`
 }
 
 type attachment struct {
 	Volume   string `xml:"volumeId"`
-	Instance string `xml:"instanceId"`
-	Device   string `xml:"device"`
-	State    string `xml:"status"`
-	Delete   bool   `xml:"deleteOnTermination"`
+	Instance string `xml:"instanceId" filter:"attachment.instance-id"`
+	Device   string `xml:"device" filter:"attachment.device"`
+	State    string `xml:"status" filter:"attachment.status"`
+	Delete   bool   `xml:"deleteOnTermination" filter:"attachment.delete-on-termination"`
 }
 
 var volumes = kind{word: "volume", prefix: "vol-", param: "VolumeId", set: "volumeSet", missing: "InvalidVolume.NotFound", text: "The volume '%s' does not exist.", malformed: "InvalidParameterValue", least: 5, most: 1000}
@@ -29,27 +27,17 @@ var volumes = kind{word: "volume", prefix: "vol-", param: "VolumeId", set: "volu
 func (v *volume) kind() *kind  { return &volumes }
 func (v *volume) id() string   { return v.ID }
 func (v *volume) line() string { return "volume " + v.ID + " " + v.State }
-func (v *volume) attrs() map[string][]string {
-	if v == nil {
-		v = &volume{}
-	}
-	a := map[string][]string{"volume-id": {v.ID}, "status": {v.State}, "snapshot-id": {v.Snapshot}, "size": {strconv.Itoa(v.Size)}, "availability-zone": {v.Zone}, "attachment.instance-id": nil}
-	for _, t := range v.Attachments {
-		a["attachment.instance-id"] = append(a["attachment.instance-id"], t.Instance)
-	}
-	return a
-}
 
 // netInterface is a network interface of an instance.
 type netInterface struct {
 	base
-	ID       string     `xml:"networkInterfaceId"`
-	Subnet   string     `xml:"subnetId"`
-	VPC      string     `xml:"vpcId"`
-	State    string     `xml:"status"`
-	Private  string     `xml:"privateIpAddress"`
-	Groups   []groupRef `xml:"groupSet>item"`
-	Instance string     `xml:"attachment>instanceId"`
+	ID       string     `xml:"networkInterfaceId" filter:"network-interface-id"`
+	Subnet   string     `xml:"subnetId" filter:"subnet-id"`
+	VPC      string     `xml:"vpcId" filter:"vpc-id"`
+	State    string     `xml:"status" filter:"status"`
+	Private  string     `xml:"privateIpAddress" filter:"private-ip-address"`
+	Groups   []groupRef `xml:"groupSet>item" filter:"-"`
+	Instance string     `xml:"attachment>instanceId" filter:"attachment.instance-id"`
 	Index    int        `xml:"attachment>deviceIndex"`
 	Delete   bool       `xml:"attachment>deleteOnTermination"`
 }
@@ -59,13 +47,6 @@ var interfaces = kind{word: "network-interface", prefix: "eni-", param: "Network
 func (n *netInterface) kind() *kind  { return &interfaces }
 func (n *netInterface) id() string   { return n.ID }
 func (n *netInterface) line() string { return "interface " + n.ID + " " + n.State }
-func (n *netInterface) attrs() map[string][]string {
-	if n == nil {
-		n = &netInterface{}
-	}
-	return map[string][]string{"network-interface-id": {n.ID}, "subnet-id": {n.Subnet}, "vpc-id": {n.VPC}, "status": {n.State}, "attachment.instance-id": {n.Instance}, "private-ip-address": {n.Private}}
-}
-
 func deleteVolume(r *request) (any, error) {
 	if err := r.allow(arn("volume/" + r.get("VolumeId"))); err != nil {
 		return nil, err

@@ -38,7 +38,7 @@ const (
 	After
 )
 
-// Fault adds a fault. If several are for one call, the first has effect.
+// Fault adds a fault. If several are for one call, the first has effect; delays add up.
 func (l *Lab) Fault(f Fault) {
 	if f.Times == 0 {
 		f.Times = 1
@@ -51,14 +51,20 @@ func (l *Lab) Heal() { l.set(func() { l.faults = nil }) }
 
 // fault returns the fault of a call.
 func (l *Lab) fault(name string) (found Fault) {
+	hit := false
 	for _, f := range l.faults {
 		switch {
 		case f.Call != "" && f.Call != name:
 		case f.Skip > 0:
 			f.Skip--
-		case f.Times != 0 && found == Fault{}:
+		case f.Times != 0 && *f == Fault{Call: f.Call, Times: f.Times, Delay: f.Delay}:
 			f.Times--
-			found = *f
+			found.Delay += f.Delay
+		case f.Times != 0 && !hit:
+			f.Times--
+			delay := found.Delay
+			found, hit = *f, true
+			found.Delay += delay
 		}
 	}
 	return found

@@ -9,24 +9,24 @@ import (
 // image is an AMI or an AKI.
 type image struct {
 	base
-	ID           string        `xml:"imageId"`
-	Location     string        `xml:"imageLocation"`
-	State        string        `xml:"imageState"`
-	Owner        string        `xml:"imageOwnerId"`
-	Alias        string        `xml:"imageOwnerAlias,omitempty"`
-	Created      string        `xml:"creationDate"`
-	Public       bool          `xml:"isPublic"`
-	Architecture string        `xml:"architecture"`
-	Type         string        `xml:"imageType"` // machine or kernel
-	Kernel       string        `xml:"kernelId,omitempty"`
-	Name         string        `xml:"name"`
-	Description  string        `xml:"description,omitempty"`
-	RootType     string        `xml:"rootDeviceType"`
-	RootName     string        `xml:"rootDeviceName,omitempty"`
+	ID           string        `xml:"imageId" filter:"image-id"`
+	Location     string        `xml:"imageLocation" filter:"manifest-location"`
+	State        string        `xml:"imageState" filter:"state"`
+	Owner        string        `xml:"imageOwnerId" filter:"owner-id"`
+	Alias        string        `xml:"imageOwnerAlias,omitempty" filter:"owner-alias"`
+	Created      string        `xml:"creationDate" filter:"creation-date"`
+	Public       bool          `xml:"isPublic" filter:"is-public"`
+	Architecture string        `xml:"architecture" filter:"architecture"`
+	Type         string        `xml:"imageType" filter:"image-type"` // machine or kernel
+	Kernel       string        `xml:"kernelId,omitempty" filter:"kernel-id"`
+	Name         string        `xml:"name" filter:"name"`
+	Description  string        `xml:"description,omitempty" filter:"description"`
+	RootType     string        `xml:"rootDeviceType" filter:"root-device-type"`
+	RootName     string        `xml:"rootDeviceName,omitempty" filter:"root-device-name"`
 	Disks        []diskMapping `xml:"blockDeviceMapping>item"`
-	Virt         string        `xml:"virtualizationType"`
-	Hypervisor   string        `xml:"hypervisor"`
-	ENA          bool          `xml:"enaSupport,omitempty"`
+	Virt         string        `xml:"virtualizationType" filter:"virtualization-type"`
+	Hypervisor   string        `xml:"hypervisor" filter:"hypervisor"`
+	ENA          bool          `xml:"enaSupport,omitempty" filter:"ena-support"`
 	SRIOV        string        `xml:"sriovNetSupport,omitempty"`
 	BootMode     string        `xml:"bootMode,omitempty"`
 	TPM          string        `xml:"tpmSupport,omitempty"`
@@ -35,16 +35,16 @@ type image struct {
 
 // diskMapping is a volume that an image gives its instances.
 type diskMapping struct {
-	Device string     `xml:"deviceName"`
+	Device string     `xml:"deviceName" filter:"block-device-mapping.device-name"`
 	EBS    mappedDisk `xml:"ebs"`
 }
 
 type mappedDisk struct {
-	Snapshot  string `xml:"snapshotId,omitempty"`
-	Size      int    `xml:"volumeSize"`
-	Delete    bool   `xml:"deleteOnTermination"`
-	Type      string `xml:"volumeType"`
-	Encrypted bool   `xml:"encrypted"`
+	Snapshot  string `xml:"snapshotId,omitempty" filter:"block-device-mapping.snapshot-id"`
+	Size      int    `xml:"volumeSize" filter:"block-device-mapping.volume-size"`
+	Delete    bool   `xml:"deleteOnTermination" filter:"block-device-mapping.delete-on-termination"`
+	Type      string `xml:"volumeType" filter:"block-device-mapping.volume-type"`
+	Encrypted bool   `xml:"encrypted" filter:"block-device-mapping.encrypted"`
 }
 
 var images = kind{
@@ -60,25 +60,6 @@ func (m *image) line() string {
 		return ""
 	}
 	return "image " + m.ID + " " + m.State
-}
-
-func (m *image) attrs() map[string][]string {
-	if m == nil {
-		m = &image{}
-	}
-	a := map[string][]string{
-		"image-id": {m.ID}, "name": {m.Name}, "state": {m.State}, "owner-id": {m.Owner}, "owner-alias": {m.Alias},
-		"architecture": {m.Architecture}, "image-type": {m.Type}, "kernel-id": {m.Kernel}, "description": {m.Description},
-		"root-device-type": {m.RootType}, "root-device-name": {m.RootName}, "virtualization-type": {m.Virt},
-		"hypervisor": {m.Hypervisor}, "manifest-location": {m.Location}, "creation-date": {m.Created},
-		"is-public": {map[bool]string{true: "true", false: "false"}[m.Public]}, "ena-support": {map[bool]string{true: "true", false: "false"}[m.ENA]},
-		"block-device-mapping.snapshot-id": nil, "block-device-mapping.device-name": nil,
-	}
-	for _, d := range m.Disks {
-		a["block-device-mapping.snapshot-id"] = append(a["block-device-mapping.snapshot-id"], d.EBS.Snapshot)
-		a["block-device-mapping.device-name"] = append(a["block-device-mapping.device-name"], d.Device)
-	}
-	return a
 }
 
 // ownedBy is the Owner parameter of DescribeImages and DescribeSnapshots.
@@ -274,7 +255,7 @@ func deregisterImage(r *request) (any, error) {
 	m.gone = true
 	if r.bool("DeleteAssociatedSnapshots", false) {
 		for s := range kept[*snapshot](r.lab) {
-			if slices.Contains(m.attrs()["block-device-mapping.snapshot-id"], s.ID) && r.lab.userOf(s) == nil {
+			if m.uses(s) && r.lab.userOf(s) == nil {
 				s.gone = true
 			}
 		}
@@ -282,10 +263,14 @@ func deregisterImage(r *request) (any, error) {
 	return done, nil
 }
 
+func (m *image) uses(s *snapshot) bool {
+	return slices.ContainsFunc(m.Disks, func(d diskMapping) bool { return d.EBS.Snapshot == s.ID })
+}
+
 // userOf returns an image that a snapshot is a disk of.
 func (l *Lab) userOf(s *snapshot) *image {
 	for m := range kept[*image](l) {
-		if slices.Contains(m.attrs()["block-device-mapping.snapshot-id"], s.ID) {
+		if m.uses(s) {
 			return m
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -14,33 +13,33 @@ import (
 // instance is an instance.
 type instance struct {
 	base
-	ID         string         `xml:"instanceId"`
-	Image      string         `xml:"imageId"`
+	ID         string         `xml:"instanceId" filter:"instance-id"`
+	Image      string         `xml:"imageId" filter:"image-id"`
 	State      state          `xml:"instanceState"`
 	PrivateDNS string         `xml:"privateDnsName"`
-	DNS        string         `xml:"dnsName"`
+	DNS        string         `xml:"dnsName" filter:"dns-name"`
 	Reason     string         `xml:"reason"`
-	Key        string         `xml:"keyName,omitempty"`
+	Key        string         `xml:"keyName,omitempty" filter:"key-name"`
 	Index      int            `xml:"amiLaunchIndex"`
-	Type       string         `xml:"instanceType"`
-	Launched   string         `xml:"launchTime"`
+	Type       string         `xml:"instanceType" filter:"instance-type"`
+	Launched   string         `xml:"launchTime" filter:"launch-time"`
 	Place      place          `xml:"placement"`
-	Kernel     string         `xml:"kernelId,omitempty"`
-	Subnet     string         `xml:"subnetId,omitempty"`
-	VPC        string         `xml:"vpcId,omitempty"`
-	PrivateIP  string         `xml:"privateIpAddress,omitempty"`
-	IP         string         `xml:"ipAddress,omitempty"`
+	Kernel     string         `xml:"kernelId,omitempty" filter:"kernel-id"`
+	Subnet     string         `xml:"subnetId,omitempty" filter:"subnet-id"`
+	VPC        string         `xml:"vpcId,omitempty" filter:"vpc-id"`
+	PrivateIP  string         `xml:"privateIpAddress,omitempty" filter:"private-ip-address"`
+	IP         string         `xml:"ipAddress,omitempty" filter:"ip-address"`
 	Groups     []groupRef     `xml:"groupSet>item"`
 	StateWhy   *why           `xml:"stateReason"`
-	Arch       string         `xml:"architecture"`
+	Arch       string         `xml:"architecture" filter:"architecture"`
 	RootType   string         `xml:"rootDeviceType"`
 	RootName   string         `xml:"rootDeviceName"`
 	Disks      []attachedDisk `xml:"blockDeviceMapping>item"`
-	Virt       string         `xml:"virtualizationType"`
-	Lifecycle  string         `xml:"instanceLifecycle,omitempty"`
-	Token      string         `xml:"clientToken"`
+	Virt       string         `xml:"virtualizationType" filter:"virtualization-type"`
+	Lifecycle  string         `xml:"instanceLifecycle,omitempty" filter:"instance-lifecycle"`
+	Token      string         `xml:"clientToken" filter:"client-token"`
 	Hypervisor string         `xml:"hypervisor"`
-	Interfaces []netInterface `xml:"networkInterfaceSet>item"`
+	Interfaces []netInterface `xml:"networkInterfaceSet>item" filter:"-"`
 	Profile    *profile       `xml:"iamInstanceProfile"`
 	ENA        bool           `xml:"enaSupport,omitempty"`
 	BootMode   string         `xml:"bootMode,omitempty"`
@@ -58,8 +57,8 @@ type instance struct {
 }
 
 type state struct {
-	Code int    `xml:"code"`
-	Name string `xml:"name"`
+	Code int    `xml:"code" filter:"instance-state-code"`
+	Name string `xml:"name" filter:"instance-state-name"`
 }
 
 func stateOf(name string) state {
@@ -72,27 +71,27 @@ type why struct {
 }
 
 type place struct {
-	Zone    string `xml:"availabilityZone"`
-	Group   string `xml:"groupName"`
-	Tenancy string `xml:"tenancy"`
+	Zone    string `xml:"availabilityZone" filter:"availability-zone"`
+	Group   string `xml:"groupName" filter:"placement-group-name"`
+	Tenancy string `xml:"tenancy" filter:"tenancy"`
 }
 
 type groupRef struct {
-	ID   string `xml:"groupId"`
-	Name string `xml:"groupName"`
+	ID   string `xml:"groupId" filter:"instance.group-id"`
+	Name string `xml:"groupName" filter:"instance.group-name"`
 }
 
 type attachedDisk struct {
-	Device string `xml:"deviceName"`
+	Device string `xml:"deviceName" filter:"block-device-mapping.device-name"`
 	EBS    struct {
-		Volume string `xml:"volumeId"`
-		Status string `xml:"status"`
+		Volume string `xml:"volumeId" filter:"block-device-mapping.volume-id"`
+		Status string `xml:"status" filter:"block-device-mapping.status"`
 		Delete bool   `xml:"deleteOnTermination"`
 	} `xml:"ebs"`
 }
 
 type profile struct {
-	ARN string `xml:"arn"`
+	ARN string `xml:"arn" filter:"iam-instance-profile.arn"`
 	ID  string `xml:"id"`
 }
 
@@ -112,27 +111,6 @@ func (i *instance) line() string {
 		return ""
 	}
 	return "instance " + i.ID + " " + i.State.Name
-}
-
-func (i *instance) attrs() map[string][]string {
-	if i == nil {
-		i = &instance{}
-	}
-	a := map[string][]string{
-		"instance-id": {i.ID}, "image-id": {i.Image}, "instance-state-name": {i.State.Name}, "instance-state-code": {strconv.Itoa(i.State.Code)},
-		"instance-type": {i.Type}, "availability-zone": {i.Place.Zone}, "subnet-id": {i.Subnet}, "vpc-id": {i.VPC}, "client-token": {i.Token},
-		"key-name": {i.Key}, "kernel-id": {i.Kernel}, "ip-address": {i.IP}, "private-ip-address": {i.PrivateIP}, "dns-name": {i.DNS},
-		"architecture": {i.Arch}, "virtualization-type": {i.Virt}, "owner-id": {account}, "reservation-id": {i.reservation},
-		"instance-lifecycle": {i.Lifecycle}, "launch-time": {i.Launched}, "instance.group-id": nil, "network-interface.network-interface-id": nil,
-		"block-device-mapping.volume-id": nil,
-	}
-	for _, g := range i.Groups {
-		a["instance.group-id"] = append(a["instance.group-id"], g.ID)
-	}
-	for _, d := range i.Disks {
-		a["block-device-mapping.volume-id"] = append(a["block-device-mapping.volume-id"], d.EBS.Volume)
-	}
-	return a
 }
 
 func (i *instance) setPublic(ip string) {
@@ -311,7 +289,9 @@ func (l *Lab) start(i *instance, s *snapshot, layout string, memory int, stuck b
 
 // started gives an instance its guest.
 func (l *Lab) started(i *instance, guest Running, err error) {
-	i.running = guest
+	if err == nil {
+		i.running = guest
+	}
 	switch {
 	case err != nil:
 		i.StateWhy = &why{"Server.InternalError", err.Error()}

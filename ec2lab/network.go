@@ -8,88 +8,62 @@ import (
 // zone is an availability zone.
 type zone struct {
 	base
-	Name   string `xml:"zoneName"`
-	State  string `xml:"zoneState"`
-	Region string `xml:"regionName"`
-	ZoneID string `xml:"zoneId"`
-	Type   string `xml:"zoneType"`
-	OptIn  string `xml:"optInStatus"`
+	Name   string `xml:"zoneName" filter:"zone-name"`
+	State  string `xml:"zoneState" filter:"state"`
+	Region string `xml:"regionName" filter:"region-name"`
+	ZoneID string `xml:"zoneId" filter:"zone-id"`
+	Type   string `xml:"zoneType" filter:"zone-type"`
+	OptIn  string `xml:"optInStatus" filter:"opt-in-status"`
 }
 
 var zones = kind{word: "zone", param: "ZoneName", set: "availabilityZoneInfo", missing: "InvalidParameterValue", text: "Invalid availability zone: [%s]"}
 
-func (z *zone) kind() *kind  { return &zones }
-func (z *zone) id() string   { return z.Name }
-func (z *zone) line() string { return "" }
-func (z *zone) attrs() map[string][]string {
-	if z == nil {
-		z = &zone{}
-	}
-	return map[string][]string{"zone-name": {z.Name}, "state": {z.State}, "region-name": {z.Region}, "zone-id": {z.ZoneID}, "zone-type": {z.Type}, "opt-in-status": {z.OptIn}}
-}
+func (z *zone) kind() *kind { return &zones }
+func (z *zone) id() string  { return z.Name }
 
 // vpc is a VPC.
 type vpc struct {
 	base
-	ID      string `xml:"vpcId"`
-	State   string `xml:"state"`
-	CIDR    string `xml:"cidrBlock"`
-	Default bool   `xml:"isDefault"`
-	Owner   string `xml:"ownerId"`
+	ID      string `xml:"vpcId" filter:"vpc-id"`
+	State   string `xml:"state" filter:"state"`
+	CIDR    string `xml:"cidrBlock" filter:"cidr"`
+	Default bool   `xml:"isDefault" filter:"is-default"`
+	Owner   string `xml:"ownerId" filter:"owner-id"`
 }
 
 var vpcs = kind{word: "vpc", prefix: "vpc-", param: "VpcId", set: "vpcSet", missing: "InvalidVpcID.NotFound", text: "The vpc ID '%s' does not exist", malformed: "InvalidVpcID.Malformed", least: 5, most: 1000}
 
-func (v *vpc) kind() *kind  { return &vpcs }
-func (v *vpc) id() string   { return v.ID }
-func (v *vpc) line() string { return "" }
-func (v *vpc) attrs() map[string][]string {
-	if v == nil {
-		v = &vpc{}
-	}
-	return map[string][]string{"vpc-id": {v.ID}, "state": {v.State}, "cidr": {v.CIDR}, "is-default": {strconv.FormatBool(v.Default)}, "isDefault": {strconv.FormatBool(v.Default)}, "owner-id": {v.Owner}}
-}
+func (v *vpc) kind() *kind { return &vpcs }
+func (v *vpc) id() string  { return v.ID }
 
 // subnet is a subnet of a VPC.
 type subnet struct {
 	base
-	ID      string `xml:"subnetId"`
-	State   string `xml:"state"`
-	VPC     string `xml:"vpcId"`
-	CIDR    string `xml:"cidrBlock"`
+	ID      string `xml:"subnetId" filter:"subnet-id"`
+	State   string `xml:"state" filter:"state"`
+	VPC     string `xml:"vpcId" filter:"vpc-id"`
+	CIDR    string `xml:"cidrBlock" filter:"cidr-block"`
 	Free    int    `xml:"availableIpAddressCount"`
-	Zone    string `xml:"availabilityZone"`
-	ZoneID  string `xml:"availabilityZoneId"`
-	Default bool   `xml:"defaultForAz"`
-	Public  bool   `xml:"mapPublicIpOnLaunch"`
-	Owner   string `xml:"ownerId"`
+	Zone    string `xml:"availabilityZone" filter:"availability-zone"`
+	ZoneID  string `xml:"availabilityZoneId" filter:"availability-zone-id"`
+	Default bool   `xml:"defaultForAz" filter:"default-for-az"`
+	Public  bool   `xml:"mapPublicIpOnLaunch" filter:"map-public-ip-on-launch"`
+	Owner   string `xml:"ownerId" filter:"owner-id"`
 }
 
 var subnets = kind{word: "subnet", prefix: "subnet-", param: "SubnetId", set: "subnetSet", missing: "InvalidSubnetID.NotFound", text: "The subnet ID '%s' does not exist", malformed: "InvalidSubnetID.Malformed", least: 5, most: 1000}
 
-func (s *subnet) kind() *kind  { return &subnets }
-func (s *subnet) id() string   { return s.ID }
-func (s *subnet) line() string { return "" }
-func (s *subnet) attrs() map[string][]string {
-	if s == nil {
-		s = &subnet{}
-	}
-	byDefault := strconv.FormatBool(s.Default)
-	return map[string][]string{
-		"subnet-id": {s.ID}, "vpc-id": {s.VPC}, "state": {s.State}, "availability-zone": {s.Zone}, "availabilityZone": {s.Zone},
-		"availability-zone-id": {s.ZoneID}, "default-for-az": {byDefault}, "defaultForAz": {byDefault},
-		"map-public-ip-on-launch": {strconv.FormatBool(s.Public)}, "cidr-block": {s.CIDR}, "owner-id": {s.Owner},
-	}
-}
+func (s *subnet) kind() *kind { return &subnets }
+func (s *subnet) id() string  { return s.ID }
 
 // securityGroup is a security group.
 type securityGroup struct {
 	base
-	ID          string `xml:"groupId"`
-	Name        string `xml:"groupName"`
-	VPC         string `xml:"vpcId"`
-	Description string `xml:"groupDescription"`
-	Owner       string `xml:"ownerId"`
+	ID          string `xml:"groupId" filter:"group-id"`
+	Name        string `xml:"groupName" filter:"group-name"`
+	VPC         string `xml:"vpcId" filter:"vpc-id"`
+	Description string `xml:"groupDescription" filter:"description"`
+	Owner       string `xml:"ownerId" filter:"owner-id"`
 	In          []rule `xml:"ipPermissions>item"`
 }
 
@@ -101,47 +75,33 @@ type rule struct {
 
 var securityGroups = kind{word: "security-group", prefix: "sg-", param: "GroupId", set: "securityGroupInfo", missing: "InvalidGroup.NotFound", text: "The security group '%s' does not exist", malformed: "InvalidGroupId.Malformed", least: 5, most: 1000}
 
-func (g *securityGroup) kind() *kind  { return &securityGroups }
-func (g *securityGroup) id() string   { return g.ID }
-func (g *securityGroup) line() string { return "" }
-func (g *securityGroup) attrs() map[string][]string {
-	if g == nil {
-		g = &securityGroup{}
-	}
-	return map[string][]string{"group-id": {g.ID}, "group-name": {g.Name}, "vpc-id": {g.VPC}, "description": {g.Description}, "owner-id": {g.Owner}}
-}
+func (g *securityGroup) kind() *kind { return &securityGroups }
+func (g *securityGroup) id() string  { return g.ID }
 
 // keyPair is a key pair.
 type keyPair struct {
 	base
-	ID          string `xml:"keyPairId"`
-	Name        string `xml:"keyName"`
-	Fingerprint string `xml:"keyFingerprint"`
+	ID          string `xml:"keyPairId" filter:"key-pair-id"`
+	Name        string `xml:"keyName" filter:"key-name"`
+	Fingerprint string `xml:"keyFingerprint" filter:"fingerprint"`
 	Type        string `xml:"keyType"`
 }
 
 var keyPairs = kind{word: "key-pair", param: "KeyName", set: "keySet", missing: "InvalidKeyPair.NotFound", text: "The key pair '%s' does not exist"}
 
-func (k *keyPair) kind() *kind  { return &keyPairs }
-func (k *keyPair) id() string   { return k.Name }
-func (k *keyPair) line() string { return "" }
-func (k *keyPair) attrs() map[string][]string {
-	if k == nil {
-		k = &keyPair{}
-	}
-	return map[string][]string{"key-name": {k.Name}, "key-pair-id": {k.ID}, "fingerprint": {k.Fingerprint}}
-}
+func (k *keyPair) kind() *kind { return &keyPairs }
+func (k *keyPair) id() string  { return k.Name }
 
 // address is an Elastic IP.
 type address struct {
 	base
-	ID          string `xml:"allocationId"`
-	IP          string `xml:"publicIp"`
-	Domain      string `xml:"domain"`
-	Association string `xml:"associationId,omitempty"`
-	Instance    string `xml:"instanceId,omitempty"`
-	Interface   string `xml:"networkInterfaceId,omitempty"`
-	Private     string `xml:"privateIpAddress,omitempty"`
+	ID          string `xml:"allocationId" filter:"allocation-id"`
+	IP          string `xml:"publicIp" filter:"public-ip"`
+	Domain      string `xml:"domain" filter:"domain"`
+	Association string `xml:"associationId,omitempty" filter:"association-id"`
+	Instance    string `xml:"instanceId,omitempty" filter:"instance-id"`
+	Interface   string `xml:"networkInterfaceId,omitempty" filter:"network-interface-id"`
+	Private     string `xml:"privateIpAddress,omitempty" filter:"private-ip-address"`
 }
 
 var addresses = kind{word: "elastic-ip", prefix: "eipalloc-", param: "AllocationId", set: "addressesSet", missing: "InvalidAllocationID.NotFound", text: "The allocation ID '%s' does not exist", malformed: "InvalidAllocationID.Malformed"}
@@ -149,36 +109,20 @@ var addresses = kind{word: "elastic-ip", prefix: "eipalloc-", param: "Allocation
 func (a *address) kind() *kind  { return &addresses }
 func (a *address) id() string   { return a.ID }
 func (a *address) line() string { return strings.TrimSpace("address " + a.ID + " " + a.Instance) }
-func (a *address) attrs() map[string][]string {
-	if a == nil {
-		a = &address{}
-	}
-	return map[string][]string{
-		"allocation-id": {a.ID}, "public-ip": {a.IP}, "association-id": {a.Association}, "instance-id": {a.Instance},
-		"domain": {a.Domain}, "network-interface-id": {a.Interface}, "private-ip-address": {a.Private},
-	}
-}
 
 // placementGroup is a placement group.
 type placementGroup struct {
 	base
 	ID       string `xml:"groupId"`
-	Name     string `xml:"groupName"`
-	Strategy string `xml:"strategy"`
-	State    string `xml:"state"`
+	Name     string `xml:"groupName" filter:"group-name"`
+	Strategy string `xml:"strategy" filter:"strategy"`
+	State    string `xml:"state" filter:"state"`
 }
 
 var placementGroups = kind{word: "placement-group", param: "GroupName", set: "placementGroupSet", missing: "InvalidPlacementGroup.Unknown", text: "The Placement Group '%s' is unknown."}
 
-func (g *placementGroup) kind() *kind  { return &placementGroups }
-func (g *placementGroup) id() string   { return g.Name }
-func (g *placementGroup) line() string { return "" }
-func (g *placementGroup) attrs() map[string][]string {
-	if g == nil {
-		g = &placementGroup{}
-	}
-	return map[string][]string{"group-name": {g.Name}, "strategy": {g.Strategy}, "state": {g.State}}
-}
+func (g *placementGroup) kind() *kind { return &placementGroups }
+func (g *placementGroup) id() string  { return g.Name }
 
 // furnish puts into the lab what an account has from the start.
 func (l *Lab) furnish() {

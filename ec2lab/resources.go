@@ -12,12 +12,6 @@ import (
 	"time"
 )
 
-// tag is a tag of a resource.
-type tag struct {
-	Key   string `xml:"key"`
-	Value string `xml:"value"`
-}
-
 // base is what each resource has.
 type base struct {
 	Tags []tag     `xml:"tagSet>item"`
@@ -25,7 +19,8 @@ type base struct {
 	gone bool      // deleted
 }
 
-func (b *base) root() *base { return b }
+func (b *base) root() *base  { return b }
+func (b *base) line() string { return "" }
 
 // resource is something that EC2 describes. Its exported fields are those of the API.
 type resource interface {
@@ -33,8 +28,6 @@ type resource interface {
 	kind() *kind
 	// id names the resource in parameters.
 	id() string
-	// attrs are the values of the filters for it, besides the tags'.
-	attrs() map[string][]string
 	// line is its line in Lab.Resources; "" if it has none.
 	line() string
 }
@@ -128,7 +121,7 @@ func selected[T resource](r *request, only func(r *request, t T) bool) (items []
 	var zero T
 	k := zero.kind()
 	ids := r.list(k.param)
-	match, err := r.filter(zero.attrs())
+	match, err := r.filter(attrs(zero))
 	if err != nil {
 		return nil, "", err
 	}
@@ -152,7 +145,7 @@ func selected[T resource](r *request, only func(r *request, t T) bool) (items []
 	}
 	all, next, err = cutPage(r, k, ids != nil, all)
 	for _, t := range all {
-		if match(t.root().Tags, t.attrs()) && (only == nil || only(r, t)) {
+		if match(t.root().Tags, attrs(t)) && (only == nil || only(r, t)) {
 			items = append(items, t)
 		}
 	}
@@ -189,165 +182,6 @@ func cutPage[T any](r *request, k *kind, byID bool, all []T) ([]T, string, error
 		return all, "", nil
 	}
 	return all[:n], base64.StdEncoding.EncodeToString([]byte(r.name + strconv.Itoa(from+n))), nil
-}
-
-// filter returns the function of the request's filters. known has the names of the
-// filters of the call.
-func (r *request) filter(known map[string][]string) (func([]tag, map[string][]string) bool, error) {
-	type one struct {
-		name   string
-		values []*regexp.Regexp
-	}
-	var all []one
-	for _, p := range r.each("Filter") {
-		f := one{name: p.get("Name")}
-		_, ok := known[f.name]
-		if !ok && f.name != "tag-key" && f.name != "tag-value" && !strings.HasPrefix(f.name, "tag:") {
-			return nil, refuse("InvalidParameterValue", "The filter '%s' is invalid", f.name)
-		}
-		values := p.list("Value")
-		if len(values) == 0 {
-			return nil, refuse("InvalidParameterValue", "The filter '%s' must have a value", f.name)
-		}
-		if len(values) > 200 {
-			return nil, refuse("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
-		}
-		for _, v := range values {
-			pattern := strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(regexp.QuoteMeta(v))
-			f.values = append(f.values, regexp.MustCompile("^(?s:"+pattern+")$"))
-		}
-		all = append(all, f)
-	}
-	return func(tags []tag, attrs map[string][]string) bool {
-		for _, f := range all {
-			have := attrs[f.name]
-			for _, t := range tags {
-				if f.name == "tag-key" || f.name == "tag-value" && t.Value != "" {
-					have = append(have, map[string]string{"tag-key": t.Key, "tag-value": t.Value}[f.name])
-				}
-				if f.name == "tag:"+t.Key {
-					have = append(have, t.Value)
-				}
-			}
-			if !slices.ContainsFunc(have, func(v string) bool {
-				return slices.ContainsFunc(f.values, func(p *regexp.Regexp) bool { return p.MatchString(v) })
-			}) {
-				return false
-			}
-		}
-		return true
-	}, nil
-}
-
-// tags returns the tags of the TagSpecification of each kind of resource.
-func (r *request) tags(kinds ...string) (map[string][]tag, error) {
-	all := map[string][]tag{}
-	for _, p := range r.each("TagSpecification") {
-		of := p.get("ResourceType")
-		if !slices.Contains(kinds, of) {
-			return nil, refuse("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", of)
-		}
-		if all[of] != nil {
-			return nil, refuse("InvalidParameterValue", "Duplicate tag specification for resource type '%s'", of)
-		}
-		for _, t := range p.each("Tag") {
-			all[of] = append(all[of], tag{t.get("Key"), t.get("Value")})
-		}
-		if err := checkTags(all[of]); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-// checkTags refuses tags that no resource can have.
-func checkTags(tags []tag) error {
-	seen := map[string]bool{}
-	for _, t := range tags {
-		switch {
-		case t.Key == "":
-			return refuse("InvalidParameterValue", "Tag key cannot be null or empty.")
-		case strings.HasPrefix(strings.ToLower(t.Key), "aws:"):
-			return refuse("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved for internal use")
-		case len([]rune(t.Key)) > 128:
-			return refuse("InvalidParameterValue", "Tag key exceeds the maximum length of 128 characters")
-		case len([]rune(t.Value)) > 256:
-			return refuse("InvalidParameterValue", "Tag value exceeds the maximum length of 256 characters")
-		case seen[t.Key]:
-			return refuse("InvalidParameterValue", "Duplicate tag key '%s' specified.", t.Key)
-		}
-		seen[t.Key] = true
-	}
-	if len(seen) > 50 {
-		return refuse("TagLimitExceeded", "The maximum number of Tags for a resource has been reached.")
-	}
-	return nil
-}
-
-// taggable are the kinds of resources that CreateTags finds by their id.
-var taggable = []*kind{&images, &snapshots, &instances, &volumes, &interfaces, &addresses, &subnets, &vpcs, &securityGroups}
-
-// tagged returns the visible resources of the ResourceId parameters.
-func (r *request) tagged() (all []resource, err error) {
-	for _, id := range r.list("ResourceId") {
-		at := slices.IndexFunc(taggable, func(k *kind) bool { return k.well(id) == nil })
-		if at < 0 {
-			return nil, refuse("InvalidID", "The ID '%s' is not valid", id)
-		}
-		found := slices.IndexFunc(r.lab.resources, func(o resource) bool {
-			return o.id() == id && !time.Now().Before(o.root().seen) && !o.root().gone
-		})
-		if found < 0 {
-			return nil, taggable[at].notFound(id)
-		}
-		all = append(all, r.lab.resources[found])
-	}
-	return all, nil
-}
-
-func createTags(r *request) (any, error) {
-	if err := r.allow(arn("*/*")); err != nil {
-		return nil, err
-	}
-	var news []tag
-	for _, t := range r.each("Tag") {
-		news = append(news, tag{t.get("Key"), t.get("Value")})
-	}
-	if err := checkTags(news); err != nil {
-		return nil, err
-	}
-	all, err := r.tagged()
-	if err != nil {
-		return nil, err
-	}
-	if err := r.dry(); err != nil {
-		return nil, err
-	}
-	for _, o := range all {
-		tags := slices.DeleteFunc(slices.Clone(o.root().Tags), func(t tag) bool {
-			return slices.ContainsFunc(news, func(n tag) bool { return n.Key == t.Key })
-		})
-		if tags = append(tags, news...); len(tags) > 50 {
-			return nil, checkTags(tags)
-		}
-		o.root().Tags = tags
-	}
-	return done, nil
-}
-
-func deleteTags(r *request) (any, error) {
-	all, err := r.tagged()
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range all {
-		o.root().Tags = slices.DeleteFunc(o.root().Tags, func(t tag) bool {
-			return !r.sub("Tag.1").any() || slices.ContainsFunc(r.each("Tag"), func(p params) bool {
-				return p.get("Key") == t.Key && (!p.has("Value") || p.get("Value") == t.Value)
-			})
-		})
-	}
-	return done, nil
 }
 
 // done is the answer of an action that has nothing more to say.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"maps"
 	"os"
-	"strconv"
 )
 
 // blockSize is that of a snapshot's blocks.
@@ -13,17 +12,17 @@ const blockSize = 512 << 10
 // snapshot is a snapshot. Its blocks are in a sparse file; what it lacks is its parent's.
 type snapshot struct {
 	base
-	ID          string `xml:"snapshotId"`
-	Volume      string `xml:"volumeId"`
-	State       string `xml:"status"`
+	ID          string `xml:"snapshotId" filter:"snapshot-id"`
+	Volume      string `xml:"volumeId" filter:"volume-id"`
+	State       string `xml:"status" filter:"status"`
 	Message     string `xml:"statusMessage,omitempty"`
-	Started     string `xml:"startTime"`
-	Progress    string `xml:"progress"`
-	Owner       string `xml:"ownerId"`
-	Size        int    `xml:"volumeSize"` // in GiB
-	Description string `xml:"description"`
-	Encrypted   bool   `xml:"encrypted"`
-	Tier        string `xml:"storageTier"`
+	Started     string `xml:"startTime" filter:"start-time"`
+	Progress    string `xml:"progress" filter:"progress"`
+	Owner       string `xml:"ownerId" filter:"owner-id"`
+	Size        int    `xml:"volumeSize" filter:"volume-size"` // in GiB
+	Description string `xml:"description" filter:"description"`
+	Encrypted   bool   `xml:"encrypted" filter:"encrypted"`
+	Tier        string `xml:"storageTier" filter:"storage-tier"`
 
 	parent    *snapshot
 	file      *os.File
@@ -44,16 +43,6 @@ var snapshots = kind{
 func (s *snapshot) kind() *kind  { return &snapshots }
 func (s *snapshot) id() string   { return s.ID }
 func (s *snapshot) line() string { return "snapshot " + s.ID + " " + s.State }
-func (s *snapshot) attrs() map[string][]string {
-	if s == nil {
-		s = &snapshot{}
-	}
-	return map[string][]string{
-		"snapshot-id": {s.ID}, "status": {s.State}, "owner-id": {s.Owner}, "volume-id": {s.Volume},
-		"volume-size": {strconv.Itoa(s.Size)}, "description": {s.Description}, "encrypted": {strconv.FormatBool(s.Encrypted)},
-		"start-time": {s.Started}, "progress": {s.Progress}, "storage-tier": {s.Tier},
-	}
-}
 
 // blocks returns for each block that is not a hole the snapshot whose file has it.
 func (s *snapshot) blocks() map[int]*snapshot {

@@ -9,22 +9,22 @@ import (
 // instanceType is an instance type.
 type instanceType struct {
 	base
-	Name       string   `xml:"instanceType"`
-	Current    bool     `xml:"currentGeneration"`
-	FreeTier   bool     `xml:"freeTierEligible"`
-	Usage      []string `xml:"supportedUsageClasses>item"`
-	Roots      []string `xml:"supportedRootDeviceTypes>item"`
-	Virt       []string `xml:"supportedVirtualizationTypes>item"`
-	BareMetal  bool     `xml:"bareMetal"`
-	Hypervisor string   `xml:"hypervisor"`
-	Archs      []string `xml:"processorInfo>supportedArchitectures>item"`
-	VCPUs      int      `xml:"vCpuInfo>defaultVCpus"`
-	MiB        int      `xml:"memoryInfo>sizeInMiB"`
-	EBS        string   `xml:"ebsInfo>nvmeSupport"`
-	Encryption string   `xml:"ebsInfo>encryptionSupport"`
-	ENA        string   `xml:"networkInfo>enaSupport"`
-	Burstable  bool     `xml:"burstablePerformanceSupported"`
-	BootModes  []string `xml:"supportedBootModes>item"`
+	Name       string   `xml:"instanceType" filter:"instance-type"`
+	Current    bool     `xml:"currentGeneration" filter:"current-generation"`
+	FreeTier   bool     `xml:"freeTierEligible" filter:"free-tier-eligible"`
+	Usage      []string `xml:"supportedUsageClasses>item" filter:"supported-usage-class"`
+	Roots      []string `xml:"supportedRootDeviceTypes>item" filter:"supported-root-device-type"`
+	Virt       []string `xml:"supportedVirtualizationTypes>item" filter:"supported-virtualization-type"`
+	BareMetal  bool     `xml:"bareMetal" filter:"bare-metal"`
+	Hypervisor string   `xml:"hypervisor" filter:"hypervisor"`
+	Archs      []string `xml:"processorInfo>supportedArchitectures>item" filter:"processor-info.supported-architecture"`
+	VCPUs      int      `xml:"vCpuInfo>defaultVCpus" filter:"vcpu-info.default-vcpus"`
+	MiB        int      `xml:"memoryInfo>sizeInMiB" filter:"memory-info.size-in-mib"`
+	EBS        string   `xml:"ebsInfo>nvmeSupport" filter:"ebs-info.nvme.support"`
+	Encryption string   `xml:"ebsInfo>encryptionSupport" filter:"ebs-info.encryption-support"`
+	ENA        string   `xml:"networkInfo>enaSupport" filter:"network-info.ena-support"`
+	Burstable  bool     `xml:"burstablePerformanceSupported" filter:"burstable-performance-supported"`
+	BootModes  []string `xml:"supportedBootModes>item" filter:"supported-boot-mode"`
 }
 
 var instanceTypes = kind{
@@ -32,23 +32,9 @@ var instanceTypes = kind{
 	missing: "InvalidInstanceType", text: "The following supplied instance types do not exist: [%s]", least: 5, most: 100,
 }
 
-func (t *instanceType) kind() *kind  { return &instanceTypes }
-func (t *instanceType) id() string   { return t.Name }
-func (t *instanceType) line() string { return "" }
-func (t *instanceType) nitro() bool  { return t.Hypervisor == "nitro" }
-func (t *instanceType) attrs() map[string][]string {
-	if t == nil {
-		t = &instanceType{}
-	}
-	return map[string][]string{
-		"instance-type": {t.Name}, "current-generation": {strconv.FormatBool(t.Current)}, "hypervisor": {t.Hypervisor},
-		"bare-metal": {strconv.FormatBool(t.BareMetal)}, "supported-virtualization-type": t.Virt, "supported-boot-mode": t.BootModes,
-		"processor-info.supported-architecture": t.Archs, "supported-root-device-type": t.Roots, "supported-usage-class": t.Usage,
-		"network-info.ena-support": {t.ENA}, "memory-info.size-in-mib": {strconv.Itoa(t.MiB)},
-		"vcpu-info.default-vcpus": {strconv.Itoa(t.VCPUs)}, "free-tier-eligible": {strconv.FormatBool(t.FreeTier)},
-		"burstable-performance-supported": {strconv.FormatBool(t.Burstable)},
-	}
-}
+func (t *instanceType) kind() *kind { return &instanceTypes }
+func (t *instanceType) id() string  { return t.Name }
+func (t *instanceType) nitro() bool { return t.Hypervisor == "nitro" }
 
 // offers are the instance types: name, current, hypervisor, virtualization, boot modes,
 // architectures, root devices, processors, MiB.

@@ -3,10 +3,10 @@ package ec2lab
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -46,7 +46,9 @@ var authorization = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/(\d
 func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	r := &request{lab: l, http: h, id: uuid.NewString(), service: "ec2"}
 	var err error
-	if r.body, err = io.ReadAll(http.MaxBytesReader(w, h.Body, 1<<20)); err != nil {
+	r.body = make([]byte, max(0, min(h.ContentLength, 1<<20)))
+	if _, err = io.ReadFull(h.Body, r.body); err != nil || h.ContentLength != int64(len(r.body)) {
+		http.Error(w, "the lab needs a body of a known length, at most 1 MiB", http.StatusBadRequest)
 		return
 	}
 	sign := authorization.FindStringSubmatch(h.Header.Get("Authorization"))
@@ -146,12 +148,13 @@ func (r *request) authentic(sign []string) error {
 	case sign[3] != region:
 		return refuse(codes[1], "Credential should be scoped to a valid region. ")
 	}
-	sum := sha256.Sum256(r.body)
-	hash := hex.EncodeToString(sum[:])
-	if said := h.Get("X-Amz-Content-Sha256"); said == "UNSIGNED-PAYLOAD" {
-		hash = said
-	} else if said != "" && said != hash {
-		return refuse(codes[1], "")
+	hash := h.Get("X-Amz-Content-Sha256")
+	if hash != "UNSIGNED-PAYLOAD" {
+		if sum := fmt.Sprintf("%x", sha256.Sum256(r.body)); hash != "" && hash != sum {
+			return refuse(codes[1], "")
+		} else {
+			hash = sum
+		}
 	}
 	again := r.http.Clone(r.http.Context())
 	again.URL.Host, again.ContentLength = r.http.Host, -1
