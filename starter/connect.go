@@ -122,8 +122,10 @@ func (to *connection) needWorker(ctx context.Context, p *config.Project, targets
 	return nil
 }
 
-// unserved returns the error of a queue that no worker polls, and the time to wait for
-// one. A kind has its place in morgana.yaml, and is perhaps a misspelt one of ours.
+// unserved returns the error of a queue that no worker polls, and the time to wait for a
+// worker. If the queue is that of a kind, the error has the kind's line in morgana.yaml.
+// If the kind's name is near that of one of ours, it is probably misspelt: the hint names
+// ours, and the time is shorter.
 func unserved(p *config.Project, t config.Target, queue string) (*step.Error, time.Duration) {
 	e, role := workflows.NoWorker(queue), "target"
 	switch queue {

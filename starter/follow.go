@@ -32,8 +32,8 @@ type follower struct {
 	seen    map[step.Stage]workflows.StageState
 	// notes holds the notes of the current call of look, before those of the last one.
 	notes, before map[string]bool
-	// answered is the time of the last answer of a worker. silent says that a note has
-	// told since that none comes.
+	// answered is the time of the last answer of a worker. silent is set from a note that
+	// no answer comes until the next answer.
 	answered time.Time
 	silent   bool
 }
