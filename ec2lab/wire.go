@@ -150,11 +150,11 @@ func (r *request) authentic(sign []string) error {
 	}
 	hash := h.Get("X-Amz-Content-Sha256")
 	if hash != "UNSIGNED-PAYLOAD" {
-		if sum := fmt.Sprintf("%x", sha256.Sum256(r.body)); hash != "" && hash != sum {
+		sum := fmt.Sprintf("%x", sha256.Sum256(r.body))
+		if hash != "" && hash != sum {
 			return refuse(codes[1], "")
-		} else {
-			hash = sum
 		}
+		hash = sum
 	}
 	again := r.http.Clone(r.http.Context())
 	again.URL.Host, again.ContentLength = r.http.Host, -1
