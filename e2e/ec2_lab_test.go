@@ -119,13 +119,15 @@ func (e *onEC2) listed() (ids []string) {
 	return ids
 }
 
-// asBefore fails the test unless the account and the worker's folders are as before.
+// asBefore fails the test unless the account and the worker's folders are as before, and
+// each request to the lab was one of EC2's API.
 func (e *onEC2) asBefore() {
 	e.t.Helper()
 	if now := e.cloud.Resources(); !slices.Equal(now, e.before) {
 		e.t.Errorf("in the account: %q, before: %q", now, e.before)
 	}
 	e.clean()
+	e.t.Run("requests", func(t *testing.T) { ec2lab.Judge(t, e.cloud.Calls()) })
 }
 
 // count returns how many calls of a name came.
