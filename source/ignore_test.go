@@ -41,11 +41,11 @@ func tree(t *testing.T, files map[string]string) string {
 	return folder
 }
 
-// packed lists the names in the archive of a folder, in order.
-func packed(t *testing.T, folder string) []string {
+// packed lists the names in the archive of a folder without its project file, in order.
+func packed(t *testing.T, folder, project string) []string {
 	t.Helper()
 	var b bytes.Buffer
-	if _, err := pack(t.Context(), folder, &b); err != nil {
+	if _, err := pack(t.Context(), folder, project, &b); err != nil {
 		t.Fatal(err)
 	}
 	var names []string
@@ -163,9 +163,9 @@ func compare(t *testing.T, folder string) {
 	want := gitFiles(t, folder)
 	var got []string
 	if len(want) > 0 {
-		got = packed(t, folder)
-	} else if _, err := pack(t.Context(), folder, io.Discard); err == nil {
-		got = packed(t, folder)
+		got = packed(t, folder, "")
+	} else if _, err := pack(t.Context(), folder, "", io.Discard); err == nil {
+		got = packed(t, folder, "")
 	}
 	if !slices.Equal(got, want) {
 		for _, name := range got {

@@ -43,11 +43,14 @@ type Packed struct {
 // excludes from outside of folder (.git/info/exclude, core.excludesFile, a parent's
 // .gitignore) are ignored.
 //
+// It also leaves out project, the absolute path of the project file in use, so that an
+// edit of that file does not change the source. An empty project is none.
+//
 // Symbolic links stay links. A link that leads out of folder is refused, and so are
 // devices, sockets and pipes. A folder without files to pack is refused, too. These
 // errors are InvalidSpec; others are NotFound, Unauthorized, NoSpace in the folder for
 // temporary files, or without a kind, as for a file that changes while it is packed.
-func Pack(ctx context.Context, folder string) (Packed, error) {
+func Pack(ctx context.Context, folder, project string) (Packed, error) {
 	f, err := os.CreateTemp("", "morgana-source-*.tar")
 	if err != nil {
 		return Packed{}, fail("pack "+folder, err, os.TempDir())
@@ -55,7 +58,7 @@ func Pack(ctx context.Context, folder string) (Packed, error) {
 	var packed Packed
 	err = os.Remove(f.Name())
 	if err == nil {
-		packed, err = pack(ctx, folder, f)
+		packed, err = pack(ctx, folder, project, f)
 	}
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
@@ -69,14 +72,15 @@ func Pack(ctx context.Context, folder string) (Packed, error) {
 }
 
 // pack writes the archive to w.
-func pack(ctx context.Context, folder string, w io.Writer) (Packed, error) {
+func pack(ctx context.Context, folder, project string, w io.Writer) (Packed, error) {
 	root, err := openRoot(folder)
 	if err != nil {
 		return Packed{}, err
 	}
 	defer func() { _ = root.Close() }() // only read from
 	counted := &counter{ctx: ctx, w: w}
-	p := packer{ctx: ctx, root: root, tar: tar.NewWriter(counted), block: make([]byte, 256<<10)}
+	p := packer{ctx: ctx, root: root, tar: tar.NewWriter(counted), block: make([]byte, 256<<10),
+		without: namesIn(folder, project)}
 	if err := p.folder("", nil); err != nil {
 		return Packed{}, err
 	}
@@ -87,6 +91,28 @@ func pack(ctx context.Context, folder string, w io.Writer) (Packed, error) {
 	err = p.tar.Close()
 	p.packed.Size = counted.n
 	return p.packed, err
+}
+
+// namesIn returns the names of file in folder, as a/b: its own, and that of the file it
+// leads to if it is a symbolic link. There are none if file is elsewhere.
+func namesIn(folder, file string) []string {
+	root, err := filepath.EvalSymlinks(folder)
+	if file == "" || err != nil {
+		return nil // openRoot says what is wrong with folder
+	}
+	var names []string
+	add := func(path string, err error) {
+		if err != nil {
+			return
+		}
+		if rel, err := filepath.Rel(root, path); err == nil && filepath.IsLocal(rel) {
+			names = append(names, filepath.ToSlash(rel))
+		}
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(file))
+	add(filepath.Join(parent, filepath.Base(file)), err)
+	add(filepath.EvalSymlinks(file))
+	return names
 }
 
 // counter counts the bytes written to w and reports them as progress.
@@ -112,6 +138,8 @@ type packer struct {
 	tar   *tar.Writer
 	block []byte
 	files int
+	// without are the names that are left out.
+	without []string
 	// packed records the largest file so far.
 	packed Packed
 }
@@ -157,7 +185,7 @@ func (p *packer) folder(dir string, levels []level) error {
 			return err
 		}
 		name := dir + e.Name()
-		if e.Name() == ".git" || ignored(levels, name, e.IsDir()) {
+		if e.Name() == ".git" || slices.Contains(p.without, name) || ignored(levels, name, e.IsDir()) {
 			continue
 		}
 		switch e.Type() {

@@ -46,7 +46,7 @@ var project = map[string]string{
 
 func archive(t *testing.T, folder string) []byte {
 	t.Helper()
-	f, err := Pack(t.Context(), folder)
+	f, err := Pack(t.Context(), folder, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +105,41 @@ func TestPackDependsOnContentOnly(t *testing.T) {
 	}
 }
 
+// The project file in use is no part of the source, by whichever path it was named. Other
+// files of its name are.
+func TestProjectFileIsNoSource(t *testing.T) {
+	files := map[string]string{"main.c": "int main;", "morgana.yaml": "app: a", "lib/morgana.yaml": "app: b",
+		"prod.yaml": "-> deploy/prod.yaml", "deploy/prod.yaml": "app: c"}
+	folder := tree(t, files)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(folder, link); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := filepath.Join(tree(t, map[string]string{"morgana.yaml": "app: d"}), "morgana.yaml")
+	for _, c := range []struct{ folder, project, left string }{
+		{folder, filepath.Join(folder, "morgana.yaml"), "morgana.yaml"},
+		{link, filepath.Join(folder, "morgana.yaml"), "morgana.yaml"},
+		{folder, filepath.Join(link, "morgana.yaml"), "morgana.yaml"},
+		{folder, filepath.Join(folder, "lib", "morgana.yaml"), "lib/morgana.yaml"},
+		{folder, filepath.Join(folder, "prod.yaml"), "deploy/prod.yaml prod.yaml"},
+		{filepath.Join(folder, "lib"), filepath.Join(folder, "morgana.yaml"), ""},
+		{folder, elsewhere, ""},
+	} {
+		all, got := packed(t, c.folder, ""), packed(t, c.folder, c.project)
+		left := slices.DeleteFunc(all, func(name string) bool { return slices.Contains(got, name) })
+		if s := strings.Join(left, " "); s != c.left {
+			t.Errorf("%s leaves out %q of %s, want %q", c.project, s, c.folder, c.left)
+		}
+	}
+	// A link out of the folder is refused, unless it is the project file.
+	if err := os.Symlink(elsewhere, filepath.Join(folder, "out.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if got := packed(t, folder, filepath.Join(folder, "out.yaml")); slices.Contains(got, "out.yaml") || len(got) != 5 {
+		t.Errorf("packed %q", got)
+	}
+}
+
 func TestUnpackGivesWhatWasPacked(t *testing.T) {
 	b := archive(t, tree(t, project))
 	folder := t.TempDir()
@@ -138,7 +173,7 @@ func TestPackTellsItsSize(t *testing.T) {
 		last = p.Done
 		reports++
 	}, nil)
-	f, err := Pack(ctx, folder)
+	f, err := Pack(ctx, folder, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,21 +190,21 @@ func TestPackTellsItsSize(t *testing.T) {
 func TestPackLeavesNoTemporaryFile(t *testing.T) {
 	folder, tmp := tree(t, project), t.TempDir()
 	t.Setenv("TMPDIR", tmp)
-	f, err := Pack(t.Context(), folder)
+	f, err := Pack(t.Context(), folder, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	closeLater(t, f)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Pack(ctx, folder); !errors.Is(err, context.Canceled) {
+	if _, err := Pack(ctx, folder, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	if left, err := os.ReadDir(tmp); err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
 	t.Setenv("TMPDIR", filepath.Join(tmp, "none"))
-	_, err = Pack(t.Context(), folder)
+	_, err = Pack(t.Context(), folder, "")
 	wantError(t, err, step.NotFound, "none")
 }
 
@@ -188,7 +223,7 @@ func TestPackRefuses(t *testing.T) {
 		"link to the folder's": {map[string]string{"a": "-> .."}, "link a leads out"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Pack(t.Context(), tree(t, c.files))
+			_, err := Pack(t.Context(), tree(t, c.files), "")
 			wantError(t, err, step.InvalidSpec, c.words, "gitignore")
 		})
 	}
@@ -198,7 +233,7 @@ func TestPackRefuses(t *testing.T) {
 			if err := syscall.Mkfifo(filepath.Join(folder, pipe), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := Pack(t.Context(), folder)
+			_, err := Pack(t.Context(), folder, "")
 			wantError(t, err, step.InvalidSpec, pipe+" is neither", hint)
 		}
 	})
@@ -210,12 +245,12 @@ func TestPackRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		closeLater(t, l)
-		_, err = Pack(t.Context(), folder)
+		_, err = Pack(t.Context(), folder, "")
 		wantError(t, err, step.InvalidSpec, "s is neither")
 	})
-	_, err := Pack(t.Context(), filepath.Join(t.TempDir(), "none"))
+	_, err := Pack(t.Context(), filepath.Join(t.TempDir(), "none"), "")
 	wantError(t, err, step.NotFound, "none")
-	_, err = Pack(t.Context(), filepath.Join(tree(t, project), "main.c"))
+	_, err = Pack(t.Context(), filepath.Join(tree(t, project), "main.c"), "")
 	wantError(t, err, step.InvalidSpec, "main.c")
 }
 
@@ -244,7 +279,7 @@ func TestPackSeesAFileChange(t *testing.T) {
 			if err := os.Truncate(path, 8<<20); err != nil {
 				t.Fatal(err)
 			}
-			_, err := pack(t.Context(), folder, &growing{path: path, size: size})
+			_, err := pack(t.Context(), folder, "", &growing{path: path, size: size})
 			if err == nil || !strings.Contains(err.Error(), "a changed while") {
 				t.Errorf("got %v", err)
 			}
@@ -393,7 +428,7 @@ func TestPackStreams(t *testing.T) {
 	r := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := pack(t.Context(), folder, io.Discard); err != nil {
+			if _, err := pack(t.Context(), folder, "", io.Discard); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -69,7 +69,7 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 		origin.Kernel, origin.ABIs = &a, kernel.abis
 		return origin, nil
 	}
-	packed, err := source.Pack(ctx, p.Source)
+	packed, err := source.Pack(ctx, p.Source, p.File)
 	if err != nil {
 		return origin, err
 	}

@@ -42,6 +42,37 @@ func TestLargeSource(t *testing.T) {
 	}
 }
 
+// A comment in the project file does not change the source.
+func TestProjectFileIsNoSource(t *testing.T) {
+	const text = "app: a\ntoolchain: {kind: command, build: [[make]]}\ntargets: {dev: {kind: qemu}}\n"
+	inFolder(t, map[string]string{"main.c": "int x;", config.Filename: text, "prod.yaml": text})
+	t.Setenv("MORGANA_STATE", t.TempDir())
+	settings, err := config.LoadSettings(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"", "prod.yaml"} {
+		p, err := config.Load(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var digests []string
+		for _, more := range []string{"", "# a comment\n"} {
+			if err := os.WriteFile(p.File, []byte(text+more), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			origin, err := (&cli{err: io.Discard}).upload(t.Context(), settings, p, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests = append(digests, origin.Archive.SHA256)
+		}
+		if digests[0] != digests[1] {
+			t.Errorf("-f %q: digests %s", path, digests)
+		}
+	}
+}
+
 func TestProgressIsShown(t *testing.T) {
 	work := func(c *cli, after time.Duration) {
 		ctx, end := c.showProgress(t.Context(), after, 0)
