@@ -63,7 +63,7 @@ var targets = map[string]string{
 `,
 	"local": `    kind: local
     # args: ["--ipv4=10.0.0.2/24"]
-    # networks: [{name: service, tap: auto, by: fd, address: 10.0.0.1/24}]   # as the kernel's manifest names it
+    # networks: [{name: service, tap: auto, address: 10.0.0.1/24}]   # as the kernel's manifest names it
 `,
 }
 

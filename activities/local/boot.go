@@ -67,7 +67,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	var ifaces []string
 	for i, tap := range b.s.taps(b.m.Tags) {
 		ifaces = append(ifaces, tap.Interface())
-		if b.s.Networks[i].By == byName {
+		if !b.s.byFD(b.s.Networks[i]) {
 			if err := machine.MakeTap(ctx, tap); err != nil {
 				return err
 			}

@@ -47,7 +47,7 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 	var given []string // the tap's name or descriptor, per network
 	next := firstFD
 	for i, n := range s.Networks {
-		if n.By == byFD {
+		if s.byFD(n) {
 			given = append(given, strconv.Itoa(next))
 			next++
 		} else {
@@ -83,6 +83,11 @@ func (s *settings) command(m machine.Machine, tender string, ifaces []string) (p
 	return p, nil
 }
 
+// byFD reports whether the program gets a tap as a descriptor. A tender gets every tap by
+// name: since Solo5 0.10.0 it refuses a descriptor ("Could not attach interface: @4"),
+// because it learns the MTU from the name only.
+func (s *settings) byFD(n Network) bool { return n.By == byFD && s.ABI == image.LinuxExecutable }
+
 // inherited are the variables of the worker's environment that programs get.
 func inherited() (env []string) {
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"} {
@@ -102,11 +107,7 @@ func (s *settings) tenderArgs(given []string) []string {
 		args = append(args, fmt.Sprintf("--mem=%d", s.Memory))
 	}
 	for i, n := range s.Networks {
-		tap := given[i]
-		if n.By == byFD {
-			tap = "@" + tap
-		}
-		args = append(args, "--net:"+n.Name+"="+tap)
+		args = append(args, "--net:"+n.Name+"="+given[i])
 	}
 	for _, b := range s.Blocks {
 		args = append(args, "--block:"+b.Name+"="+blockPrefix+b.Name)

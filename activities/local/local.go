@@ -97,8 +97,9 @@ type Network struct {
 	// machine before you deploy a change. Default: "auto".
 	Tap string `json:"tap"`
 	// By is how the program gets the tap: its "name", or "fd", an open file
-	// descriptor. A tap made for fd is gone as soon as the program is. Default:
-	// "name".
+	// descriptor. A tap made for fd is gone as soon as the program is. A Solo5 kernel
+	// gets every tap by its name, because tenders refuse a descriptor since Solo5
+	// 0.10.0. Default: "name".
 	By string `json:"by" jsonschema:"enum=name,enum=fd"`
 	// Bridge is a bridge of the host that the tap joins.
 	Bridge string `json:"bridge,omitempty"`

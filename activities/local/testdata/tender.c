@@ -88,15 +88,8 @@ static struct device *declared(const char *name, uint32_t type)
 
 static int attach_tap(const char *iface)
 {
-    if (iface[0] == '@') {
-        char *end;
-        long fd = strtol(iface + 1, &end, 10);
-        if (*end || end == iface + 1) {
-            errno = EINVAL;
-            return -1;
-        }
-        return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 ? -1 : fd;
-    }
+    if (iface[0] == '@') /* since 0.10.0: no MTU is read for a descriptor, and the tender wants one */
+        return -1;
     struct ifaddrs *all, *i;
     errno = ENOENT;
     if (getifaddrs(&all) < 0)
@@ -134,7 +127,7 @@ static int option(const char *arg)
     if (net) {
         d->fd = attach_tap(value);
         if (d->fd < 0) {
-            warnx("Could not attach interface: %s: %s", value, strerror(errno));
+            warnx("Could not attach interface: %s", value);
             return -1;
         }
     } else {
@@ -163,7 +156,7 @@ int main(int argc, char **argv)
     prog = basename(strdup(*argv++));
     abi_target = strcmp(prog, "solo5-hvt") ? 2 : 1;
     if (*argv && !strcmp(*argv, "--version")) {
-        fprintf(stderr, "%s tender, version v0.9.0\nABI version 2\n", prog);
+        fprintf(stderr, "%s tender, version v0.10.0\nABI version 2\n", prog);
         return 0;
     }
     char **kernel = argv;
