@@ -15,8 +15,8 @@ import (
 
 const (
 	// silence is how long a silent program must run to be ready without Expect. settled is
-	// how long a program must run on after its first output, because a program that fails
-	// prints why.
+	// how long a program must run on after its first output or its match, because a program
+	// that fails prints why: a usage text may match.
 	silence = time.Second
 	settled = 250 * time.Millisecond
 
@@ -24,9 +24,9 @@ const (
 )
 
 // Boot starts the program, or adopts the one that runs, and waits until it is ready. A
-// program that has ended is not started again. It is returned as Ended, with its status
-// in Ready, if it was ready or, without Expect, ended with status 0. Otherwise the error
-// is BootFailed. A program that was killed with its supervisor or its host is started
+// program that has ended is not started again. It is returned as Ended, with its status in
+// Ready, if it was ready, or if it ended with status 0 and its console matches Expect, if
+// there is one. Otherwise the error is BootFailed. A program that was killed with its supervisor or its host is started
 // again.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	return t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
@@ -41,7 +41,7 @@ type boot struct {
 	m       machine.Machine
 	s       settings
 	console *machine.Watch
-	printed time.Time // when this call first saw that it had printed
+	met     time.Time // when this call first saw that it had printed, or matched
 }
 
 var _ machine.Process = (*boot)(nil)
@@ -120,12 +120,22 @@ func (b *boot) Ready(context.Context) (string, error) {
 	if end, err := readOutcome(b.m); end != nil || err != nil {
 		return "", err // its supervisor is about to end: Ended decides
 	}
+	met, how := b.m.Printed() > 0, "console printed"
 	if b.s.expect != nil {
-		ok, err := b.console.Matched()
-		if !ok || err != nil {
+		var err error
+		if met, err = b.console.Matched(); err != nil {
 			return "", err
 		}
-		return b.matched(), nil
+		how = b.matched()
+	}
+	if met && b.met.IsZero() {
+		b.met = time.Now()
+	}
+	if met && time.Since(b.met) > settled {
+		return how, nil
+	}
+	if met || b.s.expect != nil {
+		return "", nil
 	}
 	started, err := os.Stat(b.m.File(machine.PidFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -134,14 +144,8 @@ func (b *boot) Ready(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if b.printed.IsZero() && b.m.Printed() > 0 {
-		b.printed = time.Now()
-	}
-	switch {
-	case b.printed.IsZero() && time.Since(started.ModTime()) > silence:
+	if time.Since(started.ModTime()) > silence {
 		return fmt.Sprintf("ran for %s", silence), nil
-	case !b.printed.IsZero() && time.Since(b.printed) > settled:
-		return "console printed", nil
 	}
 	return "", nil
 }

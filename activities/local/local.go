@@ -76,9 +76,9 @@ type Options struct {
 	// absolute path. Default: "solo5-spt" or "solo5-hvt", as the kernel needs.
 	Tender string `json:"tender,omitempty"`
 	// Expect is a regular expression (RE2). The machine is ready when its console
-	// matches: the last 64 KiB, in which "\r\n" is "\n". Without it the machine is
-	// ready when it has printed something and runs on, has run for a second, or
-	// has ended with status 0.
+	// matches, and it runs on or ends with status 0. The console is its last 64 KiB,
+	// in which "\r\n" is "\n". Without Expect the machine is ready when it has
+	// printed something and runs on, has run for a second, or has ended with status 0.
 	Expect string `json:"expect,omitempty"`
 	// Timeout is how long the machine may take to be ready, as "90s".
 	Timeout string `json:"timeout"`

@@ -70,6 +70,8 @@ func TestEndedIsNotStartedAgain(t *testing.T) {
 		{"success", `{"args":["hello"]}`, "ended with status 0", ""},
 		{"silent success", `{"args":["nap","300"]}`, "ended with status 0", ""},
 		{"success as expected", `{"args":["hello","nap","400"],"expect":"h.llo"}`, `console matched "h.llo"`, ""},
+		{"usage that matches", `{"args":["say","usage: hello","exit","64"],"expect":"hello"}`, "", `ended with status 64, although its console matched "hello"`},
+		{"failure soon after its match", `{"args":["hello","nap","100","exit","3"],"expect":"hello"}`, "", `ended with status 3, although its console matched "hello"`},
 		{"success, not as expected", `{"args":["hello"],"expect":"bye"}`, "", `ended with status 0 and its console did not match "bye"`},
 		{"failure", `{"args":["complain","exit","3"]}`, "", "ended with status 3 and it was not ready"},
 		{"failure after its words", `{"args":["complain","nap","100","exit","3"]}`, "", "ended with status 3 and it was not ready"},

@@ -22,20 +22,20 @@ func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
 		return "", true, machine.BootFailed("is it a program for this host?", "%s", end)
 	}
 	how, ok := b.m.Ready()
-	switch {
-	case ok:
-	case b.s.expect == nil:
-		ok = end.Status == 0
-	default:
-		if ok, err = b.console.Matched(); err != nil {
-			return "", true, err
-		}
-		if ok {
+	if !ok { // it ended before it was ready: its status decides
+		matched := b.s.expect == nil
+		if !matched {
+			if matched, err = b.console.Matched(); err != nil {
+				return "", true, err
+			}
 			how = b.matched()
 		}
-	}
-	if !ok {
-		return "", true, machine.BootFailed(b.consoleTail(ctx), "%s and %s", end, b.unmet())
+		switch {
+		case !matched || end.Status != 0 && b.s.expect == nil:
+			return "", true, machine.BootFailed(b.consoleTail(ctx), "%s and %s", end, b.unmet())
+		case end.Status != 0:
+			return "", true, machine.BootFailed(b.consoleTail(ctx), "%s, although its %s", end, how)
+		}
 	}
 	if how == "" {
 		return end.String(), true, nil
