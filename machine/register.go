@@ -139,10 +139,11 @@ func (r *Machines) make(ctx context.Context, made Machine, img step.Image, prepa
 	return err
 }
 
-var ownFiles = []string{RecordFile, PidFile, ConsoleFile, readyFile, lockFile}
+// OwnFiles are the names of the package's files in a machine's folder.
+var OwnFiles = []string{RecordFile, PidFile, ConsoleFile, readyFile, lockFile}
 
 func (r *Machines) fetch(ctx context.Context, made Machine, f step.File) error {
-	if f.Name != filepath.Base(f.Name) || !filepath.IsLocal(f.Name) || slices.Contains(ownFiles, f.Name) {
+	if f.Name != filepath.Base(f.Name) || !filepath.IsLocal(f.Name) || slices.Contains(OwnFiles, f.Name) {
 		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has a file named %q", f.Name)}
 	}
 	step.Report(ctx, step.Progress{Total: f.Artifact.Size, Unit: "bytes", Note: "fetching " + f.Name})

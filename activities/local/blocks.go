@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
+	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -33,7 +35,24 @@ func fits(f *os.File, field string) error {
 	return nil
 }
 
-// makeBlocks makes the machine's block devices: files of zeros, and links to the user's.
+// fitNames refuses a block device whose name is that of another file in the folder of a
+// Linux program.
+func (s *settings) fitNames() error {
+	taken := append([]string{kernelFile, statusFile, logFile}, machine.OwnFiles...)
+	for _, b := range s.Blocks {
+		taken = append(taken, blockPrefix+b.Name)
+	}
+	for i, b := range s.Blocks {
+		if slices.Contains(taken, b.Name) {
+			return step.Invalid(fmt.Sprintf("blocks[%d].name", i), "let the program open a file of another name", "the machine's folder has a file %q of its own", b.Name)
+		}
+	}
+	return nil
+}
+
+// makeBlocks makes the machine's block devices: files of zeros, and links to the user's. A
+// MirageOS unix program has no argument for a block device: it opens the device's name in
+// its working folder.
 func (s *settings) makeBlocks(made machine.Machine) error {
 	for i, b := range s.Blocks {
 		name := blockPrefix + b.Name
@@ -42,6 +61,9 @@ func (s *settings) makeBlocks(made machine.Machine) error {
 			err = os.Symlink(b.Path, made.File(name))
 		} else {
 			err = made.MakeDisk(name, int64(b.Size)<<20, fmt.Sprintf("blocks[%d].size", i), fmt.Sprintf("%d MiB", b.Size))
+		}
+		if err == nil && s.ABI == image.LinuxExecutable {
+			err = os.Symlink(name, made.File(b.Name))
 		}
 		if err != nil {
 			return err

@@ -38,6 +38,11 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if s.ABI, err = image.Supports(Kind, spec.Origin.ABIs); err != nil {
 		return spec, err
 	}
+	if s.ABI == image.LinuxExecutable {
+		if err := s.fitNames(); err != nil {
+			return spec, err
+		}
+	}
 	if spec.Origin.Kernel != nil {
 		kernel, done, err := t.machines.Kernel(ctx, spec.Tags, *spec.Origin.Kernel)
 		if err != nil {

@@ -70,6 +70,8 @@ func TestKernelRefused(t *testing.T) {
 		{sptBare, `{"blocks":[{"name":"a","size":1}]}`, step.InvalidSpec, "blocks[0].name", `no block device "a"`, "there is no block device in the kernel's manifest"},
 		{linux, `{"memory":64}`, step.InvalidSpec, "memory", "no meaning", "Linux program"},
 		{linux, `{"tender":"solo5-spt"}`, step.InvalidSpec, "tender", "no meaning", "Linux program"},
+		{linux, `{"blocks":[{"name":"console.log","size":1}]}`, step.InvalidSpec, "blocks[0].name", `a file "console.log" of its own`, "another name"},
+		{linux, `{"blocks":[{"name":"a","size":1},{"name":"block-a","size":1}]}`, step.InvalidSpec, "blocks[1].name", `a file "block-a"`, "another name"},
 		{arm, `{}`, step.Unsupported, "", "the kernel is for aarch64", "build it for"},
 	} {
 		t.Run(test.kernel+test.options, func(t *testing.T) {

@@ -7,6 +7,7 @@
 //
 //	kernel          the program or kernel, unpacked
 //	block-NAME      a block device: a file, or a link to the user's
+//	NAME            a link to it, for a MirageOS program
 //	status          how the program ended; absent until it has
 //	supervisor.log  errors of the supervisor; mostly empty
 //
@@ -68,7 +69,8 @@ type Options struct {
 	// exactly the devices of its manifest.
 	Networks []Network `json:"networks,omitempty"`
 	// Blocks are the machine's block devices. A Solo5 kernel must be given exactly
-	// the devices of its manifest.
+	// the devices of its manifest. A program finds each as the file of its name in
+	// its working folder, where MirageOS's unix programs open it.
 	Blocks []Block `json:"blocks,omitempty"`
 	// Memory is a Solo5 kernel's memory in MiB. Default: the tender's, 512.
 	Memory int `json:"memory,omitempty"`
@@ -110,7 +112,8 @@ type Network struct {
 
 // Block is a block device of the machine; either Path or Size is given.
 type Block struct {
-	// Name is the device's name: in a Solo5 kernel's manifest, and in {block:NAME}.
+	// Name is the device's name: in a Solo5 kernel's manifest, or the file that a
+	// MirageOS unix program opens, as "disk.img"; and in {block:NAME}.
 	Name string `json:"name" jsonschema:"required"`
 	// Path is the absolute path of a file or block device on the worker's host. It
 	// belongs to one machine at a time: destroy the old machine before you deploy a
@@ -152,7 +155,8 @@ type settings struct {
 const autoTap = "auto"
 
 var (
-	deviceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,66}$`) // a name of Solo5's or the user's
+	deviceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,66}$`)  // a name of Solo5's or the user's
+	blockForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,66}$`) // or the name of a file
 	envForm    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
@@ -241,8 +245,8 @@ func (s *settings) checkDevices() error {
 	for i, b := range s.Blocks {
 		field := fmt.Sprintf("blocks[%d]", i)
 		switch {
-		case !deviceForm.MatchString(b.Name):
-			return step.Invalid(field+".name", "the device's name in the kernel's manifest: letters and digits", "%q is no name", b.Name)
+		case !blockForm.MatchString(b.Name):
+			return step.Invalid(field+".name", "the device's name in the kernel's manifest, or the file that the program opens: letters, digits and \"._-\"", "%q is no name", b.Name)
 		case seen["block:"+b.Name]:
 			return step.Invalid(field+".name", "", "there are two block devices %q", b.Name)
 		case (b.Path == "") == (b.Size == 0):

@@ -62,6 +62,20 @@ func TestProgramIsGiven(t *testing.T) {
 	}
 }
 
+// A MirageOS unix program opens a block device by its name in its working folder, and has
+// no argument for it.
+func TestBlockByItsName(t *testing.T) {
+	b := newBench(t)
+	mine := filepath.Join(t.TempDir(), "mine")
+	if err := os.WriteFile(mine, append([]byte("my bytes"), make([]byte, 504)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := b.register(linux, b.spec(`{"args":["mark","store","mark","disk.img"],"blocks":[{"name":"store","size":1},{"name":"disk.img","path":"`+mine+`"}]}`))
+	if text := b.console(b.boot(r)); !strings.HasPrefix(text, "block of 1048576 bytes had nothing\nblock of 512 bytes had my bytes\n") {
+		t.Errorf("got\n%s", text)
+	}
+}
+
 // Restart policy none: what has ended is told again, and stays ended.
 func TestEndedIsNotStartedAgain(t *testing.T) {
 	for _, test := range []struct {

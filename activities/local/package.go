@@ -92,7 +92,7 @@ func (s *settings) fitLinux() error {
 	if s.Tender != "" {
 		return step.Invalid("tender", hint, "it has no meaning here")
 	}
-	return nil
+	return s.fitNames()
 }
 
 // fitSolo5 checks that the options give exactly the manifest's devices. The tender would
