@@ -237,7 +237,7 @@ func putBlock(r *request) (any, error) {
 	case r.get("DataLength") != strconv.Itoa(blockSize):
 		e = invalid("INVALID_BLOCK", "The data length must be %d", blockSize)
 	case len(r.body) != blockSize:
-		e = invalid("INVALID_PARAMETER_VALUE", "The length of the block's data is %d and not %d", len(r.body), blockSize)
+		e = invalid("INVALID_PARAMETER_VALUE", "Failed to read block data")
 	case r.get("Checksum") != text:
 		e = refuse("InvalidSignatureException", "The checksum %q does not match the block's data", r.get("Checksum"))
 	case r.has("Progress") && (r.number("Progress", -1) < 0 || r.number("Progress", 101) > 100):

@@ -210,7 +210,7 @@ func (r *request) imageDisks(root string) (disks []diskMapping, err error) {
 			return nil, err
 		}
 		if s.State != "completed" {
-			return nil, refuse("IncorrectState", "Snapshot '%s' is not 'completed'", s.ID)
+			return nil, refuse("IncorrectState", "Snapshot '%s' is not 'completed'.", s.ID)
 		}
 		d.EBS.Encrypted = s.Encrypted
 		if d.EBS.Size == 0 {

@@ -38,6 +38,9 @@ func runInstances(r *request) (any, error) {
 		return nil, refuse("InvalidClientToken", "The specified client token is not valid. You can specify up to 64 ASCII characters.")
 	}
 	if all, err := r.launched(token); err != nil || all != nil {
+		for k := range r.v {
+			r.seen[k] = true
+		}
 		return reservation{ID: firstReservation(all), Owner: account, Items: all}, err
 	}
 	in, err := r.launch()
@@ -79,6 +82,9 @@ func (r *request) launch() (in launch, err error) {
 	kinds := []string{"instance", "volume", "network-interface"}
 	if r.get("InstanceMarketOptions.MarketType") == "spot" {
 		kinds = append(kinds, "spot-instances-request")
+		if r.or("InstanceMarketOptions.SpotOptions.SpotInstanceType", "one-time") != "one-time" {
+			return in, refuse("Unsupported", "The lab has no persistent spot requests")
+		}
 	} else if r.sub("InstanceMarketOptions.SpotOptions").any() {
 		return in, refuse("InvalidParameterCombination", "SpotOptions need the market type 'spot'")
 	}

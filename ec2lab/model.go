@@ -17,17 +17,32 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// params are parameters of the Query protocol below a prefix.
+// params are parameters of the Query protocol below a prefix. They remember which have
+// been looked at.
 type params struct {
-	v  url.Values
-	at string
+	v    url.Values
+	at   string
+	seen map[string]bool
 }
 
-func (p params) get(name string) string { return p.v.Get(p.at + name) }
+func (p params) get(name string) string {
+	p.seen[p.at+name] = true
+	return p.v.Get(p.at + name)
+}
 
 func (p params) has(name string) bool { return p.v.Has(p.at + name) }
 
-func (p params) sub(name string) params { return params{p.v, p.at + name + "."} }
+func (p params) sub(name string) params { return params{p.v, p.at + name + ".", p.seen} }
+
+// unseen refuses a parameter that has had no effect: AWS may refuse it, or do more.
+func (p params) unseen() error {
+	for k := range p.v {
+		if !p.seen[k] {
+			return refuse("Unsupported", "The lab does nothing with the parameter %s", k)
+		}
+	}
+	return nil
+}
 
 // list returns the values of name.1, name.2 and so on.
 func (p params) list(name string) (all []string) {
@@ -134,6 +149,12 @@ func (r *request) checkParams(required []string) error {
 		return err
 	}
 	for k, vs := range r.v {
+		for _, at := range index.FindAllStringIndex(k, -1) {
+			n, _ := strconv.Atoi(strings.Trim(k[at[0]:at[1]], "."))
+			if before := k[:at[0]+1] + strconv.Itoa(n-1); n < 1 || n > 1 && !r.has(before) && !r.sub(before).any() {
+				return refuse("InvalidParameterValue", "The parameter %s has no parameter before it", k)
+			}
+		}
 		general := k
 		for range strings.Count(k, ".") { // neighbours overlap
 			general = index.ReplaceAllString(general, ".#$1")

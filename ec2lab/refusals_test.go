@@ -176,7 +176,10 @@ func TestStates(t *testing.T) {
 		t.Errorf("the token gives %s, then %s", id, again)
 	}
 	xen := b.machine(change(machineOf(image), func(m *ec2.RunInstancesInput) { m.InstanceType = "t2.micro" }))
-	kept := b.machine(change(machineOf(image), func(m *ec2.RunInstancesInput) { m.DisableApiTermination = aws.Bool(true) }))
+	kept := b.machine(change(machineOf(image), func(m *ec2.RunInstancesInput) {
+		m.DisableApiTermination = aws.Bool(true)
+		m.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{MarketType: "spot", SpotOptions: &types.SpotMarketOptions{SpotInstanceType: "one-time"}}
+	}))
 	other := change(machineOf(image), func(m *ec2.RunInstancesInput) { m.ClientToken, m.InstanceType = in.ClientToken, "m5.large" })
 	run := func(in *ec2.RunInstancesInput) error { _, err := b.ec2.RunInstances(b.ctx, in); return err }
 	associate := func(instance string) error {

@@ -44,7 +44,7 @@ var authorization = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/(\d
 
 // ServeHTTP answers a request.
 func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
-	r := &request{lab: l, http: h, id: uuid.NewString(), service: "ec2"}
+	r := &request{lab: l, http: h, id: uuid.NewString(), service: "ec2", params: params{seen: map[string]bool{}}}
 	var err error
 	r.body = make([]byte, max(0, min(h.ContentLength, 1<<20)))
 	if _, err = io.ReadFull(h.Body, r.body); err != nil || h.ContentLength != int64(len(r.body)) {
@@ -208,6 +208,9 @@ func (r *request) act() (any, error) {
 	}
 	answer, err := a.do(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := r.unseen(); err != nil {
 		return nil, err
 	}
 	// The lock is held until the answer is text.
