@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -42,7 +45,8 @@ func configure(ctx context.Context, s settings) (aws.Config, error) {
 	})
 	cfg, err := config.LoadDefaultConfig(ctx,
 		config.WithSharedConfigProfile(s.Profile), config.WithRegion(s.Region), config.WithHTTPClient(client),
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }))
+		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		config.WithAPIOptions([]func(*middleware.Stack) error{func(s *middleware.Stack) error { return s.Finalize.Add(plainBody, middleware.After) }}))
 	if err != nil {
 		return cfg, step.During(readConfiguration, unreadable(err))
 	}
@@ -69,6 +73,23 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 	}
 	return &cloud{cfg.Region, s.Account, ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg), sts.NewFromConfig(cfg)}, nil
 }
+
+// plainBody hides method WriteTo of a request's body. smithy-go's WriteTo returns io.EOF if
+// the body was closed, for which net/http closes the connection while the answer is read. It
+// happens if the answer comes within microseconds, as from a service on this host.
+var plainBody = middleware.FinalizeMiddlewareFunc("PlainBody", func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
+	middleware.FinalizeOutput, middleware.Metadata, error) {
+	if r, ok := in.Request.(*smithyhttp.Request); ok {
+		if body, ok := r.GetStream().(io.ReadSeeker); ok {
+			plain, err := r.SetStream(struct{ io.ReadSeeker }{body})
+			if err != nil {
+				return middleware.FinalizeOutput{}, middleware.Metadata{}, err
+			}
+			in.Request = plain
+		}
+	}
+	return next.HandleFinalize(ctx, in)
+})
 
 // own sees that the credentials are those of c.account, and sets it if it is empty. Without
 // it another account's profile would find nothing to destroy.

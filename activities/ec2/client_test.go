@@ -1,0 +1,41 @@
+package ec2
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// A connection lives on while a long answer is read, however soon the answer came.
+func TestSoonAnswers(t *testing.T) {
+	environ(t)
+	answer := `<DescribeInstancesResponse><reservationSet>` + strings.Repeat(`<item><reservationId>r-1</reservationId></item>`, 300) +
+		`</reservationSet></DescribeInstancesResponse>`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			_, _ = io.WriteString(w, answer)
+		}
+	}))
+	defer server.Close()
+	c, err := open(t.Context(), settings{Options: Options{Endpoint: server.URL, Region: "eu-west-1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 50 {
+				if _, err := c.instances(t.Context(), step.Tags{App: "hello", Target: "prod"}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
