@@ -204,17 +204,14 @@ func (b *boot) probe(ctx context.Context) (ready string, err error) {
 // connects reports whether the port of the instance takes a connection.
 func (b *boot) connects(ctx context.Context) bool {
 	dialer := net.Dialer{Timeout: 2 * time.Second}
-	for _, ip := range []*string{b.in.PublicIpAddress, b.in.PrivateIpAddress} {
-		if aws.ToString(ip) == "" {
-			continue
-		}
-		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(*ip, strconv.Itoa(b.s.Port)))
-		if err == nil {
-			_ = conn.Close()
-			return true
-		}
+	// With a public address the private one may be another host's in the worker's network.
+	ip := cmp.Or(aws.ToString(b.in.PublicIpAddress), aws.ToString(b.in.PrivateIpAddress))
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(b.s.Port)))
+	if err != nil {
+		return false
 	}
-	return false
+	_ = conn.Close()
+	return true
 }
 
 // matched reports whether the console matches, and whether its text is up to date.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -260,8 +261,7 @@ func (d *destroy) image(ctx context.Context, r resource) {
 	}
 }
 
-// delete removes a resource. A snapshot is in use until EC2 has noticed that its AMI is
-// gone.
+// delete removes a resource.
 func (d *destroy) delete(ctx context.Context, r resource) error {
 	id := aws.String(r.id)
 	var err error
@@ -273,19 +273,43 @@ func (d *destroy) delete(ctx context.Context, r resource) error {
 	case kindImage:
 		_, err = d.c.ec2.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: id})
 	case kindSnapshot:
-		limit := visible
-		if d.err != nil { // its AMI may be left
-			limit = 0
-		}
-		_, _ = poll(ctx, limit, func() (bool, error) {
-			_, err = d.c.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: id})
-			return code(err) != "InvalidSnapshot.InUse", nil
-		})
-		if err == nil || gone(err) {
-			d.dropSent(r.id)
-		}
+		return d.deleteSnapshot(ctx, r)
 	}
 	if err != nil {
+		return failed("remove "+r.String(), err)
+	}
+	return nil
+}
+
+// deleteSnapshot removes a snapshot. It is in use until EC2 has noticed that its AMI is gone.
+// An AMI that somebody else made of it is a Conflict.
+func (d *destroy) deleteSnapshot(ctx context.Context, r resource) error {
+	var err error
+	_, waited := poll(ctx, visible, func() (bool, error) {
+		_, err = d.c.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: aws.String(r.id)})
+		if code(err) != "InvalidSnapshot.InUse" {
+			return true, nil
+		}
+		out, err := d.c.ec2.DescribeImages(ctx, &ec2.DescribeImagesInput{
+			Owners: []string{"self"}, Filters: []types.Filter{filter("block-device-mapping.snapshot-id", r.id)}})
+		if err != nil {
+			return false, failed("look up the AMIs of "+r.id, err)
+		}
+		for _, i := range out.Images {
+			id := aws.ToString(i.ImageId)
+			if _, ours := owner(i.Tags); !ours || slices.Contains(d.left, kindImage+" "+id) {
+				return false, &step.Error{Kind: step.Conflict, Op: "remove " + r.String(), Err: fmt.Errorf("it is in use by AMI %s", id), Hint: "deregister that AMI first"}
+			}
+		}
+		return false, nil
+	})
+	if waited == nil && (err == nil || gone(err)) {
+		d.dropSent(r.id)
+	}
+	switch {
+	case waited != nil:
+		return waited
+	case err != nil:
 		return failed("remove "+r.String(), err)
 	}
 	return nil

@@ -1,0 +1,360 @@
+package ec2
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// story boots two generations of an image one after the other, with an Elastic IP and a
+// target group, fails the second, and destroys all.
+func (b *bench) story() {
+	b.Helper()
+	b.options(func(o *Options) { o.ElasticIP, o.TargetGroup = b.lab.ElasticIP(), b.lab.TargetGroup() })
+	at := func(m step.Machine) {
+		b.Helper()
+		if b.holder() != m.ID || !slices.Equal(b.lab.Targets(), []string{m.ID}) {
+			b.Errorf("the Elastic IP is at %q and the target group has %q, not %s", b.holder(), b.lab.Targets(), m.ID)
+		}
+	}
+	first := b.boot(1)
+	at(first)
+	b.use(2)
+	second := b.boot(2)
+	at(second)
+	if n := b.instances(); n != 2 || first.ID == second.ID {
+		b.Errorf("%d instances of two generations: %s", n, strings.Join(b.lab.Resources(), "\n"))
+	}
+	b.destroy(2)
+	at(first)
+	if n := b.instances(); n != 1 {
+		b.Errorf("%d instances after the second was destroyed", n)
+	}
+	b.destroy(0)
+	b.left(b.before)
+	if again := b.destroy(0); len(again) > 0 {
+		b.Errorf("destroyed again: %q", again)
+	}
+}
+
+// An answer that is lost, before or after the effect, is made good by the next try.
+func TestLostAnswers(t *testing.T) {
+	environ(t)
+	for _, call := range []string{
+		"RunInstances", "CreateTags", "AssociateAddress", "RegisterTargets", "DeregisterTargets",
+		"TerminateInstances", "DeleteTags", "DeregisterImage", "DeleteSnapshot",
+	} {
+		for name, lose := range map[string]ec2lab.Lose{"before": ec2lab.Before, "after": ec2lab.After} {
+			t.Run(call+" "+name, func(t *testing.T) {
+				t.Parallel()
+				b := newBench(t)
+				b.lab.Fault(ec2lab.Fault{Call: call, Lose: lose})
+				b.story()
+				if !slices.ContainsFunc(b.called(call), func(c ec2lab.Call) bool { return c.Code == "lost" }) {
+					t.Errorf("no answer to %s was lost", call)
+				}
+			})
+		}
+	}
+}
+
+// EC2 lists what it has made only later.
+func TestHidden(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.lab.Hide(700 * time.Millisecond)
+	b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Lose: ec2lab.After})
+	b.story()
+}
+
+// An instance of a generation is adopted, and an ended one is not started again.
+func TestAdopt(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	first := b.boot(1)
+	if first.Adopted || first.Ready != `console matched "hello"` || len(first.Addresses) == 0 || first.Addresses[0].Kind != "ip" {
+		t.Errorf("booted %+v", first)
+	}
+	b.g.set("so much was printed since that EC2 has lost the first line", false)
+	again := b.boot(1)
+	if !again.Adopted || again.ID != first.ID || again.Ready != first.Ready {
+		t.Errorf("booted again: %+v", again)
+	}
+	b.g.set("hello and good bye", true)
+	b.eventually("the instance has stopped", func() bool { return slices.Contains(b.lab.Resources(), "instance "+first.ID+" stopped") })
+	if ended := b.boot(1); !ended.Ended || !ended.Adopted || !strings.HasPrefix(ended.Ready, first.Ready) {
+		t.Errorf("booted after it ended: %+v", ended)
+	}
+	h, err := New(b.site).Observe(t.Context(), first)
+	if err != nil || h.State != step.Ended || h.How != "shut down by itself" {
+		t.Errorf("observed %+v, %v", h, err)
+	}
+	text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: first})
+	if err != nil || !strings.Contains(text.Text, "good bye") {
+		t.Errorf("the console of an ended instance: %+v, %v", text, err)
+	}
+	text, err = New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: first, Offset: text.Next, WaitSeconds: 5})
+	if err != nil || text.Text != "" || !text.Ended {
+		t.Errorf("behind its end: %+v, %v", text, err)
+	}
+	b.destroy(1)
+	b.left(b.before)
+}
+
+func TestBootFails(t *testing.T) {
+	environ(t)
+	for name, test := range map[string]struct {
+		options    func(*Options)
+		text       string
+		ends       bool
+		says, hint string
+	}{
+		"never ready": {func(o *Options) { o.Expect, o.Timeout = "never", "1s" }, "one\ntwo\n", false, `did not match "never" within 1s`, "one\ntwo"},
+		"no port":     {func(o *Options) { o.Expect, o.Port, o.Timeout = "", 9, "1s" }, "", false, "could not connect to its port 9", "printed nothing"},
+		"late console": {func(o *Options) { o.Expect, o.InstanceType, o.Timeout = "never", "m3.medium", "1s" }, "", false,
+			`did not match "never"`, "minutes late"},
+		"ends too early": {func(o *Options) { o.Expect = "never" }, "panic: no network\n", true, "shut down by itself", "panic: no network"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.options(test.options)
+			b.g.set(test.text, test.ends)
+			_, err := New(b.site).Boot(t.Context(), b.registration(1))
+			var e *step.Error
+			if !errors.As(err, &e) || e.Kind != step.BootFailed || !strings.Contains(err.Error(), test.says) || !strings.Contains(e.Hint, test.hint) {
+				t.Fatalf("%v\n%+v", err, e)
+			}
+			if n := b.instances(); n != 1 {
+				t.Errorf("%d instances are left for Destroy", n)
+			}
+			b.destroy(1)
+			b.left(b.before)
+		})
+	}
+}
+
+// An instance that shuts itself down once it was ready is a result.
+func TestEndsByItself(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.g.set("hello and good bye", true)
+	if m := b.boot(1); !m.Ended || m.Adopted || m.Addresses != nil {
+		t.Errorf("booted %+v", m)
+	}
+}
+
+// A subnet without capacity is passed over, whichever code says so.
+func TestCapacity(t *testing.T) {
+	environ(t)
+	for _, code := range []string{"InsufficientInstanceCapacity", "Unsupported"} {
+		b := newBench(t)
+		subnets := b.lab.Subnets()
+		b.options(func(o *Options) { o.Subnets = subnets })
+		b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: code, Message: "not in this zone"})
+		b.boot(1)
+		runs := b.called("RunInstances")
+		if len(runs) != 2 || runs[1].Params.Get("SubnetId") != subnets[1] || runs[0].Params.Get("ClientToken") == runs[1].Params.Get("ClientToken") {
+			t.Errorf("%s: runs %+v", code, runs)
+		}
+		b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: code, Times: 3, Message: "not in this zone"})
+		_, err := New(b.site).Boot(t.Context(), b.registration(2))
+		for _, subnet := range subnets {
+			if err == nil || !strings.Contains(err.Error(), subnet) {
+				t.Errorf("%s everywhere: %v does not name %s", code, err, subnet)
+			}
+		}
+		if final := step.KindOf(err).Final(); final != (code == "Unsupported") {
+			t.Errorf("%s everywhere: kind %q", code, step.KindOf(err))
+		}
+	}
+}
+
+// A try goes on in the subnet of the try before: its answer may have been lost.
+func TestResumesInTheSubnet(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	subnets := b.lab.Subnets()
+	b.options(func(o *Options) { o.Subnets = subnets })
+	b.lab.Hide(500 * time.Millisecond)
+	b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: "InsufficientInstanceCapacity"})
+	b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Lose: ec2lab.After})
+	var last *step.Progress
+	m := retried(b, func() (step.Machine, error) {
+		ctx := step.WithReporter(t.Context(), func(p step.Progress) {
+			if p.State != nil {
+				last = &p
+			}
+		}, last)
+		return New(b.site).Boot(ctx, b.registration(1))
+	})
+	time.Sleep(600 * time.Millisecond)
+	if n := b.instances(); n != 1 {
+		t.Errorf("%d instances: %+v", n, m)
+	}
+}
+
+func TestClientTokens(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: "IdempotentInstanceTerminated", Times: 2})
+	first := b.boot(1)
+	var tokens []string
+	for _, c := range b.called("RunInstances") {
+		tokens = append(tokens, c.Params.Get("ClientToken"))
+	}
+	slices.Sort(tokens)
+	if len(slices.Compact(tokens)) != 3 {
+		t.Errorf("tokens %q", tokens)
+	}
+	// Somebody terminates the instance; the next deploy of it makes another.
+	if err := b.c.terminate(t.Context(), first.ID); err != nil {
+		t.Fatal(err)
+	}
+	second := b.boot(1)
+	if second.ID == first.ID || second.Adopted {
+		t.Errorf("booted %+v after %s was terminated", second, first.ID)
+	}
+	b.stop(1)
+
+	// An earlier call with the token had other parameters.
+	b.lab.Hide(500 * time.Millisecond)
+	b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Lose: ec2lab.After})
+	if _, err := New(b.site).Boot(t.Context(), b.registration(2)); err == nil || step.KindOf(err).Final() {
+		t.Fatalf("a lost answer: %v", err)
+	}
+	b.options(func(o *Options) { o.UserData = "other" })
+	if m := b.boot(2); !m.Adopted || b.instances() != 1 {
+		t.Errorf("booted %+v among %d instances", m, b.instances())
+	}
+}
+
+// A boot that is cancelled at any call leaves nothing that Destroy does not find.
+func TestCancelledBoot(t *testing.T) {
+	environ(t)
+	for name, hidden := range map[string]time.Duration{"visible": 0, "hidden": 300 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.lab.Hide(hidden)
+			var left atomic.Int64
+			var cancel atomic.Pointer[context.CancelFunc]
+			target, err := url.Parse(b.lab.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy := httptest.NewServer(&httputil.ReverseProxy{
+				Transport: &http.Transport{},
+				Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
+				ModifyResponse: func(*http.Response) error {
+					if left.Add(-1) == 0 {
+						(*cancel.Load())()
+					}
+					return nil
+				},
+			})
+			defer proxy.Close()
+			b.options(func(o *Options) {
+				o.ElasticIP, o.TargetGroup, o.Endpoint = b.lab.ElasticIP(), b.lab.TargetGroup(), proxy.URL
+			})
+			done := false
+			for n := int64(1); !done; n++ {
+				ctx, stop := context.WithCancel(t.Context())
+				cancel.Store(&stop)
+				left.Store(n)
+				r := b.registration(int(n))
+				began := time.Now()
+				_, err := New(b.site).Boot(ctx, r)
+				if done = err == nil; !done && ctx.Err() == nil {
+					t.Fatalf("cancelled after call %d: %v (left %d, took %s)", n, err, left.Load(), time.Since(began))
+				}
+				if took := time.Since(began); ctx.Err() != nil && took > 8*time.Second {
+					t.Errorf("cancelled after call %d: it took %s", n, took)
+				}
+				if step.KindOf(err).Final() {
+					t.Errorf("cancelled after call %d: a final error: %v", n, err)
+				}
+				stop()
+				b.stop(int(n))
+				if now := b.lab.Resources(); !slices.Equal(now, b.made) {
+					time.Sleep(hidden)
+					t.Fatalf("cancelled after call %d left:\n%s", n, strings.Join(b.lab.Resources(), "\n"))
+				}
+			}
+			if n := len(b.called("RunInstances")); n < 8 {
+				t.Errorf("%d boots came to RunInstances", n)
+			}
+		})
+	}
+}
+
+// The parameters of RunInstances are those of the options.
+func TestRunInstances(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	yes := true
+	b.options(func(o *Options) {
+		o.PublicIP, o.Subnets, o.SecurityGroups = &yes, b.lab.Subnets()[1:2], []string{b.lab.SecurityGroup()}
+		o.KeyName, o.InstanceProfile, o.UserData, o.Spot = "ann", "web", "some data", true
+	})
+	b.boot(1)
+	got := b.called("RunInstances")[0].Params
+	for name, want := range map[string]string{
+		"ImageId": b.ami, "InstanceType": "t3.micro", "MetadataOptions.HttpTokens": "required", "KeyName": "ann", "IamInstanceProfile.Name": "web",
+		"UserData": "c29tZSBkYXRh", "InstanceInitiatedShutdownBehavior": "terminate", "InstanceMarketOptions.MarketType": "spot",
+		"NetworkInterface.1.AssociatePublicIpAddress": "true", "NetworkInterface.1.SubnetId": b.lab.Subnets()[1],
+		"NetworkInterface.1.SecurityGroupId.1": b.lab.SecurityGroup(), "SubnetId": "", "SecurityGroupId.1": "",
+		"TagSpecification.1.ResourceType": "instance", "TagSpecification.2.ResourceType": "volume", "TagSpecification.3.ResourceType": "network-interface",
+		"TagSpecification.3.Tag.2.Key": "morgana:app", "TagSpecification.3.Tag.2.Value": "hello",
+	} {
+		if got.Get(name) != want {
+			t.Errorf("%s is %q, not %q", name, got.Get(name), want)
+		}
+	}
+	b.stop(1)
+	b.options(func(o *Options) { o.Placement = Placement{Zone: "eu-west-1b", Tenancy: "default"} })
+	b.boot(2)
+	got = b.called("RunInstances")[1].Params
+	if got.Get("InstanceInitiatedShutdownBehavior") != "stop" || got.Get("Placement.AvailabilityZone") != "eu-west-1b" || got.Has("InstanceMarketOptions.MarketType") {
+		t.Errorf("the second: %v", got)
+	}
+}
+
+// An Elastic IP of another is not taken.
+func TestElasticIPOfAnother(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	out, err := b.c.ec2.RunInstances(t.Context(), &ec2.RunInstancesInput{ImageId: aws.String(b.ami), InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *out.Instances[0].InstanceId
+	b.eventually("the other runs", func() bool { return slices.Contains(b.lab.Resources(), "instance "+other+" running") })
+	if _, err := b.c.moveAddress(t.Context(), b.lab.ElasticIP(), other, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.options(func(o *Options) { o.ElasticIP = b.lab.ElasticIP() })
+	_, err = New(b.site).Boot(t.Context(), b.registration(1))
+	if step.KindOf(err) != step.Conflict || b.holder() != other {
+		t.Errorf("%v; the Elastic IP is at %s", err, b.holder())
+	}
+	b.destroy(1)
+	if b.holder() != other || b.instances() != 1 {
+		t.Errorf("after destroy the Elastic IP is at %q, and there are %d instances", b.holder(), b.instances())
+	}
+}

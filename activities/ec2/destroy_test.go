@@ -1,0 +1,138 @@
+package ec2
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// List and the lab agree on what there is.
+func TestList(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.use(2)
+	b.boot(1)
+	b.boot(2)
+	all, err := New(b.site).List(t.Context(), step.Spec{Options: b.spec.Options})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids, want []string
+	for _, r := range all {
+		ids = append(ids, r.ID)
+		if r.Where != b.lab.Region() || r.Kind == "" || r.Tags.App != "hello" || r.Kind != kindInterface && r.Created.Before(time.Now().Add(-time.Hour)) {
+			t.Errorf("listed %+v", r)
+		}
+	}
+	for _, line := range b.lab.Resources() {
+		if f := strings.Fields(line); f[0] != "address" {
+			want = append(want, f[1])
+		}
+	}
+	if len(all) != 10 { // 2 times instance, volume, interface, AMI and snapshot
+		t.Errorf("listed %+v", all)
+	}
+	slices.Sort(ids)
+	slices.Sort(want)
+	if ids = slices.Compact(ids); !slices.Equal(ids, want) {
+		t.Errorf("listed %q, the lab has %q", ids, want)
+	}
+}
+
+// An image that another rollout uses stays, and each use ends by itself.
+func TestDestroyKeepsWhatIsUsed(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.use(2)
+	removed := b.destroy(1)
+	if len(removed) != 2 || !strings.HasPrefix(removed[0], "the use of AMI") {
+		t.Errorf("removed %q", removed)
+	}
+	b.left(b.made)
+	if removed := b.destroy(1); len(removed) > 0 {
+		t.Errorf("destroyed again: %q", removed)
+	}
+	if removed := b.destroy(2); !slices.Equal(removed, []string{"AMI " + b.ami, "snapshot " + b.snapshot()}) {
+		t.Errorf("removed %q", removed)
+	}
+	b.left(b.before)
+}
+
+// What others have made of Morgana's resources, and what only looks like one, is not touched.
+func TestDestroyLeavesForeignImages(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	snapshot := b.snapshot()
+	foreign := func(name string, tags ...types.Tag) string {
+		in := &ec2.RegisterImageInput{Name: aws.String(name), Architecture: types.ArchitectureValuesX8664, VirtualizationType: aws.String("hvm"),
+			RootDeviceName:      aws.String("/dev/xvda"),
+			BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/xvda"), Ebs: &types.EbsBlockDevice{SnapshotId: &snapshot}}}}
+		if tags != nil {
+			in.TagSpecifications = []types.TagSpecification{{ResourceType: types.ResourceTypeImage, Tags: tags}}
+		}
+		out, err := b.c.ec2.RegisterImage(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *out.ImageId
+	}
+	theirs := foreign("theirs")
+	alike := foreign("alike", tag(tagApp, "hello"), tag(tagTarget, "prod")) // no rollout's
+	done, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: b.spec})
+	var e *step.Error
+	if !errors.As(err, &e) || e.Kind != step.Conflict || !slices.Equal(e.Left, []string{"snapshot " + snapshot}) || !slices.Equal(done.Removed, []string{"AMI " + b.ami}) {
+		t.Fatalf("%v: %+v; removed %q", err, e, done.Removed)
+	}
+	for _, id := range []string{theirs, alike} {
+		if !slices.Contains(b.lab.Resources(), "image "+id+" available") {
+			t.Errorf("%s was removed", id)
+		}
+		if _, err := b.c.ec2.DeregisterImage(t.Context(), &ec2.DeregisterImageInput{ImageId: &id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if removed := b.destroy(0); !slices.Equal(removed, []string{"snapshot " + snapshot}) {
+		t.Errorf("removed %q", removed)
+	}
+	b.left(b.before)
+}
+
+// With another account's credentials nothing would be found.
+func TestDestroyWithAnotherAccount(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.boot(1)
+	was := b.lab.Resources()
+	b.options(func(o *Options) { o.Account = "999988887777" })
+	if _, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: b.spec}); step.KindOf(err) != step.Unauthorized {
+		t.Errorf("%v", err)
+	}
+	b.left(was)
+}
+
+// What cannot be removed is named, and the rest is removed.
+func TestDestroyNamesWhatIsLeft(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.boot(1)
+	b.lab.Deny("ec2:DeregisterImage")
+	done, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: b.spec})
+	var e *step.Error
+	if !errors.As(err, &e) || e.Kind != step.Unauthorized || !slices.Equal(e.Left, []string{"AMI " + b.ami, "snapshot " + b.snapshot()}) {
+		t.Fatalf("%v: %+v", err, e)
+	}
+	if len(done.Removed) != 1 || b.instances() != 0 {
+		t.Errorf("removed %q", done.Removed)
+	}
+	b.lab.Deny()
+	b.destroy(1)
+	b.left(b.before)
+}
