@@ -29,11 +29,11 @@ func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, erro
 }
 
 // instance returns a machine's instance as EC2 lists it, one without an id if EC2 lists
-// none.
+// none. For a machine without an id it is the rollout's live instance.
 func (c *cloud) instance(ctx context.Context, m step.Machine) (types.Instance, error) {
 	all, err := c.instances(ctx, m.Registration.Spec.Tags)
 	for _, in := range all {
-		if aws.ToString(in.InstanceId) == m.ID {
+		if aws.ToString(in.InstanceId) == m.ID || m.ID == "" && !isDead(in) {
 			return in, nil
 		}
 	}

@@ -53,6 +53,9 @@ type Case struct {
 	// Sent returns the number of bytes that the receiver has counted from Register
 	// so far. It is nil if Register sends none over a network.
 	Sent func(t *testing.T) int64
+	// Tokens says that a client token makes creating a machine twice one creation. Boots at
+	// the same time may then each say that they created the machine.
+	Tokens bool
 	// Secrets are the keys, passwords and tokens of the environment. Put one where
 	// the target looks for credentials.
 	Secrets []string

@@ -140,7 +140,7 @@ func (s *suite) bootTogether() {
 			created++
 		}
 	}
-	if created != 1 {
+	if created < 1 || created > 1 && !s.c.Tokens {
 		s.Errorf("%d of %d boots say that they created the machine", created, calls)
 	}
 	once := s.resources()

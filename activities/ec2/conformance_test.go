@@ -1,0 +1,100 @@
+package ec2
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/step/steptest"
+)
+
+// hello is the path of examples/hello's kernel, built in a copy.
+func hello(t *testing.T) string {
+	t.Helper()
+	need.Tools(t, "make", "gcc")
+	folder := filepath.Join(t.TempDir(), "hello")
+	if err := os.CopyFS(folder, os.DirFS("../../examples/hello")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("make", "-s", "-B", "-C", folder, "hello").CombinedOutput(); err != nil {
+		t.Fatalf("make hello: %v\n%s", err, out)
+	}
+	return filepath.Join(folder, "hello")
+}
+
+// conform runs the conformance suite against a lab.
+func conform(t *testing.T, lab *ec2lab.Lab) {
+	options := func(add string) json.RawMessage {
+		return json.RawMessage(fmt.Sprintf(`{"args":"stay","timeout":"1m"%s}`, add))
+	}
+	secret := ""
+	for _, e := range lab.Env() {
+		name, value, _ := strings.Cut(e, "=")
+		t.Setenv(name, value)
+		if name == "AWS_SECRET_ACCESS_KEY" {
+			secret = value
+		}
+	}
+	steptest.Run(t, steptest.Case{
+		New:        func(site step.Site) step.Target { return New(site) },
+		Spec:       step.Spec{Kind: Kind, Options: options(`,"expect":"staying"`)},
+		Kernel:     hello(t),
+		ABIs:       []string{image.Multiboot2, image.PVH, image.XenPV},
+		Misspelt:   json.RawMessage(`{"instance_typ":"t3.micro"}`),
+		Nearest:    "instance_type",
+		Changed:    options(`,"expect":"staying","size":"2GiB"`),
+		NeverReady: options(`,"expect":"never printed"`),
+		ConsoleHas: "hello from a unikernel",
+		Ends:       json.RawMessage(`{"expect":"hello from","timeout":"1m"}`),
+		Sent:       func(*testing.T) int64 { return sentTo(lab) },
+		Tokens:     true,
+		Secrets:    []string{secret},
+		Resources: func(*testing.T, step.Site) (all []string) {
+			for _, line := range lab.Resources() {
+				if !strings.HasPrefix(line, "address ") {
+					all = append(all, line)
+				}
+			}
+			return all
+		},
+	})
+}
+
+// sentTo is the number of bytes of blocks that the lab has received.
+func sentTo(lab *ec2lab.Lab) (n int64) {
+	for _, c := range lab.Calls() {
+		if c.Name == "PutSnapshotBlock" && c.Code == "" {
+			n += 512 << 10
+		}
+	}
+	return n
+}
+
+// TestConformance boots the image's own bytes.
+func TestConformance(t *testing.T) {
+	need.Tools(t, "qemu-system-x86_64")
+	conform(t, start(t, ec2lab.NewMachines(t.TempDir())))
+}
+
+func start(t *testing.T, h ec2lab.Hypervisor) *ec2lab.Lab {
+	t.Helper()
+	lab, err := ec2lab.Start(ec2lab.Options{Hypervisor: h, Moment: 5 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return lab
+}
