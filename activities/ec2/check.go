@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -58,8 +60,8 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	step.Report(ctx, step.Progress{Note: "asking EC2 in " + c.region})
-	if err := c.own(ctx); err != nil {
-		return spec, unknownRegion(err, s)
+	if err := c.insist(ctx, s.Endpoint, 5*time.Second); err != nil {
+		return spec, err
 	}
 	s.Region, s.Account = c.region, c.account
 	k := &checker{cloud: c, settings: &s, tags: spec.Tags}
@@ -81,17 +83,33 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, err
 }
 
-// unknownRegion returns InvalidSpec if the region's host has no address. A later stage
-// retries that error.
-func unknownRegion(err error, s settings) error {
-	var dns *net.DNSError
-	if !errors.As(err, &dns) || !dns.IsNotFound {
+// insist asks whose the credentials are until AWS answers, or patience has passed. Then the error of a service that
+// does not answer is final: the user is waiting, and no work is lost yet.
+func (c *cloud) insist(ctx context.Context, endpoint string, patience time.Duration) error {
+	var err error
+	_, over := poll(ctx, patience, func() (bool, error) {
+		err = c.own(ctx)
+		return err == nil || step.KindOf(err) != "", ctx.Err()
+	})
+	if err == nil || step.KindOf(err) != "" || over != nil {
 		return err
 	}
-	if s.Endpoint != "" {
-		return step.Invalid("endpoint", "correct it, or see that this host's DNS knows it", "there is no host %s", dns.Name)
+	e := &step.Error{Kind: step.NotFound, Err: err, Hint: "see that this host reaches AWS, if need be by HTTPS_PROXY"}
+	if endpoint != "" {
+		e.Field, e.Hint = "endpoint", "correct it, or see that this host reaches it"
 	}
-	return step.Invalid("region", `a region of AWS, as "eu-west-1"; or see that this host's DNS works`, "there is no host %s", dns.Name)
+	var told *step.Error
+	if errors.As(err, &told) {
+		e.Op, e.Err, e.Hint = told.Op, told.Err, cmp.Or(told.Hint, e.Hint)
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsNotFound {
+		e.Err = fmt.Errorf("there is no host %s", dns.Name)
+		if endpoint == "" {
+			e.Kind, e.Field, e.Hint = step.InvalidSpec, "region", `a region of AWS, as "eu-west-1"; or see that this host's DNS works`
+		}
+	}
+	return e
 }
 
 // choose sets Virtualization, BootMode, Layout and InstanceType for a kernel with these

@@ -1,12 +1,14 @@
 package ec2
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ebs"
@@ -190,19 +192,31 @@ func TestCheckWithBadCredentials(t *testing.T) {
 	refusedWith(t, "no credentials", err, step.Error{Kind: step.Unauthorized}, "there are no AWS credentials on this host")
 }
 
-func TestCheckOfAWrongRegion(t *testing.T) {
-	labFor(t)
-	t.Setenv("AWS_ENDPOINT_URL", "")
-	_, err := checked(t, helloABIs, `{"region":"eu-west-9","endpoint":"http://sts.eu-west-9.invalid"}`)
-	if step.KindOf(err) == "" {
-		t.Skipf("this host's DNS does not say that a host is unknown: %v", err)
-	}
-	refusedWith(t, "endpoint", err, step.Error{Kind: step.InvalidSpec, Field: "endpoint"}, "there is no host sts.eu-west-9.invalid")
-
+// Nobody waits minutes for a service that is not there.
+func TestInsist(t *testing.T) {
+	lab := labFor(t)
 	gone := httptest.NewServer(nil)
 	gone.Close()
-	if _, err := checked(t, helloABIs, fmt.Sprintf(`{"endpoint":%q}`, gone.URL)); step.KindOf(err) != "" || err == nil {
-		t.Errorf("a service that is not there: %v is not retried", err)
+	for url, says := range map[string]string{
+		gone.URL: "connection refused",
+		// RFC 6761 keeps .invalid for names that do not exist.
+		"http://ec2.eu-west-9.invalid": "ec2.eu-west-9.invalid",
+	} {
+		c := at(t, url)
+		refusedWith(t, url, c.insist(t.Context(), url, time.Second), step.Error{Kind: step.NotFound, Field: "endpoint"}, says)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := c.insist(ctx, url, time.Minute); err == nil || step.KindOf(err) != "" {
+			t.Errorf("cancelled: %v", err)
+		}
+	}
+	lab.Fault(ec2lab.Fault{Call: "GetCallerIdentity", Lose: ec2lab.Before, Times: 2})
+	for _, pair := range lab.Env() {
+		name, value, _ := strings.Cut(pair, "=")
+		t.Setenv(name, value)
+	}
+	if _, err := checked(t, helloABIs, "{}"); err != nil {
+		t.Errorf("two answers are lost: %v", err)
 	}
 }
 
