@@ -73,7 +73,8 @@ func (u *upload) run(ctx context.Context) error {
 		ended   = ctx.Done()
 	)
 	for {
-		for failed == nil && ctx.Err() == nil && running < int(line.limit) && !line.pausing() {
+		pause := time.Until(line.until) // asked once: a pause that ends meanwhile has to end the wait below
+		for failed == nil && ctx.Err() == nil && running < int(line.limit) && pause <= 0 {
 			var a attempt
 			if len(again) > 0 {
 				a, again = again[0], again[1:]
@@ -99,6 +100,10 @@ func (u *upload) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
+		var resume <-chan time.Time
+		if pause > 0 {
+			resume = time.After(pause)
+		}
 		select {
 		case a := <-results:
 			running--
@@ -115,7 +120,7 @@ func (u *upload) run(ctx context.Context) error {
 				cancel()
 			}
 			u.report(ctx, time.Since(began), before)
-		case <-line.pause():
+		case <-resume:
 		case <-ended:
 			ended = nil
 		}
@@ -151,6 +156,7 @@ func (u *upload) verdict(ctx context.Context, a attempt) error {
 	b := u.blocks[a.position]
 	err := failed(fmt.Sprintf("send block %d to %s", b.index, u.snapshot), a.err)
 	what := code(a.err)
+	var invalid *types.ValidationException
 	if what == wrongChecksum {
 		sum := sha256.New()
 		if _, err := io.Copy(sum, u.data(b)); err != nil {
@@ -163,8 +169,10 @@ func (u *upload) verdict(ctx context.Context, a attempt) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case what == "ValidationException": // the snapshot is not pending any more: the next try looks
-		return passing(err)
+	case errors.As(a.err, &invalid) && invalid.Reason != types.ValidationExceptionReasonConflictingBlockUpdate:
+		return passing(err) // the snapshot is not pending any more: the next try looks
+	case invalid != nil: // the request of a killed worker is still served
+		err = passing(err)
 	case what == noSnapshot:
 		err = passing(err)
 	}
@@ -235,14 +243,4 @@ func (w *window) failed(a attempt) {
 	pause := min(firstPause<<min(w.failures, 10), maxPause)
 	w.until = w.round.Add(pause/2 + rand.N(pause/2))
 	w.failures++
-}
-
-func (w *window) pausing() bool { return time.Now().Before(w.until) }
-
-// pause returns a channel that receives at the end of the pause; nil if there is none.
-func (w *window) pause() <-chan time.Time {
-	if !w.pausing() {
-		return nil
-	}
-	return time.After(time.Until(w.until))
 }

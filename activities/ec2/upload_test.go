@@ -245,8 +245,8 @@ func TestWindow(t *testing.T) {
 	for range 64 {
 		w.failed(attempt{began: round, err: io.ErrUnexpectedEOF})
 	}
-	if w.limit != 32 || !w.pausing() {
-		t.Errorf("the limit is %v after a round of failures, want 32; pausing: %v", w.limit, w.pausing())
+	if w.limit != 32 || time.Until(w.until) <= 0 {
+		t.Errorf("the limit is %v after a round of failures, want 32; the pause ends at %v", w.limit, w.until)
 	}
 	for range 32 {
 		w.worked(attempt{began: time.Now()})

@@ -1,0 +1,546 @@
+package ec2
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/store"
+)
+
+// registry is a lab with a worker's site, where images are registered.
+type registry struct {
+	*testing.T
+	lab   *ec2lab.Lab
+	site  step.Site
+	store string // its folder
+	cloud *cloud
+}
+
+func newRegistry(t *testing.T) *registry {
+	t.Helper()
+	lab, err := ec2lab.Start(ec2lab.Options{Moment: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, line := range lab.Env() {
+		name, value, _ := strings.Cut(line, "=")
+		t.Setenv(name, value)
+	}
+	r := &registry{T: t, lab: lab, store: t.TempDir()}
+	r.site = siteOf(t, t.TempDir(), r.store)
+	if r.cloud, err = open(t.Context(), settings{}); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func siteOf(t *testing.T, state, folder string) step.Site {
+	t.Helper()
+	s, err := store.Open(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return step.Site{Host: "testhost", State: state, Store: s, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+}
+
+// image makes the image of a disk with the content.
+func (r *registry) image(generation int, size int64, content map[int32]byte, change func(*ami)) step.Image {
+	r.Helper()
+	path := sparse(r, size, content)
+	a := ami{Architecture: "x86_64", Virtualization: virtHVM, BootMode: bootBIOS, Layout: disk.BIOS, Size: size}
+	if change != nil {
+		change(&a)
+	}
+	config, err := json.Marshal(a)
+	if err != nil {
+		r.Fatal(err)
+	}
+	packed, err := disk.Store(r.Context(), r.site.Store, path)
+	if err != nil {
+		r.Fatal(err)
+	}
+	img := step.Image{Format: "disk", Files: []step.File{{Name: packedDisk, Artifact: packed}}}
+	for name, b := range map[string][]byte{blocksFile: list(r, path).text(), amiFile: config} {
+		put, err := r.site.Store.Put(r.Context(), bytes.NewReader(b))
+		if err != nil {
+			r.Fatal(err)
+		}
+		img.Files = append(img.Files, step.File{Name: name, Artifact: put})
+	}
+	img.Digest = step.DigestOf(img.Files)
+	img.Spec = step.Spec{Kind: Kind, Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: generation},
+		Options: json.RawMessage(fmt.Sprintf(`{"backing":"direct","virtualization":"hvm","region":%q,"account":%q,"timeout":"1m"}`, r.lab.Region(), r.lab.Account()))}
+	return img
+}
+
+// register registers an image, with as many tries as Temporal would make. It returns the
+// notes of the progress too.
+func (r *registry) register(img step.Image) (step.Registration, string) {
+	r.Helper()
+	var last *step.Progress
+	var notes []string
+	for range 20 {
+		ctx := step.WithReporter(r.Context(), func(p step.Progress) {
+			if notes = append(notes, p.Note); p.State == nil && last != nil {
+				p.State = last.State
+			}
+			last = &p
+		}, last)
+		reg, err := New(r.site).Register(ctx, img)
+		switch {
+		case err == nil:
+			return reg, strings.Join(notes, "\n")
+		case step.KindOf(err).Final():
+			r.Fatalf("register: %v (%s)", err, step.KindOf(err))
+		}
+		r.Logf("try again: %v", err)
+	}
+	r.Fatal("register does not end")
+	panic("unreachable")
+}
+
+// ami describes an AMI, and its snapshot.
+func (r *registry) ami(id string) (types.Image, string) {
+	r.Helper()
+	out, err := r.cloud.ec2.DescribeImages(r.Context(), &ec2.DescribeImagesInput{ImageIds: []string{id}})
+	if err != nil || len(out.Images) != 1 || len(out.Images[0].BlockDeviceMappings) != 1 {
+		r.Fatalf("describe %s: %v, %v", id, out, err)
+	}
+	return out.Images[0], *out.Images[0].BlockDeviceMappings[0].Ebs.SnapshotId
+}
+
+// made lists the AMIs and snapshots of the account, without their ids.
+func (r *registry) made() (all []string) {
+	for _, line := range r.lab.Resources() {
+		if f := strings.Fields(line); f[0] == "image" && strings.HasPrefix(f[1], "ami-") || f[0] == "snapshot" {
+			all = append(all, f[0]+" "+f[2])
+		}
+	}
+	return all
+}
+
+var oneOfEach = []string{"image available", "snapshot completed"}
+
+// same fails if a snapshot's bytes are not those of a disk with the content.
+func (r *registry) same(snapshot string, content map[int32]byte) {
+	r.Helper()
+	path := filepath.Join(r.TempDir(), "bytes")
+	if err := r.lab.WriteSnapshot(snapshot, path); err != nil {
+		r.Fatal(err)
+	}
+	want := list(r, sparse(r, gibi, content))
+	if got := list(r, path); !slices.Equal(got, want) {
+		r.Errorf("the snapshot has %d blocks that are not zero, want %d", len(got), len(want))
+	}
+}
+
+func puts(of map[int]int) (all int) {
+	for _, n := range of {
+		all += n
+	}
+	return all
+}
+
+func TestRegister(t *testing.T) {
+	r := newRegistry(t)
+	content := map[int32]byte{0: 1, 3: 2, 200: 3}
+	for i, test := range []struct {
+		name string
+		ami  func(*ami)
+		root string
+		ena  bool
+	}{
+		{"hvm bios", nil, "/dev/xvda", true},
+		{"hvm uefi", func(a *ami) { a.BootMode, a.Layout = bootUEFI, disk.UEFI }, "/dev/xvda", true},
+		{"pv hd0", func(a *ami) {
+			a.Virtualization, a.BootMode, a.Layout, a.KernelID = virtPV, "", disk.Whole, "aki-dc9ed9af"
+		}, "/dev/sda1", false},
+		{"pv hd0,0", func(a *ami) {
+			a.Virtualization, a.BootMode, a.Layout, a.KernelID = virtPV, "", disk.Partition, "aki-dc9ed9af"
+		}, "/dev/sda", false},
+	} {
+		img := r.image(1, 300*blockSize, content, test.ami)
+		img.Spec.App = fmt.Sprintf("hello%d", i) // no parents
+		a := ami{Virtualization: virtHVM, BootMode: bootBIOS}
+		if test.ami != nil {
+			test.ami(&a)
+		}
+		reg, _ := r.register(img)
+		got, snapshot := r.ami(reg.ID)
+		if reg.Adopted || reg.Digest != img.Digest {
+			t.Errorf("%s: registration %+v", test.name, reg)
+		}
+		d := got.BlockDeviceMappings[0]
+		if string(got.Architecture) != "x86_64" || string(got.VirtualizationType) != a.Virtualization || string(got.BootMode) != a.BootMode ||
+			aws.ToString(got.RootDeviceName) != test.root || aws.ToString(d.DeviceName) != test.root || !aws.ToBool(d.Ebs.DeleteOnTermination) ||
+			aws.ToBool(got.EnaSupport) != test.ena || aws.ToString(got.KernelId) != a.KernelID {
+			t.Errorf("%s: the AMI is %+v", test.name, got)
+		}
+		r.same(snapshot, content)
+		if n := r.lab.Puts(snapshot); len(n) != 3 || puts(n) != 3 {
+			t.Errorf("%s: blocks were sent as %v", test.name, n)
+		}
+		s, err := r.cloud.ec2.DescribeSnapshots(t.Context(), &ec2.DescribeSnapshotsInput{SnapshotIds: []string{snapshot}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, tags := range map[string][]types.Tag{"AMI": got.Tags, "snapshot": s.Snapshots[0].Tags} {
+			made, _ := owner(tags)
+			if made != img.Spec.Tags || !slices.Equal(users(tags), []step.Tags{img.Spec.Tags}) || value(tags, tagDigest) != img.Digest {
+				t.Errorf("%s: the %s has tags %v", test.name, what, tags)
+			}
+		}
+		if left, err := filepath.Glob(filepath.Join(r.site.State, Kind, "*", "*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: left on the host: %q, %v", test.name, left, err)
+		}
+	}
+}
+
+// TestRegisterAgain sends nothing for an image that is there, also for a later generation.
+func TestRegisterAgain(t *testing.T) {
+	r := newRegistry(t)
+	img := r.image(1, 300*blockSize, map[int32]byte{0: 1, 3: 2}, nil)
+	first, _ := r.register(img)
+	for generation := 1; generation <= 3; generation++ {
+		before := len(r.lab.Calls())
+		img.Spec.Generation = generation
+		reg, _ := r.register(img)
+		if !reg.Adopted || reg.ID != first.ID {
+			t.Errorf("generation %d: %+v, want %s adopted", generation, reg, first.ID)
+		}
+		for _, c := range r.lab.Calls()[before:] {
+			if !strings.HasPrefix(c.Name, "Describe") && c.Name != "GetCallerIdentity" && (c.Name != "CreateTags" || generation == 1) {
+				t.Errorf("generation %d: the call %s", generation, c.Name)
+			}
+		}
+	}
+	got, snapshot := r.ami(first.ID)
+	if n := len(users(got.Tags)); n != 3 {
+		t.Errorf("the AMI has %d users, want 3", n)
+	}
+	if made := r.made(); !slices.Equal(made, oneOfEach) || puts(r.lab.Puts(snapshot)) != 2 {
+		t.Errorf("made %q", made)
+	}
+}
+
+// TestRegisterParent sends only changed blocks, and those that became zero.
+func TestRegisterParent(t *testing.T) {
+	before := map[int32]byte{0: 1, 3: 2, 5: 3, 10: 1, 11: 1, 200: 4, 290: 9}
+	after := map[int32]byte{0: 1, 3: 7, 5: 3, 10: 1, 11: 1, 250: 6}
+	const changed, all = 4, 6
+	encrypted := func(a *ami) { a.Encrypted = true }
+	for _, test := range []struct {
+		name          string
+		size          int64 // of the first image
+		first, second func(*ami)
+		between       func(r *registry, first step.Image)
+		puts          int
+		says          string
+	}{
+		{"used", 300 * blockSize, nil, nil, nil, changed, ""},
+		{"larger", 3 * gibi, nil, nil, nil, all, "is larger"},
+		{"other encryption", 300 * blockSize, encrypted, nil, nil, all, "is not encrypted alike"},
+		{"both encrypted", 300 * blockSize, encrypted, encrypted, nil, changed, ""},
+		{"list lost", 300 * blockSize, nil, nil, func(r *registry, first step.Image) {
+			a, _ := step.FileNamed(first.Files, blocksFile)
+			if err := os.Remove(strings.TrimPrefix(a.URI, "file://")); err != nil {
+				r.Fatal(err)
+			}
+		}, all, "has no list of its blocks in the store"},
+		{"encryption by default", 300 * blockSize, nil, nil, func(r *registry, _ step.Image) { r.lab.EncryptByDefault() }, all, "AWS does not take snap-"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRegistry(t)
+			first := r.image(1, test.size, before, test.first)
+			r.register(first)
+			if test.between != nil {
+				test.between(r, first)
+			}
+			reg, notes := r.register(r.image(2, 260*blockSize, after, test.second))
+			_, snapshot := r.ami(reg.ID)
+			r.same(snapshot, after)
+			if n := puts(r.lab.Puts(snapshot)); n != test.puts {
+				t.Errorf("%d blocks were sent, want %d", n, test.puts)
+			}
+			if !strings.Contains(notes, test.says) || test.says == "" && strings.Contains(notes, "all blocks") {
+				t.Errorf("the notes do not say %q:\n%s", test.says, notes)
+			}
+		})
+	}
+}
+
+// TestRegisterFaults makes one snapshot and one AMI, whatever goes wrong.
+func TestRegisterFaults(t *testing.T) {
+	content := map[int32]byte{0: 1, 3: 2, 5: 3, 10: 1, 11: 1, 200: 4, 290: 9}
+	faults := map[string]ec2lab.Fault{
+		"throttled":       {Call: "PutSnapshotBlock", Skip: 1, Times: 6, Code: "RequestThrottledException", Status: 400},
+		"wrong checksums": {Call: "PutSnapshotBlock", Times: 4, Code: wrongChecksum},
+		"all throttled":   {Times: 4, Code: "RequestLimitExceeded", Status: 503},
+		"internal errors": {Times: 10, Code: "InternalError", Status: 500},
+	}
+	for _, call := range []string{"StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "RegisterImage", "CreateTags"} {
+		faults[call+" lost before"] = ec2lab.Fault{Call: call, Lose: ec2lab.Before, Times: 2}
+		faults[call+" lost after"] = ec2lab.Fault{Call: call, Lose: ec2lab.After}
+	}
+	for name, fault := range faults {
+		for _, hide := range []time.Duration{0, 500 * time.Millisecond} {
+			if hide > 0 && fault.Lose != ec2lab.After {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, hidden for %s", name, hide), func(t *testing.T) {
+				r := newRegistry(t)
+				r.lab.Hide(hide)
+				r.lab.Fault(fault)
+				img := r.image(1, 300*blockSize, content, nil)
+				reg, _ := r.register(img)
+				if fault.Call == "CreateTags" {
+					img.Spec.Generation = 2
+					reg, _ = r.register(img)
+				}
+				r.one(reg, content)
+				if got, _ := r.ami(reg.ID); fault.Call == "CreateTags" && len(users(got.Tags)) != 2 {
+					t.Errorf("the AMI has the tags %v", got.Tags)
+				}
+			})
+		}
+	}
+}
+
+// one fails unless there is one AMI and one snapshot, with the content.
+func (r *registry) one(reg step.Registration, content map[int32]byte) {
+	r.Helper()
+	_, snapshot := r.ami(reg.ID)
+	r.same(snapshot, content)
+	if made := r.made(); !slices.Equal(made, oneOfEach) {
+		r.Errorf("made %q", made)
+	}
+}
+
+// TestRegisterBroken begins another snapshot after one that failed, and deletes that.
+func TestRegisterBroken(t *testing.T) {
+	r := newRegistry(t)
+	content := map[int32]byte{0: 1, 3: 2}
+	r.lab.Fault(ec2lab.Fault{Call: "CompleteSnapshot", Times: 2, Stuck: true})
+	go func() { // AWS gives up two of them
+		for range 2 {
+			for t.Context().Err() == nil && !slices.ContainsFunc(r.lab.Calls(), func(c ec2lab.Call) bool { return c.Name == "CompleteSnapshot" }) {
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(300 * time.Millisecond)
+			for _, line := range r.lab.Resources() {
+				if f := strings.Fields(line); f[0] == "snapshot" && f[2] == "pending" {
+					r.lab.Fail(f[1])
+				}
+			}
+		}
+	}()
+	reg, _ := r.register(r.image(1, 300*blockSize, content, nil))
+	r.one(reg, content)
+}
+
+// TestRegisterForeign does not touch an AMI that has the name and is not ours.
+func TestRegisterForeign(t *testing.T) {
+	r := newRegistry(t)
+	img := r.image(1, 300*blockSize, map[int32]byte{0: 1}, nil)
+	reg, _ := r.register(img)
+	if _, err := r.cloud.ec2.DeleteTags(t.Context(), &ec2.DeleteTagsInput{Resources: []string{reg.ID}}); err != nil {
+		t.Fatal(err)
+	}
+	before := r.lab.Resources()
+	_, err := New(r.site).Register(t.Context(), img)
+	refusedWith(t, "register", err, step.Error{Kind: step.Conflict}, reg.ID)
+	if after := r.lab.Resources(); !slices.Equal(before, after) {
+		t.Errorf("changed from %q to %q", before, after)
+	}
+	if got, _ := r.ami(reg.ID); len(got.Tags) > 0 {
+		t.Errorf("the foreign AMI has got tags %v", got.Tags)
+	}
+}
+
+// TestRegisterDenied names the permission that is missing.
+func TestRegisterDenied(t *testing.T) {
+	for _, action := range []string{"ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ebs:CompleteSnapshot", "ec2:RegisterImage", "ec2:DescribeSnapshots"} {
+		r := newRegistry(t)
+		r.lab.Deny(action)
+		_, err := New(r.site).Register(t.Context(), r.image(1, 300*blockSize, map[int32]byte{0: 1}, nil))
+		refusedWith(t, action, err, step.Error{Kind: step.Unauthorized}, action)
+	}
+}
+
+// TestRegisterRefuses refuses images that this target did not make.
+func TestRegisterRefuses(t *testing.T) {
+	r := newRegistry(t)
+	good := r.image(1, 300*blockSize, map[int32]byte{599: 1}, nil)
+	other := good
+	other.Digest = strings.Repeat("0", 64)
+	short := good
+	short.Files = slices.DeleteFunc(slices.Clone(good.Files), func(f step.File) bool { return f.Name == blocksFile })
+	short.Digest = step.DigestOf(short.Files)
+	for name, img := range map[string]step.Image{
+		"another digest": other, "no list": short, "a block beyond the end": r.image(1, 2*gibi, map[int32]byte{2048: 1}, func(a *ami) { a.Size = gibi }),
+	} {
+		_, err := New(r.site).Register(t.Context(), img)
+		if step.KindOf(err) != step.InvalidSpec {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if made := r.made(); len(made) > 0 {
+		t.Errorf("made %q", made)
+	}
+}
+
+// killed has the image, the state folder and the store of a process that registers it.
+const killed = "EC2_REGISTERS"
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(killed); text != "" {
+		if err := registerHere(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// victim is the work of a process that is killed.
+type victim struct {
+	Image        step.Image
+	State, Store string
+}
+
+func registerHere(text string) error {
+	var v victim
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		return err
+	}
+	s, err := store.Open(context.Background(), v.Store)
+	if err != nil {
+		return err
+	}
+	_, err = New(step.Site{Host: "testhost", State: v.State, Store: s}).Register(context.Background(), v.Image)
+	return err
+}
+
+// TestRegisterKilled kills the process at random moments. The next one goes on, and sends
+// at most those blocks again that were on the way.
+func TestRegisterKilled(t *testing.T) {
+	kills := 40
+	if testing.Short() {
+		kills = 5
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRegistry(t)
+	r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 20 * time.Millisecond})
+	content := map[int32]byte{}
+	for i := range 150 {
+		content[int32(3*i)] = byte(i + 1)
+	}
+	inside, worst := 0, 0
+	for round := 0; kills > 0; round++ {
+		img := r.image(1, 500*blockSize, content, nil)
+		img.Spec.App = fmt.Sprintf("hello%d", round)
+		text, err := json.Marshal(victim{img, r.site.State, r.store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for twice, done := 0, false; !done; {
+			c := exec.CommandContext(t.Context(), self)
+			c.Env = append(os.Environ(), killed+"="+string(text))
+			var out bytes.Buffer
+			c.Stdout, c.Stderr = &out, &out
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- c.Wait() }()
+			err, running := error(nil), true
+			// Half of the kills wait for a number of blocks, the others for a time.
+			after, more := rand.N(time.Second), puts(r.putsOf(img.Spec.App))+rand.N(len(content)/2)
+			for began := time.Now(); running; {
+				select {
+				case err = <-ended:
+					running = false
+				case <-time.After(2 * time.Millisecond):
+					byBlocks := kills%2 == 0 && puts(r.putsOf(img.Spec.App)) >= more
+					if byTime := kills%2 == 1 && time.Since(began) > after; kills > 0 && (byBlocks || byTime) {
+						kills--
+						_ = c.Process.Kill() // it may have ended
+						err, running = <-ended, false
+					}
+				}
+			}
+			if done = err == nil; !done && c.ProcessState.Exited() {
+				t.Fatalf("register: %v\n%s", err, out.String())
+			}
+			time.Sleep(100 * time.Millisecond) // the lab still takes what was on the way
+			sent := r.putsOf(img.Spec.App)
+			if len(sent) > 0 && len(sent) < len(content) {
+				inside++
+			}
+			now := puts(sent) - len(sent)
+			if worst = max(worst, now-twice); now-twice > maxConnections {
+				t.Errorf("%d blocks were sent again after a kill, more than can have been on the way", now-twice)
+			}
+			twice = now
+		}
+		reg, err := New(r.site).Register(t.Context(), img)
+		if err != nil || !reg.Adopted {
+			t.Fatalf("register again: %+v, %v", reg, err)
+		}
+		_, snapshot := r.ami(reg.ID)
+		r.same(snapshot, content)
+		if made, want := r.made(), slices.Sorted(slices.Values(slices.Repeat(oneOfEach, round+1))); !slices.Equal(made, want) {
+			t.Errorf("made %q, want %q", made, want)
+		}
+	}
+	t.Logf("%d kills were in the middle of the blocks; at most %d blocks were sent again after one", inside, worst)
+	if inside == 0 {
+		t.Error("no kill was in the middle of the blocks")
+	}
+}
+
+// putsOf returns how often each block of an app's only snapshot was sent.
+func (r *registry) putsOf(app string) map[int]int {
+	r.Helper()
+	out, err := r.cloud.ec2.DescribeSnapshots(r.Context(), &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"},
+		Filters: []types.Filter{filter("tag:"+tagApp, app)}})
+	if err != nil || len(out.Snapshots) > 1 {
+		r.Fatalf("the snapshots of %s: %v, %v", app, out, err)
+	}
+	if len(out.Snapshots) == 0 {
+		return nil
+	}
+	return r.lab.Puts(*out.Snapshots[0].SnapshotId)
+}
