@@ -1,0 +1,122 @@
+package ec2
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/need"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/step/steptest"
+)
+
+// hello is examples/hello's kernel, built in a copy.
+func hello(t testing.TB) []byte {
+	t.Helper()
+	for _, tool := range []string{"make", "gcc", "ld", "grub-mkimage", "mformat"} {
+		need.Tools(t, tool)
+	}
+	folder := filepath.Join(t.TempDir(), "hello")
+	if err := os.CopyFS(folder, os.DirFS("../../examples/hello")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("make", "-s", "-B", "-C", folder, "hello").CombinedOutput(); err != nil {
+		t.Fatalf("make hello: %v\n%s", err, out)
+	}
+	b, err := os.ReadFile(filepath.Join(folder, "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestPackage makes the same image twice, of the plain kernel and of the compressed one,
+// for each layout. The list of blocks is that of the packed disk.
+func TestPackage(t *testing.T) {
+	plain := hello(t)
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, err := z.Write(plain)
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	site := step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t)}
+	pack := func(kernel []byte, options string) (step.Image, error) {
+		t.Helper()
+		a, err := site.Store.Put(t.Context(), bytes.NewReader(kernel))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := step.Spec{Kind: Kind, Options: json.RawMessage(options), Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: 1}}
+		return New(site).Package(t.Context(), step.Kernel{Spec: s, File: a})
+	}
+	for _, test := range []struct {
+		options string
+		want    ami
+		gib     int64
+	}{
+		{`"virtualization":"hvm","boot_mode":"legacy-bios"`, ami{Virtualization: virtHVM, BootMode: bootBIOS, Layout: disk.BIOS}, 1},
+		{`"virtualization":"hvm","boot_mode":"uefi","encrypted":true`, ami{Virtualization: virtHVM, BootMode: bootUEFI, Layout: disk.UEFI, Encrypted: true}, 1},
+		{`"virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af"`, ami{Virtualization: virtPV, Layout: disk.Whole, KernelID: "aki-dc9ed9af"}, 1},
+		{`"virtualization":"paravirtual","layout":"hd0,0","kernel_id":"aki-0a1b2c3d","size":"1500MiB"`, ami{Virtualization: virtPV, Layout: disk.Partition, KernelID: "aki-0a1b2c3d"}, 2},
+	} {
+		options := `{"backing":"direct","timeout":"1m",` + test.options + `}`
+		img, err := pack(plain, options)
+		again, failed := pack(zipped.Bytes(), options)
+		if err != nil || failed != nil || img.Digest != again.Digest || img.Digest != step.DigestOf(img.Files) || img.Valid() != nil {
+			t.Fatalf("%s: %+v, %v; of the compressed kernel %s, %v", options, img, err, again.Digest, failed)
+		}
+		var got ami
+		file := func(name string) io.ReadCloser {
+			a, _ := step.FileNamed(img.Files, name)
+			r, err := site.Store.Open(t.Context(), a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		if err := json.NewDecoder(file(amiFile)).Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "disk")
+		if err := disk.Unpack(t.Context(), file(packedDisk), path); err != nil {
+			t.Fatal(err)
+		}
+		blocks, size, err := blocksOf(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		test.want.Architecture, test.want.Size = "x86_64", size
+		if got != test.want || got.gibibytes() != test.gib {
+			t.Errorf("%s: %+v of %d GiB, want %+v of %d", options, got, got.gibibytes(), test.want, test.gib)
+		}
+		a, _ := step.FileNamed(img.Files, blocksFile)
+		if l, err := readBlocks(t.Context(), site.Store, a); err != nil || len(l) == 0 || !slices.Equal(l, blocks) {
+			t.Errorf("%s: %d blocks are listed, the disk has %d; %v", options, len(l), len(blocks), err)
+		}
+	}
+	for _, test := range []struct {
+		kernel      []byte
+		options     string
+		kind        step.Kind
+		field, says string
+	}{
+		{[]byte("no kernel"), `"virtualization":"hvm"`, step.InvalidSpec, "", "not a kernel"},
+		{plain, `"virtualization":"hvm","size":"1MiB"`, step.InvalidSpec, "size", "too small"},
+		{plain, `"virtualization":"hvm","modules":["initrd"]`, step.InvalidSpec, "modules[0]", "initrd"},
+	} {
+		_, err := pack(test.kernel, `{"backing":"direct","timeout":"1m",`+test.options+`}`)
+		refusedWith(t, test.options, err, step.Error{Kind: test.kind, Field: test.field}, test.says)
+	}
+	if left, _ := filepath.Glob(filepath.Join(site.State, Kind, "*")); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
