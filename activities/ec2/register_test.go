@@ -34,6 +34,7 @@ type registry struct {
 	cloud *cloud
 }
 
+// newRegistry starts a lab. The test has called environ.
 func newRegistry(t *testing.T) *registry {
 	t.Helper()
 	lab, err := ec2lab.Start(ec2lab.Options{Moment: time.Millisecond})
@@ -45,13 +46,9 @@ func newRegistry(t *testing.T) *registry {
 			t.Error(err)
 		}
 	})
-	for _, line := range lab.Env() {
-		name, value, _ := strings.Cut(line, "=")
-		t.Setenv(name, value)
-	}
 	r := &registry{T: t, lab: lab, store: t.TempDir()}
 	r.site = siteOf(t, t.TempDir(), r.store)
-	if r.cloud, err = open(t.Context(), settings{}); err != nil {
+	if r.cloud, err = open(t.Context(), settings{Options: Options{Region: lab.Region(), Endpoint: lab.URL()}}); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -97,7 +94,8 @@ func (r *registry) image(generation int, size int64, content map[int32]byte, cha
 	}
 	img.Digest = step.DigestOf(img.Files)
 	img.Spec = step.Spec{Kind: Kind, Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: generation},
-		Options: json.RawMessage(fmt.Sprintf(`{"backing":"direct","virtualization":"hvm","region":%q,"account":%q,"timeout":"1m"}`, r.lab.Region(), r.lab.Account()))}
+		Options: json.RawMessage(fmt.Sprintf(`{"backing":"direct","virtualization":"hvm","endpoint":%q,"region":%q,"account":%q,"timeout":"1m"}`,
+			r.lab.URL(), r.lab.Region(), r.lab.Account()))}
 	return img
 }
 
@@ -170,6 +168,7 @@ func puts(of map[int]int) (all int) {
 }
 
 func TestRegister(t *testing.T) {
+	environ(t)
 	r := newRegistry(t)
 	content := map[int32]byte{0: 1, 3: 2, 200: 3}
 	for i, test := range []struct {
@@ -226,6 +225,7 @@ func TestRegister(t *testing.T) {
 
 // TestRegisterAgain sends nothing for an image that is there, also for a later generation.
 func TestRegisterAgain(t *testing.T) {
+	environ(t)
 	r := newRegistry(t)
 	img := r.image(1, 300*blockSize, map[int32]byte{0: 1, 3: 2}, nil)
 	first, _ := r.register(img)
@@ -253,6 +253,7 @@ func TestRegisterAgain(t *testing.T) {
 
 // TestRegisterParent sends only changed blocks, and those that became zero.
 func TestRegisterParent(t *testing.T) {
+	environ(t)
 	before := map[int32]byte{0: 1, 3: 2, 5: 3, 10: 1, 11: 1, 200: 4, 290: 9}
 	after := map[int32]byte{0: 1, 3: 7, 5: 3, 10: 1, 11: 1, 250: 6}
 	const changed, all = 4, 6
@@ -278,6 +279,7 @@ func TestRegisterParent(t *testing.T) {
 		{"encryption by default", 300 * blockSize, nil, nil, func(r *registry, _ step.Image) { r.lab.EncryptByDefault() }, all, "AWS does not take snap-"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			r := newRegistry(t)
 			first := r.image(1, test.size, before, test.first)
 			r.register(first)
@@ -299,6 +301,7 @@ func TestRegisterParent(t *testing.T) {
 
 // TestRegisterFaults makes one snapshot and one AMI, whatever goes wrong.
 func TestRegisterFaults(t *testing.T) {
+	environ(t)
 	content := map[int32]byte{0: 1, 3: 2, 5: 3, 10: 1, 11: 1, 200: 4, 290: 9}
 	faults := map[string]ec2lab.Fault{
 		"throttled":       {Call: "PutSnapshotBlock", Skip: 1, Times: 6, Code: "RequestThrottledException", Status: 400},
@@ -316,6 +319,7 @@ func TestRegisterFaults(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s, hidden for %s", name, hide), func(t *testing.T) {
+				t.Parallel()
 				r := newRegistry(t)
 				r.lab.Hide(hide)
 				r.lab.Fault(fault)
@@ -346,6 +350,7 @@ func (r *registry) one(reg step.Registration, content map[int32]byte) {
 
 // TestRegisterBroken begins another snapshot after one that failed, and deletes that.
 func TestRegisterBroken(t *testing.T) {
+	environ(t)
 	r := newRegistry(t)
 	content := map[int32]byte{0: 1, 3: 2}
 	r.lab.Fault(ec2lab.Fault{Call: "CompleteSnapshot", Times: 2, Stuck: true})
@@ -368,6 +373,7 @@ func TestRegisterBroken(t *testing.T) {
 
 // TestRegisterForeign does not touch an AMI that has the name and is not ours.
 func TestRegisterForeign(t *testing.T) {
+	environ(t)
 	r := newRegistry(t)
 	img := r.image(1, 300*blockSize, map[int32]byte{0: 1}, nil)
 	reg, _ := r.register(img)
@@ -387,6 +393,7 @@ func TestRegisterForeign(t *testing.T) {
 
 // TestRegisterDenied names the permission that is missing.
 func TestRegisterDenied(t *testing.T) {
+	environ(t)
 	for _, action := range []string{"ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ebs:CompleteSnapshot", "ec2:RegisterImage", "ec2:DescribeSnapshots"} {
 		r := newRegistry(t)
 		r.lab.Deny(action)
@@ -397,6 +404,7 @@ func TestRegisterDenied(t *testing.T) {
 
 // TestRegisterRefuses refuses images that this target did not make.
 func TestRegisterRefuses(t *testing.T) {
+	environ(t)
 	r := newRegistry(t)
 	good := r.image(1, 300*blockSize, map[int32]byte{599: 1}, nil)
 	other := good
@@ -461,6 +469,7 @@ func TestRegisterKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	environ(t)
 	r := newRegistry(t)
 	r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 20 * time.Millisecond})
 	content := map[int32]byte{}
