@@ -195,7 +195,7 @@ func associateAddress(r *request) (any, error) {
 	if i.State.Name != "running" && i.State.Name != "stopped" {
 		return nil, refuse("InvalidInstanceID", "The %s instance '%s' is not in a valid state for this operation.", i.State.Name, i.ID)
 	}
-	if a.Instance != "" && a.Instance != i.ID && !r.bool("AllowReassociation", true) {
+	if again := r.bool("AllowReassociation", true); a.Instance != "" && a.Instance != i.ID && !again {
 		return nil, refuse("Resource.AlreadyAssociated", "resource %s is already associated with associate-id %s", id, a.Association)
 	}
 	if err := r.dry(); err != nil {
