@@ -113,11 +113,17 @@ func deleteTags(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	type pattern struct {
+		tag
+		any bool // value
+	}
+	var olds []pattern
+	for _, p := range r.each("Tag") {
+		olds = append(olds, pattern{tag{p.get("Key"), p.get("Value")}, !p.has("Value")})
+	}
 	for _, o := range all {
 		o.root().Tags = slices.DeleteFunc(o.root().Tags, func(t tag) bool {
-			return !r.sub("Tag.1").any() || slices.ContainsFunc(r.each("Tag"), func(p params) bool {
-				return p.get("Key") == t.Key && (!p.has("Value") || p.get("Value") == t.Value)
-			})
+			return olds == nil || slices.ContainsFunc(olds, func(p pattern) bool { return p.Key == t.Key && (p.any || p.Value == t.Value) })
 		})
 	}
 	return done, nil
