@@ -92,7 +92,7 @@ func TestDestroyLeavesForeignImages(t *testing.T) {
 		t.Fatalf("%v: %+v; removed %q", err, e, done.Removed)
 	}
 	for _, id := range []string{theirs, alike} {
-		if !slices.Contains(b.lab.Resources(), "image "+id+" available") {
+		if !slices.ContainsFunc(b.lab.Resources(), func(line string) bool { return strings.HasPrefix(line, "image "+id) }) {
 			t.Errorf("%s was removed", id)
 		}
 		if _, err := b.c.ec2.DeregisterImage(t.Context(), &ec2.DeregisterImageInput{ImageId: &id}); err != nil {
