@@ -140,9 +140,18 @@ func (r *registering) adopt(ctx context.Context, have []types.Tag, ids ...string
 	}
 	_, err := r.cloud.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: []types.Tag{r.use}})
 	if err != nil {
-		return failed("tag the image", err)
+		return unseen("tag the image", err)
 	}
 	return nil
+}
+
+// unseen is [failed] for a call that names a resource which EC2 has just listed. If another
+// server of EC2 does not know it yet, the step is retried.
+func unseen(op string, err error) error {
+	if gone(err) {
+		return passing(failed(op, err))
+	}
+	return failed(op, err)
 }
 
 // image registers an AMI of the snapshot. RegisterImage has no client token. If its answer
@@ -170,7 +179,7 @@ func (r *registering) image(ctx context.Context, snapshot string) (id string, ad
 	case err == nil:
 		return aws.ToString(out.ImageId), false, nil
 	case code(err) != "InvalidAMIName.Duplicate":
-		return "", false, failed("register "+name, err)
+		return "", false, unseen("register "+name, err)
 	}
 	var found []types.Image
 	there, err := poll(ctx, visible, func() (bool, error) {

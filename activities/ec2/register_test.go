@@ -32,6 +32,7 @@ type registry struct {
 	site  step.Site
 	store string // its folder
 	cloud *cloud
+	last  *step.Progress // of an earlier try
 }
 
 // newRegistry starts a lab. The test has called environ.
@@ -103,7 +104,7 @@ func (r *registry) image(generation int, size int64, content map[int32]byte, cha
 // notes of the progress too.
 func (r *registry) register(img step.Image) (step.Registration, string) {
 	r.Helper()
-	var last *step.Progress
+	last := r.last
 	var notes []string
 	for range 20 {
 		ctx := step.WithReporter(r.Context(), func(p step.Progress) {
@@ -308,6 +309,9 @@ func TestRegisterFaults(t *testing.T) {
 		"wrong checksums": {Call: "PutSnapshotBlock", Times: 4, Code: wrongChecksum},
 		"all throttled":   {Times: 4, Code: "RequestLimitExceeded", Status: 503},
 		"internal errors": {Times: 10, Code: "InternalError", Status: 500},
+		// Not every server of AWS knows what is new.
+		"unknown snapshot": {Call: "RegisterImage", Code: "InvalidSnapshot.NotFound"},
+		"unknown AMI":      {Call: "CreateTags", Code: "InvalidAMIID.NotFound"},
 	}
 	for _, call := range []string{"StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "RegisterImage", "CreateTags"} {
 		faults[call+" lost before"] = ec2lab.Fault{Call: call, Lose: ec2lab.Before, Times: 2}
@@ -335,6 +339,60 @@ func TestRegisterFaults(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestRegisterCutOff cuts off the upload of a child in the middle. Another worker goes on
+// with the snapshot, or begins another if the parent's blocks are not known any more.
+func TestRegisterCutOff(t *testing.T) {
+	environ(t)
+	before, after := map[int32]byte{500: 1}, map[int32]byte{}
+	for i := range 150 {
+		before[int32(i)], after[int32(2*i)] = 1, 2 // half of before's become zero
+	}
+	const changed = 150 + 75 + 1
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("parent lost %v", lost), func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			first, second := r.image(1, gibi, before, nil), r.image(2, gibi, after, nil)
+			r.register(first)
+			r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 5 * time.Millisecond})
+			ctx, cancel := context.WithCancel(t.Context())
+			var last step.Progress
+			_, err := New(r.site).Register(step.WithReporter(ctx, func(p step.Progress) {
+				if p.Done > 100*blockSize {
+					cancel()
+				}
+				if p.State != nil {
+					last = p
+				}
+			}, nil), second)
+			if err == nil || ctx.Err() == nil || last.Done > 200*blockSize {
+				t.Fatalf("register: %v, progress %+v: it was not cut off in the middle", err, last)
+			}
+			if lost {
+				a, _ := step.FileNamed(first.Files, blocksFile)
+				if err := os.Remove(strings.TrimPrefix(a.URI, "file://")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.site = siteOf(t, t.TempDir(), r.store)
+			r.last = &last
+			reg, _ := r.register(second)
+			_, snapshot := r.ami(reg.ID)
+			r.same(snapshot, after)
+			want, slack := changed, maxConnections
+			if lost {
+				want, slack = len(after), 0
+			}
+			if sent := r.lab.Puts(snapshot); len(sent) != want || puts(sent) > want+slack {
+				t.Errorf("%d blocks were sent %d times, want %d and at most %d again", len(sent), puts(sent), want, slack)
+			}
+			if made := r.made(); !slices.Equal(made, []string{"image available", "image available", "snapshot completed", "snapshot completed"}) {
+				t.Errorf("made %q", made)
+			}
+		})
 	}
 }
 
