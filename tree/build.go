@@ -64,6 +64,9 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 		return none, w.treeGone(src, errChanged)
 	}
 	log, err := t.runStage(ctx, w, step.Build, w.Build)
+	if errors.Is(err, errGone) {
+		return none, w.treeGone(src, err)
+	}
 	if err != nil {
 		return none, err
 	}

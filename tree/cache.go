@@ -71,8 +71,8 @@ func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
 		return nil, failed("lock the cache", t.folder, err)
 	}
-	l, err := waitLock(ctx, t.cacheFile(w.key+".lock"), w.rollout.name(), func(holder string) {
-		step.Report(ctx, step.Progress{Note: "waiting for the same build in " + holder})
+	l, err := waitLock(ctx, t.cacheFile(w.key+".lock"), w.rollout.who(), func(holder string) {
+		step.Report(ctx, step.Progress{Note: "waiting for the same build by " + holder})
 	})
 	if err != nil {
 		return nil, failed("wait for the same build", t.folder, err)
@@ -80,25 +80,30 @@ func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 	return l, nil
 }
 
-// lockExclusive locks the thing called name, and waits while another command on this host
-// uses it; nil if name is empty. The lock file is in the cache's folder, which is swept.
-func (t *Toolchain) lockExclusive(ctx context.Context, w *work, name string) (*lock, error) {
-	if name == "" {
+// lockExclusive locks the thing that id identifies, and waits while another call on this
+// host uses it; nil if id is empty. name is the thing's name in the note of the wait.
+func (t *Toolchain) lockExclusive(ctx context.Context, w *work, id, name string) (*lock, error) {
+	if id == "" {
 		return nil, nil
 	}
-	sum := sha256.Sum256([]byte(name))
 	// Configure may be the first call to need the folder.
 	if err := os.MkdirAll(t.cacheFile("."), 0o700); err != nil {
-		return nil, failed("lock "+name, t.folder, err)
+		return nil, failed("lock the "+name, t.folder, err)
 	}
-	path := t.cacheFile("uses-" + hex.EncodeToString(sum[:8]) + ".lock")
-	l, err := waitLock(ctx, path, w.rollout.name(), func(holder string) {
-		step.Report(ctx, step.Progress{Note: "waiting for " + name + ", which " + holder + " uses"})
+	l, err := waitLock(ctx, t.lockOf(id), w.rollout.who(), func(holder string) {
+		step.Report(ctx, step.Progress{Note: "waiting for the " + name + " of " + holder + "'s build"})
 	})
 	if err != nil {
-		return nil, failed("wait for "+name, t.folder, err)
+		return nil, failed("wait for the "+name, t.folder, err)
 	}
 	return l, nil
+}
+
+// lockOf is the lock file of the thing that id identifies. It is in the cache's folder,
+// which is swept.
+func (t *Toolchain) lockOf(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return t.cacheFile("uses-" + hex.EncodeToString(sum[:8]) + ".lock")
 }
 
 // sweepCache removes records and free locks that are older than recordAge.

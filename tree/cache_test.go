@@ -112,7 +112,7 @@ func TestBuiltOnce(t *testing.T) {
 	if n := builds(); n != 1 {
 		t.Errorf("built %d times", n)
 	}
-	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for the same build in hello.") {
+	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for the same build by ") {
 		t.Errorf("nobody said what it waits for:\n%s", notes)
 	}
 }

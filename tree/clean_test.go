@@ -79,7 +79,7 @@ func TestCleanOfABuildThatRuns(t *testing.T) {
 		done <- err
 	}()
 	pid := 0
-	await(t, "the build", func() bool { pid = pidIn(filepath.Join(src.Tree, "pid")); return pid != 0 })
+	await(t, "the build", func() bool { pid = pidIn(b.InPlace("pid")); return pid != 0 })
 	if gone, err := tc.Clean(t.Context(), src.Spec); err != nil || len(gone.Removed) != 1 {
 		t.Errorf("clean: %+v, %v", gone, err)
 	}

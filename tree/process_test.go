@@ -40,7 +40,7 @@ func TestCancel(t *testing.T) {
 				done <- err
 			}()
 			pid := 0
-			await(t, "the grandchild", func() bool { pid = pidIn(filepath.Join(src.Tree, "pid")); return pid != 0 })
+			await(t, "the grandchild", func() bool { pid = pidIn(b.InPlace("pid")); return pid != 0 })
 			started, err := readProcess(pid)
 			if err != nil {
 				t.Fatal(err)
@@ -132,7 +132,7 @@ func TestWorkerKilled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			grandchild := b.KillWorker(step.Build, src, filepath.Join(src.Tree, "pid"))
+			grandchild := b.KillWorker(step.Build, src)
 			begun := time.Now()
 			switch next {
 			case "Build":
@@ -174,8 +174,8 @@ func TestTempFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.KillWorker(step.Build, src, filepath.Join(src.Tree, "pid"))
-	temp, err := os.ReadFile(filepath.Join(src.Tree, "temp"))
+	b.KillWorker(step.Build, src)
+	temp, err := os.ReadFile(b.InPlace("temp"))
 	if err != nil {
 		t.Fatal(err)
 	}

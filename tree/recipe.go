@@ -52,7 +52,7 @@ type Command struct {
 	// source's own, any other is looked up in PATH.
 	Argv []string
 	// Exclusive names a thing that only one command of this toolchain on this host may use at
-	// a time, as "opam switch $OPAMSWITCH"; empty for none. Variables of the commands'
+	// a time, as "switch $OPAMSWITCH"; empty for none. Variables of the commands'
 	// environment are expanded. Waiting for it is not part of the Timeout.
 	Exclusive string
 }
@@ -94,6 +94,7 @@ type work struct {
 	// after, see [Toolchain.lookAgain].
 	key     string
 	rollout rollout
+	place   place
 }
 
 // read checks everything about a spec that needs neither its source nor the host.
@@ -114,7 +115,8 @@ func (t *Toolchain) read(spec step.Spec) (*work, error) {
 	}
 	w.rollout = rollout{tags: spec.Tags, dir: filepath.Join(t.folder, folder)}
 	w.environ = EnvironOf(recipe.Env)
-	return w, nil
+	w.place, err = t.placeOf(spec.App, recipe)
+	return w, err
 }
 
 // look inspects the host and computes the key.
@@ -178,13 +180,6 @@ const cacheFormat = 3
 // cacheKey is the hex SHA-256 of all that shapes a kernel and is known before it is built.
 // The timeout is not part of it.
 func (w *work) cacheKey(kind string) (string, error) {
-	argvs := func(commands []Command) [][]string {
-		var all [][]string
-		for _, c := range commands {
-			all = append(all, c.Argv)
-		}
-		return all
-	}
 	inputs, err := json.Marshal(struct {
 		Format           int
 		Kind, Archive    string
@@ -201,4 +196,12 @@ func (w *work) cacheKey(kind string) (string, error) {
 	}
 	sum := sha256.Sum256(inputs)
 	return hex.EncodeToString(sum[:]), nil
+}
+
+func argvs(commands []Command) [][]string {
+	var all [][]string
+	for _, c := range commands {
+		all = append(all, c.Argv)
+	}
+	return all
 }

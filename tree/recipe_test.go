@@ -142,7 +142,7 @@ func TestExclusive(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for thing x, which hello.") {
+	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for the thing x of hello/") {
 		t.Errorf("nobody said what it waits for:\n%s", notes)
 	}
 	nap := []string{"sleep", "0.4"}

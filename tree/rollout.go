@@ -14,9 +14,8 @@ import (
 
 // rollout is the folder of one rollout on this host. It holds
 //
-//	tree/           the source, configured and built
+//	tree/           the source, configured and built; elsewhere during a stage, see [place]
 //	tree.json       what the archive held; it is there once configure is done
-//	tmp/            TMPDIR of the commands while they run
 //	configure.log   build.log
 //	group.json      the process group that runs, see [group]
 //	lock            held by the call that works in the tree
@@ -32,9 +31,11 @@ const (
 )
 
 func (r rollout) tree() string            { return filepath.Join(r.dir, "tree") }
-func (r rollout) tmp() string             { return filepath.Join(r.dir, "tmp") }
 func (r rollout) file(name string) string { return filepath.Join(r.dir, name) }
 func (r rollout) name() string            { return filepath.Base(r.dir) }
+
+// who names the rollout for people who wait for it.
+func (r rollout) who() string { return r.tags.App + "/" + r.tags.Target }
 
 // create makes the folder if it is missing, and locks it.
 func (r rollout) create(ctx context.Context) (*lock, error) {
@@ -95,15 +96,6 @@ func (r rollout) remove(ctx context.Context, force bool) error {
 		case <-tick.C:
 		}
 	}
-}
-
-// makeTemp makes an empty folder for temporary files; done removes it.
-func (r rollout) makeTemp(ctx context.Context) (done func(), err error) {
-	if err := removeAll(ctx, r.tmp()); err != nil { // left by a killed command
-		return nil, err
-	}
-	// An error does not matter: the folder is removed with the rollout.
-	return func() { _ = removeAll(context.WithoutCancel(ctx), r.tmp()) }, os.Mkdir(r.tmp(), 0o700)
 }
 
 func (r rollout) removeLocked(ctx context.Context) error {

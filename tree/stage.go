@@ -21,7 +21,7 @@ var errTimeout = errors.New("timed out")
 
 // runStage runs the commands of a stage in the tree and puts their output into the
 // store. The log is nil if there are no commands.
-func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, commands []Command) (*step.Artifact, error) {
+func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, commands []Command) (log *step.Artifact, err error) {
 	if len(commands) == 0 {
 		return nil, nil
 	}
@@ -31,15 +31,19 @@ func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, com
 		return nil, failed("write log", w.rollout.dir, err)
 	}
 	defer out.close()
-	temp, err := w.rollout.makeTemp(ctx)
+	leave, err := t.enter(ctx, w)
 	if err != nil {
-		return nil, failed("make a folder for temporary files", w.rollout.dir, err)
+		return nil, err
 	}
-	defer temp()
+	defer func() {
+		if left := leave(); err == nil && left != nil {
+			log, err = nil, left
+		}
+	}()
 	left := w.Timeout
 	for i, c := range commands {
-		argv := c.Argv
-		lock, err := t.lockExclusive(ctx, w, os.Expand(c.Exclusive, w.environ.Get))
+		argv, exclusive := c.Argv, os.Expand(c.Exclusive, w.environ.Get)
+		lock, err := t.lockExclusive(ctx, w, exclusive, exclusive)
 		if err != nil {
 			return nil, err
 		}
@@ -55,11 +59,11 @@ func (t *Toolchain) runStage(ctx context.Context, w *work, stage step.Stage, com
 			return nil, t.stageError(ctx, w, stage, argv, out, err)
 		}
 	}
-	log, err := t.site.Store.Put(ctx, out.file)
+	stored, err := t.site.Store.Put(ctx, out.file)
 	if err != nil {
 		return nil, failed("store the log of "+string(stage), t.folder, err)
 	}
-	return &log, nil
+	return &stored, nil
 }
 
 // runCommand runs one command, and reports its last line as it changes.
@@ -70,7 +74,7 @@ func (w *work) runCommand(ctx context.Context, argv []string, out *output, done,
 	}
 	env := w.environ.all
 	if w.environ.Get("TMPDIR") == "" {
-		env = append(slices.Clone(env), "TMPDIR="+w.rollout.tmp())
+		env = append(slices.Clone(env), "TMPDIR="+w.place.tmp())
 	}
 	note := shown(argv)
 	report := func() {
@@ -78,7 +82,7 @@ func (w *work) runCommand(ctx context.Context, argv []string, out *output, done,
 	}
 	report()
 	seen, quiet := out.last(), 0
-	c := command{argv: argv, program: program, dir: w.rollout.tree(), env: env, out: out,
+	c := command{argv: argv, program: program, dir: w.place.tree(), env: env, out: out,
 		record: w.rollout.file(groupFile),
 		tick: func() {
 			line := out.last()

@@ -5,6 +5,7 @@
 //   - Every rollout has a tree of its own, unpacked fresh, in
 //     State/<kind>/<app>.<target>.<life>-<generation>/. Only one process works
 //     in it at a time (flock), and the lock dies with its holder.
+//   - Commands see the tree at a path that is the same in every rollout (see [place]).
 //   - The commands of a stage run in order, in the tree, each as a process group that
 //     ends with the stage. If the worker is killed, the group is on record (see [group])
 //     and the next Configure, Build or Clean ends it first.
@@ -85,6 +86,13 @@ func (t *Toolchain) Clean(ctx context.Context, spec step.Spec) (step.Destroyed, 
 		}
 		gone.Removed = append(gone.Removed, "build tree "+r.dir)
 	}
+	// A killed worker left a tree in its place.
+	if err := t.vacate(ctx, func(owner string, _ time.Time) bool {
+		tags, ok := step.ParseFolder(owner)
+		return ok && spec.Match(tags)
+	}); err != nil {
+		return gone, failed("remove build tree", t.folder, err)
+	}
 	return gone, nil
 }
 
@@ -110,6 +118,9 @@ func (t *Toolchain) sweep(ctx context.Context, now time.Time) {
 		if err := r.remove(ctx, false); err != nil && !isHeld(err) {
 			t.site.Log.Warn("remove old build tree", "tree", r.dir, "error", err)
 		}
+	}
+	if err := t.vacate(ctx, func(_ string, used time.Time) bool { return now.Sub(used) >= treeAge }); err != nil {
+		t.site.Log.Warn("remove old build trees", "folder", t.folder, "error", err)
 	}
 	t.sweepCache(now)
 }

@@ -105,7 +105,7 @@ func read(spec step.Spec) (tree.Recipe, error) {
 	}
 	if *o.Depends {
 		depends := inSwitch("make", "depends")
-		depends.Exclusive = "opam switch $OPAMSWITCH"
+		depends.Exclusive = "switch $OPAMSWITCH"
 		r.Configure = append(r.Configure, depends)
 	}
 	if o.Switch != "" {

@@ -240,7 +240,7 @@ func TestTogether(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for opam switch default, which hello.") {
+	if notes := strings.Join(b.Notes(), "\n"); !strings.Contains(notes, "waiting for the switch default of hello/") {
 		t.Errorf("nobody said what it waits for:\n%s", notes)
 	}
 }
@@ -253,16 +253,11 @@ func TestWorkerKilled(t *testing.T) {
 			t.Run(string(stage)+" "+next, func(t *testing.T) {
 				b := newBench(t)
 				spec := b.spec("qemu", "{}", treetest.With(project, hang, ""))
-				folder, err := spec.Folder()
-				if err != nil {
-					t.Fatal(err)
-				}
 				tc, src := New(b.Site), step.Source{Spec: spec}
 				if stage == step.Build {
 					tc, src = b.configured(spec)
 				}
-				tree := filepath.Join(b.Site.State, Kind, folder, "tree")
-				pid := b.KillWorker(stage, src, filepath.Join(tree, "pid"))
+				pid := b.KillWorker(stage, src)
 				begun := time.Now()
 				switch {
 				case next == "Clean":
@@ -277,10 +272,10 @@ func TestWorkerKilled(t *testing.T) {
 				default:
 					// The new tree hangs as well: what counts is that it is new
 					// and the old processes are gone, and that Clean ends it.
-					if err := os.Remove(filepath.Join(tree, "pid")); err != nil {
+					if err := os.Remove(b.InPlace("pid")); err != nil {
 						t.Fatal(err)
 					}
-					b.KillWorker(stage, src, filepath.Join(tree, "pid"))
+					b.KillWorker(stage, src)
 					if treetest.Running(pid) {
 						t.Error("the grandchild lived on when the new tree was made")
 					}

@@ -115,11 +115,23 @@ func (b *Bench) Rollouts() []string {
 	return all
 }
 
+// InPlace is the path of a file of the tree in which a stage runs, "" if there is none.
+func (b *Bench) InPlace(name string) string {
+	all, _ := filepath.Glob(filepath.Join(b.Site.State, b.kind, "at-*", "tree", name))
+	if len(all) == 0 {
+		return ""
+	}
+	return all[0]
+}
+
 // WantNothing asserts that no rollout left a folder behind.
 func (b *Bench) WantNothing() {
 	b.Helper()
 	if all := b.Rollouts(); len(all) > 0 {
 		b.Errorf("rollouts left behind: %v", all)
+	}
+	if tree := b.InPlace(""); tree != "" {
+		b.Errorf("a tree was left behind: %s", tree)
 	}
 }
 

@@ -49,9 +49,9 @@ func Main(m *testing.M, toolchain func(step.Site) step.Toolchain) {
 }
 
 // KillWorker has another process do stage configure or build until its commands
-// have written the pid of a grandchild to the file at pidFile, and kills that
+// have written the pid of a grandchild to the tree's file pid, and kills that
 // process. It gives the pid of the grandchild, which lives on.
-func (b *Bench) KillWorker(stage step.Stage, src step.Source, pidFile string) int {
+func (b *Bench) KillWorker(stage step.Stage, src step.Source) int {
 	b.Helper()
 	text, err := json.Marshal(workerInput{b.Site.State, string(b.Site.Store.(Store)), stage, src})
 	if err != nil {
@@ -76,7 +76,7 @@ func (b *Bench) KillWorker(stage step.Stage, src step.Source, pidFile string) in
 	record := filepath.Join(b.Site.State, b.kind, folder, "group.json")
 	pid := 0
 	Await(b.T, "the grandchild", func() bool {
-		pid = PIDIn(pidFile)
+		pid = PIDIn(b.InPlace("pid"))
 		text, err := os.ReadFile(record)
 		return pid != 0 && err == nil && json.Unmarshal(text, &g) == nil && g.ID > 1
 	})
