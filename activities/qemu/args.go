@@ -73,7 +73,13 @@ func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	if uefi.vars != "" {
 		flash(1, varsFile, "")
 	}
-	return args, nil
+	// OVMF keeps memory at 8 MiB for sleep state S3, if the machine has that. A Solo5 kernel
+	// uses the memory from 1 MiB up to the first gap, and would see 8 MiB.
+	power := "PIIX4_PM"
+	if strings.Contains(s.Machine, "q35") {
+		power = "ICH9-LPC"
+	}
+	return append(args, "-global", power+".disable_s3=1"), nil
 }
 
 // deviceArgs returns the arguments for a virtio device and its backend.

@@ -75,11 +75,16 @@ func TestSolo5Devices(t *testing.T) {
 		{"bios", []string{netService, blockData}, `,"via":"bios","network":"user","disks":[{"size":"1MiB"}]`,
 			[]string{"net service", "block data: 2048"}},
 		{"bios on q35", []string{blockData}, `,"via":"bios","machine":"q35","disks":[{"size":"1MiB"}]`, []string{"block data: 2048"}},
+		{"uefi", []string{netService, blockData}, `,"via":"uefi","memory":256,"network":"user","disks":[{"size":"1MiB"}]`, []string{"net service", "block data: 2048"}},
+		{"uefi on q35", []string{netService}, `,"via":"uefi","memory":256,"machine":"q35","network":"user"`, []string{"net service"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			b := solo5Bench(t, test.devices...)
-			if strings.Contains(test.options, viaBIOS) {
-				needDisk(t, viaBIOS)
+			for _, via := range []string{viaBIOS, viaUEFI} {
+				if strings.Contains(test.options, via) {
+					needDisk(t, via)
+				}
 			}
 			m := b.boot(b.register(b.spec("solo", 1, `{"expect":"`+exited+`"%s}`, test.options)))
 			console := b.console(m)

@@ -1,7 +1,8 @@
 /*
  * Stands in for a Solo5 virtio kernel: it is found and started as one (a 64-bit
  * ELF file with a multiboot 1 header that has load addresses, the Solo5 notes),
- * and as one it goes through the virtio devices on the PCI bus and compares
+ * and as one it uses the memory from 1 MiB up to the first gap. It ends as OCaml
+ * does if that is too little. As a real one it goes through the virtio devices on the PCI bus and compares
  * them with its manifest. It aborts if the two differ in number, order of one
  * type, or kind.
  *
@@ -131,13 +132,31 @@ static u32 next(u32 type, u32 after)
 	return 0;
 }
 
+/* The size in MiB of the memory that ends with the available range at 1 MiB. */
+static u32 memory(const u32 *info)
+{
+	struct __attribute__((packed)) range { u32 size, from, from_high, length, length_high, type; } *r;
+
+	for (u32 at = 0; at < info[11]; at += r->size + 4) {
+		r = (void *)(info[12] + at);
+		if (r->from == 0x100000 && !r->from_high && r->type == 1)
+			return (r->from + r->length) >> 20;
+	}
+	fail("no memory at 1 MiB");
+	return 0;
+}
+
 __attribute__((used)) static void run(const u32 *info)
 {
 	u32 last[3] = { 0, 0, 0 }, found = 0;
 
 	print("Solo5 stand-in\ncommand line: [");
 	print(info[0] & 4 ? (const char *)info[4] : "");
-	print("]\n");
+	print("]\nSolo5: Memory map: ");
+	print_number(memory(info), 10);
+	print(" MB addressable:\n");
+	if (memory(info) < 16)
+		fail("Not enough heap memory to reserve minor heaps");
 	for (u32 device = 0; device < 32; device++) {
 		if ((config(device, 0) & 0xffff) != 0x1af4)
 			continue;
