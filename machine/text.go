@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"regexp"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
 const (
 	matchWindow = 64 << 10
+
+	// Settled is how long a Solo5 kernel must run on after its match or first output. A
+	// kernel that fails prints why, which may match, and then its exit status.
+	Settled = 250 * time.Millisecond
 
 	tailSize  = 8 << 10
 	tailLines = 20
@@ -56,11 +61,28 @@ func (m *Match) Add(piece []byte) {
 	}
 }
 
+// Solo5 reports whether the console is that of a Solo5 kernel: it has the first line of
+// Solo5's banner, or a message of Solo5's.
+func (m *Match) Solo5() bool {
+	return bytes.Contains(m.window, []byte("            |      ___|\n")) || bytes.Contains(m.window, []byte("Solo5: "))
+}
+
 // Found reports whether the pattern has ever matched.
 func (m *Match) Found() bool { return m.found }
 
 // Tail returns the last 20 lines of the console, as far as they are in its last 8 KiB.
 func (m *Match) Tail() string { return lastLines(m.window[max(0, len(m.window)-tailSize):]) }
+
+var solo5Failure = regexp.MustCompile(`Solo5: (solo5_exit\(-?[1-9][0-9]*\) called|solo5_abort\(\) called)`)
+
+// Solo5Failure returns the text by which a Solo5 kernel reports in its console that it
+// failed, "" if there is none. Without a tender the kernel's exit status is only text.
+func Solo5Failure(console string) string {
+	if found := solo5Failure.FindStringSubmatch(console); found != nil {
+		return found[1]
+	}
+	return ""
+}
 
 func lastLines(b []byte) string {
 	text := strings.ToValidUTF8(strings.ReplaceAll(string(b), "\r", ""), "\uFFFD")

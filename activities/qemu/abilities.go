@@ -73,15 +73,11 @@ func ended(m machine.Machine) (how string, when time.Time, err error) {
 	if m.Printed() == 0 {
 		return "", time.Time{}, nil
 	}
-	how, err = solo5Status(m)
-	if err != nil {
-		return "", time.Time{}, err
-	}
 	info, err := os.Stat(m.Path)
 	if err != nil {
 		return "", time.Time{}, err
 	}
-	return how, info.ModTime(), nil
+	return failure(m), info.ModTime(), nil
 }
 
 // List lists the machines' folders. A machine's taps are gone with its QEMU.

@@ -48,6 +48,7 @@ type boot struct {
 	s       settings
 	console *machine.Watch
 	port    *portProbe
+	since   time.Time // when this call first saw Expect and ExpectPort met
 }
 
 var _ machine.Process = (*boot)(nil)
@@ -120,6 +121,9 @@ func (b *boot) Ready(ctx context.Context) (string, error) {
 		if how, err = b.met(ctx); how == "" || err != nil {
 			return "", err
 		}
+		if lasts, err := b.lasts(ctx); !lasts || err != nil {
+			return "", err
+		}
 	}
 	if b.s.userNetwork() < 0 {
 		return how, nil
@@ -151,6 +155,21 @@ func (b *boot) met(ctx context.Context) (string, error) {
 		how = append(how, fmt.Sprintf("port %d answered", b.s.ExpectPort))
 	}
 	return strings.Join(how, ", "), nil
+}
+
+// lasts reports whether a Solo5 kernel runs on after it met Expect and ExpectPort. Other
+// kernels have no exit status.
+func (b *boot) lasts(ctx context.Context) (bool, error) {
+	if has, err := readManifest(b.m.Machine); has == nil || err != nil {
+		return err == nil, err
+	}
+	if status := failure(b.m.Machine); status != "" {
+		return false, machine.BootFailed(b.consoleTail(ctx), "the kernel ended: %s", status)
+	}
+	if b.since.IsZero() {
+		b.since = time.Now()
+	}
+	return time.Since(b.since) > machine.Settled, nil
 }
 
 // alive is met for a machine without Expect and ExpectPort.

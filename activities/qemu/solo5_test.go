@@ -139,6 +139,17 @@ func TestSolo5Status(t *testing.T) {
 	}
 }
 
+// A usage text may hold the words of expect: a kernel that fails is not ready.
+func TestSolo5UsageMatches(t *testing.T) {
+	for _, expect := range []string{`,"expect":"hello"`, ``} {
+		b := solo5Bench(t)
+		r := b.register(b.spec("usage", 1, `{"args":"usage"%s}`, expect))
+		if m, err := New(b.site).Boot(t.Context(), r); step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "solo5_exit(64) called") {
+			t.Errorf("%s: got %+v, %v", expect, m.Ready, err)
+		}
+	}
+}
+
 func TestSolo5Refuses(t *testing.T) {
 	b := newBench(t)
 	none, both := b.solo5(), b.solo5(netService, blockData)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/morgana-deploy/morgana/machine"
@@ -20,9 +19,7 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 	}
 	how, ok := b.m.Ready()
 	if !ok && b.s.ExpectPort == 0 {
-		if status, err := solo5Status(b.m.Machine); err != nil {
-			return "", true, err
-		} else if status != "" {
+		if status := failure(b.m.Machine); status != "" {
 			return "", true, machine.BootFailed(b.consoleTail(ctx), "the kernel ended: %s", status)
 		}
 		if b.s.expect == nil {
@@ -47,15 +44,10 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 // Held has nothing to do: QEMU has no children.
 func (b *boot) Held(context.Context) error { return nil }
 
-var solo5End = regexp.MustCompile(`solo5_exit\([1-9][0-9]*\) called|solo5_abort\(\) called`)
-
-// solo5Status returns the text by which a Solo5 kernel reports on the console that it
-// failed, "" if there is none.
-func solo5Status(m machine.Machine) (string, error) {
-	if has, err := readManifest(m); has == nil || err != nil {
-		return "", err
-	}
-	return solo5End.FindString(machine.Tail(m.File(machine.ConsoleFile))), nil
+// failure returns the text by which a Solo5 kernel reports that it failed, "" if there is
+// none.
+func failure(m machine.Machine) string {
+	return machine.Solo5Failure(machine.Tail(m.File(machine.ConsoleFile)))
 }
 
 // Died returns the error for a QEMU that was killed, or that ended without a console.

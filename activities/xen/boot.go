@@ -95,13 +95,25 @@ type wait struct {
 
 func (w *wait) run(ctx context.Context) (string, error) {
 	piece, over := w.k.said, false
+	var found time.Time
 	for {
 		w.match.Add(piece)
 		if w.match.Found() {
-			if w.s.expect == nil {
-				return "console printed", nil
+			if found.IsZero() {
+				found = time.Now()
 			}
-			return fmt.Sprintf("console matched %q", w.s.expect), nil
+			left := machine.Settled - time.Since(found)
+			if status := machine.Solo5Failure(w.match.Tail()); status != "" {
+				return "", bootFailed(w.tail(), "the kernel ended: %s", status)
+			}
+			if over || left <= 0 || !w.match.Solo5() {
+				return w.how(), nil
+			}
+			var err error
+			if piece, over, err = w.next(ctx, left); err != nil {
+				return "", err
+			}
+			continue
 		}
 		left := w.s.timeout - time.Since(w.began)
 		if len(piece) == 0 && time.Since(w.began) > time.Second || over {
@@ -126,7 +138,7 @@ func (w *wait) run(ctx context.Context) (string, error) {
 func (w *wait) next(ctx context.Context, left time.Duration) (piece []byte, over bool, err error) {
 	pause := min(left, longest*time.Second)
 	if w.s.expect == nil {
-		pause = silence
+		pause = min(pause, silence)
 	}
 	select {
 	case piece = <-w.k.out:
@@ -174,6 +186,13 @@ func (w *wait) awaited() string {
 		return "the console"
 	}
 	return fmt.Sprintf("the console to match %q", w.s.expect)
+}
+
+func (w *wait) how() string {
+	if w.s.expect == nil {
+		return "console printed"
+	}
+	return fmt.Sprintf("console matched %q", w.s.expect)
 }
 
 func (w *wait) unmet() string {

@@ -146,6 +146,22 @@ static u32 memory(const u32 *info)
 	return 0;
 }
 
+static unsigned long long ticks(void) { unsigned long long v; __asm__ volatile("rdtsc" : "=A"(v)); return v; }
+
+/* Whether the command line has a word. */
+static int has(const u32 *info, const char *word)
+{
+	const char *at = info[0] & 4 ? (const char *)info[4] : "", *w;
+
+	for (; *at; at++) {
+		for (w = word; *w && *w == at[w - word]; w++)
+			;
+		if (!*w)
+			return 1;
+	}
+	return 0;
+}
+
 __attribute__((used)) static void run(const u32 *info)
 {
 	u32 last[3] = { 0, 0, 0 }, found = 0;
@@ -157,6 +173,13 @@ __attribute__((used)) static void run(const u32 *info)
 	print(" MB addressable:\n");
 	if (memory(info) < 16)
 		fail("Not enough heap memory to reserve minor heaps");
+	if (has(info, "usage")) {
+		print("usage: hello [--hello=VAL]\n");
+		for (unsigned long long until = ticks() + 150000000; ticks() < until;)
+			;
+		print("Solo5: solo5_exit(64) called\n");
+		end(64);
+	}
 	for (u32 device = 0; device < 32; device++) {
 		if ((config(device, 0) & 0xffff) != 0x1af4)
 			continue;
