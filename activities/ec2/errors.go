@@ -112,7 +112,7 @@ var answers = map[string]answer{
 	"InsufficientInstanceCapacity": lacking, "InsufficientHostCapacity": lacking, "InsufficientCapacity": lacking, "InsufficientReservedInstanceCapacity": lacking,
 	"SpotMaxPriceTooLow":                {kind: step.Exhausted, field: "spot", hint: "spot: false, or " + zones, after: time.Minute},
 	"InsufficientFreeAddressesInSubnet": {kind: step.Exhausted, field: "subnets", hint: "name a larger subnet, or free addresses in it", after: time.Minute},
-	"Unsupported":                       {kind: step.Unsupported, field: "instance_type", hint: zones},
+	"Unsupported":                       {kind: step.Unsupported, hint: zones},
 	"UnsupportedOperation":              {kind: step.Unsupported, hint: "another instance_type, or another region"},
 
 	// Options.

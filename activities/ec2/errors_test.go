@@ -92,7 +92,7 @@ func TestAnswersOfEC2(t *testing.T) {
 		{400, "InvalidKernelId.Malformed", "Invalid id: \"aki-x\"", step.InvalidSpec, "kernel_id", "invalid id", "aki-dc9ed9af", 0},
 		{400, "VcpuLimitExceeded", "You have requested more vCPU capacity than your current vCPU limit of 1 allows for the instance bucket that the specified instance type belongs to.", step.Exhausted, "instance_type", "current vCPU limit of 1", "Running On-Demand", time.Minute},
 		{500, "InsufficientInstanceCapacity", "We currently do not have sufficient t1.micro capacity in the Availability Zone you requested (eu-west-1a).", step.Exhausted, "instance_type", "sufficient t1.micro capacity", "subnets of other zones", time.Minute},
-		{400, "Unsupported", "Your requested instance type (t1.micro) is not supported in your requested Availability Zone (eu-west-1c).", step.Unsupported, "instance_type", "is not supported in your requested Availability Zone", "subnets of other zones", 0},
+		{400, "Unsupported", "Your requested instance type (t1.micro) is not supported in your requested Availability Zone (eu-west-1c).", step.Unsupported, "", "is not supported in your requested Availability Zone", "subnets of other zones", 0},
 		{400, "InvalidAMIName.Duplicate", "AMI name morgana/x is already in use by AMI ami-1", step.Conflict, "", "already in use", "another", 0},
 		{400, "IdempotentParameterMismatch", "The client token is already used with different parameters", step.Conflict, "", "client token", "deploy again", 0},
 		{400, "IdempotentInstanceTerminated", "The instance is terminated", "", "", "the instance is terminated", "", 0},
