@@ -24,15 +24,7 @@ import (
 // labFor starts a lab without a hypervisor, and makes it the EC2 of this process.
 func labFor(t *testing.T) *ec2lab.Lab {
 	t.Helper()
-	lab, err := ec2lab.Start(ec2lab.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	lab := start(t, nil)
 	for _, pair := range lab.Env() {
 		name, value, _ := strings.Cut(pair, "=")
 		t.Setenv(name, value)

@@ -1,0 +1,156 @@
+package ec2
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/step/steptest"
+)
+
+// policy is docs/iam-policy.json.
+type policy struct {
+	Statement []struct {
+		Sid, Effect string
+		Action      []string
+		Condition   map[string]map[string]any
+	}
+}
+
+func readPolicy(t *testing.T) (p policy, actions []string) {
+	t.Helper()
+	data, err := os.ReadFile("../../docs/iam-policy.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &p); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range p.Statement {
+		if s.Effect != "Allow" {
+			t.Errorf("%s: effect %s", s.Sid, s.Effect)
+		}
+		actions = append(actions, s.Action...)
+	}
+	slices.Sort(actions)
+	return p, slices.Compact(actions)
+}
+
+// TestPolicyIsEnoughAndNoMore deploys, redeploys and destroys with the permissions of the
+// policy alone, and compares the policy with the calls that came.
+func TestPolicyIsEnoughAndNoMore(t *testing.T) {
+	_, allowed := readPolicy(t)
+	lab := labFor(t)
+	lab.Permit(allowed...)
+	lab.SetConsole(func(string) string { return "hello from a unikernel\n" })
+	before := lab.Resources()
+	site := step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t)}
+	file, err := os.Open(hello(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close() //nolint:errcheck // read only
+	kernel, err := site.Store.Put(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := func(args string) json.RawMessage {
+		return json.RawMessage(fmt.Sprintf(`{"args":%q,"expect":"hello","key_name":"ann","placement":{"group":"near"},"elastic_ip":%q,"target_group":%q,"timeout":"1m"}`,
+			args, lab.ElasticIP(), lab.TargetGroup()))
+	}
+
+	// An unchanged image follows a changed one. Each rollout removes the one before.
+	target := New(site)
+	var m step.Machine
+	for i, args := range []string{"a", "b", "b"} {
+		old := m.Registration.Spec
+		m = deployed(t, target, step.Kernel{File: kernel, ABIs: helloABIs, Spec: step.Spec{Kind: Kind, Options: options(args),
+			Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: i + 1}}})
+		if i > 0 {
+			if _, err := target.Destroy(t.Context(), step.Removal{Spec: old}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	spec := m.Registration.Spec
+	if text, err := target.Console(t.Context(), step.ConsoleFrom{Machine: m}); err != nil || !strings.Contains(text.Text, "hello") {
+		t.Errorf("console: %q, %v", text.Text, err)
+	}
+	if h, err := target.Observe(t.Context(), m); err != nil || h.State != step.Running {
+		t.Errorf("observe: %+v, %v", h, err)
+	}
+	if all, err := target.List(t.Context(), step.Spec{Kind: Kind, Options: spec.Options}); err != nil || len(all) == 0 {
+		t.Errorf("list: %v, %v", all, err)
+	}
+	if _, err := target.Destroy(t.Context(), step.Removal{Spec: spec}); err != nil {
+		t.Fatal(err)
+	}
+	if after := lab.Resources(); !slices.Equal(before, after) {
+		t.Errorf("left behind: %q, before %q", after, before)
+	}
+
+	var called []string
+	for _, c := range lab.Calls() {
+		called = append(called, c.Service+":"+c.Name)
+	}
+	for _, action := range allowed {
+		if !slices.Contains(called, action) && rare[action] == "" {
+			t.Errorf("the policy allows %s, and nothing calls it", action)
+		}
+	}
+	for _, call := range called {
+		if call != "sts:GetCallerIdentity" && !slices.Contains(allowed, call) {
+			t.Errorf("%s is called, and the policy does not allow it", call)
+		}
+	}
+}
+
+// deployed takes a kernel through the stages of a target.
+func deployed(t *testing.T, target *Target, k step.Kernel) step.Machine {
+	t.Helper()
+	var err error
+	if k.Spec, err = target.Check(t.Context(), k.Spec); err != nil {
+		t.Fatal(err)
+	}
+	img, err := target.Package(t.Context(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg, err := target.Register(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := target.Boot(t.Context(), reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// rare are the actions that only a broken rollout takes.
+var rare = map[string]string{
+	"ec2:DeleteNetworkInterface": "of an instance whose termination left it",
+	"ec2:DeleteVolume":           "of an instance whose termination left it",
+}
+
+// What removes or changes something may do so only to resources with our tags. The user
+// names the Elastic IP and the target group.
+func TestPolicyChangesOurOwnAlone(t *testing.T) {
+	p, _ := readPolicy(t)
+	for _, s := range p.Statement {
+		for _, action := range s.Action {
+			_, verb, _ := strings.Cut(action, ":")
+			removes := slices.ContainsFunc([]string{"Delete", "Terminate", "DeregisterImage", "GetConsole", "Put", "Complete"}, func(prefix string) bool { return strings.HasPrefix(verb, prefix) })
+			if removes && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" {
+				t.Errorf("%s allows %s of any resource", s.Sid, action)
+			}
+			if verb == "CreateTags" && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" && s.Condition["StringEquals"]["ec2:CreateAction"] == nil {
+				t.Errorf("%s allows %s of any resource: then the other conditions are worth nothing", s.Sid, action)
+			}
+		}
+	}
+}
