@@ -68,7 +68,7 @@ func reason(in types.Instance) string {
 		return words
 	}
 	if in.StateReason != nil {
-		_, words, _ := strings.Cut(aws.ToString(in.StateReason.Message), ": ") // after the code
+		words := strings.TrimPrefix(aws.ToString(in.StateReason.Message), reasonCode(in)+": ")
 		return "ended: " + cmp.Or(plain(words), reasonCode(in))
 	}
 	return "has ended"

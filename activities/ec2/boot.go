@@ -3,6 +3,7 @@ package ec2
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -63,7 +64,7 @@ func bootOf(ctx context.Context, r step.Registration) (step.Machine, error) {
 		return step.Machine{}, b.failed(ctx, "%s within %s", b.unmet(), s.timeout)
 	}
 	if err := b.finish(ctx, ready); err != nil {
-		return step.Machine{}, err
+		return step.Machine{}, retriable(err)
 	}
 	m := step.Machine{Registration: r, ID: b.id, Ready: b.how(ready), Adopted: !b.created, Ended: b.ended}
 	if m.Ended {
@@ -100,8 +101,8 @@ func (b *boot) look(ctx context.Context) (ready string, err error) {
 	case len(live) > 0:
 		return b.alive(ctx, live)
 	case b.id == "":
-		if i := slices.IndexFunc(dead, byItself); i >= 0 {
-			b.adopt(dead[i])
+		if len(dead) > 0 && byItself(dead[0]) {
+			b.adopt(dead[0])
 			return b.outcome(ctx)
 		}
 		return "", b.create(ctx, dead)
@@ -217,6 +218,9 @@ func (b *boot) connects(ctx context.Context) bool {
 // matched reports whether the console matches, and whether its text is up to date.
 func (b *boot) matched(ctx context.Context) (matched, latest bool, err error) {
 	text, latest, err := b.c.console(ctx, b.in)
+	if gone(err) { // a list has the instance, so GetConsoleOutput will know it soon
+		return false, false, nil
+	}
 	m := machine.NewMatch(b.s.expect)
 	m.Add(text)
 	return m.Found(), latest, err
@@ -232,7 +236,7 @@ func (b *boot) outcome(ctx context.Context) (ready string, err error) {
 	if !byItself(b.in) {
 		how := reason(b.in)
 		if b.in.StateReason != nil && strings.HasPrefix(aws.ToString(b.in.StateReason.Code), "Server.") {
-			return "", fmt.Errorf("instance %s: %s", b.id, how) // the next try makes another
+			return "", fmt.Errorf("instance %s %s", b.id, how) // the next try makes another
 		}
 		return "", b.failed(ctx, "the instance %s", how)
 	}
@@ -298,6 +302,16 @@ func (b *boot) finish(ctx context.Context, ready string) error {
 	health, err := b.c.moveTarget(ctx, b.s.TargetGroup, b.id, others, b.s.timeout)
 	if err == nil && health != "" {
 		return b.failed(ctx, "the target group says %s", health)
+	}
+	return err
+}
+
+// retriable returns an error without its kind if EC2 did not know the instance. A list has
+// shown the instance, so the next try will find it, or make another.
+func retriable(err error) error {
+	var e *step.Error
+	if strings.HasPrefix(code(err), "InvalidInstanceID") && errors.As(err, &e) {
+		return &step.Error{Op: e.Op, Err: e.Err}
 	}
 	return err
 }

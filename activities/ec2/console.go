@@ -26,6 +26,8 @@ const (
 	// overlap is the number of bytes of a checksum. Text that repeats itself for longer
 	// looks as if nothing had been printed.
 	overlap = 256
+	// noted is the offset of a reader who was told that the console is late. Its place is 0.
+	noted = 1
 	// countBit is where the number of bytes begins in an offset.
 	countBit = 32
 )
@@ -77,7 +79,7 @@ func consoleOf(ctx context.Context, from step.ConsoleFrom) (text step.ConsoleTex
 	}
 	text.Ended = over && text.Text == ""
 	if late && !over && text.Text == "" && from.Offset == 0 && from.WaitSeconds > 0 {
-		text.Text, text.Next = "["+lateConsole(in)+"]\n", 1
+		text.Text, text.Next = "["+lateConsole(in)+"]\n", noted
 	}
 	return text, nil
 }
@@ -127,8 +129,11 @@ func piece(kept []byte, offset int64) (text string, next int64) {
 // place returns the place in kept of an offset, and whether text before it is missing.
 func place(kept []byte, offset int64) (at int, missing bool) {
 	count := offset >> countBit
-	if count == 0 {
-		return int(min(offset, int64(len(kept)))), offset == 0 && len(kept) >= fullConsole
+	switch {
+	case offset == 0 || offset == noted:
+		return 0, len(kept) >= fullConsole
+	case count == 0:
+		return int(min(offset, int64(len(kept)))), false
 	}
 	if len(kept) < fullConsole && count <= int64(len(kept)) && offsetAt(kept, int(count), count) == offset {
 		return int(count), false

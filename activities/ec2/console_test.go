@@ -80,12 +80,12 @@ func TestPieceOfAConsoleThatBeganAnew(t *testing.T) {
 
 // The starter asks for offsets of its own choice to find the end of a console.
 func TestPieceAtAnOffsetOfTheCallers(t *testing.T) {
-	for offset, want := range map[int64]string{1: "ello", 5: "", 1 << 20: "", 1 << 30: ""} {
+	for offset, want := range map[int64]string{2: "llo", 5: "", 1 << 20: "", 1 << 30: ""} {
 		if text, next := piece([]byte("hello"), offset); text != want || want == "" && next != offset {
 			t.Errorf("offset %d: %q, then %d", offset, text, next)
 		}
 	}
-	if text, next := piece([]byte("hello\xc3"), 1); text != "ello" {
+	if text, next := piece([]byte("hello\xc3"), 2); text != "llo" {
 		t.Errorf("a character that is cut off: %q, %d", text, next)
 	} else if rest, _ := piece([]byte("hello\xc3\xa9"), next); rest != "é" {
 		t.Errorf("and its rest: %q", rest)
@@ -126,5 +126,37 @@ func TestHealth(t *testing.T) {
 		if fmt.Sprint(got) != fmt.Sprint(test.want) || got.State == step.Running != (addresses == "192.0.2.1:80") {
 			t.Errorf("%+v: %+v at %q, not %+v", test.in.State, got, addresses, test.want)
 		}
+	}
+}
+
+// The console of a type without Nitro comes late, which is said once.
+func TestLateConsole(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.options(func(o *Options) { o.Expect, o.InstanceType = "", "m3.medium" })
+	b.lab.ConsoleDelay(time.Hour)
+	m := b.boot(1)
+	read := func(offset int64, wait int) step.ConsoleText {
+		t.Helper()
+		text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, Offset: offset, WaitSeconds: wait})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	first := read(0, 1)
+	if !strings.Contains(first.Text, "minutes late") || first.Ended {
+		t.Errorf("got %+v", first)
+	}
+	if again := read(first.Next, 1); again.Text != "" || again.Next != first.Next {
+		t.Errorf("then %+v", again)
+	}
+	b.lab.ConsoleDelay(0)
+	if at := read(first.Next, 1); at.Text != b.g.text {
+		t.Errorf("then %+v", at)
+	}
+	b.g.set(strings.Repeat("much more\n", 10_000), false)
+	if whole := read(0, 0); !strings.HasPrefix(whole.Text, lost) || len(whole.Text) > consolePiece {
+		t.Errorf("a long console begins with %.80q", whole.Text)
 	}
 }

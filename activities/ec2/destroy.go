@@ -124,7 +124,8 @@ func (d *destroy) failure() error {
 	return e
 }
 
-// instances terminates the instances and waits until they are terminated.
+// instances terminates the instances and waits until they are terminated. It lists them
+// again and again: EC2 may list one late.
 func (d *destroy) instances(ctx context.Context) error {
 	of := d.what.Spec.Tags
 	of.Life, of.Generation = "", 0
@@ -133,46 +134,58 @@ func (d *destroy) instances(ctx context.Context) error {
 		return err
 	}
 	if err := d.moveBack(ctx, all); err != nil {
-		return err
-	}
-	waiting := map[string]bool{}
-	for _, in := range all {
-		id := aws.ToString(in.InstanceId)
-		if in.State.Name == types.InstanceStateNameTerminated || !d.matches(in) {
-			continue
+		for _, in := range all {
+			if d.matches(in) && !isDead(in) {
+				d.left = append(d.left, kindInstance+" "+aws.ToString(in.InstanceId))
+			}
 		}
-		step.Report(ctx, step.Progress{Note: "terminating " + id})
-		if err := d.c.terminate(ctx, id); err != nil {
-			d.note(kindInstance+" "+id, err)
-			continue
-		}
-		waiting[id] = true
+		d.err = err
+		return d.failure()
 	}
-	if len(waiting) == 0 {
+	waiting := map[string]bool{} // ids; false: it cannot be terminated
+	if d.terminate(ctx, all, waiting) {
 		return nil
 	}
 	_, err = poll(ctx, ending, func() (bool, error) {
-		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %d instances to be terminated", len(waiting))})
 		all, err := d.c.instances(ctx, of)
-		if err != nil {
-			return false, err
-		}
-		living := map[string]bool{}
-		for _, in := range all {
-			living[aws.ToString(in.InstanceId)] = in.State.Name != types.InstanceStateNameTerminated
-		}
-		for id := range waiting {
-			if !living[id] {
-				d.note(kindInstance+" "+id, nil)
-				delete(waiting, id)
-			}
-		}
-		return len(waiting) == 0, nil
+		return err == nil && d.terminate(ctx, all, waiting), err
 	})
-	for id := range waiting {
-		d.note(kindInstance+" "+id, errors.New("EC2 has not terminated it within "+ending.String()))
+	for id, is := range waiting {
+		if is {
+			d.note(kindInstance+" "+id, errors.New("EC2 has not terminated it within "+ending.String()))
+		}
 	}
 	return err
+}
+
+// terminate terminates the instances among all that match and are not terminated yet, and
+// reports whether none is left. It keeps waiting up to date.
+func (d *destroy) terminate(ctx context.Context, all []types.Instance, waiting map[string]bool) (over bool) {
+	living := map[string]bool{}
+	for _, in := range all {
+		id := aws.ToString(in.InstanceId)
+		if wait, known := waiting[id]; !d.matches(in) || in.State.Name == types.InstanceStateNameTerminated || known && !wait {
+			continue
+		}
+		step.Report(ctx, step.Progress{Note: "terminating " + id})
+		living[id], waiting[id] = true, true
+		if in.State.Name == types.InstanceStateNameShuttingDown {
+			continue
+		}
+		if err := d.c.terminate(ctx, id); err != nil && !gone(err) {
+			d.note(kindInstance+" "+id, err)
+			waiting[id] = false
+		}
+	}
+	over = true
+	for id, wait := range waiting {
+		if wait && !living[id] {
+			d.note(kindInstance+" "+id, nil)
+			delete(waiting, id)
+		}
+		over = over && (!wait || !living[id])
+	}
+	return over
 }
 
 func (d *destroy) matches(in types.Instance) bool {

@@ -136,3 +136,31 @@ func TestDestroyNamesWhatIsLeft(t *testing.T) {
 	b.destroy(1)
 	b.left(b.before)
 }
+
+// A destroy that is cancelled at any call is completed by the next.
+func TestCancelledDestroy(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.options(func(o *Options) { o.ElasticIP, o.TargetGroup = b.lab.ElasticIP(), b.lab.TargetGroup() })
+	first := b.boot(1)
+	at := &cutter{}
+	defer b.through(at)()
+	for n := int64(1); ; n++ {
+		b.boot(2)
+		r := b.registration(2)
+		ctx := at.cut(t.Context(), n)
+		_, err := New(b.site).Destroy(ctx, step.Removal{Spec: r.Spec, KeepImage: true})
+		if err == nil {
+			break
+		}
+		if step.KindOf(err).Final() || ctx.Err() == nil {
+			t.Errorf("cancelled after call %d: %v", n, err)
+		}
+		b.stop(2)
+		if b.instances() != 1 || b.holder() != first.ID || !slices.Equal(b.lab.Targets(), []string{first.ID}) {
+			t.Fatalf("cancelled after call %d: the Elastic IP is at %q, the target group has %q", n, b.holder(), b.lab.Targets())
+		}
+	}
+	b.destroy(0)
+	b.left(b.before)
+}

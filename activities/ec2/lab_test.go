@@ -29,6 +29,8 @@ type guests struct {
 	mu    sync.Mutex
 	text  string
 	ended bool
+	err   error // of the next failing starts
+	fails int
 }
 
 func (g *guests) set(text string, ended bool) {
@@ -37,8 +39,23 @@ func (g *guests) set(text string, ended bool) {
 	g.text, g.ended = text, ended
 }
 
-func (g *guests) Start(context.Context, ec2lab.Guest) (ec2lab.Running, error) { return g, nil }
-func (g *guests) Stop() error                                                 { return nil }
+// fail makes the next starts fail.
+func (g *guests) fail(err error, times int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.err, g.fails = err, times
+}
+
+func (g *guests) Start(context.Context, ec2lab.Guest) (ec2lab.Running, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.fails--; g.fails >= 0 {
+		return nil, g.err
+	}
+	return g, nil
+}
+
+func (g *guests) Stop() error { return nil }
 
 func (g *guests) Console() ([]byte, error) {
 	g.mu.Lock()

@@ -99,7 +99,13 @@ func (b *boot) createIn(ctx context.Context, subnet string, attempt int) error {
 		if err != nil {
 			return err
 		}
-		out, err := b.run(ctx, input)
+		var out *ec2.RunInstancesOutput
+		if _, waited := poll(ctx, visible, func() (bool, error) { // EC2 may not know a new AMI yet
+			out, err = b.run(ctx, input)
+			return code(err) != "InvalidAMIID.NotFound", nil
+		}); waited != nil {
+			return waited
+		}
 		switch {
 		case err == nil && len(out.Instances) == 1:
 			b.in = out.Instances[0]
