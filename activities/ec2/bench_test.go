@@ -29,7 +29,7 @@ func BenchmarkUpload(b *testing.B) {
 		delay       time.Duration
 		first, most int
 		blocks      int
-	}{{200 * time.Millisecond, 8, 8, 120}, {20 * time.Millisecond, firstConnections, 64, 768}} {
+	}{{200 * time.Millisecond, 8, 8, 120}, {20 * time.Millisecond, usual.first, 64, 768}} {
 		compare(b, fmt.Sprintf("%dx%s/raw-client", line.most, line.delay), "sec/op", func(b *testing.B) (ours, raw float64) {
 			s := &bare{delay: line.delay}
 			c, url := serve(b, s)

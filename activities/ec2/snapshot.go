@@ -284,8 +284,7 @@ func (r *registering) upload(ctx context.Context, id string, list blocks, sent *
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	u := &upload{ebs: r.cloud.ebs, snapshot: id, disk: f, blocks: list, sent: sent, note: note,
-		first: firstConnections, most: maxConnections, patience: operationTimeout}
+	u := &upload{ebs: r.cloud.ebs, snapshot: id, disk: f, blocks: list, sent: sent, note: note, limits: usual}
 	return u.run(ctx)
 }
 

@@ -17,25 +17,31 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// How blocks are sent. AWS's limits are 1,000 blocks a second for an account, and a line
-// may be slow, so the number of connections adapts: it grows by one for each block that is
-// acknowledged soon, and is halved when AWS throttles or does not answer. After that it
-// grows by one for each round. The SDK's adaptive retryer would limit the rate by throttles
-// alone, and a slow line has none.
+// limits are the limits of an upload.
+type limits struct {
+	first, most int           // connections at the beginning, and at most
+	attempt     time.Duration // of one call for a block
+	patience    time.Duration // how long a block may fail, with all its attempts
+}
+
+// usual are the limits of Register. The first connections have 4 MiB on the way: a line of
+// 2 Mbit/s sends them in an attempt.
+var usual = limits{first: 8, most: maxConnections, attempt: callTimeout, patience: 2 * time.Minute}
+
 const (
-	// firstConnections are 4 MiB on the way: a line of 2 Mbit/s sends them in an attempt.
-	firstConnections = 8
-	maxConnections   = 64
+	maxConnections = 64
 	// soon is the time within which a block is acknowledged if the line is not full.
 	soon = time.Second
-	// operationTimeout is how long a block may fail, with all its attempts. Each has the
-	// time of a call, callTimeout.
-	operationTimeout = 2 * time.Minute
 	// The pause after a failed attempt, before the next is begun.
 	firstPause, maxPause = 100 * time.Millisecond, 5 * time.Second
 )
 
 // upload sends blocks of a disk to a snapshot.
+//
+// AWS takes 1,000 blocks a second of an account, and a line may be slow, so the number of
+// connections adapts. It grows by one for each block that is acknowledged soon. It is halved
+// when AWS throttles or does not answer, and then grows by one for each round. The SDK's
+// adaptive retryer would limit the rate by throttles alone, and a slow line has none.
 type upload struct {
 	ebs      *ebs.Client
 	snapshot string
@@ -43,10 +49,7 @@ type upload struct {
 	blocks   blocks
 	sent     *sent
 	note     string // for the progress
-	// first and most are firstConnections and maxConnections, patience is
-	// operationTimeout.
-	first, most int
-	patience    time.Duration
+	limits
 }
 
 // attempt is one call for one block.
@@ -129,7 +132,7 @@ func (u *upload) run(ctx context.Context) error {
 
 // put sends a block once.
 func (u *upload) put(ctx context.Context, a attempt) error {
-	ctx, cancel := context.WithTimeout(ctx, min(callTimeout, u.patience-a.began.Sub(a.since)))
+	ctx, cancel := context.WithTimeout(ctx, min(u.attempt, u.patience-a.began.Sub(a.since)))
 	defer cancel()
 	b := u.blocks[a.position]
 	_, err := u.ebs.PutSnapshotBlock(ctx, &ebs.PutSnapshotBlockInput{

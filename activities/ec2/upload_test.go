@@ -21,7 +21,8 @@ import (
 type bare struct {
 	delay time.Duration
 	// refuse returns the HTTP status and AWS's code with which the n-th request for a
-	// block is refused while others are served at the same time; 0 takes it.
+	// block is refused while others are served at the same time. 0 takes it, and never
+	// does not answer.
 	refuse func(index, n, atOnce int) (status int, code string)
 
 	sync.Mutex
@@ -56,7 +57,10 @@ func (s *bare) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.refuse != nil {
-		if status, code := s.refuse(index, n, now); status != 0 {
+		if status, code := s.refuse(index, n, now); status == never {
+			<-r.Context().Done()
+			return
+		} else if status != 0 {
 			w.Header().Set("x-amzn-ErrorType", code)
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, `{"Message":"as told"}`)
@@ -70,6 +74,8 @@ func (s *bare) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("x-amz-Checksum-Algorithm", "SHA256")
 	w.WriteHeader(http.StatusCreated)
 }
+
+const never = -1
 
 // serve starts a bare server and lets the SDK find it.
 func serve(t testing.TB, s *bare) (*cloud, string) {
@@ -103,8 +109,7 @@ func newUpload(t testing.TB, c *cloud, n int) *upload {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() }) // only read
-	u := &upload{ebs: c.ebs, snapshot: "snap-0a1b", disk: f, blocks: list(t, name),
-		first: firstConnections, most: maxConnections, patience: operationTimeout}
+	u := &upload{ebs: c.ebs, snapshot: "snap-0a1b", disk: f, blocks: list(t, name), limits: usual}
 	if u.sent, err = openSent(t.TempDir(), u.snapshot, u.blocks, step.Progress{}); err != nil {
 		t.Fatal(err)
 	}
@@ -144,6 +149,12 @@ func TestUpload(t *testing.T) {
 			}
 			return 0, ""
 		}, "", 2},
+		{"no answer at first", func(index, n, _ int) (int, string) {
+			if index < 20 && n == 1 {
+				return never, ""
+			}
+			return 0, ""
+		}, "", 2},
 		{"access denied", func(index, _, _ int) (int, string) {
 			if index == 40 {
 				return 403, "AccessDeniedException"
@@ -155,6 +166,7 @@ func TestUpload(t *testing.T) {
 			s := &bare{delay: 2 * time.Millisecond, refuse: test.refuse}
 			c, _ := serve(t, s)
 			u := newUpload(t, c, n)
+			u.attempt = 400 * time.Millisecond
 			if err := u.run(t.Context()); step.KindOf(err) != test.kind || (err == nil) != (test.kind == "") {
 				t.Fatalf("run: %v (%s), want kind %q", err, step.KindOf(err), test.kind)
 			}
