@@ -135,13 +135,17 @@ func (s *settings) choose(abis []string) error {
 		return &step.Error{Kind: step.Unsupported, Field: "virtualization", Err: e.Err,
 			Hint: "virtualization: " + other + "; boot_mode is for hvm only, layout and kernel_id for paravirtual"}
 	}
-	if slices.Contains(abis, image.Solo5Virtio) {
-		for field, needs := range map[string]bool{"port": s.Port != 0, "elastic_ip": s.ElasticIP != "", "target_group": s.TargetGroup != ""} {
-			if needs {
-				return &step.Error{Kind: step.Unsupported, Field: field, Err: errors.New("a Solo5 virtio kernel has no network on EC2, which has no virtio devices"),
-					Hint: "expect: what the kernel prints, without " + field + "; for a network build it with MirageOS 3.8 or earlier as a Xen PV kernel, or run it on a target of kind qemu"}
-			}
-		}
+	field := ""
+	switch {
+	case s.Port != 0:
+		field = "port"
+	case s.ElasticIP != "":
+		field = "elastic_ip"
+	case s.TargetGroup != "":
+		field = "target_group"
+	}
+	if field != "" && slices.Contains(abis, image.Solo5Virtio) {
+		return unsupported(field, "leave out "+field+"; for a network "+otherNetwork, errors.New("a Solo5 virtio kernel has no network on EC2: EC2 has no virtio devices"))
 	}
 	if s.Virtualization == virtPV {
 		s.Layout = cmp.Or(s.Layout, string(disk.Whole))
@@ -151,6 +155,20 @@ func (s *settings) choose(abis []string) error {
 		s.InstanceType = cmp.Or(s.InstanceType, "t3.micro")
 	}
 	return nil
+}
+
+// otherNetwork is the way to a network for a Solo5 virtio kernel.
+const otherNetwork = "build it with MirageOS 3.8 or earlier as a Xen PV kernel, or run it on a target of kind qemu"
+
+// lackingDevice returns Unsupported for a Solo5 virtio kernel that asks for a device. Check does
+// not see a kernel's devices; package does.
+func lackingDevice(k image.Info) error {
+	if !slices.Contains(k.ABIs, image.Solo5Virtio) || len(k.Devices) == 0 {
+		return nil
+	}
+	d := k.Devices[0]
+	return unsupported("", "build it without devices, as a batch job that prints; else "+otherNetwork,
+		fmt.Errorf("the kernel asks for the Solo5 device %s (%s), and EC2 has no virtio devices", d.Name, d.Type))
 }
 
 // checker asks EC2 about the options of a rollout.

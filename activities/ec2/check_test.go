@@ -36,7 +36,7 @@ func TestChoose(t *testing.T) {
 		"a PV kernel with UEFI": {miniOS, Options{BootMode: bootUEFI}, Options{}, step.Unsupported, "virtualization", "virtualization: paravirtual"},
 		"a GRUB kernel as PV":   {virtio, pv, Options{}, step.Unsupported, "virtualization", "virtualization: hvm"},
 		"MirageOS xen":          {image.MirageABIs("xen"), Options{}, Options{}, step.Unsupported, "", "MirageOS 3.8 or earlier"},
-		"MirageOS xen, any way": {image.MirageABIs("xen"), pv, Options{}, step.Unsupported, "", "-t virtio, which has a console on EC2 but no network"},
+		"MirageOS xen, any way": {image.MirageABIs("xen"), pv, Options{}, step.Unsupported, "", "-t virtio if it needs no device"},
 		"MirageOS unix":         {image.MirageABIs("unix"), Options{}, Options{}, step.Unsupported, "", "target of kind local"},
 		"MirageOS virtio":       {virtio, Options{}, Options{Virtualization: virtHVM, BootMode: bootBIOS, InstanceType: "t3.micro"}, "", "", ""},
 		"virtio with a port":    {virtio, Options{Port: 80}, Options{}, step.Unsupported, "port", "no network on EC2"},
@@ -55,6 +55,18 @@ func TestChoose(t *testing.T) {
 			continue
 		}
 		refusedWith(t, name, err, step.Error{Kind: test.kind, Field: test.field}, test.says)
+	}
+}
+
+func TestLackingDevice(t *testing.T) {
+	virtio := image.Info{ABIs: image.MirageABIs("virtio")}
+	if err := lackingDevice(virtio); err != nil {
+		t.Errorf("without devices: %v", err)
+	}
+	virtio.Devices = []image.Device{{Name: "service", Type: "NET_BASIC"}}
+	refusedWith(t, "a device", lackingDevice(virtio), step.Error{Kind: step.Unsupported}, "the Solo5 device service (NET_BASIC)")
+	if err := lackingDevice(image.Info{ABIs: helloABIs, Devices: virtio.Devices}); err != nil {
+		t.Errorf("another kernel: %v", err)
 	}
 }
 

@@ -51,6 +51,9 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err != nil {
 		return img, err
 	}
+	if err := lackingDevice(kernel.Info); err != nil {
+		return img, err
+	}
 	if s.Virtualization == virtHVM {
 		if err := image.CheckGRUB(kernel.Info); err != nil {
 			return img, err
