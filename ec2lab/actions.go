@@ -15,12 +15,27 @@ type action struct {
 
 // actions are the operations of the Query services.
 var actions = map[string]action{
-	"ec2:AssociateAddress":              {do: associateAddress, late: true},
-	"ec2:CreateTags":                    {do: createTags, late: true, required: []string{"ResourceId", "Tag"}},
-	"ec2:DeleteNetworkInterface":        {do: deleteInterface, late: true, required: []string{"NetworkInterfaceId"}},
-	"ec2:DeleteSnapshot":                {do: deleteSnapshot, late: true, required: []string{"SnapshotId"}},
-	"ec2:DeleteTags":                    {do: deleteTags, required: []string{"ResourceId"}},
-	"ec2:DeleteVolume":                  {do: deleteVolume, late: true, required: []string{"VolumeId"}},
+	"ec2:AssociateAddress": {do: associateAddress, late: true},
+	"ec2:CreateTags":       {do: createTags, late: true, required: []string{"ResourceId", "Tag"}},
+	"ec2:DeleteNetworkInterface": remove(func(r *request, n *netInterface) error {
+		if n.Instance == "" {
+			return nil
+		}
+		return refuse("InvalidParameterValue", "Network interface '%s' is currently in use.", n.ID)
+	}),
+	"ec2:DeleteSnapshot": remove(func(r *request, s *snapshot) error { // its file stays for its children
+		if m := r.lab.userOf(s); m != nil {
+			return refuse("InvalidSnapshot.InUse", "The snapshot %s is currently in use by %s", s.ID, m.ID)
+		}
+		return nil
+	}),
+	"ec2:DeleteTags": {do: deleteTags, required: []string{"ResourceId"}},
+	"ec2:DeleteVolume": remove(func(r *request, v *volume) error {
+		if len(v.Attachments) == 0 {
+			return nil
+		}
+		return refuse("VolumeInUse", "Volume %s is currently attached to %s", v.ID, v.Attachments[0].Instance)
+	}),
 	"ec2:DeregisterImage":               {do: deregisterImage, late: true, required: []string{"ImageId"}},
 	"ec2:DescribeAddresses":             describe[*address](nil),
 	"ec2:DescribeAvailabilityZones":     describe[*zone](nil),
@@ -51,6 +66,31 @@ var actions = map[string]action{
 	"elasticloadbalancing:DescribeTargetGroups": {do: describeTargetGroups},
 	"elasticloadbalancing:DescribeTargetHealth": {do: describeTargetHealth, late: true, required: []string{"TargetGroupArn"}},
 	"elasticloadbalancing:RegisterTargets":      {do: setTargets(true), late: true, required: []string{"TargetGroupArn", "Targets.member"}},
+}
+
+// remove returns the action that deletes a resource, unless it is in use: a dry run does
+// not see that.
+func remove[T resource](used func(r *request, t T) error) action {
+	var zero T
+	k := zero.kind()
+	return action{late: true, required: []string{k.param}, do: func(r *request) (any, error) {
+		id := r.get(k.param)
+		if err := r.allow(k.arn(id)); err != nil {
+			return nil, err
+		}
+		t, err := find[T](r.lab, id)
+		if err == nil {
+			err = r.dry()
+		}
+		if err == nil {
+			err = used(r, t)
+		}
+		if err != nil {
+			return nil, err
+		}
+		t.root().gone = true
+		return done, nil
+	}}
 }
 
 // callerIdentity needs no permission.

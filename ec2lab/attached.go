@@ -47,38 +47,3 @@ var interfaces = kind{word: "network-interface", prefix: "eni-", param: "Network
 func (n *netInterface) kind() *kind  { return &interfaces }
 func (n *netInterface) id() string   { return n.ID }
 func (n *netInterface) line() string { return "interface " + n.ID + " " + n.State }
-func deleteVolume(r *request) (any, error) {
-	if err := r.allow(arn("volume/" + r.get("VolumeId"))); err != nil {
-		return nil, err
-	}
-	v, err := find[*volume](r.lab, r.get("VolumeId"))
-	if err != nil {
-		return nil, err
-	}
-	if err := r.dry(); err != nil {
-		return nil, err
-	}
-	if len(v.Attachments) > 0 {
-		return nil, refuse("VolumeInUse", "Volume %s is currently attached to %s", v.ID, v.Attachments[0].Instance)
-	}
-	v.gone = true
-	return done, nil
-}
-
-func deleteInterface(r *request) (any, error) {
-	if err := r.allow(arn("network-interface/" + r.get("NetworkInterfaceId"))); err != nil {
-		return nil, err
-	}
-	n, err := find[*netInterface](r.lab, r.get("NetworkInterfaceId"))
-	if err != nil {
-		return nil, err
-	}
-	if err := r.dry(); err != nil {
-		return nil, err
-	}
-	if n.Instance != "" {
-		return nil, refuse("InvalidParameterValue", "Network interface '%s' is currently in use.", n.ID)
-	}
-	n.gone = true
-	return done, nil
-}

@@ -118,7 +118,7 @@ func (r *request) actREST() (any, error) {
 // on checks the permission and returns the snapshot of a parameter. The lab is locked.
 func (r *request) on(param string) (*snapshot, error) {
 	id := r.get(param)
-	if err := r.allow("arn:aws:ec2:" + region + "::snapshot/" + id); err != nil {
+	if err := r.allow(snapshots.arn(id)); err != nil {
 		return nil, err
 	}
 	return r.lab.snapshot(id)
@@ -143,7 +143,7 @@ func startSnapshot(r *request) (any, error) {
 	if len(in.Tags) > 0 {
 		also = []string{"ec2:CreateTags"}
 	}
-	if err := r.allow("arn:aws:ec2:"+region+"::snapshot/*", also...); err != nil {
+	if err := r.allow(snapshots.arn("*"), also...); err != nil {
 		return nil, err
 	}
 	switch {

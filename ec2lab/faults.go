@@ -3,7 +3,6 @@ package ec2lab
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -154,9 +153,4 @@ func (r *request) allow(resource string, also ...string) error {
 		return refuse("AccessDenied", "%s", text)
 	}
 	return nil
-}
-
-// arn returns the ARN of a resource of EC2.
-func arn(of string) string {
-	return "arn:aws:ec2:" + region + ":" + account + ":" + strings.TrimPrefix(of, ":")
 }

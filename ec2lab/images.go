@@ -127,7 +127,7 @@ func registerImage(r *request) (any, error) {
 	if r.sub("TagSpecification").any() {
 		also = []string{"ec2:CreateTags"}
 	}
-	if err := r.allow("arn:aws:ec2:"+region+"::image/*", also...); err != nil {
+	if err := r.allow(images.arn("*"), also...); err != nil {
 		return nil, err
 	}
 	tags, err := r.tags("image")
@@ -234,7 +234,7 @@ func tooSmall(size int, s *snapshot) error {
 
 func deregisterImage(r *request) (any, error) {
 	id := r.get("ImageId")
-	if err := r.allow("arn:aws:ec2:" + region + "::image/" + id); err != nil {
+	if err := r.allow(images.arn(id)); err != nil {
 		return nil, err
 	}
 	for _, o := range r.lab.resources {
@@ -275,23 +275,4 @@ func (l *Lab) userOf(s *snapshot) *image {
 		}
 	}
 	return nil
-}
-
-func deleteSnapshot(r *request) (any, error) {
-	id := r.get("SnapshotId")
-	if err := r.allow("arn:aws:ec2:" + region + "::snapshot/" + id); err != nil {
-		return nil, err
-	}
-	s, err := find[*snapshot](r.lab, id)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.dry(); err != nil {
-		return nil, err // a dry run does not see that it is in use
-	}
-	if m := r.lab.userOf(s); m != nil {
-		return nil, refuse("InvalidSnapshot.InUse", "The snapshot %s is currently in use by %s", s.ID, m.ID)
-	}
-	s.gone = true // its children need its file
-	return done, nil
 }

@@ -203,7 +203,7 @@ func (l *Lab) terminate(i *instance, stuck bool) {
 }
 
 func terminateInstances(r *request) (any, error) {
-	if err := r.allow(arn("instance/" + r.get("InstanceId.1"))); err != nil {
+	if err := r.allow(instances.arn(r.get("InstanceId.1"))); err != nil {
 		return nil, err
 	}
 	var all []*instance

@@ -111,8 +111,8 @@ func Start(o Options) (*Lab, error) {
 
 // Close ends the lab and its instances and removes its files.
 func (l *Lab) Close() error {
+	l.set(l.close)
 	err := l.server.Close()
-	l.close()
 	l.work.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -30,7 +30,7 @@ func runInstances(r *request) (any, error) {
 	if r.sub("IamInstanceProfile").any() {
 		also = append(also, "iam:PassRole")
 	}
-	if err := r.allow(arn("instance/*"), also...); err != nil {
+	if err := r.allow(instances.arn("*"), also...); err != nil {
 		return nil, err
 	}
 	token := r.get("ClientToken")

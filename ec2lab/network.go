@@ -178,7 +178,7 @@ func (l *Lab) ElasticIP() string { return ids[*address](l)[0] }
 
 func associateAddress(r *request) (any, error) {
 	id := r.get("AllocationId")
-	if err := r.allow(arn("elastic-ip/" + id)); err != nil {
+	if err := r.allow(addresses.arn(id)); err != nil {
 		return nil, err
 	}
 	a, err := find[*address](r.lab, id)
@@ -233,7 +233,7 @@ func (l *Lab) release(a *address) {
 
 func disassociateAddress(r *request) (any, error) {
 	id := r.get("AssociationId")
-	if err := r.allow(arn("elastic-ip/*")); err != nil {
+	if err := r.allow(addresses.arn("*")); err != nil {
 		return nil, err
 	}
 	for a := range kept[*address](r.lab) {

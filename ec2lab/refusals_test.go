@@ -218,10 +218,22 @@ func TestStates(t *testing.T) {
 		_, err := b.ec2.CreateTags(b.ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: []types.Tag{{Key: &key, Value: aws.String("")}}})
 		return err
 	}
+	disk := func(id string) error {
+		_, err := b.ec2.DeleteVolume(b.ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
+		return err
+	}
+	card := func(id string) error {
+		_, err := b.ec2.DeleteNetworkInterface(b.ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: &id})
+		return err
+	}
 	for i, c := range []struct {
 		code string
 		err  error
 	}{
+		{"VolumeInUse", disk(ids[*volume](b.Lab)[0])},
+		{"InvalidVolume.NotFound", disk("vol-01234567")},
+		{"InvalidParameterValue", card(ids[*netInterface](b.Lab)[0])},
+		{"InvalidNetworkInterfaceID.NotFound", card("eni-01234567")},
 		{"IdempotentParameterMismatch", run(other)},
 		{"InvalidInstanceID", associate(pending)},
 		{"InvalidInstanceID.NotFound", associate("i-01234567")},

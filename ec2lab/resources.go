@@ -78,6 +78,15 @@ func (k *kind) well(id string) error {
 
 func (k *kind) notFound(id string) error { return refuse(k.missing, k.text, id) }
 
+// arn returns the ARN of a resource. Those of images and snapshots name no account.
+func (k *kind) arn(id string) string {
+	owner := account
+	if k == &images || k == &snapshots {
+		owner = ""
+	}
+	return "arn:aws:ec2:" + region + ":" + owner + ":" + k.word + "/" + id
+}
+
 // find returns the resource of an id.
 func find[T resource](l *Lab, id string) (found T, err error) {
 	k := found.kind()

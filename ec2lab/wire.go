@@ -44,6 +44,10 @@ var authorization = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/(\d
 
 // ServeHTTP answers a request.
 func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
+	if !l.enter() {
+		return
+	}
+	defer l.work.Done()
 	r := &request{lab: l, http: h, id: uuid.NewString(), service: "ec2", params: params{seen: map[string]bool{}}}
 	var err error
 	r.body = make([]byte, max(0, min(h.ContentLength, 1<<20)))
@@ -68,6 +72,7 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	select {
 	case <-time.After(f.Delay + l.options.Delay):
 	case <-h.Context().Done():
+	case <-l.ctx.Done():
 	}
 	var answer any
 	switch {
@@ -101,6 +106,17 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 		return
 	}
 	r.write(w, answer)
+}
+
+// enter counts a request among the lab's work, unless the lab has ended.
+func (l *Lab) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return false
+	}
+	l.work.Add(1)
+	return true
 }
 
 // lose closes the connection of a call.
