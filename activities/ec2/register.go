@@ -112,6 +112,9 @@ func (r *registering) prepare(ctx context.Context) error {
 	if err := json.Unmarshal(b, &r.ami); err != nil {
 		return step.Invalid("", "deploy again", "the image's file %s: %w", amiFile, err)
 	}
+	if a := r.ami; a.Architecture == "" || a.Virtualization != virtHVM && a.Virtualization != virtPV || a.Size <= 0 {
+		return step.Invalid("", "deploy again", "the image's file %s lacks the architecture, the virtualization or the size", amiFile)
+	}
 	step.Report(ctx, step.Progress{Note: "asking EC2 for the image"})
 	if r.cloud, err = open(ctx, s); err == nil {
 		err = r.cloud.own(ctx)

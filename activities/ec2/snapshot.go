@@ -190,8 +190,9 @@ func parseBlocksTag(text string) (a step.Artifact, ok bool) {
 	return a, n == 3 && err == nil
 }
 
-// start starts a snapshot. If AWS refuses the parent, as it does one that is not encrypted
-// in an account that encrypts by default, the snapshot has none.
+// start starts a snapshot. If AWS refuses the parent, the snapshot has none: an account that
+// encrypts by default refuses one that is not encrypted, and one with another key may be
+// denied. The parent is in the token because a token is good for one request only.
 func (r *registering) start(ctx context.Context, broken int, p *parent) (id string, err error) {
 	token, err := r.img.Spec.Token(fmt.Sprintf("snapshot %d %s %s", broken, r.img.Digest, p.id))
 	if err != nil {
@@ -218,7 +219,7 @@ func (r *registering) start(ctx context.Context, broken int, p *parent) (id stri
 	switch what := code(err); {
 	case err == nil:
 		return aws.ToString(out.SnapshotId), nil
-	case p.id != "" && (what == "ValidationException" || what == noSnapshot):
+	case p.id != "" && slices.Contains([]string{"ValidationException", "AccessDeniedException", noSnapshot}, what):
 		*p = parent{why: "AWS does not take " + p.id + " as parent"}
 		return r.start(ctx, broken, p)
 	}

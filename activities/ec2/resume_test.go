@@ -1,0 +1,205 @@
+package ec2
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/store"
+)
+
+// TestRegisterCutOff cuts off the upload of a child in the middle. Another worker goes on
+// with the snapshot, or begins another if the parent's blocks are not known any more.
+func TestRegisterCutOff(t *testing.T) {
+	environ(t)
+	before, after := map[int32]byte{500: 1}, map[int32]byte{}
+	for i := range 150 {
+		before[int32(i)], after[int32(2*i)] = 1, 2 // half of before's become zero
+	}
+	const changed = 150 + 75 + 1
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("parent lost %v", lost), func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			first, second := r.image(1, gibi, before, nil), r.image(2, gibi, after, nil)
+			r.register(first)
+			r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 5 * time.Millisecond})
+			ctx, cancel := context.WithCancel(t.Context())
+			var last step.Progress
+			_, err := New(r.site).Register(step.WithReporter(ctx, func(p step.Progress) {
+				if p.Done > 100*blockSize {
+					cancel()
+				}
+				if p.State != nil {
+					last = p
+				}
+			}, nil), second)
+			if err == nil || ctx.Err() == nil || last.Done > 200*blockSize {
+				t.Fatalf("register: %v, progress %+v: it was not cut off in the middle", err, last)
+			}
+			if lost {
+				a, _ := step.FileNamed(first.Files, blocksFile)
+				if err := os.Remove(strings.TrimPrefix(a.URI, "file://")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.site = siteOf(t, t.TempDir(), r.store)
+			r.last = &last
+			reg, _ := r.register(second)
+			_, snapshot := r.ami(reg.ID)
+			r.same(snapshot, after)
+			want, slack := changed, maxConnections
+			if lost {
+				want, slack = len(after), 0
+			}
+			if sent := r.lab.Puts(snapshot); len(sent) != want || puts(sent) > want+slack {
+				t.Errorf("%d blocks were sent %d times, want %d and at most %d again", len(sent), puts(sent), want, slack)
+			}
+			if made := r.made(); !slices.Equal(made, []string{"image available", "image available", "snapshot completed", "snapshot completed"}) {
+				t.Errorf("made %q", made)
+			}
+		})
+	}
+}
+
+// killed has the image, the state folder and the store of a process that registers it.
+const killed = "EC2_REGISTERS"
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(killed); text != "" {
+		if err := registerHere(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// victim is the work of a process that is killed.
+type victim struct {
+	Image        step.Image
+	State, Store string
+}
+
+func registerHere(text string) error {
+	var v victim
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		return err
+	}
+	s, err := store.Open(context.Background(), v.Store)
+	if err != nil {
+		return err
+	}
+	_, err = New(step.Site{Host: "testhost", State: v.State, Store: s}).Register(context.Background(), v.Image)
+	return err
+}
+
+// TestRegisterKilled kills the process at random moments. The next one goes on, and sends
+// at most those blocks again that were on the way.
+func TestRegisterKilled(t *testing.T) {
+	kills := 40
+	if testing.Short() {
+		kills = 5
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	environ(t)
+	r := newRegistry(t)
+	r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 20 * time.Millisecond})
+	content := map[int32]byte{}
+	for i := range 150 {
+		content[int32(3*i)] = byte(i + 1)
+	}
+	inside, worst := 0, 0
+	for round := 0; kills > 0; round++ {
+		img := r.image(1, 500*blockSize, content, nil)
+		img.Spec.App = fmt.Sprintf("hello%d", round)
+		text, err := json.Marshal(victim{img, r.site.State, r.store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for twice, done := 0, false; !done; {
+			c := exec.CommandContext(t.Context(), self)
+			c.Env = append(os.Environ(), killed+"="+string(text))
+			var out bytes.Buffer
+			c.Stdout, c.Stderr = &out, &out
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- c.Wait() }()
+			err, running := error(nil), true
+			// Half of the kills wait for a number of blocks, the others for a time.
+			after, more := rand.N(time.Second), puts(r.putsOf(img.Spec.App))+rand.N(len(content)/2)
+			for began := time.Now(); running; {
+				select {
+				case err = <-ended:
+					running = false
+				case <-time.After(2 * time.Millisecond):
+					byBlocks := kills%2 == 0 && puts(r.putsOf(img.Spec.App)) >= more
+					if byTime := kills%2 == 1 && time.Since(began) > after; kills > 0 && (byBlocks || byTime) {
+						kills--
+						_ = c.Process.Kill() // it may have ended
+						err, running = <-ended, false
+					}
+				}
+			}
+			if done = err == nil; !done && c.ProcessState.Exited() {
+				t.Fatalf("register: %v\n%s", err, out.String())
+			}
+			time.Sleep(100 * time.Millisecond) // the lab still takes what was on the way
+			sent := r.putsOf(img.Spec.App)
+			if len(sent) > 0 && len(sent) < len(content) {
+				inside++
+			}
+			now := puts(sent) - len(sent)
+			if worst = max(worst, now-twice); now-twice > maxConnections {
+				t.Errorf("%d blocks were sent again after a kill, more than can have been on the way", now-twice)
+			}
+			twice = now
+		}
+		reg, err := New(r.site).Register(t.Context(), img)
+		if err != nil || !reg.Adopted {
+			t.Fatalf("register again: %+v, %v", reg, err)
+		}
+		_, snapshot := r.ami(reg.ID)
+		r.same(snapshot, content)
+		if made, want := r.made(), slices.Sorted(slices.Values(slices.Repeat(oneOfEach, round+1))); !slices.Equal(made, want) {
+			t.Errorf("made %q, want %q", made, want)
+		}
+	}
+	t.Logf("%d kills were in the middle of the blocks; at most %d blocks were sent again after one", inside, worst)
+	if inside == 0 {
+		t.Error("no kill was in the middle of the blocks")
+	}
+}
+
+// putsOf returns how often each block of an app's only snapshot was sent.
+func (r *registry) putsOf(app string) map[int]int {
+	r.Helper()
+	out, err := r.cloud.ec2.DescribeSnapshots(r.Context(), &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"},
+		Filters: []types.Filter{filter("tag:"+tagApp, app)}})
+	if err != nil || len(out.Snapshots) > 1 {
+		r.Fatalf("the snapshots of %s: %v, %v", app, out, err)
+	}
+	if len(out.Snapshots) == 0 {
+		return nil
+	}
+	return r.lab.Puts(*out.Snapshots[0].SnapshotId)
+}
