@@ -71,7 +71,10 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 	if s.Endpoint != "" {
 		cfg.BaseEndpoint = aws.String(s.Endpoint)
 	}
-	return &cloud{cfg.Region, s.Account, ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg), sts.NewFromConfig(cfg)}, nil
+	c := &cloud{region: cfg.Region, account: s.Account, sts: sts.NewFromConfig(cfg)}
+	cfg.APIOptions = append(cfg.APIOptions, decoding(c.sts))
+	c.ec2, c.ebs, c.elb = ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg)
+	return c, nil
 }
 
 // plainBody hides method WriteTo of a request's body. smithy-go's WriteTo returns io.EOF if

@@ -1,12 +1,10 @@
 package ec2
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -191,33 +189,6 @@ func plain(message string) string {
 		message = string(unicode.ToLower(first)) + message[n:]
 	}
 	return message
-}
-
-// inClear matches the part of a refusal before "Encoded authorization failure message".
-var inClear = regexp.MustCompile(`(?i)(?:user: )?(\S+) is not authorized to perform: (\S+)(?: on resource: (\S+))?( (?:because|with an) .*?)?\.?(?: encoded authorization|$)`)
-
-// iamPrefix has the prefix of a service in IAM.
-var iamPrefix = map[string]string{"EC2": "ec2", "EBS": "ebs", "STS": "sts", "Elastic Load Balancing v2": "elasticloadbalancing"}
-
-// deniedText returns the text and the hint for a missing permission. The encoded part of
-// AWS's message is left out: it is long and nobody can read it.
-func deniedText(err error, message string) (text, hint string) {
-	var action string
-	if m := inClear.FindStringSubmatch(strings.Join(strings.Fields(message), " ")); m != nil {
-		action = m[2]
-		text = fmt.Sprintf("%s is not allowed %s", m[1], action)
-		if m[3] != "" {
-			text += " on " + m[3]
-		}
-		text += m[4]
-	} else {
-		var call *smithy.OperationError
-		if errors.As(err, &call) && iamPrefix[call.ServiceID] != "" {
-			action = iamPrefix[call.ServiceID] + ":" + call.OperationName
-		}
-		text = strings.TrimSuffix("access denied: "+action, ": ")
-	}
-	return text, strings.TrimSpace("allow "+cmp.Or(action, "it")) + " in the IAM policy of these credentials; docs/iam-policy.json has all that a deploy needs"
 }
 
 // clockSkew returns how far this host's clock is ahead of AWS's, 0 if less than AWS

@@ -3,6 +3,7 @@ package ec2
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
@@ -162,6 +164,34 @@ func TestAnswersOfEBSDirect(t *testing.T) {
 		header := map[string]string{"X-Amzn-ErrorType": test.code, "Content-Type": "application/json"}
 		_, err := answering(t, test.status, header, test.body).ebs.StartSnapshot(t.Context(), &ebs.StartSnapshotInput{VolumeSize: new(int64)})
 		same(t, test.code, err, test.want, test.text, test.hint)
+	}
+}
+
+// A refusal without a text in clear is decoded if the user may.
+func TestRefusalIsDecoded(t *testing.T) {
+	decoded := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.FormValue("Action") != "DecodeAuthorizationMessage":
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, query("UnauthorizedOperation", "You are not authorized to perform this operation. Encoded authorization failure message: 4GIOHl-Tk_"))
+		case decoded == "" || r.FormValue("EncodedMessage") != "4GIOHl-Tk_":
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>`)
+		default:
+			_, _ = io.WriteString(w, `<DecodeAuthorizationMessageResponse><DecodeAuthorizationMessageResult><DecodedMessage>`+decoded+`</DecodedMessage></DecodeAuthorizationMessageResult></DecodeAuthorizationMessageResponse>`)
+		}
+	}))
+	t.Cleanup(server.Close)
+	c := at(t, server.URL)
+	for text, says := range map[string]string{
+		"":        "access denied: ec2:RunInstances",
+		"no JSON": "access denied: ec2:RunInstances",
+		`{"allowed":false,"explicitDeny":false,"context":{"principal":{"id":"AIDA","arn":"arn:aws:iam::111122223333:user/ann"},"action":"iam:PassRole","resource":"arn:aws:iam::111122223333:role/web"}}`: "arn:aws:iam::111122223333:user/ann is not allowed iam:PassRole on arn:aws:iam::111122223333:role/web",
+	} {
+		decoded = text
+		_, err := c.ec2.RunInstances(t.Context(), &ec2.RunInstancesInput{MinCount: aws.Int32(1), MaxCount: aws.Int32(1)})
+		same(t, "decoded "+text, err, step.Error{Kind: step.Unauthorized}, says, "in the IAM policy")
 	}
 }
 
