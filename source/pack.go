@@ -137,6 +137,7 @@ type packer struct {
 	root  *os.Root
 	tar   *tar.Writer
 	block []byte
+	// files counts the files, whether packed or left out by name.
 	files int
 	// without are the names that are left out.
 	without []string
@@ -185,7 +186,11 @@ func (p *packer) folder(dir string, levels []level) error {
 			return err
 		}
 		name := dir + e.Name()
-		if e.Name() == ".git" || slices.Contains(p.without, name) || ignored(levels, name, e.IsDir()) {
+		if slices.Contains(p.without, name) {
+			p.files++ // a project may need no other file
+			continue
+		}
+		if e.Name() == ".git" || ignored(levels, name, e.IsDir()) {
 			continue
 		}
 		switch e.Type() {

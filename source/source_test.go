@@ -131,6 +131,11 @@ func TestProjectFileIsNoSource(t *testing.T) {
 			t.Errorf("%s leaves out %q of %s, want %q", c.project, s, c.folder, c.left)
 		}
 	}
+	// A toolchain may need no source.
+	alone := tree(t, map[string]string{"morgana.yaml": "app: a"})
+	if got := packed(t, alone, filepath.Join(alone, "morgana.yaml")); len(got) != 0 {
+		t.Errorf("packed %q", got)
+	}
 	// A link out of the folder is refused, unless it is the project file.
 	if err := os.Symlink(elsewhere, filepath.Join(folder, "out.yaml")); err != nil {
 		t.Fatal(err)
