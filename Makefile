@@ -23,11 +23,12 @@ help: ## list the targets (default)
 demo: build ## deploy examples/hello from source to a machine booted in QEMU
 	@scripts/demo.sh
 
-build: deps ## bin/morgana, bin/morgana-worker, bin/morgana-devserver
+build: deps ## bin/morgana, bin/morgana-worker, bin/morgana-carrier, bin/morgana-devserver
 	@mkdir -p $(BIN)
 	@sh devserver/build.sh $(BIN)/morgana-devserver
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/morgana ./starter
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/morgana-worker ./worker
+	CGO_ENABLED=0 GOARCH=amd64 go build -trimpath -ldflags '-s -w -buildid=' -o $(BIN)/morgana-carrier ./carrier/init
 
 test: $(TOOLS)/gotest deps-test build ## every test that needs no lab: real QEMU, a real Temporal server
 	@rm -f $(TIMES)

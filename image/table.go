@@ -7,7 +7,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// table lists, for each kind of target and for GRUB and pv-grub, the ABIs that it boots or
+// table lists the ABIs that each kind of target, GRUB, pv-grub and the carrier boots or
 // refuses. The first row of the target with one of the kernel's ABIs decides; a row without
 // an ABI matches every kernel. If why is empty the target boots the kernel by that ABI. The
 // order of rows is the target's order of preference.
@@ -100,6 +100,13 @@ var table = []struct{ target, abi, why, hint string }{
 	{"grub", "", "grub cannot boot this ELF file: it has none of the headers grub looks for",
 		"grub boots a kernel by a multiboot 1 or 2 header or Linux's boot protocol"},
 
+	// Package carrier's Linux, with Solo5's tenders.
+	{"carrier", LinuxExecutable, "", ""},
+	{"carrier", Solo5SPT, "", ""},
+	{"carrier", Solo5HVT, "", ""}, // where the machine has nested virtualization
+	{"carrier", "", "carrier cannot boot this kernel: it is no Linux program and no Solo5 kernel with a tender",
+		"build it with MirageOS -t spt, or leave out carrier"},
+
 	// pv-grub is GRUB as a Xen PV domain. It starts kernels for PV domains, and
 	// unpacks gzip, bzip2, lzo and xz.
 	{"pv-grub", XenPV, "", ""},
@@ -159,7 +166,7 @@ func Supports(target string, abis []string) (abi string, err error) {
 }
 
 // Targets returns the kinds of target that boot a kernel with these ABIs, nil if abis is
-// empty. The table's loaders, GRUB and pv-grub, are no kinds of target.
+// empty. The table's loaders (GRUB, pv-grub, the carrier) are no kinds of target.
 func Targets(abis []string) []string {
 	var kinds []string
 	for _, row := range table {

@@ -123,7 +123,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s has no row for the kernels it knows nothing of", target)
 		}
 	}
-	for _, target := range []string{"qemu", "xen", "local", "grub", "pv-grub", "ec2"} {
+	for _, target := range []string{"qemu", "xen", "local", "grub", "pv-grub", "carrier", "ec2"} {
 		if _, ok := last[target]; !ok {
 			t.Errorf("%s is missing", target)
 		}

@@ -42,6 +42,8 @@ if [ "${1-}" = test ]; then
 	# For the tests of remote/.
 	need sshd openssh-server
 	need busybox busybox
+	# The tests of carrier/ fetch Debian's cloud kernel. This makes apt-get update run.
+	apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || missing="$missing apt"
 fi
 if ! command -v go >/dev/null 2>&1; then
 	echo "error: Go is not installed; see https://go.dev/doc/install (version in go.mod)" >&2

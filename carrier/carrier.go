@@ -1,0 +1,232 @@
+// Package carrier lets kernels run on machines for whose devices they have no drivers. A
+// Linux kernel of a distribution has the drivers, and a small ramdisk runs the kernel: a
+// Solo5 kernel in its tender, or a Linux program as MirageOS makes with -t unix. It needs no
+// root. See docs/adr/0012.
+package carrier
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/carrier/task"
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Options are the options of a target that has a carrier.
+type Options struct {
+	// Carrier is "linux" for a Linux that runs the kernel: a Solo5 spt or hvt kernel in its
+	// tender, or a Linux program. Default: the kernel boots by itself.
+	Carrier string `json:"carrier,omitempty" jsonschema:"enum=linux"`
+	// Linux is the carrier's Linux kernel: a package of Debian with its version, as
+	// "linux-image-6.1.0-50-cloud-amd64=6.1.176-1", that apt on the worker's host knows, or
+	// the path of a .deb there. Default: Debian's newest cloud kernel.
+	Linux string `json:"linux,omitempty"`
+	// Tender is the Solo5 tender on the worker's host: a name in PATH or a path. Default:
+	// "solo5-spt" or "solo5-hvt", as the kernel wants.
+	Tender string `json:"tender,omitempty"`
+	// Restart is whether the carrier starts the kernel again when it ends. Else it powers
+	// the machine off.
+	Restart bool `json:"restart,omitempty"`
+}
+
+// Loader is the carrier's name in package image's table.
+const Loader = "carrier"
+
+// CommandLine is the command line of the carrier's Linux.
+const CommandLine = "console=ttyS0,115200 quiet panic=10 random.trust_cpu=on nvme_core.io_timeout=4294967295"
+
+// On reports whether the options have a carrier.
+func (o Options) On() bool { return o.Carrier != "" }
+
+// Read refuses options that are wrong on any host: InvalidSpec.
+func (o Options) Read() error {
+	switch {
+	case !o.On() && (o.Linux != "" || o.Tender != "" || o.Restart):
+		field := "restart"
+		if o.Linux != "" {
+			field = "linux"
+		} else if o.Tender != "" {
+			field = "tender"
+		}
+		return step.Invalid(field, "carrier: linux, or leave it out", "it is for a carrier")
+	case o.On() && o.Carrier != "linux":
+		return step.Invalid("carrier", step.OneOf(o.Carrier, "linux"), "unknown carrier %q", o.Carrier)
+	case o.Linux != "" && !filepath.IsAbs(o.Linux) && !packageForm.MatchString(o.Linux):
+		return step.Invalid("linux", "the absolute path of a .deb, package=version, or leave it out", "%q is no package", o.Linux)
+	}
+	return nil
+}
+
+// Complete fills in Linux, and refuses a host that lacks the parts: Unsupported. abis are
+// the kernel's, nil if they are not known.
+func (o *Options) Complete(ctx context.Context, abis []string) (err error) {
+	if !o.On() {
+		return nil
+	}
+	abi, err := image.Supports(Loader, abis)
+	if err != nil {
+		return err
+	}
+	if _, err := findInit(); err != nil {
+		return err
+	}
+	if _, err := o.tender(abi); err != nil {
+		return err
+	}
+	if o.Linux == "" {
+		o.Linux, err = newest(ctx)
+	}
+	return err
+}
+
+// tender finds the tender for a kernel, "" for a Linux program.
+func (o Options) tender(abi string) (string, error) {
+	if abi == "" || abi == image.LinuxExecutable {
+		return "", nil
+	}
+	name := o.Tender
+	if name == "" {
+		name = abi // solo5-spt, solo5-hvt
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", &step.Error{Kind: step.Unsupported, Field: "tender", Err: fmt.Errorf("the worker's host has no program %s", name),
+			Hint: "opam install solo5, then start the worker with opam's bin folder in PATH, or give tender: with its path"}
+	}
+	return path, nil
+}
+
+// Cargo is what is carried.
+type Cargo struct {
+	// Kernel is the path of the kernel, uncompressed, and Info what its bytes say.
+	Kernel string
+	Info   image.Info
+	// Args is the kernel's command line. The words {address} and {gateway} stand for what
+	// DHCP gives to the machine's first interface.
+	Args string
+	// Interfaces is the number of the machine's network interfaces.
+	Interfaces int
+}
+
+// Ship makes the files "linux" and "ramdisk" in a folder, and returns their paths. cache is
+// a folder that keeps Debian's packages. The bytes depend only on o, what is carried, the
+// package, the tender and the init.
+func (o Options) Ship(ctx context.Context, cache, folder string, c Cargo) (kernel, ramdisk string, err error) {
+	abi, err := image.Supports(Loader, c.Info.ABIs)
+	if err != nil {
+		return "", "", err
+	}
+	entries, err := o.programs(abi, c)
+	if err != nil {
+		return "", "", err
+	}
+	deb := o.Linux
+	if !filepath.IsAbs(deb) {
+		if deb, err = Fetch(ctx, cache, deb); err != nil {
+			return "", "", err
+		}
+	}
+	unpacked, err := os.MkdirTemp(folder, "linux-")
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(unpacked)) }()
+	l, err := unpackDeb(ctx, deb, unpacked)
+	if err != nil {
+		return "", "", err
+	}
+	names := drivers
+	if abi != image.LinuxExecutable {
+		names = slices.Concat(names, redirection)
+	}
+	if abi == image.Solo5HVT {
+		names = slices.Concat(names, kvm)
+	}
+	modules, err := l.choose(ctx, names)
+	if err != nil {
+		return "", "", err
+	}
+	step.Report(ctx, step.Progress{Note: "making the ramdisk"})
+	kernel, ramdisk = filepath.Join(folder, "linux"), filepath.Join(folder, "ramdisk")
+	if err := os.Rename(l.kernel, kernel); err != nil {
+		return "", "", err
+	}
+	return kernel, ramdisk, writeRamdisk(ramdisk, append(entries, modules...))
+}
+
+// programs returns the entries of the ramdisk except the modules.
+func (o Options) programs(abi string, c Cargo) ([]entry, error) {
+	t := task.Task{Interfaces: c.Interfaces, Restart: o.Restart}
+	entries, err := program(c.Kernel, task.Kernel[1:], "kernel")
+	if abi != image.LinuxExecutable {
+		entries, err = []entry{{name: task.Kernel[1:], mode: 0o755, path: c.Kernel}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	tender, err := o.tender(abi)
+	if err != nil {
+		return nil, err
+	}
+	if tender == "" {
+		if strings.ContainsAny(c.Args, `'"\`) {
+			return nil, step.Invalid("args", "write it without quotes and backslashes", "the arguments of a Linux program are split at blanks")
+		}
+		t.Args = strings.Fields(c.Args)
+	} else {
+		with, err := program(tender, abi, "tender")
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, with...)
+		t.Tender = "/" + abi
+		if c.Args != "" {
+			t.Args = strings.Split(c.Args, " ") // the tender joins them by blanks
+		}
+		for _, d := range c.Info.Devices {
+			if d.Type == image.NetBasic {
+				t.Networks = append(t.Networks, d.Name)
+			} else {
+				t.Blocks = append(t.Blocks, d.Name)
+			}
+		}
+		t.Interfaces = len(t.Networks)
+	}
+	text, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	init, err := findInit()
+	if err != nil {
+		return nil, err
+	}
+	entries = append(entries, entry{name: "init", mode: 0o755, path: init}, entry{name: task.File[1:], mode: 0o644, data: text})
+	for _, folder := range []string{"dev", "etc", "proc", "sys", "tmp"} {
+		entries = append(entries, entry{name: folder, mode: os.ModeDir | 0o755})
+	}
+	return entries, nil
+}
+
+func writeRamdisk(path string, entries []entry) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	packed, err := gzip.NewWriterLevel(f, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	buffered := bufio.NewWriter(packed)
+	return errors.Join(writeCPIO(buffered, entries), buffered.Flush(), packed.Close())
+}

@@ -1,0 +1,107 @@
+package carrier_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/carrier"
+	"github.com/morgana-deploy/morgana/carrier/carriertest"
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// The same parts give the same bytes. A program that is not linked statically brings its
+// libraries.
+func TestShipsTheSame(t *testing.T) {
+	parts := carriertest.Make(t)
+	var made [2][]byte
+	for i := range made {
+		linux, ramdisk := ship(t, carrier.Options{Linux: parts.Linux}, "/bin/cat", "a", 1)
+		for _, path := range []string{linux, ramdisk} {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made[i] = append(made[i], data...)
+		}
+	}
+	if !bytes.Equal(made[0], made[1]) {
+		t.Error("the same parts give other bytes")
+	}
+	at := bytes.LastIndex(made[0], []byte("\x1f\x8b\x08\x00\x00")) // gzip's header, without a time
+	plain, err := gzip.NewReader(bytes.NewReader(made[0][at:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ramdisk, err := io.ReadAll(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lib/libc.so.6", "lib64/ld-linux-x86-64.so.2"} {
+		if !bytes.Contains(ramdisk, []byte(name+"\x00")) {
+			t.Errorf("the ramdisk has no %s", name)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, test := range []struct {
+		options carrier.Options
+		field   string
+	}{
+		{carrier.Options{}, ""},
+		{carrier.Options{Carrier: "linux", Restart: true, Linux: "/a.deb"}, ""},
+		{carrier.Options{Carrier: "linux", Linux: "linux-image-6.1.0-50-cloud-amd64=6.1.176-1~a+b"}, ""},
+		{carrier.Options{Carrier: "linux", Linux: "linux-image-amd64"}, "linux"},
+		{carrier.Options{Carrier: "linux", Linux: "-o=1"}, "linux"},
+		{carrier.Options{Carrier: "bsd"}, "carrier"},
+		{carrier.Options{Linux: "/a.deb"}, "linux"},
+		{carrier.Options{Tender: "solo5-spt"}, "tender"},
+		{carrier.Options{Restart: true}, "restart"},
+	} {
+		var e *step.Error
+		if err := test.options.Read(); (err != nil) != (test.field != "") || errors.As(err, &e) && (e.Field != test.field || e.Kind != step.InvalidSpec) {
+			t.Errorf("%+v: %v", test.options, err)
+		}
+	}
+}
+
+// What cannot be carried is refused with the option to blame.
+func TestRefuses(t *testing.T) {
+	parts := carriertest.Make(t)
+	text := filepath.Join(t.TempDir(), "text.deb")
+	if err := os.WriteFile(text, []byte("no archive"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	linux := image.Info{ABIs: []string{image.LinuxExecutable}}
+	spt := image.Info{ABIs: []string{image.Solo5SPT}}
+	for _, test := range []struct {
+		name    string
+		options carrier.Options
+		cargo   carrier.Cargo
+		kind    step.Kind
+		field   string
+		text    string
+	}{
+		{"virtio kernel", carrier.Options{}, carrier.Cargo{Info: image.Info{ABIs: []string{image.Solo5Virtio}}}, step.Unsupported, "", "no Linux program and no Solo5 kernel"},
+		{"no tender", carrier.Options{Tender: "solo5-none"}, carrier.Cargo{Info: spt}, step.Unsupported, "tender", "no program solo5-none"},
+		{"quotes", carrier.Options{}, carrier.Cargo{Kernel: parts.Web, Info: linux, Args: `a "b c"`}, step.InvalidSpec, "args", "split at blanks"},
+		{"no package", carrier.Options{Linux: "/none.deb"}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.NotFound, "linux", "/none.deb"},
+		{"another file", carrier.Options{Linux: text}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.InvalidSpec, "linux", "no ar archive"},
+		{"unknown version", carrier.Options{Linux: "linux-image-cloud-amd64=0"}, carrier.Cargo{Kernel: parts.Web, Info: linux}, "", "linux", "Version '0'"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, _, err := test.options.Ship(t.Context(), t.TempDir(), t.TempDir(), test.cargo)
+			var e *step.Error
+			if !errors.As(err, &e) || e.Kind != test.kind || e.Field != test.field || !strings.Contains(e.Error(), test.text) || e.Hint == "" {
+				t.Errorf("got %v, %+v", err, e)
+			}
+		})
+	}
+}
