@@ -32,6 +32,9 @@ type Recipe struct {
 	// Accept returns an error, which names the kernel's kind, if the recipe does not make
 	// that kind. Nil accepts any kernel.
 	Accept func(image.Info) error
+	// Refused returns the error of the option that a failed command refuses in its last
+	// lines of output, nil if it failed for another reason.
+	Refused func(lines []string) error
 	// Discard lists files and folders that the commands make and that the source may have by
 	// mistake. They are removed before Configure.
 	Discard []string

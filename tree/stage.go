@@ -112,17 +112,25 @@ func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, a
 	if e := failed(string(stage), w.rollout.dir, err); e.Kind != "" && !errors.As(err, &start) {
 		return e // the log could not be written
 	}
+	log, putErr := t.site.Store.Put(ctx, out.file)
+	whole := "whole log: " + log.URI
+	if putErr != nil {
+		whole = "the log could not be stored: " + putErr.Error()
+	}
+	var exit *exec.ExitError
+	if w.Refused != nil && errors.As(err, &exit) {
+		var refused *step.Error
+		if errors.As(w.Refused(out.lines()), &refused) {
+			refused.Hint += "\n" + whole
+			return refused
+		}
+	}
 	hint := out.lines()
 	if len(hint) > 0 {
 		hint = append([]string{"the last lines of its output:"}, hint...)
 	}
-	if log, putErr := t.site.Store.Put(ctx, out.file); putErr == nil {
-		hint = append(hint, "whole log: "+log.URI)
-	} else {
-		hint = append(hint, "the log could not be stored: "+putErr.Error())
-	}
+	hint = append(hint, whole)
 	e := &step.Error{Kind: step.BuildFailed, Op: string(stage)}
-	var exit *exec.ExitError
 	switch {
 	case errors.Is(err, errTimeout):
 		e.Err = fmt.Errorf("%s: not done after %s", shown(argv), w.Timeout)

@@ -30,7 +30,7 @@ type Options struct {
 	// the kind of the deploy's target, as virtio for qemu.
 	Target string `json:"target,omitempty"`
 	// Keys are configuration keys of config.ml and options of mirage configure:
-	// {dhcp: true} is --dhcp=true, {no-depext: null} is --no-depext. Arguments
+	// {net: direct} is --net=direct, {no-dhcp: null} is --no-dhcp. Arguments
 	// that the unikernel reads when it boots (as --ipv4) are not keys: write them
 	// in the target's args.
 	Keys map[string]*Value `json:"keys,omitempty"`
@@ -96,6 +96,7 @@ func read(spec step.Spec) (tree.Recipe, error) {
 		Build:       []tree.Command{inSwitch("make", "build")},
 		Find:        o.find,
 		Accept:      o.accept,
+		Refused:     o.refused,
 		Discard:     []string{o.beside("dist"), o.beside("mirage"), "_build"},
 		CheckSource: func(root *os.Root) error { return checkConfig(root, o.Config) },
 		Inspect:     o.inspect,

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 
 // project is a unikernel for the stand-in; see testdata/standin/mirage.
 var project = map[string]string{
-	"config.ml":    "register \"hello\"\nkey \"dhcp\"\nkey \"hello\"\ndevice \"service\" \"NET_BASIC\"\n",
+	"config.ml":    "register \"hello\"\nkey \"net\"\nflag \"no-dhcp\"\nkey \"hello\"\ndevice \"service\" \"NET_BASIC\"\n",
 	"unikernel.ml": "let start () = ()\n",
 }
 
@@ -165,7 +165,7 @@ func TestTargets(t *testing.T) {
 
 func TestConfigureCommand(t *testing.T) {
 	b := newBench(t)
-	spec := b.spec("qemu", `{"target":"virtio","config":"app/config.ml","keys":{"hello":"a b","dhcp":true,"no-depext":null}}`,
+	spec := b.spec("qemu", `{"target":"virtio","config":"app/config.ml","keys":{"hello":"a b","net":"direct","no-dhcp":null,"no-depext":null}}`,
 		map[string]string{"app/config.ml": project["config.ml"], "app/unikernel.ml": project["unikernel.ml"]})
 	tc := New(b.Site)
 	src, err := tc.Configure(b.Reporting(t.Context()), spec)
@@ -174,7 +174,7 @@ func TestConfigureCommand(t *testing.T) {
 	}
 	log := b.Text(src.Log)
 	for _, want := range []string{
-		`opam exec -- mirage configure -t virtio -f app/config.ml --dhcp=true "--hello=a b" --no-depext` + "\n",
+		`opam exec -- mirage configure -t virtio -f app/config.ml "--hello=a b" --net=direct --no-depext --no-dhcp` + "\n",
 		"opam exec -- make depends\n", "fetch monorepo dependencies",
 	} {
 		if !strings.Contains(log, want) {
@@ -213,10 +213,10 @@ func TestOptionsRefused(t *testing.T) {
 		{`{"target":"xen"}`, "qemu", "target", step.Unsupported, "hang without a word"},
 		{`{"keys":{"target":"hvt"}}`, "qemu", "keys.target", step.InvalidSpec, "option target"},
 		{`{"keys":{"output":"x"}}`, "qemu", "keys.output", step.InvalidSpec, "store"},
-		{`{"keys":{"--dhcp":true}}`, "qemu", "keys.--dhcp", step.InvalidSpec, "without dashes"},
+		{`{"keys":{"--net":"host"}}`, "qemu", "keys.--net", step.InvalidSpec, "without dashes"},
 		{`{"keys":{"t":"x"}}`, "qemu", "keys.t", step.InvalidSpec, "two letters"},
-		{`{"keys":{"dhcp":[1]}}`, "qemu", "keys.dhcp", step.InvalidSpec, "not a key's value"},
-		{`{"keys":{"dhcp":"\u0000"}}`, "qemu", "keys.dhcp", step.InvalidSpec, "NUL"},
+		{`{"keys":{"net":[1]}}`, "qemu", "keys.net", step.InvalidSpec, "not a key's value"},
+		{`{"keys":{"net":"\u0000"}}`, "qemu", "keys.net", step.InvalidSpec, "NUL"},
 		{`{"config":"../config.ml"}`, "qemu", "config", step.InvalidSpec, "not inside"},
 		{`{"config":"app/config.ml"}`, "qemu", "config", step.InvalidSpec, "the source has no app/config.ml"},
 		{`{"switch":"--help"}`, "qemu", "switch", step.InvalidSpec, "opam switch list"},

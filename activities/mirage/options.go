@@ -107,7 +107,7 @@ func (o *Options) checkKeys() error {
 	for _, name := range slices.Sorted(maps.Keys(o.Keys)) {
 		field := "keys." + name
 		if !keyForm.MatchString(name) {
-			return step.Invalid(field, "without dashes in front, and at least two letters, as in: keys: {dhcp: true}", "%q is not a configuration key's name", name)
+			return step.Invalid(field, "without dashes in front, and at least two letters, as in: keys: {net: direct}", "%q is not a configuration key's name", name)
 		}
 		if hint, ok := taken[name]; ok {
 			return step.Invalid(field, hint, "is not a configuration key")
@@ -130,6 +130,31 @@ func (o *Options) keyArgs() []string {
 		args = append(args, arg)
 	}
 	return args
+}
+
+// refusal is what mirage says of an option that it does not take: "unknown option
+// '--dhcp'", "option '--net': invalid value ...". Without the quotes it is bold.
+var refusal = regexp.MustCompile(`(?:unknown )?option '?--([A-Za-z0-9_-]+)'?.*?( Usage: |$)`)
+
+// refused returns the error of the key that mirage refuses in its last lines of output,
+// nil if it failed for another reason. A long message has several lines.
+func (o *Options) refused(lines []string) error {
+	said := strings.Join(lines, " ")
+	for _, m := range refusal.FindAllStringSubmatch(said, -1) {
+		name := m[1]
+		if _, ours := o.Keys[name]; !ours {
+			continue
+		}
+		hint := "null for a flag, a value for any other key; mirage configure --help lists them"
+		if strings.HasPrefix(m[0], "unknown") {
+			hint = "mirage configure --help lists the keys of config.ml; what the unikernel reads when it boots goes in the args of the target"
+		}
+		if name == "dhcp" {
+			hint = "since mirage 4.11 a unikernel asks for an address unless it has the key no-dhcp: null"
+		}
+		return step.Invalid("keys."+name, hint, "mirage configure says: %s", strings.TrimSuffix(strings.TrimSuffix(m[0], m[2]), "."))
+	}
+	return nil
 }
 
 // beside is a path in the folder of config.ml, where mirage writes.

@@ -101,8 +101,6 @@ func TestBuildFails(t *testing.T) {
 		files   map[string]string
 		texts   []string
 	}{
-		"unknown key": {`{"keys":{"ipv4":"10.0.0.2/24"}}`, project,
-			[]string{"configure: opam exec -- mirage configure", "exit status 1", "unknown option '--ipv4'", "whole log: "}},
 		"config.ml": {"{}", treetest.With(project, "config.ml", "oops"), []string{"exit status 1", "Syntax error"}},
 		"unikernel.ml": {"{}", treetest.With(project, "unikernel.ml", "oops"),
 			[]string{"build: opam exec -- make build: exit status 2", "Unbound value oops"}},
@@ -115,6 +113,34 @@ func TestBuildFails(t *testing.T) {
 		t.Log(name, err)
 		_ = treetest.WantError(t, err, step.BuildFailed, c.texts...)
 	}
+}
+
+// The key that mirage refuses is named, in mirage's words.
+func TestKeyRefused(t *testing.T) {
+	for keys, c := range map[string]struct{ field, cause, hint string }{
+		`{"net":"host","dhcp":true}`:   {"keys.dhcp", "unknown option '--dhcp'", "no-dhcp: null"},
+		`{"ipv4":"10.0.0.2/24"}`:       {"keys.ipv4", "unknown option '--ipv4'", "args of the target"},
+		`{"no-dhcp":true}`:             {"keys.no-dhcp", "option '--no-dhcp' is a flag, it cannot take the argument 'true'", "null for a flag"},
+		`{"hello":null}`:               {"keys.hello", "option '--hello' needs an argument", "null for a flag"},
+		`{"net":"wifi","hello":"a b"}`: {"keys.net", "option '--net': invalid value 'wifi', expected one of 'host', 'socket', 'direct' or 'ocaml'", ""},
+	} {
+		for _, term := range []string{"dumb", "xterm"} {
+			b := newBench(t)
+			t.Setenv("TERM", term)
+			_, err := b.deploy(b.spec("qemu", `{"keys":`+keys+`}`, project))
+			cause := c.cause
+			if term != "dumb" {
+				cause = strings.ReplaceAll(cause, "'", "")
+			}
+			e := treetest.WantError(t, err, step.InvalidSpec, "mirage configure says: "+cause, c.hint, "whole log: ")
+			if e.Field != c.field || e.Err.Error() != "mirage configure says: "+cause {
+				t.Errorf("%s: field is %q of %v", keys, e.Field, e)
+			}
+		}
+	}
+	b := newBench(t)
+	_, err := b.deploy(b.spec("qemu", `{"keys":{"hello":"x"}}`, treetest.With(project, "config.ml", "oops")))
+	_ = treetest.WantError(t, err, step.BuildFailed, "Syntax error")
 }
 
 // Nothing is configured or built for what was built before; what shapes a
@@ -142,8 +168,8 @@ func TestCached(t *testing.T) {
 		t.Errorf("configured again: %+v, %v", src, err)
 	}
 	deploy("another target", "xen", "{}", project, true)
-	deploy("a key", "qemu", `{"keys":{"dhcp":true}}`, project, true)
-	deploy("the key's other value", "qemu", `{"keys":{"dhcp":false}}`, project, true)
+	deploy("a key", "qemu", `{"keys":{"net":"host"}}`, project, true)
+	deploy("the key's other value", "qemu", `{"keys":{"net":"direct"}}`, project, true)
 	deploy("another source", "qemu", "{}", treetest.With(project, "unikernel.ml", "let start () = 1\n"), true)
 	deploy("another switch", "qemu", `{"switch":"five"}`, project, true)
 	b.write(filepath.Join(b.root, "default/mirage-version"), "4.12.0\n")

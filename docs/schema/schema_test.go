@@ -71,7 +71,7 @@ var good = map[string]string{
 	"name is another's": head + "targets: {qemu: {kind: local, args: [a]}}",
 	"third party":       head + "targets: {moon: {rocket: 5}, far: {kind: mars, x: {y: [1]}}}",
 	"their toolchain":   "app: a\ntoolchain: {kind: bazel, rule: //x}\ntargets: {qemu: }",
-	"mirage":            "app: a\ntoolchain: {kind: mirage, keys: {dhcp: true, port: 80, name: x, no-depext: null}}\ntargets: {qemu: }",
+	"mirage":            "app: a\ntoolchain: {kind: mirage, keys: {net: direct, port: 80, name: x, no-dhcp: null}}\ntargets: {qemu: }",
 	"prebuilt":          "app: a\ntoolchain: {kind: prebuilt, kernel: k}\ntargets: {qemu: }",
 	"steps": head + "targets: {qemu: {steps: {build: {activity: a, taskQueue: b, onHost: true}}, after: {boot: []}}}\n" +
 		"steps: {check: {activity: a, taskQueue: b}}",
