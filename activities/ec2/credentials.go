@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -43,7 +44,9 @@ func (e explained) explain(err error) error {
 	if e.profile != "" {
 		of = " --profile " + e.profile
 	}
+	a, known := answers[code(err)]
 	is := func(p aws.CredentialsProvider) bool { return aws.IsCredentialsProvider(e.CredentialsProvider, p) }
+	session := is((*ssocreds.Provider)(nil)) || is((*logincreds.Provider)(nil))
 	switch {
 	// The last resort of AWS's chain: nothing else is configured.
 	case is((*ec2rolecreds.Provider)(nil)):
@@ -51,12 +54,12 @@ func (e explained) explain(err error) error {
 			"run aws configure sso or aws configure as the worker's user, then name the profile; or give the worker AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or its EC2 instance a role")
 	case errors.As(err, &network):
 		return err // nobody was asked
+	case errors.As(err, &api) && (!session || known && a != expired):
+		return refused(err, api)
 	case is((*ssocreds.Provider)(nil)):
 		return unauthorized("the SSO session has expired or is not there", "aws sso login"+of+", as the worker's user")
 	case is((*logincreds.Provider)(nil)):
 		return unauthorized("the login session has expired or is not there", "aws login"+of+", as the worker's user")
-	case errors.As(err, &api):
-		return refused(err, api)
 	}
 	return unauthorized(plainest(err), "see that aws sts get-caller-identity"+of+" works as the worker's user")
 }
@@ -81,7 +84,7 @@ func unreadable(err error) error {
 
 var profileLine = regexp.MustCompile(`(?m)^\[(?:profile[ \t]+)?["']?([^\]\s"']+)["']?\]`)
 
-// profiles lists the profiles of AWS's configuration on this host.
+// profiles returns the sorted names of the profiles of AWS's configuration on this host.
 func profiles() (names []string) {
 	for name, otherwise := range map[string]string{"AWS_CONFIG_FILE": config.DefaultSharedConfigFilename(), "AWS_SHARED_CREDENTIALS_FILE": config.DefaultSharedCredentialsFilename()} {
 		text, err := os.ReadFile(cmp.Or(os.Getenv(name), otherwise))
@@ -92,5 +95,6 @@ func profiles() (names []string) {
 			names = append(names, string(m[1]))
 		}
 	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }

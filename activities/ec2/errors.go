@@ -91,6 +91,7 @@ var answers = map[string]answer{
 	"RegionDisabledException":   {kind: step.Unauthorized, field: "region", hint: "enable the region for the account in AWS's console (Account), or name another"},
 	"PendingVerification":       {kind: step.Unauthorized, hint: "AWS verifies the account, which takes minutes to hours; deploy again then"},
 	"Blocked":                   {kind: step.Unauthorized, hint: "AWS has blocked the account: ask AWS Support"},
+	"ForbiddenException":        {kind: step.Unauthorized, hint: "sso_account_id and sso_role_name of the profile must name a role that SSO gives you"},
 	"UnauthorizedOperation":     denied, "AccessDenied": denied, "AccessDeniedException": denied,
 
 	// Throttles and quotas.

@@ -2,6 +2,8 @@ package ec2
 
 import (
 	"context"
+	"crypto/sha1" //nolint:gosec // names a file
+	"encoding/hex"
 	"errors"
 	"io"
 	"net/http"
@@ -257,6 +259,43 @@ func TestCredentials(t *testing.T) {
 				t.Errorf("got %+v, want %+v with %q, hint %q", err, test.want, test.text, test.hint)
 			}
 		})
+	}
+}
+
+// A session that is valid on this host is asked for keys.
+func TestSSO(t *testing.T) {
+	const start = "https://corp.example.org"
+	hermetic(t, "[profile prod]\nsso_start_url = "+start+"\nsso_region = eu-west-1\nsso_account_id = 111122223333\nsso_role_name = dev\nregion = eu-west-1\n")
+	cache := filepath.Join(os.Getenv("HOME"), ".aws", "sso", "cache")
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := sha1.Sum([]byte(start)) //nolint:gosec // as AWS's tools name it
+	if err := os.WriteFile(filepath.Join(cache, hex.EncodeToString(name[:])+".json"), []byte(`{"accessToken":"hush","expiresAt":"2999-01-01T00:00:00Z"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status, code := 0, ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Amzn-ErrorType", code)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, `{"message":"The answer"}`)
+	}))
+	t.Cleanup(server.Close)
+	t.Setenv("AWS_ENDPOINT_URL_SSO", server.URL)
+	for _, test := range []struct {
+		status     int
+		code       string
+		want       step.Error
+		text, hint string
+	}{
+		{401, "UnauthorizedException", step.Error{Kind: step.Unauthorized}, "the SSO session has expired", "aws sso login --profile prod"},
+		{403, "ForbiddenException", step.Error{Kind: step.Unauthorized}, "the answer", "sso_role_name"},
+		{429, "TooManyRequestsException", step.Error{Kind: step.Exhausted, RetryAfter: 5 * time.Second}, "the answer", ""},
+		{500, "InternalServerException", step.Error{}, "the answer", ""},
+	} {
+		status, code = test.status, test.code
+		_, err := open(t.Context(), settings{Options: Options{Profile: "prod"}})
+		same(t, test.code, err, test.want, test.text, test.hint)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// The forms of names and ids. A service with EC2's API may have ids of other lengths.
+// The forms of names. They are wider than AWS's own, for other services with EC2's API.
 var (
 	regionForm  = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 	zoneAtEnd   = regexp.MustCompile(`^([a-z]+(?:-[a-z]+)+-[0-9]+)[a-z]$`)
@@ -25,7 +25,8 @@ var (
 	oneLine     = regexp.MustCompile(`^[ -~]{1,255}$`)
 )
 
-// idForm matches the ids of a kind of resource, as "subnet-0a1b2c3d".
+// idForm matches the ids of a kind of resource, as "subnet-0a1b2c3d": AWS's old ids have 8
+// digits and its new ones 17.
 func idForm(prefix, id string) bool {
 	hex, ok := strings.CutPrefix(id, prefix+"-")
 	return ok && len(hex) >= 8 && len(hex) <= 17 && strings.Trim(hex, "0123456789abcdef") == ""
