@@ -31,15 +31,20 @@ func (v *volume) line() string { return "volume " + v.ID + " " + v.State }
 // netInterface is a network interface of an instance.
 type netInterface struct {
 	base
-	ID       string     `xml:"networkInterfaceId" filter:"network-interface-id"`
-	Subnet   string     `xml:"subnetId" filter:"subnet-id"`
-	VPC      string     `xml:"vpcId" filter:"vpc-id"`
-	State    string     `xml:"status" filter:"status"`
-	Private  string     `xml:"privateIpAddress" filter:"private-ip-address"`
-	Groups   []groupRef `xml:"groupSet>item" filter:"-"`
-	Instance string     `xml:"attachment>instanceId" filter:"attachment.instance-id"`
-	Index    int        `xml:"attachment>deviceIndex"`
-	Delete   bool       `xml:"attachment>deleteOnTermination"`
+	card
+	Instance string `xml:"attachment>instanceId" filter:"attachment.instance-id"`
+}
+
+// card is what an instance shows of its network interface.
+type card struct {
+	ID      string     `xml:"networkInterfaceId" filter:"network-interface-id"`
+	Subnet  string     `xml:"subnetId" filter:"subnet-id"`
+	VPC     string     `xml:"vpcId" filter:"vpc-id"`
+	State   string     `xml:"status" filter:"status"`
+	Private string     `xml:"privateIpAddress" filter:"private-ip-address"`
+	Groups  []groupRef `xml:"groupSet>item" filter:"-"`
+	Index   int        `xml:"attachment>deviceIndex"`
+	Delete  bool       `xml:"attachment>deleteOnTermination"`
 }
 
 var interfaces = kind{word: "network-interface", prefix: "eni-", param: "NetworkInterfaceId", set: "networkInterfaceSet", missing: "InvalidNetworkInterfaceID.NotFound", text: "The networkInterface ID '%s' does not exist", malformed: "InvalidNetworkInterfaceId.Malformed", least: 5, most: 1000}

@@ -36,7 +36,7 @@ func gather(t reflect.Type, v reflect.Value, all map[string][]string) {
 				value = v.FieldByIndex(f.Index)
 			}
 			switch {
-			case name == "-", !f.IsExported():
+			case name == "-", !f.IsExported() && !f.Anonymous:
 			case name == "":
 				gather(f.Type, value, all)
 			default:

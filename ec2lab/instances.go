@@ -39,7 +39,7 @@ type instance struct {
 	Lifecycle  string         `xml:"instanceLifecycle,omitempty" filter:"instance-lifecycle"`
 	Token      string         `xml:"clientToken" filter:"client-token"`
 	Hypervisor string         `xml:"hypervisor"`
-	Interfaces []netInterface `xml:"networkInterfaceSet>item" filter:"-"`
+	Interfaces []card         `xml:"networkInterfaceSet>item" filter:"-"`
 	Profile    *profile       `xml:"iamInstanceProfile"`
 	ENA        bool           `xml:"enaSupport,omitempty"`
 	BootMode   string         `xml:"bootMode,omitempty"`

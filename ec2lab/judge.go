@@ -17,6 +17,8 @@ var (
 	conform string
 	//go:embed testdata/moto_peer.py
 	motoPeer string
+	//go:embed testdata/answers.py
+	answers string
 )
 
 // Judge compares requests with botocore's model of the services and fails the test for

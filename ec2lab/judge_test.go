@@ -4,12 +4,36 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
 // The lab answers as moto does where moto is faithful. boto3 is a second SDK.
 func TestMotoAgrees(t *testing.T) {
 	b := newBench(t, Options{})
 	runPython(t, motoPeer, "", b.URL())
+}
+
+// The lab's answers are those of the API.
+func TestAnswers(t *testing.T) {
+	b := newBench(t, Options{})
+	image := change(imageOf(b.snap("", nil), "abc"), func(m *ec2.RegisterImageInput) {
+		m.TagSpecifications, m.BootMode, m.Description = tagSpec("image", "a", "b"), "uefi", aws.String("c")
+	})
+	id := b.machine(change(machineOf(b.image(image)), func(in *ec2.RunInstancesInput) {
+		in.TagSpecifications, in.KeyName, in.ClientToken = tagSpec("instance", "a", "b"), aws.String("ann"), aws.String("token")
+		in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Name: aws.String("web")}
+		in.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{MarketType: "spot"}
+	}))
+	_, err := b.elb.RegisterTargets(b.ctx, &elb.RegisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: []elbtypes.TargetDescription{{Id: &id}}})
+	b.no(err)
+	_, err = b.ec2.AssociateAddress(b.ctx, &ec2.AssociateAddressInput{AllocationId: aws.String(b.ElasticIP()), InstanceId: &id})
+	b.no(err)
+	runPython(t, answers, "", b.URL())
 }
 
 // fails is a test that keeps its errors.

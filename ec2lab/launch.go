@@ -306,14 +306,14 @@ func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance
 	}
 	l.add(i)
 	nic := &netInterface{
-		base: base{Tags: in.tags["network-interface"]}, ID: newID(interfaces.prefix), Subnet: i.Subnet, VPC: i.VPC, State: "in-use",
-		Private: i.PrivateIP, Groups: in.groups, Instance: i.ID, Delete: true,
+		base: base{Tags: in.tags["network-interface"]}, Instance: i.ID,
+		card: card{ID: newID(interfaces.prefix), Subnet: i.Subnet, VPC: i.VPC, State: "in-use", Private: i.PrivateIP, Groups: in.groups, Delete: true},
 	}
 	if p := r.sub("NetworkInterface.1"); p.any() {
 		nic.Delete = p.bool("DeleteOnTermination", true)
 	}
 	l.add(nic)
-	i.Interfaces = []netInterface{*nic}
+	i.Interfaces = []card{nic.card}
 	var root *snapshot
 	for _, d := range in.disks {
 		v := &volume{

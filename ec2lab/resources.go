@@ -14,7 +14,7 @@ import (
 
 // base is what each resource has.
 type base struct {
-	Tags []tag     `xml:"tagSet>item"`
+	Tags tagSet    `xml:"tagSet"`
 	seen time.Time // when it becomes visible
 	gone bool      // deleted
 }

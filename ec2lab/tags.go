@@ -1,6 +1,7 @@
 package ec2lab
 
 import (
+	"encoding/xml"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,17 @@ import (
 type tag struct {
 	Key   string `xml:"key"`
 	Value string `xml:"value"`
+}
+
+// tagSet is an element that an answer lacks if it has no tags.
+type tagSet []tag
+
+// MarshalXML implements [xml.Marshaler].
+func (s tagSet) MarshalXML(e *xml.Encoder, start xml.StartElement) error {
+	if len(s) == 0 {
+		return nil
+	}
+	return e.EncodeElement(list{Items: []tag(s)}, start)
 }
 
 // tags returns the tags of the TagSpecification of each kind of resource.
