@@ -34,27 +34,25 @@ func hello(t *testing.T) string {
 // conform runs the conformance suite against a lab.
 func conform(t *testing.T, lab *ec2lab.Lab) {
 	options := func(add string) json.RawMessage {
-		return json.RawMessage(fmt.Sprintf(`{"args":"stay","timeout":"1m"%s}`, add))
+		return json.RawMessage(fmt.Sprintf(`{"endpoint":%q,"timeout":"1m"%s}`, lab.URL(), add))
 	}
 	secret := ""
 	for _, e := range lab.Env() {
-		name, value, _ := strings.Cut(e, "=")
-		t.Setenv(name, value)
-		if name == "AWS_SECRET_ACCESS_KEY" {
+		if value, ok := strings.CutPrefix(e, "AWS_SECRET_ACCESS_KEY="); ok {
 			secret = value
 		}
 	}
 	steptest.Run(t, steptest.Case{
 		New:        func(site step.Site) step.Target { return New(site) },
-		Spec:       step.Spec{Kind: Kind, Options: options(`,"expect":"staying"`)},
+		Spec:       step.Spec{Kind: Kind, Options: options(`,"args":"stay","expect":"staying"`)},
 		Kernel:     hello(t),
 		ABIs:       []string{image.Multiboot2, image.PVH, image.XenPV},
 		Misspelt:   json.RawMessage(`{"instance_typ":"t3.micro"}`),
 		Nearest:    "instance_type",
-		Changed:    options(`,"expect":"staying","size":"2GiB"`),
-		NeverReady: options(`,"expect":"never printed"`),
+		Changed:    options(`,"args":"stay","expect":"staying","size":"2GiB"`),
+		NeverReady: options(`,"args":"stay","expect":"never printed"`),
 		ConsoleHas: "hello from a unikernel",
-		Ends:       json.RawMessage(`{"expect":"hello from","timeout":"1m"}`),
+		Ends:       options(`,"expect":"hello from"`),
 		Sent:       func(*testing.T) int64 { return sentTo(lab) },
 		Tokens:     true,
 		Secrets:    []string{secret},
@@ -82,6 +80,7 @@ func sentTo(lab *ec2lab.Lab) (n int64) {
 // TestConformance boots the image's own bytes.
 func TestConformance(t *testing.T) {
 	need.Tools(t, "qemu-system-x86_64")
+	environ(t)
 	conform(t, start(t, ec2lab.NewMachines(t.TempDir())))
 }
 

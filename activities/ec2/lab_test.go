@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -82,23 +84,28 @@ type bench struct {
 	before, made []string
 }
 
-// environ sets the environment of the lab's keys. The endpoint is in the options, so that
-// tests with labs of their own can run at the same time.
+var oneEnviron sync.Once
+
+// environ lets a test run at the same time as others, each with a lab of its own: its
+// endpoint is in the options. All labs have the same keys, which environ puts into the
+// environment. Tests with another environment have run before.
 func environ(t *testing.T) {
-	lab, err := ec2lab.Start(ec2lab.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range lab.Env() {
-		name, value, _ := strings.Cut(e, "=")
-		if name == "AWS_ENDPOINT_URL" {
-			value = ""
+	t.Helper()
+	t.Parallel()
+	oneEnviron.Do(func() {
+		lab, err := ec2lab.Start(ec2lab.Options{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Setenv(name, value)
-	}
-	if err := lab.Close(); err != nil {
-		t.Fatal(err)
-	}
+		for _, e := range lab.Env() {
+			if name, value, _ := strings.Cut(e, "="); name != "AWS_ENDPOINT_URL" {
+				err = errors.Join(err, os.Setenv(name, value)) //nolint:usetesting // for all tests
+			}
+		}
+		if err := errors.Join(err, lab.Close()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // newBench starts a lab. environ was called for t or its parent.
