@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
@@ -12,8 +13,9 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Package returns an image of the packed boot disk, of the list of its blocks, and of
-// ami.json. It is pure: equal input gives an equal digest.
+// Package returns an image of the packed boot disk, of the list of its blocks, of ami.json,
+// and of machine.json, which has the options of the instance: the digest changes if and only
+// if the instance does. Package is pure.
 //
 // Errors: Unsupported if GRUB or pv-grub cannot start the kernel. InvalidSpec if a module
 // is missing or the disk is too small.
@@ -75,19 +77,29 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err != nil {
 		return img, err
 	}
-	img = step.Image{Spec: k.Spec, Format: "disk", Files: []step.File{{Name: packedDisk, Artifact: packed}}}
+	files := []step.File{{Name: packedDisk, Artifact: packed}}
 	for _, f := range []struct {
 		name string
 		data []byte
 	}{{blocksFile, list.text()}, {amiFile, config}} {
 		put, err := t.site.Store.Put(ctx, bytes.NewReader(f.data))
 		if err != nil {
-			return step.Image{}, err
+			return img, err
 		}
-		img.Files = append(img.Files, step.File{Name: f.name, Artifact: put})
+		files = append(files, step.File{Name: f.name, Artifact: put})
 	}
-	img.Digest = step.DigestOf(img.Files)
-	return img, nil
+	s.Profile, s.Endpoint = "", "" // the way to the account is not a part of the instance
+	options, err := json.Marshal(s.Options)
+	if err != nil {
+		return img, err
+	}
+	return t.machines.Image(ctx, k.Spec, "disk", options, files...)
+}
+
+// digestOf returns the digest of an AMI: that of its image without the options of the
+// instance. Rollouts that differ in these alone have one AMI.
+func digestOf(img step.Image) string {
+	return step.DigestOf(slices.DeleteFunc(slices.Clone(img.Files), func(f step.File) bool { return f.Name == machine.RecordFile }))
 }
 
 // rootDevice returns the name of the root device. pv-grub of a whole disk looks for a

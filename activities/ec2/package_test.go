@@ -57,6 +57,12 @@ func TestPackage(t *testing.T) {
 		if err != nil || failed != nil || img.Digest != again.Digest || img.Digest != step.DigestOf(img.Files) || img.Valid() != nil {
 			t.Fatalf("%s: %+v, %v; of the compressed kernel %s, %v", options, img, err, again.Digest, failed)
 		}
+		for more, same := range map[string]bool{`"profile":"ann","endpoint":"http://here"`: true, `"instance_type":"m5.large"`: false, `"user_data":"x"`: false} {
+			other, err := pack(plain, options[:len(options)-1]+","+more+"}")
+			if err != nil || (other.Digest == img.Digest) != same || digestOf(other) != digestOf(img) {
+				t.Errorf("%s with %s: digest %s, before %s; %v", options, more, other.Digest, img.Digest, err)
+			}
+		}
 		var got ami
 		file := func(name string) io.ReadCloser {
 			a, _ := step.FileNamed(img.Files, name)

@@ -35,6 +35,7 @@ type registering struct {
 	*Target
 	cloud  *cloud
 	img    step.Image
+	digest string // of the AMI
 	folder string // the rollout's name
 	ami    ami
 	tags   []types.Tag // of a snapshot and of an AMI
@@ -49,11 +50,11 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 	if got := step.DigestOf(img.Files); got != img.Digest {
 		return reg, step.Invalid("digest", "deploy again", "the image's files have digest %s, not %s", got, img.Digest)
 	}
-	r := &registering{Target: t, img: img}
+	r := &registering{Target: t, img: img, digest: digestOf(img)}
 	if err := r.prepare(ctx); err != nil {
 		return reg, err
 	}
-	found, err := r.images(ctx, append(matching(img.Spec.Tags), filter("tag:"+tagDigest, img.Digest), filter("state", "available", "pending"))...)
+	found, err := r.images(ctx, append(matching(img.Spec.Tags), filter("tag:"+tagDigest, r.digest), filter("state", "available", "pending"))...)
 	if err != nil {
 		return reg, err
 	}
@@ -95,7 +96,7 @@ func (r *registering) prepare(ctx context.Context) error {
 	if r.use, err = useTag(r.img.Spec.Tags); err != nil {
 		return err
 	}
-	r.tags = append(r.tags, tag(tagDigest, r.img.Digest), r.use)
+	r.tags = append(r.tags, tag(tagDigest, r.digest), r.use)
 	for _, name := range []string{packedDisk, blocksFile, amiFile} {
 		if _, ok := step.FileNamed(r.img.Files, name); !ok {
 			return step.Invalid("", "only images of the ec2 target can be registered here", "the image has no %s", name)
@@ -161,7 +162,7 @@ func unseen(op string, err error) error {
 // was lost, the name is taken, by an AMI with our tags.
 func (r *registering) image(ctx context.Context, snapshot string) (id string, adopted bool, err error) {
 	step.Report(ctx, step.Progress{Note: "registering the image"})
-	name := fmt.Sprintf("morgana/%s/%.12s", r.folder, r.img.Digest)
+	name := fmt.Sprintf("morgana/%s/%.12s", r.folder, r.digest)
 	in := &ec2.RegisterImageInput{
 		Name: &name, Description: aws.String("made by morgana"),
 		// AWS's defaults are i386 and paravirtual.
@@ -194,7 +195,7 @@ func (r *registering) image(ctx context.Context, snapshot string) (id string, ad
 		return "", false, errors.Join(err, errors.New("EC2 says that the name "+name+" is taken, but lists no such AMI yet"))
 	}
 	id = aws.ToString(found[0].ImageId)
-	if made, ok := owner(found[0].Tags); !ok || !r.img.Spec.Match(made) || value(found[0].Tags, tagDigest) != r.img.Digest {
+	if made, ok := owner(found[0].Tags); !ok || !r.img.Spec.Match(made) || value(found[0].Tags, tagDigest) != r.digest {
 		return "", false, &step.Error{Kind: step.Conflict, Err: fmt.Errorf("the AMI %s, which morgana did not make, has the name %s", id, name),
 			Hint: "deregister it or deploy under another app name; morgana never changes it"}
 	}

@@ -56,7 +56,7 @@ func (r *registering) find(ctx context.Context) (f found, err error) {
 	for i, s := range f.all {
 		made, _ := owner(s.Tags)
 		mine := r.img.Spec.Match(made)
-		same := value(s.Tags, tagDigest) == r.img.Digest
+		same := value(s.Tags, tagDigest) == r.digest
 		switch {
 		case same && s.State == types.SnapshotStateCompleted && f.done == nil:
 			f.done = &f.all[i]
@@ -194,7 +194,7 @@ func parseBlocksTag(text string) (a step.Artifact, ok bool) {
 // encrypts by default refuses one that is not encrypted, and one with another key may be
 // denied. The parent is in the token because a token is good for one request only.
 func (r *registering) start(ctx context.Context, broken int, p *parent) (id string, err error) {
-	token, err := r.img.Spec.Token(fmt.Sprintf("snapshot %d %s %s", broken, r.img.Digest, p.id))
+	token, err := r.img.Spec.Token(fmt.Sprintf("snapshot %d %s %s", broken, r.digest, p.id))
 	if err != nil {
 		return "", err
 	}
