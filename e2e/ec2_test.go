@@ -49,6 +49,14 @@ func TestEC2(t *testing.T) {
 		t.Errorf("no new snapshot in %q", now)
 	}
 
+	// Options of the instance alone make another instance of the same AMI.
+	images, instances, puts := e.has("image", "available"), e.has("instance", "running"), e.count("PutSnapshotBlock")
+	e.deployed(folder, "-t", "bios", "--set", "bios.args=stay anew", "--set", "bios.user_data=x")
+	e.holds(2)
+	if n := e.count("PutSnapshotBlock") - puts; n > 0 || !slices.Equal(e.has("image", "available"), images) || slices.Equal(e.has("instance", "running"), instances) {
+		t.Errorf("%d blocks sent; AMIs %q, were %q; instances %q, were %q", n, e.has("image", "available"), images, e.has("instance", "running"), instances)
+	}
+
 	e.shrinks()
 	if r := e.morgana(folder, "destroy", "hello"); r.code != 0 {
 		t.Errorf("destroy: %s%s", r.out, r.errOut)

@@ -85,3 +85,68 @@ func TestCancelAtEC2(t *testing.T) {
 		e.asBefore()
 	}
 }
+
+// Of each call that makes or removes something an answer is lost, and what is new is
+// invisible for a time: there is one of each resource, and in the end none.
+func TestLostAnswersOfEC2(t *testing.T) {
+	t.Parallel()
+	e := newEC2(t, nil)
+	folder := e.atEC2(e.kernel(), "lost", "")
+	e.cloud.Hide(time.Second)
+	lose := func(calls ...string) {
+		for _, call := range calls {
+			e.cloud.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.After})
+		}
+	}
+	lost := func(calls ...string) {
+		t.Helper()
+		for _, call := range calls {
+			if !slices.ContainsFunc(e.cloud.Calls(), func(c ec2lab.Call) bool { return c.Name == call && c.Code == "lost" }) {
+				t.Errorf("no answer to %s was lost", call)
+			}
+		}
+	}
+	makes := []string{"StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "RegisterImage", "RunInstances"}
+	lose(makes...)
+	e.deployed(folder)
+	e.holds(1)
+	lost(makes...)
+	removes := []string{"TerminateInstances", "DeregisterImage", "DeleteSnapshot"}
+	lose(removes...)
+	e.ends(e.begin(folder, "destroy"), 0)
+	e.asBefore()
+	lost(removes...)
+}
+
+// A deploy that EC2 refuses in any stage says why and leaves the generation before.
+func TestFailuresAtEC2(t *testing.T) {
+	t.Parallel()
+	e := newEC2(t, nil)
+	folder := e.atEC2(e.kernel(), "fails", "")
+	e.deployed(folder)
+	there := e.cloud.Resources()
+	for _, k := range []struct{ action, does, on string }{
+		{"ec2:DescribeInstanceTypes", "ask about instance type t3.micro", "*"},
+		{"ebs:StartSnapshot", "start a snapshot", "arn:aws:ec2:eu-west-1::snapshot/*"},
+		{"ec2:RunInstances", "run instance", "arn:aws:ec2:eu-west-1:111122223333:instance/*"},
+	} {
+		e.cloud.Deny(k.action)
+		refusal{code: 2, line: k.does + ": arn:aws:iam::111122223333:user/ann is not allowed " + k.action + " on " + k.on +
+			" because no identity-based policy allows the " + k.action + " action", hint: "allow " + k.action + " in the IAM policy"}.
+			matches(t, e.morgana(folder, "deploy", "--set", "dev.args=stay anew"))
+		if now := e.cloud.Resources(); !slices.Equal(now, there) {
+			t.Errorf("without %s: %q, before: %q", k.action, now, there)
+		}
+	}
+	e.cloud.Deny()
+	refusal{code: 1, line: `boot: its console did not match "never said" within 3s`, hint: "hello from a unikernel"}.
+		matches(t, e.morgana(folder, "deploy", "--set", "dev.expect=never said", "--set", "dev.timeout=3s"))
+	if now := e.cloud.Resources(); !slices.Equal(now, there) {
+		t.Errorf("not ready: %q, before: %q", now, there)
+	}
+	if s := e.morgana(folder, "status"); !strings.Contains(s.out, "up, last deploy failed") {
+		t.Errorf("status:\n%s", s.out)
+	}
+	e.ends(e.begin(folder, "destroy"), 0)
+	e.asBefore()
+}
