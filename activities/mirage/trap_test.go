@@ -176,6 +176,33 @@ func TestCached(t *testing.T) {
 	deploy("another mirage", "qemu", "{}", project, true)
 }
 
+// Two rollouts from nothing give one kernel, though its debug information has the path of
+// the folder that it was built in.
+func TestEqualSourcesGiveEqualKernels(t *testing.T) {
+	b := newBench(t)
+	for _, kind := range []string{"qemu", "local"} {
+		var kernels []step.Kernel
+		for generation := 1; generation <= 2; generation++ {
+			spec := b.spec(kind, "{}", project)
+			spec.Generation = generation
+			k, err := b.deploy(spec)
+			if err == nil {
+				err = os.RemoveAll(filepath.Join(b.Site.State, Kind, "cache"))
+			}
+			if err != nil || k.Cached {
+				t.Fatal(k, err)
+			}
+			kernels = append(kernels, k)
+		}
+		if !strings.Contains(b.Text(&kernels[0].File), filepath.Join(b.Site.State, Kind)) {
+			t.Fatal("the kernel has no path: this test proves nothing")
+		}
+		if kernels[0].File.SHA256 != kernels[1].File.SHA256 {
+			t.Errorf("%s: kernels %s and %s", kind, kernels[0].File.SHA256, kernels[1].File.SHA256)
+		}
+	}
+}
+
 // make depends installs what a kernel is linked to: that is no reason to build
 // again, an upgrade of it is. What no kernel of the target is made of is none.
 func TestUpgrade(t *testing.T) {

@@ -1,5 +1,7 @@
 /* About the smallest file with the notes of a Solo5 kernel: see Solo5's
    elf_abi.h and mft_abi.h, and Xen's elfnote.h. It boots nowhere. */
+	.file "kernel.S"	/* or ld names it by a temporary file, at random */
+
 #if defined TARGET_HVT
 #define ABI 1
 #elif defined TARGET_SPT
