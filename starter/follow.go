@@ -285,7 +285,8 @@ func (f *follower) stage(t step.Tags, s workflows.StageStatus) {
 	f.emit(e, t)
 }
 
-// pending returns the progress of an activity. If stuck is set, note is why the activity waits.
+// pending returns the progress of an activity. If stuck is set, note is what the activity
+// waits for.
 func pending(p *workflowpb.PendingActivityInfo) (note string, stuck bool) {
 	switch {
 	case p.GetAttempt() > 1 && p.GetLastFailure() != nil && p.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -298,7 +299,7 @@ func pending(p *workflowpb.PendingActivityInfo) (note string, stuck bool) {
 	if converter.GetDefaultDataConverter().FromPayloads(p.GetHeartbeatDetails(), &progress) != nil {
 		return "", false
 	}
-	return progressLine(progress), false
+	return progressLine(progress), progress.Waiting
 }
 
 func progressLine(p step.Progress) string {

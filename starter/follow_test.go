@@ -55,6 +55,34 @@ func TestWaitingIsSaidOnce(t *testing.T) {
 	}
 }
 
+// What a step waits for is said where progress is not, and so is the end of the wait.
+func TestWaitIsSaidInText(t *testing.T) {
+	to := withServer(t)
+	serveWorkflows(t, to)
+	serve(t, to, "moon", func(w worker.Worker) {
+		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, nil }, named("Check"))
+		w.RegisterActivityWithOptions(func(ctx context.Context, _ step.Spec) (step.Source, error) {
+			for _, p := range []step.Progress{{Note: "looking"}, {Note: "waiting for the switch of two/high's build", Waiting: true}, {Note: "command 1"}, {Note: "command 2"}} {
+				activity.RecordHeartbeat(ctx, p)
+				if err := sleep(ctx, 4*look); err != nil {
+					return step.Source{}, err
+				}
+			}
+			return step.Source{}, workflows.Fail(&step.Error{Kind: step.BuildFailed, Err: errors.New("no")})
+		}, named("Configure"))
+		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Clean"))
+	})
+	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
+
+	_, out, errOut := morgana(t, "deploy")
+	for note, want := range map[string]int{"looking": 0, "waiting for the switch of two/high's build": 1, "command 1": 1, "command 2": 0} {
+		if n := strings.Count(out, "two/low "+note+"\n"); n != want {
+			t.Errorf("%q is said %d times, want %d:\n%s%s", note, n, want, out, errOut)
+		}
+	}
+}
+
 // beWorker serves the workflows and a kind whose Configure never ends, until it
 // is killed.
 func beWorker() {

@@ -26,7 +26,7 @@ var hostile = []string{
 func TestNothingHostileIsShown(t *testing.T) {
 	for _, text := range hostile {
 		var out bytes.Buffer
-		for _, w := range []interface{ event(event) }{plain{&cli{out: &out}}, &board{w: &out, targets: map[string]*boardTarget{}}} {
+		for _, w := range []interface{ event(event) }{&plain{cli: &cli{out: &out}, waits: map[string]bool{}}, &board{w: &out, targets: map[string]*boardTarget{}}} {
 			for _, e := range []event{
 				{Event: "stage", Stage: "boot", State: string(workflows.Running)},
 				{Event: "waiting", Note: text}, {Event: "progress", Note: text},

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -67,7 +68,7 @@ func (c *cli) screen() screen {
 	case c.onTerminal():
 		return newBoard(c.out)
 	}
-	return plain{c}
+	return &plain{cli: c, waits: map[string]bool{}}
 }
 
 type jsonLines struct{ *cli }
@@ -75,16 +76,31 @@ type jsonLines struct{ *cli }
 func (j jsonLines) event(e event) { j.emit(e) }
 func (jsonLines) close()          {}
 
-// plain writes a line for each event, except for progress and the start of a stage.
-type plain struct{ *cli }
-
-func (p plain) event(e event) {
-	if line := lineOf(e); line != "" && e.Event != "progress" && e.State != string(workflows.Running) {
-		p.print("%s/%s %s", e.App, e.Target, line)
-	}
+// plain writes a line for each event, except for the start of a stage and for progress. It
+// writes the first progress after a wait, which tells that the wait is over.
+type plain struct {
+	*cli
+	mu sync.Mutex
+	// waits has the targets whose last line names what they wait for.
+	waits map[string]bool
 }
 
-func (plain) close() {}
+func (p *plain) event(e event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := e.App + "/" + e.Target
+	line := lineOf(e)
+	if e.Event == "progress" && p.waits[name] {
+		line = cleanLine(e.Note)
+	}
+	if line == "" || e.State == string(workflows.Running) {
+		return
+	}
+	p.waits[name] = e.Event == "waiting"
+	p.print("%s %s", name, line)
+}
+
+func (*plain) close() {}
 
 // lineOf returns an event as text, "" if it has none.
 func lineOf(e event) string {

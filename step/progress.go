@@ -24,6 +24,9 @@ type Progress struct {
 	Failing  time.Time `json:"failing,omitzero"`
 	// Note is one line for people: the build's last output, "waiting for the console".
 	Note string `json:"note,omitempty"`
+	// Waiting says that the step has not begun its work: Note names what it waits for.
+	// Such a note is shown even where progress is not.
+	Waiting bool `json:"waiting,omitempty"`
 }
 
 type reporterKey struct{}

@@ -72,7 +72,7 @@ func (t *Toolchain) lockKey(ctx context.Context, w *work) (*lock, error) {
 		return nil, failed("lock the cache", t.folder, err)
 	}
 	l, err := waitLock(ctx, t.cacheFile(w.key+".lock"), w.rollout.who(), func(holder string) {
-		step.Report(ctx, step.Progress{Note: "waiting for the same build by " + holder})
+		step.Report(ctx, step.Progress{Waiting: true, Note: "waiting for the same build by " + holder})
 	})
 	if err != nil {
 		return nil, failed("wait for the same build", t.folder, err)
@@ -91,7 +91,7 @@ func (t *Toolchain) lockExclusive(ctx context.Context, w *work, id, name string)
 		return nil, failed("lock the "+name, t.folder, err)
 	}
 	l, err := waitLock(ctx, t.lockOf(id), w.rollout.who(), func(holder string) {
-		step.Report(ctx, step.Progress{Note: "waiting for the " + name + " of " + holder + "'s build"})
+		step.Report(ctx, step.Progress{Waiting: true, Note: "waiting for the " + name + " of " + holder + "'s build"})
 	})
 	if err != nil {
 		return nil, failed("wait for the "+name, t.folder, err)

@@ -58,7 +58,7 @@ func (r rollout) create(ctx context.Context) (*lock, error) {
 // that a killed worker left there.
 func (r rollout) lock(ctx context.Context) (*lock, error) {
 	l, err := waitLock(ctx, r.file(lockFile), r.name(), func(string) {
-		step.Report(ctx, step.Progress{Note: "waiting for an earlier try to end"})
+		step.Report(ctx, step.Progress{Waiting: true, Note: "waiting for an earlier try to end"})
 	})
 	if err != nil {
 		return nil, err

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"context"
-	"fmt"
-
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/worker"
 
@@ -20,11 +17,11 @@ import (
 // kinds is the only list of targets and toolchains. A new one needs a folder under
 // activities/ and a line here. builds is how many builds run at a time.
 func kinds(site step.Site, builds int) []kind {
-	slots := make(chan struct{}, builds)
+	builders := newSlots(builds)
 	return []kind{
-		toolchain("command", command.New(site), slots),
-		toolchain("mirage", mirage.New(site), slots),
-		toolchain("prebuilt", prebuilt.New(site), make(chan struct{}, 100)), // builds nothing
+		toolchain("command", command.New(site), builders),
+		toolchain("mirage", mirage.New(site), builders),
+		toolchain("prebuilt", prebuilt.New(site), newSlots(100)), // builds nothing
 
 		target("local", local.New(site)),
 		target("qemu", qemu.New(site)),
@@ -62,34 +59,16 @@ func target(name string, t step.Target) kind {
 	}}
 }
 
-// toolchain makes a kind whose Configure and Build wait for one of slots. They wait
+// toolchain makes a kind whose Configure and Build wait for a slot. They wait
 // here and not in the task queue: Temporal cannot distinguish a queue whose workers are
 // busy from one that no worker polls. Clean does not wait.
-func toolchain(name string, t step.Toolchain, slots chan struct{}) kind {
+func toolchain(name string, t step.Toolchain, s *slots) kind {
 	return kind{name: name, does: t, register: func(w worker.ActivityRegistry) {
 		does := naming(w, name)
-		does("Configure", inSlot(slots, t.Configure))
-		does("Build", inSlot(slots, t.Build))
+		does("Configure", inSlot(s, t.Configure))
+		does("Build", inSlot(s, t.Build))
 		does("Clean", t.Clean)
 	}}
-}
-
-// inSlot returns a step that waits for a free slot and then calls do.
-func inSlot[In, Out any](slots chan struct{}, do func(context.Context, In) (Out, error)) func(context.Context, In) (Out, error) {
-	return func(ctx context.Context, in In) (out Out, err error) {
-		select {
-		case slots <- struct{}{}:
-		default:
-			step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting: this host is busy with %d other builds", cap(slots))})
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return out, ctx.Err()
-			}
-		}
-		defer func() { <-slots }()
-		return do(ctx, in)
-	}
 }
 
 func naming(w worker.ActivityRegistry, kind string) func(string, any) {
