@@ -26,6 +26,9 @@ const (
 	readyRunning = "running"
 )
 
+// maxDied is how many of a rollout's instances EC2 itself may end before Boot gives up.
+const maxDied = 5
+
 // Boot runs an instance of the AMI, or adopts the rollout's instance, and waits until it is
 // ready. Then the Elastic IP and the place in the target group move to it. An instance that
 // shut itself down is not started again: it is returned as Ended if it was ready, else the
@@ -87,6 +90,8 @@ type boot struct {
 	in      types.Instance   // the instance as last listed
 	seen    bool             // the instance was in a list
 	created bool             // this call made the instance
+	up      bool             // this call saw it pending or running
+	died    int              // how many of the rollout's instances EC2 itself has ended
 	ended   bool             // the instance was ready and has ended
 	over    time.Time        // when this call first saw that the instance has ended
 }
@@ -124,11 +129,15 @@ func (b *boot) list(ctx context.Context) (live, dead []types.Instance, err error
 	if b.all, err = b.c.instances(ctx, step.Tags{App: of.App, Target: of.Target}); err != nil {
 		return nil, nil, err
 	}
+	b.died = 0
 	for _, in := range b.all {
 		switch have, _ := owner(in.Tags); {
 		case have != of:
 		case isDead(in):
 			dead = append(dead, in)
+			if byEC2(in) {
+				b.died++
+			}
 		default:
 			live = append(live, in)
 		}
@@ -156,21 +165,23 @@ func (b *boot) alive(ctx context.Context, live []types.Instance) (ready string, 
 			return "", err
 		}
 	}
-	first := b.id == ""
 	b.adopt(live[0])
 	if have := aws.ToString(b.in.ImageId); have != b.r.ID {
 		return "", &step.Error{Kind: step.Conflict, Hint: "deploy again", Err: fmt.Errorf("instance %s runs image %s, not %s", b.id, have, b.r.ID)}
 	}
 	switch b.in.State.Name {
+	case types.InstanceStateNamePending:
+		b.up = true
+	case types.InstanceStateNameRunning:
+		b.up = true
+		return b.probe(ctx)
 	case types.InstanceStateNameStopped:
-		if first && !byItself(b.in) {
+		if !b.up && !byItself(b.in) {
 			return "", b.replace(ctx)
 		}
 		return b.outcome(ctx)
-	case types.InstanceStateNameRunning:
-		return b.probe(ctx)
 	}
-	return "", nil // pending or stopping
+	return "", nil
 }
 
 // replace terminates an instance that somebody stopped. The next look makes another.
@@ -234,11 +245,10 @@ func (b *boot) outcome(ctx context.Context) (ready string, err error) {
 		return was, nil
 	}
 	if !byItself(b.in) {
-		how := reason(b.in)
-		if b.in.StateReason != nil && strings.HasPrefix(aws.ToString(b.in.StateReason.Code), "Server.") {
-			return "", fmt.Errorf("instance %s %s", b.id, how) // the next try makes another
+		if byEC2(b.in) && b.died < maxDied {
+			return "", fmt.Errorf("instance %s %s", b.id, reason(b.in)) // the next try makes another
 		}
-		return "", b.failed(ctx, "the instance %s", how)
+		return "", b.failed(ctx, "the instance %s", reason(b.in))
 	}
 	if b.s.expect == nil && b.s.Port == 0 {
 		return readyRunning, nil
@@ -318,6 +328,9 @@ func retriable(err error) error {
 
 // failed returns an error of kind BootFailed with the console's last lines as hint.
 func (b *boot) failed(ctx context.Context, format string, args ...any) error {
+	if b.id == "" {
+		return machine.BootFailed("", format, args...)
+	}
 	hint := "the console is empty: the kernel printed nothing"
 	text, latest, err := b.c.console(ctx, b.in)
 	if ctx.Err() != nil {
@@ -326,8 +339,6 @@ func (b *boot) failed(ctx context.Context, format string, args ...any) error {
 	m := machine.NewMatch(nil)
 	m.Add(text)
 	switch tail := m.Tail(); {
-	case b.id == "":
-		hint = ""
 	case tail != "":
 		hint = "the console's last lines:\n" + tail
 	case err != nil:

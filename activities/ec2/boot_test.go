@@ -403,6 +403,16 @@ func TestEC2EndsAnInstance(t *testing.T) {
 	if m := b.boot(1); m.Adopted || b.instances() != 1 {
 		t.Errorf("booted %+v among %d instances", m, b.instances())
 	}
+	b.g.fail(errors.New("no capacity"), 100)
+	var err error
+	for try := 0; step.KindOf(err) == ""; try++ {
+		if _, err = New(b.site).Boot(t.Context(), b.registration(2)); try > maxDied {
+			t.Fatalf("try %d: %v", try, err)
+		}
+	}
+	if step.KindOf(err) != step.BootFailed {
+		t.Errorf("the last try: %v", err)
+	}
 }
 
 // Of two instances of a rollout the older is kept.

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/morgana-deploy/morgana/ec2lab"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -122,10 +123,15 @@ func TestDestroyWithAnotherAccount(t *testing.T) {
 func TestDestroyNamesWhatIsLeft(t *testing.T) {
 	environ(t)
 	b := newBench(t)
-	b.boot(1)
-	b.lab.Deny("ec2:DeregisterImage")
-	done, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: b.spec})
+	m := b.boot(1)
+	b.lab.Fault(ec2lab.Fault{Call: "TerminateInstances", Code: "OperationNotPermitted", Message: "may not be terminated"})
+	done, err := New(b.site).Destroy(t.Context(), step.Removal{Spec: b.spec, KeepImage: true})
 	var e *step.Error
+	if !errors.As(err, &e) || e.Kind != step.Conflict || !slices.Equal(e.Left, []string{"instance " + m.ID}) || len(done.Removed) > 0 {
+		t.Fatalf("a protected instance: %v: %+v", err, e)
+	}
+	b.lab.Deny("ec2:DeregisterImage")
+	done, err = New(b.site).Destroy(t.Context(), step.Removal{Spec: b.spec})
 	if !errors.As(err, &e) || e.Kind != step.Unauthorized || !slices.Equal(e.Left, []string{"AMI " + b.ami, "snapshot " + b.snapshot()}) {
 		t.Fatalf("%v: %+v", err, e)
 	}

@@ -129,6 +129,7 @@ var answers = map[string]answer{
 	"MissingInput":                  {kind: step.InvalidSpec, field: "subnets", hint: "name a subnet: the account has no default subnet there"},
 
 	// Resources that exist.
+	"OperationNotPermitted":       {kind: step.Conflict, hint: "turn off the instance's termination protection"},
 	"InvalidAMIName.Duplicate":    {kind: step.Conflict, hint: "another AMI of the account has the name; deregister it, or deploy under another app name"},
 	"IdempotentParameterMismatch": {kind: step.Conflict, hint: "the options changed while the call was retried; deploy again"},
 	"ConflictException":           {kind: step.Conflict, hint: "the options changed while the call was retried; deploy again"},

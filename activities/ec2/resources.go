@@ -65,6 +65,9 @@ func isDead(in types.Instance) bool {
 // byItself reports whether an instance shut itself down.
 func byItself(in types.Instance) bool { return reasonCode(in) == "Client.InstanceInitiatedShutdown" }
 
+// byEC2 reports whether EC2 itself ended an instance, as for lack of capacity.
+func byEC2(in types.Instance) bool { return strings.HasPrefix(reasonCode(in), "Server.") }
+
 // reasonCode returns the code of the reason why an instance ended, "" if EC2 gives none.
 func reasonCode(in types.Instance) string {
 	if in.StateReason == nil {
