@@ -148,7 +148,12 @@ func (l *Lab) settle() {
 			continue
 		}
 		i.State = stateOf("stopping")
-		l.power(i, false, func() { i.State = stateOf("stopped") })
+		l.power(i, false, func() {
+			i.State = stateOf("stopped")
+			if !l.elastic(i) {
+				i.setPublic("")
+			}
+		})
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
 // guests is a hypervisor without machines.
@@ -103,12 +105,23 @@ func TestGuestEnds(t *testing.T) {
 	goes := b.machine(change(machineOf(image), func(in *ec2.RunInstancesInput) {
 		in.InstanceInitiatedShutdownBehavior = types.ShutdownBehaviorTerminate
 	}))
+	group := aws.String(b.TargetGroup())
+	_, err := b.elb.RegisterTargets(b.ctx, &elb.RegisterTargetsInput{TargetGroupArn: group, Targets: []elbtypes.TargetDescription{{Id: &stops}}})
+	b.no(err)
 	g.set(func() { g.ended = true })
 	b.until(func() bool { return b.has("instance "+stops+" stopped") && len(b.Resources()) == len(before)+5 })
+	health, err := b.elb.DescribeTargetHealth(b.ctx, &elb.DescribeTargetHealthInput{TargetGroupArn: group})
+	b.no(err)
+	if h := health.TargetHealthDescriptions[0].TargetHealth; h.State != "unused" || h.Reason != "Target.InvalidState" {
+		t.Errorf("the target of a stopped instance is %s: %s", h.State, h.Reason)
+	}
 	out, err := b.ec2.DescribeInstances(b.ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{goes, stops}})
 	b.no(err)
 	for _, r := range out.Reservations {
 		i := r.Instances[0]
+		if ip := aws.ToString(i.PublicIpAddress); ip != "" {
+			t.Errorf("%s has the address %s", *i.InstanceId, ip)
+		}
 		if *i.StateReason.Code != "Client.InstanceInitiatedShutdown" || (*i.InstanceId == goes) != (i.State.Name == "terminated") {
 			t.Errorf("%s is %s: %+v", *i.InstanceId, i.State.Name, i.StateReason)
 		}

@@ -217,6 +217,16 @@ func associateAddress(r *request) (any, error) {
 	}{true, a.Association}, nil
 }
 
+// elastic reports whether an instance has an Elastic IP.
+func (l *Lab) elastic(i *instance) bool {
+	for a := range kept[*address](l) {
+		if a.Instance == i.ID {
+			return true
+		}
+	}
+	return false
+}
+
 // release takes an Elastic IP from its instance, which gets another address if its
 // subnet gives some.
 func (l *Lab) release(a *address) {

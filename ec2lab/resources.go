@@ -176,17 +176,17 @@ func cutPage[T any](r *request, k *kind, byID bool, all []T) ([]T, string, error
 	}
 	all = all[from:]
 	n := r.number("MaxResults", len(all))
-	if l := r.lab.page; l > 0 && !byID && k.most > 0 {
-		n = min(n, l)
-	}
 	switch {
 	case !r.has("MaxResults"):
 	case byID && k.word != "image":
 		return nil, "", refuse("InvalidParameterCombination", "The parameter %s cannot be used with the parameter MaxResults", k.param)
-	case n < k.least && r.lab.page == 0:
+	case n < k.least:
 		return nil, "", refuse("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value greater than or equal to %d.", n, k.least)
 	case n > k.most:
 		return nil, "", refuse("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value less than or equal to %d.", n, k.most)
+	}
+	if l := r.lab.page; l > 0 && !byID && k.most > 0 {
+		n = min(n, l)
 	}
 	if n >= len(all) {
 		return all, "", nil

@@ -88,9 +88,14 @@ func describeTargetHealth(r *request) (any, error) {
 		return slices.ContainsFunc(in, func(o target) bool { return o.ID == t.ID && o.Port == t.Port })
 	}
 	for _, t := range r.lab.targets.members {
-		if wanted == nil || has(wanted, t) {
-			all = append(all, one{t, t.Port, health{State: t.state}})
+		if wanted != nil && !has(wanted, t) {
+			continue
 		}
+		h := health{State: t.state}
+		if i, err := find[*instance](r.lab, t.ID); err == nil && i.State.Name != "running" {
+			h = health{"unused", "Target.InvalidState"}
+		}
+		all = append(all, one{t, t.Port, h})
 	}
 	for _, t := range wanted {
 		if !has(r.lab.targets.members, t) {

@@ -26,7 +26,7 @@ need ssh openssh-client
 [ -d /usr/lib/grub/i386-pc ] || missing="$missing grub-pc-bin"
 [ -d /usr/lib/grub/x86_64-efi ] || missing="$missing grub-efi-amd64-bin"
 [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"
-# For examples/python-step. Debian's python3 lacks ensurepip.
+# For examples/python-step and the judges of ec2lab. Debian's python3 lacks ensurepip.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
 case ${1-} in
 lab | test) # xenlab/build.sh
