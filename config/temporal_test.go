@@ -165,7 +165,7 @@ func certificate(t *testing.T) (cert, key string) {
 func TestTemplate(t *testing.T) {
 	for _, kernel := range []string{"hello", "dist/hello.xen", "a b: #c", "12", "it's \"k\"", "line\nbreak", "- x", "\u2028é"} {
 		folder := alone(t)
-		p := load(t, string(Template("hello", "command", kernel, "qemu")))
+		p := load(t, string(Template{App: "hello", Toolchain: "command", Kernel: kernel, Kind: "qemu"}.YAML()))
 		var got struct {
 			Build  [][]string `json:"build"`
 			Kernel string     `json:"kernel"`
@@ -177,7 +177,7 @@ func TestTemplate(t *testing.T) {
 			t.Errorf("command, %q: got %+v, options %s", kernel, p, p.Toolchain.Options)
 		}
 		for _, kind := range []string{"qemu", "xen", "local", "ec2"} {
-			p = load(t, string(Template("null", Prebuilt, kernel, kind)))
+			p = load(t, string(Template{App: "null", Toolchain: Prebuilt, Kernel: kernel, Kind: kind}.YAML()))
 			if p.App != "null" || p.Kernel != filepath.Join(folder, kernel) || p.Toolchain.Options != nil || p.Targets[0].Kind != kind {
 				t.Errorf("prebuilt, %q, %s: got %+v", kernel, kind, p)
 			}

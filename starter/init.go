@@ -26,7 +26,8 @@ func (c *cli) initCommand() *cobra.Command {
 		Use:   "init [FOLDER]",
 		Short: "Write a morgana.yaml to start from",
 		Long: `Write a commented morgana.yaml into FOLDER (default: the current one). With
---kernel it deploys a kernel that exists already; otherwise make builds one. Without
+--kernel it deploys a kernel that exists already, with the devices of its Solo5 manifest.
+Otherwise mirage builds one if FOLDER has MirageOS's config.ml, and make if not. Without
 --kind the target's kind follows the kernel's bytes and, as mirage names them, its name:
 a .virtio is for qemu, a .xen for xen, a .spt or .hvt and a Linux program for local.`,
 		Example: "  morgana init\n  morgana init --app web --kernel dist/web.xen\n  morgana init --kind ec2",
@@ -60,15 +61,28 @@ func (c *cli) init(folder, app, kernel, kind string, force bool) error {
 	if err := step.CheckName("--app", app); err != nil {
 		return err
 	}
-	found, toolchain, artifact := "qemu", "command", app
+	t := config.Template{App: app, Toolchain: "command", Kernel: app, Kind: "qemu"}
 	if kernel != "" {
 		if info, err := os.Stat(kernel); err == nil && !info.Mode().IsRegular() {
 			return step.Invalid("--kernel", "name a kernel file", "%s is not a regular file", kernel)
 		}
-		found, toolchain, artifact = kindFor(kernel), config.Prebuilt, fromFolder(whole, kernel)
+		found := identify(kernel)
+		t.Toolchain, t.Kernel, t.Kind = config.Prebuilt, fromFolder(whole, kernel), kindFor(kernel, found.ABIs)
+		t.Solo5 = slices.ContainsFunc(found.ABIs, func(abi string) bool { return strings.HasPrefix(abi, "solo5-") })
+		for _, d := range found.Devices {
+			if d.Type == image.NetBasic {
+				t.Networks = append(t.Networks, d.Name)
+			} else {
+				t.Disks = append(t.Disks, d.Name)
+			}
+		}
 	}
-	kind = cmp.Or(kind, found)
-	if err := step.CheckName("--kind", kind); err != nil {
+	if t.Kind = cmp.Or(kind, t.Kind); kernel == "" {
+		if source, err := os.ReadFile(filepath.Join(whole, "config.ml")); err == nil && isMirage(string(source)) {
+			t.Toolchain, t.Solo5 = mirage, true
+		}
+	}
+	if err := step.CheckName("--kind", t.Kind); err != nil {
 		return err
 	}
 	path := filepath.Join(folder, config.Filename)
@@ -83,7 +97,7 @@ func (c *cli) init(folder, app, kernel, kind string, force bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(config.Template(app, toolchain, artifact, kind))
+	_, err = file.Write(t.YAML())
 	if err = errors.Join(err, file.Close()); err != nil {
 		return err
 	}
@@ -94,9 +108,9 @@ func (c *cli) init(folder, app, kernel, kind string, force bool) error {
 // kindFor returns the kind of target for a kernel file. It is the kind that the file's
 // extension names (as .virtio), unless the kernel's ABIs exclude it. Otherwise it is the
 // first kind that boots the kernel, or qemu if there is none.
-func kindFor(kernel string) string {
+func kindFor(kernel string, abis []string) string {
 	byName := image.Targets(image.MirageABIs(strings.TrimPrefix(filepath.Ext(kernel), ".")))
-	byBytes := image.Targets(abisOf(kernel))
+	byBytes := image.Targets(abis)
 	for _, kind := range byName {
 		if len(byBytes) == 0 || slices.Contains(byBytes, kind) {
 			return kind
@@ -105,15 +119,21 @@ func kindFor(kernel string) string {
 	return append(byBytes, "qemu")[0]
 }
 
-// abisOf returns the ABIs of a kernel file, nil if it does not exist or is no kernel.
-func abisOf(kernel string) []string {
+// mirageForm matches OCaml that uses module Mirage, as MirageOS's config.ml does.
+var mirageForm = regexp.MustCompile(`(?m)\bopen\s+Mirage\b|\bMirage\.`)
+
+func isMirage(source string) bool { return mirageForm.MatchString(source) }
+
+// identify reads a kernel file. The result is empty if the file does not exist or is no
+// kernel.
+func identify(kernel string) image.Info {
 	file, info, err := files.Open(kernel)
 	if err != nil {
-		return nil
+		return image.Info{}
 	}
 	defer func() { _ = file.Close() }()           // read only
 	found, _ := image.Identify(file, info.Size()) // deploy reports the error
-	return found.ABIs
+	return found
 }
 
 // fromFolder makes a path that is relative to the current folder relative to folder.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -62,6 +63,76 @@ func TestInitKind(t *testing.T) {
 			t.Errorf("%q: %+v, %v, want kind %s", kernel, p, err, want)
 		}
 	}
+}
+
+// The options that init writes for a Solo5 kernel fit its manifest, so the first deploy works.
+func TestInitOfSolo5Kernel(t *testing.T) {
+	sources, err := filepath.Abs("../activities")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inFolder(t, nil)
+	gcc := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "gcc", append(args, "-o", name)...).CombinedOutput(); err != nil {
+			t.Fatalf("gcc: %v\n%s", err, out)
+		}
+	}
+	bare := []string{"-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none"}
+	gcc("spt", append(bare, "-DTARGET=2", "-DDEVICES=2", sources+"/local/testdata/kernel.S")...)
+	gcc("virtio.o", "-m32", "-Wa,--64", "-std=c11", "-O1", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
+		"-mgeneral-regs-only", "-DSTATUS=0", `-DDEVICES={"service",NET,{0}},{"storage",BLOCK,{0}}`, "-c", sources+"/qemu/testdata/solo5.c")
+	gcc("web.virtio", append(bare, "-T", sources+"/qemu/testdata/solo5.ld", "virtio.o")...)
+	for kernel, want := range map[string]string{
+		"spt":        `{"networks":[{"address":"10.0.0.1/24","name":"service"}],"blocks":[{"name":"storage","size":64}]}`,
+		"web.virtio": `{"memory":256,"networks":[{"kind":"user","name":"service"}],"disks":[{"name":"storage","size":"64MiB"}]}`,
+	} {
+		if status, _, errOut := morgana(t, "init", "--force", "--kernel", kernel); status != 0 {
+			t.Fatalf("%s: exit %d, %s", kernel, status, errOut)
+		}
+		validate(t, config.Filename)
+		wantOptions(t, kernel, want)
+	}
+}
+
+func TestInitOfMirage(t *testing.T) {
+	inFolder(t, map[string]string{"config.ml": "(* MirageOS *)\nopen Mirage\n\nlet main = main \"Unikernel.Main\" job\nlet () = register \"hello\" [ main ]\n"})
+	for kind, want := range map[string]string{"qemu": `{"memory":256}`, "local": `null`} {
+		if status, _, errOut := morgana(t, "init", "--force", "--kind", kind); status != 0 {
+			t.Fatalf("exit %d, %s", status, errOut)
+		}
+		validate(t, config.Filename)
+		if p := wantOptions(t, kind, want); p.Toolchain.Kind != "mirage" || p.Source == "" {
+			t.Errorf("%s: got %+v", kind, p)
+		}
+	}
+	if err := os.WriteFile("config.ml", []byte("let words = [\"Mirage\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errOut := morgana(t, "init", "--force"); status != 0 {
+		t.Fatalf("exit %d, %s", status, errOut)
+	}
+	if p, err := config.Load(config.Filename, nil); err != nil || p.Toolchain.Kind != "command" {
+		t.Errorf("another config.ml: got %+v, %v", p, err)
+	}
+}
+
+// wantOptions sees to it that the only target of the morgana.yaml has these options.
+func wantOptions(t *testing.T, name, want string) *config.Project {
+	t.Helper()
+	p, err := config.Load(config.Filename, nil)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	options := string(p.Targets[0].Options)
+	if options == "" {
+		options = "null"
+	}
+	var got, wanted any
+	if err := errors.Join(json.Unmarshal([]byte(options), &got), json.Unmarshal([]byte(want), &wanted)); err != nil || !reflect.DeepEqual(got, wanted) {
+		t.Errorf("%s: got options %s, want %s (%v)", name, options, want, err)
+	}
+	return p
 }
 
 func TestInitKindGiven(t *testing.T) {
