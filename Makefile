@@ -15,7 +15,7 @@ GOTEST  := $(TOOLS)/gotest $(TIMES) -timeout 30m
 
 export MORGANA_BIN := $(BIN)
 
-.PHONY: help demo build test test-all lint bench deps deps-test clean xenlab xenlab-down
+.PHONY: help demo build test test-all lint bench deps deps-test clean xenlab xenlab-down ec2lab
 
 help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ xenlab: ## start a real Xen in QEMU on this machine, to deploy to (docs/targets/
 
 xenlab-down: ## stop that Xen
 	go run ./xenlab/lab down
+
+ec2lab: ## run an EC2 on loopback until Ctrl-C, to deploy to (docs/targets/ec2.md)
+	@scripts/deps.sh lab
+	@go run ./ec2lab/lab
 
 clean: ## remove bin/ and .bin/
 	rm -rf $(BIN) $(TOOLS)

@@ -86,11 +86,16 @@ func Start(o Options) (*Lab, error) {
 	if o.Moment == 0 {
 		o.Moment = 50 * time.Millisecond
 	}
-	dir, err := os.MkdirTemp("", "ec2lab-")
-	if err != nil {
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := moduleDir(ctx, "ec2"); err != nil { // now, and not as an answer to a request
+		cancel()
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	dir, err := os.MkdirTemp("", "ec2lab-")
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

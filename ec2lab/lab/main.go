@@ -1,0 +1,44 @@
+// Command lab runs an EC2 on loopback, to try target ec2 without an account. It ends with
+// Ctrl-C, and its instances with it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	dir, err := os.MkdirTemp("", "ec2lab-machines-")
+	if err != nil {
+		return err
+	}
+	machines := ec2lab.NewMachines(dir)
+	defer func() { err = errors.Join(err, machines.Close(), os.RemoveAll(dir)) }()
+	lab, err := ec2lab.Start(ec2lab.Options{Hypervisor: machines})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
+	fmt.Println("# An EC2 runs until Ctrl-C. Set this where the worker is started:")
+	fmt.Println("export " + strings.Join(lab.Env(), " "))
+	fmt.Println("# subnets", strings.Join(lab.Subnets(), " "), "Elastic IP", lab.ElasticIP(), "target group", lab.TargetGroup())
+	<-ctx.Done()
+	return nil
+}
