@@ -147,8 +147,6 @@ func registerImage(r *request) (any, error) {
 		return nil, refuse("InvalidAMIName.Malformed", "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, '(', ')', '.', '-', '/' and '_'")
 	case len(m.Description) > 255:
 		return nil, refuse("InvalidParameterValue", "The description is longer than 255 characters")
-	case r.has("ImageLocation"), r.has("RamdiskId"), r.has("UefiData"):
-		return nil, refuse("Unsupported", "The lab has no ImageLocation, RamdiskId and UefiData")
 	case m.Kernel != "" && !pv:
 		return nil, refuse("InvalidParameterCombination", "A kernelId cannot be specified for an image with virtualization type 'hvm'")
 	case m.BootMode != "" && pv:

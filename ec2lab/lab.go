@@ -86,16 +86,14 @@ func Start(o Options) (*Lab, error) {
 	if o.Moment == 0 {
 		o.Moment = 50 * time.Millisecond
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	if _, err := moduleDir(ctx, "ec2"); err != nil { // now, and not as an answer to a request
-		cancel()
+	if _, err := moduleDirs(); err != nil { // now, and not as an answer to a request
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "ec2lab-")
 	if err != nil {
-		cancel()
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(context.Background())
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

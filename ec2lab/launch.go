@@ -75,8 +75,6 @@ func (r *request) launch() (in launch, err error) {
 		return in, refuse("InvalidParameterValue", "Value (%d) for parameter maxCount is invalid. Expecting a value greater than or equal to minCount (%d).", most, least)
 	case most > 20:
 		return in, refuse("InstanceLimitExceeded", "You have requested more instances (%d) than your current instance limit of 20 allows for the specified instance type.", most)
-	case r.sub("LaunchTemplate").any(), r.has("RamdiskId"), len(r.list("SecurityGroup")) > 0:
-		return in, refuse("Unsupported", "The lab has no LaunchTemplate, RamdiskId and SecurityGroup names")
 	}
 	in.count = most
 	kinds := []string{"instance", "volume", "network-interface"}

@@ -95,9 +95,6 @@ func (p params) or(name, otherwise string) string {
 	return otherwise
 }
 
-// modules are the SDK's modules that have the models of the services.
-var modules = map[string]string{"ec2": "ec2", "sts": "sts", "elasticloadbalancing": "elasticloadbalancingv2"}
-
 // index matches the number in a parameter's name.
 var index = regexp.MustCompile(`\.\d+(\.|$)`)
 
@@ -106,15 +103,15 @@ var models sync.Map
 
 // model returns the parameters of an operation: a request with each of them, which the SDK
 // ships for its own tests.
-func model(ctx context.Context, service, name string) (url.Values, error) {
+func model(service, name string) (url.Values, error) {
 	if m, ok := models.Load(word(service, name)); ok {
 		return m.(url.Values), nil
 	}
-	dir, err := moduleDir(ctx, service)
+	dirs, err := moduleDirs()
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "request_snapshot", name+".request.snap"))
+	text, err := os.ReadFile(filepath.Join(dirs[service], "request_snapshot", name+".request.snap"))
 	if err != nil {
 		return nil, err
 	}
@@ -126,25 +123,24 @@ func model(ctx context.Context, service, name string) (url.Values, error) {
 	return m, err
 }
 
-var dirs sync.Map
-
-func moduleDir(ctx context.Context, service string) (string, error) {
-	if d, ok := dirs.Load(service); ok {
-		return d.(string), nil
+// moduleDirs returns the folders of the SDK's modules, by service.
+var moduleDirs = sync.OnceValues(func() (map[string]string, error) {
+	const sdk = "github.com/aws/aws-sdk-go-v2/service/"
+	out, err := exec.CommandContext(context.Background(), "go", "list", "-m", "-f", "{{.Dir}}", sdk+"ec2", sdk+"sts", sdk+"elasticloadbalancingv2").Output()
+	dirs := strings.Fields(string(out))
+	if err == nil && len(dirs) != 3 {
+		err = fmt.Errorf("folders %q", dirs)
 	}
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/aws/aws-sdk-go-v2/service/"+modules[service]).Output()
 	if err != nil {
-		return "", fmt.Errorf("find the SDK's model: %w", err)
+		return nil, fmt.Errorf("find the SDK's models: %w", err)
 	}
-	dir := strings.TrimSpace(string(out))
-	dirs.Store(service, dir)
-	return dir, nil
-}
+	return map[string]string{"ec2": dirs[0], "sts": dirs[1], "elasticloadbalancing": dirs[2]}, nil
+})
 
 // checkParams refuses parameters that the API does not have, values of a wrong type and
 // what is missing.
 func (r *request) checkParams(required []string) error {
-	m, err := model(r.lab.ctx, r.service, r.name)
+	m, err := model(r.service, r.name)
 	if err != nil {
 		return err
 	}
