@@ -19,13 +19,6 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// The values of tag [tagReady]: how an instance became ready.
-const (
-	readyConsole = "console"
-	readyPort    = "port"
-	readyRunning = "running"
-)
-
 // maxDied is how many of a rollout's instances EC2 itself may end before Boot gives up.
 const maxDied = 5
 
@@ -55,21 +48,20 @@ func bootOf(ctx context.Context, r step.Registration) (step.Machine, error) {
 	}
 	b := &boot{c: c, s: s, r: r, began: time.Now()}
 	defer b.abandon(ctx)
-	ready := ""
-	if _, err := poll(ctx, s.timeout, func() (bool, error) {
+	ready, err := poll(ctx, s.timeout, func() (bool, error) {
 		step.Report(ctx, step.Progress{Note: b.note()})
-		ready, err = b.look(ctx)
-		return ready != "", err
-	}); err != nil {
+		return b.look(ctx)
+	})
+	if err != nil {
 		return step.Machine{}, err
 	}
-	if ready == "" {
+	if !ready {
 		return step.Machine{}, b.failed(ctx, "%s within %s", b.unmet(), s.timeout)
 	}
-	if err := b.finish(ctx, ready); err != nil {
+	if err := b.finish(ctx); err != nil {
 		return step.Machine{}, retriable(err)
 	}
-	m := step.Machine{Registration: r, ID: b.id, Ready: b.how(ready), Adopted: !b.created, Ended: b.ended}
+	m := step.Machine{Registration: r, ID: b.id, Ready: b.how(), Adopted: !b.created, Ended: b.ended}
 	if m.Ended {
 		m.Ready += "; the instance has ended"
 	} else {
@@ -92,17 +84,18 @@ type boot struct {
 	created bool             // this call made the instance
 	up      bool             // this call saw it pending or running
 	died    int              // how many of the rollout's instances EC2 itself has ended
+	printed bool             // its console matched option expect
 	ended   bool             // the instance was ready and has ended
 	over    time.Time        // when this call first saw that the instance has ended
 }
 
-// look lists the instances once, and makes one if there is none. It returns how the
-// instance is ready, "" if it is not yet.
-func (b *boot) look(ctx context.Context) (ready string, err error) {
+// look lists the instances once, and makes one if there is none. It reports
+// whether the instance is ready.
+func (b *boot) look(ctx context.Context) (ready bool, err error) {
 	live, dead, err := b.list(ctx)
 	switch {
 	case err != nil:
-		return "", err
+		return false, err
 	case len(live) > 0:
 		return b.alive(ctx, live)
 	case b.id == "":
@@ -110,16 +103,16 @@ func (b *boot) look(ctx context.Context) (ready string, err error) {
 			b.adopt(dead[0])
 			return b.outcome(ctx)
 		}
-		return "", b.create(ctx, dead)
+		return false, b.create(ctx, dead)
 	}
 	if i := slices.IndexFunc(dead, func(in types.Instance) bool { return aws.ToString(in.InstanceId) == b.id }); i >= 0 {
 		b.adopt(dead[i])
 		return b.outcome(ctx)
 	}
 	if time.Since(b.began) > visible {
-		return "", fmt.Errorf("EC2 does not list instance %s", b.id)
+		return false, fmt.Errorf("EC2 does not list instance %s", b.id)
 	}
-	return "", nil
+	return false, nil
 }
 
 // list returns the rollout's instances, the live ones with the oldest first and the dead
@@ -152,22 +145,22 @@ func (b *boot) list(ctx context.Context) (live, dead []types.Instance, err error
 
 func (b *boot) adopt(in types.Instance) {
 	if id := aws.ToString(in.InstanceId); b.id != id {
-		b.id, b.created = id, false
+		b.id, b.created, b.up, b.printed, b.over = id, false, false, false, time.Time{}
 	}
 	b.in, b.seen = in, true
 }
 
 // alive looks at the oldest live instance. It terminates the others: a try in another
 // subnet made them while a list did not yet show the first.
-func (b *boot) alive(ctx context.Context, live []types.Instance) (ready string, err error) {
+func (b *boot) alive(ctx context.Context, live []types.Instance) (ready bool, err error) {
 	for _, extra := range live[1:] {
 		if err := b.c.terminate(ctx, aws.ToString(extra.InstanceId)); err != nil && !gone(err) {
-			return "", err
+			return false, err
 		}
 	}
 	b.adopt(live[0])
 	if have := aws.ToString(b.in.ImageId); have != b.r.ID {
-		return "", &step.Error{Kind: step.Conflict, Hint: "deploy again", Err: fmt.Errorf("instance %s runs image %s, not %s", b.id, have, b.r.ID)}
+		return false, &step.Error{Kind: step.Conflict, Hint: "deploy again", Err: fmt.Errorf("instance %s runs image %s, not %s", b.id, have, b.r.ID)}
 	}
 	switch b.in.State.Name {
 	case types.InstanceStateNamePending:
@@ -177,11 +170,11 @@ func (b *boot) alive(ctx context.Context, live []types.Instance) (ready string, 
 		return b.probe(ctx)
 	case types.InstanceStateNameStopped:
 		if !b.up && !byItself(b.in) {
-			return "", b.replace(ctx)
+			return false, b.replace(ctx)
 		}
 		return b.outcome(ctx)
 	}
-	return "", nil
+	return false, nil
 }
 
 // replace terminates an instance that somebody stopped. The next look makes another.
@@ -194,23 +187,17 @@ func (b *boot) replace(ctx context.Context) error {
 	return nil
 }
 
-// probe returns how a running instance is ready, "" if it is not yet.
-func (b *boot) probe(ctx context.Context) (ready string, err error) {
-	if was := value(b.in.Tags, tagReady); was != "" {
-		return was, nil
+// probe reports whether a running instance is ready.
+func (b *boot) probe(ctx context.Context) (ready bool, err error) {
+	if value(b.in.Tags, tagReady) != "" {
+		return true, nil
 	}
-	if b.s.expect == nil && b.s.Port == 0 {
-		return readyRunning, nil
-	}
-	if b.s.Port != 0 && b.connects(ctx) {
-		return readyPort, nil
-	}
-	if b.s.expect != nil {
-		if matched, _, err := b.matched(ctx); matched || err != nil {
-			return readyConsole, err
+	if b.s.expect != nil && !b.printed {
+		if b.printed, _, err = b.matched(ctx); !b.printed || err != nil {
+			return false, err
 		}
 	}
-	return "", ctx.Err()
+	return b.s.Port == 0 || b.connects(ctx), ctx.Err()
 }
 
 // connects reports whether the port of the instance takes a connection.
@@ -237,43 +224,41 @@ func (b *boot) matched(ctx context.Context) (matched, latest bool, err error) {
 	return m.Found(), latest, err
 }
 
-// outcome returns how an instance that has ended was ready. An instance that was not ready
-// is an error.
-func (b *boot) outcome(ctx context.Context) (ready string, err error) {
+// outcome reports whether an instance that has ended was ready. If it was not, outcome
+// returns an error, or false as long as its console may come.
+func (b *boot) outcome(ctx context.Context) (ready bool, err error) {
 	b.ended = true
-	if was := value(b.in.Tags, tagReady); was != "" {
-		return was, nil
+	if value(b.in.Tags, tagReady) != "" {
+		return true, nil
 	}
 	if !byItself(b.in) {
 		if byEC2(b.in) && b.died < maxDied {
-			return "", fmt.Errorf("instance %s %s", b.id, reason(b.in)) // the next try makes another
+			return false, fmt.Errorf("instance %s %s", b.id, reason(b.in)) // the next try makes another
 		}
-		return "", b.failed(ctx, "the instance %s", reason(b.in))
-	}
-	if b.s.expect == nil && b.s.Port == 0 {
-		return readyRunning, nil
+		return false, b.failed(ctx, "the instance %s", reason(b.in))
 	}
 	if b.over.IsZero() {
 		b.over = time.Now()
 	}
-	if b.s.expect != nil {
-		matched, latest, err := b.matched(ctx)
-		switch {
-		case err != nil:
-			return "", err
-		case matched:
-			return readyConsole, nil
-		case !latest && time.Since(b.over) < visible: // EC2 shows a console soon after its end
-			return "", nil
+	if b.s.expect != nil && !b.printed {
+		var latest bool
+		if b.printed, latest, err = b.matched(ctx); err != nil {
+			return false, err
+		}
+		if !b.printed && !latest && time.Since(b.over) < visible { // EC2 shows a console soon after its end
+			return false, nil
 		}
 	}
-	return "", b.failed(ctx, "the instance %s and %s", reason(b.in), b.unmet())
+	if b.s.Port == 0 && (b.s.expect == nil || b.printed) {
+		return true, nil
+	}
+	return false, b.failed(ctx, "the instance %s and %s", reason(b.in), b.unmet())
 }
 
-// finish records on the instance how it became ready, and moves the stable addresses.
-func (b *boot) finish(ctx context.Context, ready string) error {
+// finish records on the instance that it was ready, and moves the stable addresses.
+func (b *boot) finish(ctx context.Context) error {
 	if value(b.in.Tags, tagReady) == "" && !isDead(b.in) {
-		_, err := b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.id}, Tags: []types.Tag{tag(tagReady, ready)}})
+		_, err := b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.id}, Tags: []types.Tag{tag(tagReady, "yes")}})
 		if err != nil {
 			return failed("tag instance "+b.id, err)
 		}
@@ -356,7 +341,7 @@ func (b *boot) note() string {
 	what := "the instance to run"
 	switch {
 	case b.in.State == nil || b.in.State.Name != types.InstanceStateNameRunning:
-	case b.s.expect != nil:
+	case b.s.expect != nil && !b.printed:
 		what = fmt.Sprintf("the console of %s to match %q", b.id, b.s.expect)
 	case b.s.Port != 0:
 		what = fmt.Sprintf("port %d of %s", b.s.Port, b.id)
@@ -366,26 +351,24 @@ func (b *boot) note() string {
 
 // unmet says why the instance is not ready.
 func (b *boot) unmet() string {
-	var all []string
-	if b.s.expect != nil {
-		all = append(all, fmt.Sprintf("its console did not match %q", b.s.expect))
+	switch {
+	case b.in.State == nil || b.in.State.Name == types.InstanceStateNamePending:
+	case b.s.expect != nil && !b.printed:
+		return fmt.Sprintf("its console did not match %q", b.s.expect)
+	case b.s.Port != 0:
+		return fmt.Sprintf("the worker could not connect to its port %d", b.s.Port)
 	}
-	if b.s.Port != 0 {
-		all = append(all, fmt.Sprintf("the worker could not connect to its port %d", b.s.Port))
-	}
-	if len(all) == 0 || b.in.State == nil || b.in.State.Name == types.InstanceStateNamePending {
-		return "the instance did not run"
-	}
-	return strings.Join(all, " and ")
+	return "the instance did not run"
 }
 
-// how returns the text of a value of [tagReady].
-func (b *boot) how(ready string) string {
-	switch {
-	case ready == readyConsole && b.s.expect != nil:
-		return fmt.Sprintf("console matched %q", b.s.expect)
-	case ready == readyPort:
-		return fmt.Sprintf("port %d took a connection", b.s.Port)
+// how says how a ready instance became so.
+func (b *boot) how() string {
+	var all []string
+	if b.s.expect != nil {
+		all = append(all, fmt.Sprintf("console matched %q", b.s.expect))
 	}
-	return "the instance runs"
+	if b.s.Port != 0 {
+		all = append(all, fmt.Sprintf("port %d took a connection", b.s.Port))
+	}
+	return cmp.Or(strings.Join(all, "; "), "the instance runs")
 }

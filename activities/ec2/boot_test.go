@@ -3,6 +3,8 @@ package ec2
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -146,6 +148,28 @@ func TestBootFails(t *testing.T) {
 			b.destroy(1)
 			b.left(b.before)
 		})
+	}
+}
+
+// With expect and port both must hold.
+func TestExpectAndPort(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	listener, err := net.Listen("tcp", ":0") //nolint:gosec // the lab's instances have addresses of loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // nothing was sent
+	port := listener.Addr().(*net.TCPAddr).Port
+	b.options(func(o *Options) { o.Port, o.Timeout = port, "1s" })
+	b.g.set("", false)
+	if _, err := New(b.site).Boot(t.Context(), b.registration(1)); step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "console did not match") {
+		t.Errorf("without a console: %v", err)
+	}
+	b.g.set("hello", false)
+	m := b.boot(1)
+	if m.Ready != fmt.Sprintf(`console matched "hello"; port %d took a connection`, port) || m.Addresses[0].Kind != "tcp" || m.Addresses[0].Port != port {
+		t.Errorf("booted %+v", m)
 	}
 }
 

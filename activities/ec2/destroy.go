@@ -150,12 +150,15 @@ func (d *destroy) instances(ctx context.Context) error {
 		all, err := d.c.instances(ctx, of)
 		return err == nil && d.terminate(ctx, all, waiting), err
 	})
+	if err != nil {
+		return err
+	}
 	for id, is := range waiting {
 		if is {
 			d.note(kindInstance+" "+id, errors.New("EC2 has not terminated it within "+ending.String()))
 		}
 	}
-	return err
+	return nil
 }
 
 // terminate terminates the instances among all that match and are not terminated yet, and

@@ -20,7 +20,7 @@ const (
 	tagDigest = "morgana:digest"
 	// tagUse and a rollout's folder name make the key of [useTag].
 	tagUse = "morgana:use:"
-	// tagReady says how an instance became ready.
+	// tagReady says that an instance was ready.
 	tagReady = "morgana:ready"
 	// tagBlocks has the list of a snapshot's blocks, for a later snapshot's upload: size,
 	// SHA-256 and URI of the artifact.
