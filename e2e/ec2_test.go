@@ -57,6 +57,11 @@ func TestEC2(t *testing.T) {
 		t.Errorf("%d blocks sent; AMIs %q, were %q; instances %q, were %q", n, e.has("image", "available"), images, e.has("instance", "running"), instances)
 	}
 
+	e.deployed(folder, "-t", "bios", "--set", "bios.args=end", "--set", "bios.expect=shutting down")
+	if s := e.morgana(folder, "status", "hello/bios"); !strings.Contains(s.out, " ended ") {
+		t.Errorf("status of an instance that has shut itself down:\n%s", s.out)
+	}
+
 	e.shrinks()
 	if r := e.morgana(folder, "destroy", "hello"); r.code != 0 {
 		t.Errorf("destroy: %s%s", r.out, r.errOut)

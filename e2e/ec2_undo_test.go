@@ -24,30 +24,32 @@ func (e *onEC2) comes(name string, before int) {
 	e.eventually(waits, name+" comes", func() bool { return e.count(name) > before })
 }
 
-// kill -9 of the worker in the calls of register and boot: there is one snapshot, one AMI
-// and one instance, and few blocks are sent twice.
+// kill -9 of the worker in the calls of register, boot and destroy: there is one snapshot,
+// one AMI and one instance, few blocks are sent twice, and in the end nothing is left.
 func TestKillTheWorkerAtEC2(t *testing.T) {
 	t.Parallel()
 	e := newEC2(t, nil)
 	folder := e.atEC2(e.kernel(), "killed", "")
-	kills := []string{"StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "RegisterImage", "RunInstances"}
-	for _, call := range kills {
-		e.cloud.Fault(ec2lab.Fault{Call: call, Delay: 2 * time.Second})
+	killed := func(verb string, calls ...string) {
+		for _, call := range calls {
+			e.cloud.Fault(ec2lab.Fault{Call: call, Delay: 2 * time.Second})
+		}
+		command := e.begin(folder, verb)
+		for _, call := range calls {
+			e.comes(call, 0)
+			e.kill(e.worker)
+			e.startWorker()
+		}
+		e.ends(command, 0)
 	}
-	deploy := e.begin(folder, "deploy")
-	for _, call := range kills {
-		e.comes(call, 0)
-		e.kill(e.worker)
-		e.startWorker()
-	}
-	e.ends(deploy, 0)
+	killed("deploy", "StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "RegisterImage", "RunInstances")
 	e.holds(1)
 	for block, n := range e.cloud.Puts(e.has("snapshot", "completed")[0]) {
 		if n > 2 {
 			t.Errorf("block %d was sent %d times", block, n)
 		}
 	}
-	e.ends(e.begin(folder, "destroy"), 0)
+	killed("destroy", "TerminateInstances", "DeleteSnapshot")
 	e.asBefore()
 }
 
