@@ -22,7 +22,7 @@ import (
 )
 
 // ship makes the carrier of a kernel.
-func ship(t *testing.T, o carrier.Options, kernel, args string, interfaces int) (linux, ramdisk string) {
+func ship(t *testing.T, o carrier.Carriage, kernel, args string, interfaces int) (linux, ramdisk string) {
 	t.Helper()
 	f, err := os.Open(kernel)
 	if err != nil {
@@ -141,7 +141,7 @@ func (g *guest) lastLine() string {
 func TestLinuxProgram(t *testing.T) {
 	need.Tools(t, "grub-mkimage")
 	parts := carriertest.Make(t)
-	linux, ramdisk := ship(t, carrier.Options{Linux: parts.Linux}, parts.Web, "a=b  second", 1)
+	linux, ramdisk := ship(t, carrier.Carriage{Linux: parts.Linux}, parts.Web, "a=b  second", 1)
 	root := filepath.Join(t.TempDir(), "disk")
 	err := disk.Write(t.Context(), root, disk.BIOS, disk.Boot{Kernel: linux, ABI: image.LinuxBzImage, Args: carrier.CommandLine,
 		Modules: []disk.Module{{Path: ramdisk, Name: "ramdisk"}}}, 0)
@@ -153,7 +153,7 @@ func TestLinuxProgram(t *testing.T) {
 		t.Errorf("it answers %q", got)
 	}
 	_ = g.get("3")
-	if last := g.lastLine(); last != "exit status 3" {
+	if last := g.lastLine(); last != "carrier: exit status 3" {
 		t.Errorf("the last line is %q", last)
 	}
 	if console := g.await(""); !strings.Contains(console, `arguments: ["a=b" "second"]`) {
@@ -164,7 +164,7 @@ func TestLinuxProgram(t *testing.T) {
 // A Solo5 kernel gets the interface's MAC address and its address, and the disk.
 func TestSolo5(t *testing.T) {
 	parts := carriertest.Make(t)
-	linux, ramdisk := ship(t, carrier.Options{Linux: parts.Linux, Restart: true}, parts.SPT, `--ipv4={address} --hello="a  b"`, 0)
+	linux, ramdisk := ship(t, carrier.Carriage{Linux: parts.Linux, Restart: true}, parts.SPT, `--ipv4={address} --hello="a  b"`, 0)
 	data := filepath.Join(t.TempDir(), "data")
 	if err := os.WriteFile(data, append([]byte("bytes of a disk"), make([]byte, 8192-15)...), 0o600); err != nil {
 		t.Fatal(err)

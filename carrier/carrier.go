@@ -22,10 +22,11 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Options are the options of a target that has a carrier.
-type Options struct {
-	// Carrier is "linux" for a Linux that runs the kernel: a Solo5 spt or hvt kernel in its
-	// tender, or a Linux program. Default: the kernel boots by itself.
+// Carriage has the options of a target that has a carrier.
+type Carriage struct {
+	// Carrier is the system that runs the kernel: "linux", a Linux with drivers for clouds'
+	// devices. It runs a Solo5 spt or hvt kernel in its tender, or a Linux program. Default:
+	// none, the kernel boots by itself.
 	Carrier string `json:"carrier,omitempty" jsonschema:"enum=linux"`
 	// Linux is the carrier's Linux kernel: a package of Debian with its version, as
 	// "linux-image-6.1.0-50-cloud-amd64=6.1.176-1", that apt on the worker's host knows, or
@@ -39,19 +40,23 @@ type Options struct {
 	Restart bool `json:"restart,omitempty"`
 }
 
-// Loader is the carrier's name in package image's table.
-const Loader = "carrier"
+const (
+	// Loader is the carrier's name in package image's table.
+	Loader = "carrier"
+	// Ramdisk is the name of the ramdisk's file.
+	Ramdisk = "ramdisk"
+)
 
 // CommandLine is the command line of the carrier's Linux.
 const CommandLine = "console=ttyS0,115200 quiet panic=10 random.trust_cpu=on nvme_core.io_timeout=4294967295"
 
-// On reports whether the options have a carrier.
-func (o Options) On() bool { return o.Carrier != "" }
+// Carried reports whether the options have a carrier.
+func (o Carriage) Carried() bool { return o.Carrier != "" }
 
 // Read refuses options that are wrong on any host: InvalidSpec.
-func (o Options) Read() error {
+func (o Carriage) Read() error {
 	switch {
-	case !o.On() && (o.Linux != "" || o.Tender != "" || o.Restart):
+	case !o.Carried() && (o.Linux != "" || o.Tender != "" || o.Restart):
 		field := "restart"
 		if o.Linux != "" {
 			field = "linux"
@@ -59,7 +64,7 @@ func (o Options) Read() error {
 			field = "tender"
 		}
 		return step.Invalid(field, "carrier: linux, or leave it out", "it is for a carrier")
-	case o.On() && o.Carrier != "linux":
+	case o.Carried() && o.Carrier != "linux":
 		return step.Invalid("carrier", step.OneOf(o.Carrier, "linux"), "unknown carrier %q", o.Carrier)
 	case o.Linux != "" && !filepath.IsAbs(o.Linux) && !packageForm.MatchString(o.Linux):
 		return step.Invalid("linux", "the absolute path of a .deb, package=version, or leave it out", "%q is no package", o.Linux)
@@ -69,8 +74,8 @@ func (o Options) Read() error {
 
 // Complete fills in Linux, and refuses a host that lacks the parts: Unsupported. abis are
 // the kernel's, nil if they are not known.
-func (o *Options) Complete(ctx context.Context, abis []string) (err error) {
-	if !o.On() {
+func (o *Carriage) Complete(ctx context.Context, abis []string) (err error) {
+	if !o.Carried() {
 		return nil
 	}
 	abi, err := image.Supports(Loader, abis)
@@ -90,7 +95,7 @@ func (o *Options) Complete(ctx context.Context, abis []string) (err error) {
 }
 
 // tender finds the tender for a kernel, "" for a Linux program.
-func (o Options) tender(abi string) (string, error) {
+func (o Carriage) tender(abi string) (string, error) {
 	if abi == "" || abi == image.LinuxExecutable {
 		return "", nil
 	}
@@ -118,10 +123,10 @@ type Cargo struct {
 	Interfaces int
 }
 
-// Ship makes the files "linux" and "ramdisk" in a folder, and returns their paths. cache is
+// Ship makes the Linux kernel and the ramdisk in a folder, and returns their paths. cache is
 // a folder that keeps Debian's packages. The bytes depend only on o, what is carried, the
 // package, the tender and the init.
-func (o Options) Ship(ctx context.Context, cache, folder string, c Cargo) (kernel, ramdisk string, err error) {
+func (o Carriage) Ship(ctx context.Context, cache, folder string, c Cargo) (kernel, ramdisk string, err error) {
 	abi, err := image.Supports(Loader, c.Info.ABIs)
 	if err != nil {
 		return "", "", err
@@ -157,7 +162,7 @@ func (o Options) Ship(ctx context.Context, cache, folder string, c Cargo) (kerne
 		return "", "", err
 	}
 	step.Report(ctx, step.Progress{Note: "making the ramdisk"})
-	kernel, ramdisk = filepath.Join(folder, "linux"), filepath.Join(folder, "ramdisk")
+	kernel, ramdisk = filepath.Join(folder, "linux"), filepath.Join(folder, Ramdisk)
 	if err := os.Rename(l.kernel, kernel); err != nil {
 		return "", "", err
 	}
@@ -165,7 +170,7 @@ func (o Options) Ship(ctx context.Context, cache, folder string, c Cargo) (kerne
 }
 
 // programs returns the entries of the ramdisk except the modules.
-func (o Options) programs(abi string, c Cargo) ([]entry, error) {
+func (o Carriage) programs(abi string, c Cargo) ([]entry, error) {
 	t := task.Task{Interfaces: c.Interfaces, Restart: o.Restart}
 	entries, err := program(c.Kernel, task.Kernel[1:], "kernel")
 	if abi != image.LinuxExecutable {

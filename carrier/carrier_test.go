@@ -22,7 +22,7 @@ func TestShipsTheSame(t *testing.T) {
 	parts := carriertest.Make(t)
 	var made [2][]byte
 	for i := range made {
-		linux, ramdisk := ship(t, carrier.Options{Linux: parts.Linux}, "/bin/cat", "a", 1)
+		linux, ramdisk := ship(t, carrier.Carriage{Linux: parts.Linux}, "/bin/cat", "a", 1)
 		for _, path := range []string{linux, ramdisk} {
 			data, err := os.ReadFile(path)
 			if err != nil {
@@ -52,18 +52,18 @@ func TestShipsTheSame(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	for _, test := range []struct {
-		options carrier.Options
+		options carrier.Carriage
 		field   string
 	}{
-		{carrier.Options{}, ""},
-		{carrier.Options{Carrier: "linux", Restart: true, Linux: "/a.deb"}, ""},
-		{carrier.Options{Carrier: "linux", Linux: "linux-image-6.1.0-50-cloud-amd64=6.1.176-1~a+b"}, ""},
-		{carrier.Options{Carrier: "linux", Linux: "linux-image-amd64"}, "linux"},
-		{carrier.Options{Carrier: "linux", Linux: "-o=1"}, "linux"},
-		{carrier.Options{Carrier: "bsd"}, "carrier"},
-		{carrier.Options{Linux: "/a.deb"}, "linux"},
-		{carrier.Options{Tender: "solo5-spt"}, "tender"},
-		{carrier.Options{Restart: true}, "restart"},
+		{carrier.Carriage{}, ""},
+		{carrier.Carriage{Carrier: "linux", Restart: true, Linux: "/a.deb"}, ""},
+		{carrier.Carriage{Carrier: "linux", Linux: "linux-image-6.1.0-50-cloud-amd64=6.1.176-1~a+b"}, ""},
+		{carrier.Carriage{Carrier: "linux", Linux: "linux-image-amd64"}, "linux"},
+		{carrier.Carriage{Carrier: "linux", Linux: "-o=1"}, "linux"},
+		{carrier.Carriage{Carrier: "bsd"}, "carrier"},
+		{carrier.Carriage{Linux: "/a.deb"}, "linux"},
+		{carrier.Carriage{Tender: "solo5-spt"}, "tender"},
+		{carrier.Carriage{Restart: true}, "restart"},
 	} {
 		var e *step.Error
 		if err := test.options.Read(); (err != nil) != (test.field != "") || errors.As(err, &e) && (e.Field != test.field || e.Kind != step.InvalidSpec) {
@@ -83,18 +83,18 @@ func TestRefuses(t *testing.T) {
 	spt := image.Info{ABIs: []string{image.Solo5SPT}}
 	for _, test := range []struct {
 		name    string
-		options carrier.Options
+		options carrier.Carriage
 		cargo   carrier.Cargo
 		kind    step.Kind
 		field   string
 		text    string
 	}{
-		{"virtio kernel", carrier.Options{}, carrier.Cargo{Info: image.Info{ABIs: []string{image.Solo5Virtio}}}, step.Unsupported, "", "no Linux program and no Solo5 kernel"},
-		{"no tender", carrier.Options{Tender: "solo5-none"}, carrier.Cargo{Info: spt}, step.Unsupported, "tender", "no program solo5-none"},
-		{"quotes", carrier.Options{}, carrier.Cargo{Kernel: parts.Web, Info: linux, Args: `a "b c"`}, step.InvalidSpec, "args", "split at blanks"},
-		{"no package", carrier.Options{Linux: "/none.deb"}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.NotFound, "linux", "/none.deb"},
-		{"another file", carrier.Options{Linux: text}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.InvalidSpec, "linux", "no ar archive"},
-		{"unknown version", carrier.Options{Linux: "linux-image-cloud-amd64=0"}, carrier.Cargo{Kernel: parts.Web, Info: linux}, "", "linux", "Version '0'"},
+		{"virtio kernel", carrier.Carriage{}, carrier.Cargo{Info: image.Info{ABIs: []string{image.Solo5Virtio}}}, step.Unsupported, "", "no Linux program and no Solo5 kernel"},
+		{"no tender", carrier.Carriage{Tender: "solo5-none"}, carrier.Cargo{Info: spt}, step.Unsupported, "tender", "no program solo5-none"},
+		{"quotes", carrier.Carriage{}, carrier.Cargo{Kernel: parts.Web, Info: linux, Args: `a "b c"`}, step.InvalidSpec, "args", "split at blanks"},
+		{"no package", carrier.Carriage{Linux: "/none.deb"}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.NotFound, "linux", "/none.deb"},
+		{"another file", carrier.Carriage{Linux: text}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.InvalidSpec, "linux", "no ar archive"},
+		{"unknown version", carrier.Carriage{Linux: "linux-image-cloud-amd64=0"}, carrier.Cargo{Kernel: parts.Web, Info: linux}, "", "linux", "Version '0'"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, _, err := test.options.Ship(t.Context(), t.TempDir(), t.TempDir(), test.cargo)

@@ -64,7 +64,7 @@ func apt(ctx context.Context, folder, program string, args ...string) ([]byte, e
 	return out, nil
 }
 
-// Fetch returns the path of a package, as in Options.Linux, from the folder cache or from apt's servers. apt
+// Fetch returns the path of a package, as in Carriage.Linux, from the folder cache or from apt's servers. apt
 // verifies it by the signature of the repository.
 func Fetch(ctx context.Context, cache, pkg string) (string, error) {
 	name, version, _ := strings.Cut(pkg, "=")

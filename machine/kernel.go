@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
@@ -20,6 +21,7 @@ type Kernel struct {
 	File step.Artifact
 
 	store  step.Store
+	cache  string // for the carrier's packages
 	folder string
 	path   string // of File, on this host
 }
@@ -30,7 +32,7 @@ func (r *Machines) Kernel(ctx context.Context, tags step.Tags, a step.Artifact) 
 	if err != nil {
 		return nil, nil, err
 	}
-	k = &Kernel{File: a, store: r.store, folder: folder, path: filepath.Join(folder, "kernel")}
+	k = &Kernel{File: a, store: r.store, cache: filepath.Join(r.root, ".carrier"), folder: folder, path: filepath.Join(folder, "kernel")}
 	if err := k.fetch(ctx); err != nil {
 		return nil, nil, errors.Join(err, done())
 	}
@@ -74,6 +76,32 @@ func (k *Kernel) Unpack(ctx context.Context) (err error) {
 	}
 	k.File, err = k.store.Put(ctx, plain)
 	return err
+}
+
+// Carry puts a carrier's Linux in the place of the kernel, which is uncompressed, and
+// returns the ramdisk that runs the kernel. args are the kernel's, and interfaces is the
+// number of the machine's network interfaces.
+func (k *Kernel) Carry(ctx context.Context, by carrier.Carriage, args string, interfaces int) (ramdisk step.File, err error) {
+	linux, path, err := by.Ship(ctx, k.cache, k.folder, carrier.Cargo{Kernel: k.path, Info: k.Info, Args: args, Interfaces: interfaces})
+	if err != nil {
+		return step.File{}, err
+	}
+	k.path = linux
+	if k.File, err = k.put(ctx, linux); err != nil {
+		return step.File{}, err
+	}
+	k.Info = image.Info{ABIs: []string{image.LinuxBzImage}, Machine: "x86_64"}
+	a, err := k.put(ctx, path)
+	return step.File{Name: carrier.Ramdisk, Artifact: a}, err
+}
+
+func (k *Kernel) put(ctx context.Context, path string) (step.Artifact, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return step.Artifact{}, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return k.store.Put(ctx, f)
 }
 
 // Modules returns the files that came with the kernel k and that the option modules names.

@@ -73,13 +73,14 @@ func (m *Match) Found() bool { return m.found }
 // Tail returns the last 20 lines of the console, as far as they are in its last 8 KiB.
 func (m *Match) Tail() string { return lastLines(m.window[max(0, len(m.window)-tailSize):]) }
 
-var solo5Failure = regexp.MustCompile(`Solo5: (solo5_exit\(-?[1-9][0-9]*\) called|solo5_abort\(\) called)`)
+// The carrier (package carrier) prints the status with which its kernel ended.
+var solo5Failure = regexp.MustCompile(`Solo5: (solo5_exit\(-?[1-9][0-9]*\) called|solo5_abort\(\) called)|(?m:^carrier: (exit status [1-9][0-9]*)\r?$)`)
 
-// Solo5Failure returns the text by which a Solo5 kernel reports in its console that it
-// failed, "" if there is none. Without a tender the kernel's exit status is only text.
+// Solo5Failure returns the text by which a Solo5 kernel, or the carrier, reports in the console
+// that the kernel failed, "" if there is none. Without a tender the kernel's exit status is only text.
 func Solo5Failure(console string) string {
 	if found := solo5Failure.FindStringSubmatch(console); found != nil {
-		return found[1]
+		return found[1] + found[2]
 	}
 	return ""
 }

@@ -53,9 +53,10 @@ func (b *boot) args(with means, devices []device, uefi firmware) ([]string, erro
 // startArgs returns the arguments for the kernel or the boot disk.
 func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	if !s.disk() {
-		args := []string{"-kernel", kernelFile, "-append", s.Args}
-		if len(s.Modules) > 0 {
-			args = append(args, "-initrd", strings.Join(s.Modules, ","))
+		line, modules := s.boots()
+		args := []string{"-kernel", kernelFile, "-append", line}
+		if len(modules) > 0 {
+			args = append(args, "-initrd", strings.Join(modules, ","))
 		}
 		return args, nil
 	}

@@ -14,6 +14,10 @@ import (
 // (2022.11) does not come as far as GRUB with less than 64 MiB.
 var leastMemory = map[string]int{viaKernel: 2, viaBIOS: 2, viaUEFI: 64}
 
+// carrierMemory is the same for a carrier with Debian's cloud kernel 6.1. By UEFI GRUB needs
+// more for its two files.
+var carrierMemory = map[string]int{viaKernel: 128, viaBIOS: 128, viaUEFI: 256}
+
 // checkMemory refuses more memory than the host has. It does not ask for free memory:
 // that changes until boot, and Linux gives memory only when it is touched.
 func checkMemory(mib int) error {

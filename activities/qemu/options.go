@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
@@ -45,6 +46,7 @@ type Options struct {
 	// multiboot kernel gets them as modules, in this order; a Linux or PVH kernel
 	// takes one, as its ramdisk.
 	Modules []string `json:"modules,omitempty"`
+	carrier.Carriage
 	// Accel is the accelerator: "kvm", "tcg" (emulation), or "auto": kvm if it
 	// works on the worker's host, else tcg. To find out, a program that uses
 	// SSE is run under KVM.
@@ -167,7 +169,7 @@ func (s settings) parse() (settings, error) {
 		return s, step.Invalid("machine", "pc, q35 or microvm", "%q is no machine type", s.Machine)
 	}
 	var err error
-	for _, read := range []func() error{s.readVia, s.readModules, s.readDisks, s.readPorts, s.readNetworks} {
+	for _, read := range []func() error{s.Read, s.readVia, s.readModules, s.readDisks, s.readPorts, s.readNetworks} {
 		if err = read(); err != nil {
 			return s, err
 		}
@@ -196,10 +198,22 @@ func (s *settings) disk() bool { return s.Via != viaKernel }
 
 // loader is the program that starts the kernel, as package image names it.
 func (s *settings) loader() string {
-	if s.disk() {
+	switch {
+	case s.Carried():
+		return carrier.Loader
+	case s.disk():
 		return "grub"
 	}
 	return Kind
+}
+
+// boots returns the command line and the modules of what is booted: the kernel, or its
+// carrier.
+func (s *settings) boots() (args string, modules []string) {
+	if s.Carried() {
+		return carrier.CommandLine, []string{carrier.Ramdisk}
+	}
+	return s.Args, s.Modules
 }
 
 func (s *settings) readVia() (err error) {
@@ -213,6 +227,10 @@ func (s *settings) readVia() (err error) {
 			"needed with via %s: firmware and GRUB print as well", s.Via)
 	case s.Memory < leastMemory[s.Via]:
 		return step.Invalid("memory", fmt.Sprintf("a number of MiB as 128; at least %d with via %s", leastMemory[s.Via], s.Via), "%d MiB is too little", s.Memory)
+	case s.Carried() && s.Memory < carrierMemory[s.Via]:
+		return step.Invalid("memory", fmt.Sprintf("at least %d with a carrier and via %s", carrierMemory[s.Via], s.Via), "%d MiB is too little for the carrier's Linux", s.Memory)
+	case s.Carried() && len(s.Modules) > 0:
+		return step.Invalid("modules", "leave out modules, or carrier", "a carrier has a ramdisk of its own, and its kernel takes none")
 	case s.Size != "" && !s.disk():
 		return step.Invalid("size", "via: bios or uefi, or leave it out", "via kernel has no boot disk")
 	case s.Firmware != "" && s.Via != viaUEFI:

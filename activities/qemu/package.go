@@ -48,11 +48,19 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err := p.openKernel(ctx); err != nil {
 		return img, err
 	}
-	if _, err := s.devices(manifestOf(p.kernel.Info)); err != nil {
+	manifest := manifestOf(p.kernel.Info)
+	if _, err := s.devices(manifest); err != nil {
 		return img, err
 	}
 	if p.modules, err = machine.Modules(k, s.Modules); err != nil {
 		return img, err
+	}
+	if s.Carried() {
+		ramdisk, err := p.kernel.Carry(ctx, s.Carriage, s.Args, len(s.networks))
+		if err != nil {
+			return img, err
+		}
+		p.abi, p.modules = image.LinuxBzImage, []step.File{ramdisk}
 	}
 	if err := image.CheckMemory(p.kernel.Info, s.Memory, p.modules); err != nil {
 		return img, err
@@ -68,8 +76,8 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err != nil {
 		return img, err
 	}
-	if m := manifestOf(p.kernel.Info); m != nil {
-		b, err := m.json()
+	if manifest != nil {
+		b, err := manifest.json()
 		if err != nil {
 			return img, err
 		}
@@ -101,7 +109,7 @@ func (p *packing) openKernel(ctx context.Context) (err error) {
 	if p.abi, err = p.s.starts(info.ABIs); err != nil {
 		return err
 	}
-	if p.s.disk() {
+	if p.s.loader() == "grub" {
 		if err := image.CheckGRUB(info); err != nil {
 			return err
 		}
@@ -130,7 +138,8 @@ func (s *settings) starts(abis []string) (string, error) {
 
 // disk makes the disk and puts it into the store.
 func (p *packing) disk(ctx context.Context) ([]step.File, error) {
-	a, _, err := p.kernel.Disk(ctx, machine.Boot{Layout: p.s.layout(), ABI: p.abi, Args: p.s.Args, Modules: p.modules,
+	args, _ := p.s.boots()
+	a, _, err := p.kernel.Disk(ctx, machine.Boot{Layout: p.s.layout(), ABI: p.abi, Args: args, Modules: p.modules,
 		Size: p.s.size, Option: p.s.Size})
 	return []step.File{{Name: packedDisk, Artifact: a}}, err
 }

@@ -30,7 +30,8 @@ func prepare(ctx context.Context, made machine.Machine, options json.RawMessage)
 	if err != nil {
 		return err
 	}
-	files := append([]string{kernelFile}, s.Modules...)
+	_, modules := s.boots()
+	files := append([]string{kernelFile}, modules...)
 	if s.disk() {
 		files = []string{packedDisk}
 	}

@@ -19,10 +19,12 @@ type manifest struct{ devices []image.Device }
 
 // manifestOf returns the manifest of a kernel that was identified.
 func manifestOf(info image.Info) *manifest {
-	if !slices.Contains(info.ABIs, image.Solo5Virtio) {
-		return nil
+	for _, abi := range []string{image.Solo5Virtio, image.Solo5SPT, image.Solo5HVT} {
+		if slices.Contains(info.ABIs, abi) {
+			return &manifest{info.Devices}
+		}
 	}
-	return &manifest{info.Devices}
+	return nil
 }
 
 // json returns the manifest as mirage configure writes it.

@@ -126,6 +126,9 @@ func TestSolo5Status(t *testing.T) {
 	for i, test := range []struct{ said, want string }{
 		{"Solo5: solo5_exit(0) called\n", ""},
 		{"Solo5: solo5_exit(64) called\n", "solo5_exit(64) called"},
+		{"carrier: exit status 7\r\n", "exit status 7"},
+		{"carrier: exit status 0\r\n", ""},
+		{"carrier: exit status 7; the unikernel starts again\r\n", ""},
 		{"Solo5: solo5_abort() called\n", "solo5_abort() called"},
 	} {
 		r := b.register(b.spec("status", i+1, `{}`))

@@ -14,7 +14,7 @@ import (
 
 // Parts are the parts on this host.
 type Parts struct {
-	// Linux is Options.Linux: Debian's newest cloud kernel, kept in the user's cache folder.
+	// Linux is Carriage.Linux: Debian's newest cloud kernel, kept in the user's cache folder.
 	Linux string
 	// Web is a Linux program that prints "listening", answers HTTP on port 80, and ends with
 	// status N on /N.
@@ -38,7 +38,7 @@ func Make(t testing.TB) Parts {
 		build(t, root, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(folder, program), "./carrier/"+from)
 	}
 	build(t, root, "gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-DTARGET=2", "-DDEVICES=2", "-o", p.SPT, "activities/local/testdata/kernel.S")
-	o := carrier.Options{Carrier: "linux"}
+	o := carrier.Carriage{Carrier: "linux"}
 	need.Nil(t, o.Complete(t.Context(), nil))
 	cache, err := os.UserCacheDir()
 	if err != nil {

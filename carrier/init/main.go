@@ -50,7 +50,7 @@ func say(format string, args ...any) { fmt.Printf("carrier: "+format+"\n", args.
 // powered off has none.
 func finish(status int) {
 	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("0"), 0) // else Linux prints "reboot: Power down"
-	fmt.Printf("exit status %d\n", status)
+	say("exit status %d", status)
 	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		say("power off: %v", err)

@@ -176,8 +176,10 @@ func reflectOptions(root string, k kind) (*jsonschema.Schema, error) {
 		},
 	}
 	if folder, ours := strings.CutPrefix(reflect.TypeOf(k.options).PkgPath(), module+"/activities/"); ours {
-		if err := addComments(r, root, path.Join("activities", folder)); err != nil {
-			return nil, fmt.Errorf("comments of %s: %w", folder, err)
+		for _, folder := range []string{path.Join("activities", folder), "carrier"} {
+			if err := addComments(r, root, folder); err != nil {
+				return nil, fmt.Errorf("comments of %s: %w", folder, err)
+			}
 		}
 	}
 	options := r.Reflect(k.options)

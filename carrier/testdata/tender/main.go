@@ -61,21 +61,20 @@ func run(args []string) error {
 	return g.serve()
 }
 
-func open(name string) (*os.File, error) {
-	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
+func open(name string) (fd int, err error) {
+	if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR, 0); err != nil {
+		return 0, err
 	}
 	request, err := unix.NewIfreq(name)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	return f, unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, request)
+	return fd, unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 }
 
 type guest struct {
-	tap      *os.File
+	tap      int
 	mac, ip  []byte
 	page     []byte
 	answered bool
@@ -91,7 +90,7 @@ func (g *guest) serve() error {
 	be := binary.BigEndian
 	buffer := make([]byte, 2048)
 	for {
-		n, err := g.tap.Read(buffer)
+		n, err := unix.Read(g.tap, buffer)
 		if err != nil {
 			return err
 		}
@@ -130,7 +129,7 @@ func (g *guest) serve() error {
 func (g *guest) send(frame, to []byte) error {
 	copy(frame, to)
 	copy(frame[6:], g.mac)
-	_, err := g.tap.Write(frame)
+	_, err := unix.Write(g.tap, frame)
 	return err
 }
 
