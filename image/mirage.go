@@ -1,5 +1,11 @@
 package image
 
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
 // MirageTarget returns the value of mirage configure -t for a kind of target, or ""
 // if none is known. For ec2 it is "": the right one depends on the instance type.
 func MirageTarget(kind string) string {
@@ -36,4 +42,46 @@ func MirageABIs(target string) []string {
 		return []string{Solo5Xen, XenPVH}
 	}
 	return nil
+}
+
+// defaultNetworks are the names of MirageOS's default_network, by the target of mirage
+// configure.
+var defaultNetworks = map[string]string{"unix": "tap0", "macosx": "tap0", "xen": "0", "qubes": "0",
+	"hvt": "service", "spt": "service", "virtio": "service", "muen": "service", "genode": "service"}
+
+var (
+	// ocamlForm matches a comment without a comment in it, or a string. So a comment within
+	// a string stays.
+	ocamlForm   = regexp.MustCompile(`(?s)\(\*(?:[^*(]|\*+[^*)]|\(+[^*(])*?\*+\)|"(?:[^"\\]|\\.)*"`)
+	networkForm = regexp.MustCompile(`\bdefault_network\b|\bnetif\b(?:\s+~group:\s*"[^"]*")?\s*("[^"\\]*")?`)
+	unclearForm = regexp.MustCompile(`\b(?:match_impl|if_impl)\b`)
+)
+
+// MirageNetworks returns the names of the network devices of the kernel that mirage
+// configure -t target makes of a config.ml. It returns nil if there are none, or if the
+// text does not tell: it chooses devices by a key, or computes a name.
+func MirageNetworks(config, target string) []string {
+	config = ocamlForm.ReplaceAllStringFunc(config, func(found string) string {
+		if strings.HasPrefix(found, "(*") {
+			return " "
+		}
+		return found
+	})
+	if unclearForm.MatchString(config) || strings.Contains(config, "(*") {
+		return nil
+	}
+	var all []string
+	for _, found := range networkForm.FindAllStringSubmatch(config, -1) {
+		name := strings.Trim(found[1], `"`)
+		if found[0] == "default_network" {
+			name = defaultNetworks[target]
+		}
+		if name == "" {
+			return nil
+		}
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }

@@ -197,3 +197,27 @@ func TestTargets(t *testing.T) {
 		t.Errorf("of a kernel that is not known: %v", got)
 	}
 }
+
+func TestMirageNetworks(t *testing.T) {
+	for _, test := range []struct {
+		config string
+		want   map[string][]string // by target
+	}{
+		{`let () = register "hello" [ main $ default_network ]`,
+			map[string][]string{"xen": {"0"}, "qubes": {"0"}, "virtio": {"service"}, "spt": {"service"}, "unix": {"tap0"}}},
+		{`let stack = generic_stackv4v6 default_network let b = f default_network`, map[string][]string{"xen": {"0"}, "hvt": {"service"}}},
+		{`let net = netif "service" let other = netif ~group:"private" "1"`, map[string][]string{"xen": {"service", "1"}, "spt": {"service", "1"}}},
+		{"(** A page.\n *\n **)\n(* netif \"1\" **) let net = default_network (* default *)", map[string][]string{"xen": {"0"}, "unikraft-qemu": nil}},
+		{`(* default_network (* as here *) *) let () = register "hello" [ job ]`, map[string][]string{"xen": nil}},
+		{`let s = "(* \" default" let net = default_network let t = "*)"`, map[string][]string{"xen": nil}},
+		{`let net = if_impl Key.is_unix default_network (netif "1")`, map[string][]string{"xen": nil}},
+		{`let net = netif name`, map[string][]string{"xen": nil}},
+		{``, map[string][]string{"xen": nil}},
+	} {
+		for target, want := range test.want {
+			if got := MirageNetworks(test.config, target); !slices.Equal(got, want) {
+				t.Errorf("%s for %s: got %q, want %q", test.config, target, got, want)
+			}
+		}
+	}
+}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -159,7 +162,7 @@ func pick(p *config.Project, names []string, all bool) ([]config.Target, error) 
 
 func request(p *config.Project, t config.Target, origin step.Origin, f deployFlags) workflows.DeployRequest {
 	if origin.Archive != nil {
-		origin.ABIs = expectedABIs(p, t)
+		origin.ABIs, origin.Networks = expected(p, t)
 	}
 	return workflows.DeployRequest{
 		Spec: step.Spec{
@@ -173,28 +176,41 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 	}
 }
 
-// expectedABIs returns the ABIs of a kernel that is not built yet, nil if they are
-// unknown. With them check can refuse a kernel that the target cannot boot.
-func expectedABIs(p *config.Project, t config.Target) []string {
+// expected returns the ABIs and the network devices of a kernel that is not built yet, nil
+// if they are unknown. With them check can refuse a kernel that the target cannot boot.
+func expected(p *config.Project, t config.Target) (abis, networks []string) {
 	_, configured := t.Steps[step.Configure]
 	_, built := t.Steps[step.Build]
 	if p.Toolchain.Kind != mirage || configured || built {
-		return nil
+		return nil, nil
 	}
 	var options struct {
 		Target string `json:"target"`
+		Config string `json:"config"`
 	}
 	if json.Unmarshal(p.Toolchain.Options, &options) != nil && len(p.Toolchain.Options) > 0 {
-		return nil // the toolchain reports the error
+		return nil, nil // the toolchain reports the error
 	}
 	if options.Target == "" {
 		options.Target = image.MirageTarget(t.Kind)
 	}
-	return image.MirageABIs(options.Target)
+	return image.MirageABIs(options.Target), image.MirageNetworks(readConfig(filepath.Join(p.Source, cmp.Or(options.Config, mirageConfig))), options.Target)
+}
+
+// readConfig reads a config.ml, "" if it cannot be read: the toolchain reports the error.
+func readConfig(path string) string {
+	text, err := files.Read(path, 1<<20)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 // mirage is the kind of the toolchain whose option target decides the kernel's ABI.
-const mirage = "mirage"
+const (
+	mirage       = "mirage"
+	mirageConfig = "config.ml"
+)
 
 // update sends a Deployment an update and waits for the answer. It starts the Deployment
 // if it does not run.

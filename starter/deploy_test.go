@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -15,10 +16,12 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-func TestExpectedABIs(t *testing.T) {
+func TestExpected(t *testing.T) {
 	for name, c := range map[string]struct{ toolchain, target, want string }{
-		"by kind of target": {"{kind: mirage}", "{kind: qemu}", "multiboot1 solo5-virtio"},
-		"as given":          {"{kind: mirage, target: xen}", "{kind: qemu}", "solo5-xen xen-pvh"},
+		"by kind of target": {"{kind: mirage}", "{kind: qemu}", "multiboot1 solo5-virtio [service]"},
+		"as given":          {"{kind: mirage, target: xen}", "{kind: qemu}", "solo5-xen xen-pvh [0]"},
+		"config as given":   {"{kind: mirage, config: xen/config.ml}", "{kind: xen}", "solo5-xen xen-pvh [a b]"},
+		"no config":         {"{kind: mirage, config: none.ml}", "{kind: xen}", "solo5-xen xen-pvh"},
 		"unknown -t":        {"{kind: mirage, target: moon}", "{kind: qemu}", ""},
 		"not a word":        {"{kind: mirage, target: [xen]}", "{kind: qemu}", ""},
 		"unknown kind":      {"{kind: mirage}", "{kind: moon}", ""},
@@ -26,13 +29,19 @@ func TestExpectedABIs(t *testing.T) {
 		"another toolchain": {"{kind: command, target: xen}", "{kind: qemu}", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inFolder(t, map[string]string{config.Filename: "app: a\ntoolchain: " + c.toolchain + "\ntargets: {dev: " + c.target + "}\n"})
+			inFolder(t, map[string]string{config.Filename: "app: a\ntoolchain: " + c.toolchain + "\ntargets: {dev: " + c.target + "}\n",
+				"config.ml": "let () = register \"a\" [ main $ default_network ]", "xen/config.ml": `let two = netif "a", netif "b"`})
 			p, err := config.Load("", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			archive := step.Origin{Archive: &step.Artifact{}}
-			if got := strings.Join(request(p, p.Targets[0], archive, deployFlags{}).Spec.Origin.ABIs, " "); got != c.want {
+			origin := request(p, p.Targets[0], archive, deployFlags{}).Spec.Origin
+			got := strings.Join(origin.ABIs, " ")
+			if origin.Networks != nil {
+				got += fmt.Sprint(" ", origin.Networks)
+			}
+			if got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 			// The ABIs of a kernel that exists stay as they are.

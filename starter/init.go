@@ -78,8 +78,12 @@ func (c *cli) init(folder, app, kernel, kind string, force bool) error {
 		}
 	}
 	if t.Kind = cmp.Or(kind, t.Kind); kernel == "" {
-		if source, err := os.ReadFile(filepath.Join(whole, "config.ml")); err == nil && isMirage(string(source)) {
+		source := readConfig(filepath.Join(whole, mirageConfig))
+		if mirageForm.MatchString(source) {
 			t.Toolchain, t.Solo5 = mirage, true
+			if target := image.MirageTarget(t.Kind); target != "unix" { // a unix program may use the host's network
+				t.Networks = image.MirageNetworks(source, target)
+			}
 		}
 	}
 	if err := step.CheckName("--kind", t.Kind); err != nil {
@@ -121,8 +125,6 @@ func kindFor(kernel string, abis []string) string {
 
 // mirageForm matches OCaml that uses module Mirage, as MirageOS's config.ml does.
 var mirageForm = regexp.MustCompile(`(?m)\bopen\s+Mirage\b|\bMirage\.`)
-
-func isMirage(source string) bool { return mirageForm.MatchString(source) }
 
 // identify reads a kernel file. The result is empty if the file does not exist or is no
 // kernel.

@@ -97,7 +97,7 @@ func TestInitOfSolo5Kernel(t *testing.T) {
 
 func TestInitOfMirage(t *testing.T) {
 	inFolder(t, map[string]string{"config.ml": "(* MirageOS *)\nopen Mirage\n\nlet main = main \"Unikernel.Main\" job\nlet () = register \"hello\" [ main ]\n"})
-	for kind, want := range map[string]string{"qemu": `{"memory":256}`, "local": `null`} {
+	for kind, want := range map[string]string{"qemu": `{"memory":256}`, "xen": `{"memory":256}`, "local": `null`} {
 		if status, _, errOut := morgana(t, "init", "--force", "--kind", kind); status != 0 {
 			t.Fatalf("exit %d, %s", status, errOut)
 		}
@@ -105,6 +105,17 @@ func TestInitOfMirage(t *testing.T) {
 		if p := wantOptions(t, kind, want); p.Toolchain.Kind != "mirage" || p.Source == "" {
 			t.Errorf("%s: got %+v", kind, p)
 		}
+	}
+	if err := os.WriteFile("config.ml", []byte("open Mirage\nlet () = register \"hello\" [ main $ generic_stackv4v6 default_network ]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for kind, want := range map[string]string{"qemu": `{"memory":256,"networks":[{"name":"service","kind":"user"}]}`,
+		"xen": `{"memory":256,"vif":[{"name":"0","bridge":"xenbr0"}]}`, "local": `null`} {
+		if status, _, errOut := morgana(t, "init", "--force", "--kind", kind); status != 0 {
+			t.Fatalf("exit %d, %s", status, errOut)
+		}
+		validate(t, config.Filename)
+		wantOptions(t, kind, want)
 	}
 	if err := os.WriteFile("config.ml", []byte("let words = [\"Mirage\"]\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -38,10 +38,14 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if s.ABI, err = image.Supports(Kind, spec.Origin.ABIs); err != nil {
 		return spec, err
 	}
-	if s.ABI == image.LinuxExecutable {
-		if err := s.fitNames(); err != nil {
-			return spec, err
-		}
+	switch s.ABI {
+	case image.LinuxExecutable:
+		err = s.fitNames()
+	case image.Solo5SPT, image.Solo5HVT:
+		err = s.fitNetworks(spec.Origin.Networks)
+	}
+	if err != nil {
+		return spec, err
 	}
 	if spec.Origin.Kernel != nil {
 		kernel, done, err := t.machines.Kernel(ctx, spec.Tags, *spec.Origin.Kernel)
@@ -66,6 +70,19 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	spec.Host = t.site.Host
 	spec.Alone, err = t.alone(ctx, spec.Tags)
 	return spec, err
+}
+
+// fitNetworks checks that the options give a Solo5 kernel the networks that its source
+// tells of; none if it tells nothing.
+func (s *settings) fitNetworks(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	var devices []image.Device
+	for _, name := range names {
+		devices = append(devices, image.Device{Name: name, Type: image.NetBasic})
+	}
+	return s.fitSolo5(devices, image.NetBasic)
 }
 
 // alone reports whether this host has nothing of another life of the same deployment.

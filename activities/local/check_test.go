@@ -91,6 +91,23 @@ func TestKernelRefused(t *testing.T) {
 	wantError(t, err, step.Unsupported, "", "has no tender", "kind qemu")
 }
 
+// Check refuses options without the networks that the source tells of, before the build.
+func TestNetworksOfTheSource(t *testing.T) {
+	withTenders(t)
+	b := newBench(t)
+	spec := b.spec(`{"networks":[{"name":"servcie"}]}`)
+	spec.Origin = step.Origin{ABIs: []string{image.Solo5SPT}, Networks: []string{"service"}}
+	_, err := b.target().Check(t.Context(), spec)
+	wantError(t, err, step.InvalidSpec, "networks[0].name", `no network device "servcie"`, `did you mean "service"?`)
+	spec.Options = b.spec(`{}`).Options
+	_, err = b.target().Check(t.Context(), spec)
+	wantError(t, err, step.InvalidSpec, "networks", `network device "service" is not given`, "{name: service, tap: auto}")
+	spec.Origin = step.Origin{ABIs: []string{image.LinuxExecutable}, Networks: []string{"tap0"}} // which the host may have
+	if _, err := b.target().Check(t.Context(), spec); err != nil {
+		t.Error(told(err))
+	}
+}
+
 // A tender that is none, or another kernel's, is refused before anything starts
 // where the host is known: by Check of a kernel that is there, by Package else.
 func TestTenderRefused(t *testing.T) {

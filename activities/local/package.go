@@ -67,7 +67,7 @@ func (s *settings) fit(info image.Info) error {
 	if abi == image.LinuxExecutable {
 		err = s.fitLinux()
 	} else {
-		err = s.fitSolo5(info.Devices)
+		err = s.fitSolo5(info.Devices, image.NetBasic, image.BlockBasic)
 	}
 	s.ABI = abi
 	return err
@@ -95,13 +95,16 @@ func (s *settings) fitLinux() error {
 	return s.fitNames()
 }
 
-// fitSolo5 checks that the options give exactly the manifest's devices. The tender would
-// refuse others only once it is started.
-func (s *settings) fitSolo5(devices []image.Device) error {
+// fitSolo5 checks that the options give exactly the manifest's devices of the types. The
+// tender would refuse others only once it is started.
+func (s *settings) fitSolo5(devices []image.Device, types ...string) error {
 	for _, kind := range []struct{ what, option, mft, example string }{
 		{"network device", "networks", image.NetBasic, "{name: %s, tap: auto}"},
 		{"block device", "blocks", image.BlockBasic, "{name: %s, size: 64}"},
 	} {
+		if !slices.Contains(types, kind.mft) {
+			continue
+		}
 		var has, given []string
 		for _, d := range devices {
 			if d.Type == kind.mft {

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 
 // project is a unikernel for the stand-in; see testdata/standin/mirage.
 var project = map[string]string{
-	"config.ml":    "register \"hello\"\nkey \"net\"\nflag \"no-dhcp\"\nkey \"hello\"\ndevice \"service\" \"NET_BASIC\"\n",
+	"config.ml":    "register \"hello\"\nkey \"net\"\nflag \"no-dhcp\"\nkey \"hello\"\ndefault_network\n",
 	"unikernel.ml": "let start () = ()\n",
 }
 
@@ -153,7 +153,7 @@ func TestTargets(t *testing.T) {
 					t.Errorf("manifest has %v (%v)", devices, err)
 				}
 			}
-			if a, ok := step.FileNamed(k.Files, XLIn); ok && !strings.Contains(b.Text(&a), "@NETWORK:service@") {
+			if a, ok := step.FileNamed(k.Files, XLIn); ok && !strings.Contains(b.Text(&a), "@NETWORK:0@") {
 				t.Errorf("xl.in is %s", b.Text(&a))
 			}
 			if log := b.Text(k.Log); !strings.Contains(log, "is now ready in dist/hello") {

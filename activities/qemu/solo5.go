@@ -70,14 +70,11 @@ func (s *settings) devices(m *manifest) ([]device, error) {
 		}
 		return all, nil
 	}
-	var nets, disks []string
-	for _, n := range s.networks {
-		nets = append(nets, n.Name)
-	}
+	var disks []string
 	for _, d := range s.Disks {
 		disks = append(disks, d.Name)
 	}
-	netOf, err := m.bind(image.NetBasic, "network", nets)
+	netOf, err := m.bind(image.NetBasic, "network", s.networkNames())
 	if err != nil {
 		return nil, s.blameNetwork(err)
 	}
@@ -93,6 +90,14 @@ func (s *settings) devices(m *manifest) ([]device, error) {
 		}
 	}
 	return all, nil
+}
+
+// networkNames returns the names of the options' networks, "" for none.
+func (s *settings) networkNames() (names []string) {
+	for _, n := range s.networks {
+		names = append(names, n.Name)
+	}
+	return names
 }
 
 // bind returns the index of the option for each of the manifest's devices of a kind. given

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -149,6 +150,23 @@ func TestSolo5UsageMatches(t *testing.T) {
 		r := b.register(b.spec("usage", 1, `{"args":"usage"%s}`, expect))
 		if m, err := New(b.site).Boot(t.Context(), r); step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "solo5_exit(64) called") {
 			t.Errorf("%s: got %+v, %v", expect, m.Ready, err)
+		}
+	}
+}
+
+// Check refuses options without the networks that the source tells of, before the build.
+func TestNetworksOfTheSource(t *testing.T) {
+	b := newBench(t)
+	for _, test := range []struct{ options, field, text, hint string }{
+		{`{}`, "networks", `network device "service" is not given`, "networks: [{name: service, kind: user}]"},
+		{`{"networks":[{"name":"servise"}]}`, "networks[0].name", `no network device "servise"`, `did you mean "service"?`},
+		{`{"network":"user"}`, "", "", ""},
+	} {
+		spec := b.spec("source", 1, "%s", test.options)
+		spec.Origin = step.Origin{ABIs: image.MirageABIs("virtio"), Networks: []string{"service"}}
+		_, err := New(b.site).Check(t.Context(), spec)
+		if e := detail(err); (err == nil) != (test.text == "") || err != nil && (e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Error(), test.text) || !strings.Contains(e.Hint, test.hint)) {
+			t.Errorf("%s: got %v, hint %q", test.options, err, e.Hint)
 		}
 	}
 }

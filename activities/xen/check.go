@@ -43,6 +43,9 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if err != nil {
 		return spec, err
 	}
+	if err := s.checkNetworks(spec.Origin.Networks); err != nil {
+		return spec, err
+	}
 	if s.disk() {
 		if err := disk.Missing(ctx, s.layout(how.Type)); err != nil {
 			return spec, err
@@ -94,6 +97,16 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	})
 	spec.Options, err = json.Marshal(s.Options)
 	return spec, err
+}
+
+// checkNetworks refuses options without the networks that the xl.in will ask for.
+func (s *settings) checkNetworks(names []string) error {
+	in := &template{}
+	for _, name := range names {
+		in.vif = append(in.vif, device{Vif: Vif{Name: name}})
+	}
+	_, err := s.bindVifs(in)
+	return err
 }
 
 // sameTarget reports whether a domain's name is one of the spec's app and target, in any

@@ -1,6 +1,8 @@
 package xen
 
 import (
+	"context"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -30,6 +32,30 @@ func TestRuns(t *testing.T) {
 		err := f.runs(host, c.kind)
 		if c.says == "" && err != nil || c.says != "" && (step.KindOf(err) != step.Unsupported || !strings.Contains(err.Error(), c.says)) {
 			t.Errorf("%s on Xen %s with %q: %v, want %q", c.kind, c.version, c.caps, err, c.says)
+		}
+	}
+}
+
+// Check refuses a vif for another network than the source tells of, before the build and
+// without asking the host. A vif without a name is bound.
+func TestNetworksOfTheSource(t *testing.T) {
+	for _, test := range []struct{ options, field, text, hint string }{
+		{`{}`, "vif", "@NETWORK:0@ of the xl.in is not bound", `write vif: [{name: "0", bridge: xenbr0}]`},
+		{`{"vif":[{"name":"service","bridge":"xenbr0"}]}`, "vif", "@NETWORK:0@ of the xl.in is not bound", `{name: "0"`},
+		{`{"vif":[{"bridge":"xenbr0"}]}`, "", "", ""},
+		{`{"vif":[{"name":"0"},{"bridge":"xenbr1"}]}`, "", "", ""},
+	} {
+		spec := step.Spec{Tags: step.Tags{App: "a", Target: "b", Life: "0a1b2c3d", Generation: 1}, Kind: Kind,
+			Options: []byte(test.options), Origin: step.Origin{Networks: []string{"0"}}}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // the host is not asked
+		_, err := New(step.Site{State: t.TempDir()}).Check(ctx, spec)
+		var e *step.Error
+		switch errors.As(err, &e); {
+		case test.text == "" && step.KindOf(err) == step.InvalidSpec:
+			t.Errorf("%s: got %v", test.options, err)
+		case test.text != "" && (e == nil || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(err.Error(), test.text) || !strings.Contains(e.Hint, test.hint)):
+			t.Errorf("%s: got %v", test.options, err)
 		}
 	}
 }
