@@ -204,7 +204,10 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 func (b *boot) connects(ctx context.Context) bool {
 	dialer := net.Dialer{Timeout: 2 * time.Second}
 	// With a public address the private one may be another host's in the worker's network.
-	ip := cmp.Or(aws.ToString(b.in.PublicIpAddress), aws.ToString(b.in.PrivateIpAddress))
+	ip := cmp.Or(aws.ToString(b.in.PublicIpAddress), aws.ToString(b.in.PrivateIpAddress), aws.ToString(b.in.Ipv6Address))
+	if ip == "" { // it would be this host
+		return false
+	}
 	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(b.s.Port)))
 	if err != nil {
 		return false

@@ -173,6 +173,22 @@ func TestExpectAndPort(t *testing.T) {
 	}
 }
 
+// An instance without an address is not taken for this host.
+func TestNoAddress(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // nothing was sent
+	port := listener.Addr().(*net.TCPAddr).Port
+	for ip, want := range map[string]bool{"": false, "127.0.0.1": true} {
+		b := &boot{s: settings{Options: Options{Port: port}}, in: types.Instance{PublicIpAddress: &ip}}
+		if b.connects(t.Context()) != want {
+			t.Errorf("address %q: connects is not %v", ip, want)
+		}
+	}
+}
+
 // An instance that shuts itself down once it was ready is a result.
 func TestEndsByItself(t *testing.T) {
 	environ(t)
