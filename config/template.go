@@ -68,7 +68,7 @@ func (t Template) target() string {
 			devices("networks", t.Networks, "kind: user", "") +
 			devices("disks", t.Disks, "size: 64MiB", "") +
 			`    # ports: ["8080:80"]    # 127.0.0.1:8080 on this host is port 80 of the machine
-` + t.ifNetwork(`    # args: "--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2"   # of MirageOS's stack: an address in QEMU's network
+` + t.ifNetwork(`    # args: "--ipv4=10.0.2.15/24 --ipv4-gateway=10.0.2.2"   # of a MirageOS stack without DHCP
 `)
 	case "xen":
 		return `    kind: xen
