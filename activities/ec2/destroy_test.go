@@ -170,3 +170,29 @@ func TestCancelledDestroy(t *testing.T) {
 	b.destroy(0)
 	b.left(b.before)
 }
+
+// A volume and a network interface that outlive their instance are removed too.
+func TestDestroyRemovesParts(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	tags, err := tagsOf(b.spec.Tags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &ec2.RunInstancesInput{ImageId: &b.ami, InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
+		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/xvda"), Ebs: &types.EbsBlockDevice{DeleteOnTermination: aws.Bool(false)}}},
+		NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{
+			{DeviceIndex: aws.Int32(0), SubnetId: &b.lab.Subnets()[0], DeleteOnTermination: aws.Bool(false)}}}
+	for _, kind := range []types.ResourceType{types.ResourceTypeInstance, types.ResourceTypeVolume, types.ResourceTypeNetworkInterface} {
+		in.TagSpecifications = append(in.TagSpecifications, types.TagSpecification{ResourceType: kind, Tags: tags})
+	}
+	if _, err := b.c.ec2.RunInstances(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range []string{"DeleteVolume", "DeleteNetworkInterface"} {
+		b.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.Before})
+		b.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.After})
+	}
+	b.destroy(0)
+	b.left(b.before)
+}

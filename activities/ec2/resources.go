@@ -108,7 +108,7 @@ func (c *cloud) parts(ctx context.Context, t step.Tags) ([]resource, error) {
 		ec2.NewDescribeNetworkInterfacesPaginator(c.ec2, &ec2.DescribeNetworkInterfacesInput{Filters: matching(t)}),
 		func(page *ec2.DescribeNetworkInterfacesOutput) (all []resource) {
 			for _, n := range page.NetworkInterfaces {
-				all = append(all, resource{kindInterface, aws.ToString(n.NetworkInterfaceId), n.TagSet, time.Time{}, n.Attachment != nil})
+				all = append(all, resource{kindInterface, aws.ToString(n.NetworkInterfaceId), n.TagSet, time.Time{}, n.Status != types.NetworkInterfaceStatusAvailable})
 			}
 			return all
 		})
