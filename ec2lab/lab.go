@@ -1,5 +1,5 @@
 // Package ec2lab is an EC2 on loopback, for tests: the EC2 Query API, the EBS direct
-// APIs, and as much of STS and Elastic Load Balancing as a deploy needs. AWS's own SDK
+// APIs, and as much of S3, STS and Elastic Load Balancing as a deploy needs. AWS's own SDK
 // speaks to it. Its instances are real machines of a [Hypervisor].
 //
 // The lab refuses what AWS refuses. Each request is checked against the API model that
@@ -66,13 +66,14 @@ type Lab struct {
 	late      time.Duration
 	page      int
 	addresses int // that were given out
+	uploads   int // multipart uploads that began
 }
 
 // Call is a request that came.
 type Call struct {
-	Service string // "ec2", "ebs", "sts" or "elasticloadbalancing"
+	Service string // "ec2", "ebs", "s3", "sts" or "elasticloadbalancing"
 	Name    string
-	// Params are the parameters of a Query request. Those of an EBS request are its
+	// Params are the parameters of a Query request. Those of an EBS or S3 request are its
 	// path's, header's and JSON's members by the API's names.
 	Params url.Values
 	// Code is that of the error that was the answer. It is "lost" if the answer or the
@@ -167,6 +168,14 @@ func (l *Lab) Resources() []string {
 	for _, r := range l.resources {
 		if line := r.line(); line != "" && !r.root().gone {
 			lines = append(lines, line)
+		}
+	}
+	for b := range kept[*bucket](l) {
+		for key := range b.objects {
+			lines = append(lines, "object "+b.name+"/"+key)
+		}
+		for _, u := range b.uploads {
+			lines = append(lines, "upload "+b.name+"/"+u.key)
 		}
 	}
 	slices.Sort(lines)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -25,9 +26,17 @@ type request struct {
 	lab           *Lab
 	http          *http.Request
 	body          []byte
+	sum           string // the body's SHA-256 in hex
 	service, name string
 	id            string
 	stuck         bool
+
+	// Of a request to S3:
+	file         string // has the body; "" once an object has it
+	size         int64
+	sums         bodySums
+	action       string // of the permission, if it is not the name
+	bucketRegion string
 }
 
 // dialect is how a service of the Query protocol answers.
@@ -49,16 +58,15 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	}
 	defer l.work.Done()
 	r := &request{lab: l, http: h, id: uuid.NewString(), service: "ec2", params: params{seen: map[string]bool{}}}
-	var err error
-	r.body = make([]byte, max(0, min(h.ContentLength, 1<<20)))
-	if _, err = io.ReadFull(h.Body, r.body); err != nil || h.ContentLength != int64(len(r.body)) {
-		http.Error(w, "the lab needs a body of a known length, at most 1 MiB", http.StatusBadRequest)
-		return
-	}
 	sign := authorization.FindStringSubmatch(h.Header.Get("Authorization"))
 	if sign != nil {
 		r.service = sign[4]
 	}
+	if err := r.readBody(); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	defer r.dropFile()
 	call, parsed := r.read()
 
 	l.mu.Lock()
@@ -75,6 +83,7 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	case <-l.ctx.Done():
 	}
 	var answer any
+	var err error
 	switch {
 	case f.Lose == Before:
 		l.lose(w, at)
@@ -108,6 +117,26 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	r.write(w, answer)
 }
 
+// readBody reads the body: that of S3 into a file.
+func (r *request) readBody() error {
+	if r.service == "s3" {
+		return r.spool()
+	}
+	r.body = make([]byte, max(0, min(r.http.ContentLength, 1<<20)))
+	if _, err := io.ReadFull(r.http.Body, r.body); err != nil || r.http.ContentLength != int64(len(r.body)) {
+		return errors.New("the lab needs a body of a known length, at most 1 MiB")
+	}
+	r.sum = fmt.Sprintf("%x", sha256.Sum256(r.body))
+	return nil
+}
+
+// dropFile removes the file of a body that no object has.
+func (r *request) dropFile() {
+	if r.file != "" {
+		_ = os.Remove(r.file)
+	}
+}
+
 // enter counts a request among the lab's work, unless the lab has ended.
 func (l *Lab) enter() bool {
 	l.mu.Lock()
@@ -130,9 +159,12 @@ func (l *Lab) lose(w http.ResponseWriter, at int) {
 // read finds the operation and its parameters.
 func (r *request) read() (Call, error) {
 	var err error
-	if r.service == "ebs" {
+	switch r.service {
+	case "ebs":
 		err = r.readREST()
-	} else {
+	case "s3":
+		err = r.readS3()
+	default:
 		r.v, err = url.ParseQuery(string(r.body))
 		r.name = r.get("Action")
 		if r.http.Method != http.MethodPost || r.http.URL.Path != "/" {
@@ -147,6 +179,7 @@ func (r *request) authentic(sign []string) error {
 	codes := map[string][3]string{ // unknown key, wrong signature, expired
 		"ec2": {"AuthFailure", "AuthFailure", "RequestExpired"},
 		"ebs": {"UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"},
+		"s3":  {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"},
 	}[r.service]
 	if codes[0] == "" {
 		codes = [3]string{"InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken"}
@@ -165,12 +198,14 @@ func (r *request) authentic(sign []string) error {
 		return refuse(codes[1], "Credential should be scoped to a valid region. ")
 	}
 	hash := h.Get("X-Amz-Content-Sha256")
-	if hash != "UNSIGNED-PAYLOAD" {
-		sum := fmt.Sprintf("%x", sha256.Sum256(r.body))
-		if hash != "" && hash != sum {
-			return refuse(codes[1], "")
-		}
-		hash = sum
+	switch {
+	case hash == "UNSIGNED-PAYLOAD", r.service == "s3" && hash == "STREAMING-UNSIGNED-PAYLOAD-TRAILER":
+	case r.service == "s3" && hash != r.sum:
+		return refuse("XAmzContentSHA256Mismatch", "")
+	case hash != "" && hash != r.sum:
+		return refuse(codes[1], "")
+	default:
+		hash = r.sum
 	}
 	again := r.http.Clone(r.http.Context())
 	again.URL.Host, again.ContentLength = r.http.Host, -1
@@ -183,7 +218,7 @@ func (r *request) authentic(sign []string) error {
 		}
 	}
 	keys := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secretKey, SessionToken: h.Get("X-Amz-Security-Token")}
-	err = v4.NewSigner().SignHTTP(r.http.Context(), keys, again, hash, sign[4], sign[3], at)
+	err = v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = r.service == "s3" }).SignHTTP(r.http.Context(), keys, again, hash, sign[4], sign[3], at)
 	if got := authorization.FindStringSubmatch(again.Header.Get("Authorization")); err != nil || got == nil || got[6] != sign[6] {
 		return refuse(codes[1], "")
 	}
@@ -198,8 +233,11 @@ func (l *Lab) isExpired() bool {
 
 // act checks the request against the API and has it done.
 func (r *request) act() (any, error) {
-	if r.service == "ebs" {
+	switch r.service {
+	case "ebs":
 		return r.actREST()
+	case "s3":
+		return r.actS3()
 	}
 	d, ok := dialects[r.service]
 	a, has := actions[word(r.service, r.name)]
@@ -294,6 +332,9 @@ func (r *request) refused(w http.ResponseWriter, e *refusal) {
 	var body []byte
 	var err error
 	switch r.service {
+	case "s3":
+		r.refusedS3(w, e)
+		return
 	case "ebs":
 		w.Header().Set("X-Amzn-Errortype", e.code)
 		w.Header().Set("Content-Type", "application/json")
