@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,12 +24,14 @@ type record struct {
 	ABIs   []string       `json:"abis"`
 	Files  []step.File    `json:"files,omitempty"`
 	Log    *step.Artifact `json:"log,omitempty"`
+	// Programs are those that the build may have used, beside those in its key.
+	Programs programs `json:"programs,omitempty"`
 }
 
 func (t *Toolchain) cacheFile(name string) string { return filepath.Join(t.folder, "cache", name) }
 
-// cached returns the kernel of an earlier build with the same key, if the store still has
-// it and its files.
+// cached returns the kernel of an earlier build with the same key, if the programs that it
+// used are the same, and the store still has the kernel and its files.
 func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, error) {
 	path := t.cacheFile(w.key + ".json")
 	text, err := os.ReadFile(path)
@@ -40,6 +44,9 @@ func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, err
 	var rec record
 	if err := json.Unmarshal(text, &rec); err != nil || rec.Kernel.SHA256 == "" {
 		return step.Kernel{}, false, nil //nolint:nilerr // a broken record is written anew
+	}
+	if !maps.Equal(w.find(slices.Collect(maps.Keys(rec.Programs))), rec.Programs) {
+		return step.Kernel{}, false, nil
 	}
 	needed := []step.Artifact{rec.Kernel}
 	for _, f := range rec.Files {
@@ -59,7 +66,7 @@ func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, err
 }
 
 func (t *Toolchain) remember(w *work, k step.Kernel) error {
-	text, err := json.Marshal(record{k.File, k.ABIs, k.Files, k.Log})
+	text, err := json.Marshal(record{k.File, k.ABIs, k.Files, k.Log, w.mentioned()})
 	if err != nil {
 		return err
 	}

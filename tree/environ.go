@@ -18,7 +18,7 @@ import (
 var (
 	// shaping variables may change the kernel, so they are in the cache key.
 	shaping = []string{
-		"PATH", "CC", "CXX", "SOURCE_DATE_EPOCH", "PKG_CONFIG_PATH",
+		"CC", "CXX", "SOURCE_DATE_EPOCH", "PKG_CONFIG_PATH",
 		"OPAMROOT", "OPAMSWITCH", "OPAM_SWITCH_PREFIX", "OPAMCLI", "OPAMCOLOR", "OPAMCONFIRMLEVEL", "OPAMDOWNLOADJOBS", "OPAMJOBS",
 		"OPAMNODEPEXTS", "OPAMASSUMEDEPEXTS", "OPAMNOSELFUPGRADE", "OPAMRETRIES", "OPAMROOTISOK", "OPAMSOLVERTIMEOUT", "OPAMYES", "OPAMVERBOSE",
 		"OCAMLPATH", "OCAMLPARAM", "OCAMLRUNPARAM", "OCAMLLIB", "OCAMLFIND_CONF", "OCAMLFIND_TOOLCHAIN", "OCAML_TOPLEVEL_PATH", "OCAMLTOP_INCLUDE_PATH",
@@ -26,9 +26,10 @@ var (
 		"GOROOT", "GOPATH", "GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY", "GOTOOLCHAIN",
 		"CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "NIX_PATH",
 	}
-	// standing variables describe the worker's user, host and network.
+	// standing variables describe the worker's user, host and network. PATH is one, because
+	// the programs that are found with it are in the key, see [programs].
 	standing = []string{
-		"HOME", "USER", "LOGNAME", "SHELL", "TZ", "TERM",
+		"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "TERM",
 		"LANG", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME",
 		"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME",
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "NIX_SSL_CERT_FILE",

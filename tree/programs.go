@@ -27,13 +27,18 @@ func (e Environ) LookPath(program string) (string, error) {
 	if strings.Contains(program, "/") {
 		return program, nil
 	}
-	for _, dir := range filepath.SplitList(e.Get("PATH")) {
-		// A relative entry of PATH would mean the tree for a command and another folder here.
-		if p := filepath.Join(dir, program); filepath.IsAbs(p) && executable(p) {
+	for _, dir := range e.path() {
+		if p := filepath.Join(dir, program); executable(p) {
 			return p, nil
 		}
 	}
 	return "", notInstalled(program)
+}
+
+// path returns the folders of PATH. A relative one is left out: it would mean the tree for
+// a command and another folder here.
+func (e Environ) path() []string {
+	return slices.DeleteFunc(filepath.SplitList(e.Get("PATH")), func(dir string) bool { return !filepath.IsAbs(dir) })
 }
 
 // notInstalled is the [os.ErrNotExist] of a program that is not in PATH.

@@ -10,6 +10,8 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/morgana-deploy/morgana/image"
@@ -81,6 +83,11 @@ type Facts struct {
 	Env map[string]string
 	// Tools are the host's tools that shape the kernel, as "mirage 4.11.0".
 	Tools []string
+	// Bin is a folder that the commands themselves put before PATH, as opam exec does.
+	// Installed and Tools describe its programs.
+	Bin string
+	// Sets names variables that the commands set themselves, whatever the worker's are.
+	Sets []string
 	// Installed are packages that the configure commands may install or replace, as
 	// "solo5.0.9.1". They are listed again after configure.
 	Installed []string
@@ -92,6 +99,8 @@ type work struct {
 	spec    step.Spec
 	environ Environ
 	facts   Facts
+	// programs are those that the commands are known to use, see [programs].
+	programs programs
 	// key is a digest of everything that the kernel depends on and that is known before the
 	// build. The key taken before Configure is for the cache; the tree keeps the one taken
 	// after, see [Toolchain.lookAgain].
@@ -135,6 +144,7 @@ func (t *Toolchain) look(ctx context.Context, w *work) (err error) {
 		maps.Copy(env, w.Env)
 		w.environ = EnvironOf(env)
 	}
+	w.programs = w.find(w.named())
 	w.key, err = w.cacheKey(t.kind)
 	return err
 }
@@ -178,11 +188,15 @@ func (t *Toolchain) here(err error) error {
 }
 
 // cacheFormat is raised when a record or a part of the key gets another meaning.
-const cacheFormat = 3
+const cacheFormat = 4
 
 // cacheKey is the hex SHA-256 of all that shapes a kernel and is known before it is built.
 // The timeout is not part of it.
 func (w *work) cacheKey(kind string) (string, error) {
+	environ := slices.DeleteFunc(slices.Clone(w.environ.shaping), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(w.facts.Sets, name)
+	})
 	inputs, err := json.Marshal(struct {
 		Format           int
 		Kind, Archive    string
@@ -192,8 +206,9 @@ func (w *work) cacheKey(kind string) (string, error) {
 		Env              map[string]string
 		Facts            Facts
 		Environ          []string
+		Programs         programs
 	}{cacheFormat, kind, w.spec.Origin.Archive.SHA256, argvs(w.Configure), argvs(w.Build),
-		w.Product, w.Discard, w.Env, w.facts, w.environ.shaping})
+		w.Product, w.Discard, w.Env, w.facts, environ, w.programs})
 	if err != nil {
 		return "", fmt.Errorf("cache key: %w", err)
 	}

@@ -52,9 +52,15 @@ func (o *Options) inspect(ctx context.Context, e tree.Environ) (tree.Facts, erro
 	if err != nil {
 		return tree.Facts{}, fmt.Errorf("look at opam: %w", err)
 	}
+	bin, err := lookBin(ctx, e, h.name)
+	if err != nil {
+		return tree.Facts{}, fmt.Errorf("look at opam: %w", err)
+	}
 	return tree.Facts{
 		Env:       map[string]string{switchVar: h.name},
 		Tools:     []string{"mirage " + h.version},
+		Bin:       bin,
+		Sets:      []string{"OPAM_SWITCH_PREFIX", "CAML_LD_LIBRARY_PATH", "OCAML_TOPLEVEL_PATH"},
 		Installed: installed,
 	}, nil
 }
@@ -72,6 +78,16 @@ func (o *Options) packages() []string {
 		return append(all, "ocaml-unikraft*", "unikraft*")
 	}
 	return append(all, "ocaml-solo5*", "solo5*")
+}
+
+// lookBin returns the folder of the switch's programs, which opam exec puts before PATH.
+func lookBin(ctx context.Context, e tree.Environ, name string) (string, error) {
+	bin, err := e.Output(ctx, "opam", "var", "--switch="+name, "bin")
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return "", fmt.Errorf("opam var --switch=%s bin: %s", name, cmp.Or(lastLine(exit.Stderr), exit.Error()))
+	}
+	return bin, err
 }
 
 // lookPackages lists the switch's packages that match patterns, as "solo5.0.9.1". The list
@@ -179,7 +195,7 @@ func lookMirage(ctx context.Context, e tree.Environ, name string) (step.Need, er
 	switch {
 	case errors.As(err, &exit):
 		need.Why = "mirage is not installed in opam switch " + name
-		if bin, err := e.Output(ctx, "opam", "var", "--switch="+name, "bin"); err == nil {
+		if bin, err := lookBin(ctx, e, name); err == nil {
 			if _, err := os.Stat(filepath.Join(bin, "mirage")); err == nil {
 				need.Why = fmt.Sprintf("mirage of opam switch %s does not run: %s", name, cmp.Or(lastLine(exit.Stderr), exit.Error()))
 				need.Fix = "opam reinstall --switch=" + name + " mirage"

@@ -3,6 +3,7 @@ package mirage
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -174,6 +175,38 @@ func TestCached(t *testing.T) {
 	deploy("another switch", "qemu", `{"switch":"five"}`, project, true)
 	b.write(filepath.Join(b.root, "default/mirage-version"), "4.12.0\n")
 	deploy("another mirage", "qemu", "{}", project, true)
+}
+
+// A worker that was started in the environment of the switch builds nothing again: the
+// commands run in it anyway. Another compiler of the host is another build.
+func TestCachedWhateverThePath(t *testing.T) {
+	b := newBench(t)
+	deploy := func(what string, built bool) {
+		t.Helper()
+		if k, err := b.deploy(b.spec("qemu", "{}", project)); err != nil || k.Cached == built {
+			t.Errorf("%s: want a build %t: %+v, %v", what, built, k, err)
+		}
+	}
+	deploy("the first", true)
+	prefix := filepath.Join(b.root, "default")
+	for name, value := range map[string]string{
+		"PATH": filepath.Join(prefix, "bin") + ":" + os.Getenv("PATH"), "OPAM_SWITCH_PREFIX": prefix,
+		"CAML_LD_LIBRARY_PATH": filepath.Join(prefix, "lib/stublibs"), "OCAML_TOPLEVEL_PATH": filepath.Join(prefix, "lib/toplevel"),
+	} {
+		t.Setenv(name, value)
+	}
+	deploy("in the switch", false)
+	gcc, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := t.TempDir()
+	b.write(filepath.Join(own, "gcc"), "#!/bin/sh\nexec "+gcc+` "$@"`+"\n")
+	if err := os.Chmod(filepath.Join(own, "gcc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", own+":"+os.Getenv("PATH"))
+	deploy("another gcc", true)
 }
 
 // Two rollouts from nothing give one kernel, though its debug information has the path of
