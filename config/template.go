@@ -73,7 +73,8 @@ func (t Template) target() string {
 	case "xen":
 		return `    kind: xen
     # host: ssh://root@xen1   # the Xen host's dom0; without it, this host is one
-` + memory + devices("vif", t.Networks, "bridge: xenbr0", "    # vif: [{bridge: xenbr0}]   # a network device on that bridge of the Xen host\n")
+` + memory + devices("vif", t.Networks, "bridge: xenbr0", "    # vif: [{bridge: xenbr0}]   # a network device on that bridge of the Xen host\n") +
+			devices("# disks", t.Disks, "path: /dev/vg/data#", "")
 	case "ec2":
 		return `    kind: ec2
     region: eu-west-1

@@ -54,13 +54,15 @@ var (
 	// a string stays.
 	ocamlForm   = regexp.MustCompile(`(?s)\(\*(?:[^*(]|\*+[^*)]|\(+[^*(])*?\*+\)|"(?:[^"\\]|\\.)*"`)
 	networkForm = regexp.MustCompile(`\bdefault_network\b|\bnetif\b(?:\s+~group:\s*"[^"]*")?\s*("[^"\\]*")?`)
-	unclearForm = regexp.MustCompile(`\b(?:match_impl|if_impl)\b`)
+	blockForm   = regexp.MustCompile(`\bblock_of_file\b\s*("[^"\\]*")?`)
+	// unclearForm matches a choice by a key, and devices that name their blocks themselves.
+	unclearForm = regexp.MustCompile(`\b(?:match_impl|if_impl|generic_block|generic_kv_ro|block_of_xenstore_id|tar_block|archive_of_files|docteur)\b`)
 )
 
-// MirageNetworks returns the names of the network devices of the kernel that mirage
-// configure -t target makes of a config.ml. It returns nil if there are none, or if the
-// text does not tell: it chooses devices by a key, or computes a name.
-func MirageNetworks(config, target string) []string {
+// MirageDevices returns the names of the network and block devices of the kernel that
+// mirage configure -t target makes of a config.ml. They are nil if there are none, or if
+// the text does not tell: it chooses devices by a key, or computes a name.
+func MirageDevices(config, target string) (networks, blocks []string) {
 	config = ocamlForm.ReplaceAllStringFunc(config, func(found string) string {
 		if strings.HasPrefix(found, "(*") {
 			return " "
@@ -68,13 +70,19 @@ func MirageNetworks(config, target string) []string {
 		return found
 	})
 	if unclearForm.MatchString(config) || strings.Contains(config, "(*") {
-		return nil
+		return nil, nil
 	}
+	return names(networkForm, config, defaultNetworks[target]), names(blockForm, config, "")
+}
+
+// names returns the names in the matches of form, each once. A match without a name has
+// the name fallback if it is default_network; otherwise names returns nil.
+func names(form *regexp.Regexp, config, fallback string) []string {
 	var all []string
-	for _, found := range networkForm.FindAllStringSubmatch(config, -1) {
+	for _, found := range form.FindAllStringSubmatch(config, -1) {
 		name := strings.Trim(found[1], `"`)
 		if found[0] == "default_network" {
-			name = defaultNetworks[target]
+			name = fallback
 		}
 		if name == "" {
 			return nil

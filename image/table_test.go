@@ -198,7 +198,7 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-func TestMirageNetworks(t *testing.T) {
+func TestMirageDevices(t *testing.T) {
 	for _, test := range []struct {
 		config string
 		want   map[string][]string // by target
@@ -215,9 +215,22 @@ func TestMirageNetworks(t *testing.T) {
 		{``, map[string][]string{"xen": nil}},
 	} {
 		for target, want := range test.want {
-			if got := MirageNetworks(test.config, target); !slices.Equal(got, want) {
+			if got, _ := MirageDevices(test.config, target); !slices.Equal(got, want) {
 				t.Errorf("%s for %s: got %q, want %q", test.config, target, got, want)
 			}
+		}
+	}
+}
+
+func TestMirageBlocks(t *testing.T) {
+	for config, want := range map[string][]string{
+		`let one = block_of_file "disk.img" let two = block_of_file "store" let again = block_of_file "store"`: {"disk.img", "store"},
+		`let one = block_of_file name let two = block_of_file "store"`:                                         nil,
+		`let one = block_of_file "store" let files = archive_of_files ()`:                                      nil,
+		``: nil,
+	} {
+		if _, got := MirageDevices(config, "xen"); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", config, got, want)
 		}
 	}
 }

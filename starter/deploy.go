@@ -162,7 +162,7 @@ func pick(p *config.Project, names []string, all bool) ([]config.Target, error) 
 
 func request(p *config.Project, t config.Target, origin step.Origin, f deployFlags) workflows.DeployRequest {
 	if origin.Archive != nil {
-		origin.ABIs, origin.Networks = expected(p, t)
+		expect(&origin, p, t)
 	}
 	return workflows.DeployRequest{
 		Spec: step.Spec{
@@ -176,25 +176,27 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 	}
 }
 
-// expected returns the ABIs and the network devices of a kernel that is not built yet, nil
-// if they are unknown. With them check can refuse a kernel that the target cannot boot.
-func expected(p *config.Project, t config.Target) (abis, networks []string) {
+// expect sets the ABIs and devices of a kernel that is not built yet, as far as they are
+// known. With them check can refuse a kernel that the target cannot boot.
+func expect(origin *step.Origin, p *config.Project, t config.Target) {
 	_, configured := t.Steps[step.Configure]
 	_, built := t.Steps[step.Build]
 	if p.Toolchain.Kind != mirage || configured || built {
-		return nil, nil
+		return
 	}
 	var options struct {
 		Target string `json:"target"`
 		Config string `json:"config"`
 	}
 	if json.Unmarshal(p.Toolchain.Options, &options) != nil && len(p.Toolchain.Options) > 0 {
-		return nil, nil // the toolchain reports the error
+		return // the toolchain reports the error
 	}
 	if options.Target == "" {
 		options.Target = image.MirageTarget(t.Kind)
 	}
-	return image.MirageABIs(options.Target), image.MirageNetworks(readConfig(filepath.Join(p.Source, cmp.Or(options.Config, mirageConfig))), options.Target)
+	origin.ABIs = image.MirageABIs(options.Target)
+	source := readConfig(filepath.Join(p.Source, cmp.Or(options.Config, mirageConfig)))
+	origin.Networks, origin.Blocks = image.MirageDevices(source, options.Target)
 }
 
 // readConfig reads a config.ml, "" if it cannot be read: the toolchain reports the error.

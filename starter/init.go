@@ -81,8 +81,9 @@ func (c *cli) init(folder, app, kernel, kind string, force bool) error {
 		source := readConfig(filepath.Join(whole, mirageConfig))
 		if mirageForm.MatchString(source) {
 			t.Toolchain, t.Solo5 = mirage, true
-			if target := image.MirageTarget(t.Kind); target != "unix" { // a unix program may use the host's network
-				t.Networks = image.MirageNetworks(source, target)
+			target := image.MirageTarget(t.Kind)
+			if t.Networks, t.Disks = image.MirageDevices(source, target); target == "unix" {
+				t.Networks = nil // it uses the host's network
 			}
 		}
 	}

@@ -106,11 +106,11 @@ func TestInitOfMirage(t *testing.T) {
 			t.Errorf("%s: got %+v", kind, p)
 		}
 	}
-	if err := os.WriteFile("config.ml", []byte("open Mirage\nlet () = register \"hello\" [ main $ generic_stackv4v6 default_network ]\n"), 0o600); err != nil {
+	if err := os.WriteFile("config.ml", []byte("open Mirage\nlet () = register \"hello\" [ main $ generic_stackv4v6 default_network $ block_of_file \"store\" ]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for kind, want := range map[string]string{"qemu": `{"memory":256,"networks":[{"name":"service","kind":"user"}]}`,
-		"xen": `{"memory":256,"vif":[{"name":"0","bridge":"xenbr0"}]}`, "local": `null`} {
+	for kind, want := range map[string]string{"qemu": `{"memory":256,"networks":[{"name":"service","kind":"user"}],"disks":[{"name":"store","size":"64MiB"}]}`,
+		"xen": `{"memory":256,"vif":[{"name":"0","bridge":"xenbr0"}]}`, "local": `{"blocks":[{"name":"store","size":64}]}`} {
 		if status, _, errOut := morgana(t, "init", "--force", "--kind", kind); status != 0 {
 			t.Fatalf("exit %d, %s", status, errOut)
 		}

@@ -92,10 +92,11 @@ type Origin struct {
 	// ABIs are those of Kernel, or those that the toolchain's options tell of the
 	// kernel to be built (mirage -t). They let check refuse a kernel before the build.
 	ABIs []string `json:"abis,omitempty"`
-	// Networks are the names of the network devices of the kernel to be built, if its
+	// Networks and Blocks are the names of the devices of the kernel to be built, if its
 	// source tells them all (mirage's config.ml). They let check refuse options that do
 	// not give the kernel these devices.
 	Networks []string `json:"networks,omitempty"`
+	Blocks   []string `json:"blocks,omitempty"`
 }
 
 // Source is a configured source tree. It stays on the host that made it.

@@ -42,7 +42,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	case image.LinuxExecutable:
 		err = s.fitNames()
 	case image.Solo5SPT, image.Solo5HVT:
-		err = s.fitNetworks(spec.Origin.Networks)
+		err = s.fitSource(spec.Origin)
 	}
 	if err != nil {
 		return spec, err
@@ -72,17 +72,18 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, err
 }
 
-// fitNetworks checks that the options give a Solo5 kernel the networks that its source
-// tells of; none if it tells nothing.
-func (s *settings) fitNetworks(names []string) error {
-	if len(names) == 0 {
-		return nil
-	}
+// fitSource checks that the options give a Solo5 kernel the devices that its source tells
+// of.
+func (s *settings) fitSource(from step.Origin) error {
 	var devices []image.Device
-	for _, name := range names {
-		devices = append(devices, image.Device{Name: name, Type: image.NetBasic})
+	var told []string
+	for kind, names := range map[string][]string{image.NetBasic: from.Networks, image.BlockBasic: from.Blocks} {
+		for _, name := range names {
+			devices = append(devices, image.Device{Name: name, Type: kind})
+			told = append(told, kind)
+		}
 	}
-	return s.fitSolo5(devices, image.NetBasic)
+	return s.fitSolo5(devices, told...)
 }
 
 // alone reports whether this host has nothing of another life of the same deployment.

@@ -91,8 +91,8 @@ func TestKernelRefused(t *testing.T) {
 	wantError(t, err, step.Unsupported, "", "has no tender", "kind qemu")
 }
 
-// Check refuses options without the networks that the source tells of, before the build.
-func TestNetworksOfTheSource(t *testing.T) {
+// Check refuses options without the devices that the source tells of, before the build.
+func TestDevicesOfTheSource(t *testing.T) {
 	withTenders(t)
 	b := newBench(t)
 	spec := b.spec(`{"networks":[{"name":"servcie"}]}`)
@@ -102,6 +102,9 @@ func TestNetworksOfTheSource(t *testing.T) {
 	spec.Options = b.spec(`{}`).Options
 	_, err = b.target().Check(t.Context(), spec)
 	wantError(t, err, step.InvalidSpec, "networks", `network device "service" is not given`, "{name: service, tap: auto}")
+	spec.Origin = step.Origin{ABIs: []string{image.Solo5SPT}, Blocks: []string{"store"}}
+	_, err = b.target().Check(t.Context(), spec)
+	wantError(t, err, step.InvalidSpec, "blocks", `block device "store" is not given`, "{name: store, size: 64}")
 	spec.Origin = step.Origin{ABIs: []string{image.LinuxExecutable}, Networks: []string{"tap0"}} // which the host may have
 	if _, err := b.target().Check(t.Context(), spec); err != nil {
 		t.Error(told(err))

@@ -32,7 +32,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	for _, check := range []func() error{
 		func() error { _, err := s.starts(spec.Origin.ABIs); return err },
 		func() error { return s.Complete(ctx, spec.Origin.ABIs) },
-		func() error { return s.checkNetworks(spec.Origin) },
+		func() error { return s.checkDevices(spec.Origin) },
 		func() error { return checkMemory(s.Memory) },
 		func() error { _, err := t.accelerate(ctx, s); return err },
 		func() error { return s.checkBoot(ctx) },
@@ -51,18 +51,27 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, err
 }
 
-// checkNetworks refuses options that do not give a Solo5 kernel its networks, as far as
-// its source tells them.
-func (s *settings) checkNetworks(from step.Origin) error {
-	if len(from.Networks) == 0 || !slices.Contains(from.ABIs, image.Solo5Virtio) {
+// checkDevices refuses options that do not give a Solo5 kernel its devices, as far as its
+// source tells them.
+func (s *settings) checkDevices(from step.Origin) (err error) {
+	if !slices.Contains(from.ABIs, image.Solo5Virtio) {
 		return nil
 	}
 	m := &manifest{}
 	for _, name := range from.Networks {
 		m.devices = append(m.devices, image.Device{Name: name, Type: image.NetBasic})
 	}
-	_, err := m.bind(image.NetBasic, "network", s.networkNames())
-	return s.blameNetwork(err)
+	for _, name := range from.Blocks {
+		m.devices = append(m.devices, image.Device{Name: name, Type: image.BlockBasic})
+	}
+	if len(from.Networks) > 0 {
+		_, err = m.bind(image.NetBasic, "network", s.networkNames())
+		err = s.blameNetwork(err)
+	}
+	if len(from.Blocks) > 0 && err == nil {
+		_, err = m.bind(image.BlockBasic, "disk", s.diskNames())
+	}
+	return err
 }
 
 // checkBoot checks that this host can make the boot disk and start it.

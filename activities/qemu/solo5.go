@@ -70,15 +70,11 @@ func (s *settings) devices(m *manifest) ([]device, error) {
 		}
 		return all, nil
 	}
-	var disks []string
-	for _, d := range s.Disks {
-		disks = append(disks, d.Name)
-	}
 	netOf, err := m.bind(image.NetBasic, "network", s.networkNames())
 	if err != nil {
 		return nil, s.blameNetwork(err)
 	}
-	diskOf, err := m.bind(image.BlockBasic, "disk", disks)
+	diskOf, err := m.bind(image.BlockBasic, "disk", s.diskNames())
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +92,14 @@ func (s *settings) devices(m *manifest) ([]device, error) {
 func (s *settings) networkNames() (names []string) {
 	for _, n := range s.networks {
 		names = append(names, n.Name)
+	}
+	return names
+}
+
+// diskNames returns the names of the options' disks, "" for none.
+func (s *settings) diskNames() (names []string) {
+	for _, d := range s.Disks {
+		names = append(names, d.Name)
 	}
 	return names
 }

@@ -154,16 +154,17 @@ func TestSolo5UsageMatches(t *testing.T) {
 	}
 }
 
-// Check refuses options without the networks that the source tells of, before the build.
-func TestNetworksOfTheSource(t *testing.T) {
+// Check refuses options without the devices that the source tells of, before the build.
+func TestDevicesOfTheSource(t *testing.T) {
 	b := newBench(t)
 	for _, test := range []struct{ options, field, text, hint string }{
 		{`{}`, "networks", `network device "service" is not given`, "networks: [{name: service, kind: user}]"},
 		{`{"networks":[{"name":"servise"}]}`, "networks[0].name", `no network device "servise"`, `did you mean "service"?`},
-		{`{"network":"user"}`, "", "", ""},
+		{`{"network":"user"}`, "disks", `disk device "store" is not given`, "disks: [{name: store"},
+		{`{"network":"user","disks":[{"size":"1MiB"}]}`, "", "", ""},
 	} {
 		spec := b.spec("source", 1, "%s", test.options)
-		spec.Origin = step.Origin{ABIs: image.MirageABIs("virtio"), Networks: []string{"service"}}
+		spec.Origin = step.Origin{ABIs: image.MirageABIs("virtio"), Networks: []string{"service"}, Blocks: []string{"store"}}
 		_, err := New(b.site).Check(t.Context(), spec)
 		if e := detail(err); (err == nil) != (test.text == "") || err != nil && (e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Error(), test.text) || !strings.Contains(e.Hint, test.hint)) {
 			t.Errorf("%s: got %v, hint %q", test.options, err, e.Hint)

@@ -43,7 +43,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if err != nil {
 		return spec, err
 	}
-	if err := s.checkNetworks(spec.Origin.Networks); err != nil {
+	if err := s.checkDevices(spec.Origin); err != nil {
 		return spec, err
 	}
 	if s.disk() {
@@ -99,13 +99,20 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	return spec, err
 }
 
-// checkNetworks refuses options without the networks that the xl.in will ask for.
-func (s *settings) checkNetworks(names []string) error {
+// checkDevices refuses options without the devices that the xl.in will ask for, as far as
+// the source tells them.
+func (s *settings) checkDevices(from step.Origin) error {
 	in := &template{}
-	for _, name := range names {
+	for _, name := range from.Networks {
 		in.vif = append(in.vif, device{Vif: Vif{Name: name}})
 	}
+	for _, name := range from.Blocks {
+		in.disks = append(in.disks, volume{Disk: Disk{Name: name}})
+	}
 	_, err := s.bindVifs(in)
+	if err == nil {
+		_, err = s.bindDisks(in)
+	}
 	return err
 }
 

@@ -36,17 +36,18 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// Check refuses a vif for another network than the source tells of, before the build and
-// without asking the host. A vif without a name is bound.
-func TestNetworksOfTheSource(t *testing.T) {
+// Check refuses options without the devices that the source tells of, before the build and
+// without asking the host. A vif or disk without a name is bound.
+func TestDevicesOfTheSource(t *testing.T) {
 	for _, test := range []struct{ options, field, text, hint string }{
 		{`{}`, "vif", "@NETWORK:0@ of the xl.in is not bound", `write vif: [{name: "0", bridge: xenbr0}]`},
 		{`{"vif":[{"name":"service","bridge":"xenbr0"}]}`, "vif", "@NETWORK:0@ of the xl.in is not bound", `{name: "0"`},
-		{`{"vif":[{"bridge":"xenbr0"}]}`, "", "", ""},
-		{`{"vif":[{"name":"0"},{"bridge":"xenbr1"}]}`, "", "", ""},
+		{`{"vif":[{"bridge":"xenbr0"}]}`, "disks", "@BLOCK:store@ of the xl.in is not bound", `write disks: [{name: "store"`},
+		{`{"vif":[{"bridge":"xenbr0"}],"disks":[{"path":"/dev/vg/data"}]}`, "", "", ""},
+		{`{"vif":[{"name":"0"},{"bridge":"xenbr1"}],"disks":[{"name":"store","path":"/dev/vg/data"}]}`, "", "", ""},
 	} {
 		spec := step.Spec{Tags: step.Tags{App: "a", Target: "b", Life: "0a1b2c3d", Generation: 1}, Kind: Kind,
-			Options: []byte(test.options), Origin: step.Origin{Networks: []string{"0"}}}
+			Options: []byte(test.options), Origin: step.Origin{Networks: []string{"0"}, Blocks: []string{"store"}}}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel() // the host is not asked
 		_, err := New(step.Site{State: t.TempDir()}).Check(ctx, spec)
