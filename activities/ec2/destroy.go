@@ -306,12 +306,14 @@ func (d *destroy) deleteSnapshot(ctx context.Context, r resource) error {
 		if code(err) != "InvalidSnapshot.InUse" {
 			return true, nil
 		}
-		out, err := d.c.ec2.DescribeImages(ctx, &ec2.DescribeImagesInput{
-			Owners: []string{"self"}, Filters: []types.Filter{filter("block-device-mapping.snapshot-id", r.id)}})
+		// A page may be empty and not the last.
+		images, err := gather(ctx, "look up the AMIs of "+r.id, ec2.NewDescribeImagesPaginator(d.c.ec2, &ec2.DescribeImagesInput{
+			Owners: []string{"self"}, Filters: []types.Filter{filter("block-device-mapping.snapshot-id", r.id)}}),
+			func(page *ec2.DescribeImagesOutput) []types.Image { return page.Images })
 		if err != nil {
-			return false, failed("look up the AMIs of "+r.id, err)
+			return false, err
 		}
-		for _, i := range out.Images {
+		for _, i := range images {
 			id := aws.ToString(i.ImageId)
 			if _, ours := owner(i.Tags); !ours || slices.Contains(d.left, kindImage+" "+id) {
 				return false, &step.Error{Kind: step.Conflict, Op: "remove " + r.String(), Err: fmt.Errorf("it is in use by AMI %s", id), Hint: "deregister that AMI first"}

@@ -71,6 +71,7 @@ func TestDestroyKeepsWhatIsUsed(t *testing.T) {
 func TestDestroyLeavesForeignImages(t *testing.T) {
 	environ(t)
 	b := newBench(t)
+	b.lab.Page(2)
 	snapshot := b.snapshot()
 	foreign := func(name string, tags ...types.Tag) string {
 		in := &ec2.RegisterImageInput{Name: aws.String(name), Architecture: types.ArchitectureValuesX8664, VirtualizationType: aws.String("hvm"),
