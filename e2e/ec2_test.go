@@ -62,7 +62,7 @@ func TestEC2(t *testing.T) {
 		t.Errorf("status of an instance that has shut itself down:\n%s", s.out)
 	}
 
-	e.shrinks()
+	e.shrinks("multiboot2", "")
 	if r := e.morgana(folder, "destroy", "hello"); r.code != 0 {
 		t.Errorf("destroy: %s%s", r.out, r.errOut)
 	}
@@ -71,11 +71,11 @@ func TestEC2(t *testing.T) {
 
 // shrinks deploys a kernel with much behind its end, and then without: blocks of its disk
 // become zero, which the new snapshot would inherit otherwise.
-func (e *onEC2) shrinks() {
+func (e *onEC2) shrinks(mode, options string) {
 	e.t.Helper()
 	others := e.has("snapshot", "completed")
 	kernel := e.kernel()
-	folder := e.project("app: shrinks\ntoolchain: {kind: prebuilt, kernel: kernel}\ntargets: {dev: {kind: ec2, args: stay, expect: staying, size: 1GiB}}\n")
+	folder := e.project("app: shrinks\ntoolchain: {kind: prebuilt, kernel: kernel}\ntargets: {dev: {kind: ec2, args: stay, expect: staying, " + options + "}}\n")
 	mark := bytes.Repeat([]byte("morgana was here"), 4<<16)
 	has := func() bool {
 		path := filepath.Join(e.t.TempDir(), "snapshot")
@@ -113,7 +113,7 @@ func (e *onEC2) shrinks() {
 	if sent := e.count("PutSnapshotBlock") - puts; sent < len(mark)>>19 {
 		e.t.Errorf("%d blocks were sent, fewer than became zero: the snapshot has no parent", sent)
 	}
-	if r := e.morgana(folder, "console"); !strings.Contains(r.out, "boot mode: multiboot2") {
+	if r := e.morgana(folder, "console"); !strings.Contains(r.out, "boot mode: "+mode) {
 		e.t.Errorf("console: %s%s", r.out, r.errOut)
 	}
 	e.ends(e.begin(folder, "destroy"), 0)
@@ -138,6 +138,7 @@ func TestXenOfEC2(t *testing.T) {
 	e.deployed(folder, "-t", "hd0", "--set", "hd0.args=stay anew")
 	e.prints(folder, "xen-pv", "stay anew", "hd0")
 	e.holds(2)
+	e.shrinks("xen-pv", "virtualization: paravirtual, timeout: 5m")
 	if r := e.morgana(folder, "destroy", "hello"); r.code != 0 {
 		t.Errorf("destroy: %s%s", r.out, r.errOut)
 	}
