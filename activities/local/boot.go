@@ -31,7 +31,7 @@ const (
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	return t.machines.Boot(ctx, r, func(m machine.Machine, rec machine.Record) (machine.Process, time.Duration, error) {
 		s, err := readRecord(rec.Options)
-		return &boot{t: t, m: m, s: s, console: m.Watch(s.expect)}, s.timeout, err
+		return &boot{t: t, m: m, s: s, from: r.Spec.Toolchain, console: m.Watch(s.expect)}, s.timeout, err
 	})
 }
 
@@ -40,6 +40,7 @@ type boot struct {
 	t       *Target
 	m       machine.Machine
 	s       settings
+	from    step.Recipe // how the kernel was made
 	console *machine.Watch
 	met     time.Time // when this call first saw that it had printed, or matched
 }
@@ -54,7 +55,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	if err := b.Held(ctx); err != nil { // children that do not have the lock
 		return err
 	}
-	tender, err := b.s.tender(ctx)
+	tender, err := b.s.tender(ctx, b.from)
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 			return spec, err
 		}
 	}
-	if _, err := s.tender(ctx); err != nil {
+	if _, err := s.tender(ctx, spec.Toolchain); err != nil {
 		return spec, err
 	}
 	for _, tap := range s.taps(spec.Tags) {
@@ -97,11 +97,11 @@ func (t *Target) alone(ctx context.Context, tags step.Tags) (bool, error) {
 }
 
 // Needs lists the needs of local machines, met or not.
-func (t *Target) Needs(context.Context) []step.Need {
+func (t *Target) Needs(ctx context.Context) []step.Need {
 	needs := machine.TapNeeds()
 	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {
 		n := step.Need{For: "run " + abi + " kernels", What: abi, Optional: true}
-		if path, err := findTender(abi); err != nil {
+		if path, err := findTender(ctx, abi, step.Recipe{}); err != nil {
 			n.Fix = tenderFix
 		} else {
 			n.Found = path

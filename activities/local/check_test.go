@@ -111,6 +111,43 @@ func TestDevicesOfTheSource(t *testing.T) {
 	}
 }
 
+// A tender that is not in PATH is taken from the opam switch in which the kernel is made.
+func TestTenderOfTheSwitch(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"default", "five"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(root, name), 0o700), os.Symlink(file(t, tenders), filepath.Join(root, name, "bin"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// opam var says nothing of a switch that is not there, and fails.
+	opam := "#!/bin/sh\ns=default\nfor a; do case $a in --switch=*) s=${a#*=} ;; esac; done\n" +
+		"[ \"$1\" = var ] && [ -d \"" + root + "/$s\" ] || exit 5\necho \"" + root + "/$s/bin\"\n"
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "opam"), []byte(opam), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	b := newBench(t)
+	for options, want := range map[string]string{"": "default", `{"switch":"five"}`: "five", `{"switch":"six"}`: ""} {
+		s, err := complete(b.spec(`{}`).Options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.ABI = image.Solo5SPT
+		path, err := s.tender(t.Context(), step.Recipe{Kind: "mirage", Options: json.RawMessage(options)})
+		if want == "" {
+			wantError(t, step.During("check", err), step.Unsupported, "tender", "opam switch", "opam install solo5")
+		} else if err != nil || path != filepath.Join(root, want, "bin/solo5-spt") {
+			t.Errorf("%s: found %s, %v", options, path, err)
+		}
+	}
+	for _, n := range New(step.Site{}).Needs(t.Context()) {
+		if n.What == image.Solo5SPT && n.Found != filepath.Join(root, "default/bin/solo5-spt") {
+			t.Errorf("doctor: %+v", n)
+		}
+	}
+}
+
 // A tender that is none, or another kernel's, is refused before anything starts
 // where the host is known: by Check of a kernel that is there, by Package else.
 func TestTenderRefused(t *testing.T) {
@@ -201,8 +238,8 @@ func TestHostRefused(t *testing.T) {
 		kind              step.Kind
 		field, text, hint string
 	}{
-		{`{}`, []string{image.Solo5SPT}, step.Unsupported, "tender", "solo5-spt is not in the worker's PATH", "opam install solo5"},
-		{`{"tender":"solo5-spt-debug"}`, nil, step.Unsupported, "tender", "solo5-spt-debug is not in the worker's PATH", "opam install solo5"},
+		{`{}`, []string{image.Solo5SPT}, step.Unsupported, "tender", "solo5-spt is neither in the worker's PATH nor in its opam switch", "opam install solo5"},
+		{`{"tender":"solo5-spt-debug"}`, nil, step.Unsupported, "tender", "solo5-spt-debug is neither in the worker's PATH nor in its opam switch", "opam install solo5"},
 		{`{"tender":"/nonexistent/solo5-spt"}`, nil, step.Unsupported, "tender", "/nonexistent/solo5-spt: no such file", "opam install solo5"},
 		{`{"blocks":[{"name":"a","path":"` + folder + `/none"}]}`, nil, step.NotFound, "blocks[0].path", "this host has no " + folder + "/none", "give a size"},
 		{`{"blocks":[{"name":"a","path":"` + folder + `"}]}`, nil, step.InvalidSpec, "blocks[0].path", "neither a file nor a block device", "file"},

@@ -74,8 +74,8 @@ type Options struct {
 	Blocks []Block `json:"blocks,omitempty"`
 	// Memory is a Solo5 kernel's memory in MiB. Default: the tender's, 512.
 	Memory int `json:"memory,omitempty"`
-	// Tender is the program that runs a Solo5 kernel: a name in PATH or an
-	// absolute path. Default: "solo5-spt" or "solo5-hvt", as the kernel needs.
+	// Tender is the program that runs a Solo5 kernel: a name in PATH or in the
+	// opam switch, or an absolute path. Default: "solo5-spt" or "solo5-hvt", as the kernel needs.
 	Tender string `json:"tender,omitempty"`
 	// Expect is a regular expression (RE2). The machine is ready when its console
 	// matches, and it runs on or ends with status 0. The console is its last 64 KiB,
@@ -218,7 +218,7 @@ func (s *settings) parse() error {
 		return step.Invalid("memory", "memory is in MiB, as 512", "%d is no size", s.Memory)
 	}
 	if strings.Contains(s.Tender, "/") && !strings.HasPrefix(s.Tender, "/") {
-		return step.Invalid("tender", "a name in the worker's PATH, or an absolute path", "%q is a relative path", s.Tender)
+		return step.Invalid("tender", "a name in the worker's PATH or opam switch, or an absolute path", "%q is a relative path", s.Tender)
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 		return img, err
 	}
 	if k.Spec.Host != "" && k.Spec.Host == t.site.Host { // else Boot looks for it
-		if _, err := s.tender(ctx); err != nil {
+		if _, err := s.tender(ctx, k.Spec.Toolchain); err != nil {
 			return img, err
 		}
 	}

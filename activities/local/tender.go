@@ -2,10 +2,12 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -14,11 +16,12 @@ import (
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 const (
 	kvmInstead = "build the kernel with -t spt, which needs none"
-	tenderFix  = "opam install solo5, then start the worker with opam's bin folder in PATH, or give tender: with its path"
+	tenderFix  = "opam install solo5, or give tender: with its path"
 
 	// tenderPatience is how long a tender may take to say its version.
 	tenderPatience = 10 * time.Second
@@ -26,8 +29,8 @@ const (
 
 // tender finds the program that runs the kernel, "" for a Linux program. It refuses a
 // program that is no tender, or the tender of another kind of kernel. A tender that the
-// user named is looked at even before the kernel is known.
-func (s *settings) tender(ctx context.Context) (string, error) {
+// user named is looked at even before the kernel is known. from is how the kernel is made.
+func (s *settings) tender(ctx context.Context, from step.Recipe) (string, error) {
 	name := s.Tender
 	switch s.ABI {
 	case image.LinuxExecutable:
@@ -45,20 +48,32 @@ func (s *settings) tender(ctx context.Context) (string, error) {
 	if name == "" {
 		return "", nil
 	}
-	path, err := findTender(name)
+	path, err := findTender(ctx, name, from)
 	if err != nil || s.Tender == "" {
 		return path, err
 	}
 	return path, s.try(ctx, path)
 }
 
-func findTender(name string) (string, error) {
+// findTender looks in the worker's PATH, then in the opam switch in which the kernel is
+// made, or else the current one: opam installs tenders there.
+func findTender(ctx context.Context, name string, from step.Recipe) (string, error) {
 	path, err := exec.LookPath(name)
 	switch {
 	case err == nil:
 		return path, nil
 	case errors.Is(err, exec.ErrNotFound):
-		err = fmt.Errorf("%s is not in the worker's PATH", name)
+		var options struct{ Switch string }
+		_ = json.Unmarshal(from.Options, &options) // the toolchain checks them
+		argv := []string{"opam", "var", "bin"}
+		if from.Kind == "mirage" && options.Switch != "" {
+			argv = []string{"opam", "var", "--switch=" + options.Switch, "bin"}
+		}
+		bin, opamErr := tree.EnvironOf(nil).Output(ctx, argv...)
+		if path, err := exec.LookPath(filepath.Join(bin, name)); opamErr == nil && filepath.IsAbs(path) && err == nil {
+			return path, nil
+		}
+		err = fmt.Errorf("%s is neither in the worker's PATH nor in its opam switch", name)
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
 		return "", &step.Error{Field: "tender", Err: err}
 	}
