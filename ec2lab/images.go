@@ -1,6 +1,7 @@
 package ec2lab
 
 import (
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -165,7 +166,16 @@ func registerImage(r *request) (any, error) {
 			return nil, err
 		}
 	}
-	if m.Disks, err = r.imageDisks(m.RootName); err != nil {
+	if r.has("ImageLocation") {
+		m.Location, m.RootType, m.RootName = r.get("ImageLocation"), "instance-store", r.or("RootDeviceName", "/dev/sda1")
+		var file string
+		if file, err = l.unbundle(m.Location, m.Architecture); err == nil {
+			err = os.Remove(file)
+		}
+	} else {
+		m.Disks, err = r.imageDisks(m.RootName)
+	}
+	if err != nil {
 		return nil, err
 	}
 	for o := range kept[*image](l) {

@@ -272,16 +272,15 @@ func consoleOutput(r *request) (any, error) {
 	}{i.ID, now(), base64.StdEncoding.EncodeToString(text)}, nil
 }
 
-// start starts the guest of an instance: its disk has the bytes of the snapshot.
-func (l *Lab) start(i *instance, s *snapshot, layout string, memory int, stuck bool) {
-	blocks := s.blocks()
+// start starts the guest of an instance, whose disk write makes.
+func (l *Lab) start(i *instance, write func(path string) error, layout string, memory int, stuck bool) {
 	if l.options.Hypervisor == nil {
 		l.after(stuck, func() { l.started(i, nil, nil) })
 		return
 	}
 	l.work.Go(func() {
 		disk := filepath.Join(l.dir, i.ID+".raw")
-		err := s.write(disk, blocks)
+		err := write(disk)
 		var guest Running
 		if err == nil {
 			guest, err = l.options.Hypervisor.Start(l.ctx, Guest{

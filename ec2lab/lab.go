@@ -10,6 +10,7 @@ package ec2lab
 import (
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -67,6 +68,7 @@ type Lab struct {
 	page      int
 	addresses int // that were given out
 	uploads   int // multipart uploads that began
+	signers   []*rsa.PublicKey
 }
 
 // Call is a request that came.

@@ -3,6 +3,7 @@ package ec2lab
 import (
 	"encoding/base64"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -150,6 +151,10 @@ func (in *launch) fitType(r *request) (err error) {
 		return refuse("InvalidParameterValue", "The instance type '%s' does not support an AMI with a boot mode of UEFI. Only instance types built on the Nitro System support UEFI. Specify an instance type that supports UEFI, and try again.", name)
 	case hvm && m.BootMode == "legacy-bios" && !slices.Contains(t.BootModes, "legacy-bios"):
 		return refuse("InvalidParameterValue", "The instance type '%s' does not support an AMI with a boot mode of legacy-bios.", name)
+	case !slices.Contains(t.Roots, m.RootType):
+		return refuse("InvalidParameterCombination", "Instances of type '%s' may only be launched with EBS AMIs.", name)
+	case m.RootType == "instance-store" && r.has("InstanceInitiatedShutdownBehavior"):
+		return refuse("InvalidParameterCombination", "The attribute instanceInitiatedShutdownBehavior can only be used for EBS-backed images.")
 	case r.has("CreditSpecification.CpuCredits") && !t.Burstable:
 		return refuse("InvalidParameterCombination", "The %s instance type does not support T2 Unlimited or T3 Unlimited.", name)
 	}
@@ -275,11 +280,14 @@ func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance
 		base: base{Tags: slices.Clone(in.tags["instance"])}, ID: newID(instances.prefix), Image: m.ID, State: stateOf("pending"),
 		Key: r.get("KeyName"), Index: n, Type: in.kind.Name, Launched: now(), Kernel: m.Kernel, Subnet: in.subnet.ID, VPC: in.subnet.VPC,
 		Place:  place{in.subnet.Zone, r.get("Placement.GroupName"), r.or("Placement.Tenancy", "default")},
-		Groups: in.groups, Arch: m.Architecture, RootType: "ebs", RootName: m.RootName, Virt: m.Virt, Token: r.get("ClientToken"),
+		Groups: in.groups, Arch: m.Architecture, RootType: m.RootType, RootName: m.RootName, Virt: m.Virt, Token: r.get("ClientToken"),
 		Hypervisor: "xen", ENA: m.ENA, BootMode: m.BootMode,
 		Metadata:    metadata{"applied", r.or("MetadataOptions.HttpTokens", "optional"), r.or("MetadataOptions.HttpEndpoint", "enabled")},
 		reservation: reservation, asked: sameRequest(r.v), onShutdown: r.or("InstanceInitiatedShutdownBehavior", "stop"),
 		protected: r.bool("DisableApiTermination", false), public: in.public, born: time.Now(),
+	}
+	if m.RootType == "instance-store" {
+		i.onShutdown = "terminate" // it cannot be stopped
 	}
 	if in.kernel != nil {
 		i.Kernel = in.kernel.ID
@@ -337,7 +345,16 @@ func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance
 		l.after(r.stuck, func() { l.started(i, nil, errNoKernel) })
 		return i
 	}
-	l.start(i, root, layout, in.kind.MiB, r.stuck)
+	write := root.writer()
+	if m.RootType == "instance-store" {
+		file, err := l.unbundle(m.Location, m.Architecture) // EC2 reads it for each instance
+		if err != nil {
+			l.after(r.stuck, func() { l.started(i, nil, err) })
+			return i
+		}
+		write = func(to string) error { return os.Rename(file, to) }
+	}
+	l.start(i, write, layout, in.kind.MiB, r.stuck)
 	return i
 }
 

@@ -167,10 +167,10 @@ func (r *request) join(u *s3Upload, parts []s3Part) error {
 		}
 		size += p.size
 		one, _ := hex.DecodeString(p.etag)
-		etags.Write(one)
+		_, _ = etags.Write(one)
 		if u.sum != "" && !u.whole {
 			one, _ := base64.StdEncoding.DecodeString(p.sum)
-			sums.Write(one)
+			_, _ = sums.Write(one)
 		}
 	}
 	r.store(u.object, f.Name(), size, fmt.Sprintf("%x-%d", etags.Sum(nil), len(parts)))

@@ -57,6 +57,12 @@ func (s *snapshot) blocks() map[int]*snapshot {
 	return all
 }
 
+// writer returns what writes the bytes that the snapshot has now.
+func (s *snapshot) writer() func(path string) error {
+	blocks := s.blocks()
+	return func(path string) error { return s.write(path, blocks) }
+}
+
 // write writes the snapshot's bytes to a sparse file.
 func (s *snapshot) write(path string, blocks map[int]*snapshot) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
