@@ -16,6 +16,7 @@ type action struct {
 // actions are the operations of the Query services.
 var actions = map[string]action{
 	"ec2:AssociateAddress": {do: associateAddress, late: true},
+	"ec2:CancelImportTask": {do: cancelImport, late: true, required: []string{"ImportTaskId"}},
 	"ec2:CreateTags":       {do: createTags, late: true, required: []string{"ResourceId", "Tag"}},
 	"ec2:DeleteNetworkInterface": remove(func(r *request, n *netInterface) error {
 		if n.Instance == "" {
@@ -40,6 +41,7 @@ var actions = map[string]action{
 	"ec2:DescribeAddresses":             describe[*address](nil),
 	"ec2:DescribeAvailabilityZones":     describe[*zone](nil),
 	"ec2:DescribeImages":                describe(func(r *request, m *image) bool { return r.ownedBy(m.Owner, m.Alias) }),
+	"ec2:DescribeImportSnapshotTasks":   describe[*importTask](nil),
 	"ec2:DescribeInstanceTypeOfferings": {do: describeOfferings},
 	"ec2:DescribeInstanceTypes":         describe[*instanceType](nil),
 	"ec2:DescribeInstances":             {do: describeInstances},
@@ -55,6 +57,7 @@ var actions = map[string]action{
 	"ec2:DisassociateAddress":           {do: disassociateAddress, late: true, required: []string{"AssociationId"}},
 	"ec2:GetConsoleOutput":              {do: consoleOutput, required: []string{"InstanceId"}},
 	"ec2:GetEbsEncryptionByDefault":     {do: encryptionByDefault},
+	"ec2:ImportSnapshot":                {do: importSnapshot, late: true},
 	"ec2:RegisterImage":                 {do: registerImage, late: true, required: []string{"Name"}},
 	"ec2:RunInstances":                  {do: runInstances, late: true, required: []string{"ImageId", "MinCount", "MaxCount"}},
 	"ec2:TerminateInstances":            {do: terminateInstances, late: true, required: []string{"InstanceId"}},

@@ -63,6 +63,7 @@ type Lab struct {
 	expired   bool
 	encrypt   bool // encryption by default
 	targets   targetGroup
+	imports   importRole
 	console   func(instance string) string
 	late      time.Duration
 	page      int

@@ -70,7 +70,7 @@ func checkTags(tags []tag) error {
 }
 
 // taggable are the kinds of resources that CreateTags finds by their id.
-var taggable = []*kind{&images, &snapshots, &instances, &volumes, &interfaces, &addresses, &subnets, &vpcs, &securityGroups}
+var taggable = []*kind{&images, &snapshots, &instances, &volumes, &interfaces, &addresses, &subnets, &vpcs, &securityGroups, &importTasks}
 
 // tagged returns the visible resources of the ResourceId parameters.
 func (r *request) tagged() (all []resource, err error) {
