@@ -92,7 +92,8 @@ func endedAt(in types.Instance) time.Time {
 }
 
 // List returns the instances, volumes, network interfaces, AMIs and snapshots of rollouts
-// in the region, half-made ones too. An AMI or snapshot is listed once for each rollout that
+// in the region, half-made ones too; of backing import also the import tasks that run and
+// what is in the bucket. An AMI or snapshot is listed once for each rollout that
 // uses it. Terminated instances are not listed.
 func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
 	c, _, err := reach(ctx, spec)
@@ -137,5 +138,23 @@ func (c *cloud) list(ctx context.Context, t step.Tags) (all []step.Resource, err
 			}
 		}
 	}
-	return all, nil
+	if c.bucket == "" {
+		return all, nil
+	}
+	tasks, err := c.importTasks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, task := range tasks {
+		if of, _ := owner(task.tags); wanted(of) && !task.over() {
+			all = append(all, step.Resource{Tags: of, Kind: kindImport, ID: task.id, Where: c.region})
+		}
+	}
+	left, err := c.leftovers(ctx, t)
+	for _, l := range left {
+		if kind, key, _ := strings.Cut(l.String(), " morgana/"); wanted(l.of) {
+			all = append(all, step.Resource{Tags: l.of, Kind: kind, ID: "s3://" + c.bucket + "/morgana/" + key, Created: l.created.UTC(), Where: c.region})
+		}
+	}
+	return all, err
 }

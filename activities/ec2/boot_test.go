@@ -298,14 +298,14 @@ func (c *cutter) cut(parent context.Context, n int64) context.Context {
 	return ctx
 }
 
-// through puts a proxy with the cutter between the target and the lab.
-func (b *bench) through(c *cutter) (done func()) {
-	b.Helper()
-	target, err := url.Parse(b.lab.URL())
+// before starts a proxy with the cutter before a lab.
+func (c *cutter) before(t *testing.T, lab *ec2lab.Lab) *httptest.Server {
+	t.Helper()
+	target, err := url.Parse(lab.URL())
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	proxy := httptest.NewServer(&httputil.ReverseProxy{
+	return httptest.NewServer(&httputil.ReverseProxy{
 		Transport: &http.Transport{},
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
 		ModifyResponse: func(*http.Response) error {
@@ -315,6 +315,12 @@ func (b *bench) through(c *cutter) (done func()) {
 			return nil
 		},
 	})
+}
+
+// through puts a proxy with the cutter between the target and the lab.
+func (b *bench) through(c *cutter) (done func()) {
+	b.Helper()
+	proxy := c.before(b.T, b.lab)
 	b.options(func(o *Options) {
 		o.ElasticIP, o.TargetGroup, o.Endpoint = b.lab.ElasticIP(), b.lab.TargetGroup(), proxy.URL
 	})

@@ -68,7 +68,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	// The first two compare options with the region and account that are known now.
 	for _, ask := range []func(context.Context) error{
 		func(context.Context) error { return s.readNetwork() }, func(context.Context) error { return s.readInstance() },
-		k.encryption, k.instanceType, k.subnets, k.zones, k.aki, k.groups, k.keyPair, k.placementGroup, k.elasticIP, k.targetGroup, k.reachable,
+		k.encryption, k.importBucket, k.instanceType, k.subnets, k.zones, k.aki, k.groups, k.keyPair, k.placementGroup, k.elasticIP, k.targetGroup, k.reachable,
 	} {
 		if err := ask(ctx); err != nil {
 			return spec, err
@@ -182,6 +182,16 @@ type checker struct {
 // unsupported returns an error about an option.
 func unsupported(field, hint string, err error) error {
 	return &step.Error{Kind: step.Unsupported, Field: field, Hint: hint, Err: err}
+}
+
+// importBucket refuses a bucket of another region or account. One that does not exist is
+// made by register.
+func (k *checker) importBucket(ctx context.Context) error {
+	if k.bucket == "" {
+		return nil
+	}
+	_, err := k.bucketThere(ctx)
+	return err
 }
 
 // encryption sets Encrypted if the account encrypts by default. Register compares it with

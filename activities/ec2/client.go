@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -32,10 +33,17 @@ type cloud struct {
 	ebs     *ebs.Client
 	elb     *elb.Client
 	sts     *sts.Client
+	s3      *s3.Client
+	// bucket is the bucket of backing import, else empty.
+	bucket string
 }
 
-// callTimeout is the limit of one call.
-const callTimeout = 20 * time.Second
+// callTimeout is the limit of one call, and partTimeout that of one to S3: a line of
+// 1 Mbit/s sends 4 parts of 8 MiB in it.
+const (
+	callTimeout = 20 * time.Second
+	partTimeout = 5 * time.Minute
+)
 
 // configure reads AWS's configuration on this host and retrieves the credentials.
 func configure(ctx context.Context, s settings) (aws.Config, error) {
@@ -74,6 +82,15 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 	c := &cloud{region: cfg.Region, account: s.Account, sts: sts.NewFromConfig(cfg)}
 	cfg.APIOptions = append(cfg.APIOptions, decoding(c.sts))
 	c.ec2, c.ebs, c.elb = ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg)
+	if s.Backing == backingImport {
+		c.bucket = s.Bucket
+	}
+	if client, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
+		cfg.HTTPClient = client.WithTimeout(partTimeout)
+	}
+	c.s3 = s3.NewFromConfig(cfg, func(o *s3.Options) {
+		o.UsePathStyle = cfg.BaseEndpoint != nil || os.Getenv("AWS_ENDPOINT_URL") != "" || os.Getenv("AWS_ENDPOINT_URL_S3") != ""
+	})
 	return c, nil
 }
 

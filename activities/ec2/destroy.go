@@ -71,6 +71,9 @@ func (d *destroy) run(ctx context.Context) (err error) {
 	if d.what.KeepImage {
 		return ctx.Err()
 	}
+	if err := d.imports(ctx); err != nil {
+		d.note("the imports by bucket "+d.c.bucket, err)
+	}
 	images, err := d.c.images(ctx, spec.Tags)
 	if err != nil {
 		return err
@@ -242,6 +245,34 @@ func (d *destroy) moveBack(ctx context.Context, all []types.Instance) error {
 	}
 	if step.KindOf(err) == step.NotFound { // the user has removed the target group
 		return nil
+	}
+	return err
+}
+
+// imports cancels the import tasks, and removes their objects and unfinished uploads. It
+// comes before the snapshots: a task may have made one in the last moment.
+func (d *destroy) imports(ctx context.Context) error {
+	if d.c.bucket == "" {
+		return nil
+	}
+	tasks, err := d.c.importTasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		if have, _ := owner(t.tags); !d.what.Match(have) {
+			continue
+		}
+		step.Report(ctx, step.Progress{Note: "ending the import " + t.id})
+		if err := d.c.endImport(ctx, t); err != nil || !t.over() {
+			d.note(kindImport+" "+t.id, err)
+		}
+	}
+	left, err := d.c.leftovers(ctx, d.what.Spec.Tags)
+	for _, l := range left {
+		if d.what.Match(l.of) {
+			d.note(l.String(), d.c.drop(ctx, l))
+		}
 	}
 	return err
 }

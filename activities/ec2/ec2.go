@@ -70,7 +70,8 @@ func (t *Target) Needs(ctx context.Context) []step.Need {
 	if keys.Found != "" {
 		keys.Fix = ""
 	}
-	all := []step.Need{keys}
+	all := []step.Need{keys, {For: "backing import", What: "role " + defaultRole, Optional: true,
+		Why: "AWS was not asked whether it is there; for a bucket named BUCKET these make it", Fix: roleFix(defaultRole, "BUCKET")}}
 	for _, layout := range []disk.Layout{disk.BIOS, disk.UEFI, disk.Whole, disk.Partition} {
 		all = append(all, disk.Needs(ctx, layout)...)
 	}

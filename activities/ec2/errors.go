@@ -92,7 +92,11 @@ var answers = map[string]answer{
 	"PendingVerification":       {kind: step.Unauthorized, hint: "AWS verifies the account, which takes minutes to hours; deploy again then"},
 	"Blocked":                   {kind: step.Unauthorized, hint: "AWS has blocked the account: ask AWS Support"},
 	"ForbiddenException":        {kind: step.Unauthorized, hint: "sso_account_id and sso_role_name of the profile must name a role that SSO gives you"},
-	"UnauthorizedOperation":     denied, "AccessDenied": denied, "AccessDeniedException": denied,
+	"UnauthorizedOperation":     denied, "AccessDenied": denied, "AccessDeniedException": denied, "Forbidden": denied, "InvalidAccessKeyId": badKeys,
+
+	// S3. A part or an upload that is not there was that of another try.
+	"BucketAlreadyExists": {kind: step.Conflict, field: "bucket", hint: "another account has a bucket of that name: choose another name"},
+	"NoSuchBucket":        transient, "NoSuchUpload": transient, "InvalidPart": transient, "OperationAborted": transient,
 
 	// Throttles and quotas.
 	"RequestLimitExceeded": throttled, "Throttling": throttled, "ThrottlingException": throttled, "ThrottledException": throttled,

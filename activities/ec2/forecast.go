@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -21,9 +22,17 @@ func (s *settings) forecast() (all []step.Action) {
 	add := func(call, why, cost string) {
 		all = append(all, step.Action{Call: call, Why: why, Permission: call, Cost: cost})
 	}
-	add("ebs:StartSnapshot", "make the snapshot of the boot disk, unless one of this deployment has the same digest", "$0.05 per GB-month of what is sent")
-	add("ebs:PutSnapshotBlock", "send the blocks that are not zero, or those that differ from the last snapshot", "$0.006 per 1,000 blocks of 512 KiB")
-	add("ebs:CompleteSnapshot", "end the snapshot", "")
+	const snapshot, unless = "$0.05 per GB-month of what is stored", ", unless a snapshot of this deployment has the same digest"
+	if s.Backing == backingImport {
+		add("s3:CreateBucket", "make the bucket "+s.Bucket+", unless it is there", "")
+		add("s3:PutObject", "send the whole disk to the bucket"+unless, "$0.005 per 1,000 parts; $0.023 per GB-month until the import is over")
+		add("ec2:ImportSnapshot", "let VM Import make the snapshot by the role "+cmp.Or(s.Role, defaultRole), snapshot)
+		add("s3:DeleteObject", "remove the disk from the bucket", "")
+	} else {
+		add("ebs:StartSnapshot", "make the snapshot of the boot disk"+unless, snapshot)
+		add("ebs:PutSnapshotBlock", "send the blocks that are not zero, or those that differ from the last snapshot", "$0.006 per 1,000 blocks of 512 KiB")
+		add("ebs:CompleteSnapshot", "end the snapshot", "")
+	}
 	image := "an hvm image that boots by " + s.BootMode
 	if s.Virtualization == virtPV {
 		image = "a paravirtual image that boots by " + s.KernelID

@@ -24,8 +24,14 @@ type Options struct {
 	// Account is the account's number. A deploy with another account's credentials
 	// is refused. Default: the account of the credentials.
 	Account string `json:"account,omitempty"`
-	// Backing is how the image is made: "direct" sends the blocks of a snapshot.
-	Backing string `json:"backing" jsonschema:"enum=direct"`
+	// Backing is how the image is made: "direct" sends the blocks of a snapshot;
+	// "import" puts the disk into a bucket, and AWS's VM Import makes a snapshot of it.
+	Backing string `json:"backing" jsonschema:"enum=direct,enum=import"`
+	// Bucket is a bucket of S3 in the region, for backing import. It is made if it does
+	// not exist, and stays.
+	Bucket string `json:"bucket,omitempty"`
+	// Role is the role by which VM Import reads the bucket. Default: "vmimport".
+	Role string `json:"role,omitempty"`
 	// InstanceType is the type of the instance. Default: "t3.micro", or "t1.micro"
 	// for a paravirtual image.
 	InstanceType string `json:"instance_type,omitempty"`
@@ -102,6 +108,7 @@ type Placement struct {
 // The values of Options.Backing, Virtualization and BootMode. They are EC2's words.
 const (
 	backingDirect = "direct"
+	backingImport = "import"
 
 	virtAuto = "auto"
 	virtHVM  = "hvm"

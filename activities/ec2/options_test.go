@@ -23,8 +23,13 @@ func TestReadRefuses(t *testing.T) {
 		{`{"endpoint":"ec2.example.org"}`, "endpoint", "no http or https URL"},
 		{`{"endpoint":"ftp://ec2.example.org"}`, "endpoint", "no http or https URL"},
 		{`{"endpoint":"http://ann:secret@ec2.example.org"}`, "endpoint", "the profile has the keys"},
+		{`{"backing":"volumes"}`, "backing", "one of direct, import"},
 		{`{"backing":"dirct"}`, "backing", `"direct"`},
-		{`{"backing":"import"}`, "backing", "one of direct"},
+		{`{"backing":"import"}`, "bucket", "it is made"},
+		{`{"backing":"import","bucket":"My Disks"}`, "bucket", "lower-case"},
+		{`{"backing":"import","bucket":"disks","role":"arn:aws:iam::111122223333:role/vmimport"}`, "role", "list-roles"},
+		{`{"bucket":"disks"}`, "bucket", "backing: import"},
+		{`{"role":"vmimport"}`, "role", "backing: import"},
 		{`{"virtualization":"pv"}`, "virtualization", "one of auto, hvm, paravirtual"},
 		{`{"boot_mode":"efi"}`, "boot_mode", `"uefi"`},
 		{`{"boot_mode":"bios"}`, "boot_mode", "legacy-bios"},
@@ -76,6 +81,7 @@ func TestReadRefuses(t *testing.T) {
 func TestReadTakes(t *testing.T) {
 	for _, options := range []string{
 		`{}`, `{"region":"us-gov-west-1"}`, `{"region":"eusc-de-east-1"}`, `{"region":"nova","endpoint":"http://[::1]:8773/services"}`,
+		`{"backing":"import","bucket":"disks.example.org","role":"vmimport-2"}`,
 		`{"virtualization":"paravirtual","layout":"hd0,0","kernel_id":"aki-dc9ed9af"}`, `{"layout":"hd0"}`, `{"boot_mode":"uefi","virtualization":"hvm"}`,
 		`{"account":"011122223333","subnets":["subnet-0a1b2c3d4e5f67890","subnet-0a1b2c3d"],"security_groups":["sg-903004f8"],"elastic_ip":"eipalloc-64d5890a"}`,
 		`{"region":"cn-north-1","target_group":"arn:aws-cn:elasticloadbalancing:cn-north-1:111122223333:targetgroup/web/0a1b2c3d4e5f6789"}`,

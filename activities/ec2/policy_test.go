@@ -1,34 +1,43 @@
 package ec2
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/morgana-deploy/morgana/ec2lab"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
 )
 
-// policy is docs/iam-policy.json.
+// policy is docs/iam-policy.json, with what a backing needs besides.
 type policy struct {
 	Statement []struct {
 		Sid, Effect string
 		Action      []string
+		Resource    any // a string or several
 		Condition   map[string]map[string]any
 	}
 }
 
-func readPolicy(t *testing.T) (p policy, actions []string) {
+func readPolicy(t *testing.T, files ...string) (p policy, actions []string) {
 	t.Helper()
-	data, err := os.ReadFile("../../docs/iam-policy.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &p); err != nil {
-		t.Fatal(err)
+	for _, name := range files {
+		data, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var one policy
+		if err := json.Unmarshal(data, &one); err != nil {
+			t.Fatal(err)
+		}
+		p.Statement = append(p.Statement, one.Statement...)
 	}
 	for _, s := range p.Statement {
 		if s.Effect != "Allow" {
@@ -43,7 +52,7 @@ func readPolicy(t *testing.T) (p policy, actions []string) {
 // TestPolicyIsEnoughAndNoMore deploys, redeploys and destroys with the permissions of the
 // policy alone, and compares the policy with the calls that came.
 func TestPolicyIsEnoughAndNoMore(t *testing.T) {
-	_, allowed := readPolicy(t)
+	_, allowed := readPolicy(t, "iam-policy.json")
 	lab := labFor(t)
 	lab.Permit(allowed...)
 	lab.SetConsole(func(string) string { return "hello from a unikernel\n" })
@@ -93,10 +102,7 @@ func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 		t.Errorf("left behind: %q, before %q", after, before)
 	}
 
-	var called []string
-	for _, c := range lab.Calls() {
-		called = append(called, c.Service+":"+c.Name)
-	}
+	called := actionsOf(lab)
 	for _, action := range allowed {
 		if !slices.Contains(called, action) && rare[action] == "" {
 			t.Errorf("the policy allows %s, and nothing calls it", action)
@@ -108,6 +114,60 @@ func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 		}
 	}
 }
+
+// permissions are those of the calls of S3 that have another name.
+var permissions = map[string]string{
+	"HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "HeadObject": "GetObject", "ListMultipartUploads": "ListBucketMultipartUploads",
+	"CreateMultipartUpload": "PutObject", "UploadPart": "PutObject", "CompleteMultipartUpload": "PutObject", "ListParts": "ListMultipartUploadParts",
+}
+
+// actionsOf returns the actions that a lab was asked for.
+func actionsOf(lab *ec2lab.Lab) (all []string) {
+	for _, c := range lab.Calls() {
+		all = append(all, c.Service+":"+cmp.Or(permissions[c.Name], c.Name))
+	}
+	return all
+}
+
+// TestImportPolicyIsEnoughAndNoMore imports with the permissions of both policies alone.
+func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
+	environ(t)
+	_, allowed := readPolicy(t, "iam-policy.json", "iam-policy-import.json")
+	_, besides := readPolicy(t, "iam-policy-import.json")
+	r := newRegistry(t)
+	r.lab.Permit(allowed...)
+	r.lab.Fault(ec2lab.Fault{Call: "UploadPart", Lose: ec2lab.Before})
+	img := r.importing(r.image(1, few, fewContent, nil))
+	r.register(img)
+	img.Spec.Generation, img.Spec.App = 1, "other"
+	r.lab.Fault(ec2lab.Fault{Call: "ImportSnapshot", Stuck: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := New(r.site).Register(ctx, img); ctx.Err() == nil {
+		t.Fatal(err)
+	}
+	r.destroy(img.Spec)
+	img.Spec.Generation = 2
+	r.lab.Fault(ec2lab.Fault{Call: "UploadPart", Lose: ec2lab.Before})
+	if _, err := New(r.site).Register(t.Context(), img); err == nil {
+		t.Fatal("no part was lost")
+	}
+	r.destroy(img.Spec)
+	called := actionsOf(r.lab)
+	for _, action := range besides {
+		if !slices.Contains(called, action) && besideCalls[action] == "" {
+			t.Errorf("the policy allows %s, and nothing calls it", action)
+		}
+	}
+	for _, call := range called {
+		if call != "sts:GetCallerIdentity" && !slices.Contains(allowed, call) {
+			t.Errorf("%s is called, and the policy does not allow it", call)
+		}
+	}
+}
+
+// besideCalls are the actions that AWS takes in the user's name.
+var besideCalls = map[string]string{"s3:GetBucketLocation": "by ImportSnapshot"}
 
 // deployed takes a kernel through the stages of a target.
 func deployed(t *testing.T, target *Target, k step.Kernel) step.Machine {
@@ -140,15 +200,18 @@ var rare = map[string]string{
 // What removes or changes something may do so only to resources with our tags. The user
 // names the Elastic IP and the target group.
 func TestPolicyChangesOurOwnAlone(t *testing.T) {
-	p, _ := readPolicy(t)
+	p, _ := readPolicy(t, "iam-policy.json", "iam-policy-import.json")
 	for _, s := range p.Statement {
 		for _, action := range s.Action {
 			_, verb, _ := strings.Cut(action, ":")
 			removes := slices.ContainsFunc([]string{"Delete", "Terminate", "DeregisterImage", "GetConsole", "Put", "Complete"}, func(prefix string) bool { return strings.HasPrefix(verb, prefix) })
-			if removes && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" {
+			if object := strings.HasPrefix(action, "s3:"); object && removes && !strings.Contains(fmt.Sprint(s.Resource), "/"+keyPrefix) {
+				t.Errorf("%s allows %s of any object", s.Sid, action)
+			} else if removes && !object && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" {
 				t.Errorf("%s allows %s of any resource", s.Sid, action)
 			}
-			if verb == "CreateTags" && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" && s.Condition["StringEquals"]["ec2:CreateAction"] == nil {
+			if verb == "CreateTags" && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" && s.Condition["StringEquals"]["ec2:CreateAction"] == nil &&
+				s.Condition["ArnLike"]["ec2:ParentVolume"] == nil {
 				t.Errorf("%s allows %s of any resource: then the other conditions are worth nothing", s.Sid, action)
 			}
 		}

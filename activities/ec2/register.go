@@ -33,13 +33,21 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 // registering is one call of Register.
 type registering struct {
 	*Target
-	cloud  *cloud
-	img    step.Image
-	digest string // of the AMI
-	folder string // the rollout's name
-	ami    ami
-	tags   []types.Tag // of a snapshot and of an AMI
-	use    types.Tag   // is one of tags
+	cloud   *cloud
+	img     step.Image
+	options Options
+	digest  string // of the AMI
+	folder  string // the rollout's name
+	ami     ami
+	tags    []types.Tag // of a snapshot and of an AMI
+	use     types.Tag   // is one of tags
+}
+
+// backings make a completed snapshot of the image and return its id. None of the snapshots
+// that are found has the whole image. A try adopts what an earlier try made.
+var backings = map[string]func(r *registering, ctx context.Context, f found) (id string, err error){
+	backingDirect: (*registering).send,
+	backingImport: (*registering).imported,
 }
 
 func (t *Target) register(ctx context.Context, img step.Image) (step.Registration, error) {
@@ -87,6 +95,7 @@ func (r *registering) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.options = s.Options
 	if r.folder, err = r.img.Spec.Folder(); err != nil {
 		return err
 	}

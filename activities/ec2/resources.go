@@ -89,6 +89,9 @@ const (
 	kindVolume    = "volume"
 	kindImage     = "AMI"
 	kindSnapshot  = "snapshot"
+	kindImport    = "import task"
+	kindObject    = "object"
+	kindUpload    = "unfinished upload"
 )
 
 // resource is a resource with Morgana's tags that is no instance.

@@ -69,9 +69,9 @@ func (r *registering) find(ctx context.Context) (f found, err error) {
 	return f, nil
 }
 
-// snapshot returns the id of a completed snapshot of the image: one that is there, the one
-// that an earlier try began, or a new one. Then it deletes this rollout's broken ones:
-// until then their number tells the client token of the next.
+// snapshot returns the id of a completed snapshot of the image: one that is there, or one
+// of the backing. Then it deletes this rollout's broken ones: until then their number tells
+// the client token of the next.
 func (r *registering) snapshot(ctx context.Context) (id string, err error) {
 	f, err := r.find(ctx)
 	if err != nil {
@@ -81,7 +81,10 @@ func (r *registering) snapshot(ctx context.Context) (id string, err error) {
 		id = *f.done.SnapshotId
 		err = r.adopt(ctx, f.done.Tags, id)
 	} else {
-		id, err = r.send(ctx, f)
+		id, err = backings[r.options.Backing](r, ctx, f)
+	}
+	if err == nil && r.cloud.bucket != "" {
+		err = r.cloud.sweep(ctx, r.img.Spec.Tags)
 	}
 	if err != nil {
 		return "", err
@@ -260,31 +263,43 @@ func (r *registering) fill(ctx context.Context, id string, list blocks, note str
 	return nil
 }
 
-// upload unpacks the disk, sparse, and sends its blocks.
-func (r *registering) upload(ctx context.Context, id string, list blocks, sent *sent, note string) (err error) {
-	folder, done, err := r.machines.Scratch(r.img.Spec.Tags)
+// unpack unpacks the disk, sparse and of the snapshot's size. done closes and removes it.
+func (r *registering) unpack(ctx context.Context) (f *os.File, done func() error, err error) {
+	folder, remove, err := r.machines.Scratch(r.img.Spec.Tags)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer func() { err = errors.Join(err, done()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, remove())
+		}
+	}()
 	packed, err := r.site.Store.Open(ctx, r.file(packedDisk))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	path := filepath.Join(folder, "disk")
 	step.Report(ctx, step.Progress{Note: "unpacking the disk"})
 	if err := errors.Join(disk.Unpack(ctx, packed, path), packed.Close()); err != nil {
-		return machine.TooBig(err, folder, "size", fmt.Sprintf("%d GiB", r.ami.gibibytes()))
+		return nil, nil, machine.TooBig(err, folder, "size", fmt.Sprintf("%d GiB", r.ami.gibibytes()))
 	}
 	// The parent may have blocks behind the disk's end, which are sent as zeros.
 	if err := os.Truncate(path, r.ami.gibibytes()*gibi); err != nil {
-		return err
+		return nil, nil, err
 	}
-	f, err := os.Open(path)
+	if f, err = os.Open(path); err != nil {
+		return nil, nil, err
+	}
+	return f, func() error { return errors.Join(f.Close(), remove()) }, nil
+}
+
+// upload sends the blocks of the disk.
+func (r *registering) upload(ctx context.Context, id string, list blocks, sent *sent, note string) (err error) {
+	f, done, err := r.unpack(ctx)
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer func() { err = errors.Join(err, done()) }()
 	u := &upload{ebs: r.cloud.ebs, snapshot: id, disk: f, blocks: list, sent: sent, note: note, limits: usual}
 	return u.run(ctx)
 }

@@ -22,6 +22,7 @@ var (
 	fileForm    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}$`)
 	profileForm = regexp.MustCompile(`^[\w+=,.@-]{1,128}$`)
 	arnForm     = regexp.MustCompile(`^arn:[a-z-]+:elasticloadbalancing:([a-z0-9-]+):([0-9]{12}):targetgroup/[A-Za-z0-9-]+/[0-9a-f]+$`)
+	bucketForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 	oneLine     = regexp.MustCompile(`^[ -~]{1,255}$`)
 )
 
@@ -84,8 +85,18 @@ func (s *settings) readPlace() error {
 func (s *settings) readBoot() error {
 	paravirtual := s.Layout != "" || s.KernelID != ""
 	switch {
-	case s.Backing != backingDirect:
-		return step.Invalid("backing", step.OneOf(s.Backing, backingDirect), "unknown backing %q", s.Backing)
+	case s.Backing != backingDirect && s.Backing != backingImport:
+		return step.Invalid("backing", step.OneOf(s.Backing, backingDirect, backingImport), "unknown backing %q", s.Backing)
+	case s.Bucket != "" && s.Backing != backingImport:
+		return step.Invalid("bucket", "leave it out, or backing: import", "backing %s needs no bucket", s.Backing)
+	case s.Role != "" && s.Backing != backingImport:
+		return step.Invalid("role", "leave it out, or backing: import", "backing %s needs no role", s.Backing)
+	case s.Bucket == "" && s.Backing == backingImport:
+		return step.Invalid("bucket", `a name that no other account has, as "example-morgana"; it is made if it does not exist`, "backing import needs a bucket")
+	case s.Bucket != "" && !bucketForm.MatchString(s.Bucket):
+		return step.Invalid("bucket", "3 to 63 lower-case letters, digits, dots and hyphens", "%q is no name of a bucket", s.Bucket)
+	case s.Role != "" && !profileForm.MatchString(s.Role):
+		return step.Invalid("role", "a name that aws iam list-roles lists", "%q is no name of a role", s.Role)
 	case !slices.Contains([]string{virtAuto, virtHVM, virtPV}, s.Virtualization):
 		return step.Invalid("virtualization", "one of auto, hvm, paravirtual", "unknown virtualization %q", s.Virtualization)
 	case s.BootMode != "" && s.BootMode != bootBIOS && s.BootMode != bootUEFI:
