@@ -359,11 +359,10 @@ func TestRegisterBroken(t *testing.T) {
 	content := map[int32]byte{0: 1, 3: 2}
 	r.lab.Fault(ec2lab.Fault{Call: "CompleteSnapshot", Times: 2, Stuck: true})
 	go func() { // AWS gives up two of them
-		for range 2 {
-			for t.Context().Err() == nil && !slices.ContainsFunc(r.lab.Calls(), func(c ec2lab.Call) bool { return c.Name == "CompleteSnapshot" }) {
+		for i := range 2 {
+			for t.Context().Err() == nil && r.count("CompleteSnapshot") <= i {
 				time.Sleep(10 * time.Millisecond)
 			}
-			time.Sleep(300 * time.Millisecond)
 			for _, line := range r.lab.Resources() {
 				if f := strings.Fields(line); f[0] == "snapshot" && f[2] == "pending" {
 					r.lab.Fail(f[1])
