@@ -40,7 +40,7 @@ var actions = map[string]action{
 	"ec2:DeregisterImage":               {do: deregisterImage, late: true, required: []string{"ImageId"}},
 	"ec2:DescribeAddresses":             describe[*address](nil),
 	"ec2:DescribeAvailabilityZones":     describe[*zone](nil),
-	"ec2:DescribeImages":                describe(func(r *request, m *image) bool { return r.ownedBy(m.Owner, m.Alias) }),
+	"ec2:DescribeImages":                describe(listsImage),
 	"ec2:DescribeImportSnapshotTasks":   describe[*importTask](nil),
 	"ec2:DescribeInstanceTypeOfferings": {do: describeOfferings},
 	"ec2:DescribeInstanceTypes":         describe[*instanceType](nil),

@@ -32,6 +32,7 @@ type image struct {
 	BootMode     string        `xml:"bootMode,omitempty"`
 	TPM          string        `xml:"tpmSupport,omitempty"`
 	IMDS         string        `xml:"imdsSupport,omitempty"`
+	Deprecated   string        `xml:"deprecationTime,omitempty"`
 }
 
 // diskMapping is a volume that an image gives its instances.
@@ -70,10 +71,17 @@ func (r *request) ownedBy(owner, alias string) bool {
 		owner == account && slices.Contains(owners, "self")
 }
 
+// listsImage says that DescribeImages lists an image. It hides the deprecated ones of others
+// unless it is asked for them or for their ids.
+func listsImage(r *request, m *image) bool {
+	return r.ownedBy(m.Owner, m.Alias) && (m.Owner == account || m.Deprecated == "" || r.bool("IncludeDeprecated", false) || r.has("ImageId.1"))
+}
+
 // amazon is the account of Amazon's kernel images.
 const amazon = "137112412989"
 
-// grubs are Amazon's kernel images in the region. Those of i386 and the older ones are
+// grubs are Amazon's kernel images in the region. All are deprecated, as public images are
+// two years after their creation. Those of i386 and the older ones are
 // there to be avoided.
 var grubs = [][3]string{
 	{"aki-52a34525", "pv-grub-hd0_1.04-x86_64.gz", "2013-10-14"}, {"aki-68a3451f", "pv-grub-hd0_1.04-i386.gz", "2013-10-14"},
@@ -92,6 +100,7 @@ func (l *Lab) furnishImages() {
 			ID: g[0], Name: g[1], Location: "ec2-public-images-eu/" + g[1] + ".manifest.xml", State: "available", Owner: amazon,
 			Alias: "amazon", Created: g[2] + "T12:00:00.000Z", Public: true, Architecture: arch, Type: "kernel",
 			RootType: "instance-store", Virt: "paravirtual", Hypervisor: "xen",
+			Deprecated: "2022-12-01T00:00:00.000Z",
 		})
 	}
 }

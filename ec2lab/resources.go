@@ -130,7 +130,7 @@ func selected[T resource](r *request, only func(r *request, t T) bool) (items []
 	var zero T
 	k := zero.kind()
 	ids := r.list(k.param)
-	_ = r.list("Owner") // of some calls, whose only reads it
+	_, _ = r.list("Owner"), r.bool("IncludeDeprecated", false) // of some calls, whose only reads them
 	match, err := r.filter(attrs(zero))
 	if err != nil {
 		return nil, "", err

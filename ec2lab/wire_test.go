@@ -25,7 +25,7 @@ func TestPages(t *testing.T) {
 	b.Page(1)
 	pages, empty, found := 0, 0, 0
 	all := ec2.NewDescribeImagesPaginator(b.ec2, &ec2.DescribeImagesInput{
-		Owners: []string{"amazon"}, Filters: []types.Filter{{Name: aws.String("name"), Values: []string{"pv-grub-hd0_1.0?-x86_64.*"}}},
+		Owners: []string{"amazon"}, IncludeDeprecated: aws.Bool(true), Filters: []types.Filter{{Name: aws.String("name"), Values: []string{"pv-grub-hd0_1.0?-x86_64.*"}}},
 	})
 	for all.HasMorePages() {
 		p, err := all.NextPage(b.ctx)
@@ -38,6 +38,16 @@ func TestPages(t *testing.T) {
 	}
 	if pages != len(grubs) || empty == 0 || found != 2 {
 		t.Errorf("%d pages, %d empty, %d images", pages, empty, found)
+	}
+	b.Page(0)
+	for id, want := range map[string]int{"": 0, grubs[0][0]: 1} { // deprecated ones are hidden unless named
+		in := &ec2.DescribeImagesInput{Owners: []string{"amazon"}}
+		if id != "" {
+			in.ImageIds = []string{id}
+		}
+		if out, err := b.ec2.DescribeImages(b.ctx, in); err != nil || len(out.Images) != want {
+			t.Errorf("%q: %v, %v", id, out, err)
+		}
 	}
 	if _, err := b.ec2.DescribeImages(b.ctx, &ec2.DescribeImagesInput{NextToken: aws.String("x")}); code(err) != "InvalidNextToken" {
 		t.Errorf("a wrong token: %v", err)

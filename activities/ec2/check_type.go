@@ -151,14 +151,15 @@ func (k *checker) aki(ctx context.Context) error {
 	if k.Virtualization != virtPV {
 		return nil
 	}
-	in := &ec2.DescribeImagesInput{Owners: []string{"amazon"}, Filters: []types.Filter{
+	// EC2 hides public images that are older than two years, and all pv-grubs are.
+	in := &ec2.DescribeImagesInput{Owners: []string{"amazon"}, IncludeDeprecated: aws.Bool(true), Filters: []types.Filter{
 		filter("image-type", "kernel"), filter("architecture", "x86_64"), filter("state", "available"), filter("name", "pv-grub-hd0*")}}
 	if k.KernelID != "" {
 		in = &ec2.DescribeImagesInput{ImageIds: []string{k.KernelID}}
 	}
 	all, err := gather(ctx, "look for pv-grub", ec2.NewDescribeImagesPaginator(k.ec2, in),
 		func(page *ec2.DescribeImagesOutput) []types.Image { return page.Images })
-	const list = "aws ec2 describe-images --owners amazon --filters Name=name,Values='pv-grub-*' lists them"
+	const list = "aws ec2 describe-images --owners amazon --include-deprecated --filters Name=name,Values='pv-grub-*' lists them"
 	if c := code(err); k.KernelID != "" && (c == "InvalidAMIID.NotFound" || c == "InvalidAMIID.Unavailable" || err == nil && len(all) == 0) {
 		return &step.Error{Kind: step.NotFound, Field: "kernel_id", Err: fmt.Errorf("%s has no AKI %s", k.region, k.KernelID), Hint: "each region has its own: leave it out, or " + list}
 	}

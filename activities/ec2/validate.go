@@ -113,7 +113,7 @@ func (s *settings) readBoot() error {
 	case s.KernelID != "" && s.Virtualization == virtHVM:
 		return step.Invalid("kernel_id", "leave it out, or virtualization: paravirtual", "an hvm instance boots by the GRUB on its disk")
 	case s.KernelID != "":
-		return checkID("kernel_id", "aki", s.KernelID, "aws ec2 describe-images --owners amazon --filters Name=name,Values='pv-grub-*'")
+		return checkID("kernel_id", "aki", s.KernelID, "aws ec2 describe-images --owners amazon --include-deprecated --filters Name=name,Values='pv-grub-*'")
 	}
 	return nil
 }
