@@ -3,6 +3,7 @@ package ec2
 import (
 	"cmp"
 	"context"
+	"path"
 	"regexp"
 	"strings"
 	"time"
@@ -141,9 +142,15 @@ func (c *cloud) list(ctx context.Context, t step.Tags) (all []step.Resource, err
 	if c.bucket == "" {
 		return all, nil
 	}
-	tasks, err := c.importTasks(ctx)
-	if err != nil {
-		return nil, err
+	var tasks []importTask
+	if c.backing == backingImport {
+		if tasks, err = c.importTasks(ctx); err != nil {
+			return nil, err
+		}
+	}
+	needed := map[string]bool{} // folders of S3-backed AMIs, which are listed
+	for _, r := range images {
+		needed[path.Dir(r.place)] = r.place != ""
 	}
 	for _, task := range tasks {
 		if of, _ := owner(task.tags); wanted(of) && !task.over() {
@@ -152,7 +159,7 @@ func (c *cloud) list(ctx context.Context, t step.Tags) (all []step.Resource, err
 	}
 	left, err := c.leftovers(ctx, t)
 	for _, l := range left {
-		if kind, key, _ := strings.Cut(l.String(), " morgana/"); wanted(l.of) {
+		if kind, key, _ := strings.Cut(l.String(), " morgana/"); wanted(l.of) && !needed[path.Dir(c.bucket+"/"+l.key)] {
 			all = append(all, step.Resource{Tags: l.of, Kind: kind, ID: "s3://" + c.bucket + "/morgana/" + key, Created: l.created.UTC(), Where: c.region})
 		}
 	}

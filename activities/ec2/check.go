@@ -68,7 +68,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	// The first two compare options with the region and account that are known now.
 	for _, ask := range []func(context.Context) error{
 		func(context.Context) error { return s.readNetwork() }, func(context.Context) error { return s.readInstance() },
-		k.encryption, k.importBucket, k.instanceType, k.subnets, k.zones, k.aki, k.groups, k.keyPair, k.placementGroup, k.elasticIP, k.targetGroup, k.reachable,
+		k.encryption, k.importBucket, k.bundle, k.instanceType, k.subnets, k.zones, k.aki, k.groups, k.keyPair, k.placementGroup, k.elasticIP, k.targetGroup, k.reachable,
 	} {
 		if err := ask(ctx); err != nil {
 			return spec, err
@@ -118,6 +118,9 @@ func (s *settings) choose(abis []string) error {
 	if _, err := image.Supports(Kind, abis); err != nil {
 		return err
 	}
+	if s.Backing == backingBundle {
+		s.Virtualization = virtPV
+	}
 	if s.Virtualization == virtAuto {
 		_, grub := image.Supports("grub", abis)
 		s.Virtualization = virtHVM
@@ -132,6 +135,9 @@ func (s *settings) choose(abis []string) error {
 		}
 		var e *step.Error
 		errors.As(err, &e)
+		if s.Backing == backingBundle {
+			return unsupported("backing", "backing: direct", e.Err)
+		}
 		return &step.Error{Kind: step.Unsupported, Field: "virtualization", Err: e.Err,
 			Hint: "virtualization: " + other + "; boot_mode is for hvm only, layout and kernel_id for paravirtual"}
 	}
@@ -149,7 +155,11 @@ func (s *settings) choose(abis []string) error {
 	}
 	if s.Virtualization == virtPV {
 		s.Layout = cmp.Or(s.Layout, string(disk.Whole))
-		s.InstanceType = cmp.Or(s.InstanceType, "t1.micro")
+		smallest := "t1.micro"
+		if s.Backing == backingBundle { // t1.micro has no disk of its own
+			smallest = "m1.small"
+		}
+		s.InstanceType = cmp.Or(s.InstanceType, smallest)
 	} else {
 		s.BootMode = cmp.Or(s.BootMode, bootBIOS)
 		s.InstanceType = cmp.Or(s.InstanceType, "t3.micro")
@@ -187,7 +197,7 @@ func unsupported(field, hint string, err error) error {
 // importBucket refuses a bucket of another region or account. One that does not exist is
 // made by register.
 func (k *checker) importBucket(ctx context.Context) error {
-	if k.bucket == "" {
+	if k.Backing != backingImport {
 		return nil
 	}
 	_, err := k.bucketThere(ctx)
@@ -197,6 +207,9 @@ func (k *checker) importBucket(ctx context.Context) error {
 // encryption sets Encrypted if the account encrypts by default. Register compares it with
 // the encryption of a parent.
 func (k *checker) encryption(ctx context.Context) error {
+	if k.Backing == backingBundle {
+		return nil
+	}
 	out, err := k.ec2.GetEbsEncryptionByDefault(ctx, &ec2.GetEbsEncryptionByDefaultInput{})
 	if err != nil {
 		return failed("ask whether the account encrypts by default", err)

@@ -56,7 +56,9 @@ func (s *settings) misfit(t types.InstanceTypeInfo) (field, why string) {
 		return option, fmt.Sprintf("%s does not boot %s images", name, s.Virtualization)
 	case s.Virtualization == virtHVM && len(t.SupportedBootModes) > 0 && !slices.Contains(t.SupportedBootModes, boot):
 		return "boot_mode", fmt.Sprintf("%s does not boot by %s", name, boot)
-	case !slices.Contains(t.SupportedRootDeviceTypes, types.RootDeviceTypeEbs):
+	case s.Backing == backingBundle && !slices.Contains(t.SupportedRootDeviceTypes, types.RootDeviceTypeInstanceStore):
+		return option, fmt.Sprintf("%s does not boot S3-backed images: it has no disk of its own", name)
+	case s.Backing != backingBundle && !slices.Contains(t.SupportedRootDeviceTypes, types.RootDeviceTypeEbs):
 		return option, fmt.Sprintf("%s does not boot from an EBS volume", name)
 	case s.Encrypted && (ebs == nil || ebs.EncryptionSupport != types.EbsEncryptionSupportSupported):
 		return "encrypted", fmt.Sprintf("%s does not boot from an encrypted volume", name)

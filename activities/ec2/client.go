@@ -34,8 +34,9 @@ type cloud struct {
 	elb     *elb.Client
 	sts     *sts.Client
 	s3      *s3.Client
-	// bucket is the bucket of backing import, else empty.
-	bucket string
+	// backing is that of the options. bucket is that of backings import and bundle, else
+	// empty.
+	backing, bucket string
 }
 
 // callTimeout is the limit of one call, and partTimeout that of one to S3: a line of
@@ -58,6 +59,9 @@ func configure(ctx context.Context, s settings) (aws.Config, error) {
 	if err != nil {
 		return cfg, step.During(readConfiguration, unreadable(err))
 	}
+	if keys := legacyKeys(s); keys != nil {
+		cfg.Credentials = keys
+	}
 	cfg.Credentials = explained{cfg.Credentials, cmp.Or(s.Profile, os.Getenv("AWS_PROFILE"))}
 	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
 		return cfg, failed("get AWS credentials", err)
@@ -79,10 +83,10 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 	if s.Endpoint != "" {
 		cfg.BaseEndpoint = aws.String(s.Endpoint)
 	}
-	c := &cloud{region: cfg.Region, account: s.Account, sts: sts.NewFromConfig(cfg)}
+	c := &cloud{region: cfg.Region, account: cmp.Or(s.Account, legacyAccount(s)), backing: s.Backing, sts: sts.NewFromConfig(cfg)}
 	cfg.APIOptions = append(cfg.APIOptions, decoding(c.sts))
 	c.ec2, c.ebs, c.elb = ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg)
-	if s.Backing == backingImport {
+	if s.Backing == backingImport || s.Backing == backingBundle {
 		c.bucket = s.Bucket
 	}
 	if client, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {

@@ -78,8 +78,12 @@ func (d *destroy) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	removed := map[string]bool{}
 	for _, r := range images {
-		d.image(ctx, r)
+		removed[r.id] = d.image(ctx, r)
+	}
+	if err := d.bundles(ctx, images, removed); err != nil {
+		d.note("the bundles", err)
 	}
 	return ctx.Err()
 }
@@ -252,7 +256,7 @@ func (d *destroy) moveBack(ctx context.Context, all []types.Instance) error {
 // imports cancels the import tasks, and removes their objects and unfinished uploads. It
 // comes before the snapshots: a task may have made one in the last moment.
 func (d *destroy) imports(ctx context.Context) error {
-	if d.c.bucket == "" {
+	if d.c.bucket == "" || d.c.backing == backingBundle {
 		return nil
 	}
 	tasks, err := d.c.importTasks(ctx)
@@ -278,11 +282,11 @@ func (d *destroy) imports(ctx context.Context) error {
 }
 
 // image ends the use of an AMI or snapshot by the rollouts, and removes it if it has no
-// other user.
-func (d *destroy) image(ctx context.Context, r resource) {
+// other user. It reports whether it is removed.
+func (d *destroy) image(ctx context.Context, r resource) bool {
 	made, ok := owner(r.tags)
 	if !ok {
-		return
+		return false
 	}
 	using := users(r.tags)
 	if len(using) == 0 { // half made
@@ -298,7 +302,9 @@ func (d *destroy) image(ctx context.Context, r resource) {
 	case 0:
 	case len(using):
 		step.Report(ctx, step.Progress{Note: "removing " + r.String()})
-		d.note(r.String(), d.delete(ctx, r))
+		err := d.delete(ctx, r)
+		d.note(r.String(), err)
+		return err == nil || gone(err)
 	default:
 		_, err := d.c.ec2.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: []string{r.id}, Tags: mine})
 		if err != nil {
@@ -306,6 +312,7 @@ func (d *destroy) image(ctx context.Context, r resource) {
 		}
 		d.note("the use of "+r.String(), err)
 	}
+	return false
 }
 
 // delete removes a resource.

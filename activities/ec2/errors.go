@@ -95,8 +95,11 @@ var answers = map[string]answer{
 	"UnauthorizedOperation":     denied, "AccessDenied": denied, "AccessDeniedException": denied, "Forbidden": denied, "InvalidAccessKeyId": badKeys,
 
 	// S3. A part or an upload that is not there was that of another try.
-	"BucketAlreadyExists": {kind: step.Conflict, field: "bucket", hint: "another account has a bucket of that name: choose another name"},
-	"NoSuchBucket":        transient, "NoSuchUpload": transient, "InvalidPart": transient, "OperationAborted": transient,
+	"BucketAlreadyExists":           {kind: step.Conflict, field: "bucket", hint: "another account has a bucket of that name: choose another name"},
+	"AccessControlListNotSupported": {kind: step.Unsupported, field: "bucket", hint: enableACLs},
+	"InvalidManifest": {kind: step.InvalidSpec, field: "bucket",
+		hint: "HTTP 301: the bucket is in another region; HTTP 403: its objects lack their ACL; else the service opens bundles by another certificate: see cloud_cert"},
+	"NoSuchBucket": transient, "NoSuchUpload": transient, "InvalidPart": transient, "OperationAborted": transient,
 
 	// Throttles and quotas.
 	"RequestLimitExceeded": throttled, "Throttling": throttled, "ThrottlingException": throttled, "ThrottledException": throttled,

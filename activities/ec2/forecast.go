@@ -23,12 +23,20 @@ func (s *settings) forecast() (all []step.Action) {
 		all = append(all, step.Action{Call: call, Why: why, Permission: call, Cost: cost})
 	}
 	const snapshot, unless = "$0.05 per GB-month of what is stored", ", unless a snapshot of this deployment has the same digest"
-	if s.Backing == backingImport {
+	volume := "; its volume $0.08 to $0.10 per GB-month"
+	if s.Backing != backingDirect {
 		add("s3:CreateBucket", "make the bucket "+s.Bucket+", unless it is there", "")
+	}
+	switch s.Backing {
+	case backingImport:
 		add("s3:PutObject", "send the whole disk to the bucket"+unless, "$0.005 per 1,000 parts; $0.023 per GB-month until the import is over")
 		add("ec2:ImportSnapshot", "let VM Import make the snapshot by the role "+cmp.Or(s.Role, defaultRole), snapshot)
 		add("s3:DeleteObject", "remove the disk from the bucket", "")
-	} else {
+	case backingBundle:
+		volume = ""
+		add("s3:PutObject", "send the encrypted disk and its manifest, unless an AMI of this deployment has the same digest", "$0.005 per 1,000 parts of 10 MiB; $0.023 per GB-month")
+		add("s3:PutObjectAcl", "let EC2 read them", "")
+	default:
 		add("ebs:StartSnapshot", "make the snapshot of the boot disk"+unless, snapshot)
 		add("ebs:PutSnapshotBlock", "send the blocks that are not zero, or those that differ from the last snapshot", "$0.006 per 1,000 blocks of 512 KiB")
 		add("ebs:CompleteSnapshot", "end the snapshot", "")
@@ -48,7 +56,7 @@ func (s *settings) forecast() (all []step.Action) {
 		where = " in " + s.Placement.Zone
 	}
 	add("ec2:RunInstances", fmt.Sprintf("run an instance of type %s%s, for at most %s until it is ready", s.InstanceType, where, s.Timeout),
-		price+" of "+s.InstanceType+"; its volume $0.08 to $0.10 per GB-month; a public IPv4 address $0.005 per hour")
+		price+" of "+s.InstanceType+volume+"; a public IPv4 address $0.005 per hour")
 	if s.InstanceProfile != "" {
 		add("iam:PassRole", "give the instance the role of profile "+s.InstanceProfile, "")
 	}

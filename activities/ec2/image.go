@@ -26,6 +26,8 @@ type ami struct {
 	KernelID string `json:"kernelId,omitempty"`
 	// Encrypted says that the snapshot is to be encrypted.
 	Encrypted bool `json:"encrypted,omitempty"`
+	// Backing is "bundle" for an S3-backed image, else empty.
+	Backing string `json:"backing,omitempty"`
 	// Size is the disk's, in bytes.
 	Size int64 `json:"size"`
 }

@@ -184,6 +184,9 @@ func (b *boot) input(subnet string, attempt int) (*ec2.RunInstancesInput, error)
 	if p := b.s.Placement; p != (Placement{}) {
 		in.Placement = &types.Placement{AvailabilityZone: given(p.Zone), GroupName: given(p.Group), Tenancy: types.Tenancy(p.Tenancy)}
 	}
+	if b.s.Backing == backingBundle {
+		in.InstanceInitiatedShutdownBehavior = "" // it has no volume, and cannot be stopped
+	}
 	if b.s.Spot {
 		// EC2 cannot stop an instance of a one-time request.
 		in.InstanceInitiatedShutdownBehavior = types.ShutdownBehaviorTerminate

@@ -208,6 +208,9 @@ func (c *cloud) ensureBucket(ctx context.Context) error {
 		return err
 	}
 	in := &s3.CreateBucketInput{Bucket: &c.bucket}
+	if c.backing == backingBundle { // EC2 reads its objects by their ACL
+		in.ObjectOwnership = types.ObjectOwnershipObjectWriter
+	}
 	if c.region != "us-east-1" { // S3 does not take it by its name
 		in.CreateBucketConfiguration = &types.CreateBucketConfiguration{LocationConstraint: types.BucketLocationConstraint(c.region)}
 	}
@@ -224,7 +227,7 @@ func (c *cloud) bucketThere(ctx context.Context) (bool, error) {
 	out, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &c.bucket, ExpectedBucketOwner: &c.account})
 	elsewhere := func(region string) error {
 		return step.Invalid("bucket", "name a bucket of "+c.region+", or one that does not exist: it is made",
-			"bucket %s is in %s, and VM Import reads objects of its own region %s only", c.bucket, region, c.region)
+			"bucket %s is in %s, and EC2 reads objects of its own region %s only", c.bucket, region, c.region)
 	}
 	switch status := statusOf(err); {
 	case err == nil && aws.ToString(out.BucketRegion) != "" && *out.BucketRegion != c.region:

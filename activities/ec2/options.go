@@ -25,15 +25,25 @@ type Options struct {
 	// is refused. Default: the account of the credentials.
 	Account string `json:"account,omitempty"`
 	// Backing is how the image is made: "direct" sends the blocks of a snapshot;
-	// "import" puts the disk into a bucket, and AWS's VM Import makes a snapshot of it.
-	Backing string `json:"backing" jsonschema:"enum=direct,enum=import"`
-	// Bucket is a bucket of S3 in the region, for backing import. It is made if it does
-	// not exist, and stays.
+	// "import" puts the disk into a bucket, and AWS's VM Import makes a snapshot of it;
+	// "bundle" makes an S3-backed image, which is paravirtual, of an encrypted bundle.
+	Backing string `json:"backing" jsonschema:"enum=direct,enum=import,enum=bundle"`
+	// Bucket is a bucket of S3 in the region, for backings import and bundle. It is made
+	// if it does not exist, and stays.
 	Bucket string `json:"bucket,omitempty"`
 	// Role is the role by which VM Import reads the bucket. Default: "vmimport".
 	Role string `json:"role,omitempty"`
+	// EC2Cert is the path, on the worker, of the X.509 certificate that signs bundles.
+	// Default: EC2_CERT of the worker, else one that the worker makes.
+	EC2Cert string `json:"ec2_cert,omitempty"`
+	// EC2PrivateKey is the path, on the worker, of the key of ec2_cert. Default:
+	// EC2_PRIVATE_KEY of the worker.
+	EC2PrivateKey string `json:"ec2_private_key,omitempty"`
+	// CloudCert is the path, on the worker, of the certificate of the service that opens
+	// bundles. Default: Amazon's.
+	CloudCert string `json:"cloud_cert,omitempty"`
 	// InstanceType is the type of the instance. Default: "t3.micro", or "t1.micro"
-	// for a paravirtual image.
+	// for a paravirtual image, or "m1.small" for a bundle.
 	InstanceType string `json:"instance_type,omitempty"`
 	// Virtualization is how the instance boots: "hvm" by GRUB on its disk,
 	// "paravirtual" by pv-grub, or "auto": hvm if GRUB can boot the kernel, else
@@ -109,6 +119,7 @@ type Placement struct {
 const (
 	backingDirect = "direct"
 	backingImport = "import"
+	backingBundle = "bundle"
 
 	virtAuto = "auto"
 	virtHVM  = "hvm"
@@ -143,7 +154,7 @@ func readOver(under Options, options json.RawMessage) (s settings, err error) {
 	if err = step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
-	for _, read := range []func() error{s.readPlace, s.readBoot, s.readFiles, s.readNetwork, s.readInstance, s.readReady} {
+	for _, read := range []func() error{s.readPlace, s.readBoot, s.readFiles, s.readBundle, s.readNetwork, s.readInstance, s.readReady} {
 		if err = read(); err != nil {
 			return s, err
 		}

@@ -46,6 +46,9 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	defer func() { err = errors.Join(err, done()) }()
 	a := ami{Architecture: "x86_64", Virtualization: s.Virtualization, BootMode: s.BootMode, Layout: s.layout(),
 		KernelID: s.KernelID, Encrypted: s.Encrypted}
+	if s.Backing == backingBundle {
+		a.Backing = s.Backing
+	}
 	if err := image.CheckMachine(kernel.Info, a.Architecture); err != nil {
 		return img, err
 	}

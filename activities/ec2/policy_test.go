@@ -166,8 +166,31 @@ func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 	}
 }
 
+// TestBundlePolicyIsEnoughAndNoMore bundles with the permissions of both policies alone.
+func TestBundlePolicyIsEnoughAndNoMore(t *testing.T) {
+	environ(t)
+	_, allowed := readPolicy(t, "iam-policy.json", "iam-policy-bundle.json")
+	_, besides := readPolicy(t, "iam-policy-bundle.json")
+	b := newBundling(t)
+	b.lab.Permit(allowed...)
+	b.register(b.img)
+	spec := b.img.Spec
+	spec.Origin.ABIs = helloABIs
+	if _, err := New(b.site).Check(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	b.destroy(b.img.Spec)
+	called := actionsOf(b.lab)
+	for _, action := range besides {
+		if !slices.Contains(called, action) && besideCalls[action] == "" {
+			t.Errorf("the policy allows %s, and nothing calls it", action)
+		}
+	}
+}
+
 // besideCalls are the actions that AWS takes in the user's name.
-var besideCalls = map[string]string{"s3:GetBucketLocation": "by ImportSnapshot"}
+var besideCalls = map[string]string{"s3:GetBucketLocation": "by ImportSnapshot",
+	"s3:PutObjectAcl": "with PutObject", "s3:PutBucketOwnershipControls": "with CreateBucket"}
 
 // deployed takes a kernel through the stages of a target.
 func deployed(t *testing.T, target *Target, k step.Kernel) step.Machine {
@@ -200,11 +223,14 @@ var rare = map[string]string{
 // What removes or changes something may do so only to resources with our tags. The user
 // names the Elastic IP and the target group.
 func TestPolicyChangesOurOwnAlone(t *testing.T) {
-	p, _ := readPolicy(t, "iam-policy.json", "iam-policy-import.json")
+	p, _ := readPolicy(t, "iam-policy.json", "iam-policy-import.json", "iam-policy-bundle.json")
 	for _, s := range p.Statement {
 		for _, action := range s.Action {
 			_, verb, _ := strings.Cut(action, ":")
 			removes := slices.ContainsFunc([]string{"Delete", "Terminate", "DeregisterImage", "GetConsole", "Put", "Complete"}, func(prefix string) bool { return strings.HasPrefix(verb, prefix) })
+			if s.Sid == "MakeBucket" { // its objects' ownership is given with its name
+				continue
+			}
 			if object := strings.HasPrefix(action, "s3:"); object && removes && !strings.Contains(fmt.Sprint(s.Resource), "/"+keyPrefix) {
 				t.Errorf("%s allows %s of any object", s.Sid, action)
 			} else if removes && !object && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" {

@@ -15,7 +15,7 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Register makes a snapshot of the disk and an AMI of the snapshot. If a rollout of this
+// Register makes a snapshot or a bundle of the disk and an AMI of it. If a rollout of this
 // life has made them of the same image, it adopts them and sends nothing. An upload that
 // was cut off goes on, and a snapshot of an earlier image of this life is its parent: only
 // blocks that differ are sent.
@@ -78,11 +78,16 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 			return reg, err
 		}
 	} else {
-		snapshot, err := r.snapshot(ctx)
+		var snapshot, bundle string
+		if r.options.Backing == backingBundle {
+			bundle, err = r.bundled(ctx)
+		} else {
+			snapshot, err = r.snapshot(ctx)
+		}
 		if err != nil {
 			return reg, err
 		}
-		if reg.ID, reg.Adopted, err = r.image(ctx, snapshot); err != nil {
+		if reg.ID, reg.Adopted, err = r.image(ctx, snapshot, bundle); err != nil {
 			return reg, err
 		}
 	}
@@ -167,9 +172,10 @@ func unseen(op string, err error) error {
 	return failed(op, err)
 }
 
-// image registers an AMI of the snapshot. RegisterImage has no client token. If its answer
-// was lost, the name is taken, by an AMI with our tags.
-func (r *registering) image(ctx context.Context, snapshot string) (id string, adopted bool, err error) {
+// image registers an AMI of a snapshot, or of a bundle, which is the place of its manifest.
+// RegisterImage has no client token. If its answer was lost, the name is taken, by an AMI
+// with our tags.
+func (r *registering) image(ctx context.Context, snapshot, bundle string) (id string, adopted bool, err error) {
 	step.Report(ctx, step.Progress{Note: "registering the image"})
 	name := fmt.Sprintf("morgana/%s/%.12s", r.folder, r.digest)
 	in := &ec2.RegisterImageInput{
@@ -180,6 +186,9 @@ func (r *registering) image(ctx context.Context, snapshot string) (id string, ad
 		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String(r.ami.rootDevice()),
 			Ebs: &types.EbsBlockDevice{SnapshotId: &snapshot, DeleteOnTermination: aws.Bool(true), VolumeType: types.VolumeTypeGp3}}},
 		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeImage, Tags: r.tags}},
+	}
+	if bundle != "" {
+		in.ImageLocation, in.RootDeviceName, in.BlockDeviceMappings = &bundle, nil, nil
 	}
 	if r.ami.KernelID != "" {
 		in.KernelId = &r.ami.KernelID
@@ -224,7 +233,13 @@ func (r *registering) available(ctx context.Context, id string) error {
 		case len(out.Images) == 0:
 			return false, nil
 		}
-		state = out.Images[0].State
+		if state = out.Images[0].State; state == types.ImageStateFailed || state == types.ImageStateInvalid || state == types.ImageStateError {
+			why := ""
+			if reason := out.Images[0].StateReason; reason != nil {
+				why = ": " + aws.ToString(reason.Message)
+			}
+			return false, &step.Error{Kind: step.Conflict, Err: fmt.Errorf("EC2 could not make the AMI %s%s", id, why), Hint: "destroy this rollout and deploy again"}
+		}
 		return state == types.ImageStateAvailable, nil
 	})
 	if err == nil && !ok {

@@ -69,7 +69,12 @@ func siteOf(t *testing.T, state, folder string) step.Site {
 // image makes the image of a disk with the content.
 func (r *registry) image(generation int, size int64, content map[int32]byte, change func(*ami)) step.Image {
 	r.Helper()
-	path := sparse(r, size, content)
+	return r.imageOf(sparse(r, size, content), generation, size, change)
+}
+
+// imageOf makes the image of a disk.
+func (r *registry) imageOf(path string, generation int, size int64, change func(*ami)) step.Image {
+	r.Helper()
 	a := ami{Architecture: "x86_64", Virtualization: virtHVM, BootMode: bootBIOS, Layout: disk.BIOS, Size: size}
 	if change != nil {
 		change(&a)

@@ -101,6 +101,8 @@ type resource struct {
 	created  time.Time
 	// attached says that an instance has it. It goes with the instance.
 	attached bool
+	// place is that of the manifest of an S3-backed AMI.
+	place string
 }
 
 func (r resource) String() string { return r.kind + " " + r.id }
@@ -111,7 +113,7 @@ func (c *cloud) parts(ctx context.Context, t step.Tags) ([]resource, error) {
 		ec2.NewDescribeNetworkInterfacesPaginator(c.ec2, &ec2.DescribeNetworkInterfacesInput{Filters: matching(t)}),
 		func(page *ec2.DescribeNetworkInterfacesOutput) (all []resource) {
 			for _, n := range page.NetworkInterfaces {
-				all = append(all, resource{kindInterface, aws.ToString(n.NetworkInterfaceId), n.TagSet, time.Time{}, n.Status != types.NetworkInterfaceStatusAvailable})
+				all = append(all, resource{kindInterface, aws.ToString(n.NetworkInterfaceId), n.TagSet, time.Time{}, n.Status != types.NetworkInterfaceStatusAvailable, ""})
 			}
 			return all
 		})
@@ -122,7 +124,7 @@ func (c *cloud) parts(ctx context.Context, t step.Tags) ([]resource, error) {
 		ec2.NewDescribeVolumesPaginator(c.ec2, &ec2.DescribeVolumesInput{Filters: matching(t)}),
 		func(page *ec2.DescribeVolumesOutput) (all []resource) {
 			for _, v := range page.Volumes {
-				all = append(all, resource{kindVolume, aws.ToString(v.VolumeId), v.Tags, aws.ToTime(v.CreateTime), v.State != types.VolumeStateAvailable})
+				all = append(all, resource{kindVolume, aws.ToString(v.VolumeId), v.Tags, aws.ToTime(v.CreateTime), v.State != types.VolumeStateAvailable, ""})
 			}
 			return all
 		})
@@ -138,7 +140,11 @@ func (c *cloud) images(ctx context.Context, t step.Tags) ([]resource, error) {
 		func(page *ec2.DescribeImagesOutput) (all []resource) {
 			for _, i := range page.Images {
 				created, _ := time.Parse(time.RFC3339, aws.ToString(i.CreationDate)) // zero if there is none
-				all = append(all, resource{kindImage, aws.ToString(i.ImageId), i.Tags, created, false})
+				r := resource{kindImage, aws.ToString(i.ImageId), i.Tags, created, false, ""}
+				if i.RootDeviceType == types.DeviceTypeInstanceStore {
+					r.place = aws.ToString(i.ImageLocation)
+				}
+				all = append(all, r)
 			}
 			return all
 		})
@@ -149,7 +155,7 @@ func (c *cloud) images(ctx context.Context, t step.Tags) ([]resource, error) {
 		ec2.NewDescribeSnapshotsPaginator(c.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: own, Filters: matching(t)}),
 		func(page *ec2.DescribeSnapshotsOutput) (all []resource) {
 			for _, s := range page.Snapshots {
-				all = append(all, resource{kindSnapshot, aws.ToString(s.SnapshotId), s.Tags, aws.ToTime(s.StartTime), false})
+				all = append(all, resource{kindSnapshot, aws.ToString(s.SnapshotId), s.Tags, aws.ToTime(s.StartTime), false, ""})
 			}
 			return all
 		})

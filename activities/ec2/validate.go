@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -81,18 +82,44 @@ func (s *settings) readPlace() error {
 	return nil
 }
 
+// readBundle checks the options of backing bundle, and refuses them for others.
+func (s *settings) readBundle() error {
+	for _, o := range []struct{ field, path string }{{"ec2_cert", s.EC2Cert}, {"ec2_private_key", s.EC2PrivateKey}, {"cloud_cert", s.CloudCert}} {
+		switch {
+		case o.path != "" && s.Backing != backingBundle:
+			return step.Invalid(o.field, "leave it out, or backing: bundle", "backing %s makes no bundle", s.Backing)
+		case o.path != "" && !filepath.IsAbs(o.path):
+			return step.Invalid(o.field, "a path that begins with /, on the worker's host", "%q is no absolute path", o.path)
+		}
+	}
+	switch {
+	case s.Backing != backingBundle:
+	case (s.EC2Cert == "") != (s.EC2PrivateKey == ""):
+		return step.Invalid("ec2_cert", "name both, or none: then the worker makes them", "ec2_cert and ec2_private_key belong together")
+	case s.Virtualization == virtHVM || s.BootMode != "":
+		return step.Invalid("virtualization", "virtualization: paravirtual; or backing: direct", "an S3-backed image of a bundle is paravirtual")
+	case s.Layout == string(disk.Partition):
+		return step.Invalid("layout", `layout: hd0; or backing: direct`, "an S3-backed image has no partitions")
+	case s.Encrypted:
+		return step.Invalid("encrypted", "leave it out, or backing: direct", "an S3-backed image has no volume to encrypt")
+	case s.size > maxBundled:
+		return step.Invalid("size", `at most "10GiB", or backing: direct`, "%s is more than an S3-backed image holds", s.Size)
+	}
+	return nil
+}
+
 // readBoot checks how the image is made and started.
 func (s *settings) readBoot() error {
 	paravirtual := s.Layout != "" || s.KernelID != ""
 	switch {
-	case s.Backing != backingDirect && s.Backing != backingImport:
-		return step.Invalid("backing", step.OneOf(s.Backing, backingDirect, backingImport), "unknown backing %q", s.Backing)
-	case s.Bucket != "" && s.Backing != backingImport:
-		return step.Invalid("bucket", "leave it out, or backing: import", "backing %s needs no bucket", s.Backing)
+	case !slices.Contains([]string{backingDirect, backingImport, backingBundle}, s.Backing):
+		return step.Invalid("backing", step.OneOf(s.Backing, backingDirect, backingImport, backingBundle), "unknown backing %q", s.Backing)
+	case s.Bucket != "" && s.Backing == backingDirect:
+		return step.Invalid("bucket", "leave it out, or backing: import or bundle", "backing %s needs no bucket", s.Backing)
 	case s.Role != "" && s.Backing != backingImport:
 		return step.Invalid("role", "leave it out, or backing: import", "backing %s needs no role", s.Backing)
-	case s.Bucket == "" && s.Backing == backingImport:
-		return step.Invalid("bucket", `a name that no other account has, as "example-morgana"; it is made if it does not exist`, "backing import needs a bucket")
+	case s.Bucket == "" && s.Backing != backingDirect:
+		return step.Invalid("bucket", `a name that no other account has, as "example-morgana"; it is made if it does not exist`, "backing %s needs a bucket", s.Backing)
 	case s.Bucket != "" && !bucketForm.MatchString(s.Bucket):
 		return step.Invalid("bucket", "3 to 63 lower-case letters, digits, dots and hyphens", "%q is no name of a bucket", s.Bucket)
 	case s.Role != "" && !profileForm.MatchString(s.Role):
