@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -143,4 +145,40 @@ func TestXenOfEC2(t *testing.T) {
 		t.Errorf("destroy: %s%s", r.out, r.errOut)
 	}
 	e.asBefore()
+}
+
+// hello boots of an S3-backed AMI, whose bundle a certificate of openssl has signed.
+func TestXenBundleOfEC2(t *testing.T) {
+	t.Parallel()
+	need.Tools(t, "openssl")
+	need.Lab(t, xenlab.Missing(t.Context()))
+	machines := ec2lab.NewMachines(t.TempDir())
+	t.Cleanup(func() {
+		if err := machines.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	e := newEC2(t, machines)
+	keys := t.TempDir()
+	cert, key, cloud := filepath.Join(keys, "cert.pem"), filepath.Join(keys, "pk.pem"), filepath.Join(keys, "ec2.pem")
+	if out, err := exec.CommandContext(t.Context(), "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=ann", "-days", "2", "-keyout", key, "-out", cert).CombinedOutput(); err != nil {
+		t.Fatalf("openssl: %v\n%s", err, out)
+	}
+	text, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opens, err := e.cloud.CloudCertificate()
+	if err := errors.Join(err, e.cloud.Trust(text), os.WriteFile(cloud, opens, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	folder := e.hellos(map[string]string{"s3": "args: stay a=b, backing: bundle, bucket: bundles, timeout: 5m, ec2_cert: " + cert + ", ec2_private_key: " + key + ", cloud_cert: " + cloud})
+	e.deployed(folder)
+	e.prints(folder, "xen-pv", "stay a=b", "s3")
+	if r := e.morgana(folder, "destroy", "hello"); r.code != 0 {
+		t.Errorf("destroy: %s%s", r.out, r.errOut)
+	}
+	if left := strings.Join(e.cloud.Resources(), "\n"); strings.Contains(left, "object ") || strings.Contains(left, "image ami-") {
+		t.Errorf("left:\n%s", left)
+	}
 }
