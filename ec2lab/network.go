@@ -146,6 +146,7 @@ func (l *Lab) furnish() {
 	l.add(&keyPair{ID: newID("key-"), Name: "ann", Fingerprint: "1f:51:ae:28:bf:89:e9:d8:1f:25:5d:37:2d:7d:b8:ca:9f:f5:f1:6f", Type: "rsa"})
 	l.add(&placementGroup{ID: newID("pg-"), Name: "near", Strategy: "spread", State: "available"})
 	l.add(&address{ID: newID("eipalloc-"), IP: l.nextAddress(), Domain: "vpc"})
+	l.add(&address{ID: newID("eipalloc-"), IP: l.nextAddress(), Domain: "vpc"})
 	l.targets.ARN = "arn:aws:elasticloadbalancing:" + region + ":" + account + ":targetgroup/web/73e2d6bc24d8a067"
 	l.targets.VPC = v.ID
 }
