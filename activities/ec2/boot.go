@@ -293,15 +293,35 @@ func (b *boot) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.s.TargetGroup == "" {
+	if b.s.TargetGroup != "" {
+		step.Report(ctx, step.Progress{Note: "waiting for the target group"})
+		health, err := b.c.moveTarget(ctx, b.s.TargetGroup, b.id, others, b.s.timeout)
+		if err != nil {
+			return err
+		}
+		if health != "" {
+			return b.failed(ctx, "the target group says %s", health)
+		}
+	}
+	return b.got(ctx)
+}
+
+// got records on the instance which stable addresses it got: they may move back to it.
+func (b *boot) got(ctx context.Context) error {
+	var tags []types.Tag
+	for key, what := range map[string]string{tagElasticIP: b.s.ElasticIP, tagTargetGroup: b.s.TargetGroup} {
+		if what != value(b.in.Tags, key) {
+			tags = append(tags, tag(key, what))
+		}
+	}
+	if len(tags) == 0 {
 		return nil
 	}
-	step.Report(ctx, step.Progress{Note: "waiting for the target group"})
-	health, err := b.c.moveTarget(ctx, b.s.TargetGroup, b.id, others, b.s.timeout)
-	if err == nil && health != "" {
-		return b.failed(ctx, "the target group says %s", health)
+	_, err := b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.id}, Tags: tags})
+	if err != nil {
+		return failed("tag instance "+b.id, err)
 	}
-	return err
+	return nil
 }
 
 // retriable returns an error without its kind if EC2 did not know the instance. A list has

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -194,6 +195,94 @@ func TestDestroyRemovesParts(t *testing.T) {
 		b.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.Before})
 		b.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.After})
 	}
+	b.destroy(0)
+	b.left(b.before)
+}
+
+// A destroy leaves the addresses of the other generation as they are, whatever the options
+// of both name: after a redeploy, and when a redeploy is undone.
+func TestOptionsNameOtherAddresses(t *testing.T) {
+	environ(t)
+	type named struct {
+		ip    int // 1 or 2; 0: none
+		group bool
+	}
+	for name, test := range map[string]struct{ before, after named }{
+		"same":    {named{1, true}, named{1, true}},
+		"dropped": {named{1, true}, named{}},
+		"added":   {named{}, named{1, true}},
+		"another": {named{1, false}, named{2, true}},
+	} {
+		for _, undo := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, undo %v", name, undo), func(t *testing.T) {
+				t.Parallel()
+				b := newBench(t)
+				out, err := b.c.ec2.DescribeAddresses(t.Context(), &ec2.DescribeAddressesInput{})
+				if err != nil || len(out.Addresses) != 2 {
+					t.Fatalf("the lab's addresses: %+v, %v", out, err)
+				}
+				ips := []string{"", *out.Addresses[0].AllocationId, *out.Addresses[1].AllocationId}
+				boot := func(generation int, n named) (step.Spec, string) {
+					b.options(func(o *Options) {
+						if o.ElasticIP = ips[n.ip]; n.group {
+							o.TargetGroup = b.lab.TargetGroup()
+						}
+					})
+					m := b.boot(generation)
+					return m.Registration.Spec, m.ID
+				}
+				goes, first := boot(1, test.before)
+				spec, stays := boot(2, test.after)
+				has := test.after
+				if undo {
+					goes, stays, has = spec, first, test.before
+				}
+				retried(b, func() (step.Destroyed, error) {
+					return New(b.site).Destroy(t.Context(), step.Removal{Spec: goes, KeepImage: true})
+				})
+				for i, ip := range ips[1:] {
+					want := ""
+					if i+1 == has.ip {
+						want = stays
+					}
+					if have := b.holderOf(ip); have != want {
+						t.Errorf("address %d is at %q, not at %q", i+1, have, want)
+					}
+				}
+				if members := b.lab.Targets(); slices.Contains(members, stays) != has.group || len(members) > 1 {
+					t.Errorf("the target group has %q; %s stays", members, stays)
+				}
+			})
+		}
+	}
+}
+
+// A generation that never was ready, and was kept to be looked at, inherits nothing.
+func TestHeirWasReady(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	stable := func(o *Options) { o.ElasticIP, o.TargetGroup = b.lab.ElasticIP(), b.lab.TargetGroup() }
+	b.options(stable)
+	first := b.boot(1)
+	b.options(func(o *Options) { stable(o); o.Expect, o.Timeout = "never printed", "1s" })
+	if _, err := New(b.site).Boot(t.Context(), b.registration(2)); step.KindOf(err) != step.BootFailed {
+		t.Fatalf("the second generation is ready: %v", err)
+	}
+	b.options(stable)
+	b.boot(3)
+	b.stop(3)
+	if b.holder() != first.ID || !slices.Equal(b.lab.Targets(), []string{first.ID}) {
+		t.Errorf("the Elastic IP is at %q, the target group has %q; %s was ready", b.holder(), b.lab.Targets(), first.ID)
+	}
+}
+
+// A destroy of everything needs no permission for the stable addresses.
+func TestDestroyAllWithoutPermissionForAddresses(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.options(func(o *Options) { o.ElasticIP, o.TargetGroup = b.lab.ElasticIP(), b.lab.TargetGroup() })
+	b.boot(1)
+	b.lab.Deny("ec2:DescribeAddresses", "elasticloadbalancing:DescribeTargetHealth")
 	b.destroy(0)
 	b.left(b.before)
 }

@@ -310,7 +310,12 @@ func (b *bench) instances() (n int) {
 // holder returns the instance that has the Elastic IP.
 func (b *bench) holder() string {
 	b.Helper()
-	_, holder, err := b.c.elasticIP(b.Context(), b.lab.ElasticIP())
+	return b.holderOf(b.lab.ElasticIP())
+}
+
+func (b *bench) holderOf(ip string) string {
+	b.Helper()
+	_, holder, err := b.c.elasticIP(b.Context(), ip)
 	if err != nil {
 		b.Fatal(err)
 	}

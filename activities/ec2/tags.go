@@ -22,6 +22,10 @@ const (
 	tagUse = "morgana:use:"
 	// tagReady says that an instance was ready.
 	tagReady = "morgana:ready"
+	// tagElasticIP and tagTargetGroup say that an instance got that Elastic IP and a place
+	// in that target group.
+	tagElasticIP   = "morgana:elastic-ip"
+	tagTargetGroup = "morgana:target-group"
 	// tagBlocks has the list of a snapshot's blocks, for a later snapshot's upload: size,
 	// SHA-256 and URI of the artifact.
 	tagBlocks = "morgana:blocks"
