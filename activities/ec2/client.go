@@ -93,7 +93,7 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 		cfg.HTTPClient = client.WithTimeout(partTimeout)
 	}
 	c.s3 = s3.NewFromConfig(cfg, func(o *s3.Options) {
-		o.UsePathStyle = cfg.BaseEndpoint != nil || os.Getenv("AWS_ENDPOINT_URL") != "" || os.Getenv("AWS_ENDPOINT_URL_S3") != ""
+		o.UsePathStyle = o.BaseEndpoint != nil // few other services have a host for each bucket
 	})
 	return c, nil
 }

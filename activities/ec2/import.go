@@ -39,6 +39,9 @@ type importTask struct {
 
 func (t importTask) over() bool { return t.state == taskCompleted || t.state == taskDeleted }
 
+// ended reports whether Destroy has seen the task's end.
+func (t importTask) ended() bool { return value(t.tags, tagEnded) != "" }
+
 func taskOf(id *string, detail *types.SnapshotTaskDetail, tags []types.Tag) importTask {
 	t := importTask{id: aws.ToString(id), tags: tags}
 	if d := detail; d != nil {
@@ -86,12 +89,14 @@ func (r *registering) imported(ctx context.Context, _ found) (string, error) {
 		return "", err
 	}
 	var begun importTask
-	broken := 0 // tasks; their number tells the client token of the next
+	past, broken := 0, 0 // tasks; their number tells the client token of the next
 	for _, t := range all {
 		if made, _ := owner(t.tags); !r.img.Spec.Match(made) || value(t.tags, tagDigest) != r.digest {
 			continue
 		}
-		if t.state == taskDeleting || t.state == taskDeleted {
+		if t.ended() {
+			past++
+		} else if t.state == taskDeleting || t.state == taskDeleted {
 			if broken++; broken >= maxBroken {
 				return "", &step.Error{Kind: step.Conflict, Err: fmt.Errorf("%d imports failed, the last: %s", broken, t.message),
 					Hint: "see the task " + t.id + " by aws ec2 describe-import-snapshot-tasks"}
@@ -105,7 +110,7 @@ func (r *registering) imported(ctx context.Context, _ found) (string, error) {
 		if err := r.put(ctx, o); err != nil {
 			return "", err
 		}
-		if begun, err = r.begin(ctx, o, broken); err != nil {
+		if begun, err = r.begin(ctx, o, past+broken); err != nil {
 			return "", err
 		}
 	}
@@ -132,8 +137,8 @@ func (r *registering) put(ctx context.Context, o *object) (err error) {
 }
 
 // begin starts an import of the object.
-func (r *registering) begin(ctx context.Context, o *object, broken int) (importTask, error) {
-	token, err := r.img.Spec.Token(fmt.Sprintf("import %d %s", broken, r.digest))
+func (r *registering) begin(ctx context.Context, o *object, before int) (importTask, error) {
+	token, err := r.img.Spec.Token(fmt.Sprintf("import %d %s", before, r.digest))
 	if err != nil {
 		return importTask{}, err
 	}
@@ -197,6 +202,7 @@ const (
 func (r *registering) follow(ctx context.Context, id string) (string, error) {
 	var last importTask
 	claimed := false
+	var since time.Time // completed, with a snapshot that EC2 does not list
 	done, err := poll(ctx, importing, func() (bool, error) {
 		t, err := r.cloud.importTask(ctx, id)
 		if err != nil || t.id == "" {
@@ -211,6 +217,13 @@ func (r *registering) follow(ctx context.Context, id string) (string, error) {
 			if claimed, err = r.cloud.claim(ctx, t.snapshot, r.tags); err != nil {
 				return false, err
 			}
+		}
+		switch {
+		case claimed || t.state != taskCompleted:
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) > visible:
+			return false, &step.Error{Kind: step.Conflict, Err: fmt.Errorf("somebody has deleted the snapshot %s of the import %s", t.snapshot, id), Hint: "deploy again"}
 		}
 		return claimed && t.state == taskCompleted, nil
 	})
@@ -260,9 +273,17 @@ func (c *cloud) claim(ctx context.Context, snapshot string, tags []types.Tag) (b
 }
 
 // endImport cancels a task and waits until it is over. A snapshot that it made nevertheless
-// gets the task's tags, by which it is found.
+// gets the task's tags, by which it is found. Then the task is tagged: Register does not adopt
+// it any more.
 func (c *cloud) endImport(ctx context.Context, t importTask) error {
+	if t.ended() {
+		return nil
+	}
 	cancelled := t.over()
+	listed := time.Duration(0) // how long the snapshot may not be listed: one that was made before is, or is deleted
+	if !t.over() {
+		listed = visible
+	}
 	ended, err := poll(ctx, ending, func() (bool, error) {
 		if !cancelled && t.state != taskDeleting {
 			_, err := c.ec2.CancelImportTask(ctx, &ec2.CancelImportTaskInput{ImportTaskId: &t.id})
@@ -284,7 +305,14 @@ func (c *cloud) endImport(ctx context.Context, t importTask) error {
 		err = fmt.Errorf("AWS has not ended the import %s within %s", t.id, ending)
 	}
 	if err == nil && t.snapshot != "" {
-		_, err = c.claim(ctx, t.snapshot, t.tags)
+		_, err = poll(ctx, listed, func() (bool, error) { return c.claim(ctx, t.snapshot, t.tags) })
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	_, err = c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{t.id}, Tags: []types.Tag{tag(tagEnded, "yes")}})
+	if err != nil && code(err) != noTask {
+		return failed("tag "+t.id, err)
+	}
+	return nil
 }

@@ -118,9 +118,12 @@ func TestImport(t *testing.T) {
 			t.Errorf("%s: left %q, before %q", a.Layout, after, before)
 		}
 	}
-	// A later generation sends nothing.
+	// What was destroyed can be made again. A later generation sends nothing.
 	img := r.importing(r.image(1, few, fewContent, nil))
 	r.register(img)
+	r.destroy(img.Spec)
+	reg, _ := r.register(img)
+	r.one(reg, fewContent)
 	sent := r.count("UploadPart")
 	img.Spec.Generation = 2
 	if reg, _ := r.register(img); !reg.Adopted || r.count("UploadPart") != sent {

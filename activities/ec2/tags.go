@@ -20,6 +20,8 @@ const (
 	tagDigest = "morgana:digest"
 	// tagUse and a rollout's folder name make the key of [useTag].
 	tagUse = "morgana:use:"
+	// tagEnded is that of an import task which Destroy has ended.
+	tagEnded = "morgana:ended"
 	// tagReady says that an instance was ready.
 	tagReady = "morgana:ready"
 	// tagElasticIP and tagTargetGroup say that an instance got that Elastic IP and a place
