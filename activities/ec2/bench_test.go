@@ -67,6 +67,42 @@ func BenchmarkUpload(b *testing.B) {
 	})
 }
 
+// BenchmarkImport compares backing import with direct, for a disk of 64 MiB with 10 MiB of
+// data, against a lab. The requests and the bytes are those of Register.
+func BenchmarkImport(b *testing.B) {
+	labKeys(b)
+	content := map[int32]byte{}
+	for i := range int32(20) {
+		content[6*i] = byte(i + 1)
+	}
+	register := func(b *testing.B, change func(*registry, step.Image) step.Image) (r *registry, took float64) {
+		r = newRegistry(b)
+		img := r.image(1, 128*blockSize, content, nil)
+		if change != nil {
+			img = change(r, img)
+		}
+		took = seconds(b, func() error {
+			_, err := New(r.site).Register(b.Context(), img)
+			return err
+		})
+		return r, took
+	}
+	for name, unit := range map[string]string{"requests": "requests", "bytes": "MB", "time": "sec/op"} {
+		compare(b, "import-64MiB-"+name+"/direct", unit, func(b *testing.B) (imported, direct float64) {
+			of := func(r *registry, took float64) float64 {
+				switch unit {
+				case "requests":
+					return float64(len(r.lab.Calls()))
+				case "MB":
+					return float64(r.count("PutSnapshotBlock"))*blockSize/1e6 + float64(r.count("UploadPart"))*leastPart/1e6
+				}
+				return took
+			}
+			return of(register(b, (*registry).importing)), of(register(b, nil))
+		})
+	}
+}
+
 // compare reports what run measures, and the ratio if the peer has none of it.
 func compare(b *testing.B, name, unit string, run func(b *testing.B) (ours, peer float64)) {
 	b.Run(name, func(b *testing.B) {

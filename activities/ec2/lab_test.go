@@ -92,6 +92,11 @@ var oneEnviron sync.Once
 func environ(t *testing.T) {
 	t.Helper()
 	t.Parallel()
+	labKeys(t)
+}
+
+func labKeys(t testing.TB) {
+	t.Helper()
 	oneEnviron.Do(func() {
 		lab, err := ec2lab.Start(ec2lab.Options{})
 		if err != nil {

@@ -24,7 +24,7 @@ import (
 
 // registry is a lab with a worker's site, where images are registered.
 type registry struct {
-	*testing.T
+	testing.TB
 	lab   *ec2lab.Lab
 	site  step.Site
 	store string // its folder
@@ -33,7 +33,7 @@ type registry struct {
 }
 
 // newRegistry starts a lab. The test has called environ.
-func newRegistry(t *testing.T) *registry {
+func newRegistry(t testing.TB) *registry {
 	t.Helper()
 	lab, err := ec2lab.Start(ec2lab.Options{Moment: time.Millisecond})
 	if err != nil {
@@ -44,7 +44,7 @@ func newRegistry(t *testing.T) *registry {
 			t.Error(err)
 		}
 	})
-	r := &registry{T: t, lab: lab, store: t.TempDir()}
+	r := &registry{TB: t, lab: lab, store: t.TempDir()}
 	r.site = siteOf(t, t.TempDir(), r.store)
 	if r.cloud, err = open(t.Context(), settings{Options: Options{Region: lab.Region(), Endpoint: lab.URL()}}); err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func newRegistry(t *testing.T) *registry {
 	return r
 }
 
-func siteOf(t *testing.T, state, folder string) step.Site {
+func siteOf(t testing.TB, state, folder string) step.Site {
 	t.Helper()
 	s, err := store.Open(t.Context(), folder)
 	if err != nil {
