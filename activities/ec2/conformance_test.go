@@ -31,10 +31,10 @@ func hello(t *testing.T) string {
 	return filepath.Join(folder, "hello")
 }
 
-// conform runs the conformance suite against a lab.
-func conform(t *testing.T, lab *ec2lab.Lab) {
+// conform runs the conformance suite against a lab. All options have those of backing.
+func conform(t *testing.T, lab *ec2lab.Lab, backing string) {
 	options := func(add string) json.RawMessage {
-		return json.RawMessage(fmt.Sprintf(`{"endpoint":%q,"timeout":"1m"%s}`, lab.URL(), add))
+		return json.RawMessage(fmt.Sprintf(`{"endpoint":%q,"timeout":"1m"%s%s}`, lab.URL(), backing, add))
 	}
 	secret := ""
 	for _, e := range lab.Env() {
@@ -58,7 +58,7 @@ func conform(t *testing.T, lab *ec2lab.Lab) {
 		Secrets:    []string{secret},
 		Resources: func(*testing.T, step.Site) (all []string) {
 			for _, line := range lab.Resources() {
-				if !strings.HasPrefix(line, "address ") {
+				if !strings.HasPrefix(line, "address ") && !strings.HasPrefix(line, "bucket ") {
 					all = append(all, line)
 				}
 			}
@@ -67,11 +67,15 @@ func conform(t *testing.T, lab *ec2lab.Lab) {
 	})
 }
 
-// sentTo is the number of bytes of blocks that the lab has received.
+// sentTo is the number of bytes of blocks and parts that the lab has received.
 func sentTo(lab *ec2lab.Lab) (n int64) {
 	for _, c := range lab.Calls() {
-		if c.Name == "PutSnapshotBlock" && c.Code == "" {
-			n += 512 << 10
+		switch {
+		case c.Code != "":
+		case c.Name == "PutSnapshotBlock":
+			n += blockSize
+		case c.Name == "UploadPart":
+			n += leastPart // at most
 		}
 	}
 	return n
@@ -81,7 +85,17 @@ func sentTo(lab *ec2lab.Lab) (n int64) {
 func TestConformance(t *testing.T) {
 	need.Tools(t, "qemu-system-x86_64")
 	environ(t)
-	conform(t, start(t, ec2lab.NewMachines(t.TempDir())))
+	conform(t, start(t, ec2lab.NewMachines(t.TempDir())), "")
+}
+
+// TestImportConformance does so by VM Import.
+func TestImportConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a minute")
+	}
+	need.Tools(t, "qemu-system-x86_64")
+	environ(t)
+	conform(t, start(t, ec2lab.NewMachines(t.TempDir())), `,"backing":"import","bucket":"disks"`)
 }
 
 func start(t *testing.T, h ec2lab.Hypervisor) *ec2lab.Lab {
