@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,7 +32,7 @@ const sumKey = "sha1"
 func (t *Target) identity(s *settings) (*identity, error) {
 	cert, key := s.signing()
 	if cert == "" {
-		return ownIdentity(filepath.Join(t.site.State, Kind), time.Now())
+		return ownIdentity(t.machines.Root(), time.Now())
 	}
 	return readIdentity(cert, key, time.Now())
 }

@@ -40,13 +40,10 @@ func newBundling(t *testing.T) *bundling {
 	if err := os.WriteFile(b.path, incompressible(t, size), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	own, err := ownIdentity(filepath.Join(b.site.State, Kind), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, wrong := b.lab.CloudCertificate()
+	b.trust()
+	cert, err := b.lab.CloudCertificate()
 	path := filepath.Join(t.TempDir(), "ec2.pem")
-	if err := errors.Join(wrong, os.WriteFile(path, cert, 0o600), b.lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.cert.Raw}))); err != nil {
+	if err := errors.Join(err, os.WriteFile(path, cert, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	b.img = b.imageOf(b.path, 1, size, func(a *ami) {
@@ -55,6 +52,18 @@ func newBundling(t *testing.T) *bundling {
 	b.img.Spec.Options = json.RawMessage(fmt.Sprintf(`{"backing":"bundle","bucket":"bundles","cloud_cert":%q,"virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af","instance_type":"m1.small","endpoint":%q,"region":%q,"account":%q,"timeout":"1m"}`,
 		path, b.lab.URL(), b.lab.Region(), b.lab.Account()))
 	return b
+}
+
+// trust makes the lab trust the worker's own certificate.
+func (b *bundling) trust() {
+	b.Helper()
+	own, err := ownIdentity(filepath.Join(b.site.State, Kind), time.Now())
+	if err == nil {
+		err = b.lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.cert.Raw}))
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
 }
 
 // objects lists the names of the objects and AMIs, without those of folders and ids.
@@ -249,6 +258,28 @@ func TestBundleKilled(t *testing.T) {
 	}
 }
 
+// Another worker, which has another key, goes on with a bundle of its own. Destroy removes
+// those of both.
+func TestBundleOfTwoWorkers(t *testing.T) {
+	environ(t)
+	b := newBundling(t)
+	before := b.without()
+	b.lab.Fault(ec2lab.Fault{Call: "PutObject", Skip: 2, Lose: ec2lab.Before})
+	if _, err := New(b.site).Register(t.Context(), b.img); err == nil || step.KindOf(err).Final() {
+		t.Fatal(err)
+	}
+	b.site = siteOf(t, t.TempDir(), b.store)
+	b.trust()
+	b.register(b.img)
+	if got := b.objects(); len(got) != len(wholeBundle)+2 {
+		t.Errorf("there is %q", got)
+	}
+	b.destroy(b.img.Spec)
+	if after := b.without(); !slices.Equal(before, after) {
+		t.Errorf("left %q, before %q", after, before)
+	}
+}
+
 // disks is a hypervisor that keeps the disks of its guests.
 type disks struct {
 	guests
@@ -275,13 +306,7 @@ func TestBundleBoots(t *testing.T) {
 	url := b.lab.URL()
 	b.lab = start(t, h)
 	b.img.Spec.Options = bytes.Replace(b.img.Spec.Options, []byte(url), []byte(b.lab.URL()), 1)
-	user, err := ownIdentity(filepath.Join(b.site.State, Kind), time.Now())
-	if err == nil {
-		err = b.lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: user.cert.Raw}))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	b.trust()
 	before := b.without()
 	reg, _ := b.register(b.img)
 	if _, err := New(b.site).Boot(t.Context(), reg); err != nil {
