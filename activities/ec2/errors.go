@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -150,6 +151,16 @@ var answers = map[string]answer{
 	"Unavailable": transient, "ServerInternal": transient, "RequestTimeout": transient,
 }
 
+// wrongParameter matches EC2's text about a parameter, and parameters has those that are
+// an option.
+var (
+	wrongParameter = regexp.MustCompile(`for parameter (\w+)(?:\.\w+)* is invalid`)
+	parameters     = map[string]answer{
+		"iamInstanceProfile": {field: "instance_profile", hint: "name one that aws iam list-instance-profiles lists"},
+		"availabilityZone":   {field: "placement.zone", hint: "name one that aws ec2 describe-availability-zones lists in the region"},
+	}
+)
+
 // answerTo returns the meaning of a code. AWS has hundreds, and their forms tell enough.
 func answerTo(code string) answer {
 	if a, ok := answers[code]; ok {
@@ -179,6 +190,11 @@ func refused(err error, api smithy.APIError) *step.Error {
 	if skew := clockSkew(err); skew != 0 && (a == badKeys || a == expired || code == "InvalidSignatureException") {
 		e.Kind, e.Hint = step.Unauthorized, "set the clock of this host, as by timedatectl set-ntp true"
 		text = fmt.Sprintf("AWS refuses the signature because this host's clock is %s", skewText(skew))
+	}
+	if m := wrongParameter.FindStringSubmatch(text); m != nil && e.Kind == step.InvalidSpec {
+		if o, ok := parameters[m[1]]; ok {
+			e.Field, e.Hint = o.field, o.hint
+		}
 	}
 	if a == denied {
 		text, e.Hint = deniedText(err, api.ErrorMessage())

@@ -92,6 +92,8 @@ func TestAnswersOfEC2(t *testing.T) {
 		{400, "InvalidParameterCombination", "Virtualization type 'hvm' is required for instances of type 't2.micro'. Ensure that you are using an AMI with virtualization type 'hvm'. For more information, see https://example.org", step.InvalidSpec, "", "virtualization type 'hvm' is required", "correct", 0},
 		{400, "InvalidParameterCombination", "Enhanced networking with the Elastic Network Adapter (ENA) is required for the 't3.micro' instance type.", step.InvalidSpec, "", "enhanced networking", "correct", 0},
 		{400, "InvalidParameterValue", "The instance type 't2.micro' does not support an AMI with a boot mode of UEFI.", step.InvalidSpec, "", "boot mode of UEFI", "correct", 0},
+		{400, "InvalidParameterValue", "Value (none) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name", step.InvalidSpec, "instance_profile", "value (none) for parameter", "list-instance-profiles", 0},
+		{400, "InvalidParameterValue", "Value (us-east-1z) for parameter availabilityZone is invalid. Subnets can currently only be created in the following availability zones: us-east-1a.", step.InvalidSpec, "placement.zone", "us-east-1z", "describe-availability-zones", 0},
 		{400, "InvalidAMIID.NotFound", "The image id '[aki-00000000]' does not exist", step.NotFound, "", "does not exist", "correct", 0},
 		{400, "InvalidKernelId.Malformed", "Invalid id: \"aki-x\"", step.InvalidSpec, "kernel_id", "invalid id", "aki-dc9ed9af", 0},
 		{400, "VcpuLimitExceeded", "You have requested more vCPU capacity than your current vCPU limit of 1 allows for the instance bucket that the specified instance type belongs to.", step.Exhausted, "instance_type", "current vCPU limit of 1", "Running On-Demand", time.Minute},
