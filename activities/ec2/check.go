@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"time"
 
@@ -97,6 +98,8 @@ func (c *cloud) insist(ctx context.Context, endpoint string, patience time.Durat
 	e := &step.Error{Kind: step.NotFound, Err: err, Hint: "see that this host reaches AWS, if need be by HTTPS_PROXY"}
 	if endpoint != "" {
 		e.Field, e.Hint = "endpoint", "correct it, or see that this host reaches it"
+	} else if url := cmp.Or(os.Getenv("AWS_ENDPOINT_URL_STS"), os.Getenv("AWS_ENDPOINT_URL")); url != "" {
+		e.Hint = "the worker's AWS_ENDPOINT_URL is " + url + "; " + restarted
 	}
 	var told *step.Error
 	if errors.As(err, &told) {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -136,6 +138,7 @@ func TestCheckRefuses(t *testing.T) {
 		"Elastic IP missing":       {helloABIs, `{"elastic_ip":"eipalloc-00000000"}`, step.Error{Kind: step.NotFound, Field: "elastic_ip"}, "describe-addresses"},
 		"target group missing":     {helloABIs, `{"target_group":"arn:aws:elasticloadbalancing:eu-west-1:111122223333:targetgroup/none/0000000000000000"}`, step.Error{Kind: step.NotFound, Field: "target_group"}, "describe-target-groups"},
 		"target group, its region": {helloABIs, `{"target_group":"arn:aws:elasticloadbalancing:us-east-1:111122223333:targetgroup/web/0000000000000000"}`, step.Error{Kind: step.InvalidSpec, Field: "target_group"}, "it is in us-east-1, and the instance in eu-west-1"},
+		"region of no service":     {helloABIs, `{"region":"us-east-1"}`, step.Error{Kind: step.Unauthorized, Field: "region"}, "scoped to a valid region"},
 		"another account":          {helloABIs, `{"account":"999999999999"}`, step.Error{Kind: step.Unauthorized, Field: "account"}, "of account 111122223333, not of 999999999999"},
 		"too large":                {helloABIs, `{"size":"20TiB"}`, step.Error{Kind: step.InvalidSpec, Field: "size"}, "16TiB"},
 	} {
@@ -179,6 +182,14 @@ func TestCheckWithBadCredentials(t *testing.T) {
 	_, err = checked(t, helloABIs, `{}`)
 	refusedWith(t, "bad keys", err, step.Error{Kind: step.Unauthorized}, "get-caller-identity")
 
+	config := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(config, []byte("[profile bad]\naws_access_key_id = AKIAOTHER\naws_secret_access_key = other\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_CONFIG_FILE", config)
+	_, err = checked(t, helloABIs, `{"profile":"bad"}`)
+	refusedWith(t, "a profile's bad keys", err, step.Error{Kind: step.Unauthorized, Field: "profile"}, "get-caller-identity")
+
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	_, err = checked(t, helloABIs, `{}`)
 	refusedWith(t, "no credentials", err, step.Error{Kind: step.Unauthorized}, "there are no AWS credentials on this host")
@@ -202,6 +213,13 @@ func TestInsist(t *testing.T) {
 			t.Errorf("cancelled: %v", err)
 		}
 	}
+	t.Setenv("AWS_ENDPOINT_URL", gone.URL)
+	c, err := open(t.Context(), settings{Options: Options{Region: lab.Region()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, "the worker's", c.insist(t.Context(), "", time.Second), step.Error{Kind: step.NotFound}, "AWS_ENDPOINT_URL is "+gone.URL)
+
 	lab.Fault(ec2lab.Fault{Call: "GetCallerIdentity", Lose: ec2lab.Before, Times: 2})
 	for _, pair := range lab.Env() {
 		name, value, _ := strings.Cut(pair, "=")

@@ -3,6 +3,7 @@ package ec2
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,6 +30,7 @@ type cloud struct {
 	region string
 	// account is the number of the account: that of the options, or what own has found.
 	account string
+	profile string // that of the options
 	ec2     *ec2.Client
 	ebs     *ebs.Client
 	elb     *elb.Client
@@ -83,7 +85,7 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 	if s.Endpoint != "" {
 		cfg.BaseEndpoint = aws.String(s.Endpoint)
 	}
-	c := &cloud{region: cfg.Region, account: cmp.Or(s.Account, legacyAccount(s)), backing: s.Backing, sts: sts.NewFromConfig(cfg)}
+	c := &cloud{region: cfg.Region, account: cmp.Or(s.Account, legacyAccount(s)), profile: s.Profile, backing: s.Backing, sts: sts.NewFromConfig(cfg)}
 	cfg.APIOptions = append(cfg.APIOptions, decoding(c.sts))
 	c.ec2, c.ebs, c.elb = ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg)
 	if s.Backing == backingImport || s.Backing == backingBundle {
@@ -120,7 +122,12 @@ var plainBody = middleware.FinalizeMiddlewareFunc("PlainBody", func(ctx context.
 func (c *cloud) own(ctx context.Context) error {
 	who, err := c.sts.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
-		return failed("ask AWS whose the credentials are", err)
+		err = failed("ask AWS whose the credentials are", err)
+		var e *step.Error
+		if errors.As(err, &e) && e.Kind == step.Unauthorized && e.Field == "" && c.profile != "" {
+			e.Field = "profile"
+		}
+		return err
 	}
 	have := aws.ToString(who.Account)
 	if c.account != "" && have != c.account {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"regexp"
@@ -34,6 +35,9 @@ func (e explained) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	return c, err
 }
 
+// restarted is the hint for a variable of the worker.
+const restarted = "a running worker keeps its environment: to change it, stop the worker (morgana dev down) and start it again"
+
 func (e explained) explain(err error) error {
 	var api smithy.APIError
 	var network *url.Error
@@ -49,9 +53,12 @@ func (e explained) explain(err error) error {
 	session := is((*ssocreds.Provider)(nil)) || is((*logincreds.Provider)(nil))
 	switch {
 	// The last resort of AWS's chain: nothing else is configured.
+	case is((*ec2rolecreds.Provider)(nil)) && e.profile != "":
+		return &step.Error{Kind: step.Unauthorized, Field: "profile", Err: said{fmt.Sprintf("%q has no credentials", e.profile), err},
+			Hint: "run aws configure" + of + " as the worker's user, or name another profile"}
 	case is((*ec2rolecreds.Provider)(nil)):
 		return unauthorized("there are no AWS credentials on this host",
-			"run aws configure sso or aws configure as the worker's user, then name the profile; or give the worker AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or its EC2 instance a role")
+			"run aws configure sso or aws configure as the worker's user, then name the profile; or give the worker AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or its EC2 instance a role; "+restarted)
 	case errors.As(err, &network):
 		return err // nobody was asked
 	case errors.As(err, &api) && (!session || known && a != expired):

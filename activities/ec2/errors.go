@@ -196,6 +196,9 @@ func refused(err error, api smithy.APIError) *step.Error {
 			e.Field, e.Hint = o.field, o.hint
 		}
 	}
+	if strings.HasPrefix(text, "credential should be scoped to a valid region") {
+		e.Field, e.Hint = "region", "name the region of the service"
+	}
 	if a == denied {
 		text, e.Hint = deniedText(err, api.ErrorMessage())
 	}

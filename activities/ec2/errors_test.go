@@ -235,7 +235,8 @@ func TestCredentials(t *testing.T) {
 		want       step.Error
 		text, hint string
 	}{
-		"none":          {want: step.Error{Kind: step.Unauthorized}, text: "no AWS credentials", hint: "aws configure sso"},
+		"none":          {want: step.Error{Kind: step.Unauthorized}, text: "no AWS credentials", hint: "morgana dev down"},
+		"empty profile": {config: "[profile empty]\nregion = eu-west-1\n", s: Options{Profile: "empty"}, want: step.Error{Kind: step.Unauthorized, Field: "profile"}, text: `profile: "empty" has no credentials`, hint: "aws configure --profile empty"},
 		"half":          {env: map[string]string{"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"}, want: step.Error{Kind: step.Unauthorized}, text: "no AWS credentials"},
 		"profile":       {config: "[profile prod]\nregion = eu-west-1\n[sso-session corp]\n", s: Options{Profile: "prd"}, want: step.Error{Kind: step.InvalidSpec, Field: "profile"}, text: `no profile "prd"`, hint: `"prod"`},
 		"other profile": {config: "[default]\n[profile prod]\n[sso-session corp]\n", s: Options{Profile: "corp"}, want: step.Error{Kind: step.InvalidSpec, Field: "profile"}, text: `no profile "corp"`, hint: `one of default, prod`},
