@@ -100,7 +100,15 @@ func (d *deployment) rollout() error {
 	d.cancel = cancel
 	var out Outcome
 	ctx = workflow.WithChildOptions(ctx, rolloutOptions(next.Spec.Tags))
-	err := workflow.ExecuteChildWorkflow(ctx, Rollout, next).Get(ctx, &out)
+	child := workflow.ExecuteChildWorkflow(ctx, Rollout, next)
+	if !d.outlast(child) {
+		d.rolling, d.cancel = nil, nil
+		e := &d.destroy.result
+		e.Cancelled = slices.Insert(e.Cancelled, 0, next.Spec.Generation)
+		e.Left = append(e.Left, RolloutID(next.Spec.Tags)+" goes on to remove its resources")
+		return nil
+	}
+	err := child.Get(ctx, &out)
 	d.rolling, d.cancel = nil, nil
 
 	if err == nil {

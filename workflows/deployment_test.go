@@ -27,8 +27,10 @@ type site struct {
 	outcome func(Request) Outcome
 	// took is how long a rollout takes.
 	took time.Duration
-	ran  []Request
-	at   time.Duration
+	// undoes is how long a cancelled one takes to undo its work.
+	undoes time.Duration
+	ran    []Request
+	at     time.Duration
 }
 
 func newSite(t *testing.T) *site {
@@ -38,6 +40,9 @@ func newSite(t *testing.T) *site {
 		s.ran = append(s.ran, in)
 		if err := workflow.Sleep(ctx, s.took); err != nil {
 			s.calls = append(s.calls, "rollout cancelled")
+			ctx, cancel := workflow.NewDisconnectedContext(ctx)
+			defer cancel()
+			_ = workflow.Sleep(ctx, s.undoes) // not cancelled
 			return Outcome{}, temporal.NewCanceledError(step.Destroyed{Removed: []string{"image 1"}})
 		}
 		if err := s.result[in.Spec.Generation]; err != nil {

@@ -41,6 +41,24 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyR
 	return e.result, e.err
 }
 
+// run runs an act. A request that says forget, before or while it runs, cuts its tries.
+func (e *ending) run(ctx workflow.Context, u *Undo, o workflow.ActivityOptions) (step.Destroyed, error) {
+	if !e.forget {
+		trying, stop := workflow.WithCancel(ctx)
+		workflow.Go(trying, func(ctx workflow.Context) {
+			if workflow.Await(ctx, func() bool { return e.forget }) == nil {
+				stop()
+			}
+		})
+		removed, err := u.run(trying, o)
+		stop()
+		if err == nil || !e.forget {
+			return removed, err
+		}
+	}
+	return u.run(ctx, forgetOptions())
+}
+
 // place is a place that may have resources of a deployment.
 type place struct {
 	// act removes all resources of the app and target there.
@@ -64,7 +82,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 	places := d.places()
 	together(ctx, places, func(ctx workflow.Context, p *place) {
 		var removed step.Destroyed
-		removed, p.err = p.act.run(ctx, o)
+		removed, p.err = e.run(ctx, p.act, o)
 		for _, r := range removed.Removed {
 			if !slices.Contains(e.result.Removed, r) { // the act of another place may have removed it
 				e.result.Removed = append(e.result.Removed, r)
@@ -93,7 +111,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 		}
 	}
 	if e.err == nil || e.forget {
-		e.err, e.result.Left = nil, left
+		e.err, e.result.Left = nil, append(e.result.Left, left...)
 	} else {
 		f := Failure(e.err)
 		if sure > 1 || d.ctx.Err() != nil { // else the error names the only place
@@ -105,6 +123,18 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 	e.done = true
 	d.describe()
 	return e.err == nil
+}
+
+// outlast waits until a rollout has ended and reports whether it has. For a destroy that
+// forgets, it waits for a short time only: a cancelled rollout may undo its work for an hour.
+func (d *deployment) outlast(child workflow.Future) bool {
+	ctx, cancel := workflow.NewDisconnectedContext(d.ctx)
+	defer cancel()
+	await := workflow.Await(ctx, func() bool { return child.IsReady() || d.destroy != nil && d.destroy.forget })
+	if await == nil && !child.IsReady() {
+		_, _ = workflow.AwaitWithTimeout(ctx, undoing, child.IsReady) // ctx is not cancelled
+	}
+	return child.IsReady()
 }
 
 // places returns the places of the current machine and of the acts in Remains. If there

@@ -43,6 +43,9 @@ const (
 	// tellAfter is how long a stage must last to be written to the search attribute.
 	tellAfter = time.Second
 
+	// undoing is how long a destroy that forgets waits for the rollout that it cancelled.
+	undoing = 30 * time.Second
+
 	// abandoned is how long a new Deployment waits for its first request before it ends.
 	abandoned = time.Minute
 )
@@ -100,6 +103,16 @@ func destroyOptions() workflow.ActivityOptions {
 	o := undoOptions()
 	o.ScheduleToStartTimeout = unpolled
 	o.RetryPolicy = retry(attempts)
+	return o
+}
+
+// forgetOptions are for a destroy that ends even if something cannot be removed: two tries,
+// because one may meet a short failure, and the time that a cloud takes to remove a machine.
+func forgetOptions() workflow.ActivityOptions {
+	o := destroyOptions()
+	o.ScheduleToStartTimeout = 30 * time.Second
+	o.ScheduleToCloseTimeout = 2 * time.Minute
+	o.RetryPolicy = retry(2)
 	return o
 }
 
