@@ -2,6 +2,7 @@ package carrier_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,31 @@ import (
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/need"
 )
+
+// The tests share the parts, which take a while to build.
+func TestCarrier(t *testing.T) {
+	parts := carriertest.Make(t)
+	for name, test := range map[string]func(*testing.T, carriertest.Parts){
+		"Linux program": testLinuxProgram, "Solo5": testSolo5, "refusals": testRefusals} {
+		t.Run(name, func(t *testing.T) { test(t, parts) })
+	}
+}
+
+func digest(t *testing.T, paths ...string) [32]byte {
+	t.Helper()
+	var all []byte
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data...)
+	}
+	return sha256.Sum256(all)
+}
+
+// patience is for a machine that is emulated on a busy host.
+const patience = 4 * time.Minute
 
 // ship makes the carrier of a kernel.
 func ship(t *testing.T, o carrier.Carriage, kernel, args string, interfaces int) (linux, ramdisk string) {
@@ -91,7 +117,7 @@ func freePort(t *testing.T) int {
 // await waits until the console has the text, and returns the console.
 func (g *guest) await(text string) string {
 	g.Helper()
-	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for until := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		console, err := os.ReadFile(g.console)
 		if err == nil && strings.Contains(string(console), text) {
 			return string(console)
@@ -110,7 +136,7 @@ func (g *guest) await(text string) string {
 // get asks the guest by HTTP.
 func (g *guest) get(path string) string {
 	g.Helper()
-	answer, err := (&http.Client{Timeout: time.Minute}).Get(fmt.Sprintf("http://127.0.0.1:%d/%s", g.port, path))
+	answer, err := (&http.Client{Timeout: patience}).Get(fmt.Sprintf("http://127.0.0.1:%d/%s", g.port, path))
 	if err != nil {
 		g.Fatal(err)
 	}
@@ -130,7 +156,7 @@ func (g *guest) lastLine() string {
 		if err != nil {
 			g.Errorf("qemu: %v", err)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		g.Error("the machine is not powered off")
 	}
 	lines := strings.Split(strings.TrimSpace(g.await("")), "\r\n")
@@ -138,9 +164,8 @@ func (g *guest) lastLine() string {
 }
 
 // A Linux program runs from a boot disk that is NVMe, and its status is in the last line.
-func TestLinuxProgram(t *testing.T) {
+func testLinuxProgram(t *testing.T, parts carriertest.Parts) {
 	need.Tools(t, "grub-mkimage")
-	parts := carriertest.Make(t)
 	linux, ramdisk := ship(t, carrier.Carriage{Linux: parts.Linux}, parts.Web, "a=b  second", 1)
 	root := filepath.Join(t.TempDir(), "disk")
 	err := disk.Write(t.Context(), root, disk.BIOS, disk.Boot{Kernel: linux, ABI: image.LinuxBzImage, Args: carrier.CommandLine,
@@ -161,10 +186,18 @@ func TestLinuxProgram(t *testing.T) {
 	}
 }
 
-// A Solo5 kernel gets the interface's MAC address and its address, and the disk.
-func TestSolo5(t *testing.T) {
-	parts := carriertest.Make(t)
-	linux, ramdisk := ship(t, carrier.Carriage{Linux: parts.Linux, Restart: true}, parts.SPT, `--ipv4={address} --hello="a  b"`, 0)
+// A Solo5 kernel gets the interface's MAC address and its address, and the disk. The same
+// parts give the same files.
+func testSolo5(t *testing.T, parts carriertest.Parts) {
+	var linux, ramdisk string
+	var made [2][32]byte
+	for i := range made {
+		linux, ramdisk = ship(t, carrier.Carriage{Linux: parts.Linux, Restart: true}, parts.SPT, `--ipv4={address} --hello="a  b"`, 0)
+		made[i] = digest(t, linux, ramdisk)
+	}
+	if made[0] != made[1] {
+		t.Error("the same parts give other bytes")
+	}
 	data := filepath.Join(t.TempDir(), "data")
 	if err := os.WriteFile(data, append([]byte("bytes of a disk"), make([]byte, 8192-15)...), 0o600); err != nil {
 		t.Fatal(err)

@@ -228,10 +228,7 @@ func writeRamdisk(path string, entries []entry) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	packed, err := gzip.NewWriterLevel(f, gzip.BestCompression)
-	if err != nil {
-		return err
-	}
+	packed := gzip.NewWriter(f)
 	buffered := bufio.NewWriter(packed)
 	return errors.Join(writeCPIO(buffered, entries), buffered.Flush(), packed.Close())
 }

@@ -1,10 +1,7 @@
 package carrier_test
 
 import (
-	"bytes"
-	"compress/gzip"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,40 +12,6 @@ import (
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
 )
-
-// The same parts give the same bytes. A program that is not linked statically brings its
-// libraries.
-func TestShipsTheSame(t *testing.T) {
-	parts := carriertest.Make(t)
-	var made [2][]byte
-	for i := range made {
-		linux, ramdisk := ship(t, carrier.Carriage{Linux: parts.Linux}, "/bin/cat", "a", 1)
-		for _, path := range []string{linux, ramdisk} {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			made[i] = append(made[i], data...)
-		}
-	}
-	if !bytes.Equal(made[0], made[1]) {
-		t.Error("the same parts give other bytes")
-	}
-	at := bytes.LastIndex(made[0], []byte("\x1f\x8b\x08\x00\x00")) // gzip's header, without a time
-	plain, err := gzip.NewReader(bytes.NewReader(made[0][at:]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ramdisk, err := io.ReadAll(plain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"lib/libc.so.6", "lib64/ld-linux-x86-64.so.2"} {
-		if !bytes.Contains(ramdisk, []byte(name+"\x00")) {
-			t.Errorf("the ramdisk has no %s", name)
-		}
-	}
-}
 
 func TestOptions(t *testing.T) {
 	for _, test := range []struct {
@@ -73,8 +36,7 @@ func TestOptions(t *testing.T) {
 }
 
 // What cannot be carried is refused with the option to blame.
-func TestRefuses(t *testing.T) {
-	parts := carriertest.Make(t)
+func testRefusals(t *testing.T, parts carriertest.Parts) {
 	text := filepath.Join(t.TempDir(), "text.deb")
 	if err := os.WriteFile(text, []byte("no archive"), 0o600); err != nil {
 		t.Fatal(err)
