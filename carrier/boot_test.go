@@ -202,7 +202,9 @@ func testSolo5(t *testing.T, parts carriertest.Parts) {
 	if err := os.WriteFile(data, append([]byte("bytes of a disk"), make([]byte, 8192-15)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	frames := filepath.Join(t.TempDir(), "frames")
 	g := start(t, "-kernel", linux, "-initrd", ramdisk, "-append", carrier.CommandLine,
+		"-object", "filter-dump,id=dump,netdev=n,file="+frames,
 		"-drive", "if=none,id=data,format=raw,file="+data, "-device", "virtio-blk-pci,drive=data")
 	for _, want := range []string{`command line: "--ipv4=10.0.2.15/24 --hello=\"a  b\""`, "carrier: eth0 has 10.0.2.15/24, gateway 10.0.2.2"} {
 		if console := g.await("listening"); !strings.Contains(console, want) {
@@ -213,4 +215,10 @@ func testSolo5(t *testing.T, parts carriertest.Parts) {
 		t.Errorf("it answers %q", got)
 	}
 	g.await("carrier: exit status 7; the unikernel starts again\r\nmemory")
+	// Linux itself sends nothing, as its IPv6 would within two seconds.
+	time.Sleep(2 * time.Second)
+	sent, err := os.ReadFile(frames)
+	if from := "\x52\x54\x00\xaa\xbb\xcc"; err != nil || !strings.Contains(string(sent), from+"\x08\x00") || strings.Contains(string(sent), from+"\x86\xdd") {
+		t.Errorf("%v: the frames of the machine, in %d bytes, are not those of the kernel", err, len(sent))
+	}
 }

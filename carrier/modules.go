@@ -17,10 +17,10 @@ import (
 // in, and no e1000. The boot disk needs no driver: the boot loader reads it.
 var (
 	drivers = []string{
-		"virtio_pci", "virtio_net", "virtio_blk", // QEMU and OpenStack
+		"virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", // QEMU and OpenStack
 		"nvme", "ena", "ixgbevf", // EC2, Nitro and its predecessors
 		"xen_blkfront", "xen_netfront", // EC2, Xen
-		"e1000", "e1000e",
+		"vmxnet3", "e1000", "e1000e",
 	}
 	redirection = []string{"tun", "sch_ingress", "cls_matchall", "act_mirred"} // for a Solo5 kernel's network
 	kvm         = []string{"kvm_intel", "kvm_amd"}                             // for solo5-hvt

@@ -14,13 +14,17 @@ const (
 	ovmfVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 )
 
-// startQEMU starts a guest with what every instance has: COM1, which is the console, and an
-// NVMe disk. It has no virtio device, and no network.
+// startQEMU starts a guest with what every instance has: COM1, which is the console, an NVMe
+// disk, and a network interface with DHCP. QEMU has no ENA; vmxnet3 is in its place, for
+// which unikernels have no driver either. No other machine is in the network.
 func (p *process) startQEMU(g Guest) error {
-	args := []string{"-no-user-config", "-nodefaults", "-display", "none", "-accel", "tcg", "-m", fmt.Sprintf("%dM", g.Memory),
+	args := []string{"-no-user-config", "-nodefaults", "-display", "none", "-accel", "tcg",
+		"-cpu", "max", // it has RDRAND, as instances have: without it Linux waits long for random numbers
+		"-m", fmt.Sprintf("%dM", g.Memory),
 		"-serial", "stdio",
 		"-no-reboot", "-device", "isa-debug-exit", // how unikernels end without ACPI
-		"-drive", "if=none,id=root,format=raw,file=" + option(g.Disk), "-device", "nvme,drive=root,serial=root"}
+		"-drive", "if=none,id=root,format=raw,file=" + option(g.Disk), "-device", "nvme,drive=root,serial=root",
+		"-netdev", "user,id=net,restrict=on", "-device", "vmxnet3,netdev=net,romfile="}
 	if g.BootMode == "uefi" {
 		raw, err := os.ReadFile(ovmfVars)
 		if err != nil {

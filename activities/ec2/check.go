@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
@@ -47,6 +48,9 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	if err := s.choose(spec.Origin.ABIs); err != nil {
+		return spec, err
+	}
+	if err := s.Complete(ctx, spec.Origin.ABIs); err != nil {
 		return spec, err
 	}
 	if err := disk.Missing(ctx, s.layout()); err != nil {
@@ -118,7 +122,11 @@ func (c *cloud) insist(ctx context.Context, endpoint string, patience time.Durat
 // choose sets Virtualization, BootMode, Layout and InstanceType for a kernel with these
 // ABIs. Without ABIs, which are not known before the build, it prefers hvm.
 func (s *settings) choose(abis []string) error {
-	if _, err := image.Supports(Kind, abis); err != nil {
+	by := Kind
+	if s.Carried() {
+		by, s.Virtualization = carrier.Loader, virtHVM
+	}
+	if _, err := image.Supports(by, abis); err != nil {
 		return err
 	}
 	if s.Backing == backingBundle {
@@ -171,11 +179,20 @@ func (s *settings) choose(abis []string) error {
 }
 
 // otherNetwork is the way to a network for a Solo5 virtio kernel.
-const otherNetwork = "build it with MirageOS 3.8 or earlier as a Xen PV kernel, or run it on a target of kind qemu"
+const otherNetwork = "build it with MirageOS -t spt and give carrier: linux, or run it on a target of kind qemu"
 
-// lackingDevice returns Unsupported for a Solo5 virtio kernel that asks for a device. Check does
-// not see a kernel's devices; package does.
-func lackingDevice(k image.Info) error {
+// lackingDevice returns Unsupported for a Solo5 virtio kernel that asks for a device, and for a
+// kernel of a carrier that asks for more than an instance's one interface. Check does not see
+// a kernel's devices; package does.
+func lackingDevice(k image.Info, carried bool) error {
+	if carried {
+		for i, d := range k.Devices {
+			if i > 0 || d.Type != image.NetBasic {
+				return unsupported("", "build it without this device", fmt.Errorf("the kernel asks for the Solo5 device %s (%s), and an instance has one network interface and no data disk", d.Name, d.Type))
+			}
+		}
+		return nil
+	}
 	if !slices.Contains(k.ABIs, image.Solo5Virtio) || len(k.Devices) == 0 {
 		return nil
 	}

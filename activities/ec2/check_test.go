@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
@@ -18,6 +19,7 @@ func TestChoose(t *testing.T) {
 	hello := []string{image.Multiboot2, image.PVH, image.XenPV, image.XenPVH}
 	miniOS := []string{image.XenPV}
 	virtio := image.MirageABIs("virtio")
+	linux := carrier.Carriage{Carrier: "linux"}
 	hvm, pv := Options{Virtualization: virtHVM}, Options{Virtualization: virtPV}
 	for name, test := range map[string]struct {
 		abis        []string
@@ -37,7 +39,9 @@ func TestChoose(t *testing.T) {
 		"a GRUB kernel as PV":   {virtio, pv, Options{}, step.Unsupported, "virtualization", "virtualization: hvm"},
 		"MirageOS xen":          {image.MirageABIs("xen"), Options{}, Options{}, step.Unsupported, "", "MirageOS 3.8 or earlier"},
 		"MirageOS xen, any way": {image.MirageABIs("xen"), pv, Options{}, step.Unsupported, "", "-t virtio if it needs no device"},
-		"MirageOS unix":         {image.MirageABIs("unix"), Options{}, Options{}, step.Unsupported, "", "target of kind local"},
+		"MirageOS unix":         {image.MirageABIs("unix"), Options{}, Options{}, step.Unsupported, "", "carrier: linux"},
+		"MirageOS spt":          {image.MirageABIs("spt"), Options{Carriage: linux, Port: 80}, Options{Virtualization: virtHVM, BootMode: bootBIOS, InstanceType: "t3.micro"}, "", "", ""},
+		"a virtio kernel in it": {virtio, Options{Carriage: linux}, Options{}, step.Unsupported, "", "build it with MirageOS -t spt"},
 		"MirageOS virtio":       {virtio, Options{}, Options{Virtualization: virtHVM, BootMode: bootBIOS, InstanceType: "t3.micro"}, "", "", ""},
 		"virtio with a port":    {virtio, Options{Port: 80}, Options{}, step.Unsupported, "port", "no network on EC2"},
 		"virtio with an EIP":    {virtio, Options{ElasticIP: "eipalloc-1"}, Options{}, step.Unsupported, "elastic_ip", "no network on EC2"},
@@ -60,12 +64,17 @@ func TestChoose(t *testing.T) {
 
 func TestLackingDevice(t *testing.T) {
 	virtio := image.Info{ABIs: image.MirageABIs("virtio")}
-	if err := lackingDevice(virtio); err != nil {
+	if err := lackingDevice(virtio, false); err != nil {
 		t.Errorf("without devices: %v", err)
 	}
 	virtio.Devices = []image.Device{{Name: "service", Type: "NET_BASIC"}}
-	refusedWith(t, "a device", lackingDevice(virtio), step.Error{Kind: step.Unsupported}, "the Solo5 device service (NET_BASIC)")
-	if err := lackingDevice(image.Info{ABIs: helloABIs, Devices: virtio.Devices}); err != nil {
+	refusedWith(t, "a device", lackingDevice(virtio, false), step.Error{Kind: step.Unsupported}, "the Solo5 device service (NET_BASIC)")
+	if err := lackingDevice(virtio, true); err != nil {
+		t.Errorf("one network with a carrier: %v", err)
+	}
+	refusedWith(t, "a disk", lackingDevice(image.Info{Devices: append(virtio.Devices, image.Device{Name: "storage", Type: image.BlockBasic})}, true),
+		step.Error{Kind: step.Unsupported}, "the Solo5 device storage (BLOCK_BASIC)")
+	if err := lackingDevice(image.Info{ABIs: helloABIs, Devices: virtio.Devices}, false); err != nil {
 		t.Errorf("another kernel: %v", err)
 	}
 }

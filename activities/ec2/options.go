@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -69,6 +70,7 @@ type Options struct {
 	// Modules are names of files that came with the kernel, as "initrd.img": its
 	// ramdisk or multiboot modules.
 	Modules []string `json:"modules,omitempty"`
+	carrier.Carriage
 	// Subnets are subnets for the instance, as "subnet-0a1b...". One after the other
 	// is tried while its zone lacks capacity. Default: the default VPC's.
 	Subnets []string `json:"subnets,omitempty"`
@@ -154,7 +156,7 @@ func readOver(under Options, options json.RawMessage) (s settings, err error) {
 	if err = step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
-	for _, read := range []func() error{s.readPlace, s.readBoot, s.readFiles, s.readBundle, s.readNetwork, s.readInstance, s.readReady} {
+	for _, read := range []func() error{s.Read, s.readPlace, s.readBoot, s.readFiles, s.readBundle, s.readNetwork, s.readInstance, s.readReady} {
 		if err = read(); err != nil {
 			return s, err
 		}
@@ -177,7 +179,10 @@ func (s *settings) layout() disk.Layout {
 
 // loader returns the loader of package image's table.
 func (s *settings) loader() string {
-	if s.Virtualization == virtPV {
+	switch {
+	case s.Carried():
+		return carrier.Loader
+	case s.Virtualization == virtPV:
 		return "pv-grub"
 	}
 	return "grub"

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
@@ -56,10 +57,10 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err != nil {
 		return img, err
 	}
-	if err := lackingDevice(kernel.Info); err != nil {
+	if err := lackingDevice(kernel.Info, s.Carried()); err != nil {
 		return img, err
 	}
-	if s.Virtualization == virtHVM {
+	if s.loader() == "grub" {
 		if err := image.CheckGRUB(kernel.Info); err != nil {
 			return img, err
 		}
@@ -67,7 +68,16 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err := kernel.Unpack(ctx); err != nil {
 		return img, err
 	}
-	packed, path, err := kernel.Disk(ctx, machine.Boot{Layout: a.Layout, ABI: abi, Args: s.Args, Modules: modules, Size: s.size, Option: s.Size})
+	args := s.Args
+	if s.Carried() {
+		const interfaces = 1
+		ramdisk, err := kernel.Carry(ctx, s.Carriage, args, interfaces)
+		if err != nil {
+			return img, err
+		}
+		abi, args, modules = image.LinuxBzImage, carrier.CommandLine, []step.File{ramdisk}
+	}
+	packed, path, err := kernel.Disk(ctx, machine.Boot{Layout: a.Layout, ABI: abi, Args: args, Modules: modules, Size: s.size, Option: s.Size})
 	if err != nil {
 		return img, err
 	}

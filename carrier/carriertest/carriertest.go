@@ -2,6 +2,7 @@
 package carriertest
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,8 @@ type Parts struct {
 	// stand-in for a tender prints "listening", answers one HTTP request at --ipv4=ADDRESS/N
 	// with the disk's first five bytes, and ends with status 7.
 	SPT string
+	// NetSPT is the same without the block device.
+	NetSPT string
 }
 
 // Make builds the parts, and puts the init and the tender into PATH.
@@ -33,11 +36,23 @@ func Make(t testing.TB) Parts {
 	t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
 	_, self, _, _ := runtime.Caller(0)
 	root := filepath.Join(filepath.Dir(self), "..", "..")
-	p := Parts{Web: filepath.Join(folder, "web"), SPT: filepath.Join(folder, "kernel.spt")}
+	// The cache of go test has to know the files that it does not compile.
+	err := fs.WalkDir(os.DirFS(filepath.Join(root, "carrier")), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			_, err = os.Stat(filepath.Join(root, "carrier", path))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Parts{Web: filepath.Join(folder, "web"), SPT: filepath.Join(folder, "kernel.spt"), NetSPT: filepath.Join(folder, "net.spt")}
 	for program, from := range map[string]string{"morgana-carrier": "init", "solo5-spt": "testdata/tender", "web": "testdata/web"} {
 		build(t, root, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(folder, program), "./carrier/"+from)
 	}
-	build(t, root, "gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-DTARGET=2", "-DDEVICES=2", "-o", p.SPT, "activities/local/testdata/kernel.S")
+	for devices, kernel := range map[string]string{"-DDEVICES=1": p.NetSPT, "-DDEVICES=2": p.SPT} {
+		build(t, root, "gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-DTARGET=2", devices, "-o", kernel, "activities/local/testdata/kernel.S")
+	}
 	o := carrier.Carriage{Carrier: "linux"}
 	need.Nil(t, o.Complete(t.Context(), nil))
 	cache, err := os.UserCacheDir()

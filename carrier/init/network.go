@@ -24,7 +24,7 @@ import (
 func (m *machine) plug() (n task.Network, err error) {
 	solo5 := m.Tender != ""
 	if solo5 { // Linux must not speak with the kernel's MAC address
-		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return n, err
 		}
 	}

@@ -4,6 +4,7 @@
  *      {"type": "solo5.manifest", "version": 1, "devices": [
  *          {"name": "service", "type": "NET_BASIC"}, {"name": "storage", "type": "BLOCK_BASIC"}]}
  *
+ * -DDEVICES=1 leaves out the second device, 0 both.
  * It is never run: the stand-in tender acts for it. */
         .macro  device name, type
 10:     .ascii  "\name"
@@ -27,8 +28,10 @@
 1:      .long   0                       /* aligns what follows to 8 */
         .long   1, DEVICES + 1
         device  "", 0x40000000
-#if DEVICES == 2
+#if DEVICES >= 1
         device  "service", 2
+#endif
+#if DEVICES == 2
         device  "storage", 1
 #endif
 2:

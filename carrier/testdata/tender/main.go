@@ -1,6 +1,6 @@
 // Command tender is a stand-in for solo5-spt. It takes the same options. In the place of the
 // kernel it answers ARP, and one TCP connection to port 80 with the first bytes of the block
-// device, as the address, network and MAC address that it was given.
+// device, if it has one, as the address, network and MAC address that it was given.
 package main
 
 import (
@@ -49,13 +49,15 @@ func run(args []string) error {
 			return fmt.Errorf("%s: %w", arg, err)
 		}
 	}
-	f, err := os.Open(block)
-	if err != nil {
-		return err
-	}
-	g.page = make([]byte, 5)
-	if _, err := f.Read(g.page); err != nil {
-		return err
+	if block != "" {
+		f, err := os.Open(block)
+		if err != nil {
+			return err
+		}
+		g.page = make([]byte, 5)
+		if _, err := f.Read(g.page); err != nil {
+			return err
+		}
 	}
 	fmt.Println("listening")
 	return g.serve()
