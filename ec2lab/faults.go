@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -165,9 +166,12 @@ func word(service, name string) string { return service + ":" + name }
 // to it, such as tags.
 func (r *request) allow(resource string, also ...string) error {
 	for _, a := range append([]string{word(r.service, cmp.Or(r.action, r.name))}, also...) {
-		if !r.lab.denied(a) {
+		resources := r.touched(a, resource)
+		at := slices.IndexFunc(resources, func(arn string) bool { return r.lab.denied(r, a, arn) })
+		if at < 0 {
 			continue
 		}
+		resource = resources[at]
 		text := fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the %s action", user, a, resource, a)
 		switch r.service {
 		case "ec2":

@@ -121,8 +121,8 @@ func TestPermission(t *testing.T) {
 		ec2, ebs, elb string
 	}{
 		{func() {}, "", "AccessDeniedException", "AccessDenied"},
-		{func() { b.Permit("ec2:DescribeVpcs") }, "", "AccessDeniedException", "AccessDenied"},
-		{func() { b.Permit() }, "UnauthorizedOperation", "AccessDeniedException", "AccessDenied"},
+		{func() { b.permit(`{"Effect":"Allow","Action":"ec2:DescribeVpcs","Resource":"*"}`) }, "", "AccessDeniedException", "AccessDenied"},
+		{func() { b.permit("") }, "UnauthorizedOperation", "AccessDeniedException", "AccessDenied"},
 		{b.Expire, "RequestExpired", "ExpiredTokenException", "ExpiredToken"},
 	} {
 		c.change()
@@ -137,6 +137,12 @@ func TestPermission(t *testing.T) {
 		other.clients()
 		other.refused(c.ec2, c.ebs, c.elb)
 	}
+}
+
+// permit permits what a statement of a policy allows.
+func (b *bench) permit(statement string) {
+	b.Helper()
+	b.no(b.Permit([]byte(`{"Statement":[` + statement + `]}`)))
 }
 
 // refused makes a call to three services and compares the codes.

@@ -80,8 +80,7 @@ func (r *request) filter(known map[string][]string) (func([]tag, map[string][]st
 			return nil, refuse("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
 		}
 		for _, v := range values {
-			pattern := strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(regexp.QuoteMeta(v))
-			f.values = append(f.values, regexp.MustCompile("^(?s:"+pattern+")$"))
+			f.values = append(f.values, wildcard(v))
 		}
 		all = append(all, f)
 	}

@@ -57,7 +57,7 @@ type Lab struct {
 	resources []resource // in the order of creation
 	calls     []Call
 	faults    []*Fault
-	denied    func(action string) bool
+	denied    func(r *request, action, arn string) bool
 	withdrawn map[string]bool // "type zone" pairs that are not offered
 	hide      time.Duration
 	expired   bool
@@ -106,7 +106,7 @@ func Start(o Options) (*Lab, error) {
 	}
 	l := &Lab{
 		options: o, dir: dir, url: "http://" + listener.Addr().String(), ctx: ctx, close: cancel,
-		denied:    func(string) bool { return false },
+		denied:    func(*request, string, string) bool { return false },
 		withdrawn: map[string]bool{},
 		console:   func(string) string { return "" },
 	}
@@ -211,12 +211,7 @@ func (l *Lab) Withdraw(instanceType, zone string) {
 
 // Deny takes permissions from the user, as "ec2:RegisterImage". The others stay.
 func (l *Lab) Deny(actions ...string) {
-	l.set(func() { l.denied = func(a string) bool { return slices.Contains(actions, a) } })
-}
-
-// Permit leaves the user these permissions alone.
-func (l *Lab) Permit(actions ...string) {
-	l.set(func() { l.denied = func(a string) bool { return !slices.Contains(actions, a) } })
+	l.set(func() { l.denied = func(_ *request, a, _ string) bool { return slices.Contains(actions, a) } })
 }
 
 func (l *Lab) set(change func()) {

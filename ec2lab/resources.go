@@ -81,7 +81,7 @@ func (k *kind) notFound(id string) error { return refuse(k.missing, k.text, id) 
 // arn returns the ARN of a resource. Those of images and snapshots name no account.
 func (k *kind) arn(id string) string {
 	owner := account
-	if k == &images || k == &snapshots {
+	if k.word == images.word || k.word == snapshots.word {
 		owner = ""
 	}
 	return "arn:aws:ec2:" + region + ":" + owner + ":" + k.word + "/" + id

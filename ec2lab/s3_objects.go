@@ -120,7 +120,7 @@ func (r *request) existing(b *bucket) (*object, error) {
 	if o != nil && !time.Now().Before(o.seen) {
 		return o, nil
 	}
-	if r.lab.denied("s3:ListBucket") { // S3 does not tell
+	if r.lab.denied(r, "s3:ListBucket", "arn:aws:s3:::"+r.get("Bucket")) { // S3 does not tell
 		return nil, refuse("AccessDenied", "Access Denied")
 	}
 	return nil, refuse("NoSuchKey", "")

@@ -91,7 +91,7 @@ func (r *request) tagged() (all []resource, err error) {
 }
 
 func createTags(r *request) (any, error) {
-	if err := r.allow((&kind{word: "*"}).arn("*")); err != nil {
+	if err := r.allow("*"); err != nil {
 		return nil, err
 	}
 	var news []tag

@@ -49,12 +49,28 @@ func readPolicy(t *testing.T, files ...string) (p policy, actions []string) {
 	return p, slices.Compact(actions)
 }
 
+// permit leaves the user of a lab what the policies allow.
+func permit(t *testing.T, lab *ec2lab.Lab, files ...string) {
+	t.Helper()
+	var all [][]byte
+	for _, name := range files {
+		data, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data)
+	}
+	if err := lab.Permit(all...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestPolicyIsEnoughAndNoMore deploys, redeploys and destroys with the permissions of the
 // policy alone, and compares the policy with the calls that came.
 func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 	_, allowed := readPolicy(t, "iam-policy.json")
 	lab := labFor(t)
-	lab.Permit(allowed...)
+	permit(t, lab, "iam-policy.json")
 	lab.SetConsole(func(string) string { return "hello from a unikernel\n" })
 	before := lab.Resources()
 	site := step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t)}
@@ -135,7 +151,7 @@ func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 	_, allowed := readPolicy(t, "iam-policy.json", "iam-policy-import.json")
 	_, besides := readPolicy(t, "iam-policy-import.json")
 	r := newRegistry(t)
-	r.lab.Permit(allowed...)
+	permit(t, r.lab, "iam-policy.json", "iam-policy-import.json")
 	r.lab.Fault(ec2lab.Fault{Call: "UploadPart", Lose: ec2lab.Before})
 	img := r.importing(r.image(1, few, fewContent, nil))
 	r.register(img)
@@ -169,10 +185,9 @@ func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 // TestBundlePolicyIsEnoughAndNoMore bundles with the permissions of both policies alone.
 func TestBundlePolicyIsEnoughAndNoMore(t *testing.T) {
 	environ(t)
-	_, allowed := readPolicy(t, "iam-policy.json", "iam-policy-bundle.json")
 	_, besides := readPolicy(t, "iam-policy-bundle.json")
 	b := newBundling(t)
-	b.lab.Permit(allowed...)
+	permit(t, b.lab, "iam-policy.json", "iam-policy-bundle.json")
 	b.register(b.img)
 	spec := b.img.Spec
 	spec.Origin.ABIs = helloABIs
