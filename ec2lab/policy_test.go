@@ -38,7 +38,6 @@ func TestPermit(t *testing.T) {
 		{begin + tag + `{"StringEquals":{"aws:ResourceTag/app":"*"}}}`, false, false, false, false},
 		{begin + tag + `{"StringLike":{"aws:RequestTag/app":"x"}}}`, true, false, false, false},
 		{begin + tag + `{"StringLike":{"aws:RequestTag/b":"c"}}}`, false, false, true, true},
-		{begin + tag + `{"ArnLike":{"ec2:ParentVolume":"arn:aws:ec2:*:*:volume/vol-ffffffff"}}}`, false, false, true, true},
 		{`{"Effect":"Allow","Action":"*","Resource":"arn:aws:ec2:*:*:instance/*"}`, false, false, false, false},
 		{`{"Effect":"Allow","Action":"e??:*","Resource":["*"]}`, true, true, true, true},
 	} {

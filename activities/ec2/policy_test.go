@@ -252,7 +252,7 @@ func TestPolicyChangesOurOwnAlone(t *testing.T) {
 				t.Errorf("%s allows %s of any resource", s.Sid, action)
 			}
 			if verb == "CreateTags" && s.Condition["StringLike"]["aws:ResourceTag/"+tagApp] != "*" && s.Condition["StringEquals"]["ec2:CreateAction"] == nil &&
-				s.Condition["ArnLike"]["ec2:ParentVolume"] == nil {
+				(s.Resource != "arn:aws:ec2:*::snapshot/*" || s.Condition["StringLike"]["aws:RequestTag/"+tagApp] != "*") {
 				t.Errorf("%s allows %s of any resource: then the other conditions are worth nothing", s.Sid, action)
 			}
 		}
