@@ -142,19 +142,20 @@ func (c *cloud) own(ctx context.Context) error {
 // describe it. AWS advises to wait at most two minutes.
 const visible = 2 * time.Minute
 
-// poll calls ask until it is done or fails, or limit has passed: then it returns false. The
-// pauses grow from 0.2 s to 5 s.
+// poll calls ask until it is done or fails, or limit has passed: then it asks once more and
+// returns false. The pauses grow from 0.2 s to 5 s.
 func poll(ctx context.Context, limit time.Duration, ask func() (done bool, err error)) (bool, error) {
 	end := time.Now().Add(limit)
 	for pause := 200 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
 		if done, err := ask(); done || err != nil {
 			return done, err
 		}
-		if time.Now().Add(pause).After(end) {
+		left := time.Until(end)
+		if left <= 0 {
 			return false, nil
 		}
 		select {
-		case <-time.After(pause):
+		case <-time.After(min(pause, left)):
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}

@@ -7,9 +7,22 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/morgana-deploy/morgana/step"
 )
+
+// The last look is at the end of the time, not before the last pause.
+func TestPollUsesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		done, err := poll(t.Context(), 12*time.Second, func() (bool, error) { return time.Since(began) >= 12*time.Second, nil })
+		if took := time.Since(began); !done || err != nil || took != 12*time.Second {
+			t.Errorf("got %v, %v after %s", done, err, took)
+		}
+	})
+}
 
 // A connection lives on while a long answer is read, however soon the answer came.
 func TestSoonAnswers(t *testing.T) {

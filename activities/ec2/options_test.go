@@ -58,7 +58,7 @@ func TestReadRefuses(t *testing.T) {
 		{`{"key_name":" ann"}`, "key_name", "describe-key-pairs"},
 		{`{"instance_profile":"arn:aws:iam::111122223333:instance-profile/web"}`, "instance_profile", "the name alone: web"},
 		{`{"instance_profile":"a/b"}`, "instance_profile", "list-instance-profiles"},
-		{`{"user_data":` + string(long) + `}`, "user_data", "16 KiB"},
+		{`{"user_data":` + string(long) + `}`, "user_data", "bytes are too long"},
 		{`{"placement":{"tenancy":"hosts"}}`, "placement.tenancy", `"host"`},
 		{`{"placement":{"tenancy":"host"},"spot":true}`, "placement.tenancy", "spot: false"},
 		{`{"placement":{"zone":"eu-west-1a"},"subnets":["subnet-0a1b2c3d"]}`, "placement.zone", "subnets decide"},

@@ -224,7 +224,7 @@ func (s *settings) readInstance() error {
 	case s.InstanceProfile != "" && !profileForm.MatchString(s.InstanceProfile):
 		return step.Invalid("instance_profile", "a name that aws iam list-instance-profiles lists", "%q is no name of an instance profile", s.InstanceProfile)
 	case len(s.UserData) > maxUserData:
-		return step.Invalid("user_data", "at most 16 KiB: put more into a module or a bucket", "%d bytes", len(s.UserData))
+		return step.Invalid("user_data", "at most 16 KiB: put more into a module or a bucket", "%d bytes are too long", len(s.UserData))
 	case p.Tenancy != "" && !slices.Contains(tenancies, p.Tenancy):
 		return step.Invalid("placement.tenancy", step.OneOf(p.Tenancy, tenancies...), "unknown tenancy %q", p.Tenancy)
 	case p.Tenancy == "host" && s.Spot:
