@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -54,11 +55,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	if err := disk.Missing(ctx, s.layout()); err != nil {
-		var e *step.Error
-		if errors.As(err, &e) {
-			err = unsupported("", e.Hint, e.Err) // its Field is an option of other targets
-		}
-		return spec, err
+		return spec, withoutVia(err)
 	}
 	c, err := open(ctx, s)
 	if err != nil {
@@ -212,6 +209,20 @@ type checker struct {
 // unsupported returns an error about an option.
 func unsupported(field, hint string, err error) error {
 	return &step.Error{Kind: step.Unsupported, Field: field, Hint: hint, Err: err}
+}
+
+// withoutVia returns an error about a boot disk without option via, which other targets have.
+func withoutVia(err error) error {
+	var e *step.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	own := *e
+	own.Hint = strings.TrimPrefix(e.Hint, "via: kernel, or ")
+	if e.Field == "via" {
+		own.Field = ""
+	}
+	return &own
 }
 
 // importBucket refuses a bucket of another region or account. One that does not exist is

@@ -23,7 +23,7 @@ import (
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	img, err := t.pack(ctx, k)
 	if err != nil {
-		return step.Image{}, step.During("package for ec2", err)
+		return step.Image{}, step.During("package for ec2", withoutVia(err))
 	}
 	return img, nil
 }

@@ -100,6 +100,7 @@ func TestPackage(t *testing.T) {
 	}{
 		{[]byte("no kernel"), `"virtualization":"hvm"`, step.InvalidSpec, "", "not a kernel"},
 		{plain, `"virtualization":"hvm","size":"1MiB"`, step.InvalidSpec, "size", "too small"},
+		{plain, `"virtualization":"hvm","args":"it's"`, step.InvalidSpec, "args", "pass on it's as it\\'s\nno single quotes"},
 		{plain, `"virtualization":"hvm","modules":["initrd"]`, step.InvalidSpec, "modules[0]", "initrd"},
 	} {
 		_, err := pack(test.kernel, `{"backing":"direct","timeout":"1m",`+test.options+`}`)
