@@ -37,8 +37,26 @@ func run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, lab.Close()) }()
 	fmt.Println("# An EC2 runs until Ctrl-C. Set this where the worker is started:")
-	fmt.Println("export " + strings.Join(lab.Env(), " "))
+	fmt.Println(shellLine(lab.Env()))
 	fmt.Println("# subnets", strings.Join(lab.Subnets(), " "), "Elastic IP", lab.ElasticIP(), "target group", lab.TargetGroup())
 	<-ctx.Done()
 	return nil
+}
+
+// shellLine returns the line of a shell that sets the variables. Version 1 of the aws command
+// takes an empty AWS_PROFILE as a profile's name, and its region from AWS_DEFAULT_REGION.
+func shellLine(env []string) string {
+	unset, export := "unset", "export"
+	for _, pair := range env {
+		switch name, value, _ := strings.Cut(pair, "="); {
+		case value == "":
+			unset += " " + name
+		case name == "AWS_REGION":
+			export += " AWS_DEFAULT_REGION=" + value
+			fallthrough
+		default:
+			export += " " + pair
+		}
+	}
+	return unset + "; " + export
 }
