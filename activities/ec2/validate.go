@@ -137,8 +137,8 @@ func (s *settings) readBoot() error {
 			"boot_mode is for hvm, and layout and kernel_id are for paravirtual")
 	case s.Layout != "" && s.Virtualization == virtHVM:
 		return step.Invalid("layout", "leave it out, or virtualization: paravirtual", "the disk of an hvm instance is a BIOS or UEFI disk")
-	case s.Carried() && (s.Virtualization == virtPV || paravirtual):
-		return step.Invalid("carrier", "leave it out, or virtualization: hvm without layout and kernel_id", "the carrier's Linux boots by GRUB on the disk of an hvm instance")
+	case s.Carried() && (s.Virtualization == virtPV || s.Backing == backingBundle || paravirtual):
+		return step.Invalid("carrier", "leave it out, or virtualization: hvm without layout, kernel_id and backing bundle", "the carrier's Linux boots by GRUB on the disk of an hvm instance")
 	case s.Carried() && len(s.Modules) > 0:
 		return step.Invalid("modules", "leave out modules, or carrier", "a carrier has a ramdisk of its own, and its kernel takes none")
 	case s.KernelID != "" && s.Virtualization == virtHVM:
