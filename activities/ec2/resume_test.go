@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -30,40 +32,37 @@ func TestRegisterCutOff(t *testing.T) {
 		before[int32(i)], after[int32(2*i)] = 1, 2 // half of before's become zero
 	}
 	const changed = 150 + 75 + 1
-	for _, lost := range []bool{false, true} {
-		t.Run(fmt.Sprintf("parent lost %v", lost), func(t *testing.T) {
+	for name, test := range map[string]struct{ lost, unread bool }{
+		"plainly":              {},
+		"parent lost":          {lost: true},
+		"parent's list unread": {unread: true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRegistry(t)
 			first, second := r.image(1, gibi, before, nil), r.image(2, gibi, after, nil)
 			r.register(first)
-			r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 5 * time.Millisecond})
-			ctx, cancel := context.WithCancel(t.Context())
-			var last step.Progress
-			_, err := New(r.site).Register(step.WithReporter(ctx, func(p step.Progress) {
-				if p.Done > 100*blockSize {
-					cancel()
-				}
-				if p.State != nil {
-					last = p
-				}
-			}, nil), second)
-			if err == nil || ctx.Err() == nil || last.Done > 200*blockSize {
-				t.Fatalf("register: %v, progress %+v: it was not cut off in the middle", err, last)
-			}
-			if lost {
-				a, _ := step.FileNamed(first.Files, blocksFile)
-				if err := os.Remove(strings.TrimPrefix(a.URI, "file://")); err != nil {
+			last := r.cutOff(second)
+			list, _ := step.FileNamed(first.Files, blocksFile)
+			if test.lost {
+				if err := os.Remove(strings.TrimPrefix(list.URI, "file://")); err != nil {
 					t.Fatal(err)
 				}
 			}
 			r.site = siteOf(t, t.TempDir(), r.store)
+			if test.unread {
+				r.site.Store = &failsOnce{Store: r.site.Store, list: list}
+			}
 			r.last = &last
 			reg, _ := r.register(second)
 			_, snapshot := r.ami(reg.ID)
 			r.same(snapshot, after)
-			want, slack := changed, maxConnections
-			if lost {
-				want, slack = len(after), 0
+			want, slack, starts := changed, maxConnections, 2
+			if test.lost {
+				want, slack, starts = len(after), 0, 3
+			}
+			if n := r.count("StartSnapshot"); n != starts {
+				t.Errorf("%d snapshots were started, not %d", n, starts)
 			}
 			if sent := r.lab.Puts(snapshot); len(sent) != want || puts(sent) > want+slack {
 				t.Errorf("%d blocks were sent %d times, want %d and at most %d again", len(sent), puts(sent), want, slack)
@@ -72,6 +71,58 @@ func TestRegisterCutOff(t *testing.T) {
 				t.Errorf("made %q", made)
 			}
 		})
+	}
+}
+
+// cutOff registers an image, and cancels that after 100 of more than 200 blocks.
+func (r *registry) cutOff(img step.Image) (last step.Progress) {
+	r.Helper()
+	r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 5 * time.Millisecond})
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	_, err := New(r.site).Register(step.WithReporter(ctx, func(p step.Progress) {
+		if p.Done > 100*blockSize {
+			cancel()
+		}
+		if p.State != nil {
+			last = p
+		}
+	}, nil), img)
+	if err == nil || ctx.Err() == nil || last.Done > 200*blockSize {
+		r.Fatalf("register: %v, progress %+v: it was not cut off in the middle", err, last)
+	}
+	return last
+}
+
+// failsOnce is a store that cannot open a list once.
+type failsOnce struct {
+	step.Store
+	list   step.Artifact
+	failed bool
+}
+
+func (f *failsOnce) Open(ctx context.Context, a step.Artifact) (io.ReadCloser, error) {
+	if a.SHA256 == f.list.SHA256 && !f.failed {
+		f.failed = true
+		return nil, errors.New("503 Slow Down")
+	}
+	return f.Store.Open(ctx, a)
+}
+
+// TestParentMissingInAList does not give up the parent that one list lacks.
+func TestParentMissingInAList(t *testing.T) {
+	environ(t)
+	r := newRegistry(t)
+	first := r.image(1, gibi, map[int32]byte{0: 1}, nil)
+	reg, _ := r.register(first)
+	_, parent := r.ami(reg.ID)
+	g := &registering{Target: New(r.site), img: r.image(2, gibi, map[int32]byte{0: 2}, nil)}
+	if err := g.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := g.parentOf(t.Context(), found{begun: &types.Snapshot{Tags: []types.Tag{tag(tagParent, parent)}}})
+	if err != nil || got.id != parent {
+		t.Errorf("the parent is %+v, %v; not %s", got, err, parent)
 	}
 }
 

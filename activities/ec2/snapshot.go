@@ -120,7 +120,10 @@ func (r *registering) send(ctx context.Context, f found) (id string, err error) 
 	if list.end() > r.ami.gibibytes()*gibi {
 		return "", step.Invalid("", "deploy again", "the image's file %s has a block beyond the disk's end", blocksFile)
 	}
-	p := r.parentOf(ctx, f)
+	p, err := r.parentOf(ctx, f)
+	if err != nil {
+		return "", err
+	}
 	if f.begun != nil {
 		id = *f.begun.SnapshotId
 		if begunFrom := value(f.begun.Tags, tagParent); begunFrom != p.id {
@@ -144,12 +147,15 @@ type parent struct {
 }
 
 // parentOf chooses the parent of the image's snapshot: that of the begun one, or the newest
-// that can be one.
-func (r *registering) parentOf(ctx context.Context, f found) (p parent) {
+// that can be one. An error that may pass is returned: without a parent all blocks are sent.
+func (r *registering) parentOf(ctx context.Context, f found) (p parent, err error) {
 	only := ""
 	if f.begun != nil {
 		if only = value(f.begun.Tags, tagParent); only == "" {
-			return p
+			return p, nil
+		}
+		if f.all, err = r.listed(ctx, f.all, only); err != nil {
+			return p, err
 		}
 	}
 	for _, s := range f.all {
@@ -164,16 +170,34 @@ func (r *registering) parentOf(ctx context.Context, f found) (p parent) {
 		case aws.ToBool(s.Encrypted) != r.ami.Encrypted:
 			why = "is not encrypted alike"
 		default:
-			a, ok := parseBlocksTag(value(s.Tags, tagBlocks))
-			if list, err := readBlocks(ctx, r.site.Store, a); !ok || err != nil {
-				why = "has no list of its blocks in the store"
-			} else {
-				return parent{id: id, blocks: list}
+			why = "has no list of its blocks in the store"
+			if a, ok := parseBlocksTag(value(s.Tags, tagBlocks)); ok {
+				list, err := readBlocks(ctx, r.site.Store, a)
+				if err == nil {
+					return parent{id: id, blocks: list}, nil
+				}
+				if !step.KindOf(err).Final() {
+					return p, err
+				}
 			}
 		}
 		p.why = cmp.Or(p.why, id+" "+why)
 	}
-	return p
+	return p, nil
+}
+
+// listed lists the snapshots again until a completed one is among them. A list may lack it.
+func (r *registering) listed(ctx context.Context, all []types.Snapshot, id string) ([]types.Snapshot, error) {
+	_, err := poll(ctx, visible, func() (bool, error) {
+		if slices.ContainsFunc(all, func(s types.Snapshot) bool { return *s.SnapshotId == id && s.State == types.SnapshotStateCompleted }) {
+			return true, nil
+		}
+		step.Report(ctx, step.Progress{Note: "waiting for EC2 to list the parent " + id})
+		again, err := r.find(ctx)
+		all = again.all
+		return false, err
+	})
+	return all, err
 }
 
 // maxTag is the longest value of a tag.
