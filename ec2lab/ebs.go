@@ -163,8 +163,8 @@ func startSnapshot(r *request) (any, error) {
 	if err := checkTags(in.Tags); err != nil {
 		return nil, invalid("INVALID_TAG", "%s", err)
 	}
-	for s := range kept[*snapshot](l) {
-		if in.ClientToken != "" && s.token == in.ClientToken {
+	for _, o := range l.resources { // AWS remembers the tokens of deleted snapshots too
+		if s, ok := o.(*snapshot); ok && in.ClientToken != "" && s.token == in.ClientToken {
 			if s.asked != string(r.body) {
 				return nil, refuse("ConflictException", "")
 			}

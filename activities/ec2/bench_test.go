@@ -158,7 +158,7 @@ func newWorker(b *testing.B, size int64, n int) *worker {
 	}
 	b.Cleanup(func() { _ = w.raw.Close() }) // only read
 	w.list = list(b, path)
-	w.registering = registering{Target: New(site), ami: ami{Size: size}, img: step.Image{
+	w.registering = registering{Target: New(site), ami: ami{Size: size}, limits: usual, img: step.Image{
 		Spec:  step.Spec{Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: 1}},
 		Files: []step.File{{Name: packedDisk, Artifact: packed}}}}
 	w.cloud, w.url = serve(b, w.server)

@@ -41,6 +41,7 @@ type registering struct {
 	ami     ami
 	tags    []types.Tag // of a snapshot and of an AMI
 	use     types.Tag   // is one of tags
+	limits  limits
 }
 
 // backings make a completed snapshot of the image and return its id. None of the snapshots
@@ -58,7 +59,7 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 	if got := step.DigestOf(img.Files); got != img.Digest {
 		return reg, step.Invalid("digest", "deploy again", "the image's files have digest %s, not %s", got, img.Digest)
 	}
-	r := &registering{Target: t, img: img, digest: digestOf(img)}
+	r := &registering{Target: t, img: img, digest: digestOf(img), limits: usual}
 	if err := r.prepare(ctx); err != nil {
 		return reg, err
 	}

@@ -126,6 +126,40 @@ func TestParentMissingInAList(t *testing.T) {
 	}
 }
 
+// TestRegisterDeletedSnapshot starts another snapshot if somebody has deleted the one that
+// was half sent. The client token of that is used up.
+func TestRegisterDeletedSnapshot(t *testing.T) {
+	environ(t)
+	r := newRegistry(t)
+	content := map[int32]byte{}
+	for i := range 220 {
+		content[int32(i)] = 1
+	}
+	img := r.image(1, gibi, content, nil)
+	r.cutOff(img)
+	g := &registering{Target: New(r.site), img: img, digest: digestOf(img), limits: usual}
+	g.limits.patience = 2 * time.Second
+	if err := g.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := g.find(t.Context())
+	if err == nil {
+		err = g.remove(t.Context(), *f.begun.SnapshotId)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := g.send(t.Context(), found{})
+	if err != nil { // as Temporal does
+		t.Logf("try again: %v", err)
+		id, err = g.send(t.Context(), found{})
+	}
+	if err != nil || id == *f.begun.SnapshotId {
+		t.Fatalf("sent to %s: %v", id, err)
+	}
+	r.same(id, content)
+}
+
 // killed has the image, the state folder and the store of a process that registers it.
 const killed = "EC2_REGISTERS"
 

@@ -33,6 +33,8 @@ const (
 	completedReads = 3
 	// maxBroken is how many snapshots of a rollout may end in state error.
 	maxBroken = 3
+	// maxDeleted is how many started snapshots of a rollout may be unknown to AWS.
+	maxDeleted = 3
 )
 
 // found are the snapshots of this life that concern a rollout.
@@ -130,13 +132,19 @@ func (r *registering) send(ctx context.Context, f found) (id string, err error) 
 			// The blocks that it lacks are not known.
 			return "", errors.Join(r.remove(ctx, id), fmt.Errorf("the snapshot %s cannot be continued: the blocks of its parent %s are not known", id, begunFrom))
 		}
-	} else if id, err = r.start(ctx, len(f.broken), &p); err != nil {
-		return "", err
+		return id, r.fill(ctx, id, list, &p)
 	}
-	if p.why != "" {
-		p.why = " (all blocks: " + p.why + ")"
+	for deleted := 0; ; deleted++ {
+		if id, err = r.start(ctx, len(f.broken), deleted, &p); err != nil {
+			return "", err
+		}
+		// Somebody may have deleted the snapshot that an earlier try started: AWS remembers
+		// the token.
+		if err = r.fill(ctx, id, list, &p); code(err) != noSnapshot || deleted == maxDeleted {
+			return id, err
+		}
+		r.dropSent(id)
 	}
-	return id, r.fill(ctx, id, list.since(p.blocks), p.why)
 }
 
 // parent is the snapshot from which another is begun.
@@ -220,8 +228,8 @@ func parseBlocksTag(text string) (a step.Artifact, ok bool) {
 // start starts a snapshot. If AWS refuses the parent, the snapshot has none: an account that
 // encrypts by default refuses one that is not encrypted, and one with another key may be
 // denied. The parent is in the token because a token is good for one request only.
-func (r *registering) start(ctx context.Context, broken int, p *parent) (id string, err error) {
-	token, err := r.img.Spec.Token(fmt.Sprintf("snapshot %d %s %s", broken, r.digest, p.id))
+func (r *registering) start(ctx context.Context, broken, deleted int, p *parent) (id string, err error) {
+	token, err := r.img.Spec.Token(fmt.Sprintf("snapshot %d %d %s %s", broken, deleted, r.digest, p.id))
 	if err != nil {
 		return "", err
 	}
@@ -248,13 +256,18 @@ func (r *registering) start(ctx context.Context, broken int, p *parent) (id stri
 		return aws.ToString(out.SnapshotId), nil
 	case p.id != "" && slices.Contains([]string{"ValidationException", "AccessDeniedException", noSnapshot}, what):
 		*p = parent{why: "AWS does not take " + p.id + " as parent"}
-		return r.start(ctx, broken, p)
+		return r.start(ctx, broken, deleted, p)
 	}
 	return "", failed("start a snapshot", err)
 }
 
-// fill sends blocks to a snapshot and completes it.
-func (r *registering) fill(ctx context.Context, id string, list blocks, note string) error {
+// fill sends the blocks that differ from the parent's to a snapshot and completes it.
+func (r *registering) fill(ctx context.Context, id string, list blocks, p *parent) error {
+	list = list.since(p.blocks)
+	note := ""
+	if p.why != "" {
+		note = " (all blocks: " + p.why + ")"
+	}
 	last, _ := step.Resume(ctx)
 	sent, err := openSent(r.uploads(), id, list, last)
 	if err != nil {
@@ -324,7 +337,7 @@ func (r *registering) upload(ctx context.Context, id string, list blocks, sent *
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	u := &upload{ebs: r.cloud.ebs, snapshot: id, disk: f, blocks: list, sent: sent, note: note, limits: usual}
+	u := &upload{ebs: r.cloud.ebs, snapshot: id, disk: f, blocks: list, sent: sent, note: note, limits: r.limits}
 	return u.run(ctx)
 }
 

@@ -90,7 +90,11 @@ func (u *upload) run(ctx context.Context) error {
 			a.began = time.Now()
 			running++
 			go func() {
-				a.err = u.put(trying, a)
+				err := u.put(trying, a)
+				// The end of the patience may cut a call off. The error before it says more.
+				if err == nil || a.err == nil || !errors.Is(err, context.DeadlineExceeded) {
+					a.err = err
+				}
 				results <- a
 			}()
 		}
