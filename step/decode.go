@@ -2,6 +2,7 @@ package step
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,14 +29,14 @@ func CheckName(field, name string) error {
 
 // Decode reads a step's options into *into. An unknown field is InvalidSpec with the
 // nearest known name as Hint. A value of the wrong type is InvalidSpec with a valid
-// value as Hint. The error's Field is the whole path, as "args[2]" or "disks[0].size".
+// value as Hint: that of the field's tag example if it has one. The error's Field is the whole path, as "args[2]" or "disks[0].size".
 // Names are case-sensitive, unlike in encoding/json. Empty or null options leave *into
 // as it is.
 func Decode(options json.RawMessage, into any) error {
 	if trimmed := bytes.TrimSpace(options); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
 		return nil
 	}
-	if err := checkType(options, reflect.TypeOf(into).Elem(), ""); err != nil {
+	if err := checkType(options, reflect.TypeOf(into).Elem(), "", ""); err != nil {
 		return err
 	}
 	d := json.NewDecoder(bytes.NewReader(options))
@@ -51,8 +52,9 @@ func Decode(options json.RawMessage, into any) error {
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
 // checkType refuses members that are no field of t and values of the wrong type, at
-// any depth. The errors of encoding/json have neither the index nor the path.
-func checkType(raw json.RawMessage, t reflect.Type, path string) error {
+// any depth. The errors of encoding/json have neither the index nor the path. sample is a
+// valid value, "" if none is known.
+func checkType(raw json.RawMessage, t reflect.Type, path, sample string) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -66,19 +68,19 @@ func checkType(raw json.RawMessage, t reflect.Type, path string) error {
 		if json.Unmarshal(raw, &members) != nil {
 			break
 		}
-		var fields map[string]reflect.Type
+		var fields map[string]reflect.StructField
 		if kind == reflect.Struct {
 			fields = jsonFields(t)
 		}
 		for _, name := range sortedKeys(members) {
-			of, known := fields[name]
+			field, known := fields[name]
 			switch {
 			case kind == reflect.Map:
-				of = t.Elem()
+				field.Type = t.Elem()
 			case !known:
 				return unknownField(join(path, name), name, sortedKeys(fields))
 			}
-			if err := checkType(members[name], of, join(path, name)); err != nil {
+			if err := checkType(members[name], field.Type, join(path, name), field.Tag.Get("example")); err != nil {
 				return err
 			}
 		}
@@ -89,7 +91,7 @@ func checkType(raw json.RawMessage, t reflect.Type, path string) error {
 			break
 		}
 		for i, item := range items {
-			if err := checkType(item, t.Elem(), path+"["+strconv.Itoa(i)+"]"); err != nil {
+			if err := checkType(item, t.Elem(), path+"["+strconv.Itoa(i)+"]", ""); err != nil {
 				return err
 			}
 		}
@@ -107,7 +109,7 @@ func checkType(raw json.RawMessage, t reflect.Type, path string) error {
 		located.Field = path
 		return &located
 	case errors.As(err, &wrong):
-		return wrongType(raw, t, path)
+		return wrongType(raw, t, path, sample)
 	}
 	return nil // not JSON: Decode returns the error
 }
@@ -121,16 +123,16 @@ func unknownField(path, name string, known []string) error {
 	return e
 }
 
-func jsonFields(t reflect.Type) map[string]reflect.Type {
-	fields := map[string]reflect.Type{}
+func jsonFields(t reflect.Type) map[string]reflect.StructField {
+	fields := map[string]reflect.StructField{}
 	for _, f := range reflect.VisibleFields(t) {
 		tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case !f.IsExported(), tag == "-", f.Anonymous && tag == "":
 		case tag != "":
-			fields[tag] = f.Type
+			fields[tag] = f
 		default:
-			fields[f.Name] = f.Type
+			fields[f.Name] = f
 		}
 	}
 	return fields
@@ -156,7 +158,7 @@ func typeWords(t reflect.Type) string {
 
 // wrongType returns the error for a value that is not of type t. Its hint shows a valid
 // value.
-func wrongType(raw json.RawMessage, t reflect.Type, path string) error {
+func wrongType(raw json.RawMessage, t reflect.Type, path, sample string) error {
 	raw = bytes.TrimSpace(raw)
 	have, text := "a number", string(raw)
 	switch raw[0] {
@@ -174,8 +176,9 @@ func wrongType(raw json.RawMessage, t reflect.Type, path string) error {
 	if have == "a number" && strings.HasSuffix(want, " number") {
 		have = text
 	}
-	hint := want + ", as " + example(t, text)
+	hint := want + ", as " + example(t, cmp.Or(sample, text))
 	switch {
+	case sample != "":
 	case want == "a string" && text != "":
 		hint = "in quotes, as " + example(t, text)
 	case have == "a string" && json.Unmarshal([]byte(text), reflect.New(t).Interface()) == nil:
@@ -218,7 +221,7 @@ func example(t reflect.Type, text string) string {
 	case reflect.Struct:
 		if fields := jsonFields(t); len(fields) > 0 {
 			name = sortedKeys(fields)[0]
-			of = fields[name]
+			of = fields[name].Type
 		}
 	}
 	if of == nil {

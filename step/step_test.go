@@ -39,6 +39,7 @@ type options struct {
 	Extra  map[string]disk `json:"extra"`
 	Root   *disk           `json:"root"`
 	Free   json.RawMessage `json:"free"`
+	Wait   string          `json:"wait" example:"90s"`
 	Hidden string          `json:"-"`
 	embedded
 }
@@ -65,6 +66,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{`{"memory":1.5}`, "memory", "want a whole number, not 1.5", "a whole number, as 64"},
 		{`{"args":["a"]}`, "args", "want a string, not a list", `a string, as "..."`},
 		{`{"args":10}`, "args", "want a string, not a number", `in quotes, as "10"`},
+		{`{"wait":5}`, "wait", "want a string, not a number", `a string, as "90s"`},
+		{`{"wait":["5"]}`, "wait", "want a string, not a list", `a string, as "90s"`},
 		{`{"quiet":"yes"}`, "quiet", "want true or false, not a string", "true or false, as true"},
 		{`{"quiet":"false"}`, "quiet", "want true or false, not a string", "without quotes, as false"},
 		{`{"ratio":"x"}`, "ratio", "want a number, not a string", "a number, as 0.5"},

@@ -34,7 +34,7 @@ type Options struct {
 	// clear, so they are not for secrets.
 	Env map[string]string `json:"env,omitempty"`
 	// Timeout is how long the commands of each stage may take, as "90m". Default: "1h".
-	Timeout string `json:"timeout,omitempty"`
+	Timeout string `json:"timeout,omitempty" example:"30m"`
 }
 
 // Toolchain implements [step.Toolchain] and [step.Needer]. It is safe for

@@ -61,7 +61,7 @@ type Options struct {
 	KernelID string `json:"kernel_id,omitempty"`
 	// Size is the size of the boot disk, as "1GiB". EC2 rounds it up to whole GiB.
 	// Default: as small as its files allow.
-	Size string `json:"size,omitempty"`
+	Size string `json:"size,omitempty" example:"1GiB"`
 	// Encrypted is whether the snapshot is encrypted, with the account's default KMS
 	// key. Default: true if the account encrypts new volumes by default.
 	Encrypted bool `json:"encrypted,omitempty"`
@@ -103,7 +103,7 @@ type Options struct {
 	// With expect, both must hold. With neither it is ready when it runs.
 	Port int `json:"port,omitempty"`
 	// Timeout is how long the instance may take to be ready, as "90s".
-	Timeout string `json:"timeout"`
+	Timeout string `json:"timeout" example:"90s"`
 }
 
 // Placement is where an instance is placed.

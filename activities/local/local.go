@@ -83,7 +83,7 @@ type Options struct {
 	// printed something and runs on, has run for a second, or has ended with status 0.
 	Expect string `json:"expect,omitempty"`
 	// Timeout is how long the machine may take to be ready, as "90s".
-	Timeout string `json:"timeout"`
+	Timeout string `json:"timeout" example:"90s"`
 }
 
 // Defaults are the options of a target that sets none.

@@ -47,7 +47,7 @@ type Options struct {
 	Env map[string]string `json:"env,omitempty"`
 	// Timeout is how long the commands of each stage may take, as "90m", without
 	// the wait for the switch. Default: "1h".
-	Timeout string `json:"timeout,omitempty"`
+	Timeout string `json:"timeout,omitempty" example:"30m"`
 }
 
 // Toolchain implements [step.Toolchain] and [step.Needer]. It is safe for

@@ -22,7 +22,7 @@ type Disk struct {
 	Path string `json:"path,omitempty"`
 	// Size is the size of a new, empty disk, as "64MiB", instead of path. Each
 	// rollout makes a new one; destroy removes it.
-	Size string `json:"size,omitempty"`
+	Size string `json:"size,omitempty" example:"64MiB"`
 	// ReadOnly is whether the machine may only read the disk.
 	ReadOnly bool `json:"readonly,omitempty"`
 

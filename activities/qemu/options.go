@@ -25,7 +25,7 @@ type Options struct {
 	Via string `json:"via" jsonschema:"enum=kernel,enum=bios,enum=uefi"`
 	// Size is the size of the boot disk, as "64MiB" or "1GiB"; only with via bios
 	// or uefi. Default: as small as its files allow.
-	Size string `json:"size,omitempty"`
+	Size string `json:"size,omitempty" example:"1GiB"`
 	// Firmware is the UEFI code, a file on the worker's host, as
 	// "/usr/share/OVMF/OVMF_CODE_4M.fd"; only with via uefi. The file with VARS for CODE
 	// in its name, if there is one, has the initial variables. Default: the file that the
@@ -83,7 +83,7 @@ type Options struct {
 	// bios or uefi one of the two is required, because firmware and GRUB print too.
 	ExpectPort int `json:"expectPort,omitempty"`
 	// Timeout is how long the machine may take to be ready, as "90s".
-	Timeout string `json:"timeout"`
+	Timeout string `json:"timeout" example:"90s"`
 	// QEMU is the program: a name in PATH or a path.
 	QEMU string `json:"qemu"`
 }

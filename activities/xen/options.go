@@ -35,7 +35,7 @@ type Options struct {
 	Layout string `json:"layout,omitempty" jsonschema:"enum=hd0,enum=hd0\\,0"`
 	// Size is the size of the boot disk, as "64MiB" or "1GiB"; only with via disk.
 	// Default: as small as its files allow.
-	Size string `json:"size,omitempty"`
+	Size string `json:"size,omitempty" example:"1GiB"`
 	// Bootloader is the boot loader of a pv domain's disk: "pygrub", which runs in dom0,
 	// or the path of a pv-grub on the Xen host, as "/usr/lib/xen/boot/pv-grub-x86_64.gz",
 	// which runs in the domain. Only with via disk. Default: "pygrub".
@@ -70,7 +70,7 @@ type Options struct {
 	// because boot loaders print too.
 	Expect string `json:"expect,omitempty"`
 	// Timeout is how long the domain may take to be ready, as "90s".
-	Timeout string `json:"timeout"`
+	Timeout string `json:"timeout" example:"90s"`
 }
 
 // Defaults returns the options of a target that sets none.
