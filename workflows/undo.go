@@ -1,7 +1,6 @@
 package workflows
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -74,9 +73,12 @@ func (u *Undo) left() string {
 	if u.Kept {
 		why = "kept"
 	}
-	t := u.spec().Tags
-	return fmt.Sprintf("%s: morgana destroy will %s (%s/%s life %s generation %d, host %s)",
-		why, u.Name, t.App, t.Target, t.Life, t.Generation, cmp.Or(u.Host, "unknown"))
+	t, host := u.spec().Tags, ""
+	if u.Host != "" {
+		host = ", host " + u.Host
+	}
+	return fmt.Sprintf("%s: morgana destroy will %s (%s/%s life %s generation %d%s)",
+		why, u.Name, t.App, t.Target, t.Life, t.Generation, host)
 }
 
 // everything returns the act that removes all resources of the app and target in the
