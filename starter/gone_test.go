@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/morgana-deploy/morgana/config"
@@ -34,28 +35,7 @@ func TestHostIsGone(t *testing.T) {
 		}
 		return workflows.Fail(&step.Error{Kind: step.NotFound, Op: "connect to old", Err: errors.New("no such host")})
 	}
-	file := step.Artifact{URI: "file:///none", SHA256: strings.Repeat("0", 64), Size: 1}
-	serve(t, to, "moon", func(w worker.Worker) {
-		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, reach(in) }, named("Check"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Source, error) { return step.Source{Spec: in}, nil }, named("Configure"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Source) (step.Kernel, error) {
-			return step.Kernel{Spec: in.Spec, File: file}, nil
-		}, named("Build"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Kernel) (step.Image, error) {
-			return step.Image{Spec: in.Spec, Digest: file.SHA256, Format: "kernel", Files: []step.File{{Name: "kernel", Artifact: file}}}, nil
-		}, named("Package"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Image) (step.Registration, error) {
-			return step.Registration{Spec: in.Spec, Digest: in.Digest, ID: "r"}, reach(in.Spec)
-		}, named("Register"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Registration) (step.Machine, error) {
-			return step.Machine{Registration: in, ID: "m"}, reach(in.Spec)
-		}, named("Boot"))
-		w.RegisterActivityWithOptions(func(_ context.Context, in step.Removal) (step.Destroyed, error) {
-			return step.Destroyed{Removed: []string{"all"}}, reach(in.Spec)
-		}, named("Destroy"))
-		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Clean"))
-	})
+	serveMoon(t, to, reach)
 	yaml := "app: two\ntoolchain: {kind: moon}\ntargets:\n  moved: {kind: moon, host: old}\n  dropped: {kind: moon, host: old}\n"
 	inFolder(t, map[string]string{config.Filename: yaml})
 	want := func(wantStatus int, wantOut string, args ...string) {
@@ -86,6 +66,82 @@ func TestHostIsGone(t *testing.T) {
 	want(0, "no deployment of two/dropped runs", "status", "two/dropped")
 	gone.Store(false) // it comes back, with what it has
 	want(0, "two/dropped: removed all", "destroy", "-t", "dropped")
+}
+
+// While a target does not answer, each command says why, and --forget ends soon.
+func TestTargetDoesNotAnswer(t *testing.T) {
+	to := withServer(t)
+	serveWorkflows(t, to)
+	var away atomic.Bool
+	serveMoon(t, to, func(step.Spec) error {
+		if away.Load() {
+			return errors.New("connection refused")
+		}
+		return nil
+	})
+	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
+	want := func(wantStatus int, args []string, parts ...string) {
+		t.Helper()
+		status, out, errOut := morgana(t, args...)
+		for _, part := range parts {
+			if status != wantStatus || !strings.Contains(out+errOut, part) {
+				t.Errorf("%q: exit %d, %s%s\nwant %d, %s", args, status, out, errOut, wantStatus, part)
+			}
+		}
+	}
+	want(0, []string{"deploy"}, "deployed")
+	away.Store(true)
+
+	const waits = " of moon.Destroy follows: connection refused"
+	for _, output := range []struct{ form, note string }{{"json", waits + `"}` + "\n"}, {"text", waits + "\n"}} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		var out, errOut lines
+		ended := make(chan int, 1)
+		go func() { ended <- run(ctx, []string{"destroy", "-o", output.form}, &out, &errOut) }()
+		said := func() bool { return out.has(output.note) || errOut.has(output.note) }
+		for began := time.Now(); !said() && time.Since(began) < 15*time.Second; time.Sleep(look) {
+		}
+		interrupt()
+		if status := <-ended; status != interrupted || !said() || !errOut.has("detached: the destroy goes on") {
+			t.Errorf("%s: exit %d, %s%s", output.form, status, &out.text, &errOut.text)
+		}
+	}
+	want(0, []string{"destroy", "--forget"}, "two/low: could not destroy the machine: connection refused")
+}
+
+// serveMoon serves a kind whose steps succeed where reach does. A machine moves from address
+// 1.1.1.1, which Boot returns, to 2.2.2.2.
+func serveMoon(t *testing.T, to client.Client, reach func(step.Spec) error) {
+	t.Helper()
+	file := step.Artifact{URI: "file:///none", SHA256: strings.Repeat("0", 64), Size: 1}
+	serve(t, to, "moon", func(w worker.Worker) {
+		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, reach(in) }, named("Check"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Source, error) { return step.Source{Spec: in}, nil }, named("Configure"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Source) (step.Kernel, error) {
+			return step.Kernel{Spec: in.Spec, File: file}, nil
+		}, named("Build"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Kernel) (step.Image, error) {
+			return step.Image{Spec: in.Spec, Digest: file.SHA256, Format: "kernel", Files: []step.File{{Name: "kernel", Artifact: file}}}, nil
+		}, named("Package"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Image) (step.Registration, error) {
+			return step.Registration{Spec: in.Spec, Digest: in.Digest, ID: "r"}, reach(in.Spec)
+		}, named("Register"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Registration) (step.Machine, error) {
+			return step.Machine{Registration: in, ID: "m", Addresses: []step.Address{{Kind: "ip", Address: "1.1.1.1"}}}, reach(in.Spec)
+		}, named("Boot"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Removal) (step.Destroyed, error) {
+			return step.Destroyed{Removed: []string{"all"}}, reach(in.Spec)
+		}, named("Destroy"))
+		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Clean"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.Machine) (step.Health, error) {
+			now := []step.Address{{Kind: "ip", Address: "2.2.2.2"}}
+			return step.Health{State: step.Running, Addresses: now}, reach(in.Registration.Spec)
+		}, named("Observe"))
+		w.RegisterActivityWithOptions(func(_ context.Context, in step.ConsoleFrom) (step.ConsoleText, error) {
+			return step.ConsoleText{}, reach(in.Machine.Registration.Spec)
+		}, named("Console"))
+	})
 }
 
 // A destroy and the deploy that it cancels both say so.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
@@ -77,16 +78,25 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 	for i, name := range names {
 		request := requests[name]
 		request.Forget = forget
-		removed, err := to.destroy(ctx, name, request, func(note string) { c.say("%s: %s", name, note) })
+		app, target, _ := strings.Cut(name, "/")
+		removed, err := to.destroy(ctx, name, request, func(note string) {
+			if c.output == "json" {
+				c.emit(event{Time: time.Now(), Event: "waiting", App: app, Target: target, Note: note})
+				return
+			}
+			c.say("%s: %s", name, cleanLine(note))
+		})
 		switch {
 		case err == nil:
 			c.destroyed(name, removed)
-		case len(names) == 1 || ctx.Err() != nil:
+		case ctx.Err() != nil:
+			c.say("detached: the destroy goes on; morgana destroy waits for it again, morgana status tells how it stands")
+			return err
+		case len(names) == 1:
 			return err
 		default: // go on with the others
 			failed[i] = err
 			if c.output == "json" {
-				app, target, _ := strings.Cut(name, "/")
 				c.emit(event{Event: "error", App: app, Target: target, Error: failureJSON(workflows.Failure(err))})
 			}
 		}

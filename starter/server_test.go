@@ -80,6 +80,8 @@ func serveWorkflows(t *testing.T, to client.Client) {
 	serve(t, to, workflows.TaskQueue, func(w worker.Worker) {
 		w.RegisterWorkflow(workflows.Deployment)
 		w.RegisterWorkflow(workflows.Rollout)
+		w.RegisterWorkflow(workflows.Console)
+		w.RegisterWorkflow(workflows.Observe)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 )
 
 // lost reports whether the server, or a worker through it, did not answer.
@@ -41,7 +42,7 @@ const (
 )
 
 // watched makes a call that a workflow must answer. While no answer comes it calls say
-// with the reason.
+// with each new reason.
 func (to *connection) watched(ctx context.Context, workflow string, say func(string), call func() error) error {
 	began, done, said := time.Now(), make(chan error, 1), ""
 	go func() { done <- call() }()
@@ -60,7 +61,7 @@ func (to *connection) watched(ctx context.Context, workflow string, say func(str
 	}
 }
 
-// whyNoAnswer returns why a workflow does not answer, "" if nothing is wrong.
+// whyNoAnswer returns why a workflow does not answer, "" if no reason is known.
 func (to *connection) whyNoAnswer(ctx context.Context, workflow string, since time.Time) string {
 	asking, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
@@ -76,6 +77,22 @@ func (to *connection) whyNoAnswer(ctx context.Context, workflow string, since ti
 		// The server waits 5 s for the worker that had the workflow last, then
 		// lets any worker take the task.
 		return to.noWorker(task.GetScheduledTime().AsTime().Local())
+	}
+	return to.stuck(asking, about)
+}
+
+// stuck returns why an activity of a workflow or of its children waits, "" if none does.
+func (to *connection) stuck(ctx context.Context, about *workflowservice.DescribeWorkflowExecutionResponse) string {
+	for _, p := range about.GetPendingActivities() {
+		if note, stuck := pending(p); stuck {
+			return note
+		}
+	}
+	for _, c := range about.GetPendingChildren() {
+		child, err := to.DescribeWorkflowExecution(ctx, c.GetWorkflowId(), c.GetRunId())
+		if note := to.stuck(ctx, child); err == nil && note != "" {
+			return note
+		}
 	}
 	return ""
 }
