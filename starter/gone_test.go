@@ -90,7 +90,10 @@ func TestTargetDoesNotAnswer(t *testing.T) {
 		}
 	}
 	want(0, []string{"deploy"}, "deployed")
+	want(0, []string{"status"}, "  2.2.2.2  ") // the address that the target tells, not Boot
 	away.Store(true)
+	want(0, []string{"status"}, "unknown", "connection refused")
+	want(0, []string{"status", "-o", "json"}, `"note":"connection refused"`)
 
 	const waits = " of moon.Destroy follows: connection refused"
 	for _, output := range []struct{ form, note string }{{"json", waits + `"}` + "\n"}, {"text", waits + "\n"}} {
@@ -100,6 +103,9 @@ func TestTargetDoesNotAnswer(t *testing.T) {
 		go func() { ended <- run(ctx, []string{"destroy", "-o", output.form}, &out, &errOut) }()
 		said := func() bool { return out.has(output.note) || errOut.has(output.note) }
 		for began := time.Now(); !said() && time.Since(began) < 15*time.Second; time.Sleep(look) {
+		}
+		if output.form == "json" {
+			want(0, []string{"status"}, "destroying", "moon.Destroy follows: connection refused")
 		}
 		interrupt()
 		if status := <-ended; status != interrupted || !said() || !errOut.has("detached: the destroy goes on") {

@@ -51,6 +51,8 @@ type deploymentLine struct {
 	// Health is the machine's state as the target reports it now, nil if it cannot report
 	// one or was not reached.
 	Health *step.Health `json:"health,omitempty"`
+	// Note says why the target did not report it, or what destroy waits for.
+	Note string `json:"note,omitempty"`
 	// Error is the failure that ended the deployment, if any.
 	Error *failure `json:"error,omitempty"`
 }
@@ -90,7 +92,7 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 // table prints the deployments. The failures are the last column, because they are long.
 // Without failures that column is left out.
 func (c *cli) table(lines []deploymentLine) error {
-	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Failure != "" })
+	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Note+l.Failure != "" })
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
 	row := func(cells []string, failure string) {
 		if failures {
@@ -107,14 +109,17 @@ func (c *cli) table(lines []deploymentLine) error {
 		switch m := l.Machine; {
 		case m != nil:
 			machine, generation = m.ID, fmt.Sprint(m.Registration.Spec.Generation)
-			if len(m.Addresses) > 0 {
-				addresses = step.Addresses(m.Addresses, ",")
+			now := m.Addresses
+			if l.Health != nil {
+				now = l.Health.Addresses
 			}
+			addresses = cmp.Or(step.Addresses(now, ","), "-")
 		case l.Error != nil && l.Generation > 0:
 			generation = fmt.Sprint(l.Generation)
 		}
 		age := time.Since(l.Started).Round(time.Second).String()
-		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.State, machine, addresses, age}, l.Failure)
+		failure := strings.Trim(l.Note+"; "+l.Failure, "; ")
+		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.State, machine, addresses, age}, failure)
 	}
 	return w.Flush()
 }
@@ -177,6 +182,7 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	case l.Destroying:
 		// Temporal's list lags behind: the deployment may have ended by now.
 		now, err := to.DescribeWorkflowExecution(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId())
+		l.Note = to.stuck(asking, now)
 		if err == nil && now.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
 			return to.describe(ctx, now.GetWorkflowExecutionInfo(), ended)
 		}
@@ -220,7 +226,7 @@ func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
 			case errors.As(err, &app) && slices.Contains(notRegistered, app.Type()):
 				return
 			case err != nil:
-				l.State = "unknown"
+				l.State, l.Note = "unknown", workflows.Failure(err).Error()
 			default:
 				l.Health = &health
 				if l.State = string(health.State); health.State == step.Running {
