@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/terminal"
@@ -65,10 +68,16 @@ func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
 		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no machine yet", names[0]), Hint: "see morgana status"}
 	}
 	in := workflows.ConsoleRequest{Step: s.Route.Console, From: step.ConsoleFrom{Machine: *s.Machine}}
-	return c.printConsole(ctx, func(offset int64, wait int) (step.ConsoleText, error) {
+	err = c.printConsole(ctx, func(offset int64, wait int) (step.ConsoleText, error) {
 		in.From.Offset, in.From.WaitSeconds = offset, wait
 		return consolePart(ctx, to, in)
 	}, f)
+	var failed *temporal.ApplicationError
+	if e := workflows.Failure(err); errors.As(err, &failed) && e.Kind == "" {
+		e.Hint = cmp.Or(e.Hint, "see that the worker's host reaches the target; morgana status tells whether it answers")
+		return e // the environment's fault
+	}
+	return err
 }
 
 // piece is a function that reads the console from an offset on. If there is no text yet,

@@ -94,6 +94,7 @@ func TestTargetDoesNotAnswer(t *testing.T) {
 	away.Store(true)
 	want(0, []string{"status"}, "unknown", "connection refused")
 	want(0, []string{"status", "-o", "json"}, `"note":"connection refused"`)
+	want(2, []string{"console"}, "error: connection refused", "hint: ")
 
 	const waits = " of moon.Destroy follows: connection refused"
 	for _, output := range []struct{ form, note string }{{"json", waits + `"}` + "\n"}, {"text", waits + "\n"}} {
