@@ -151,7 +151,7 @@ func startSnapshot(r *request) (any, error) {
 		return nil, invalid("INVALID_VOLUME_SIZE", "The volume size must be from 1 to 65536 GiB")
 	case in.Timeout != nil && (*in.Timeout < 10 || *in.Timeout > 4320):
 		return nil, invalid("INVALID_PARAMETER_VALUE", "The timeout must be from 10 to 4320 minutes")
-	case len(in.ClientToken) > 255 || !ascii(in.ClientToken):
+	case len(in.ClientToken) > 64 || !ascii(in.ClientToken):
 		return nil, invalid("INVALID_PARAMETER_VALUE", "The client token is invalid")
 	case len(in.Description) > 255:
 		return nil, invalid("INVALID_PARAMETER_VALUE", "The description is too long")
@@ -306,6 +306,8 @@ func completeSnapshot(r *request) (any, error) {
 			all.Write(sum[:])
 		}
 		switch {
+		case count == 0: // what the checksum of no blocks is, AWS does not document
+			return nil, invalid("INVALID_PARAMETER_VALUE", "There are no blocks that a checksum is of")
 		case r.get("ChecksumAlgorithm") != "SHA256" || r.get("ChecksumAggregationMethod") != "LINEAR":
 			return nil, invalid("INVALID_PARAMETER_VALUE", "The checksum needs its algorithm and aggregation method")
 		case r.get("Checksum") != base64.StdEncoding.EncodeToString(all.Sum(nil)):

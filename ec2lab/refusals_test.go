@@ -309,6 +309,8 @@ func TestBlocksRefuse(t *testing.T) {
 	}{
 		{"ConflictException", start(func(in *ebs.StartSnapshotInput) { in.ClientToken, in.VolumeSize = aws.String("token"), aws.Int64(2) })},
 		{"INVALID_VOLUME_SIZE", start(func(in *ebs.StartSnapshotInput) { in.VolumeSize = aws.Int64(0) })},
+		{"INVALID_PARAMETER_VALUE", start(func(in *ebs.StartSnapshotInput) { in.ClientToken = aws.String(strings.Repeat("a", 65)) })},
+		{"INVALID_PARAMETER_VALUE", complete(*s.SnapshotId, 0, sumOf(nil))},
 		{"INVALID_PARAMETER_VALUE", start(func(in *ebs.StartSnapshotInput) { in.Timeout = aws.Int32(9) })},
 		{"INVALID_PARAMETER_VALUE", start(func(in *ebs.StartSnapshotInput) { in.ParentSnapshotId, in.Encrypted = &parent, aws.Bool(false) })},
 		{"INVALID_SNAPSHOT_ID", start(func(in *ebs.StartSnapshotInput) { in.ParentSnapshotId = s.SnapshotId })},

@@ -305,6 +305,19 @@ func TestRegisterParent(t *testing.T) {
 	}
 }
 
+// TestRegisterSameBlocks sends no block if only the AMI's parameters have changed.
+func TestRegisterSameBlocks(t *testing.T) {
+	environ(t)
+	r := newRegistry(t)
+	r.register(r.image(1, few, fewContent, nil))
+	reg, _ := r.register(r.image(2, few, fewContent, func(a *ami) { a.BootMode = bootUEFI }))
+	_, snapshot := r.ami(reg.ID)
+	r.same(snapshot, fewContent)
+	if n := puts(r.lab.Puts(snapshot)); n != 0 {
+		t.Errorf("%d blocks were sent", n)
+	}
+}
+
 // TestRegisterFaults makes one snapshot and one AMI, whatever goes wrong.
 func TestRegisterFaults(t *testing.T) {
 	environ(t)

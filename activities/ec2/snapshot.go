@@ -280,9 +280,12 @@ func (r *registering) fill(ctx context.Context, id string, list blocks, p *paren
 		}
 	}
 	count := int32(len(list)) //nolint:gosec // indices are int32
-	sum := list.checksum()
-	_, err = r.cloud.ebs.CompleteSnapshot(ctx, &ebs.CompleteSnapshotInput{SnapshotId: &id, ChangedBlocksCount: &count,
-		Checksum: &sum, ChecksumAlgorithm: ebstypes.ChecksumAlgorithmChecksumAlgorithmSha256, ChecksumAggregationMethod: ebstypes.ChecksumAggregationMethodChecksumAggregationLinear})
+	in := &ebs.CompleteSnapshotInput{SnapshotId: &id, ChangedBlocksCount: &count}
+	if count > 0 {
+		in.Checksum = aws.String(list.checksum())
+		in.ChecksumAlgorithm, in.ChecksumAggregationMethod = ebstypes.ChecksumAlgorithmChecksumAlgorithmSha256, ebstypes.ChecksumAggregationMethodChecksumAggregationLinear
+	}
+	_, err = r.cloud.ebs.CompleteSnapshot(ctx, in)
 	limit := completing
 	switch code(err) {
 	case "ValidationException", "ConflictException", noSnapshot: // an earlier try may have completed it
