@@ -1,10 +1,13 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // Set changes a field of a target, as in "dev.memory=128", "dev.ports[0]=8080" or
@@ -12,12 +15,15 @@ import (
 // after a list's last one appends. Keys with a dot or bracket cannot be set. An error
 // has Op "--set dev.memory=128" and leaves p unchanged.
 func (p *Project) Set(assignment string) error {
-	at := "--set " + assignment
+	at := setPlace(assignment)
 	path, content, ok := strings.Cut(assignment, "=")
 	if !ok {
 		return invalid(at, "", "give it as in `--set dev.memory=128`", "want <target>.<field>=<value>")
 	}
 	segments, err := parsePath(path)
+	if err == nil && len(segments) == 1 && len(p.Targets) > 0 && !slices.ContainsFunc(p.Targets, func(t Target) bool { return t.Name == path }) {
+		return invalid(at, "", fmt.Sprintf("name the target too, as in `--set %s.%s`", p.Targets[0].Name, assignment), "want <target>.<field>=<value>")
+	}
 	if err != nil || len(segments) < 2 || segments[0].list || segments[1].list {
 		return invalid(at, "", "give it as in `--set dev.memory=128`", "want <target>.<field>=<value>")
 	}
@@ -26,6 +32,10 @@ func (p *Project) Set(assignment string) error {
 	}
 	v, err := readYAML([]byte(content), func(int) string { return at })
 	if err != nil {
+		var e *step.Error
+		if errors.As(err, &e) && e.Hint == "" {
+			e.Hint = "a text goes in quotes for YAML and for the shell, as " + quotedSet(path, content)
+		}
 		return err
 	}
 	segments = slices.Insert(segments, 0, segment{name: "targets"})
@@ -41,6 +51,38 @@ func (p *Project) Set(assignment string) error {
 	}
 	*p = *next
 	return nil
+}
+
+// maxPlace is the most bytes of an assignment that an error shows.
+const maxPlace = 60
+
+const setFlag = "--set "
+
+// setPlace returns the place of a value that --set gives.
+func setPlace(assignment string) string {
+	if len(assignment) > maxPlace {
+		assignment = strings.ToValidUTF8(assignment[:maxPlace], "") + "..."
+	}
+	return setFlag + assignment
+}
+
+// SetHint returns the hint of an error at a place that [Project.Locate] returned. If it is
+// one of --set, the hint shows the shell's quotes, too.
+func SetHint(place, hint string) string {
+	const quotes = "in quotes, as "
+	path, value, _ := strings.Cut(strings.TrimPrefix(place, setFlag), "=")
+	switch {
+	case !strings.HasPrefix(place, setFlag) || !strings.HasPrefix(hint, quotes):
+		return hint
+	case hint == quotes+strconv.Quote(value):
+		return "in quotes for YAML and for the shell, as " + quotedSet(path, value)
+	}
+	return hint + ", within single quotes for the shell"
+}
+
+// quotedSet returns the --set of a text as a user types it into a shell.
+func quotedSet(path, value string) string {
+	return setFlag + "'" + strings.ReplaceAll(path+"="+strconv.Quote(value), "'", `'\''`) + "'"
 }
 
 // segment is an element of a path: a mapping's key or a list's index.

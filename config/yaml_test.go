@@ -3,6 +3,7 @@ package config
 import (
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -102,6 +103,35 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// The whole of a long value would hide the error.
+func TestLongSet(t *testing.T) {
+	alone(t)
+	p := load(t, hello)
+	if err := p.Set("dev.args=" + strings.Repeat("é", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	if at := p.Locate("dev", "args"); len(at) > 80 || !utf8.ValidString(at) || !strings.HasPrefix(at, "--set dev.args=éé") || !strings.HasSuffix(at, "é...") {
+		t.Errorf("it is at %s", at)
+	}
+}
+
+// The shell takes the quotes that a hint shows.
+func TestSetHint(t *testing.T) {
+	const quotes = `in quotes, as "1"`
+	for place, want := range map[string]string{
+		"morgana.yaml:9":     quotes,
+		"--set dev.args=1":   `in quotes for YAML and for the shell, as --set 'dev.args="1"'`,
+		"--set dev.args=[1]": quotes + ", within single quotes for the shell",
+	} {
+		if got := SetHint(place, quotes); got != want {
+			t.Errorf("%s: got %s, want %s", place, got, want)
+		}
+	}
+	if got := SetHint("--set dev.memory=x", "a whole number, as 64"); got != "a whole number, as 64" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestBadSet(t *testing.T) {
 	alone(t)
 	const usage = "give it as in `--set dev.memory=128`"
@@ -116,8 +146,9 @@ func TestBadSet(t *testing.T) {
 		"dev[0]=1":               {step.InvalidSpec, "want <target>.<field>=<value>", usage},
 		"dev.ports[x]=1":         {step.InvalidSpec, "want <target>.<field>=<value>", usage},
 		"dev.ports[0]x=1":        {step.InvalidSpec, "want <target>.<field>=<value>", usage},
+		"region=x":               {step.InvalidSpec, "want <target>.<field>=<value>", "name the target too, as in `--set dev.region=x`"},
 		"dve.memory=1":           {step.NotFound, `no target "dve"`, `did you mean "dev"?`},
-		"dev.memory=[":           {step.InvalidSpec, "not YAML: did not find expected node content", ""},
+		"dev.memory=[":           {step.InvalidSpec, "not YAML: did not find expected node content", `a text goes in quotes for YAML and for the shell, as --set 'dev.memory="["'`},
 		"dev.memory.max=1":       {step.InvalidSpec, "targets.dev.memory: is a number, not a mapping (morgana.yaml:9)", ""},
 		"dev.memory[0]=1":        {step.InvalidSpec, "targets.dev.memory: is a number, not a list (morgana.yaml:9)", ""},
 		"dev.ports[1]=1":         {step.InvalidSpec, "targets.dev.ports[1]: the list has only 0 items", ""},

@@ -108,7 +108,9 @@ func refusedSettings() []refusal {
 	}
 	all = append(all,
 		refusal{name: "--set of no option", in: made("true"), args: "deploy --set dev.memroy=1",
-			line: "--set dev.memroy=1: memroy: unknown field", hint: `"memory"?`})
+			line: "--set dev.memroy=1: memroy: unknown field", hint: `"memory"?`},
+		refusal{name: "--set of a number", in: made("true"), args: "deploy --set dev.args=10",
+			line: "--set dev.args=10: args: want a string, not a number", hint: `--set 'dev.args="10"'`})
 	for i := range all {
 		all[i].code = 2
 	}

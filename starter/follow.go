@@ -71,6 +71,7 @@ func (f *follower) failed(t step.Tags, err error) error {
 	switch {
 	case e.Field != "": // an option of morgana.yaml: Op is its place there
 		e.Op = f.project.Locate(f.target.Name, e.Field)
+		e.Hint = config.SetHint(e.Op, e.Hint)
 	case e.Kind == step.Unsupported && f.seen[step.Configure] != workflows.Failed && f.seen[step.Build] != workflows.Failed:
 		// The target cannot boot the kernel, for example: Op is the target's place.
 		e.Op = strings.TrimSuffix(f.project.Locate(f.target.Name, "")+": "+e.Op, ": ")
