@@ -309,22 +309,26 @@ func (d *destroy) image(ctx context.Context, r resource) bool {
 			mine = append(mine, types.Tag{Key: use.Key})
 		}
 	}
-	switch len(mine) {
-	case 0:
-	case len(using):
-		step.Report(ctx, step.Progress{Note: "removing " + r.String()})
-		err := d.delete(ctx, r)
-		d.note(r.String(), err)
-		return err == nil || gone(err)
-	default:
-		_, err := d.c.ec2.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: []string{r.id}, Tags: mine})
-		if err != nil {
-			err = failed("untag "+r.String(), err)
-		}
-		d.note("the use of "+r.String(), err)
+	if len(mine) == 0 {
+		return false
 	}
+	if len(mine) == len(using) {
+		step.Report(ctx, step.Progress{Note: "removing " + r.String()})
+		if err := d.delete(ctx, r); !errors.Is(err, errUsed) {
+			d.note(r.String(), err)
+			return err == nil || gone(err)
+		}
+	}
+	_, err := d.c.ec2.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: []string{r.id}, Tags: mine})
+	if err != nil {
+		err = failed("untag "+r.String(), err)
+	}
+	d.note("the use of "+r.String(), err)
 	return false
 }
+
+// errUsed says that other rollouts use a snapshot, though it did not have their tags.
+var errUsed = errors.New("other rollouts use it")
 
 // delete removes a resource.
 func (d *destroy) delete(ctx context.Context, r resource) error {
@@ -347,7 +351,8 @@ func (d *destroy) delete(ctx context.Context, r resource) error {
 }
 
 // deleteSnapshot removes a snapshot. It is in use until EC2 has noticed that its AMI is gone.
-// An AMI that somebody else made of it is a Conflict.
+// An AMI that somebody else made of it is a Conflict. From an AMI that stays, because other
+// rollouts use it, the snapshot gets their tags: the call that tagged both was cut off.
 func (d *destroy) deleteSnapshot(ctx context.Context, r resource) error {
 	var err error
 	_, waited := poll(ctx, visible, func() (bool, error) {
@@ -366,6 +371,19 @@ func (d *destroy) deleteSnapshot(ctx context.Context, r resource) error {
 			id := aws.ToString(i.ImageId)
 			if _, ours := owner(i.Tags); !ours || slices.Contains(d.left, kindImage+" "+id) {
 				return false, &step.Error{Kind: step.Conflict, Op: "remove " + r.String(), Err: fmt.Errorf("it is in use by AMI %s", id), Hint: "deregister that AMI first"}
+			}
+			var others []types.Tag
+			for _, u := range users(i.Tags) {
+				if use, err := useTag(u); err == nil && !d.what.Match(u) {
+					others = append(others, use)
+				}
+			}
+			if len(others) > 0 {
+				_, err := d.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{r.id}, Tags: others})
+				if err != nil {
+					return false, failed("tag "+r.String(), err)
+				}
+				return false, errUsed
 			}
 		}
 		return false, nil

@@ -68,6 +68,29 @@ func TestDestroyKeepsWhatIsUsed(t *testing.T) {
 	b.left(b.before)
 }
 
+// A snapshot without the use that its AMI has, because the call that tags both was cut off,
+// is removed with the AMI by the last user.
+func TestDestroyHalfTagged(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	second := b.spec.Tags
+	second.Generation = 2
+	use, err := useTag(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.c.ec2.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{b.ami}, Tags: []types.Tag{use}}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if removed := b.destroy(1); len(removed) != 2 || !strings.HasPrefix(removed[1], "the use of snapshot") || time.Since(began) > visible/2 {
+		t.Errorf("removed %q after %s", removed, time.Since(began))
+	}
+	b.left(b.made)
+	b.destroy(2)
+	b.left(b.before)
+}
+
 // What others have made of Morgana's resources, and what only looks like one, is not touched.
 func TestDestroyLeavesForeignImages(t *testing.T) {
 	environ(t)

@@ -69,13 +69,13 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 	}
 	if reg.Adopted = len(found) > 0; reg.Adopted {
 		reg.ID = aws.ToString(found[0].ImageId)
-		ids := []string{reg.ID}
+		var ids []string
 		for _, m := range found[0].BlockDeviceMappings {
 			if m.Ebs != nil && m.Ebs.SnapshotId != nil {
 				ids = append(ids, *m.Ebs.SnapshotId)
 			}
 		}
-		if err := r.adopt(ctx, found[0].Tags, ids...); err != nil {
+		if err := r.adopt(ctx, append(ids, reg.ID)...); err != nil {
 			return reg, err
 		}
 	} else {
@@ -150,13 +150,9 @@ func (r *registering) images(ctx context.Context, filters ...types.Filter) ([]ty
 		func(page *ec2.DescribeImagesOutput) []types.Image { return page.Images })
 }
 
-// adopt adds the rollout's use to resources. have are the tags of the first of them.
-func (r *registering) adopt(ctx context.Context, have []types.Tag, ids ...string) error {
-	for _, t := range have {
-		if aws.ToString(t.Key) == *r.use.Key {
-			return nil
-		}
-	}
+// adopt adds the rollout's use to resources. It does so whatever tags they have: an earlier
+// call may have tagged some of them only.
+func (r *registering) adopt(ctx context.Context, ids ...string) error {
 	_, err := r.cloud.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: []types.Tag{r.use}})
 	if err != nil {
 		return unseen("tag the image", err)

@@ -360,6 +360,32 @@ func TestRegisterFaults(t *testing.T) {
 	}
 }
 
+// TestRegisterHalfTagged tags the snapshot too if only its AMI has the use.
+func TestRegisterHalfTagged(t *testing.T) {
+	environ(t)
+	r := newRegistry(t)
+	img := r.image(1, 300*blockSize, map[int32]byte{0: 1}, nil)
+	reg, _ := r.register(img)
+	img.Spec.Generation = 2
+	use, err := useTag(img.Spec.Tags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.cloud.ec2.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{reg.ID}, Tags: []types.Tag{use}}); err != nil {
+		t.Fatal(err)
+	}
+	r.register(img)
+	all, err := r.cloud.images(t.Context(), img.Spec.Tags)
+	if err != nil || len(all) != 2 {
+		t.Fatal(all, err)
+	}
+	for _, made := range all {
+		if len(users(made.tags)) != 2 {
+			t.Errorf("%s has the tags %v", made, made.tags)
+		}
+	}
+}
+
 // one fails unless there is one AMI and one snapshot, with the content.
 func (r *registry) one(reg step.Registration, content map[int32]byte) {
 	r.Helper()

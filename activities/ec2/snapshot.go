@@ -81,7 +81,7 @@ func (r *registering) snapshot(ctx context.Context) (id string, err error) {
 	}
 	if f.done != nil {
 		id = *f.done.SnapshotId
-		err = r.adopt(ctx, f.done.Tags, id)
+		err = r.adopt(ctx, id)
 	} else {
 		id, err = backings[r.options.Backing](r, ctx, f)
 	}
