@@ -206,8 +206,11 @@ func (r *registering) image(ctx context.Context, snapshot, bundle string) (id st
 		found, err = r.images(ctx, filter("name", name))
 		return len(found) > 0, err
 	})
-	if err != nil || !there {
-		return "", false, errors.Join(err, errors.New("EC2 says that the name "+name+" is taken, but lists no such AMI yet"))
+	if err == nil && !there {
+		err = errors.New("EC2 says that the name " + name + " is taken, but lists no such AMI yet")
+	}
+	if err != nil {
+		return "", false, err
 	}
 	id = aws.ToString(found[0].ImageId)
 	if made, ok := owner(found[0].Tags); !ok || !r.img.Spec.Match(made) || value(found[0].Tags, tagDigest) != r.digest {
