@@ -65,6 +65,23 @@ func TestInitKind(t *testing.T) {
 	}
 }
 
+// A kernel and a worker of the kind may come later, so init only says that they lack.
+func TestInitSaysWhatLacks(t *testing.T) {
+	inFolder(t, map[string]string{"there": "a kernel"})
+	for args, want := range map[string]string{
+		"--kernel none":  "none does not exist: build it",
+		"--kernel there": "",
+		"--kind ec3":     `kind ec3 is not one of Morgana's own (did you mean "ec2"?)`,
+		"--kind acme":    "(one of local, qemu, xen, ec2): a worker of yours",
+		"--kind ec2":     "",
+	} {
+		status, _, errOut := morgana(t, append([]string{"init", "--force"}, strings.Fields(args)...)...)
+		if status != 0 || !strings.Contains(errOut, want) || want == "" && strings.Count(errOut, "\n") != 1 {
+			t.Errorf("%s: exit %d, said %q, want %q", args, status, errOut, want)
+		}
+	}
+}
+
 // The options that init writes for a Solo5 kernel fit its manifest, so the first deploy works.
 func TestInitOfSolo5Kernel(t *testing.T) {
 	sources, err := filepath.Abs("../activities")
