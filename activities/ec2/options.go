@@ -145,7 +145,23 @@ type settings struct {
 }
 
 // complete reads options as a user wrote them, for Check.
-func complete(options json.RawMessage) (settings, error) { return readOver(Defaults(), options) }
+func complete(options json.RawMessage) (settings, error) {
+	s, err := readOver(Defaults(), options)
+	var given struct {
+		Port *int `json:"port"`
+	}
+	switch {
+	case err != nil:
+	case s.timeout > maxTimeout:
+		err = step.Invalid("timeout", `at most "23h"`, "%s is longer than a try of boot", s.Timeout)
+	case json.Unmarshal(options, &given) == nil && given.Port != nil && *given.Port == 0:
+		err = step.Invalid("port", "1 to 65535, or leave it out", "0 is no TCP port")
+	}
+	return s, err
+}
+
+// maxTimeout is below 24 hours, after which a try of boot is ended.
+const maxTimeout = 23 * time.Hour
 
 // read reads options that Check has completed.
 func read(options json.RawMessage) (settings, error) { return readOver(Options{}, options) }

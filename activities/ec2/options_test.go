@@ -70,6 +70,8 @@ func TestReadRefuses(t *testing.T) {
 		{`{"placement":{"group":"a\nb"}}`, "placement.group", "describe-placement-groups"},
 		{`{"expect":"("}`, "expect", "missing closing )"},
 		{`{"port":65536}`, "port", "1 to 65535"},
+		{`{"port":0}`, "port", "0 is no TCP port"},
+		{`{"timeout":"1000h"}`, "timeout", `at most "23h"`},
 		{`{"timeout":"90"}`, "timeout", "90s"},
 	} {
 		_, err := complete(json.RawMessage(test.options))
@@ -85,7 +87,7 @@ func TestReadRefuses(t *testing.T) {
 
 func TestReadTakes(t *testing.T) {
 	for _, options := range []string{
-		`{}`, `{"region":"us-gov-west-1"}`, `{"region":"eusc-de-east-1"}`, `{"region":"nova","endpoint":"http://[::1]:8773/services"}`,
+		`{}`, `{"port":null,"timeout":"23h"}`, `{"region":"us-gov-west-1"}`, `{"region":"eusc-de-east-1"}`, `{"region":"nova","endpoint":"http://[::1]:8773/services"}`,
 		`{"backing":"import","bucket":"disks.example.org","role":"vmimport-2"}`,
 		`{"virtualization":"paravirtual","layout":"hd0,0","kernel_id":"aki-dc9ed9af"}`, `{"layout":"hd0"}`, `{"boot_mode":"uefi","virtualization":"hvm"}`,
 		`{"account":"011122223333","subnets":["subnet-0a1b2c3d4e5f67890","subnet-0a1b2c3d"],"security_groups":["sg-903004f8"],"elastic_ip":"eipalloc-64d5890a"}`,
