@@ -171,6 +171,12 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		if !f.dropped(ctx, accepted.Tags) {
 			misses = 0
 		} else if misses++; misses == 3 { // a rollout that leaves the queue may be missed once
+			asking, cancel := context.WithTimeout(ctx, unanswered)
+			defer cancel()
+			err := f.to.GetWorkflow(asking, workflows.DeploymentID(accepted.Tags.App, accepted.Tags.Target), "").Get(asking, nil)
+			if !early(err) { // the deployment failed
+				return nil, err
+			}
 			return nil, &step.Error{Kind: step.Conflict, Op: accepted.RolloutID,
 				Err: errors.New("dropped before it began: the deployment was destroyed"), Hint: "deploy again"}
 		}

@@ -116,6 +116,28 @@ func TestTargetDoesNotAnswer(t *testing.T) {
 	want(0, []string{"destroy", "--forget"}, "two/low: could not destroy the machine: connection refused")
 }
 
+// A deploy names the rollout of a forgotten deployment that is in its way.
+func TestDeployBesideAnEarlierLife(t *testing.T) {
+	to := withServer(t)
+	serveWorkflows(t, to)
+	serveMoon(t, to, func(in step.Spec) error {
+		if in.Life == "earlier" {
+			return errors.New("connection refused")
+		}
+		return nil
+	})
+	tags := step.Tags{App: "two", Target: "low", Life: "earlier", Generation: 1}
+	_, err := to.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: workflows.RolloutID(tags), TaskQueue: workflows.TaskQueue},
+		workflows.Rollout, workflows.Request{Spec: step.Spec{Tags: tags, Kind: "moon"}, Route: step.NewRoute("moon", "moon")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
+	if status, _, errOut := morgana(t, "deploy"); status != 2 || !strings.Contains(errOut, "rollout/two/low/1: runs already, for an earlier life") {
+		t.Errorf("exit %d, %s", status, errOut)
+	}
+}
+
 // serveMoon serves a kind whose steps succeed where reach does. A machine moves from address
 // 1.1.1.1, which Boot returns, to 2.2.2.2.
 func serveMoon(t *testing.T, to client.Client, reach func(step.Spec) error) {

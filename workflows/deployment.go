@@ -127,7 +127,7 @@ func (d *deployment) rollout() error {
 	}
 	if twin {
 		err = Fail(&step.Error{Kind: step.Conflict, Op: RolloutID(next.Spec.Tags), Err: errors.New("runs already, for an earlier life"),
-			Hint: "it is being undone after its deployment was terminated; deploy again when it has ended"})
+			Hint: "it is being undone after its deployment was terminated or forgotten; deploy again when it has ended"})
 	}
 	d.Failure = Failure(err).Error()
 	d.remember(remainsOf(err)...)
