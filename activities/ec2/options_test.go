@@ -46,7 +46,7 @@ func TestReadRefuses(t *testing.T) {
 		{`{"size":"17TiB"}`, "size", "16TiB"},
 		{`{"args":"a\u0000"}`, "args", "NUL"},
 		{`{"carrier":"linux","virtualization":"paravirtual"}`, "carrier", "hvm instance"},
-		{`{"carrier":"linux","backing":"bundle"}`, "carrier", "hvm instance"},
+		{`{"carrier":"linux","backing":"bundle","bucket":"bundles"}`, "carrier", "hvm instance"},
 		{`{"carrier":"linux","modules":["a"]}`, "modules", "a ramdisk of its own"},
 		{`{"modules":["../a"]}`, "modules[0]", "initrd.img"},
 		{`{"modules":["a","a"]}`, "modules[1]", "twice"},
