@@ -165,7 +165,8 @@ type Machine struct {
 
 // Address is an address of a machine.
 type Address struct {
-	// Kind is "tcp" or "udp" for a port, "ip" for a whole address.
+	// Kind is "tcp" or "udp" for a port, "ip" for all ports of an IP address or a host
+	// name.
 	Kind string `json:"kind"`
 	// Address is an IP address or a host name.
 	Address string `json:"address"`
