@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"regexp"
@@ -48,7 +49,9 @@ func (e explained) explain(err error) error {
 	if e.profile != "" {
 		of = " --profile " + e.profile
 	}
-	a, known := answers[code(err)]
+	a := answerTo(code(err))
+	_, known := answers[code(err)]
+	known = known || a == throttled || statusOf(err) >= http.StatusInternalServerError
 	is := func(p aws.CredentialsProvider) bool { return aws.IsCredentialsProvider(e.CredentialsProvider, p) }
 	session := is((*ssocreds.Provider)(nil)) || is((*logincreds.Provider)(nil))
 	switch {

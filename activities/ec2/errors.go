@@ -95,17 +95,15 @@ var answers = map[string]answer{
 	"ForbiddenException":        {kind: step.Unauthorized, hint: "sso_account_id and sso_role_name of the profile must name a role that SSO gives you"},
 	"UnauthorizedOperation":     denied, "AccessDenied": denied, "AccessDeniedException": denied, "Forbidden": denied, "InvalidAccessKeyId": badKeys,
 
-	// S3. A part or an upload that is not there was that of another try.
+	// S3. A part that is not there was that of another try.
 	"BucketAlreadyExists":           {kind: step.Conflict, field: "bucket", hint: "another account has a bucket of that name: choose another name"},
 	"AccessControlListNotSupported": {kind: step.Unsupported, field: "bucket", hint: enableACLs},
 	"InvalidManifest": {kind: step.InvalidSpec, field: "bucket",
 		hint: "HTTP 301: the bucket is in another region; HTTP 403: its objects lack their ACL; else the service opens bundles by another certificate: see cloud_cert"},
-	"NoSuchBucket": transient, "NoSuchUpload": transient, "InvalidPart": transient, "OperationAborted": transient,
+	"InvalidPart": transient,
 
 	// Throttles and quotas.
-	"RequestLimitExceeded": throttled, "Throttling": throttled, "ThrottlingException": throttled, "ThrottledException": throttled,
-	"RequestThrottled": throttled, "RequestThrottledException": throttled, "TooManyRequestsException": throttled, "SlowDown": throttled,
-	"EC2ThrottledException": throttled, "ConcurrentLimitExceededException": throttled,
+	"RequestLimitExceeded": throttled, "TooManyRequestsException": throttled, "SlowDown": throttled, "ConcurrentLimitExceededException": throttled,
 	"SnapshotCreationPerVolumeRateExceeded": {kind: step.Exhausted, hint: throttled.hint, after: 15 * time.Second},
 	"VcpuLimitExceeded": {kind: step.Exhausted, field: "instance_type", after: time.Minute,
 		hint: "the quota is \"Running On-Demand instances\" of that family: ask for more in AWS's console (Service Quotas), stop an instance, or name a smaller type"},
@@ -113,7 +111,7 @@ var answers = map[string]answer{
 	"MaxSpotInstanceCountExceeded":  {kind: step.Exhausted, field: "spot", hint: quota + "; or spot: false", after: time.Minute},
 	"SnapshotLimitExceeded":         {kind: step.Exhausted, hint: "the quota is \"Snapshots per Region\": ask for more in AWS's console (Service Quotas), or delete snapshots", after: time.Minute},
 	"PendingSnapshotLimitExceeded":  {kind: step.Exhausted, hint: "the quota is \"Pending snapshots\": it waits until others are completed", after: 30 * time.Second},
-	"ServiceQuotaExceededException": overQuota, "VolumeLimitExceeded": overQuota, "ResourceCountLimitExceeded": overQuota,
+	"ServiceQuotaExceededException": overQuota,
 
 	// Capacity.
 	"InsufficientInstanceCapacity": lacking, "InsufficientHostCapacity": lacking, "InsufficientCapacity": lacking, "InsufficientReservedInstanceCapacity": lacking,
@@ -142,13 +140,7 @@ var answers = map[string]answer{
 	"IdempotentParameterMismatch": {kind: step.Conflict, hint: "the options changed while the call was retried; deploy again"},
 	"ConflictException":           {kind: step.Conflict, hint: "the options changed while the call was retried; deploy again"},
 	// A list may show it later.
-	"IdempotentInstanceTerminated": transient,
-	"InvalidSnapshot.InUse":        transient, "InvalidAMIID.Unavailable": transient, "VolumeInUse": transient, "IncorrectState": transient,
-	"IncorrectInstanceState": transient, "InvalidIPAddress.InUse": transient, "Resource.AlreadyAssociated": transient,
-
-	// AWS's own.
-	"InternalError": transient, "InternalFailure": transient, "InternalServerException": transient, "ServiceUnavailable": transient,
-	"Unavailable": transient, "ServerInternal": transient, "RequestTimeout": transient,
+	"InvalidSnapshot.InUse": transient, "InvalidAMIID.Unavailable": transient, "VolumeInUse": transient, "InvalidIPAddress.InUse": transient,
 }
 
 // wrongParameter matches EC2's text about a parameter, and parameters has those that are
@@ -178,7 +170,7 @@ func answerTo(code string) answer {
 	case strings.HasPrefix(code, "Invalid"), strings.HasPrefix(code, "Missing"), strings.HasSuffix(code, "Malformed"), code == "ValidationException", code == "ValidationError":
 		return answer{kind: step.InvalidSpec, hint: named}
 	}
-	return transient
+	return transient // as AWS's own errors, and those that a list will clear
 }
 
 // refused returns the error of an answer of AWS.

@@ -294,7 +294,9 @@ func TestSSO(t *testing.T) {
 		{401, "UnauthorizedException", step.Error{Kind: step.Unauthorized}, "the SSO session has expired", "aws sso login --profile prod"},
 		{403, "ForbiddenException", step.Error{Kind: step.Unauthorized}, "the answer", "sso_role_name"},
 		{429, "TooManyRequestsException", step.Error{Kind: step.Exhausted, RetryAfter: 5 * time.Second}, "the answer", ""},
+		{400, "ThrottlingException", step.Error{Kind: step.Exhausted, RetryAfter: 5 * time.Second}, "the answer", ""},
 		{500, "InternalServerException", step.Error{}, "the answer", ""},
+		{503, "NeverSeen", step.Error{}, "the answer", ""},
 	} {
 		status, code = test.status, test.code
 		_, err := open(t.Context(), settings{Options: Options{Profile: "prod"}})
