@@ -29,9 +29,9 @@ import (
 //   - a subnet, group, key pair, AKI, address or target group that does not exist (NotFound)
 //   - an Elastic IP that something else uses (Conflict)
 //
-// The permission to start an instance is not proven: the dry run of RunInstances needs an
-// AMI, and there is none yet. EC2's API does not tell the quota of vCPUs or the capacity of
-// a zone.
+// The permission to start an instance is asked for only if the target has an AMI already:
+// the dry run of RunInstances needs one. EC2's API does not tell the quota of vCPUs or the
+// capacity of a zone.
 func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	done, err := t.check(ctx, spec)
 	if err != nil {
@@ -80,9 +80,36 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if err != nil {
 		return spec, err
 	}
+	if err := k.mayRun(ctx, spec, all); err != nil {
+		return spec, err
+	}
 	spec.Alone = !slices.ContainsFunc(all, func(r step.Resource) bool { return r.Tags.Life != spec.Life })
 	spec.Options, err = json.Marshal(s.Options)
 	return spec, err
+}
+
+// mayRun returns Unauthorized if a dry run of RunInstances with the newest AMI of all is
+// denied. It ignores every other answer: the new AMI may differ.
+func (k *checker) mayRun(ctx context.Context, spec step.Spec, all []step.Resource) error {
+	var newest step.Resource
+	for _, r := range all {
+		if r.Kind == kindImage && !r.Created.Before(newest.Created) {
+			newest = r
+		}
+	}
+	if newest.ID == "" {
+		return nil
+	}
+	b := &boot{s: *k.settings, r: step.Registration{Spec: spec, ID: newest.ID}}
+	in, err := b.input(append(k.Subnets, "")[0], 0)
+	if err != nil {
+		return err
+	}
+	in.DryRun, in.ClientToken = aws.Bool(true), nil // Boot's token stays unused
+	if _, err = k.ec2.RunInstances(ctx, in); answerTo(code(err)) == denied {
+		return failed("try to run an instance", err)
+	}
+	return nil
 }
 
 // insist asks whose the credentials are until AWS answers, or patience has passed. Then the error of a service that

@@ -171,6 +171,38 @@ func TestCheckWithoutPermission(t *testing.T) {
 	refusedWith(t, "denied", err, step.Error{Kind: step.Unauthorized}, "docs/iam-policy.json")
 }
 
+// The dry run of RunInstances needs an AMI of the target.
+func TestCheckMayRun(t *testing.T) {
+	environ(t)
+	r := newRegistry(t)
+	target := New(r.site)
+	spec := step.Spec{Kind: Kind, Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: 2}, Origin: step.Origin{ABIs: helloABIs},
+		Options: json.RawMessage(fmt.Sprintf(`{"endpoint":%q,"region":%q,"subnets":[%q],"public_ip":true}`, r.lab.URL(), r.lab.Region(), r.lab.Subnets()[1]))}
+	r.lab.Deny("ec2:RunInstances")
+	if _, err := target.Check(t.Context(), spec); err != nil {
+		t.Fatalf("without an AMI: %v", err)
+	}
+	r.register(r.image(1, few, fewContent, nil))
+	_, err := target.Check(t.Context(), spec)
+	refusedWith(t, "denied", err, step.Error{Kind: step.Unauthorized}, "is not allowed ec2:RunInstances on arn:aws:ec2:")
+	r.lab.Deny()
+	before := r.lab.Resources()
+	for _, answer := range []string{"DryRunOperation", "InsufficientInstanceCapacity", "VcpuLimitExceeded"} {
+		if answer != "DryRunOperation" {
+			r.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: answer})
+		}
+		if _, err := target.Check(t.Context(), spec); err != nil {
+			t.Errorf("%s: %v", answer, err)
+		}
+		if calls := r.lab.Calls(); calls[len(calls)-1].Code != answer {
+			t.Errorf("the last call is %+v, want the answer %s", calls[len(calls)-1], answer)
+		}
+	}
+	if after := r.lab.Resources(); !slices.Equal(before, after) {
+		t.Errorf("check has made something: %q, %q", before, after)
+	}
+}
+
 func TestCheckWithBadCredentials(t *testing.T) {
 	lab := labFor(t)
 	lab.Expire()
