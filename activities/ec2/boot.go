@@ -79,6 +79,7 @@ type boot struct {
 
 	all     []types.Instance // those of the app and target, as last listed
 	id      string           // the rollout's instance, "" if this call has found none yet
+	known   time.Time        // when this call found or made it
 	in      types.Instance   // the instance as last listed
 	seen    bool             // the instance was in a list
 	created bool             // this call made the instance
@@ -109,7 +110,7 @@ func (b *boot) look(ctx context.Context) (ready bool, err error) {
 		b.adopt(dead[i])
 		return b.outcome(ctx)
 	}
-	if time.Since(b.began) > visible {
+	if time.Since(b.known) > visible {
 		return false, fmt.Errorf("EC2 does not list instance %s", b.id)
 	}
 	return false, nil
@@ -145,7 +146,7 @@ func (b *boot) list(ctx context.Context) (live, dead []types.Instance, err error
 
 func (b *boot) adopt(in types.Instance) {
 	if id := aws.ToString(in.InstanceId); b.id != id {
-		b.id, b.created, b.up, b.printed, b.over = id, false, false, false, time.Time{}
+		b.id, b.known, b.created, b.up, b.printed, b.over = id, time.Now(), false, false, false, time.Time{}
 	}
 	b.in, b.seen = in, true
 }

@@ -84,6 +84,24 @@ func TestHidden(t *testing.T) {
 	b.story()
 }
 
+// The time in which EC2 has to list an instance begins when the instance is made, however
+// long the call had to try before.
+func TestHiddenAfterLongTries(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	s, err := read(b.spec.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.lab.Hide(time.Hour)
+	x := &boot{c: b.c, s: s, r: b.registration(1), began: time.Now().Add(-time.Hour)}
+	for range 2 {
+		if ready, err := x.look(t.Context()); ready || err != nil || !x.created {
+			t.Errorf("looked: %v, %v, created %v", ready, err, x.created)
+		}
+	}
+}
+
 // An instance of a generation is adopted, and an ended one is not started again.
 func TestAdopt(t *testing.T) {
 	environ(t)

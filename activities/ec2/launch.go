@@ -109,7 +109,7 @@ func (b *boot) createIn(ctx context.Context, subnet string, attempt int) error {
 		switch {
 		case err == nil && len(out.Instances) == 1:
 			b.in = out.Instances[0]
-			b.id, b.created = aws.ToString(b.in.InstanceId), true
+			b.id, b.known, b.created = aws.ToString(b.in.InstanceId), time.Now(), true
 			return nil
 		case code(err) == "IdempotentInstanceTerminated":
 			continue
