@@ -124,6 +124,14 @@ func (r *request) on(param string) (*snapshot, error) {
 	return r.lab.snapshot(id)
 }
 
+// RememberTokens lets StartSnapshot answer with a deleted snapshot to the token of that, as
+// AWS does. Without it a test may start one with the same tags again.
+func (l *Lab) RememberTokens() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.remember = true
+}
+
 func startSnapshot(r *request) (any, error) {
 	var in struct {
 		ClientToken, Description, KmsKeyArn, ParentSnapshotId string
@@ -163,8 +171,8 @@ func startSnapshot(r *request) (any, error) {
 	if err := checkTags(in.Tags); err != nil {
 		return nil, invalid("INVALID_TAG", "%s", err)
 	}
-	for _, o := range l.resources { // AWS remembers the tokens of deleted snapshots too
-		if s, ok := o.(*snapshot); ok && in.ClientToken != "" && s.token == in.ClientToken {
+	for _, o := range l.resources {
+		if s, ok := o.(*snapshot); ok && in.ClientToken != "" && s.token == in.ClientToken && (l.remember || !s.gone) {
 			if s.asked != string(r.body) {
 				return nil, refuse("ConflictException", "")
 			}

@@ -61,6 +61,7 @@ type Lab struct {
 	withdrawn map[string]bool // "type zone" pairs that are not offered
 	hide      time.Duration
 	expired   bool
+	remember  bool // StartSnapshot knows the tokens of deleted snapshots
 	encrypt   bool // encryption by default
 	targets   targetGroup
 	imports   importRole

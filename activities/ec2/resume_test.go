@@ -131,6 +131,7 @@ func TestParentMissingInAList(t *testing.T) {
 func TestRegisterDeletedSnapshot(t *testing.T) {
 	environ(t)
 	r := newRegistry(t)
+	r.lab.RememberTokens()
 	content := map[int32]byte{}
 	for i := range 220 {
 		content[int32(i)] = 1
