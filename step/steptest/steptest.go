@@ -92,9 +92,9 @@ func Run(t *testing.T, c Case) {
 		{"destroy after a boot cut off", (*suite).destroyHalfBooted},
 		{"cancelled", (*suite).cancelled},
 	}
-	for _, test := range tests {
+	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			s := &suite{T: t, c: c}
+			s := &suite{T: t, c: c, life: fmt.Sprintf("%08x", i+1)} // what was destroyed has another life
 			s.site = step.Site{Host: "testhost", State: t.TempDir(), Store: NewStore(t),
 				Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 			s.before = s.resources()
@@ -107,6 +107,7 @@ func Run(t *testing.T, c Case) {
 type suite struct {
 	*testing.T
 	c      Case
+	life   string
 	site   step.Site
 	before []string
 }
@@ -143,7 +144,7 @@ func (s *suite) leaveNothing() {
 
 func (s *suite) spec() step.Spec {
 	spec := s.c.Spec
-	spec.Tags = step.Tags{App: "conformance", Target: "suite", Life: "0a1b2c3d", Generation: 2}
+	spec.Tags = step.Tags{App: "conformance", Target: "suite", Life: s.life, Generation: 2}
 	spec.Host = s.site.Host
 	return spec
 }
