@@ -18,6 +18,10 @@ import (
 // ending is how long an instance may take to be terminated.
 const ending = 10 * time.Minute
 
+// unlisted is how long after RunInstances a list may lack the instance. It is some seconds
+// as a rule.
+const unlisted = 30 * time.Second
+
 // Destroy terminates the instances whose tags match, with their volumes and network
 // interfaces. An Elastic IP or a place in the target group first moves back to the newest
 // other instance of the same life that had it. Then each AMI and snapshot loses its use by these
@@ -136,7 +140,7 @@ func (d *destroy) failure() error {
 func (d *destroy) instances(ctx context.Context) error {
 	of := d.what.Spec.Tags
 	of.Life, of.Generation = "", 0
-	all, err := d.c.instances(ctx, of)
+	all, err := d.listed(ctx, of)
 	if err != nil {
 		return err
 	}
@@ -166,6 +170,32 @@ func (d *destroy) instances(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// listed lists the instances. If a rollout called RunInstances a moment ago, listed waits
+// until its instance is among them: the worker may have been killed before the answer.
+func (d *destroy) listed(ctx context.Context, of step.Tags) (all []types.Instance, err error) {
+	if all, err = d.c.instances(ctx, of); err != nil || d.what.KeepImage {
+		return all, err
+	}
+	images, err := d.c.images(ctx, d.what.Spec.Tags)
+	if err != nil {
+		return nil, err
+	}
+	_, err = poll(ctx, unlisted, func() (bool, error) {
+		for _, r := range images {
+			for u, at := range launches(r.tags) {
+				is := func(in types.Instance) bool { have, _ := owner(in.Tags); return have == u }
+				if d.what.Match(u) && time.Since(at) < unlisted && !slices.ContainsFunc(all, is) {
+					step.Report(ctx, step.Progress{Note: "waiting for EC2 to list the last instance"})
+					all, err = d.c.instances(ctx, of)
+					return false, err
+				}
+			}
+		}
+		return true, nil
+	})
+	return all, err
 }
 
 // terminate terminates the instances among all that match and are not terminated yet, and

@@ -68,6 +68,40 @@ func TestDestroyKeepsWhatIsUsed(t *testing.T) {
 	b.left(b.before)
 }
 
+// An instance that EC2 does not list yet, because the worker was killed between RunInstances
+// and its answer, is waited for. Without one nothing is.
+func TestDestroyBeforeListed(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	s, err := read(b.spec.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &boot{c: b.c, s: s, r: b.registration(1)}
+	b.lab.Hide(2 * time.Second)
+	if err := x.create(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	b.destroy(1)
+	b.left(b.before)
+}
+
+// A rollout whose instance EC2 refused has none that Destroy has to wait for.
+func TestDestroyAfterRefusal(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: "VcpuLimitExceeded"})
+	if _, err := New(b.site).Boot(t.Context(), b.registration(1)); err == nil {
+		t.Fatal("booted")
+	}
+	lists := len(b.called("DescribeInstances"))
+	b.destroy(1)
+	if n := len(b.called("DescribeInstances")) - lists; n != 1 {
+		t.Errorf("destroy listed the instances %d times", n)
+	}
+	b.left(b.before)
+}
+
 // A snapshot without the use that its AMI has, because the call that tags both was cut off,
 // is removed with the AMI by the last user.
 func TestDestroyHalfTagged(t *testing.T) {

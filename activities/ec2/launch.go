@@ -42,8 +42,16 @@ type trying struct {
 // dead instances.
 func (b *boot) create(ctx context.Context, dead []types.Instance) error {
 	subnets := b.order(ctx, dead)
+	if err := b.announce(ctx, time.Now()); err != nil {
+		return err
+	}
 	var refusals []string
 	var last error
+	defer func() {
+		if slices.Contains(elsewhere, code(last)) || step.KindOf(last) != "" { // no instance will appear
+			_ = b.announce(ctx, time.Time{}) // if it fails, Destroy waits for nothing
+		}
+	}()
 	for _, subnet := range subnets {
 		state, err := json.Marshal(trying{subnet})
 		if err != nil {
@@ -62,6 +70,28 @@ func (b *boot) create(ctx context.Context, dead []types.Instance) error {
 		return &all
 	}
 	return last
+}
+
+// announce records on the AMI when the rollout last called RunInstances, the zero time if
+// EC2 refused. Destroy waits until EC2 lists the instance of a worker that was killed.
+func (b *boot) announce(ctx context.Context, at time.Time) error {
+	use, err := useTag(b.r.Spec.Tags)
+	if err != nil {
+		return err
+	}
+	if !at.IsZero() {
+		use.Value = aws.String(at.UTC().Format(time.RFC3339))
+	}
+	if _, waited := poll(ctx, visible, func() (bool, error) { // EC2 may not know a new AMI yet
+		_, err = b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.r.ID}, Tags: []types.Tag{use}})
+		return !gone(err), nil
+	}); waited != nil {
+		return waited
+	}
+	if err != nil {
+		return failed("tag "+b.r.ID, err)
+	}
+	return nil
 }
 
 // order returns the subnets, "" if none are given, in the order in which they are tried:

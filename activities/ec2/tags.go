@@ -3,6 +3,7 @@ package ec2
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -48,7 +49,7 @@ func tagsOf(t step.Tags) ([]types.Tag, error) {
 }
 
 // useTag is the tag by which a rollout uses a snapshot and an AMI. The rollout that made
-// them uses them too.
+// them uses them too. The value of an AMI's says when the rollout last called RunInstances.
 func useTag(t step.Tags) (types.Tag, error) {
 	folder, err := t.Folder()
 	return tag(tagUse+folder, ""), err
@@ -83,6 +84,19 @@ func users(tags []types.Tag) []step.Tags {
 		if folder, ok := strings.CutPrefix(aws.ToString(t.Key), tagUse); ok {
 			if of, ok := step.ParseFolder(folder); ok {
 				all = append(all, of)
+			}
+		}
+	}
+	return all
+}
+
+// launches returns when the users of an AMI last called RunInstances.
+func launches(tags []types.Tag) map[step.Tags]time.Time {
+	all := map[step.Tags]time.Time{}
+	for _, u := range users(tags) {
+		if use, err := useTag(u); err == nil {
+			if at, err := time.Parse(time.RFC3339, value(tags, *use.Key)); err == nil {
+				all[u] = at
 			}
 		}
 	}
