@@ -197,10 +197,11 @@ func registerHere(text string) error {
 // TestRegisterKilled kills the process at random moments. The next one goes on, and sends
 // at most those blocks again that were on the way.
 func TestRegisterKilled(t *testing.T) {
-	kills := 40
+	total := 40
 	if testing.Short() {
-		kills = 5
+		total = 5
 	}
+	kills := total
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -232,14 +233,15 @@ func TestRegisterKilled(t *testing.T) {
 			go func() { ended <- c.Wait() }()
 			err, running := error(nil), true
 			// Half of the kills wait for a number of blocks, the others for a time.
-			after, more := rand.N(time.Second), puts(r.putsOf(img.Spec.App))+rand.N(len(content)/2)
+			after, more := rand.N(time.Second), puts(r.putsOf(img.Spec.App))+1+rand.N(len(content)/4)
 			for began := time.Now(); running; {
 				select {
 				case err = <-ended:
 					running = false
 				case <-time.After(2 * time.Millisecond):
-					byBlocks := kills%2 == 0 && puts(r.putsOf(img.Spec.App)) >= more
-					if byTime := kills%2 == 1 && time.Since(began) > after; kills > 0 && (byBlocks || byTime) {
+					byBlocks := kills%2 == total%2 && // the first kill is one of these
+						puts(r.putsOf(img.Spec.App)) >= more
+					if byTime := kills%2 != total%2 && time.Since(began) > after; kills > 0 && (byBlocks || byTime) {
 						kills--
 						_ = c.Process.Kill() // it may have ended
 						err, running = <-ended, false
