@@ -233,67 +233,6 @@ func (d *destroy) matches(in types.Instance) bool {
 	return ok && d.what.Match(have)
 }
 
-// moveBack gives the Elastic IP and the place in the target group of an instance that will
-// be terminated to its heir. Without an heir EC2 frees the address at the instance's end.
-func (d *destroy) moveBack(ctx context.Context, all []types.Instance) error {
-	if heirs, some := d.heirs(all, tagElasticIP, d.s.ElasticIP); some {
-		_, holder, err := d.c.elasticIP(ctx, d.s.ElasticIP)
-		if to := heirs[holder]; err == nil && to != "" {
-			_, err = d.c.moveAddress(ctx, d.s.ElasticIP, to, []string{holder})
-		}
-		if err != nil && step.KindOf(err) != step.NotFound {
-			return err
-		}
-	}
-	heirs, some := d.heirs(all, tagTargetGroup, d.s.TargetGroup)
-	if d.s.TargetGroup == "" || len(heirs) == 0 {
-		return nil
-	}
-	members, err := d.c.targets(ctx, d.s.TargetGroup)
-	for id := range members {
-		to, leaves := heirs[id]
-		if !leaves || err != nil {
-			continue
-		}
-		if to != "" {
-			_, err = d.c.moveTarget(ctx, d.s.TargetGroup, to, nil, visible)
-		}
-		if err == nil {
-			err = d.c.dropTargets(ctx, d.s.TargetGroup, []string{id})
-		}
-	}
-	// The user has removed the target group. Or the credentials may not see it, and no
-	// instance is to serve in place of one that ends.
-	if kind := step.KindOf(err); kind == step.NotFound || kind == step.Unauthorized && !some {
-		return nil
-	}
-	return err
-}
-
-// heirs returns the heir of each instance that will be terminated, "" if it has none, and
-// whether there is any. It is the newest running instance of the same life that stays and
-// that the tag says to have had what. A generation that never had it, because its options
-// do not name it or it never was ready, inherits nothing.
-func (d *destroy) heirs(all []types.Instance, key, what string) (heirs map[string]string, some bool) {
-	newest := map[string]int{} // by life
-	heir := map[string]string{}
-	for _, in := range all {
-		have, _ := owner(in.Tags)
-		if what != "" && !d.matches(in) && value(in.Tags, key) == what && in.State.Name == types.InstanceStateNameRunning && have.Generation > newest[have.Life] {
-			newest[have.Life], heir[have.Life] = have.Generation, aws.ToString(in.InstanceId)
-		}
-	}
-	heirs = map[string]string{}
-	for _, in := range all {
-		if d.matches(in) {
-			to := heir[value(in.Tags, tagLife)]
-			heirs[aws.ToString(in.InstanceId)] = to
-			some = some || to != ""
-		}
-	}
-	return heirs, some
-}
-
 // imports cancels the import tasks, and removes their objects and unfinished uploads. It
 // comes before the snapshots: a task may have made one in the last moment.
 func (d *destroy) imports(ctx context.Context) error {
