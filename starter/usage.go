@@ -24,7 +24,11 @@ func checkArguments(cmd *cobra.Command) {
 			return nil
 		}
 		if !cmd.HasSubCommands() {
-			return step.Invalid("", "see "+cmd.CommandPath()+" --help", "unexpected argument %q", args[len(args)-1])
+			hint := "see " + cmd.CommandPath() + " --help"
+			if len(args) == 1 && cmd.Flags().Lookup("target") != nil {
+				hint = "a target is named by --target; " + hint
+			}
+			return step.Invalid("", hint, "unexpected argument %q", args[len(args)-1])
 		}
 		var known []string
 		for _, sub := range cmd.Commands() {

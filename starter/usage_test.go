@@ -22,6 +22,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{[]string{"deploy", "--keep=maybe"}, "error: --keep: want true or false, not \"maybe\"\nhint: see morgana deploy --help\n"},
 		{[]string{"destroy", "--target", "dev", "hello"}, "error: --target is for the app of morgana.yaml, not for hello\nhint: name one as APP/TARGET\n"},
+		{[]string{"deploy", "prod"}, "error: unexpected argument \"prod\"\nhint: a target is named by --target; see morgana deploy --help\n"},
 		{[]string{"deploi"}, "error: unknown command \"deploi\"\nhint: did you mean \"deploy\"?\n"},
 		{[]string{"help", "deploi"}, "error: unknown command \"deploi\"\nhint: did you mean \"deploy\"?\n"},
 		{[]string{"dev", "upp"}, "error: unknown command \"upp\"\nhint: did you mean \"up\"?\n"},
