@@ -192,7 +192,7 @@ func testSolo5(t *testing.T, parts carriertest.Parts) {
 	var linux, ramdisk string
 	var made [2][32]byte
 	for i := range made {
-		linux, ramdisk = ship(t, carrier.Carriage{Linux: parts.Linux, Restart: true}, parts.SPT, `--ipv4={address} --hello="a  b"`, 0)
+		linux, ramdisk = ship(t, carrier.Carriage{Linux: parts.Linux, Respawn: true}, parts.SPT, `--ipv4={address} --hello="a  b"`, 0)
 		made[i] = digest(t, linux, ramdisk)
 	}
 	if made[0] != made[1] {

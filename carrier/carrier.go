@@ -35,9 +35,9 @@ type Carriage struct {
 	// Tender is the Solo5 tender on the worker's host: a name in PATH or a path. Default:
 	// "solo5-spt" or "solo5-hvt", as the kernel wants.
 	Tender string `json:"tender,omitempty"`
-	// Restart is whether the carrier starts the kernel again when it ends. Else it powers
+	// Respawn is whether the carrier starts the kernel again when it ends. Else it powers
 	// the machine off.
-	Restart bool `json:"restart,omitempty"`
+	Respawn bool `json:"respawn,omitempty"`
 }
 
 const (
@@ -56,8 +56,8 @@ func (o Carriage) Carried() bool { return o.Carrier != "" }
 // Read refuses options that are wrong on any host: InvalidSpec.
 func (o Carriage) Read() error {
 	switch {
-	case !o.Carried() && (o.Linux != "" || o.Tender != "" || o.Restart):
-		field := "restart"
+	case !o.Carried() && (o.Linux != "" || o.Tender != "" || o.Respawn):
+		field := "respawn"
 		if o.Linux != "" {
 			field = "linux"
 		} else if o.Tender != "" {
@@ -171,7 +171,7 @@ func (o Carriage) Ship(ctx context.Context, cache, folder string, c Cargo) (kern
 
 // programs returns the entries of the ramdisk except the modules.
 func (o Carriage) programs(abi string, c Cargo) ([]entry, error) {
-	t := task.Task{Interfaces: c.Interfaces, Restart: o.Restart}
+	t := task.Task{Interfaces: c.Interfaces, Respawn: o.Respawn}
 	entries, err := program(c.Kernel, task.Kernel[1:], "kernel")
 	if abi != image.LinuxExecutable {
 		entries, err = []entry{{name: task.Kernel[1:], mode: 0o755, path: c.Kernel}}, nil

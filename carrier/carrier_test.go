@@ -19,14 +19,14 @@ func TestOptions(t *testing.T) {
 		field   string
 	}{
 		{carrier.Carriage{}, ""},
-		{carrier.Carriage{Carrier: "linux", Restart: true, Linux: "/a.deb"}, ""},
+		{carrier.Carriage{Carrier: "linux", Respawn: true, Linux: "/a.deb"}, ""},
 		{carrier.Carriage{Carrier: "linux", Linux: "linux-image-6.1.0-50-cloud-amd64=6.1.176-1~a+b"}, ""},
 		{carrier.Carriage{Carrier: "linux", Linux: "linux-image-amd64"}, "linux"},
 		{carrier.Carriage{Carrier: "linux", Linux: "-o=1"}, "linux"},
 		{carrier.Carriage{Carrier: "bsd"}, "carrier"},
 		{carrier.Carriage{Linux: "/a.deb"}, "linux"},
 		{carrier.Carriage{Tender: "solo5-spt"}, "tender"},
-		{carrier.Carriage{Restart: true}, "restart"},
+		{carrier.Carriage{Respawn: true}, "respawn"},
 	} {
 		var e *step.Error
 		if err := test.options.Read(); (err != nil) != (test.field != "") || errors.As(err, &e) && (e.Field != test.field || e.Kind != step.InvalidSpec) {

@@ -54,7 +54,7 @@ func TestReadRefuses(t *testing.T) {
 		{`{"firmware":"/x"}`, "firmware", "via kernel"},
 		{`{"via":"uefi","expect":"x","firmware":"x"}`, "firmware", "absolute"},
 		{`{"machine":"q35,x=y"}`, "machine", "no machine type"},
-		{`{"restart":true}`, "restart", "it is for a carrier"},
+		{`{"respawn":true}`, "respawn", "it is for a carrier"},
 		{`{"carrier":"linux","memory":64}`, "memory", "too little for the carrier's Linux"},
 		{`{"carrier":"linux","via":"uefi","expect":"x"}`, "memory", "128 MiB is too little for the carrier's Linux"},
 		{`{"carrier":"linux","modules":["a"]}`, "modules", "a ramdisk of its own"},

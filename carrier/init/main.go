@@ -36,7 +36,7 @@ func main() {
 		if err != nil {
 			say("%v", err)
 		}
-		if !m.Restart {
+		if !m.Respawn {
 			finish(status)
 		}
 		say("exit status %d; the unikernel starts again", status)

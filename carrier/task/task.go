@@ -33,8 +33,8 @@ type Task struct {
 	// machine's interfaces; Blocks those of its block devices, in the order of the disks.
 	Networks []string `json:"networks,omitempty"`
 	Blocks   []string `json:"blocks,omitempty"`
-	// Restart is whether the kernel is started again when it ends.
-	Restart bool `json:"restart,omitempty"`
+	// Respawn is whether the kernel is started again when it ends.
+	Respawn bool `json:"respawn,omitempty"`
 }
 
 // Network is what init has found for the kernel.
