@@ -83,6 +83,12 @@ func TestBad(t *testing.T) {
 		"target's kind":       {full("    kind: [qemu]\n"), "morgana.yaml:5: targets.dev.kind: want a string, not a list", ""},
 		"target's kind's use": {full("    kind: qemu@host\n"), `morgana.yaml:5: targets.dev.kind: "qemu@host" is not a valid name`, nameHint},
 
+		"restart":            {full("    restart: on_failure\n"), `morgana.yaml:5: targets.dev.restart: "on_failure" is no restart policy`, `did you mean "on-failure"?`},
+		"restart true":       {full("    restart: yes\n"), `morgana.yaml:5: targets.dev.restart: "yes" is no restart policy`, "one of always, on-failure, never"},
+		"keep":               {full("    memory: 1\n    keep: 0\n"), "morgana.yaml:6: targets.dev.keep: 0 generations cannot be kept", "1, the running generation alone, to 50"},
+		"health":             {full("    health:\n      http: /\n      failures: often\n"), "morgana.yaml:7: targets.dev.health.failures: want a whole number, not a string", "a whole number, as 64"},
+		"health's key":       {full("    health:\n      http: /\n      failure: 1\n"), "morgana.yaml:7: targets.dev.health.failure: unknown field", `did you mean "failures"?`},
+		"health of nothing":  {full("    health:\n      interval: 5s\n"), "morgana.yaml:5: targets.dev.health: want one of http, tcp and console, not 0", "as in `health: {http: /healthz}`"},
 		"stage":              {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
 		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "one of check, configure, build, package, register, boot, console, destroy, clean, observe, list, forecast"},
 		"after no stage":     {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "one of check, configure, build, package, register, boot"},

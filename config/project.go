@@ -31,7 +31,8 @@ const Prebuilt = "prebuilt"
 //	targets:
 //	  dev:
 //	    kind: qemu             # default: the target's name
-//	    memory: 64             # every key but kind, steps and after is an option of the target
+//	    memory: 64             # every key but these is an option of the target
+//	    restart: always        # restart, health and keep: a [step.Policy]
 //	    steps: {build: {activity: acme.Build, taskQueue: acme}}
 //	    after: {package: [{activity: sign.Sign, taskQueue: sign}]}
 //
@@ -62,6 +63,7 @@ type Target struct {
 	Kind string
 	// Options are the target's own, as JSON with sorted keys; nil if it has none.
 	Options json.RawMessage
+	Policy  step.Policy
 	// Steps replace steps of the route, and After inserts steps after stages. Both
 	// include the entries at the top of the file.
 	Steps map[step.Stage]step.Step
@@ -218,7 +220,13 @@ func (p *Project) readTargets() error {
 		if err := tf.want(path, mapping); err != nil {
 			return err
 		}
-		t := Target{Name: tf.name, Kind: tf.name, Options: tf.without("kind", "steps", "after").json()}
+		t := Target{Name: tf.name, Kind: tf.name, Options: tf.without("kind", "steps", "after", "restart", "health", "keep").json()}
+		if t.Policy, err = step.ReadPolicy(tf.only("restart", "health", "keep").json()); err != nil {
+			if e, ok := errors.AsType[*step.Error](err); ok {
+				e.Op, e.Field = p.Locate(t.Name, e.Field), join(path, e.Field)
+			}
+			return err
+		}
 		if kind := tf.field("kind"); kind != nil {
 			if err := wantName(kind, path+".kind"); err != nil {
 				return err

@@ -338,12 +338,21 @@ func (v *value) known(path string, names ...string) error {
 	return nil
 }
 
+// only returns mapping v with only some of its fields.
+func (v *value) only(names ...string) *value {
+	return v.where(func(f field) bool { return slices.Contains(names, f.name) })
+}
+
 // without returns mapping v without some of its fields.
 func (v *value) without(names ...string) *value {
+	return v.where(func(f field) bool { return !slices.Contains(names, f.name) })
+}
+
+func (v *value) where(keep func(field) bool) *value {
 	rest := *v
 	rest.fields = nil
 	for _, f := range v.fields {
-		if !slices.Contains(names, f.name) {
+		if keep(f) {
 			rest.fields = append(rest.fields, f)
 		}
 	}

@@ -82,7 +82,13 @@ func generate(root string) ([]byte, error) {
 	toolchain["required"] = []string{"kind"}
 	toolchain["type"] = "object"
 	defs["toolchain"] = toolchain
+	if defs["target.policy"], err = policy(root); err != nil {
+		return nil, err
+	}
 	ofTargets := object{"steps": object{"$ref": "#/$defs/steps"}, "after": object{"$ref": "#/$defs/after"}}
+	for _, name := range []string{"restart", "health", "keep"} {
+		ofTargets[name] = object{"$ref": "#/$defs/target.policy/properties/" + name}
+	}
 	target, err := byKind(root, defs, "target", targets, ofTargets)
 	if err != nil {
 		return nil, err
@@ -164,6 +170,27 @@ func optionsOf(root string, k kind) (object, error) {
 	return options, nil
 }
 
+// policy returns the schema of the keys of a target that every kind has.
+func policy(root string) (object, error) {
+	policy, err := optionsOf(root, kind{options: step.DefaultPolicy()})
+	if err != nil {
+		return nil, err
+	}
+	probe, err := optionsOf(root, kind{options: step.DefaultProbe()})
+	if err != nil {
+		return nil, err
+	}
+	properties := policy["properties"].(object)
+	probe["type"], probe["description"] = []string{"object", "null"}, properties["health"].(object)["description"]
+	one := []object{{"type": "null"}}
+	for _, name := range []string{"http", "tcp", "console"} {
+		one = append(one, object{"type": "object", "required": []string{name}})
+	}
+	probe["oneOf"], properties["health"] = one, probe
+	delete(policy, "description")
+	return policy, nil
+}
+
 // reflectOptions reflects the options of a kind, with their comments and defaults.
 func reflectOptions(root string, k kind) (*jsonschema.Schema, error) {
 	r := &jsonschema.Reflector{
@@ -175,8 +202,8 @@ func reflectOptions(root string, k kind) (*jsonschema.Schema, error) {
 			return nil
 		},
 	}
-	if folder, ours := strings.CutPrefix(reflect.TypeOf(k.options).PkgPath(), module+"/activities/"); ours {
-		for _, folder := range []string{path.Join("activities", folder), "carrier"} {
+	if folder, ours := strings.CutPrefix(reflect.TypeOf(k.options).PkgPath(), module+"/"); ours {
+		for _, folder := range []string{folder, "carrier"} {
 			if err := addComments(r, root, folder); err != nil {
 				return nil, fmt.Errorf("comments of %s: %w", folder, err)
 			}

@@ -39,8 +39,9 @@ func TestEverythingIsDescribed(t *testing.T) {
 	var whole struct {
 		Defs map[string]struct {
 			Properties map[string]struct {
-				Description, Ref string
-				Const            any
+				Description string
+				Ref         string `json:"$ref"`
+				Const       any
 			}
 		} `json:"$defs"`
 	}
@@ -54,7 +55,7 @@ func TestEverythingIsDescribed(t *testing.T) {
 		}
 		for option, p := range d.Properties {
 			seen++
-			if p.Description == "" && option != "kind" && option != "steps" && option != "after" {
+			if p.Description == "" && p.Ref == "" && option != "kind" {
 				t.Errorf("%s.%s has no description", def, option)
 			}
 		}
@@ -77,6 +78,7 @@ var good = map[string]string{
 		"steps: {check: {activity: a, taskQueue: b}}",
 	"beside the stages": head + "targets: {qemu: {steps: {console: {activity: a, taskQueue: b, onHost: true}}}}\n" +
 		"steps: {destroy: {activity: a, taskQueue: b}, clean: {activity: c, taskQueue: b}}",
+	"policy":            head + "targets: {qemu: {restart: always, keep: 3, health: {http: /, interval: 1s}}, moon: {restart: never, health: }}",
 	"template":          string(config.Template{App: "a", Toolchain: "command", Kernel: "k", Kind: "qemu"}.YAML()),
 	"prebuilt template": string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "qemu", Networks: []string{"service", "0"}, Disks: []string{"store"}}.YAML()),
 	"Xen template":      string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "xen", Networks: []string{"0"}}.YAML()),
@@ -111,6 +113,10 @@ var bad = map[string]string{
 	"other's option, by name":  head + "targets: {qemu: {kind: local, ports: []}}",
 	"memory in words":          head + "targets: {qemu: {memory: lots}}",
 	"ports, numbers":           head + "targets: {qemu: {ports: [80]}}",
+	"restart":                  head + "targets: {qemu: {restart: sometimes}}",
+	"restart, another's kind":  head + "targets: {moon: {restart: true}}",
+	"health of nothing":        head + "targets: {qemu: {health: {interval: 1s}}}",
+	"health's typo":            head + "targets: {qemu: {health: {http: /, failure: 1}}}",
 	"unknown stage":            head + "targets: {qemu: {steps: {bild: {activity: a, taskQueue: b}}}}",
 	"after no stage":           head + "targets: {qemu: {after: {destroy: []}}}",
 	"step without queue":       head + "targets: {moon: {steps: {build: {activity: a}}}}",
