@@ -172,7 +172,7 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 			Toolchain: p.Toolchain,
 			Origin:    origin,
 		},
-		Route: p.Route(t), Keep: f.keep, Force: f.force, TakeOver: f.takeOver,
+		Route: p.Route(t), Policy: t.Policy, Keep: f.keep, Force: f.force, TakeOver: f.takeOver,
 	}
 }
 

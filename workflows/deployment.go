@@ -169,7 +169,7 @@ func (d *deployment) forget(t step.Tags) {
 // succeeded records the new current machine. An unchanged machine keeps the route that
 // made it: a changed step of the new route may not be able to destroy it.
 func (d *deployment) succeeded(did Request, out Outcome) {
-	d.Failure = ""
+	d.Failure, d.Policy = "", did.Policy
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return !u.Kept })
 	d.remember(out.Remains...)
 	if out.Unchanged {

@@ -14,6 +14,8 @@ type DeployRequest struct {
 	// Spec has no Life and Generation: the Deployment sets them.
 	Spec  step.Spec  `json:"spec"`
 	Route step.Route `json:"route"`
+	// Policy is completed by its defaults.
+	Policy step.Policy `json:"policy,omitzero"`
 	// Keep leaves the pieces of a failed rollout for debugging.
 	Keep bool `json:"keep,omitempty"`
 	// Force makes a new machine even if the image is the same.
@@ -88,6 +90,8 @@ type DeploymentState struct {
 	// Last is the Spec of the newest accepted deploy.
 	Last      step.Spec  `json:"last,omitzero"`
 	LastRoute step.Route `json:"lastRoute,omitzero"`
+	// Policy is that of the last rollout that succeeded.
+	Policy step.Policy `json:"policy,omitzero"`
 }
 
 func (d *deployment) listen() error {
@@ -108,6 +112,9 @@ func (d *deployment) listen() error {
 func (d *deployment) acceptable(in DeployRequest) error {
 	if err := d.addressed(in.Spec); err != nil {
 		return err
+	}
+	if err := in.Policy.WithDefaults().Valid(); err != nil {
+		return Fail(err)
 	}
 	last, now := d.Last.Origin, in.Spec.Origin
 	switch {
@@ -165,7 +172,7 @@ func (d *deployment) addressed(s step.Spec) error {
 // accept gives a request a generation and queues it. If the last rollout that runs or is
 // queued is the same deploy, accept returns that rollout and queues nothing.
 func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
-	next := Request{Spec: in.Spec, Route: in.Route, Keep: in.Keep, Force: in.Force}
+	next := Request{Spec: in.Spec, Route: in.Route, Policy: in.Policy.WithDefaults(), Keep: in.Keep, Force: in.Force}
 	if last := d.lastWanted(); last != nil && same(last, &next) {
 		return Accepted{Tags: last.Spec.Tags, RolloutID: RolloutID(last.Spec.Tags), Attached: true}, nil
 	}

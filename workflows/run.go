@@ -16,6 +16,8 @@ import (
 type Request struct {
 	Spec  step.Spec  `json:"spec"`
 	Route step.Route `json:"route"`
+	// Policy has all its defaults.
+	Policy step.Policy `json:"policy,omitzero"`
 	// Current is the running machine, nil if there is none. A rollout that makes
 	// the same image keeps it.
 	Current *Current `json:"current,omitempty"`
