@@ -47,25 +47,21 @@ overwrite earlier lines. A file or a pipe gets the text unchanged.`,
 type consoleFlags struct{ follow, all, raw bool }
 
 func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
-	to, names, err := c.named(ctx, which, nil, false)
+	to, app, target, err := c.one(ctx, which, false)
 	if err != nil {
 		return err
 	}
 	defer to.Close()
-	if len(names) != 1 {
-		return step.Invalid("", "name one: "+strings.Join(names, ", "), "%d deployments fit", len(names))
-	}
-	app, target, _ := strings.Cut(names[0], "/")
 	answer, err := to.QueryWorkflow(ctx, workflows.DeploymentID(app, target), "", workflows.QueryStatus)
 	if err != nil {
-		return notDeployed(names[0], err)
+		return notDeployed(app+"/"+target, err)
 	}
 	var s workflows.DeploymentStatus
 	if err := answer.Get(&s); err != nil {
 		return err
 	}
 	if s.Machine == nil {
-		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no machine yet", names[0]), Hint: "see morgana status"}
+		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s/%s has no machine yet", app, target), Hint: "see morgana status"}
 	}
 	in := workflows.ConsoleRequest{Step: s.Route.Console, From: step.ConsoleFrom{Machine: *s.Machine}}
 	err = c.printConsole(ctx, func(offset int64, wait int) (step.ConsoleText, error) {

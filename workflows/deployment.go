@@ -88,6 +88,7 @@ func (d *deployment) rollout() error {
 		}
 	}
 	d.rolling = &next
+	d.record(next.Spec.Generation).End = EndRolling
 	// If the rollout is terminated, only these acts tell where its resources may be.
 	machine := undoMachine("destroy the machine", next.Route, step.Removal{Spec: next.Spec})
 	tree := undoTree(next.Route, next.Spec)
@@ -103,6 +104,7 @@ func (d *deployment) rollout() error {
 	child := workflow.ExecuteChildWorkflow(ctx, Rollout, next)
 	if !d.outlast(child) {
 		d.rolling, d.cancel = nil, nil
+		d.ended(next.Spec.Generation, EndCancelled, 0)
 		e := &d.destroy.result
 		e.Cancelled = slices.Insert(e.Cancelled, 0, next.Spec.Generation)
 		e.Left = append(e.Left, RolloutID(next.Spec.Tags)+" goes on to remove its resources")
@@ -130,6 +132,7 @@ func (d *deployment) rollout() error {
 			Hint: "it is being undone after its deployment was terminated or forgotten; deploy again when it has ended"})
 	}
 	d.Failure = Failure(err).Error()
+	d.failed(next.Spec.Tags, err)
 	d.remember(remainsOf(err)...)
 	d.describe()
 	if d.ctx.Err() != nil {
@@ -172,9 +175,16 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	d.Failure, d.Policy = "", did.Policy
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return !u.Kept })
 	d.remember(out.Remains...)
+	g := d.record(did.Spec.Generation)
+	g.Digest, g.Image = out.Image.Digest, out.Machine.Registration.ID
 	if out.Unchanged {
 		d.Current.Machine = out.Machine
+		d.ended(g.Generation, EndUnchanged, d.Current.generation())
 	} else {
+		g.End = EndCurrent
+		if d.Current != nil {
+			d.ended(d.Current.generation(), EndReplaced, g.Generation)
+		}
 		d.Previous, d.Current = d.Current, &Current{Machine: out.Machine, Image: out.Image, Route: did.Route}
 	}
 	d.describe()

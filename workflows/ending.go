@@ -26,6 +26,7 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyR
 		}
 		for _, q := range d.queue {
 			d.destroy.result.Cancelled = append(d.destroy.result.Cancelled, q.Spec.Generation)
+			d.ended(q.Spec.Generation, EndCancelled, 0)
 		}
 		d.queue = nil
 		if d.cancel != nil {
@@ -98,6 +99,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 		}
 		switch {
 		case p.err == nil && p.current:
+			d.ended(d.Current.generation(), EndDestroyed, 0)
 			d.Current, d.Previous = nil, nil
 		case p.err != nil && !p.act.Guess:
 			for _, u := range p.remains {

@@ -14,11 +14,13 @@ import (
 // TaskQueue is the queue that workers poll for the workflows of this package.
 const TaskQueue = "morgana"
 
-// The names of Deployment's updates, and of the query of Deployment and Rollout.
+// The names of Deployment's updates, of the query of Deployment and Rollout, and of
+// Deployment's query for its history.
 const (
 	UpdateDeploy  = "deploy"
 	UpdateDestroy = "destroy"
 	QueryStatus   = "status"
+	QueryHistory  = "history"
 )
 
 // The search attributes of Deployment and Rollout. MorganaStage is of Rollout only: the

@@ -87,6 +87,8 @@ type DeploymentState struct {
 	// Remains are the acts that would remove the leftovers of rollouts, in any place.
 	Remains []*Undo `json:"remains,omitempty"`
 	Failure string  `json:"failure,omitempty"`
+	// History lists the last generations, the oldest first.
+	History []Generation `json:"history,omitempty"`
 	// Last is the Spec of the newest accepted deploy.
 	Last      step.Spec  `json:"last,omitzero"`
 	LastRoute step.Route `json:"lastRoute,omitzero"`
@@ -97,6 +99,9 @@ type DeploymentState struct {
 func (d *deployment) listen() error {
 	err := workflow.SetQueryHandler(d.ctx, QueryStatus, func() (DeploymentStatus, error) { return d.status(), nil })
 	if err != nil {
+		return err
+	}
+	if err := workflow.SetQueryHandler(d.ctx, QueryHistory, d.history); err != nil {
 		return err
 	}
 	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateDeploy, d.accept,
@@ -169,17 +174,23 @@ func (d *deployment) addressed(s step.Spec) error {
 		s.App, s.Target, s.Kind, id)})
 }
 
-// accept gives a request a generation and queues it. If the last rollout that runs or is
-// queued is the same deploy, accept returns that rollout and queues nothing.
+// accept queues a deploy as a new generation. If the last rollout that runs or is queued
+// is the same deploy, accept returns that rollout and queues nothing.
 func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
-	next := Request{Spec: in.Spec, Route: in.Route, Policy: in.Policy.WithDefaults(), Keep: in.Keep, Force: in.Force}
+	next := Request{Spec: in.Spec, Route: in.Route, Policy: in.Policy.WithDefaults(), Keep: in.Keep, Force: in.Force, Why: ByDeploy}
 	if last := d.lastWanted(); last != nil && same(last, &next) {
 		return Accepted{Tags: last.Spec.Tags, RolloutID: RolloutID(last.Spec.Tags), Attached: true}, nil
 	}
+	return d.enqueue(ctx, next)
+}
+
+// enqueue gives a request a generation and queues it.
+func (d *deployment) enqueue(ctx workflow.Context, next Request) (Accepted, error) {
 	d.Generation++
 	next.Spec.Life, next.Spec.Generation = d.Life, d.Generation
 	d.Last, d.LastRoute = next.Spec, next.Route
 	d.queue = append(d.queue, next)
+	d.begin(next)
 	d.describe()
 	accepted := Accepted{Tags: next.Spec.Tags, RolloutID: RolloutID(next.Spec.Tags)}
 	if told, ok := workflow.GetTypedSearchAttributes(ctx).GetInt64(GenerationAttribute); ok && told == int64(d.Generation) {
@@ -198,7 +209,7 @@ func (d *deployment) lastWanted() *Request {
 
 func same(a, b *Request) bool {
 	x, y := *a, *b
-	x.Current, y.Current, x.Stale, y.Stale = nil, nil, nil, nil
+	x.Current, y.Current, x.Stale, y.Stale, x.Why, y.Why = nil, nil, nil, nil, "", ""
 	x.Spec.Life, x.Spec.Generation = y.Spec.Life, y.Spec.Generation
 	one, err1 := json.Marshal(x)
 	two, err2 := json.Marshal(y)

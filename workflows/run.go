@@ -27,6 +27,8 @@ type Request struct {
 	Keep bool `json:"keep,omitempty"`
 	// Force makes a new machine even if the image is the same.
 	Force bool `json:"force,omitempty"`
+	// Why is the reason for the rollout.
+	Why Why `json:"why,omitempty"`
 }
 
 // Current is a running machine with its image and the route that made it and can
