@@ -25,6 +25,7 @@ const Prebuilt = "prebuilt"
 //
 //	app: hello
 //	source: .                  # folder, relative to the file; default "."
+//	                           # or {git: https://example.org/ann/hello.git, ref: main, path: .}
 //	toolchain:
 //	  kind: command
 //	  build: [[make]]          # every key but kind is an option of the toolchain
@@ -42,10 +43,13 @@ type Project struct {
 	File   string // absolute
 	Folder string // File's folder
 	App    string
-	// Source is the source folder, absolute; empty if the toolchain is prebuilt.
+	// Source is the source folder, absolute; empty if the toolchain is prebuilt or the
+	// source is in git.
 	Source string
-	// Kernel is the kernel file, absolute, of a prebuilt toolchain; else empty.
-	// It is not among the toolchain's options.
+	// Git is the repository with the source, nil if the source is a folder.
+	Git *step.Git
+	// Kernel is the kernel file, absolute, of a prebuilt toolchain; else, and with Git,
+	// empty. It is not among the toolchain's options.
 	Kernel    string
 	Toolchain step.Recipe
 	Targets   []Target // in the file's order, at least one
@@ -126,7 +130,11 @@ func newProject(p Project) (*Project, error) {
 	if err := root.known("", "app", "source", "toolchain", "targets", "steps", "after"); err != nil {
 		return nil, err
 	}
-	settings, err := newLayers(projectKeys, p.flags, root)
+	scalars := root
+	if f := root.field("source"); f != nil && f.is == mapping { // readGit reads it
+		scalars = root.without("source")
+	}
+	settings, err := newLayers(projectKeys, p.flags, scalars)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +170,13 @@ func (p *Project) readToolchain(settings *layers) error {
 	}
 	p.Toolchain = step.Recipe{Kind: kind.text, Options: f.without("kind").json()}
 	p.Source, p.Kernel = "", ""
+	var err error
+	if p.Git, err = p.readGit(settings); err != nil {
+		return err
+	}
+	if kind.text != Prebuilt && p.Git != nil {
+		return nil
+	}
 	if kind.text != Prebuilt {
 		source, err := settings.path("source", ".", p.Folder)
 		if err != nil {
@@ -188,6 +203,9 @@ func (p *Project) readToolchain(settings *layers) error {
 		return invalid(kernel.at, "toolchain.kernel", "", "want a path, not an empty string")
 	}
 	p.Toolchain.Options = f.without("kind", "kernel").json()
+	if p.Git != nil {
+		return p.prebuiltInGit(kernel)
+	}
 	p.Kernel = kernel.text
 	p.inputAt, p.inputField = kernel.at, "toolchain.kernel"
 	if !filepath.IsAbs(p.Kernel) {
@@ -280,8 +298,12 @@ const (
 )
 
 // CheckInput checks that the source folder, or the prebuilt kernel's file, exists. The
-// error is NotFound or InvalidSpec. It names the line or flag with the path.
+// error is NotFound or InvalidSpec. It names the line or flag with the path. A source in
+// git is for the worker to check.
 func (p *Project) CheckInput() error {
+	if p.Git != nil {
+		return nil
+	}
 	path, what, right := p.Source, "folder", fs.FileMode.IsDir
 	if p.Toolchain.Kind == Prebuilt {
 		path, what, right = p.Kernel, "file", fs.FileMode.IsRegular

@@ -16,7 +16,23 @@ import (
 
 // originOf returns the origin of a project's deploys.
 func originOf(ctx context.Context, settings config.Settings, p *config.Project) step.Origin {
-	return step.Origin{Project: projectOf(ctx, p.Folder), Folder: p.Folder, Host: settings.Host}
+	origin := step.Origin{Folder: p.Folder, Host: settings.Host, Git: p.Git}
+	if p.Git != nil {
+		origin.Project = projectIn(p.Git.URL, p.Git.Path)
+	} else {
+		origin.Project = projectOf(ctx, p.Folder)
+	}
+	return origin
+}
+
+// projectIn returns the identity of the project in a folder of a repository, "" if the
+// URL means another repository on another host.
+func projectIn(remote, folder string) string {
+	project := normalRemote(remote)
+	if folder = strings.TrimSuffix(folder, "/"); project != "" && folder != "" {
+		project += "#" + folder
+	}
+	return project
 }
 
 // projectOf returns an identity of the project in folder that is the same in all
@@ -44,11 +60,7 @@ func projectOf(ctx context.Context, folder string) string {
 	if !ok {
 		return ""
 	}
-	project := normalRemote(remote)
-	if inside = strings.TrimSuffix(inside, "/"); project != "" && inside != "" {
-		project += "#" + inside
-	}
-	return project
+	return projectIn(remote, inside)
 }
 
 var (

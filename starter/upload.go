@@ -46,9 +46,13 @@ func openKernel(p *config.Project) (*prebuilt, error) {
 // printed: each changed source is packed, stored and unpacked anew.
 const largeSource = 100 << 20
 
-// upload puts the source folder, or the prebuilt kernel, into the store.
+// upload puts the source folder, or the prebuilt kernel, into the store. A source in git
+// is left to a worker.
 func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
 	origin := originOf(ctx, settings, p)
+	if p.Git != nil {
+		return origin, nil
+	}
 	s, err := store.Open(ctx, settings.Store)
 	if err != nil {
 		return origin, err

@@ -41,9 +41,10 @@ var (
 		Kind:      "qemu",
 		Options:   json.RawMessage(`{"memory":64,"ports":["8080:80"]}`),
 		Toolchain: step.Recipe{Kind: "command", Options: json.RawMessage(`{"build":[["make"]],"kernel":"hello"}`)},
-		Origin:    step.Origin{Project: "example.org/ann/hello", Folder: "/home/ann/hello", Host: "laptop", Archive: pointer(artifact("1", 20480))},
-		Host:      "rack7",
-		Alone:     true,
+		Origin: step.Origin{Project: "example.org/ann/hello", Folder: "/home/ann/hello", Host: "laptop",
+			Commit: strings.Repeat("9876543210", 4), Changed: true, Archive: pointer(artifact("1", 20480))},
+		Host:  "rack7",
+		Alone: true,
 	}
 	goldenPrebuilt = step.Spec{
 		Tags:      step.Tags{App: "hello", Target: "prod", Life: "9f8e7d6c", Generation: 1},
@@ -51,6 +52,13 @@ var (
 		Toolchain: step.Recipe{Kind: "prebuilt"},
 		Origin: step.Origin{Folder: "/home/ann/hello", Host: "laptop", Kernel: pointer(artifact("2", 18432)),
 			ABIs: []string{"pvh", "xen-pv", "xen-pvh"}},
+	}
+	goldenGit = step.Spec{
+		Tags:      step.Tags{App: "hello", Target: "dev", Life: "0a1b2c3d", Generation: 4},
+		Kind:      "qemu",
+		Toolchain: step.Recipe{Kind: "prebuilt"},
+		Origin: step.Origin{Project: "example.org/ann/hello#web", Folder: "/home/ann/deploy", Host: "laptop",
+			Git: &step.Git{URL: "git@example.org:ann/hello.git", Ref: "main", Path: "web", Kernel: "dist/hello"}},
 	}
 	goldenFiles = []step.File{{Name: "kernel", Artifact: artifact("2", 18432)}, {Name: "machine.json", Artifact: artifact("6", 154)}}
 	goldenReg   = step.Registration{Spec: goldenSpec, Digest: step.DigestOf(goldenFiles),
@@ -62,6 +70,11 @@ var (
 func TestGolden(t *testing.T) {
 	golden(t, "spec", goldenSpec)
 	golden(t, "spec_prebuilt", goldenPrebuilt)
+	golden(t, "spec_git", goldenGit)
+	fetched := goldenGit
+	fetched.Origin.Git = pointer(*goldenGit.Origin.Git)
+	fetched.Origin.Git.Commit, fetched.Origin.Kernel, fetched.Origin.ABIs = strings.Repeat("0123456789", 4), goldenPrebuilt.Origin.Kernel, goldenPrebuilt.Origin.ABIs
+	golden(t, "spec_fetched", fetched)
 	golden(t, "source", step.Source{Spec: goldenSpec, Host: "rack7", Tree: "/var/lib/morgana/command/hello.dev.0a1b2c3d-3",
 		Log: pointer(artifact("3", 311))})
 	golden(t, "kernel", step.Kernel{Spec: goldenSpec, File: artifact("2", 18432), ABIs: []string{"multiboot2", "pvh"},

@@ -42,6 +42,10 @@ const (
 	Boot      Stage = "boot"
 )
 
+// Fetch is no stage of a deploy. It comes before the first one if the source is in a git
+// repository, and puts the source into the store, as the starter does with a folder.
+const Fetch Stage = "fetch"
+
 // Stages lists the stages in the order they run.
 var Stages = [...]Stage{Check, Configure, Build, Package, Register, Boot}
 
@@ -74,7 +78,8 @@ type Recipe struct {
 	Options json.RawMessage `json:"options,omitempty"`
 }
 
-// Origin is a source folder or an existing kernel. Exactly one of Archive and Kernel is set.
+// Origin is a source folder or an existing kernel. Exactly one of Archive and Kernel is
+// set; before a source in Git is fetched, neither is.
 type Origin struct {
 	// Project identifies the project wherever it is checked out: its git remote and
 	// the folder within it, "example.org/ann/hello#web". Empty if the folder is in
@@ -84,6 +89,12 @@ type Origin struct {
 	// "/home/ann/hello" on "laptop". No step reads them.
 	Folder string `json:"folder,omitempty"`
 	Host   string `json:"host,omitempty"`
+	// Git is the repository that the source is fetched from, nil if it is Folder's.
+	Git *Git `json:"git,omitempty"`
+	// Commit is the commit of the work tree that Folder is in. Changed says that the work
+	// tree differs from it. No step reads them.
+	Commit  string `json:"commit,omitempty"`
+	Changed bool   `json:"changed,omitempty"`
 	// Archive is the packed source folder: an uncompressed tar whose bytes depend
 	// only on names, contents, executable bits and link targets.
 	Archive *Artifact `json:"archive,omitempty"`
@@ -97,6 +108,18 @@ type Origin struct {
 	// not give the kernel these devices.
 	Networks []string `json:"networks,omitempty"`
 	Blocks   []string `json:"blocks,omitempty"`
+}
+
+// Revision returns the commit of the source, with "+" behind it if the source differs from
+// the commit; empty if there is none.
+func (o Origin) Revision() string {
+	switch {
+	case o.Git != nil:
+		return o.Git.Commit
+	case o.Changed:
+		return o.Commit + "+"
+	}
+	return o.Commit
 }
 
 // Source is a configured source tree. It stays on the host that made it.
@@ -301,6 +324,8 @@ func (s Step) Queue(host string) string {
 // Route is the Step of each stage. It is an input of the workflow, so a change of
 // defaults does not affect a running deploy.
 type Route struct {
+	// Fetch completes the Origin of a Spec whose Origin has Git.
+	Fetch     Step `json:"fetch"`
 	Check     Step `json:"check"`
 	Configure Step `json:"configure"`
 	Build     Step `json:"build"`
@@ -327,6 +352,7 @@ func NewRoute(toolchain, target string) Route {
 		return Step{Activity: kind + "." + name, TaskQueue: kind, OnHost: true}
 	}
 	return Route{
+		Fetch:     anywhere("source", "Fetch"),
 		Check:     anywhere(target, "Check"),
 		Configure: anywhere(toolchain, "Configure"),
 		Build:     onHost(toolchain, "Build"),

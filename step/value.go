@@ -40,7 +40,8 @@ func (m Machine) Of() Spec { return m.Registration.Spec }
 
 // SameOwner returns InvalidSpec if a step changed the spec: before is the spec of
 // its input, after the spec of its output. Only stage [Check] may change host,
-// options and alone. Specs are compared as JSON values.
+// options and alone, and only [Fetch] the archive, kernel, abis, networks, blocks and commit
+// of the origin. Specs are compared as JSON values.
 func SameOwner(stage Stage, before, after Spec) error {
 	was, err := members(before)
 	if err != nil {
@@ -49,6 +50,18 @@ func SameOwner(stage Stage, before, after Spec) error {
 	is, err := members(after)
 	if err != nil {
 		return err
+	}
+	if stage == Fetch {
+		for _, origin := range []any{was["origin"], is["origin"]} {
+			if o, ok := origin.(map[string]any); ok {
+				for _, name := range []string{"archive", "kernel", "abis", "networks", "blocks"} {
+					delete(o, name)
+				}
+				if git, ok := o["git"].(map[string]any); ok {
+					delete(git, "commit")
+				}
+			}
+		}
 	}
 	if stage == Check {
 		for _, name := range []string{"host", "options", "alone"} {
@@ -85,7 +98,7 @@ var (
 )
 
 // Valid refuses tags that do not name one rollout, and a kind or host that
-// cannot be in the name of a task queue.
+// cannot be in the name of a task queue, and an invalid [Git].
 func (s Spec) Valid() error {
 	_, err := s.Folder()
 	if err = cmp.Or(err, CheckName("kind", s.Kind)); err != nil {
@@ -93,6 +106,9 @@ func (s Spec) Valid() error {
 	}
 	if !hostForm.MatchString(s.Host) {
 		return Invalid("spec.host", "letters, digits, dots, hyphens and colons", "%q is not a host name", s.Host)
+	}
+	if s.Origin.Git != nil {
+		return s.Origin.Git.Valid()
 	}
 	return nil
 }

@@ -112,7 +112,7 @@ func generate(root string) ([]byte, error) {
 		"type":        "object", "additionalProperties": false, "required": []string{"app", "toolchain", "targets"},
 		"properties": object{
 			"app":       described("The unikernel's name.", object{"$ref": "#/$defs/name"}),
-			"source":    object{"type": "string", "default": ".", "description": "The folder to build; a relative path starts from the folder of morgana.yaml."},
+			"source":    source,
 			"toolchain": described("What makes the kernel.", object{"$ref": "#/$defs/toolchain"}),
 			"targets": object{
 				"type": "object", "minProperties": 1, "propertyNames": object{"$ref": "#/$defs/name"},
@@ -123,6 +123,20 @@ func generate(root string) ([]byte, error) {
 			"after": object{"$ref": "#/$defs/after"},
 		},
 	})
+}
+
+// source is the schema of the folder to build, or of the git repository that has it.
+var source = object{
+	"default":     ".",
+	"description": "The folder to build; a relative path starts from the folder of morgana.yaml. Or {git: URL, ref: main, path: .}: a git repository, from which a worker fetches it.",
+	"anyOf": []object{{"type": "string"}, {
+		"type": "object", "additionalProperties": false, "required": []string{"git"},
+		"properties": object{
+			"git":  object{"type": "string", "description": "The repository: https://, ssh://, git+ssh://, user@host:path or file:///path, without a password."},
+			"ref":  object{"type": "string", "description": "A branch, a tag or all digits of a commit. Default: the repository's HEAD."},
+			"path": object{"type": "string", "default": ".", "description": "The folder in the repository."},
+		},
+	}},
 }
 
 // byKind returns the schema of a toolchain or target: its kind decides its options. A
