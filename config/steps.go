@@ -15,7 +15,7 @@ var Replaceable = append(step.Stages[:], step.Fetch, "console", "destroy", "clea
 // replace sets the step called which, one of [Replaceable], of a route.
 func replace(route *step.Route, which step.Stage, s step.Step) {
 	place := map[step.Stage]*step.Step{
-		step.Fetch: &route.Fetch, "console": &route.Console, "destroy": &route.Destroy, "clean": &route.Clean,
+		"console": &route.Console, "destroy": &route.Destroy, "clean": &route.Clean,
 		"observe": &route.Observe, "list": &route.List, "forecast": &route.Forecast,
 	}[which]
 	if place == nil {

@@ -23,6 +23,7 @@ var searchAttributes = map[string]enumspb.IndexedValueType{
 	"MorganaTarget":     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
 	"MorganaGeneration": enumspb.INDEXED_VALUE_TYPE_INT,
 	"MorganaStage":      enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+	"MorganaCommit":     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
 }
 
 // retryInterval is how often awaitReady asks again: short against a start.

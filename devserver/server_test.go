@@ -218,6 +218,7 @@ func checkAttributes(t *testing.T, c client.Client, namespace string) {
 	}
 	for name, want := range map[string]string{
 		"MorganaApp": "Keyword", "MorganaTarget": "Keyword", "MorganaGeneration": "Int", "MorganaStage": "Keyword",
+		"MorganaCommit": "Keyword",
 	} {
 		if got, ok := have.GetCustomAttributes()[name]; !ok || got.String() != want {
 			t.Errorf("%s: %v, want %s", name, got, want)

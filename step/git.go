@@ -43,6 +43,19 @@ var (
 
 const gitURLs = "as https://example.org/ann/hello.git, git@example.org:ann/hello.git or file:///srv/hello.git"
 
+// String returns the repository with its ref and path:
+// "https://example.org/ann/hello.git, main, folder web".
+func (g Git) String() string {
+	s := g.URL
+	if g.Ref != "" {
+		s += ", " + g.Ref
+	}
+	if g.Path != "" {
+		s += ", folder " + g.Path
+	}
+	return s
+}
+
 // Pinned reports whether Ref is a commit.
 func (g Git) Pinned() bool { return gitCommit.MatchString(g.Ref) }
 

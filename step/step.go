@@ -368,9 +368,11 @@ func NewRoute(toolchain, target string) Route {
 	}
 }
 
-// Stage returns a pointer to the step of stage s, nil if s is unknown.
+// Stage returns a pointer to the step of stage s or of [Fetch], nil if s is unknown.
 func (p *Route) Stage(s Stage) *Step {
 	switch s {
+	case Fetch:
+		return &p.Fetch
 	case Check:
 		return &p.Check
 	case Configure:

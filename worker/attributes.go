@@ -23,10 +23,11 @@ func ensureAttributes(ctx context.Context, c client.Client, namespace string) er
 		workflows.TargetAttribute.GetName():     workflows.TargetAttribute.GetValueType(),
 		workflows.GenerationAttribute.GetName(): workflows.GenerationAttribute.GetValueType(),
 		workflows.StageAttribute.GetName():      workflows.StageAttribute.GetValueType(),
+		workflows.CommitAttribute.GetName():     workflows.CommitAttribute.GetValueType(),
 	}
 	hint := fmt.Sprintf("ask the namespace's operator to run:\n"+
 		"temporal operator search-attribute create --namespace %s --name MorganaApp --type Keyword "+
-		"--name MorganaTarget --type Keyword --name MorganaGeneration --type Int --name MorganaStage --type Keyword", namespace)
+		"--name MorganaTarget --type Keyword --name MorganaGeneration --type Int --name MorganaStage --type Keyword --name MorganaCommit --type Keyword", namespace)
 
 	known, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
 	if err != nil {

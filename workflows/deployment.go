@@ -100,7 +100,7 @@ func (d *deployment) rollout() error {
 	defer cancel()
 	d.cancel = cancel
 	var out Outcome
-	ctx = workflow.WithChildOptions(ctx, rolloutOptions(next.Spec.Tags))
+	ctx = workflow.WithChildOptions(ctx, rolloutOptions(next.Spec))
 	child := workflow.ExecuteChildWorkflow(ctx, Rollout, next)
 	if !d.outlast(child) {
 		d.rolling, d.cancel = nil, nil
@@ -176,7 +176,8 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return !u.Kept })
 	d.remember(out.Remains...)
 	g := d.record(did.Spec.Generation)
-	g.Digest, g.Image = out.Image.Digest, out.Machine.Registration.ID
+	d.Commit = out.Image.Spec.Origin.Revision()
+	g.Commit, g.Digest, g.Image = d.Commit, out.Image.Digest, out.Machine.Registration.ID
 	if out.Unchanged {
 		d.Current.Machine = out.Machine
 		d.ended(g.Generation, EndUnchanged, d.Current.generation())
@@ -192,7 +193,8 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 
 func (d *deployment) status() DeploymentStatus {
 	s := DeploymentStatus{Project: d.Last.Origin.Project, Folder: d.Last.Origin.Folder, Host: d.Last.Origin.Host, Kind: d.Last.Kind,
-		Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil}
+		Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil,
+		Git: d.Last.Origin.Git, Commit: d.Commit}
 	if d.Current != nil {
 		s.Machine, s.Route = &d.Current.Machine, d.Current.Route
 	}

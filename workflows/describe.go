@@ -14,7 +14,11 @@ import (
 func (r *rollout) describe() {
 	var b strings.Builder
 	t := r.in.Spec.Tags
-	fmt.Fprintf(&b, "**%s/%s** generation %d, life %s\n\n", t.App, t.Target, t.Generation, t.Life)
+	fmt.Fprintf(&b, "**%s/%s** generation %d, life %s", t.App, t.Target, t.Generation, t.Life)
+	if r.status.Commit != "" {
+		fmt.Fprintf(&b, ", commit %s", r.status.Commit)
+	}
+	b.WriteString("\n\n")
 	b.WriteString("| stage | state | time | result |\n|---|---|---|---|\n")
 	for _, s := range r.status.Stages {
 		took := ""
@@ -38,6 +42,9 @@ func cell(text string) string {
 func result(out any) string {
 	switch v := out.(type) {
 	case step.Spec:
+		if o := v.Origin; o.Git != nil && o.Archive == nil && o.Kernel == nil {
+			return o.Git.String()
+		}
 		if v.Host != "" {
 			return "on host " + v.Host
 		}
@@ -84,9 +91,16 @@ func Size(n int64) string {
 // describe shows the deployment in the UI.
 func (d *deployment) describe() {
 	s := d.status()
+	from := s.Folder
+	if s.Git != nil {
+		from = s.Git.String()
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "**%s/%s** on %s, from %s\n\n", d.Last.App, d.Last.Target, s.Kind, cell(s.Folder))
+	fmt.Fprintf(&b, "**%s/%s** on %s, from %s\n\n", d.Last.App, d.Last.Target, s.Kind, cell(from))
 	b.WriteString("| | |\n|---|---|\n")
+	if s.Commit != "" {
+		fmt.Fprintf(&b, "| commit | %s |\n", s.Commit)
+	}
 	fmt.Fprintf(&b, "| last generation | %d |\n", s.Generation)
 	if m := s.Machine; m != nil {
 		fmt.Fprintf(&b, "| machine | %s of generation %d |\n", cell(m.ID), m.Registration.Spec.Generation)

@@ -54,6 +54,8 @@ type Generation struct {
 	Project string `json:"project,omitempty"`
 	Folder  string `json:"folder,omitempty"`
 	Host    string `json:"host,omitempty"`
+	// Commit is the [step.Origin.Revision] of its source; of one in git, after its rollout.
+	Commit string `json:"commit,omitempty"`
 	// Digest is the image's digest, Image the target's name for the image.
 	Digest string `json:"digest,omitempty"`
 	Image  string `json:"image,omitempty"`
@@ -73,7 +75,7 @@ type Generation struct {
 func (d *deployment) begin(next Request) {
 	o := next.Spec.Origin
 	d.History = append(d.History, Generation{Generation: next.Spec.Generation, Asked: workflow.Now(d.ctx), Why: next.Why,
-		Project: o.Project, Folder: o.Folder, Host: o.Host, End: EndQueued})
+		Project: o.Project, Folder: o.Folder, Host: o.Host, Commit: o.Revision(), End: EndQueued})
 	if len(d.History) <= maxHistory {
 		return
 	}

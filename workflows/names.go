@@ -5,6 +5,7 @@ package workflows
 
 import (
 	"fmt"
+	"strings"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -23,14 +24,16 @@ const (
 	QueryHistory  = "history"
 )
 
-// The search attributes of Deployment and Rollout. MorganaStage is of Rollout only: the
-// running stage, with a delay, or the stage that failed. After a success it keeps its
-// last value. The worker registers the attributes with the server.
+// The search attributes of Deployment and Rollout. MorganaStage and MorganaCommit are of
+// Rollout only. MorganaStage is the running stage, with a delay, or the stage that failed;
+// after a success it keeps its last value. MorganaCommit is the commit of the source, if it
+// has one. The worker registers the attributes with the server.
 var (
 	AppAttribute        = temporal.NewSearchAttributeKeyKeyword("MorganaApp")
 	TargetAttribute     = temporal.NewSearchAttributeKeyKeyword("MorganaTarget")
 	GenerationAttribute = temporal.NewSearchAttributeKeyInt64("MorganaGeneration")
 	StageAttribute      = temporal.NewSearchAttributeKeyKeyword("MorganaStage")
+	CommitAttribute     = temporal.NewSearchAttributeKeyKeyword("MorganaCommit")
 )
 
 // DeploymentID is the workflow id of a deployment: "deployment/<app>/<target>".
@@ -39,6 +42,14 @@ func DeploymentID(app, target string) string { return fmt.Sprintf("deployment/%s
 // RolloutID is the workflow id of a rollout: "rollout/<app>/<target>/<generation>".
 func RolloutID(t step.Tags) string {
 	return fmt.Sprintf("rollout/%s/%s/%d", t.App, t.Target, t.Generation)
+}
+
+// commit returns the search attribute of the source's commit, if it has one.
+func commit(o step.Origin) []temporal.SearchAttributeUpdate {
+	if hash := strings.TrimSuffix(o.Revision(), "+"); hash != "" {
+		return []temporal.SearchAttributeUpdate{CommitAttribute.ValueSet(hash)}
+	}
+	return nil
 }
 
 // attributes returns the search attributes of a Deployment whose last generation is

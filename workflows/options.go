@@ -18,8 +18,8 @@ const (
 	// the activity is retried. In-tree steps send one every 2 s.
 	heartbeat = 10 * time.Second
 
-	// unpolled is how long check waits for a worker that may not exist. Check is
-	// short, so its queue is not busy: after a minute no worker polls it.
+	// unpolled is how long fetch and check wait for a worker that may not exist. Their
+	// queues are not busy: after a minute no worker polls them.
 	unpolled = time.Minute
 	// hostGone is how long other steps wait for a worker, whose host may be rebooting.
 	hostGone = 15 * time.Minute
@@ -53,6 +53,7 @@ const (
 // longest bounds one try of a stage. It ends steps that hang, so it is far above the
 // longest real run.
 var longest = map[step.Stage]time.Duration{
+	step.Fetch:     time.Hour,       // gigabytes over a slow line
 	step.Check:     2 * time.Minute, // seconds, plus slow ssh and cloud APIs
 	step.Configure: day,             // the toolchain has a timeout of its own
 	step.Build:     day,             // the same, and it may wait for other builds first
@@ -71,7 +72,7 @@ func optionsOf(stage step.Stage) workflow.ActivityOptions {
 		WaitForCancellation: true,
 	}
 	o.ScheduleToStartTimeout = hostGone
-	if stage == step.Check {
+	if stage == step.Check || stage == step.Fetch {
 		o.ScheduleToStartTimeout = unpolled
 	}
 	if BoundedByTime(stage) {
@@ -167,7 +168,9 @@ func DeploymentOptions(app, target string) client.StartWorkflowOptions {
 
 // rolloutOptions cancel a rollout whose Deployment is terminated, so that it undoes its
 // work.
-func rolloutOptions(t step.Tags) workflow.ChildWorkflowOptions {
+func rolloutOptions(spec step.Spec) workflow.ChildWorkflowOptions {
+	t := spec.Tags
+	searched := append(attributes(t), StageAttribute.ValueSet(string(step.Check)))
 	return workflow.ChildWorkflowOptions{
 		WorkflowID:            RolloutID(t),
 		TaskQueue:             TaskQueue,
@@ -175,6 +178,6 @@ func rolloutOptions(t step.Tags) workflow.ChildWorkflowOptions {
 		WaitForCancellation:   true,
 		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 		StaticSummary:         t.App + " on " + t.Target,
-		TypedSearchAttributes: temporal.NewSearchAttributes(append(attributes(t), StageAttribute.ValueSet(string(step.Check)))...),
+		TypedSearchAttributes: temporal.NewSearchAttributes(append(searched, commit(spec.Origin)...)...),
 	}
 }

@@ -58,7 +58,12 @@ type DeploymentStatus struct {
 	Project string `json:"project,omitempty"`
 	Folder  string `json:"folder,omitempty"`
 	Host    string `json:"host,omitempty"`
-	Kind    string `json:"kind,omitempty"`
+	// Git is the repository of the last accepted deploy, nil if its source is a folder.
+	Git *step.Git `json:"git,omitempty"`
+	// Commit is the [step.Origin.Revision] of the last successful deploy: the current
+	// machine's, or one that made the same image.
+	Commit string `json:"commit,omitempty"`
+	Kind   string `json:"kind,omitempty"`
 	// Generation is that of the last accepted deploy.
 	Generation int `json:"generation"`
 	// Machine is the running machine, nil if there is none. Route is the route that
@@ -87,6 +92,8 @@ type DeploymentState struct {
 	// Remains are the acts that would remove the leftovers of rollouts, in any place.
 	Remains []*Undo `json:"remains,omitempty"`
 	Failure string  `json:"failure,omitempty"`
+	// Commit is that of DeploymentStatus.
+	Commit string `json:"commit,omitempty"`
 	// History lists the last generations, the oldest first.
 	History []Generation `json:"history,omitempty"`
 	// Last is the Spec of the newest accepted deploy.
@@ -178,7 +185,11 @@ func (d *deployment) addressed(s step.Spec) error {
 // is the same deploy, accept returns that rollout and queues nothing.
 func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
 	next := Request{Spec: in.Spec, Route: in.Route, Policy: in.Policy.WithDefaults(), Keep: in.Keep, Force: in.Force, Why: ByDeploy}
-	if last := d.lastWanted(); last != nil && same(last, &next) {
+	last := d.lastWanted()
+	if last == d.rolling && moving(next.Spec.Origin) {
+		last = nil // the running rollout may have fetched an older commit
+	}
+	if last != nil && same(last, &next) {
 		return Accepted{Tags: last.Spec.Tags, RolloutID: RolloutID(last.Spec.Tags), Attached: true}, nil
 	}
 	return d.enqueue(ctx, next)

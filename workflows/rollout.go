@@ -10,6 +10,9 @@ import (
 //
 //	check -> configure -> build -> package -> register -> boot
 //
+// A source in a git repository is fetched before. The fetch is no stage: it only completes
+// the origin of the Spec, as the starter does with a source folder, and nothing is undone.
+//
 // It is the workflow "rollout/<app>/<target>/<generation>", a child of the Deployment. If
 // it fails or is cancelled, it undoes its stages in reverse order, unless in.Keep is set.
 // It destroys the previous machine only when the new one is ready.
@@ -22,7 +25,11 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	}
 	defer func() { err = r.end(&out, err) }()
 
-	spec, err := run[step.Spec](r, step.Check, anyHost, in.Spec)
+	spec, err := r.fetch(in.Spec)
+	if err != nil {
+		return out, err
+	}
+	spec, err = run[step.Spec](r, step.Check, anyHost, spec)
 	if err != nil {
 		return out, err
 	}

@@ -76,7 +76,10 @@ type StageStatus struct {
 
 // RolloutStatus answers a Rollout's query "status".
 type RolloutStatus struct {
-	Tags   step.Tags     `json:"tags"`
+	Tags step.Tags `json:"tags"`
+	// Commit is the [step.Origin.Revision] of the source; of one in git, once it is fetched.
+	Commit string `json:"commit,omitempty"`
+	// Stages begin with [step.Fetch] if the source is in git.
 	Stages []StageStatus `json:"stages"`
 	// Undoing says that the rollout failed and its pieces are being removed.
 	Undoing bool `json:"undoing,omitempty"`
@@ -97,7 +100,10 @@ type rollout struct {
 }
 
 func begin(ctx workflow.Context, in Request) (*rollout, error) {
-	r := &rollout{ctx: ctx, in: in, at: step.Check, told: step.Check, status: RolloutStatus{Tags: in.Spec.Tags}}
+	r := &rollout{ctx: ctx, in: in, at: step.Check, told: step.Check, status: RolloutStatus{Tags: in.Spec.Tags, Commit: in.Spec.Origin.Revision()}}
+	if in.Spec.Origin.Git != nil {
+		r.status.Stages = append(r.status.Stages, StageStatus{Stage: step.Fetch, State: Waiting})
+	}
 	for _, s := range step.Stages {
 		r.status.Stages = append(r.status.Stages, StageStatus{Stage: s, State: Waiting})
 	}

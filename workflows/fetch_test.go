@@ -1,0 +1,136 @@
+package workflows
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const aCommit = "0123456789012345678901234567890123456789"
+
+// fetches answers source.Fetch by what make makes of the origin.
+func (r *recorded) fetches(made func(*step.Origin)) {
+	r.env.RegisterActivityWithOptions(func(ctx context.Context, in step.Spec) (step.Spec, error) {
+		r.calls = append(r.calls, "Fetch "+activity.GetInfo(ctx).TaskQueue)
+		git := *in.Origin.Git
+		in.Origin.Git = &git
+		made(&in.Origin)
+		return in, nil
+	}, activity.RegisterOptions{Name: "source.Fetch"})
+}
+
+func archived(o *step.Origin) {
+	o.Git.Commit, o.Archive, o.Networks = aCommit, &step.Artifact{URI: "file:///a", SHA256: digest("0")}, []string{"service"}
+}
+
+func TestRolloutFetchesFirst(t *testing.T) {
+	r := newRecorded(t)
+	r.fetches(archived)
+	in := r.request()
+	in.Spec.Origin = step.Origin{Git: &step.Git{URL: "https://example.org/ann/hello", Ref: "main"}}
+	out, err := r.rollout(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := append([]string{"Fetch source"}, whole...); !slices.Equal(r.calls[:len(want)], want) {
+		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+	}
+	if o := out.Image.Spec.Origin; o.Revision() != aCommit || o.Archive == nil {
+		t.Errorf("origin of the image: %+v", o)
+	}
+	v, err := r.env.QueryWorkflow(QueryStatus)
+	var s RolloutStatus
+	if err != nil || v.Get(&s) != nil {
+		t.Fatal(err)
+	}
+	if first := s.Stages[0]; s.Commit != aCommit || first.Stage != step.Fetch || first.State != Done || first.Result != "commit "+aCommit {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// A fetch of somebody else's may not change the deploy, nor leave it without a source.
+func TestRolloutRefusesAFetch(t *testing.T) {
+	for want, made := range map[string]func(*step.Origin){
+		"result of source.Fetch: it has no commit, or neither archive nor kernel": func(o *step.Origin) { o.Git.Commit = aCommit },
+		"result of source.Fetch: spec.origin: changed from map[git:map[url:file:///h]] to map[git:map[url:file:///other]]": func(o *step.Origin) {
+			archived(o)
+			o.Git.URL = "file:///other"
+		},
+	} {
+		r := newRecorded(t)
+		r.fetches(made)
+		in := r.request()
+		in.Spec.Origin = step.Origin{Git: &step.Git{URL: "file:///h"}}
+		_, err := r.rollout(in)
+		if f := Failure(err); f == nil || f.Kind != step.InvalidSpec || f.Error() != want || len(r.calls) != 1 {
+			t.Errorf("got %v after %q, want %s", f, r.calls, want)
+		}
+	}
+}
+
+// A deploy of a branch does not attach to the running rollout, which may have fetched an
+// older commit. It attaches to one that has not begun, and one of a commit always attaches.
+func TestDeployOfAMovingRef(t *testing.T) {
+	s := newSite(t)
+	asked := func(ref string) *answer {
+		o := order("/a", "x")
+		o.Spec.Origin.Git = &step.Git{URL: "file:///h", Ref: ref}
+		return s.update(UpdateDeploy, o)
+	}
+	var answers []*answer
+	s.after(0, func() { answers = append(answers, asked("main")) })
+	s.after(time.Second, func() { answers = append(answers, asked("main"), asked("main"), asked(aCommit), asked(aCommit)) })
+	s.after(time.Minute*3/2, func() { answers = append(answers, asked(aCommit)) })
+	s.after(time.Second, func() { answers = append(answers, asked(aCommit)) })
+	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []Accepted{{Tags: step.Tags{Generation: 1}}, {Tags: step.Tags{Generation: 2}}, {Tags: step.Tags{Generation: 2}, Attached: true},
+		{Tags: step.Tags{Generation: 3}}, {Tags: step.Tags{Generation: 3}, Attached: true}, {Tags: step.Tags{Generation: 3}, Attached: true},
+		{Tags: step.Tags{Generation: 3}, Attached: true}} {
+		got, ok := answers[i].got.(Accepted)
+		if !ok || got.Tags.Generation != want.Tags.Generation || got.Attached != want.Attached {
+			t.Errorf("deploy %d: %+v, %v; want %+v", i, answers[i].got, answers[i].err, want)
+		}
+	}
+}
+
+// The status and the history have the commit of the last deploy, also if its image is that
+// which runs.
+func TestStatusHasTheCommit(t *testing.T) {
+	w := &world{site: &site{recorded: newRecorded(t)}}
+	w.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: DeploymentID("hello", "dev"), TaskQueue: TaskQueue})
+	w.env.RegisterWorkflowWithOptions(Rollout, workflow.RegisterOptions{Name: "Rollout"})
+	now := aCommit
+	w.fetches(func(o *step.Origin) { archived(o); o.Git.Commit = now })
+	in := order("/a", "x")
+	in.Spec.Origin.Git = &step.Git{URL: "file:///h"}
+	for i := range 2 {
+		w.after(time.Duration(i)*time.Hour, func() { w.update(UpdateDeploy, in) })
+		w.after(time.Hour, func() {
+			d := w.status(t)
+			if d.Commit != now || d.Generation != i+1 || d.Machine.Registration.Spec.Generation != 1 || d.Machine.Registration.Spec.Origin.Revision() != aCommit {
+				t.Errorf("status after deploy %d: %+v", i, d)
+			}
+			now = "f" + aCommit[1:]
+		})
+	}
+	w.after(0, func() {
+		var all []Generation
+		if v, err := w.env.QueryWorkflow(QueryHistory); err != nil || v.Get(&all) != nil || len(all) != 2 || all[0].Commit != aCommit || all[1].Commit != now {
+			t.Errorf("history %+v, %v", all, err)
+		}
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+}
