@@ -74,7 +74,7 @@ func TestIdentifyCompressed(t *testing.T) {
 
 func equal(a, b Info) bool {
 	return slices.Equal(a.ABIs, b.ABIs) && slices.Equal(a.Devices, b.Devices) &&
-		a.Machine == b.Machine && a.Compression == b.Compression && a.EmptyLoad == b.EmptyLoad && a.End == b.End
+		a.Machine == b.Machine && a.Compression == b.Compression && a.EmptyLoad == b.EmptyLoad && a.NoMultiboot == b.NoMultiboot && a.End == b.End
 }
 
 func TestIdentifyCompressedHello(t *testing.T) {

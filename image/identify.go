@@ -155,7 +155,11 @@ func (f *file) identifyELF(head []byte) (Info, error) {
 		}
 	}
 	info := Info{ABIs: abis, Machine: machineName(e.Machine), Devices: notes.devices}
-	if m, found := findMultiboot1(head); found && m.addressed() && slices.Contains(abis, Multiboot1) {
+	m, found := findMultiboot1(head)
+	addressed := found && m.addressed()
+	if notes.solo5 == Solo5Xen {
+		info.End, info.NoMultiboot = segmentsEnd(e), !addressed
+	} else if addressed && slices.Contains(abis, Multiboot1) {
 		info.End = m.end(f.size())
 		info.EmptyLoad = emptyLoad(e) && slices.Contains(abis, Multiboot2) // GRUB prefers it, and then reads segments
 	} else {

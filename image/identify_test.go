@@ -254,6 +254,19 @@ func TestIdentifyDamaged(t *testing.T) {
 	}
 }
 
+// A Solo5 xen kernel from before 0.6.8 has no multiboot 1 header.
+func TestNoMultiboot(t *testing.T) {
+	for _, c := range []struct {
+		kernel []byte
+		want   bool
+	}{{solo5Kernel(6, mb1AOut, note(pvhNote)), false}, {solo5Kernel(6, someCode, note(pvhNote)), true}} {
+		info, err := identify(c.kernel)
+		if err != nil || info.NoMultiboot != c.want || (CheckGRUB(info) != nil) != c.want {
+			t.Errorf("%v: got %v, %v, %v", info.ABIs, info.NoMultiboot, CheckGRUB(info), err)
+		}
+	}
+}
+
 // GRUB stumbles over a segment of no size, unless it does not read the segments.
 func TestEmptyLoad(t *testing.T) {
 	for _, c := range []struct {

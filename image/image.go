@@ -65,6 +65,9 @@ type Info struct {
 	// Devices of a Solo5 kernel's manifest, in its order; nil for any other kernel
 	// and for an empty manifest.
 	Devices []Device
+	// NoMultiboot says that a Solo5 xen kernel has no multiboot 1 header, by which GRUB
+	// starts it. Solo5 0.6.8 and later give it one.
+	NoMultiboot bool
 	// EmptyLoad says that GRUB reads the kernel's ELF segments and refuses one of them: a
 	// PT_LOAD segment of no size ("overlap detected"). Unikraft's kernels have one.
 	// Solo5's virtio kernels have such a segment too, but GRUB does not read it, because
@@ -87,9 +90,13 @@ func CheckMachine(info Info, machine string) error {
 		Hint: "build it for " + machine + ", or run it on a machine that is " + info.Machine}
 }
 
-// CheckGRUB refuses a kernel whose segments GRUB does not load: Unsupported, with Field
-// "via". [Supports] does not know a kernel's segments.
+// CheckGRUB refuses a kernel that GRUB does not load: Unsupported, with Field "via".
+// [Supports] does not know a kernel's segments and headers.
 func CheckGRUB(info Info) error {
+	if info.NoMultiboot {
+		return &step.Error{Kind: step.Unsupported, Field: "via", Hint: "via: kernel, or build it with Solo5 0.6.8 or later",
+			Err: errors.New("grub cannot load this Solo5 xen kernel: it has no multiboot header")}
+	}
 	if !info.EmptyLoad {
 		return nil
 	}

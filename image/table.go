@@ -131,7 +131,7 @@ var table = []struct{ target, abi, why, hint string }{
 	{"ec2", Multiboot1ELF64, "", ""},
 	{"ec2", XenPV, "", ""},
 	{"ec2", Solo5Xen, "ec2 cannot boot a Solo5 xen kernel (MirageOS 3.9 or later): it is PVH only, and EC2 starts PV kernels and boot disks",
-		"build it with MirageOS 3.8 or earlier, which makes PV kernels, or with -t virtio if it needs no device: EC2 has no virtio network; or run it on a target of kind xen"},
+		"build it with -t spt and give carrier: linux; or with MirageOS 3.8 or earlier, which makes PV kernels; or give virtualization: hvm and an instance_type on Xen, as t2.micro (experimental)"},
 	{"ec2", Solo5HVT, "ec2 cannot boot a Solo5 hvt kernel: only its tender starts it", "build it with -t spt and give carrier: linux"},
 	{"ec2", Solo5SPT, "ec2 cannot boot a Solo5 spt kernel: only its tender starts it", "give carrier: linux, which has the tender"},
 	{"ec2", Solo5Muen, "ec2 cannot boot a Solo5 muen kernel", "build it with -t virtio if it needs no device: EC2 has no virtio network"},
@@ -144,6 +144,10 @@ var table = []struct{ target, abi, why, hint string }{
 		"EC2 boots a kernel by a multiboot 1 or 2 header, Linux's boot protocol, or Xen PV notes"},
 }
 
+// GRUBOnXen is the loader "grub" on the BIOS disk of a Xen hvm domain. It starts a Solo5
+// xen kernel by multiboot 1, and the kernel finds Xen by CPUID.
+const GRUBOnXen = "grub-xen"
+
 // Supports returns the ABI by which a kind of target boots a kernel with these ABIs.
 // The error is Unsupported, with the reason and, as hint, what would work.
 //
@@ -152,6 +156,12 @@ var table = []struct{ target, abi, why, hint string }{
 func Supports(target string, abis []string) (abi string, err error) {
 	if len(abis) == 0 {
 		return "", nil
+	}
+	if target == GRUBOnXen {
+		if slices.Contains(abis, Solo5Xen) {
+			return Solo5Xen, nil
+		}
+		target = "grub"
 	}
 	for _, row := range table {
 		if row.target != target || row.abi != "" && !slices.Contains(abis, row.abi) {

@@ -140,7 +140,11 @@ func (k *Kernel) Disk(ctx context.Context, b Boot) (packed step.Artifact, path s
 		with.Modules = append(with.Modules, disk.Module{Path: path, Name: m.Name})
 	}
 	path = filepath.Join(k.folder, "disk")
-	step.Report(ctx, step.Progress{Note: "making the disk"})
+	note := "making the disk"
+	if b.ABI == image.Solo5Xen {
+		note += "; that GRUB starts a Solo5 xen kernel is experimental"
+	}
+	step.Report(ctx, step.Progress{Note: note})
 	if err := disk.Write(ctx, path, b.Layout, with, b.Size); err != nil {
 		return packed, "", TooBig(err, k.folder, "size", b.Option)
 	}

@@ -149,6 +149,8 @@ func (s *settings) choose(abis []string) error {
 	by := Kind
 	if s.Carried() {
 		by, s.Virtualization = carrier.Loader, virtHVM
+	} else if s.Virtualization == virtHVM && s.Backing != backingBundle && slices.Contains(abis, image.Solo5Xen) {
+		by, s.onXen = image.GRUBOnXen, true
 	}
 	if _, err := image.Supports(by, abis); err != nil {
 		return err
@@ -163,7 +165,7 @@ func (s *settings) choose(abis []string) error {
 			s.Virtualization = virtPV
 		}
 	}
-	if _, err := image.Supports(s.loader(), abis); err != nil {
+	if _, err := image.Supports(s.loader(abis), abis); err != nil {
 		other := virtHVM
 		if s.Virtualization == virtHVM {
 			other = virtPV
@@ -197,7 +199,11 @@ func (s *settings) choose(abis []string) error {
 		s.InstanceType = cmp.Or(s.InstanceType, smallest)
 	} else {
 		s.BootMode = cmp.Or(s.BootMode, bootBIOS)
-		s.InstanceType = cmp.Or(s.InstanceType, "t3.micro")
+		smallest := "t3.micro"
+		if s.onXen {
+			smallest = "t2.micro"
+		}
+		s.InstanceType = cmp.Or(s.InstanceType, smallest)
 	}
 	return nil
 }

@@ -38,7 +38,9 @@ func TestChoose(t *testing.T) {
 		"a PV kernel with UEFI": {miniOS, Options{BootMode: bootUEFI}, Options{}, step.Unsupported, "virtualization", "virtualization: paravirtual"},
 		"a GRUB kernel as PV":   {virtio, pv, Options{}, step.Unsupported, "virtualization", "virtualization: hvm"},
 		"MirageOS xen":          {image.MirageABIs("xen"), Options{}, Options{}, step.Unsupported, "", "MirageOS 3.8 or earlier"},
-		"MirageOS xen, any way": {image.MirageABIs("xen"), pv, Options{}, step.Unsupported, "", "-t virtio if it needs no device"},
+		"MirageOS xen, any way": {image.MirageABIs("xen"), pv, Options{}, step.Unsupported, "", "virtualization: hvm and an instance_type on Xen"},
+		"MirageOS xen as hvm":   {image.MirageABIs("xen"), hvm, Options{Virtualization: virtHVM, BootMode: bootBIOS, InstanceType: "t2.micro"}, "", "", ""},
+		"MirageOS xen, bundle":  {image.MirageABIs("xen"), Options{Virtualization: virtHVM, Backing: backingBundle}, Options{}, step.Unsupported, "", "PVH only"},
 		"MirageOS unix":         {image.MirageABIs("unix"), Options{}, Options{}, step.Unsupported, "", "carrier: linux"},
 		"MirageOS spt":          {image.MirageABIs("spt"), Options{Carriage: linux, Port: 80}, Options{Virtualization: virtHVM, BootMode: bootBIOS, InstanceType: "t3.micro"}, "", "", ""},
 		"a virtio kernel in it": {virtio, Options{Carriage: linux}, Options{}, step.Unsupported, "", "build it with MirageOS -t spt"},
@@ -108,6 +110,14 @@ func TestMisfit(t *testing.T) {
 	bioS := Options{Virtualization: virtHVM, BootMode: bootBIOS}
 	encrypted, spot, host := bioS, bioS, bioS
 	encrypted.Encrypted, spot.Spot, host.Placement.Tenancy = true, true, "host"
+	onXen, xen := settings{Options: bioS, onXen: true}, micro
+	xen.Hypervisor = types.InstanceTypeHypervisorXen
+	if _, why := onXen.misfit(micro); !strings.Contains(why, "does not run on Xen") {
+		t.Errorf("a Solo5 xen kernel off Xen: %q", why)
+	}
+	if _, why := onXen.misfit(xen); why != "" {
+		t.Errorf("a Solo5 xen kernel on Xen: %s", why)
+	}
 	for _, test := range []struct {
 		o           Options
 		t           types.InstanceTypeInfo

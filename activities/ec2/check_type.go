@@ -54,6 +54,8 @@ func (s *settings) misfit(t types.InstanceTypeInfo) (field, why string) {
 		return option, fmt.Sprintf("%s has no x86_64 processor, and the kernel needs one", name)
 	case !slices.Contains(t.SupportedVirtualizationTypes, types.VirtualizationType(s.Virtualization)):
 		return option, fmt.Sprintf("%s does not boot %s images", name, s.Virtualization)
+	case s.onXen && t.Hypervisor != types.InstanceTypeHypervisorXen:
+		return option, fmt.Sprintf("%s does not run on Xen, and a Solo5 xen kernel does", name)
 	case s.Virtualization == virtHVM && len(t.SupportedBootModes) > 0 && !slices.Contains(t.SupportedBootModes, boot):
 		return "boot_mode", fmt.Sprintf("%s does not boot by %s", name, boot)
 	case s.Backing == backingBundle && !slices.Contains(t.SupportedRootDeviceTypes, types.RootDeviceTypeInstanceStore):

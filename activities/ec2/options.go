@@ -3,9 +3,11 @@ package ec2
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/morgana-deploy/morgana/carrier"
+	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -44,11 +46,13 @@ type Options struct {
 	// bundles. Default: Amazon's.
 	CloudCert string `json:"cloud_cert,omitempty"`
 	// InstanceType is the type of the instance. Default: "t3.micro", or "t1.micro"
-	// for a paravirtual image, or "m1.small" for a bundle.
+	// for a paravirtual image, or "m1.small" for a bundle, or "t2.micro" for a Solo5 xen
+	// kernel.
 	InstanceType string `json:"instance_type,omitempty"`
 	// Virtualization is how the instance boots: "hvm" by GRUB on its disk,
 	// "paravirtual" by pv-grub, or "auto": hvm if GRUB can boot the kernel, else
-	// paravirtual.
+	// paravirtual. A Solo5 xen kernel needs "hvm", and an instance type on Xen; this is
+	// experimental.
 	Virtualization string `json:"virtualization" jsonschema:"enum=auto,enum=hvm,enum=paravirtual"`
 	// BootMode is how the firmware of an hvm instance starts: "legacy-bios" or
 	// "uefi". Default: "legacy-bios".
@@ -142,6 +146,7 @@ type settings struct {
 	expect  *regexp.Regexp // nil if none
 	timeout time.Duration
 	size    int64 // of the boot disk in bytes; 0: as small as its files allow
+	onXen   bool  // of check: the kernel is a Solo5 xen kernel, which GRUB starts on Xen only
 }
 
 // complete reads options as a user wrote them, for Check.
@@ -193,13 +198,16 @@ func (s *settings) layout() disk.Layout {
 	return disk.BIOS
 }
 
-// loader returns the loader of package image's table.
-func (s *settings) loader() string {
+// loader returns the loader of package image's table for a kernel with these ABIs, as they
+// were known to check. Check has set Virtualization.
+func (s *settings) loader(abis []string) string {
 	switch {
 	case s.Carried():
 		return carrier.Loader
 	case s.Virtualization == virtPV:
 		return "pv-grub"
+	case slices.Contains(abis, image.Solo5Xen): // check has seen that the instance type is on Xen
+		return image.GRUBOnXen
 	}
 	return "grub"
 }

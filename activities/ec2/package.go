@@ -33,7 +33,8 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err != nil {
 		return img, err
 	}
-	if _, err := image.Supports(s.loader(), k.ABIs); err != nil {
+	loader := s.loader(k.Spec.Origin.ABIs)
+	if _, err := image.Supports(loader, k.ABIs); err != nil {
 		return img, err // before anything is fetched
 	}
 	modules, err := machine.Modules(k, s.Modules)
@@ -53,14 +54,14 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	if err := image.CheckMachine(kernel.Info, a.Architecture); err != nil {
 		return img, err
 	}
-	abi, err := image.Supports(s.loader(), kernel.Info.ABIs)
+	abi, err := image.Supports(loader, kernel.Info.ABIs)
 	if err != nil {
 		return img, err
 	}
 	if err := lackingDevice(kernel.Info, s.Carried()); err != nil {
 		return img, err
 	}
-	if s.loader() == "grub" {
+	if loader == "grub" || loader == image.GRUBOnXen {
 		if err := image.CheckGRUB(kernel.Info); err != nil {
 			return img, err
 		}

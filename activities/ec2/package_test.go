@@ -7,10 +7,12 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
@@ -20,7 +22,14 @@ import (
 // TestPackage makes the same image twice, of the plain kernel and of the compressed one,
 // for each layout. The list of blocks is that of the packed disk.
 func TestPackage(t *testing.T) {
-	need.Tools(t, "grub-mkimage", "mformat")
+	need.Tools(t, "grub-mkimage", "mformat", "gcc")
+	old := filepath.Join(t.TempDir(), "old.xen") // has no multiboot header
+	out, err := exec.CommandContext(t.Context(), "gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-DTARGET=6", "-DDEVICES=0", "-o", old, "../local/testdata/kernel.S").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	solo5, err := os.ReadFile(old)
+	need.Nil(t, err)
 	plain, err := os.ReadFile(hello(t))
 	if err != nil {
 		t.Fatal(err)
@@ -32,14 +41,16 @@ func TestPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	site := step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t)}
-	pack := func(kernel []byte, options string) (step.Image, error) {
+	put := func(kernel []byte) step.Artifact {
 		t.Helper()
 		a, err := site.Store.Put(t.Context(), bytes.NewReader(kernel))
-		if err != nil {
-			t.Fatal(err)
-		}
+		need.Nil(t, err)
+		return a
+	}
+	pack := func(kernel []byte, options string) (step.Image, error) {
+		t.Helper()
 		s := step.Spec{Kind: Kind, Options: json.RawMessage(options), Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: 1}}
-		return New(site).Package(t.Context(), step.Kernel{Spec: s, File: a})
+		return New(site).Package(t.Context(), step.Kernel{Spec: s, File: put(kernel)})
 	}
 	for _, test := range []struct {
 		options string
@@ -106,6 +117,14 @@ func TestPackage(t *testing.T) {
 		_, err := pack(test.kernel, `{"backing":"direct","timeout":"1m",`+test.options+`}`)
 		refusedWith(t, test.options, err, step.Error{Kind: test.kind, Field: test.field}, test.says)
 	}
+	// Package believes check that the instance is on Xen.
+	xen := step.Kernel{File: put(solo5), Spec: step.Spec{Kind: Kind, Options: json.RawMessage(`{"backing":"direct","timeout":"1m","virtualization":"hvm"}`),
+		Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: 1}}}
+	_, err = New(site).Package(t.Context(), xen)
+	refusedWith(t, "a Solo5 xen kernel that check did not know", err, step.Error{Kind: step.Unsupported}, "only Xen starts it")
+	xen.Spec.Origin.ABIs = image.MirageABIs("xen")
+	_, err = New(site).Package(t.Context(), xen)
+	refusedWith(t, "an old Solo5 xen kernel", err, step.Error{Kind: step.Unsupported}, "build it with Solo5 0.6.8")
 	if left, _ := filepath.Glob(filepath.Join(site.State, Kind, "*")); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}

@@ -258,11 +258,11 @@ publish_image() {
 }
 
 # find_tty ID FOLDER sets tty to the terminal of the domain's console, which appears soon.
-# QEMU makes that of an hvm domain (its serial port), xenconsoled any other.
+# QEMU makes that of a serial port, xenconsoled any other.
 find_tty() {
 	node=console/tty
-	while read -r key _ value; do
-		case $key$value in type\"hvm\" | builder\"hvm\") node=serial/0/tty ;; esac
+	while read -r key _; do
+		[ "$key" != serial ] || node=serial/0/tty
 	done <"$2/domain.cfg"
 	n=0
 	until tty=$(xenstore-read "/local/domain/$1/$node" 2>/dev/null) && [ -c "$tty" ]; do

@@ -54,7 +54,7 @@ func (s *settings) chooseDiskStart(abis []string) (start, error) {
 	how := start{typePV, abi}
 	// Options layout and bootloader are only for pv domains.
 	if s.Type == typeHVM || err != nil && s.Type == typeAuto && s.Layout == "" && s.Bootloader == "" {
-		abi, err = image.Supports("grub", abis)
+		abi, err = image.Supports(image.GRUBOnXen, abis)
 		how = start{typeHVM, abi}
 	}
 	if err == nil {

@@ -28,16 +28,19 @@ type domain struct {
 	Type string `json:"type"` // pv, pvh or hvm
 	// Loader starts the kernel on the first disk of a pv domain: pygrub, or the path of a
 	// pv-grub. If it is empty, Xen starts the image's kernel, or an hvm domain its disk.
-	Loader  string   `json:"loader,omitempty"`
-	Root    string   `json:"root,omitempty"` // where pv-grub finds the file system of the disk: hd0 or hd0,0
-	Ramdisk string   `json:"ramdisk,omitempty"`
-	Args    string   `json:"args,omitempty"`
-	Memory  int      `json:"memory"` // MiB
-	VCPUs   int      `json:"vcpus"`
-	Vif     []device `json:"vif,omitempty"`
-	Disks   []volume `json:"disks,omitempty"` // the boot disk is the first
-	OnCrash string   `json:"on_crash"`
-	Extra   []string `json:"extra,omitempty"` // lines
+	Loader  string `json:"loader,omitempty"`
+	Root    string `json:"root,omitempty"` // where pv-grub finds the file system of the disk: hd0 or hd0,0
+	Ramdisk string `json:"ramdisk,omitempty"`
+	Args    string `json:"args,omitempty"`
+	Memory  int    `json:"memory"` // MiB
+	VCPUs   int    `json:"vcpus"`
+	// XenConsole says that the kernel of an hvm domain writes to Xen's console and not to a
+	// serial port.
+	XenConsole bool     `json:"xen_console,omitempty"`
+	Vif        []device `json:"vif,omitempty"`
+	Disks      []volume `json:"disks,omitempty"` // the boot disk is the first
+	OnCrash    string   `json:"on_crash"`
+	Extra      []string `json:"extra,omitempty"` // lines
 }
 
 // device is an element of xl.cfg's vif. Its name is the one in @NETWORK:name@ of an
@@ -159,7 +162,9 @@ func (d domain) renderType(w *writer, at place) {
 	switch {
 	case d.Type == typeHVM:
 		w.set("boot", text("c"))
-		w.set("serial", text("pty"))
+		if !d.XenConsole {
+			w.set("serial", text("pty"))
+		}
 		return // the kernel's arguments are on the disk
 	case path.Base(d.Loader) == pygrub:
 		w.set("bootloader", text(d.Loader))

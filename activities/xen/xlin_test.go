@@ -147,7 +147,8 @@ func TestChooseStart(t *testing.T) {
 		{`{"type":"pv"}`, []string{image.Solo5Xen, image.XenPVH}, start{}, "type"},
 		{`{"type":"pvh"}`, []string{image.XenPV}, start{}, "type"},
 		{`{"tool":"xm"}`, []string{image.XenPVH}, start{}, "tool"},
-		{`{"via":"disk","expect":"x"}`, []string{image.Solo5Xen, image.XenPVH}, start{}, "via"},
+		{`{"via":"disk","expect":"x"}`, []string{image.Solo5Xen, image.XenPVH}, start{typeHVM, image.Solo5Xen}, ""},
+		{`{"via":"disk","expect":"x","type":"pv"}`, []string{image.Solo5Xen, image.XenPVH}, start{}, "via"},
 		{`{"via":"disk","expect":"x","bootloader":"pygrub"}`, []string{image.Multiboot1}, start{}, ""},
 		{`{}`, []string{image.Multiboot1}, start{}, ""},
 	} {

@@ -20,6 +20,9 @@ const (
 // because the disk has none.
 func modulesOf(platform string, abi string) []string {
 	all := []string{"normal", "configfile", "boot", "echo", "halt", "serial", "terminal", "gzio", "xzio", loaders[abi].kernel}
+	if loaders[abi].before != "" {
+		all = append(all, "iorw") // has outb
+	}
 	if platform == biosPlatform {
 		return append(all, "biosdisk", "part_msdos", "ext2")
 	}

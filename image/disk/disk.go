@@ -40,7 +40,7 @@ type Boot struct {
 	// even if it is compressed.
 	Kernel string
 	// ABI is the ABI by which the boot loader starts the kernel. image.Supports returns
-	// it for "pv-grub" (Whole, Partition) or "grub" (BIOS, UEFI).
+	// it for "pv-grub" (Whole, Partition), "grub" (BIOS, UEFI) or image.GRUBOnXen (BIOS).
 	ABI string
 	// Args is the kernel's command line. A multiboot 1 kernel gets "/boot/kernel" in
 	// front, as from other loaders; Linux gets GRUB's BOOT_IMAGE.

@@ -24,6 +24,7 @@ type loader struct {
 	layouts        []Layout // the layouts in which GRUB has these commands
 	path           bool     // the first argument is the kernel's path
 	initrd         bool     // modules are in one command and have no arguments
+	before         string   // the lines of grub.cfg before boot
 }
 
 var (
@@ -35,11 +36,15 @@ var (
 // loaders has the commands for each ABI. GRUB legacy has none for multiboot2. GRUB 2
 // for Xen starts PV kernels by its commands multiboot and module.
 var loaders = map[string]loader{
-	image.Multiboot1:      {"multiboot", "module", "modulenounzip", both, true, false},
-	image.Multiboot1ELF64: {"multiboot", "module", "modulenounzip", both, true, false},
-	image.Multiboot2:      {"multiboot2", "module2", "", machine, false, false},
-	image.LinuxBzImage:    {"linux", "initrd", "initrd", both, false, true},
-	image.XenPV:           {"multiboot", "module", "modulenounzip", xen, false, false},
+	image.Multiboot1:      {kernel: "multiboot", module: "module", menuModule: "modulenounzip", layouts: both, path: true},
+	image.Multiboot1ELF64: {kernel: "multiboot", module: "module", menuModule: "modulenounzip", layouts: both, path: true},
+	image.Multiboot2:      {kernel: "multiboot2", module: "module2", layouts: machine},
+	image.LinuxBzImage:    {kernel: "linux", module: "initrd", menuModule: "initrd", layouts: both, initrd: true},
+	image.XenPV:           {kernel: "multiboot", module: "module", menuModule: "modulenounzip", layouts: xen},
+	// In an hvm domain of Xen. The kernel takes Xen's events only, and would die of the first
+	// interrupt of the PC's timer: these lines mask the interrupt controllers. Its arguments
+	// begin at the first word, unlike those of Solo5's virtio kernels.
+	image.Solo5Xen: {kernel: "multiboot", module: "module", layouts: []Layout{BIOS}, before: "outb 0x21 0xff\noutb 0xa1 0xff\n"},
 }
 
 const (
@@ -123,7 +128,7 @@ func renderConfig(l Layout, b Boot, how loader) (string, error) {
 	for _, c := range commands {
 		s.WriteString("if " + c + "; then\n")
 	}
-	s.WriteString("boot\n" + strings.Repeat("fi\n", len(commands)))
+	s.WriteString(how.before + "boot\n" + strings.Repeat("fi\n", len(commands)))
 	s.WriteString("echo 'GRUB did not start the kernel'\nhalt\n")
 	return s.String(), nil
 }

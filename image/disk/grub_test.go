@@ -25,6 +25,7 @@ func TestRender(t *testing.T) {
 		"bios-linux":      {BIOS, Boot{ABI: image.LinuxBzImage, Args: `console=ttyS0  "a b"`, Modules: []Module{{}, {}}}},
 		"hd0-linux":       {Whole, Boot{ABI: image.LinuxBzImage, Modules: []Module{{Name: "initrd.gz"}}}},
 		"hd0-xen":         {Whole, Boot{ABI: image.XenPV, Args: `--hello="Hello World" $x;#'`, Modules: two}},
+		"bios-solo5-xen":  {BIOS, Boot{ABI: image.Solo5Xen, Args: "--ipv4=10.0.0.2/24"}},
 		"hd00-multiboot1": {Partition, Boot{ABI: image.Multiboot1ELF64}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,8 +106,8 @@ func TestRenderRefuses(t *testing.T) {
 
 // Every ABI that image says GRUB starts has its commands here.
 func TestEveryABIHasALoader(t *testing.T) {
-	for target, l := range map[string]Layout{"pv-grub": Whole, "grub": UEFI} {
-		for _, abi := range []string{image.PVH, image.XenPVH, image.XenPV, image.Multiboot1, image.Multiboot1ELF64,
+	for target, l := range map[string]Layout{"pv-grub": Whole, "grub": UEFI, image.GRUBOnXen: BIOS} {
+		for _, abi := range []string{image.Solo5Xen, image.PVH, image.XenPVH, image.XenPV, image.Multiboot1, image.Multiboot1ELF64,
 			image.Multiboot2, image.LinuxBzImage, image.LinuxExecutable, image.ELF} {
 			if _, err := image.Supports(target, []string{abi}); err != nil {
 				continue
