@@ -15,15 +15,22 @@ type action struct {
 
 // actions are the operations of the Query services.
 var actions = map[string]action{
-	"ec2:AssociateAddress": {do: associateAddress, late: true},
-	"ec2:CancelImportTask": {do: cancelImport, late: true, required: []string{"ImportTaskId"}},
-	"ec2:CreateTags":       {do: createTags, late: true, required: []string{"ResourceId", "Tag"}},
+	"ec2:AssociateAddress":              {do: associateAddress, late: true},
+	"ec2:AttachVolume":                  {do: attachVolume, late: true, required: []string{"Device", "InstanceId", "VolumeId"}},
+	"ec2:AuthorizeSecurityGroupIngress": {do: authorizeIngress, late: true, required: []string{"IpPermissions"}},
+	"ec2:CancelImportTask":              {do: cancelImport, late: true, required: []string{"ImportTaskId"}},
+	"ec2:CreateSecurityGroup":           create(createGroup, "GroupName", "GroupDescription"),
+	"ec2:CreateSnapshot":                create(createSnapshot, "VolumeId"),
+	"ec2:CreateTags":                    {do: createTags, late: true, required: []string{"ResourceId", "Tag"}},
+	"ec2:CreateVolume":                  create(createVolume, "AvailabilityZone"),
+	"ec2:DeleteKeyPair":                 {do: deleteKeyPair, late: true},
 	"ec2:DeleteNetworkInterface": remove(func(r *request, n *netInterface) error {
 		if n.Instance == "" {
 			return nil
 		}
 		return refuse("InvalidParameterValue", "Network interface '%s' is currently in use.", n.ID)
 	}),
+	"ec2:DeleteSecurityGroup": remove(func(r *request, g *securityGroup) error { return g.inUse(r) }),
 	"ec2:DeleteSnapshot": remove(func(r *request, s *snapshot) error { // its file stays for its children
 		if m := r.lab.userOf(s); m != nil {
 			return refuse("InvalidSnapshot.InUse", "The snapshot %s is currently in use by %s", s.ID, m.ID)
@@ -54,13 +61,18 @@ var actions = map[string]action{
 	"ec2:DescribeSubnets":               describe[*subnet](nil),
 	"ec2:DescribeVolumes":               describe[*volume](nil),
 	"ec2:DescribeVpcs":                  describe[*vpc](nil),
+	"ec2:DetachVolume":                  {do: detachVolume, late: true, required: []string{"VolumeId"}},
 	"ec2:DisassociateAddress":           {do: disassociateAddress, late: true, required: []string{"AssociationId"}},
 	"ec2:GetConsoleOutput":              {do: consoleOutput, required: []string{"InstanceId"}},
 	"ec2:GetEbsEncryptionByDefault":     {do: encryptionByDefault},
-	"ec2:ImportSnapshot":                {do: importSnapshot, late: true},
-	"ec2:RegisterImage":                 {do: registerImage, late: true, required: []string{"Name"}},
+	"ec2:ImportKeyPair":                 create(importKeyPair, "KeyName", "PublicKeyMaterial"),
+	"ec2:ImportSnapshot":                create(importSnapshot),
+	"ec2:RegisterImage":                 create(registerImage, "Name"),
 	"ec2:RunInstances":                  {do: runInstances, late: true, required: []string{"ImageId", "MinCount", "MaxCount"}},
 	"ec2:TerminateInstances":            {do: terminateInstances, late: true, required: []string{"InstanceId"}},
+
+	"ssm:GetParameter":  {do: getParameter, required: []string{"Name"}},
+	"ssm:GetParameters": {do: getParameters, required: []string{"Names.1"}},
 
 	"sts:GetCallerIdentity":          {do: callerIdentity, late: true},
 	"sts:DecodeAuthorizationMessage": {do: decodeMessage, required: []string{"EncodedMessage"}},
@@ -71,17 +83,68 @@ var actions = map[string]action{
 	"elasticloadbalancing:RegisterTargets":      {do: setTargets(true), late: true, required: []string{"TargetGroupArn", "Targets.member"}},
 }
 
+// creation is a resource of an action that makes one.
+type creation interface {
+	resource
+	// created begins what happens to the resource once it is there. It returns the answer.
+	created(r *request) (any, error)
+}
+
+// create returns the action that makes a resource: that which read finds in the request. A
+// client token that has made a resource makes no other.
+func create[T creation](read func(r *request) (T, error), required ...string) action {
+	var zero T
+	k := zero.kind()
+	return action{late: true, required: required, do: func(r *request) (any, error) {
+		if err := r.allow(k.arn("*"), r.tagging()...); err != nil {
+			return nil, err
+		}
+		tags, err := r.tags(k.word)
+		if err != nil {
+			return nil, err
+		}
+		token, asked := r.get("ClientToken"), sameRequest(r.v)
+		for _, o := range r.lab.resources {
+			t, ok := o.(T)
+			switch {
+			case !ok || token == "" || o.root().token != token:
+			case o.root().gone || o.root().asked != asked:
+				return nil, refuse("IdempotentParameterMismatch", "")
+			default:
+				r.seeAll()
+				return t, nil
+			}
+		}
+		t, err := read(r)
+		if err == nil {
+			err = r.dry()
+		}
+		if err != nil {
+			return nil, err
+		}
+		b := t.root()
+		b.Tags, b.token, b.asked = tags[k.word], token, asked
+		answer, err := t.created(r)
+		if err == nil {
+			r.lab.add(t)
+		}
+		return answer, err
+	}}
+}
+
 // remove returns the action that deletes a resource, unless it is in use: a dry run does
 // not see that.
 func remove[T resource](used func(r *request, t T) error) action {
 	var zero T
 	k := zero.kind()
-	return action{late: true, required: []string{k.param}, do: func(r *request) (any, error) {
-		id := r.get(k.param)
-		if err := r.allow(k.arn(id)); err != nil {
+	return action{late: true, do: func(r *request) (any, error) {
+		if !r.has(k.param) && (k.also == "" || !r.has(k.also)) {
+			return nil, refuse("MissingParameter", "The request must contain the parameter %s", k.param)
+		}
+		if err := r.allow(k.arn(r.or(k.param, "*"))); err != nil {
 			return nil, err
 		}
-		t, err := find[T](r.lab, id)
+		t, err := named[T](r)
 		if err == nil {
 			err = r.dry()
 		}

@@ -1,6 +1,6 @@
 package ec2lab
 
-// volume is a volume of an instance.
+// volume is a volume, of an instance or its own.
 type volume struct {
 	base
 	ID          string       `xml:"volumeId" filter:"volume-id"`
@@ -12,6 +12,8 @@ type volume struct {
 	Attachments []attachment `xml:"attachmentSet>item"`
 	Type        string       `xml:"volumeType" filter:"volume-type"`
 	Encrypted   bool         `xml:"encrypted" filter:"encrypted"`
+
+	file string // has its bytes
 }
 
 type attachment struct {
@@ -19,6 +21,7 @@ type attachment struct {
 	Instance string `xml:"instanceId" filter:"attachment.instance-id"`
 	Device   string `xml:"device" filter:"attachment.device"`
 	State    string `xml:"status" filter:"attachment.status"`
+	At       string `xml:"attachTime" filter:"attachment.attach-time"`
 	Delete   bool   `xml:"deleteOnTermination" filter:"attachment.delete-on-termination"`
 }
 

@@ -9,8 +9,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -197,12 +195,10 @@ func startSnapshot(r *request) (any, error) {
 		encrypted = parent.Encrypted
 	}
 	s := &snapshot{
-		base: base{Tags: in.Tags}, ID: newID(snapshots.prefix), Volume: "vol-ffffffff", State: "pending", Started: now(), Progress: "0%",
-		Owner: account, Size: *in.VolumeSize, Description: in.Description, Encrypted: encrypted, Tier: "standard",
-		parent: parent, sums: map[int][32]byte{}, puts: map[int]int{}, busy: map[int]bool{}, token: in.ClientToken, asked: string(r.body),
+		base: base{Tags: in.Tags, token: in.ClientToken, asked: string(r.body)}, Size: *in.VolumeSize, Description: in.Description,
+		Encrypted: encrypted, parent: parent, puts: map[int]int{}, busy: map[int]bool{},
 	}
-	var err error
-	if s.file, err = os.Create(filepath.Join(l.dir, s.ID)); err != nil {
+	if err := l.begin(s); err != nil {
 		return nil, err
 	}
 	l.add(s)

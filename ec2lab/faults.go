@@ -178,6 +178,8 @@ func (r *request) allow(resource string, also ...string) error {
 			return refuse("UnauthorizedOperation", "You are not authorized to perform this operation. %s. Encoded authorization failure message: %s", text, encoded(a, resource))
 		case "ebs":
 			return &refusal{"AccessDeniedException", text, "UNAUTHORIZED_ACCOUNT", 403}
+		case "ssm":
+			return &refusal{"AccessDeniedException", text, "", 400}
 		}
 		return refuse("AccessDenied", "%s", text)
 	}

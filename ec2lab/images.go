@@ -33,6 +33,8 @@ type image struct {
 	TPM          string        `xml:"tpmSupport,omitempty"`
 	IMDS         string        `xml:"imdsSupport,omitempty"`
 	Deprecated   string        `xml:"deprecationTime,omitempty"`
+
+	linux bool // an Amazon Linux
 }
 
 // diskMapping is a volume that an image gives its instances.
@@ -91,6 +93,7 @@ var grubs = [][3]string{
 }
 
 func (l *Lab) furnishImages() {
+	l.furnishLinuxes()
 	for _, g := range grubs {
 		arch := "x86_64"
 		if strings.Contains(g[1], "i386") {
@@ -131,21 +134,10 @@ func (m *image) layout() string {
 
 var imageName = regexp.MustCompile(`^[a-zA-Z0-9()\[\] ./\-'@_]{3,128}$`)
 
-func registerImage(r *request) (any, error) {
+func registerImage(r *request) (*image, error) {
 	l := r.lab
-	var also []string
-	if r.sub("TagSpecification").any() {
-		also = []string{"ec2:CreateTags"}
-	}
-	if err := r.allow(images.arn("*"), also...); err != nil {
-		return nil, err
-	}
-	tags, err := r.tags("image")
-	if err != nil {
-		return nil, err
-	}
 	m := &image{
-		base: base{Tags: tags["image"]}, ID: newID("ami-"), Name: r.get("Name"), State: "pending", Owner: account, Created: now(),
+		ID: newID("ami-"), Name: r.get("Name"), State: "pending", Owner: account, Created: now(),
 		Location: account + "/" + r.get("Name"), Architecture: r.or("Architecture", "i386"), Type: "machine", Kernel: r.get("KernelId"),
 		Description: r.get("Description"), RootType: "ebs", RootName: r.get("RootDeviceName"), Virt: r.or("VirtualizationType", "paravirtual"),
 		Hypervisor: "xen", ENA: r.bool("EnaSupport", false), SRIOV: r.get("SriovNetSupport"), BootMode: r.get("BootMode"),
@@ -175,6 +167,7 @@ func registerImage(r *request) (any, error) {
 			return nil, err
 		}
 	}
+	var err error
 	if r.has("ImageLocation") {
 		m.Location, m.RootType, m.RootName = r.get("ImageLocation"), "instance-store", r.or("RootDeviceName", "/dev/sda1")
 		var file string
@@ -192,11 +185,11 @@ func registerImage(r *request) (any, error) {
 			return nil, refuse("InvalidAMIName.Duplicate", "AMI name %s is already in use by AMI %s", m.Name, o.ID)
 		}
 	}
-	if err := r.dry(); err != nil {
-		return nil, err
-	}
-	l.add(m)
-	l.after(r.stuck, func() { m.State = "available" })
+	return m, nil
+}
+
+func (m *image) created(r *request) (any, error) {
+	r.lab.after(r.stuck, func() { m.State = "available" })
 	return struct {
 		ID string `xml:"imageId"`
 	}{m.ID}, nil

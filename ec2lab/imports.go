@@ -1,13 +1,8 @@
 package ec2lab
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -18,8 +13,7 @@ type importTask struct {
 	Description string       `xml:"description,omitempty"`
 	Detail      importDetail `xml:"snapshotTaskDetail"`
 
-	token, asked string
-	made         *snapshot
+	made *snapshot
 }
 
 type importDetail struct {
@@ -70,26 +64,13 @@ func (l *Lab) NoImportRole(missing bool) { l.set(func() { l.imports.missing = mi
 // FailImport makes the next import fail with a message, as "ClientError: Disk validation failed".
 func (l *Lab) FailImport(message string) { l.set(func() { l.imports.failure = message }) }
 
-func importSnapshot(r *request) (any, error) {
-	l := r.lab
-	var also []string
-	if r.sub("TagSpecification").any() {
-		also = []string{"ec2:CreateTags"}
-	}
-	if err := r.allow(importTasks.arn("*"), also...); err != nil {
-		return nil, err
-	}
-	tags, err := r.tags(importTasks.word)
-	if err != nil {
-		return nil, err
-	}
+func importSnapshot(r *request) (*importTask, error) {
 	disk := r.sub("DiskContainer")
 	t := &importTask{
-		base: base{Tags: tags[importTasks.word]}, ID: newID(importTasks.prefix), Description: r.get("Description"),
+		ID: newID(importTasks.prefix), Description: r.get("Description"),
 		Detail: importDetail{Description: disk.get("Description"), Format: disk.get("Format"), Status: "active", Message: "pending",
-			Encrypted: l.encrypt || r.bool("Encrypted", false),
+			Encrypted: r.lab.encrypt || r.bool("Encrypted", false),
 			Bucket:    importPlace{disk.get("UserBucket.S3Bucket"), disk.get("UserBucket.S3Key")}},
-		token: r.get("ClientToken"), asked: r.v.Encode(),
 	}
 	place := t.Detail.Bucket
 	switch {
@@ -98,18 +79,13 @@ func importSnapshot(r *request) (any, error) {
 	case place.Bucket == "" || place.Key == "":
 		return nil, refuse("InvalidParameter", "The disk container must have a S3 bucket and key")
 	}
-	for o := range kept[*importTask](l) {
-		if t.token == "" || o.token != t.token {
-			continue
-		}
-		if o.asked != t.asked {
-			return nil, refuse("IdempotentParameterMismatch", "")
-		}
-		return o, nil
-	}
-	if err := r.dry(); err != nil { // a dry run does not look at the role and the object
-		return nil, err
-	}
+	_ = r.get("RoleName")
+	return t, nil
+}
+
+// created looks at the role and the object, which a dry run does not.
+func (t *importTask) created(r *request) (any, error) {
+	l, place := r.lab, t.Detail.Bucket
 	if role := r.or("RoleName", "vmimport"); l.imports.missing || role != "vmimport" {
 		return nil, refuse("InvalidParameter", "The service role %s provided does not exist or does not have sufficient permissions", role)
 	}
@@ -123,7 +99,6 @@ func importSnapshot(r *request) (any, error) {
 	t.Detail.Size = fmt.Sprintf("%.1f", float64(from.size))
 	failure := l.imports.failure
 	l.imports.failure = ""
-	l.add(t)
 	l.after(r.stuck, func() { t.advance(l, from.file, failure) })
 	return t, nil
 }
@@ -172,37 +147,12 @@ func (t *importTask) end(l *Lab, message string) {
 
 // imported makes the pending snapshot of a task, without tags.
 func (l *Lab) imported(t *importTask, path string) (*snapshot, error) {
-	object, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("ClientError: the object is gone: %w", err)
+	s := &snapshot{Description: "Created by AWS-VMImport service for " + t.ID, Encrypted: t.Detail.Encrypted}
+	err := l.copy(s, path)
+	if err == nil {
+		l.add(s)
 	}
-	defer object.Close() //nolint:errcheck // only read
-	s := &snapshot{
-		ID: newID(snapshots.prefix), Volume: "vol-ffffffff", State: "pending", Started: now(), Progress: "0%", Owner: account,
-		Description: "Created by AWS-VMImport service for " + t.ID, Encrypted: t.Detail.Encrypted, Tier: "standard",
-		sums: map[int][32]byte{}, puts: map[int]int{}, busy: map[int]bool{}, completed: true,
-	}
-	if s.file, err = os.Create(filepath.Join(l.dir, s.ID)); err != nil {
-		return nil, err
-	}
-	zero := make([]byte, blockSize)
-	at := 0
-	for ; err == nil; at++ {
-		block := make([]byte, blockSize)
-		var n int
-		if n, err = io.ReadFull(object, block); n > 0 && !bytes.Equal(block, zero) {
-			s.sums[at] = sha256.Sum256(block)
-			if _, err := s.file.WriteAt(block, int64(at)*blockSize); err != nil {
-				return nil, errors.Join(err, s.file.Close())
-			}
-		}
-	}
-	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, errors.Join(err, s.file.Close())
-	}
-	s.Size = (at*blockSize + 1<<30 - 1) >> 30
-	l.add(s)
-	return s, nil
+	return s, err
 }
 
 func cancelImport(r *request) (any, error) {

@@ -32,7 +32,7 @@ func TestImport(t *testing.T) {
 		{"again", "", func(*ec2.ImportSnapshotInput) {}},
 		{"the token for another request", "IdempotentParameterMismatch", func(m *ec2.ImportSnapshotInput) { m.Description = aws.String("other") }},
 		{"dry run", "DryRunOperation", func(m *ec2.ImportSnapshotInput) { m.ClientToken, m.DryRun = nil, aws.Bool(true) }},
-		{"format", "Unsupported", func(m *ec2.ImportSnapshotInput) { m.DiskContainer.Format = aws.String("VMDK") }},
+		{"format", "Unsupported", func(m *ec2.ImportSnapshotInput) { m.ClientToken, m.DiskContainer.Format = nil, aws.String("VMDK") }},
 		{"no object", "InvalidParameter", func(m *ec2.ImportSnapshotInput) {
 			m.ClientToken, m.DiskContainer.UserBucket.S3Key = nil, aws.String("none")
 		}},

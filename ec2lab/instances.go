@@ -47,7 +47,6 @@ type instance struct {
 	Metadata   metadata       `xml:"metadataOptions"`
 
 	reservation string
-	asked       string // the request that the token was used for
 	onShutdown  string
 	protected   bool
 	public      bool // has a public address of its subnet
@@ -272,6 +271,9 @@ func consoleOutput(r *request) (any, error) {
 	}{i.ID, now(), base64.StdEncoding.EncodeToString(text)}, nil
 }
 
+// disk returns the path of the root disk of an instance that has a guest.
+func (l *Lab) disk(i *instance) string { return filepath.Join(l.dir, i.ID+".raw") }
+
 // start starts the guest of an instance, whose disk write makes.
 func (l *Lab) start(i *instance, write func(path string) error, layout string, memory int, stuck bool) {
 	if l.options.Hypervisor == nil {
@@ -279,7 +281,7 @@ func (l *Lab) start(i *instance, write func(path string) error, layout string, m
 		return
 	}
 	l.work.Go(func() {
-		disk := filepath.Join(l.dir, i.ID+".raw")
+		disk := l.disk(i)
 		err := write(disk)
 		var guest Running
 		if err == nil {

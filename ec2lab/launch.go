@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -24,10 +25,7 @@ type launch struct {
 
 func runInstances(r *request) (any, error) {
 	l := r.lab
-	var also []string
-	if r.sub("TagSpecification").any() {
-		also = append(also, "ec2:CreateTags")
-	}
+	also := r.tagging()
 	if r.sub("IamInstanceProfile").any() {
 		also = append(also, "iam:PassRole")
 	}
@@ -39,9 +37,7 @@ func runInstances(r *request) (any, error) {
 		return nil, refuse("InvalidClientToken", "The specified client token is not valid. You can specify up to 64 ASCII characters.")
 	}
 	if all, err := r.launched(token); err != nil || all != nil {
-		for k := range r.v {
-			r.seen[k] = true
-		}
+		r.seeAll()
 		return reservation{ID: firstReservation(all), Owner: account, Items: all}, err
 	}
 	in, err := r.launch()
@@ -277,13 +273,13 @@ func (in *launch) mapDisks(r *request) error {
 func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance {
 	m := in.image
 	i := &instance{
-		base: base{Tags: slices.Clone(in.tags["instance"])}, ID: newID(instances.prefix), Image: m.ID, State: stateOf("pending"),
+		base: base{Tags: slices.Clone(in.tags["instance"]), asked: sameRequest(r.v)}, ID: newID(instances.prefix), Image: m.ID, State: stateOf("pending"),
 		Key: r.get("KeyName"), Index: n, Type: in.kind.Name, Launched: now(), Kernel: m.Kernel, Subnet: in.subnet.ID, VPC: in.subnet.VPC,
 		Place:  place{in.subnet.Zone, r.get("Placement.GroupName"), r.or("Placement.Tenancy", "default")},
 		Groups: in.groups, Arch: m.Architecture, RootType: m.RootType, RootName: m.RootName, Virt: m.Virt, Token: r.get("ClientToken"),
 		Hypervisor: "xen", ENA: m.ENA, BootMode: m.BootMode,
 		Metadata:    metadata{"applied", r.or("MetadataOptions.HttpTokens", "optional"), r.or("MetadataOptions.HttpEndpoint", "enabled")},
-		reservation: reservation, asked: sameRequest(r.v), onShutdown: r.or("InstanceInitiatedShutdownBehavior", "stop"),
+		reservation: reservation, onShutdown: r.or("InstanceInitiatedShutdownBehavior", "stop"),
 		protected: r.bool("DisableApiTermination", false), public: in.public, born: time.Now(),
 	}
 	if m.RootType == "instance-store" {
@@ -294,7 +290,7 @@ func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance
 	}
 	if m.Virt == "hvm" {
 		i.BootedAs = "legacy-bios"
-		if m.BootMode == "uefi" || !slices.Contains(in.kind.BootModes, i.BootedAs) {
+		if m.BootMode == "uefi" || m.BootMode == "uefi-preferred" && slices.Contains(in.kind.BootModes, "uefi") || !slices.Contains(in.kind.BootModes, i.BootedAs) {
 			i.BootedAs = "uefi"
 		}
 	}
@@ -326,7 +322,10 @@ func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance
 			base: base{Tags: slices.Clone(in.tags["volume"])}, ID: newID(volumes.prefix), Size: d.EBS.Size, Snapshot: d.EBS.Snapshot, Zone: i.Place.Zone,
 			State: "in-use", Created: now(), Type: d.EBS.Type, Encrypted: d.EBS.Encrypted,
 		}
-		v.Attachments = []attachment{{v.ID, i.ID, d.Device, "attached", d.EBS.Delete}}
+		v.Attachments = []attachment{{v.ID, i.ID, d.Device, "attached", now(), d.EBS.Delete}}
+		if v.file = filepath.Join(l.dir, v.ID+".raw"); d.Device == m.RootName {
+			v.file = l.disk(i)
+		}
 		l.add(v)
 		a := attachedDisk{Device: d.Device}
 		a.EBS.Volume, a.EBS.Status, a.EBS.Delete = v.ID, "attached", d.EBS.Delete

@@ -44,6 +44,13 @@ func (p params) unseen() error {
 	return nil
 }
 
+// seeAll is for a request that has been made before.
+func (p params) seeAll() {
+	for k := range p.v {
+		p.seen[k] = true
+	}
+}
+
 // list returns the values of name.1, name.2 and so on.
 func (p params) list(name string) (all []string) {
 	for i := 1; p.has(name + "." + strconv.Itoa(i)); i++ {
@@ -212,6 +219,7 @@ var enums = map[string][]string{
 	"SriovNetSupport":                                    {"simple"},
 	"TagSpecification.#.ResourceType":                    words(types.ResourceType("").Values()),
 	"TpmSupport":                                         words(types.TpmSupportValues("").Values()),
+	"VolumeType":                                         words(types.VolumeType("").Values()),
 	"VirtualizationType":                                 words(types.VirtualizationType("").Values()),
 	"InstanceMarketOptions.SpotOptions.SpotInstanceType": words(types.SpotInstanceType("").Values()),
 }

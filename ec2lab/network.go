@@ -56,42 +56,6 @@ var subnets = kind{word: "subnet", prefix: "subnet-", param: "SubnetId", set: "s
 func (s *subnet) kind() *kind { return &subnets }
 func (s *subnet) id() string  { return s.ID }
 
-// securityGroup is a security group.
-type securityGroup struct {
-	base
-	ID          string `xml:"groupId" filter:"group-id"`
-	Name        string `xml:"groupName" filter:"group-name"`
-	VPC         string `xml:"vpcId" filter:"vpc-id"`
-	Description string `xml:"groupDescription" filter:"description"`
-	Owner       string `xml:"ownerId" filter:"owner-id"`
-	In          []rule `xml:"ipPermissions>item"`
-}
-
-// rule lets traffic into a security group.
-type rule struct {
-	Protocol string `xml:"ipProtocol"` // "-1" is all
-	Group    string `xml:"groups>item>groupId"`
-}
-
-var securityGroups = kind{word: "security-group", prefix: "sg-", param: "GroupId", set: "securityGroupInfo", missing: "InvalidGroup.NotFound", text: "The security group '%s' does not exist", malformed: "InvalidGroupId.Malformed", least: 5, most: 1000}
-
-func (g *securityGroup) kind() *kind { return &securityGroups }
-func (g *securityGroup) id() string  { return g.ID }
-
-// keyPair is a key pair.
-type keyPair struct {
-	base
-	ID          string `xml:"keyPairId" filter:"key-pair-id"`
-	Name        string `xml:"keyName" filter:"key-name"`
-	Fingerprint string `xml:"keyFingerprint" filter:"fingerprint"`
-	Type        string `xml:"keyType"`
-}
-
-var keyPairs = kind{word: "key-pair", param: "KeyName", set: "keySet", missing: "InvalidKeyPair.NotFound", text: "The key pair '%s' does not exist"}
-
-func (k *keyPair) kind() *kind { return &keyPairs }
-func (k *keyPair) id() string  { return k.Name }
-
 // address is an Elastic IP.
 type address struct {
 	base
@@ -141,7 +105,7 @@ func (l *Lab) furnish() {
 		})
 	}
 	sg := newID("sg-")
-	l.add(&securityGroup{ID: sg, Name: "default", VPC: v.ID, Description: "default VPC security group", Owner: account, In: []rule{{"-1", sg}}})
+	l.add(&securityGroup{ID: sg, Name: "default", VPC: v.ID, Description: "default VPC security group", Owner: account, In: []rule{{Protocol: "-1", Groups: []peer{{account, sg}}}}})
 	l.add(&securityGroup{ID: newID("sg-"), Name: "closed", VPC: v.ID, Description: "lets nothing in", Owner: account})
 	l.add(&keyPair{ID: newID("key-"), Name: "ann", Fingerprint: "1f:51:ae:28:bf:89:e9:d8:1f:25:5d:37:2d:7d:b8:ca:9f:f5:f1:6f", Type: "rsa"})
 	l.add(&placementGroup{ID: newID("pg-"), Name: "near", Strategy: "spread", State: "available"})

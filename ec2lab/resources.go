@@ -14,13 +14,16 @@ import (
 
 // base is what each resource has.
 type base struct {
-	Tags tagSet    `xml:"tagSet"`
-	seen time.Time // when it becomes visible
-	gone bool      // deleted
+	Tags tagSet `xml:"tagSet"`
+
+	seen         time.Time // when it becomes visible
+	gone         bool      // deleted
+	token, asked string    // the client token, and the request that it was used for
 }
 
-func (b *base) root() *base  { return b }
-func (b *base) line() string { return "" }
+func (b *base) root() *base   { return b }
+func (b *base) line() string  { return "" }
+func (b *base) label() string { return "" }
 
 // resource is something that EC2 describes. Its exported fields are those of the API.
 type resource interface {
@@ -28,6 +31,8 @@ type resource interface {
 	kind() *kind
 	// id names the resource in parameters.
 	id() string
+	// label names it in the parameter kind.also.
+	label() string
 	// line is its line in Lab.Resources; "" if it has none.
 	line() string
 }
@@ -37,6 +42,7 @@ type kind struct {
 	word          string // in ARNs and TagSpecifications
 	prefix, other string // of ids; "" if it has names
 	param, set    string // of its Describe call
+	also          string // another parameter that names it
 	missing, text string // code and text of a resource that is not there
 	malformed     string // code of an id that is none
 	least, most   int    // limits of MaxResults; none if the call has no pages
@@ -89,16 +95,33 @@ func (k *kind) arn(id string) string {
 
 // find returns the resource of an id.
 func find[T resource](l *Lab, id string) (found T, err error) {
-	k := found.kind()
-	if err := k.well(id); err != nil {
+	if err := found.kind().well(id); err != nil {
 		return found, err
 	}
+	return look[T](l, id, func(t T) bool { return t.id() == id })
+}
+
+// look returns the visible resource that is the one, which name names.
+func look[T resource](l *Lab, name string, one func(T) bool) (found T, err error) {
 	for t := range kept[T](l) {
-		if t.id() == id && !time.Now().Before(t.root().seen) {
+		if one(t) && !time.Now().Before(t.root().seen) {
 			return t, nil
 		}
 	}
-	return found, k.notFound(id)
+	return found, found.kind().notFound(name)
+}
+
+// named returns the resource that the request names by one of the parameters of its kind.
+func named[T resource](r *request) (found T, err error) {
+	k := found.kind()
+	name := r.get(k.also)
+	switch {
+	case k.also == "" || name == "":
+		return find[T](r.lab, r.get(k.param))
+	case r.has(k.param):
+		return found, refuse("InvalidParameterCombination", "The parameter %s cannot be used with the parameter %s", k.param, k.also)
+	}
+	return look[T](r.lab, name, func(t T) bool { return t.label() == name })
 }
 
 // list is an element with items.
@@ -129,7 +152,7 @@ func describe[T resource](only func(r *request, t T) bool) action {
 func selected[T resource](r *request, only func(r *request, t T) bool) (items []T, next string, err error) {
 	var zero T
 	k := zero.kind()
-	ids := r.list(k.param)
+	ids, labels := r.list(k.param), r.list(k.also)
 	_, _ = r.list("Owner"), r.bool("IncludeDeprecated", false) // of some calls, whose only reads them
 	match, err := r.filter(attrs(zero))
 	if err != nil {
@@ -137,7 +160,7 @@ func selected[T resource](r *request, only func(r *request, t T) bool) (items []
 	}
 	var all []T
 	for t := range kept[T](r.lab) {
-		if !time.Now().Before(t.root().seen) && (ids == nil || slices.Contains(ids, t.id())) {
+		if !time.Now().Before(t.root().seen) && (ids == nil && labels == nil || slices.Contains(ids, t.id()) || slices.Contains(labels, t.label())) {
 			all = append(all, t)
 		}
 	}
@@ -153,7 +176,12 @@ func selected[T resource](r *request, only func(r *request, t T) bool) (items []
 			return nil, "", k.notFound(id)
 		}
 	}
-	all, next, err = cutPage(r, k, ids != nil, all)
+	for _, label := range labels {
+		if _, err := look[T](r.lab, label, func(t T) bool { return t.label() == label }); err != nil {
+			return nil, "", err
+		}
+	}
+	all, next, err = cutPage(r, k, ids != nil || labels != nil, all)
 	for _, t := range all {
 		if match(t.root().Tags, attrs(t)) && (only == nil || only(r, t)) {
 			items = append(items, t)

@@ -24,6 +24,14 @@ func (s tagSet) MarshalXML(e *xml.Encoder, start xml.StartElement) error {
 	return e.EncodeElement(list{Items: []tag(s)}, start)
 }
 
+// tagging returns the permission that the TagSpecification needs, if there is one.
+func (r *request) tagging() []string {
+	if r.sub("TagSpecification").any() {
+		return []string{"ec2:CreateTags"}
+	}
+	return nil
+}
+
 // tags returns the tags of the TagSpecification of each kind of resource.
 func (r *request) tags(kinds ...string) (map[string][]tag, error) {
 	all := map[string][]tag{}

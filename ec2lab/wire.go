@@ -164,6 +164,8 @@ func (r *request) read() (Call, error) {
 		err = r.readREST()
 	case "s3":
 		err = r.readS3()
+	case "ssm":
+		err = r.readJSON()
 	default:
 		r.v, err = url.ParseQuery(string(r.body))
 		r.name = r.get("Action")
@@ -180,6 +182,7 @@ func (r *request) authentic(sign []string) error {
 		"ec2": {"AuthFailure", "AuthFailure", "RequestExpired"},
 		"ebs": {"UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"},
 		"s3":  {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"},
+		"ssm": {"UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"},
 	}[r.service]
 	if codes[0] == "" {
 		codes = [3]string{"InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken"}
@@ -238,6 +241,8 @@ func (r *request) act() (any, error) {
 		return r.actREST()
 	case "s3":
 		return r.actS3()
+	case "ssm":
+		return r.actJSON()
 	}
 	d, ok := dialects[r.service]
 	a, has := actions[word(r.service, r.name)]
@@ -342,6 +347,9 @@ func (r *request) refused(w http.ResponseWriter, e *refusal) {
 			Message string
 			Reason  string `json:",omitempty"`
 		}{e.message, e.reason})
+	case "ssm":
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		body, err = json.Marshal(map[string]string{"__type": e.code, "message": e.message})
 	case "ec2":
 		type one struct{ Code, Message string }
 		body, err = xml.Marshal(struct {

@@ -36,12 +36,12 @@ func TestPages(t *testing.T) {
 			empty++
 		}
 	}
-	if pages != len(grubs) || empty == 0 || found != 2 {
+	if pages != len(grubs)+len(linuxes) || empty == 0 || found != 2 {
 		t.Errorf("%d pages, %d empty, %d images", pages, empty, found)
 	}
 	b.Page(0)
 	for id, want := range map[string]int{"": 0, grubs[0][0]: 1} { // deprecated ones are hidden unless named
-		in := &ec2.DescribeImagesInput{Owners: []string{"amazon"}}
+		in := &ec2.DescribeImagesInput{Owners: []string{"amazon"}, Filters: []types.Filter{{Name: aws.String("image-type"), Values: []string{"kernel"}}}}
 		if id != "" {
 			in.ImageIds = []string{id}
 		}

@@ -5,6 +5,7 @@ services' reading operations are called, those that need no parameter."""
 import os
 import re
 import sys
+import time
 import xml.etree.ElementTree as ET
 
 import boto3
@@ -15,6 +16,9 @@ for unset in [k for k, v in os.environ.items() if not v]:  # to the Go SDK it is
 TYPES = {
     "integer": r"-?\d+", "long": r"-?\d+", "boolean": "true|false", "timestamp": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z",
 }
+
+
+KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
 
 def walk(element, shape, at):
@@ -70,7 +74,28 @@ def main():
         client.get_console_output(InstanceId=i)
     image = client.describe_images(Owners=["self"])["Images"][0]
     client.run_instances(ImageId=image["ImageId"], InstanceType="t3.micro", MinCount=1, MaxCount=1)
+    client.import_key_pair(KeyName="helper", PublicKeyMaterial=KEY)
+    group = client.create_security_group(GroupName="helper", Description="a helper")["GroupId"]
+    client.authorize_security_group_ingress(GroupId=group, IpPermissions=[
+        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.1/32", "Description": "d"}], "Ipv6Ranges": [{"CidrIpv6": "2001:db8::/64"}]},
+        {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}])
+    zone = client.describe_instances(InstanceIds=instances[:1])["Reservations"][0]["Instances"][0]["Placement"]["AvailabilityZone"]
+    volume = client.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
+    while client.describe_volumes(VolumeIds=[volume])["Volumes"][0]["State"] != "available":
+        time.sleep(0.01)
+    client.attach_volume(VolumeId=volume, InstanceId=instances[0], Device="/dev/sdf")
+    client.create_snapshot(VolumeId=volume)
+    client.describe_key_pairs(KeyNames=["helper"])
+    client.describe_security_groups(GroupIds=[group])
+    client.describe_volumes()
+    client.detach_volume(VolumeId=volume)
+    client.delete_security_group(GroupId=group)
+    client.delete_key_pair(KeyName="helper")
     client.terminate_instances(InstanceIds=instances)
+    client = session.client("ssm", endpoint_url=sys.argv[1])
+    name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+    if [client.get_parameter(Name=name)["Parameter"]] != client.get_parameters(Names=[name])["Parameters"]:
+        print("get_parameter and get_parameters differ")
 
 
 main()

@@ -34,6 +34,7 @@ def nothing(answer):
     return None
 
 
+RSA = b"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC1rgF6ywVMjmXaxh674Qz2UU2N9F4c4q1mK0VwjVWorYe8vPeSXO2aohj5nf+yq+/SC8M5RCmQ2GqVHvv3N/kYJHqIcuE8gpqlv1xgrE6VZ8cvhGQBVhHUnoDCnVhyUPrz4hBjxvfGET3Ik/SQL1jolRWF3W3R0vmHwTUpKALyyJeuXgJ60LvcmKUDg/ywFfMip0LMHvj/qI1wJkhUAm4Ztwpr/VFDDAEssEZD62Xnv3KDi7SoXEk6qpwUydjg+83BWCEZr84l8V9+TAfpl0dB7OE9weMaNQCZ9iNYyEDu9xi9XVeHQYa4yts+1DnsF8iN5cOj20FUSWtlq0wpUJxf"
 RUN = {"ImageId": "ami-01234567", "MinCount": 1, "MaxCount": 1}
 CALLS = [
     ("describe_instance_types", {"InstanceTypes": TYPES}, facts),
@@ -55,6 +56,21 @@ CALLS = [
     ("run_instances", RUN, nothing),
     ("describe_availability_zones", {}, lambda a: [(z["ZoneName"], z["State"], z["ZoneType"]) for z in a["AvailabilityZones"]]),
     ("describe_subnets", {"DryRun": True}, nothing),
+    ("import_key_pair", {"KeyName": "rsa", "PublicKeyMaterial": RSA}, lambda a: a["KeyFingerprint"]),
+    ("import_key_pair", {"KeyName": "rsa", "PublicKeyMaterial": RSA}, nothing),
+    ("describe_key_pairs", {"KeyNames": ["rsa"]}, lambda a: sorted((k["KeyName"], k["KeyType"], k["KeyFingerprint"]) for k in a["KeyPairs"])),
+    ("delete_key_pair", {"KeyName": "none"}, nothing),
+    ("create_security_group", {"GroupName": "helper", "Description": "d"}, nothing),
+    ("create_security_group", {"GroupName": "helper", "Description": "d"}, nothing),
+    *[("authorize_security_group_ingress", {"GroupName": "helper", "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": ip}]}]}, nothing)
+      for ip in ("192.0.2.1/32", "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3")],
+    ("describe_security_groups", {"GroupNames": ["helper"]}, lambda a: sorted(
+        (p["IpProtocol"], p["FromPort"], r["CidrIp"]) for g in a["SecurityGroups"] for p in g["IpPermissions"] for r in p["IpRanges"])),
+    ("delete_security_group", {"GroupName": "helper"}, nothing),
+    ("create_volume", {"AvailabilityZone": "eu-west-1a", "Size": 1}, lambda a: (a["Size"], a["VolumeType"], a["AvailabilityZone"])),
+    ("delete_volume", {"VolumeId": "vol-01234567"}, nothing),
+    ("create_snapshot", {"VolumeId": "vol-01234567"}, nothing),
+    ("attach_volume", {"VolumeId": "vol-01234567", "InstanceId": "i-01234567", "Device": "/dev/sdf"}, nothing),
     ("describe_vpcs", {"Filters": [{"Name": "is-default", "Values": ["true"]}]}, lambda a: [(v["CidrBlock"], v["State"]) for v in a["Vpcs"]]),
 ]
 
