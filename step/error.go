@@ -68,6 +68,8 @@ type Error struct {
 	Hint string
 	// Left names the resources that were left behind.
 	Left []string
+	// Log is the whole output of a configure or build that failed, nil if it was not stored.
+	Log *Artifact
 	// Host is the host on which the step failed; the worker fills it in.
 	Host string
 	// RetryAfter is the pause before an error of kind Exhausted is retried; 0 means

@@ -23,6 +23,8 @@ type failure struct {
 	Hint  string   `json:"hint,omitempty"`
 	Left  []string `json:"left,omitempty"`
 	Host  string   `json:"host,omitempty"`
+	// Log is the whole output of a failed configure or build.
+	Log *step.Artifact `json:"log,omitempty"`
 }
 
 func artifact(digit string, size int64) step.Artifact {
@@ -100,7 +102,7 @@ func TestGolden(t *testing.T) {
 		"machine hello.dev.0a1b2c3d-3 (process 4711)", "folder /var/lib/morgana/qemu/hello.dev.0a1b2c3d-3"}})
 	golden(t, "progress", step.Progress{Done: 1 << 20, Total: 3 << 20, Unit: "bytes", Note: "uploading"})
 	golden(t, "error", failure{Op: "check qemu target", Field: "ports[0]",
-		Hint: "choose another host port, or see who has it: ss -lnp 'sport = :8080'", Left: []string{"volume vol-0123"}, Host: "rack7"})
+		Hint: "choose another host port, or see who has it: ss -lnp 'sport = :8080'", Left: []string{"volume vol-0123"}, Host: "rack7", Log: pointer(artifact("3", 311))})
 }
 
 // golden compares v with testdata/<name>.json both ways: v gives its bytes, and

@@ -19,7 +19,7 @@ type Toolchain interface {
 	// Build builds the tree and puts the kernel into the store. It checks that this
 	// build made the kernel. After [TreeGone] configure runs again. A failed build is
 	// BuildFailed: Err is one line, Hint has the last 20 lines and the place of the
-	// whole log.
+	// whole log, and Log is the whole log.
 	Build(ctx context.Context, src Source) (Kernel, error)
 	// Clean ends the processes in the trees that spec.Tags match on this host, and
 	// removes the trees. It is idempotent.

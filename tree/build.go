@@ -102,11 +102,11 @@ func (w *work) treeGone(src step.Source, err error) error {
 		Hint: "configure has to run again"}
 }
 
-// withLog adds the log's URI to the hint of a BuildFailed.
+// withLog adds the log to a BuildFailed, and its URI to the hint.
 func withLog(err error, log *step.Artifact) error {
 	var e *step.Error
 	if log != nil && errors.As(err, &e) && e.Kind == step.BuildFailed {
-		e.Hint += "\nwhole log: " + log.URI
+		e.Hint, e.Log = e.Hint+"\nwhole log: "+log.URI, log
 	}
 	return err
 }

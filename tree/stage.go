@@ -103,25 +103,26 @@ func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, a
 	if ctx.Err() != nil {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
+		e := &step.Error{Op: string(stage), Err: fmt.Errorf("%s: %w", shown(argv), ctx.Err())}
 		if log, putErr := t.site.Store.Put(end, out.file); putErr == nil {
-			t.site.Log.Info("kept the log of a cancelled stage", "stage", stage, "rollout", w.rollout.name(), "log", log.URI)
+			e.Log = &log
 		}
-		return fmt.Errorf("%s: %s: %w", stage, shown(argv), ctx.Err())
+		return e
 	}
 	var start *startError
 	if e := failed(string(stage), w.rollout.dir, err); e.Kind != "" && !errors.As(err, &start) {
 		return e // the log could not be written
 	}
 	log, putErr := t.site.Store.Put(ctx, out.file)
-	whole := "whole log: " + log.URI
+	stored, whole := &log, "whole log: "+log.URI
 	if putErr != nil {
-		whole = "the log could not be stored: " + putErr.Error()
+		stored, whole = nil, "the log could not be stored: "+putErr.Error()
 	}
 	var exit *exec.ExitError
 	if w.Refused != nil && errors.As(err, &exit) {
 		var refused *step.Error
 		if errors.As(w.Refused(out.lines()), &refused) {
-			refused.Hint += "\n" + whole
+			refused.Hint, refused.Log = refused.Hint+"\n"+whole, stored
 			return refused
 		}
 	}
@@ -130,7 +131,7 @@ func (t *Toolchain) stageError(ctx context.Context, w *work, stage step.Stage, a
 		hint = append([]string{"the last lines of its output:"}, hint...)
 	}
 	hint = append(hint, whole)
-	e := &step.Error{Kind: step.BuildFailed, Op: string(stage)}
+	e := &step.Error{Kind: step.BuildFailed, Op: string(stage), Log: stored}
 	switch {
 	case errors.Is(err, errTimeout):
 		e.Err = fmt.Errorf("%s: not done after %s", shown(argv), w.Timeout)

@@ -132,7 +132,7 @@ func ended(ctx context.Context, host string, err error, again bool) error {
 	var canceled *temporal.CanceledError
 	switch {
 	case errors.As(context.Cause(ctx), &canceled):
-		return workflows.Cancelled(host)
+		return workflows.Cancelled(host, at(host, err).Log)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return workflows.Fail(&step.Error{Err: errors.New("took too long")})
 	}

@@ -1,8 +1,6 @@
 package workflows
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"slices"
 
@@ -24,8 +22,7 @@ import (
 func Deployment(ctx workflow.Context, state DeploymentState) error {
 	d := &deployment{ctx: ctx, DeploymentState: state}
 	if d.Life == "" {
-		sum := sha256.Sum256([]byte(workflow.GetInfo(ctx).FirstRunID))
-		d.Life = hex.EncodeToString(sum[:4])
+		d.Life = LifeOf(workflow.GetInfo(ctx).FirstRunID)
 	}
 	if err := d.listen(); err != nil {
 		return err
@@ -59,6 +56,9 @@ type deployment struct {
 	rolling *Request
 	cancel  workflow.CancelFunc // cancels rolling
 	destroy *ending
+	// cancelling says that rolling was cancelled: no deploy attaches to it.
+	cancelling bool
+	lastEnd    rolloutEnd
 }
 
 // await waits for a request. got is false if the first request did not come within the
@@ -87,7 +87,7 @@ func (d *deployment) rollout() error {
 			next.Stale = append(next.Stale, u)
 		}
 	}
-	d.rolling = &next
+	d.rolling, d.cancelling = &next, false
 	d.record(next.Spec.Generation).End = EndRolling
 	// If the rollout is terminated, only these acts tell where its resources may be.
 	machine := undoMachine("destroy the machine", next.Route, step.Removal{Spec: next.Spec})
@@ -112,6 +112,7 @@ func (d *deployment) rollout() error {
 	}
 	err := child.Get(ctx, &out)
 	d.rolling, d.cancel = nil, nil
+	d.lastEnd = rolloutEnd{next.Spec.Generation, out, err}
 
 	if err == nil {
 		d.succeeded(next, out)
@@ -133,7 +134,9 @@ func (d *deployment) rollout() error {
 	}
 	d.Failure = Failure(err).Error()
 	d.failed(next.Spec.Tags, err)
-	d.remember(remainsOf(err)...)
+	if !temporal.IsCanceledError(err) { // else its details are a step.Destroyed
+		d.remember(details(err).Remains...)
+	}
 	d.describe()
 	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())

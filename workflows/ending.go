@@ -24,11 +24,7 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyR
 		if d.Last.App == "" {
 			d.Last, d.LastRoute = in.Spec, in.Route
 		}
-		for _, q := range d.queue {
-			d.destroy.result.Cancelled = append(d.destroy.result.Cancelled, q.Spec.Generation)
-			d.ended(q.Spec.Generation, EndCancelled, 0)
-		}
-		d.queue = nil
+		d.destroy.result.Cancelled = d.dropQueue()
 		if d.cancel != nil {
 			d.cancel()
 		}

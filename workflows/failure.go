@@ -19,6 +19,8 @@ type detail struct {
 	Hint  string   `json:"hint,omitempty"`
 	Left  []string `json:"left,omitempty"`
 	Host  string   `json:"host,omitempty"`
+	// Log is the whole output of a configure or build that failed or was cancelled.
+	Log *step.Artifact `json:"log,omitempty"`
 	// Remains are the acts that would remove the leftovers of a failed rollout.
 	Remains []*Undo `json:"remains,omitempty"`
 }
@@ -43,7 +45,7 @@ func FailForGood(e *step.Error) error { return failWith(e, nil, true) }
 func failWith(e *step.Error, remains []*Undo, final bool) error {
 	o := temporal.ApplicationErrorOptions{
 		NonRetryable: final,
-		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left, e.Host, remains}},
+		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left, e.Host, e.Log, remains}},
 	}
 	if e.Kind == step.Exhausted {
 		o.NextRetryDelay = cmp.Or(e.RetryAfter, exhausted)
@@ -67,12 +69,9 @@ func Failure(err error) *step.Error {
 	}
 	var app *temporal.ApplicationError
 	if errors.As(err, &app) {
-		var d detail
-		if app.HasDetails() {
-			_ = app.Details(&d) // details of another shape: the message is enough
-		}
+		d := details(app)
 		return &step.Error{Kind: step.Kind(app.Type()), Op: d.Op, Field: d.Field, Hint: d.Hint, Left: d.Left, Host: d.Host,
-			Err: errors.New(app.Message())}
+			Log: d.Log, Err: errors.New(app.Message())}
 	}
 	var canceled *temporal.CanceledError
 	if errors.As(err, &canceled) {
@@ -84,33 +83,21 @@ func Failure(err error) *step.Error {
 	return &step.Error{Err: err}
 }
 
-// remainsOf returns the acts that would remove the leftovers of a failed rollout.
-func remainsOf(err error) []*Undo {
-	var app *temporal.ApplicationError
-	var d detail
-	if errors.As(err, &app) && app.HasDetails() {
-		_ = app.Details(&d) // details of another shape: nothing is known to remain
+// details returns the details of an ApplicationError or a CanceledError in err. They are
+// zero if err is another error or has details of another shape.
+func details(err error) (d detail) {
+	if e, ok := errors.AsType[*temporal.ApplicationError](err); ok && e.HasDetails() {
+		_ = e.Details(&d) // of another shape: not known
+	} else if e, ok := errors.AsType[*temporal.CanceledError](err); ok && e.HasDetails() {
+		_ = e.Details(&d) // of another shape: not known
 	}
-	return d.Remains
+	return d
 }
 
-// whereIt returns the host on which a step failed, was cancelled or sent its last
-// heartbeat; empty if it is not known.
-func whereIt(err error) string {
-	var canceled *temporal.CanceledError
-	if errors.As(err, &canceled) && canceled.HasDetails() {
-		var d detail
-		_ = canceled.Details(&d) // details of another shape: not known
-		return d.Host
-	}
-	if err == nil {
-		return ""
-	}
-	return Failure(err).Host
+// Cancelled returns the error of a step that was cancelled on host. log is its output.
+func Cancelled(host string, log *step.Artifact) error {
+	return temporal.NewCanceledError(detail{Host: host, Log: log})
 }
-
-// Cancelled returns the error of a step that was cancelled on host.
-func Cancelled(host string) error { return temporal.NewCanceledError(detail{Host: host}) }
 
 // failureOf replaces a timeout by an error that explains it, and returns any other
 // error as it is.

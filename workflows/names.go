@@ -4,6 +4,8 @@
 package workflows
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -15,10 +17,10 @@ import (
 // TaskQueue is the queue that workers poll for the workflows of this package.
 const TaskQueue = "morgana"
 
-// The names of Deployment's updates, of the query of Deployment and Rollout, and of
-// Deployment's query for its history.
+// The names of Deployment's updates and queries. Rollout has the query "status", too.
 const (
 	UpdateDeploy  = "deploy"
+	UpdateCancel  = "cancel"
 	UpdateDestroy = "destroy"
 	QueryStatus   = "status"
 	QueryHistory  = "history"
@@ -50,6 +52,12 @@ func commit(o step.Origin) []temporal.SearchAttributeUpdate {
 		return []temporal.SearchAttributeUpdate{CommitAttribute.ValueSet(hash)}
 	}
 	return nil
+}
+
+// LifeOf returns the life of a deployment by the id of its workflow's first run.
+func LifeOf(firstRun string) string {
+	sum := sha256.Sum256([]byte(firstRun))
+	return hex.EncodeToString(sum[:4])
 }
 
 // attributes returns the search attributes of a Deployment whose last generation is

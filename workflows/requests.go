@@ -116,6 +116,11 @@ func (d *deployment) listen() error {
 	if err != nil {
 		return err
 	}
+	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateCancel, d.cancelRollouts,
+		workflow.UpdateHandlerOptions{Description: "cancel the running and queued rollouts; the machine stays"})
+	if err != nil {
+		return err
+	}
 	return workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateDestroy, d.awaitEnd,
 		workflow.UpdateHandlerOptions{Validator: d.destroyable, Description: "remove the machine and its image, and end"})
 }
@@ -210,10 +215,14 @@ func (d *deployment) enqueue(ctx workflow.Context, next Request) (Accepted, erro
 	return accepted, workflow.UpsertTypedSearchAttributes(ctx, attributes(next.Spec.Tags)...)
 }
 
-// lastWanted returns the last request that is queued or running, nil if there is none.
+// lastWanted returns the last request that is queued or running, nil if there is none or it
+// was cancelled.
 func (d *deployment) lastWanted() *Request {
-	if n := len(d.queue); n > 0 {
+	switch n := len(d.queue); {
+	case n > 0:
 		return &d.queue[n-1]
+	case d.cancelling:
+		return nil
 	}
 	return d.rolling
 }

@@ -39,7 +39,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	for try := 1; ; try++ { // again if the tree, or its host's worker, is gone
 		tree := r.undo.add(undoTree(in.Route, spec))
 		if source, err = run[step.Source](r, step.Configure, anyHost, spec); err != nil {
-			tree.Host = whereIt(err)
+			tree.Host = details(err).Host
 			tree.never = Failure(err).Kind == step.NoWorker && tree.Host == ""
 			return out, err
 		}

@@ -43,7 +43,7 @@ func newRecorded(t *testing.T) *recorded {
 	r := &recorded{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, failAt: map[string]error{}, digest: digest("1")}
 	register(r, "Check", func(_ context.Context, in step.Spec) (step.Spec, error) { in.Host = "h1"; return in, nil })
 	register(r, "Configure", func(_ context.Context, in step.Spec) (step.Source, error) {
-		return step.Source{Spec: in, Host: "b1", Tree: "/tree"}, nil
+		return step.Source{Spec: in, Host: "b1", Tree: "/tree", Log: &step.Artifact{URI: "file:///configured"}}, nil
 	})
 	register(r, "Build", func(_ context.Context, in step.Source) (step.Kernel, error) {
 		if r.gone > 0 {

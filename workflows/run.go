@@ -72,6 +72,8 @@ type StageStatus struct {
 	// Result describes the output in one line: "kernel 91 KiB (pvh), from an earlier
 	// build". It is the error's text if the stage failed.
 	Result string `json:"result,omitempty"`
+	// Log is the output of configure or build, also if the stage failed or was cancelled.
+	Log *step.Artifact `json:"log,omitempty"`
 }
 
 // RolloutStatus answers a Rollout's query "status".
@@ -193,11 +195,22 @@ func (r *rollout) enter(stage step.Stage) {
 func (r *rollout) leave(stage step.Stage, out any, err error) {
 	s := r.stage(stage)
 	s.Ended = workflow.Now(r.ctx)
-	s.State, s.Result = Done, result(out)
+	s.State, s.Result, s.Log = Done, result(out), logOf(out)
 	if err != nil {
-		s.State, s.Result = Failed, Failure(err).Error()
+		s.State, s.Result, s.Log = Failed, Failure(err).Error(), details(err).Log
 	}
 	r.describe()
+}
+
+// logOf returns the log of a stage's output, nil if it has none.
+func logOf(out any) *step.Artifact {
+	switch v := out.(type) {
+	case step.Source:
+		return v.Log
+	case step.Kernel:
+		return v.Log
+	}
+	return nil
 }
 
 func (r *rollout) stage(stage step.Stage) *StageStatus {

@@ -1,0 +1,89 @@
+package workflows
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Cancel ends the rollouts, waits for the undo of the running one, and leaves the machine.
+func TestCancelEndsTheRollouts(t *testing.T) {
+	s := newSite(t)
+	s.undoes = time.Minute
+	var nothing, cancel, again, next *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, func() { nothing = s.update(UpdateCancel, nil) })
+	s.after(time.Second, func() { s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Second, func() { s.update(UpdateDeploy, order("/a", "z")) })
+	s.after(time.Second, func() { cancel = s.update(UpdateCancel, nil) })
+	s.after(time.Second, func() {
+		again = s.update(UpdateCancel, nil)
+		next = s.update(UpdateDeploy, order("/a", "y")) // the same as the one that is being cancelled
+		if cancel.done || again.done {
+			t.Error("cancel did not wait for the undo")
+		}
+	})
+	s.after(time.Hour, func() {
+		if d := s.status(t); d.Machine == nil || d.Machine.Registration.Spec.Generation != 4 || d.Failure != "" {
+			t.Errorf("status %+v", d)
+		}
+		s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := nothing.got.(CancelResult); !ok || nothing.err != nil || len(got.Cancelled) != 0 {
+		t.Errorf("nothing to cancel: %+v", nothing)
+	}
+	if got, ok := cancel.got.(CancelResult); !ok || !slices.Equal(got.Cancelled, []int{2, 3}) || !slices.Equal(got.Removed, []string{"image 1"}) {
+		t.Errorf("cancelled: %+v", cancel)
+	}
+	if got, ok := again.got.(CancelResult); !ok || !slices.Equal(got.Cancelled, []int{2}) {
+		t.Errorf("cancelled again: %+v", again)
+	}
+	if got, ok := next.got.(Accepted); !ok || got.Attached || got.Tags.Generation != 4 {
+		t.Errorf("a deploy while cancelling: %+v", next)
+	}
+}
+
+// A cancelled first rollout ends the deployment, and cancel has its result.
+func TestCancelOfTheFirstRollout(t *testing.T) {
+	s := newSite(t)
+	var cancel *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Second, func() { cancel = s.update(UpdateCancel, nil) })
+	if f := Failure(s.run()); f == nil || f.Error() != "cancelled" {
+		t.Errorf("failure %+v", f)
+	}
+	if got, ok := cancel.got.(CancelResult); !ok || !slices.Equal(got.Cancelled, []int{1}) {
+		t.Errorf("cancelled: %+v", cancel)
+	}
+}
+
+// The status of a rollout has the logs of configure and build, of a failed stage too.
+func TestStagesHaveTheirLogs(t *testing.T) {
+	r := newRecorded(t)
+	log := step.Artifact{URI: "file:///log", SHA256: digest("7"), Size: 3}
+	r.fail["Build"] = &step.Error{Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2"), Log: &log}
+	if _, err := r.rollout(r.request()); Failure(err) == nil || *Failure(err).Log != log {
+		t.Errorf("failure %+v", Failure(err))
+	}
+	v, err := r.env.QueryWorkflow(QueryStatus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s RolloutStatus
+	if err := v.Get(&s); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range s.Stages {
+		switch {
+		case st.Stage == step.Build && (st.Log == nil || *st.Log != log),
+			st.Stage == step.Configure && (st.Log == nil || st.Log.URI != "file:///configured"):
+			t.Errorf("%s has the log %+v", st.Stage, st.Log)
+		}
+	}
+}
