@@ -52,12 +52,8 @@ func (c *cli) console(ctx context.Context, which string, f consoleFlags) error {
 		return err
 	}
 	defer to.Close()
-	answer, err := to.QueryWorkflow(ctx, workflows.DeploymentID(app, target), "", workflows.QueryStatus)
+	s, err := to.statusOf(ctx, app, target)
 	if err != nil {
-		return notDeployed(app+"/"+target, err)
-	}
-	var s workflows.DeploymentStatus
-	if err := answer.Get(&s); err != nil {
 		return err
 	}
 	if s.Machine == nil {

@@ -109,7 +109,11 @@ func (c *cli) deploy(ctx context.Context, f deployFlags) error {
 func (c *cli) verdict(ctx context.Context, names []string, failed []error) error {
 	status := 0
 	for i, err := range failed {
-		if err == nil || errors.Is(err, errDetached) {
+		switch {
+		case err == nil, errors.Is(err, errDetached):
+			continue
+		case errors.Is(err, errTold):
+			status = max(status, 1)
 			continue
 		}
 		f, name := workflows.Failure(err), ""

@@ -52,9 +52,12 @@ func (f *follower) deploy(ctx context.Context, in workflows.DeployRequest, detac
 		return nil
 	}
 	out, err := f.follow(ctx, accepted)
-	if s := f.settled(ctx, accepted.Tags); s.Destroying && temporal.IsCanceledError(err) {
-		err = &step.Error{Op: accepted.RolloutID, Err: errors.New("cancelled: the deployment is being destroyed"),
-			Hint: "nothing of this deploy is left"}
+	if s := f.settled(ctx, accepted.Tags); temporal.IsCanceledError(err) {
+		cause := "cancelled"
+		if s.Destroying {
+			cause += ": the deployment is being destroyed"
+		}
+		err = &step.Error{Op: accepted.RolloutID, Err: errors.New(cause), Hint: "nothing of this deploy is left"}
 	}
 	if err != nil {
 		return f.failed(accepted.Tags, err)
@@ -168,9 +171,13 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		if err != nil && !errors.As(err, &absent) && ctx.Err() == nil && !lost(err) {
 			return nil, err
 		}
-		if !f.dropped(ctx, accepted.Tags) {
+		dropped, ended := f.dropped(ctx, accepted.Tags)
+		if !dropped {
 			misses = 0
 		} else if misses++; misses == 3 { // a rollout that leaves the queue may be missed once
+			if !ended {
+				return nil, &step.Error{Op: accepted.RolloutID, Err: errors.New("cancelled before it began"), Hint: "deploy again"}
+			}
 			asking, cancel := context.WithTimeout(ctx, unanswered)
 			defer cancel()
 			err := f.to.GetWorkflow(asking, workflows.DeploymentID(accepted.Tags.App, accepted.Tags.Target), "").Get(asking, nil)
@@ -194,24 +201,25 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 	}
 }
 
-// dropped reports whether the Deployment neither runs nor will run the rollout.
-func (f *follower) dropped(ctx context.Context, t step.Tags) bool {
+// dropped reports whether the Deployment neither runs nor will run the rollout, and whether
+// the Deployment itself has ended.
+func (f *follower) dropped(ctx context.Context, t step.Tags) (yes, ended bool) {
 	ctx, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
 	about, err := f.to.DescribeWorkflowExecution(ctx, workflows.DeploymentID(t.App, t.Target), "")
 	if err != nil {
-		return false
+		return false, false
 	}
 	if about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
-		return true
+		return true, true
 	}
 	var s workflows.DeploymentStatus
 	answer, err := f.to.QueryWorkflow(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus)
 	if err != nil || answer.Get(&s) != nil {
-		return false
+		return false, false
 	}
 	f.heard(t)
-	return !slices.Contains(s.Queued, t) && (s.Rolling == nil || *s.Rolling != t)
+	return !s.Destroying && !slices.Contains(s.Queued, t) && (s.Rolling == nil || *s.Rolling != t), false
 }
 
 func (f *follower) status(ctx context.Context, id, run string) (s workflows.RolloutStatus, err error) {

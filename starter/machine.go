@@ -73,33 +73,35 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 	if err := to.needWorker(ctx, nil); err != nil {
 		return err
 	}
+	return c.each(ctx, names, "destroy", func(name string) error {
+		request := requests[name]
+		request.Forget = forget
+		removed, err := to.destroy(ctx, name, request, c.waiting(name))
+		if err == nil {
+			c.destroyed(name, removed)
+		}
+		return err
+	})
+}
+
+// each calls do, which is the command named command, for every name. It goes on after an
+// error and returns one error for the exit status.
+func (c *cli) each(ctx context.Context, names []string, command string, do func(name string) error) error {
 	slices.Sort(names)
 	failed := make([]error, len(names))
 	for i, name := range names {
-		request := requests[name]
-		request.Forget = forget
-		app, target, _ := strings.Cut(name, "/")
-		removed, err := to.destroy(ctx, name, request, func(note string) {
-			if c.output == "json" {
-				c.emit(event{Time: time.Now(), Event: "waiting", App: app, Target: target, Note: note})
-				return
-			}
-			c.say("%s: %s", name, cleanLine(note))
-		})
+		err := do(name)
 		switch {
-		case err == nil:
-			c.destroyed(name, removed)
-		case ctx.Err() != nil:
-			c.say("detached: the destroy goes on; morgana destroy waits for it again, morgana status tells how it stands")
+		case err != nil && ctx.Err() != nil:
+			c.say("detached: the %s goes on; morgana %[1]s waits for it again, morgana status tells how it stands", command)
 			return err
-		case len(names) == 1:
+		case err != nil && len(names) == 1:
 			return err
-		default: // go on with the others
-			failed[i] = err
-			if c.output == "json" {
-				c.emit(event{Event: "error", App: app, Target: target, Error: failureJSON(workflows.Failure(err))})
-			}
+		case err != nil && c.output == "json" && !errors.Is(err, errTold):
+			app, target, _ := strings.Cut(name, "/")
+			c.emit(event{Event: "error", App: app, Target: target, Error: failureJSON(workflows.Failure(err))})
 		}
+		failed[i] = err
 	}
 	return c.verdict(ctx, names, failed)
 }
@@ -107,22 +109,41 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 // destroy ends a deployment. A request with a Spec, from morgana.yaml, also finds the
 // leftovers of a deployment that does not run.
 func (to *connection) destroy(ctx context.Context, name string, request workflows.DestroyRequest, say func(string)) (removed workflows.DestroyResult, err error) {
-	app, target, _ := strings.Cut(name, "/")
 	if request.Spec.App != "" {
+		app, target, _ := strings.Cut(name, "/")
 		err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed, say)
-	} else {
-		err = to.ask(ctx, app, target, &removed, say, func() (client.WorkflowUpdateHandle, error) {
-			return to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-				WorkflowID: workflows.DeploymentID(app, target), UpdateName: workflows.UpdateDestroy,
-				Args: []any{request}, WaitForStage: client.WorkflowUpdateStageCompleted,
-			})
-		})
+		return removed, err
 	}
+	err = to.update(ctx, name, workflows.UpdateDestroy, []any{request}, &removed, say)
+	return removed, err
+}
+
+// update sends the running deployment of a name an update and waits for the answer.
+func (to *connection) update(ctx context.Context, name, update string, args []any, answer any, say func(string)) error {
+	app, target, _ := strings.Cut(name, "/")
+	err := to.ask(ctx, app, target, answer, say, func() (client.WorkflowUpdateHandle, error) {
+		return to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+			WorkflowID: workflows.DeploymentID(app, target), UpdateName: update,
+			Args: args, WaitForStage: client.WorkflowUpdateStageCompleted,
+		})
+	})
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {
-		err = notDeployed(name, nil)
+		return notDeployed(name, nil)
 	}
-	return removed, err
+	return err
+}
+
+// waiting returns a function that shows why a deployment does not answer.
+func (c *cli) waiting(name string) func(note string) {
+	return func(note string) {
+		if c.output == "json" {
+			app, target, _ := strings.Cut(name, "/")
+			c.emit(event{Time: time.Now(), Event: "waiting", App: app, Target: target, Note: note})
+			return
+		}
+		c.say("%s: %s", name, cleanLine(note))
+	}
 }
 
 func (c *cli) destroyed(name string, d workflows.DestroyResult) {
