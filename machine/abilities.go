@@ -10,9 +10,9 @@ import (
 )
 
 // Observe returns the state of m. If the process is gone and has removed its pid file,
-// Observe calls ended, which returns how and when the process ended, or the zero time if
+// Observe calls ended, which returns How, Success and Since of its end. Since is zero if
 // none ever ran.
-func (r *Machines) Observe(m step.Machine, ended func(Machine) (how string, when time.Time, err error)) (step.Health, error) {
+func (r *Machines) Observe(m step.Machine, ended func(Machine) (step.Health, error)) (step.Health, error) {
 	at, err := r.Of(m.Registration.Spec.Tags)
 	if err != nil {
 		return step.Health{}, step.During("observe", err)
@@ -24,7 +24,7 @@ func (r *Machines) Observe(m step.Machine, ended func(Machine) (how string, when
 	return h, nil
 }
 
-func (m Machine) observe(id string, ended func(Machine) (string, time.Time, error)) (step.Health, error) {
+func (m Machine) observe(id string, ended func(Machine) (step.Health, error)) (step.Health, error) {
 	gone := step.Health{State: step.Gone}
 	rec, err := m.Record()
 	if step.KindOf(err) == step.NotFound || err == nil && rec.UUID() != id {
@@ -47,11 +47,12 @@ func (m Machine) observe(id string, ended func(Machine) (string, time.Time, erro
 	case !errors.Is(err, fs.ErrNotExist):
 		return gone, err
 	}
-	how, when, err := ended(m)
-	if err != nil || when.IsZero() {
+	h, err := ended(m)
+	if err != nil || h.Since.IsZero() {
 		return gone, err
 	}
-	return step.Health{State: step.Ended, How: how, Since: when.UTC()}, nil
+	h.State, h.Since = step.Ended, h.Since.UTC()
+	return h, nil
 }
 
 // Forecast lists the actions of Register for the machine with these tags.

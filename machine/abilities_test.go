@@ -42,7 +42,7 @@ func TestObserve(t *testing.T) {
 	machine := Machine{b.reg.ID, b.reg.Spec.Tags}
 	look := func(m step.Machine, want step.State, how string) {
 		t.Helper()
-		h, err := b.machines.Observe(m, func(Machine) (string, time.Time, error) { return "as asked", time.Unix(1, 0), nil })
+		h, err := b.machines.Observe(m, func(Machine) (step.Health, error) { return step.Health{How: "as asked", Since: time.Unix(1, 0)}, nil })
 		if err != nil || h.State != want || h.How != how {
 			t.Errorf("got %+v, %v, want %s %q", h, err, want, how)
 		}

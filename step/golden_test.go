@@ -92,7 +92,7 @@ func TestGolden(t *testing.T) {
 	golden(t, "console_text", step.ConsoleText{Text: "hello from a unikernel\r\n\u001b[1mgrüße\u001b[0m & <bye>\n", Next: 4148, Ended: true})
 	golden(t, "removal", step.Removal{Spec: step.Spec{Tags: step.Tags{App: "hello", Target: "dev"}, Kind: "qemu", Host: "rack7"},
 		NotLife: "0a1b2c3d", KeepImage: true})
-	golden(t, "health", step.Health{State: step.Ended, How: "exit status 1", Since: someTime,
+	golden(t, "health", step.Health{State: step.Ended, How: "exit status 0", Success: true, Since: someTime,
 		Addresses: []step.Address{{Kind: "ip", Address: "10.0.0.2"}, {Kind: "udp", Address: "::1", Port: 53}}})
 	golden(t, "resources", []step.Resource{{Tags: goldenSpec.Tags, Kind: "folder", ID: "/var/lib/morgana/qemu/hello.dev.0a1b2c3d-3",
 		Created: someTime, Where: "rack7"}})

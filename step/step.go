@@ -273,6 +273,9 @@ type Health struct {
 	// How says in one line how the machine ended: "exit status 1", "crashed". Empty
 	// if it has not ended or the target does not know.
 	How string `json:"how,omitempty"`
+	// Success says that the machine is known to have ended as it should: with status 0,
+	// or shut down by itself. A machine with restart "on-failure" then stays ended.
+	Success bool `json:"success,omitempty"`
 	// Since is when that state began, zero if the target does not know.
 	Since time.Time `json:"since,omitzero"`
 	// Addresses are the addresses of its services now.
@@ -335,8 +338,9 @@ type Route struct {
 	Console   Step `json:"console"`
 	Destroy   Step `json:"destroy"`
 	Clean     Step `json:"clean"`
-	// Observe, List and Forecast are abilities that a target may lack.
+	// Observe, Watch, List and Forecast are abilities that a target may lack.
 	Observe  Step `json:"observe"`
+	Watch    Step `json:"watch"`
 	List     Step `json:"list"`
 	Forecast Step `json:"forecast"`
 	// After holds the steps inserted after a stage (sign, scan). Each takes the
@@ -363,6 +367,7 @@ func NewRoute(toolchain, target string) Route {
 		Console:   onHost(target, "Console"),
 		Destroy:   onHost(target, "Destroy"),
 		Observe:   onHost(target, "Observe"),
+		Watch:     onHost(target, "Watch"),
 		List:      onHost(target, "List"),
 		Forecast:  onHost(target, "Forecast"),
 	}

@@ -50,7 +50,7 @@ func healthOf(in types.Instance, port int) step.Health {
 	case isDead(in) && !byItself(in):
 		return step.Health{State: step.Gone, How: reason(in), Since: endedAt(in)}
 	}
-	return step.Health{State: step.Ended, How: reason(in), Since: endedAt(in)}
+	return step.Health{State: step.Ended, How: reason(in), Success: byItself(in), Since: endedAt(in)}
 }
 
 // reasons say by EC2's codes how an instance ended.

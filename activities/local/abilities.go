@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
@@ -15,20 +14,20 @@ import (
 
 // Observe looks at the machine's supervisor, and after its end at the status file.
 func (t *Target) Observe(_ context.Context, m step.Machine) (step.Health, error) {
-	return t.machines.Observe(m, func(m machine.Machine) (string, time.Time, error) {
+	return t.machines.Observe(m, func(m machine.Machine) (step.Health, error) {
 		end, err := readOutcome(m)
 		if end == nil || err != nil {
-			return "", time.Time{}, err
+			return step.Health{}, err
 		}
 		info, err := os.Stat(m.File(statusFile))
 		if err != nil {
-			return "", time.Time{}, err
+			return step.Health{}, err
 		}
-		how := end.String()
+		h := step.Health{How: end.String(), Success: *end == outcome{}, Since: info.ModTime()}
 		if end.Error == "" && end.Signal == 0 {
-			how = fmt.Sprintf("exit status %d", end.Status)
+			h.How = fmt.Sprintf("exit status %d", end.Status)
 		}
-		return how, info.ModTime(), nil
+		return h, nil
 	})
 }
 

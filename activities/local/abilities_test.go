@@ -37,7 +37,7 @@ func TestObserveSaysHowItEnded(t *testing.T) {
 				}
 				return h.State != step.Running
 			})
-			if h.State != step.Ended || h.How != test.how || (h.Since.IsZero() != (test.how == "killed")) {
+			if h.State != step.Ended || h.How != test.how || h.Success != (test.how == "exit status 0") || (h.Since.IsZero() != (test.how == "killed")) {
 				t.Errorf("got %+v, want %q", h, test.how)
 			}
 			m.ID += "x"

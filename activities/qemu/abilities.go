@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
@@ -68,16 +67,18 @@ func (t *Target) observe(ctx context.Context, m step.Machine, h *step.Health) er
 }
 
 // ended is for a QEMU that ended by itself. The folder last changed when QEMU removed its
-// pid file, so that is the time of its end.
-func ended(m machine.Machine) (how string, when time.Time, err error) {
+// pid file, so that is the time of its end. The guest shut down, unless its last lines
+// say that it failed.
+func ended(m machine.Machine) (step.Health, error) {
 	if m.Printed() == 0 {
-		return "", time.Time{}, nil
+		return step.Health{}, nil
 	}
 	info, err := os.Stat(m.Path)
 	if err != nil {
-		return "", time.Time{}, err
+		return step.Health{}, err
 	}
-	return failure(m), info.ModTime(), nil
+	how := failure(m)
+	return step.Health{How: how, Success: how == "", Since: info.ModTime()}, nil
 }
 
 // List lists the machines' folders. A machine's taps are gone with its QEMU.

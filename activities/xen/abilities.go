@@ -79,14 +79,14 @@ func healthOf(out string) step.Health {
 		case "since":
 			began = seconds(rest)
 		case "reason":
-			h.How = cmp.Or(reasons[rest], "shut down with reason "+rest)
+			h.How, h.Success = cmp.Or(reasons[rest], "shut down with reason "+rest), rest == "0"
 		case "ended":
 			ended = seconds(rest)
 		}
 	}
 	switch h.State {
 	case step.Running:
-		h.Since, h.How = began, ""
+		h.Since, h.How, h.Success = began, "", false
 	case step.Ended:
 		h.Since = ended
 	}

@@ -74,7 +74,7 @@ func TestHealth(t *testing.T) {
 		"is sc\nsince 17\n":                     {State: step.Ended, How: "crashed"},
 		"is s\nsince 17\n":                      {State: step.Ended},
 		"is d\nsince 17\n":                      {State: step.Ended},
-		"since 17\nreason 0\nended 19\n":        {State: step.Ended, How: "shut down", Since: at(19)},
+		"since 17\nreason 0\nended 19\n":        {State: step.Ended, How: "shut down", Success: true, Since: at(19)},
 		"since 17\nreason 5\nended 19\n":        {State: step.Ended, How: "shut down with reason 5", Since: at(19)},
 		"since 17\n":                            {State: step.Ended},
 		"rebooted\n":                            {State: step.Ended, How: "ended with its host"},

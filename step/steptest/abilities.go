@@ -65,8 +65,8 @@ func (s *suite) observed() {
 	for began := time.Now(); h.State == step.Running && time.Since(began) < 20*time.Second; h = observe(m) {
 		time.Sleep(100 * time.Millisecond)
 	}
-	if h.State != step.Ended && h.State != step.Gone {
-		s.Errorf("a machine that ended by itself: %+v", h)
+	if h.State != step.Ended && h.State != step.Gone || h.Success != (h.State == step.Ended) {
+		s.Errorf("a machine that ended by itself, with success: %+v", h)
 	}
 }
 
