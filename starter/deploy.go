@@ -45,11 +45,7 @@ Ctrl-C stops the watching, not the deploy: the same command attaches again.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.deploy(cmd.Context(), f) },
 	}
-	c.projectFlags(cmd)
-	config.SourceFlag(cmd.Flags())
-	cmd.Flags().StringArrayVar(&c.set, "set", nil, "override a target's option: --set dev.memory=128 (repeatable)")
-	cmd.Flags().StringSliceVarP(&f.targets, "target", "t", nil, "target of morgana.yaml (repeatable; may be left out if there is one)")
-	cmd.Flags().BoolVar(&f.all, "all", false, "every target of morgana.yaml")
+	c.targetFlags(cmd, &f)
 	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for the end")
 	cmd.Flags().BoolVar(&f.keep, "keep", false, "leave the pieces of a failed deploy, for debugging")
 	cmd.Flags().BoolVar(&f.force, "force", false, "make a new machine even if the image is unchanged")
@@ -57,31 +53,52 @@ Ctrl-C stops the watching, not the deploy: the same command attaches again.`,
 	return cmd
 }
 
+// targetFlags adds the flags of commands that read targets of morgana.yaml as deploy does.
+func (c *cli) targetFlags(cmd *cobra.Command, f *deployFlags) {
+	c.projectFlags(cmd)
+	config.SourceFlag(cmd.Flags())
+	cmd.Flags().StringArrayVar(&c.set, "set", nil, "override a target's option: --set dev.memory=128 (repeatable)")
+	cmd.Flags().StringSliceVarP(&f.targets, "target", "t", nil, "target of morgana.yaml (repeatable; may be left out if there is one)")
+	cmd.Flags().BoolVar(&f.all, "all", false, "every target of morgana.yaml")
+}
+
+// prepared is a project that can be deployed, and the server.
+type prepared struct {
+	project *config.Project
+	targets []config.Target
+	kernel  *prebuilt
+	to      *connection
+}
+
+// prepare checks the input and connects. The caller closes to.
+func (c *cli) prepare(ctx context.Context, f deployFlags) (r prepared, err error) {
+	if r.project, err = c.project(); err != nil {
+		return r, err
+	}
+	if r.targets, err = pick(r.project, f.targets, f.all); err != nil {
+		return r, err
+	}
+	if err = r.project.CheckInput(); err != nil {
+		return r, err
+	}
+	if r.kernel, err = openKernel(r.project); err != nil {
+		return r, err
+	}
+	r.to, err = c.connect(ctx, true)
+	return r, err
+}
+
 func (c *cli) deploy(ctx context.Context, f deployFlags) error {
-	project, err := c.project()
+	r, err := c.prepare(ctx, f)
 	if err != nil {
 		return err
 	}
-	targets, err := pick(project, f.targets, f.all)
-	if err != nil {
-		return err
-	}
-	if err := project.CheckInput(); err != nil {
-		return err
-	}
-	kernel, err := openKernel(project)
-	if err != nil {
-		return err
-	}
-	to, err := c.connect(ctx, true)
-	if err != nil {
-		return err
-	}
-	defer to.Close()
+	defer r.to.Close()
+	project, targets, to := r.project, r.targets, r.to
 	if err := to.needWorker(ctx, project, targets...); err != nil {
 		return err
 	}
-	origin, err := c.upload(ctx, to.settings, project, kernel)
+	origin, err := c.upload(ctx, to.settings, project, r.kernel, putInto)
 	if err != nil {
 		if ctx.Err() != nil {
 			return errDetached

@@ -70,16 +70,23 @@ func (f *follower) failed(t step.Tags, err error) error {
 	if errors.Is(err, errDetached) {
 		return err
 	}
+	e := located(f.project, f.target, err, f.seen[step.Configure] != workflows.Failed && f.seen[step.Build] != workflows.Failed)
+	f.emit(event{Event: "failed", Error: failureJSON(e)}, t)
+	return e
+}
+
+// located adds to the error of a rollout its place in morgana.yaml. byTarget says that it
+// is no error of the toolchain.
+func located(p *config.Project, t config.Target, err error, byTarget bool) *step.Error {
 	e := *workflows.Failure(err)
 	switch {
 	case e.Field != "": // an option of morgana.yaml: Op is its place there
-		e.Op = f.project.Locate(f.target.Name, e.Field)
+		e.Op = p.Locate(t.Name, e.Field)
 		e.Hint = config.SetHint(e.Op, e.Hint)
-	case e.Kind == step.Unsupported && f.seen[step.Configure] != workflows.Failed && f.seen[step.Build] != workflows.Failed:
+	case e.Kind == step.Unsupported && byTarget:
 		// The target cannot boot the kernel, for example: Op is the target's place.
-		e.Op = strings.TrimSuffix(f.project.Locate(f.target.Name, "")+": "+e.Op, ": ")
+		e.Op = strings.TrimSuffix(p.Locate(t.Name, "")+": "+e.Op, ": ")
 	}
-	f.emit(event{Event: "failed", Error: failureJSON(&e)}, t)
 	return &e
 }
 

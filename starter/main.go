@@ -1,8 +1,8 @@
 // Command morgana deploys unikernels: it starts, watches and ends the
 // workflows of package workflows on a Temporal server.
 //
-// Exit status: 0 done, 1 the deploy failed, 2 bad input or environment,
-// 130 interrupted (a running deploy goes on).
+// Exit status: 0 done, 1 the deploy failed, 2 bad input or environment, 3 plan
+// has something to do, 130 interrupted (a running deploy goes on).
 package main
 
 import (
@@ -71,6 +71,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return 1
 	case errors.Is(err, errToldMine):
 		return 2
+	case errors.Is(err, errSomethingToDo):
+		return somethingToDo
 	case errors.Is(err, errDetached), ctx.Err() != nil: // after an interrupt every error is its result
 		return interrupted
 	}
@@ -123,7 +125,7 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 	c.flags = root.PersistentFlags()
 	c.flags.StringVarP(&c.output, "output", "o", "text", "text, or json: one JSON object a line")
 	config.StarterFlags(c.flags)
-	root.AddCommand(c.initCommand(), c.deployCommand(), c.statusCommand(), c.historyCommand(), c.consoleCommand(),
+	root.AddCommand(c.initCommand(), c.planCommand(), c.deployCommand(), c.statusCommand(), c.historyCommand(), c.consoleCommand(),
 		c.logsCommand(), c.cancelCommand(),
 		c.destroyCommand(), c.devCommand(), c.doctorCommand(), c.importCommand(), c.schemaCommand(), c.versionCommand())
 	root.InitDefaultCompletionCmd()

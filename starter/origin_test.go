@@ -62,7 +62,7 @@ func TestOriginOfACheckout(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		origin, err := (&cli{err: os.Stderr}).upload(t.Context(), settings, p, nil)
+		origin, err := (&cli{err: os.Stderr}).upload(t.Context(), settings, p, nil, putInto)
 		if err != nil || origin.Project != want || origin.Folder != p.Folder || origin.Host != settings.Host {
 			t.Errorf("%+v, %v, want %s", origin, err, want)
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
-	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -221,9 +219,8 @@ func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
 			if err == nil {
 				err = run.Get(ctx, &health)
 			}
-			var app *temporal.ApplicationError
 			switch {
-			case errors.As(err, &app) && slices.Contains(notRegistered, app.Type()):
+			case workflows.NotRegistered(err):
 				return
 			case err != nil:
 				l.State, l.Note = "unknown", workflows.Failure(err).Error()
@@ -240,10 +237,6 @@ func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
 	}
 	all.Wait()
 }
-
-// notRegistered are the error types for an activity that a worker does not have, of the
-// SDKs for Go and Python.
-var notRegistered = []string{"ActivityNotRegisteredError", "NotFoundError"}
 
 // why adds the failure that ended a deployment, from its history: no worker is needed.
 func (to *connection) why(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, l *deploymentLine) {

@@ -46,9 +46,16 @@ func openKernel(p *config.Project) (*prebuilt, error) {
 // printed: each changed source is packed, stored and unpacked anew.
 const largeSource = 100 << 20
 
+// putter stores an artifact, or says how it would be stored.
+type putter func(ctx context.Context, s *store.Store, r io.ReadSeeker) (step.Artifact, error)
+
+func putInto(ctx context.Context, s *store.Store, r io.ReadSeeker) (step.Artifact, error) {
+	return s.Put(ctx, r)
+}
+
 // upload puts the source folder, or the prebuilt kernel, into the store. A source in git
 // is left to a worker.
-func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt) (step.Origin, error) {
+func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Project, kernel *prebuilt, put putter) (step.Origin, error) {
 	origin := originOf(ctx, settings, p)
 	if p.Git != nil {
 		return origin, nil
@@ -66,7 +73,7 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 			return origin, config.Unreadable(kernel.path, err)
 		}
 		defer func() { _ = file.Close() }() // read only
-		a, err := s.Put(ctx, reading(ctx, "the kernel", file, info.Size()))
+		a, err := put(ctx, s, reading(ctx, "the kernel", file, info.Size()))
 		if err != nil {
 			return origin, err
 		}
@@ -82,7 +89,7 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 		c.say("warning: the source has %s, its largest file, %s, has %s; name in .gitignore what the build does not need",
 			workflows.Size(packed.Size), packed.Largest, workflows.Size(packed.LargestSize))
 	}
-	a, err := s.Put(ctx, reading(ctx, "the source", packed, packed.Size))
+	a, err := put(ctx, s, reading(ctx, "the source", packed, packed.Size))
 	if err != nil {
 		return origin, err
 	}

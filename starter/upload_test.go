@@ -34,7 +34,7 @@ func TestLargeSource(t *testing.T) {
 			t.Fatal(err)
 		}
 		var e bytes.Buffer
-		origin, err := (&cli{err: &e}).upload(t.Context(), settings, p, nil)
+		origin, err := (&cli{err: &e}).upload(t.Context(), settings, p, nil, putInto)
 		said := regexp.MustCompile("(?m)^.* (packing|reading|storing) the source\n").ReplaceAllString(e.String(), "") // on a slow host
 		if err != nil || origin.Archive.Size < size || said != want {
 			t.Errorf("%d bytes: %+v, %v, said %q", size, origin, err, said)
@@ -61,7 +61,7 @@ func TestProjectFileIsNoSource(t *testing.T) {
 			if err := os.WriteFile(p.File, []byte(text+more), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			origin, err := (&cli{err: io.Discard}).upload(t.Context(), settings, p, nil)
+			origin, err := (&cli{err: io.Discard}).upload(t.Context(), settings, p, nil, putInto)
 			if err != nil {
 				t.Fatal(err)
 			}

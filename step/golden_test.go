@@ -81,6 +81,7 @@ func TestGolden(t *testing.T) {
 		Log: pointer(artifact("3", 311))})
 	golden(t, "kernel", step.Kernel{Spec: goldenSpec, File: artifact("2", 18432), ABIs: []string{"multiboot2", "pvh"},
 		Files: []step.File{{Name: "manifest.json", Artifact: artifact("4", 97)}}, Log: pointer(artifact("5", 2048)), Cached: true})
+	golden(t, "built", step.Built{Host: "rack7", Kernel: &step.Kernel{Spec: goldenSpec, File: artifact("2", 18432), ABIs: []string{"pvh"}, Cached: true}})
 	golden(t, "image", step.Image{Spec: goldenSpec, Digest: step.DigestOf(goldenFiles), Format: "kernel", Files: goldenFiles})
 	golden(t, "registration", goldenReg)
 	golden(t, "machine", goldenMachine)

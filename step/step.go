@@ -149,6 +149,14 @@ type Kernel struct {
 	Cached bool `json:"cached,omitempty"`
 }
 
+// Built is the result of a toolchain's Built.
+type Built struct {
+	// Kernel is the kernel that Build would return, nil if it would build one.
+	Kernel *Kernel `json:"kernel,omitempty"`
+	// Host is the host that has the kernel or would build it.
+	Host string `json:"host,omitempty"`
+}
+
 // Image is the input of a target's Register: a disk image, a bundle, or the kernel with
 // its configuration.
 type Image struct {

@@ -26,6 +26,13 @@ type Toolchain interface {
 	Clean(ctx context.Context, spec Spec) (Destroyed, error)
 }
 
+// Builder is a toolchain that can tell whether it has to build.
+type Builder interface {
+	// Built looks for the kernel of an earlier build that Build would return. It makes
+	// nothing and takes seconds. It needs the digest of spec.Origin, not its bytes.
+	Built(ctx context.Context, spec Spec) (Built, error)
+}
+
 // Target runs machines in one kind of place. The rules of [Toolchain] hold for it too.
 //
 // Its methods adopt or create. A resource's name is derived from Tags and digest, and

@@ -56,17 +56,12 @@ func (s *Store) Close() error {
 // error and stores nothing.
 func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
 	op := "put an artifact into " + s.base
-	sum, size, err := digest(ctx, r)
+	a, have, err := s.find(ctx, r)
 	if err != nil {
 		return step.Artifact{}, s.fail(op, err)
 	}
-	a := step.Artifact{URI: s.uri(sum), SHA256: sum, Size: size}
-	have, err := s.bucket.Attributes(ctx, key(sum))
-	switch {
-	case err == nil && have.Size == size:
+	if have {
 		return a, nil
-	case err != nil && gcerrors.Code(err) != gcerrors.NotFound:
-		return step.Artifact{}, s.fail(op, err)
 	}
 	// The sweep of another process's Open may remove the file before it is locked.
 	for range sweeps {
@@ -78,6 +73,25 @@ func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error)
 		return step.Artifact{}, s.fail(op, err)
 	}
 	return a, nil
+}
+
+// Find returns the artifact that Put would return, and whether the store has it. It
+// stores nothing.
+func (s *Store) Find(ctx context.Context, r io.ReadSeeker) (a step.Artifact, have bool, err error) {
+	a, have, err = s.find(ctx, r)
+	return a, have, s.fail("look for an artifact in "+s.base, err)
+}
+
+func (s *Store) find(ctx context.Context, r io.ReadSeeker) (a step.Artifact, have bool, err error) {
+	sum, size, err := digest(ctx, r)
+	if err != nil {
+		return a, false, err
+	}
+	found, err := s.bucket.Attributes(ctx, key(sum))
+	if err != nil && gcerrors.Code(err) != gcerrors.NotFound {
+		return a, false, err
+	}
+	return step.Artifact{URI: s.uri(sum), SHA256: sum, Size: size}, err == nil && found.Size == size, nil
 }
 
 // sweeps is how many times one Put calls write.

@@ -412,3 +412,19 @@ func closeLater(t testing.TB, c io.Closer) {
 		}
 	})
 }
+
+// Find says what Put would do and stores nothing.
+func TestFind(t *testing.T) {
+	s, folder := openFile(t)
+	b := content(1000)
+	a, have, err := s.Find(t.Context(), bytes.NewReader(b))
+	if err != nil || have || len(filesIn(t, folder)) > 0 {
+		t.Fatalf("before: %+v %t %v", a, have, err)
+	}
+	if made := put(t, s, b); made != a {
+		t.Errorf("Find says %+v, Put makes %+v", a, made)
+	}
+	if again, have, err := s.Find(t.Context(), bytes.NewReader(b)); err != nil || !have || again != a {
+		t.Errorf("after: %+v %t %v", again, have, err)
+	}
+}

@@ -65,6 +65,26 @@ func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, err
 	return step.Kernel{Spec: w.spec, File: rec.Kernel, ABIs: rec.ABIs, Files: rec.Files, Log: rec.Log, Cached: true}, true, nil
 }
 
+// Built returns the kernel of an earlier build of spec on this host. A host that lacks a
+// tool is refused as Configure refuses it.
+func (t *Toolchain) Built(ctx context.Context, spec step.Spec) (step.Built, error) {
+	built := step.Built{Host: t.site.Host}
+	w, err := t.read(spec)
+	if err != nil {
+		return built, err
+	}
+	if err := t.look(ctx, w); err != nil {
+		return built, err
+	}
+	k, hit, err := t.cached(ctx, w)
+	if hit {
+		built.Kernel = &k
+	} else if err == nil {
+		err = w.checkPrograms(t.site.Host)
+	}
+	return built, err
+}
+
 func (t *Toolchain) remember(w *work, k step.Kernel) error {
 	text, err := json.Marshal(record{k.File, k.ABIs, k.Files, k.Log, w.mentioned()})
 	if err != nil {

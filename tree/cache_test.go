@@ -28,10 +28,23 @@ func (b *bench) counted() (options, func() int) {
 func TestCache(t *testing.T) {
 	b := newBench(t)
 	o, builds := b.counted()
+	foresee := func(want *step.Kernel) {
+		t.Helper()
+		spec := b.Spec(o, project)
+		got, err := b.toolchain().Built(t.Context(), spec)
+		if err != nil || got.Host != "here" || (got.Kernel == nil) != (want == nil) || want != nil && got.Kernel.File != want.File {
+			t.Errorf("Built says %+v, %v", got, err)
+		}
+	}
+	foresee(nil)
+	if entries, err := os.ReadDir(filepath.Join(b.Site.State, testKind)); err == nil && len(entries) > 0 {
+		t.Errorf("Built made %v", entries)
+	}
 	first, err := b.deploy(t.Context(), b.Spec(o, project))
 	if err != nil {
 		t.Fatal(err)
 	}
+	foresee(&first)
 	deploy := func(what string, spec step.Spec, want int) {
 		t.Helper()
 		k, err := b.deploy(t.Context(), spec)

@@ -52,7 +52,10 @@ type Toolchain struct {
 	swept atomic.Int64
 }
 
-var _ step.Toolchain = (*Toolchain)(nil)
+var (
+	_ step.Toolchain = (*Toolchain)(nil)
+	_ step.Builder   = (*Toolchain)(nil)
+)
 
 // New makes the toolchain called kind of a site; its folder is in site.State. recipe
 // makes the Recipe of a spec that has options for kind. The options have not been

@@ -199,6 +199,7 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	w.RegisterWorkflowWithOptions(workflows.Rollout, workflow.RegisterOptions{Name: "Rollout"})
 	w.RegisterWorkflowWithOptions(workflows.Console, workflow.RegisterOptions{Name: "Console"})
 	w.RegisterWorkflowWithOptions(workflows.Observe, workflow.RegisterOptions{Name: "Observe"})
+	w.RegisterWorkflowWithOptions(workflows.Plan, workflow.RegisterOptions{Name: "Plan"})
 	workers = append(workers, w)
 
 	var queues []string

@@ -68,6 +68,9 @@ func toolchain(name string, t step.Toolchain, s *slots) kind {
 		does("Configure", inSlot(s, t.Configure))
 		does("Build", inSlot(s, t.Build))
 		does("Clean", t.Clean)
+		if b, ok := t.(step.Builder); ok {
+			does("Built", b.Built)
+		}
 	}}
 }
 

@@ -18,7 +18,7 @@ import (
 // workflow. Rollouts run one after the other. If the first one fails the workflow fails.
 // If a later one fails the previous machine still runs.
 //
-// The query "status" returns a [DeploymentStatus].
+// The query "status" returns a [DeploymentStatus], "details" a [DeploymentDetails].
 func Deployment(ctx workflow.Context, state DeploymentState) error {
 	d := &deployment{ctx: ctx, DeploymentState: state}
 	if d.Life == "" {
@@ -182,14 +182,14 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	d.Commit = out.Image.Spec.Origin.Revision()
 	g.Commit, g.Digest, g.Image = d.Commit, out.Image.Digest, out.Machine.Registration.ID
 	if out.Unchanged {
-		d.Current.Machine = out.Machine
+		d.Current.Machine, d.Current.Kernel = out.Machine, out.Kernel
 		d.ended(g.Generation, EndUnchanged, d.Current.generation())
 	} else {
 		g.End = EndCurrent
 		if d.Current != nil {
 			d.ended(d.Current.generation(), EndReplaced, g.Generation)
 		}
-		d.Previous, d.Current = d.Current, &Current{Machine: out.Machine, Image: out.Image, Route: did.Route}
+		d.Previous, d.Current = d.Current, &Current{Machine: out.Machine, Image: out.Image, Route: did.Route, Kernel: out.Kernel}
 	}
 	d.describe()
 }

@@ -24,6 +24,7 @@ const (
 	UpdateDestroy = "destroy"
 	QueryStatus   = "status"
 	QueryHistory  = "history"
+	QueryDetails  = "details"
 )
 
 // The search attributes of Deployment and Rollout. MorganaStage and MorganaCommit are of
@@ -46,18 +47,18 @@ func RolloutID(t step.Tags) string {
 	return fmt.Sprintf("rollout/%s/%s/%d", t.App, t.Target, t.Generation)
 }
 
+// LifeOf returns the life of a deployment by the id of its workflow's first run.
+func LifeOf(firstRun string) string {
+	sum := sha256.Sum256([]byte(firstRun))
+	return hex.EncodeToString(sum[:4])
+}
+
 // commit returns the search attribute of the source's commit, if it has one.
 func commit(o step.Origin) []temporal.SearchAttributeUpdate {
 	if hash := strings.TrimSuffix(o.Revision(), "+"); hash != "" {
 		return []temporal.SearchAttributeUpdate{CommitAttribute.ValueSet(hash)}
 	}
 	return nil
-}
-
-// LifeOf returns the life of a deployment by the id of its workflow's first run.
-func LifeOf(firstRun string) string {
-	sum := sha256.Sum256([]byte(firstRun))
-	return hex.EncodeToString(sum[:4])
 }
 
 // attributes returns the search attributes of a Deployment whose last generation is

@@ -103,12 +103,25 @@ type DeploymentState struct {
 	Policy step.Policy `json:"policy,omitzero"`
 }
 
+// DeploymentDetails is the result of a Deployment's query "details": all that it knows.
+type DeploymentDetails struct {
+	DeploymentState
+	Rolling *Request  `json:"rolling,omitempty"`
+	Queued  []Request `json:"queued,omitempty"`
+}
+
 func (d *deployment) listen() error {
 	err := workflow.SetQueryHandler(d.ctx, QueryStatus, func() (DeploymentStatus, error) { return d.status(), nil })
 	if err != nil {
 		return err
 	}
 	if err := workflow.SetQueryHandler(d.ctx, QueryHistory, d.history); err != nil {
+		return err
+	}
+	err = workflow.SetQueryHandler(d.ctx, QueryDetails, func() (DeploymentDetails, error) {
+		return DeploymentDetails{d.DeploymentState, d.rolling, d.queue}, nil
+	})
+	if err != nil {
 		return err
 	}
 	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateDeploy, d.accept,

@@ -52,6 +52,7 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		}
 	}
 
+	out.Kernel = filesOf(kernel)
 	out.Image, err = run[step.Image](r, step.Package, anyHost, kernel)
 	if err != nil {
 		return out, err

@@ -37,12 +37,15 @@ type Current struct {
 	Machine step.Machine `json:"machine"`
 	Image   step.Image   `json:"image"`
 	Route   step.Route   `json:"route"`
+	// Kernel is the kernel of Image, with the files that came with it.
+	Kernel []step.File `json:"kernel,omitempty"`
 }
 
 // Outcome is the result of a Rollout.
 type Outcome struct {
 	Machine step.Machine `json:"machine"`
 	Image   step.Image   `json:"image"`
+	Kernel  []step.File  `json:"kernel,omitempty"`
 	// Unchanged says that the current machine runs the same image and was kept.
 	// Machine is then that machine.
 	Unchanged bool `json:"unchanged,omitempty"`
@@ -142,9 +145,8 @@ func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (
 	r.enter(stage)
 	s := *r.in.Route.Stage(stage)
 	out, err = call[Out](r, s, host, stage, in)
-	if f := Failure(err); (stage == step.Configure || stage == step.Build) && f != nil && f.Field != "" && f.Field != "toolchain" {
-		f.Field = "toolchain." + f.Field // its path in morgana.yaml
-		err = Fail(f)
+	if stage == step.Configure || stage == step.Build {
+		err = ofToolchain(err)
 	}
 	for _, after := range r.in.Route.After[stage] {
 		if err != nil {
@@ -157,6 +159,15 @@ func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (
 	}
 	r.leave(stage, out, err)
 	return out, err
+}
+
+// ofToolchain makes the field of a toolchain's error its path in morgana.yaml.
+func ofToolchain(err error) error {
+	if f := Failure(err); f != nil && f.Field != "" && f.Field != "toolchain" {
+		f.Field = "toolchain." + f.Field
+		return Fail(f)
+	}
+	return err
 }
 
 // call runs one step of a stage and checks its result: it may be a third-party step.
@@ -281,7 +292,11 @@ func unchanged(in Request, image step.Image) bool {
 	if in.Current == nil || in.Force || in.Current.Machine.Registration.Digest != image.Digest {
 		return false
 	}
-	is, was := in.Route, in.Current.Route
+	return sameMaker(in.Route, in.Current.Route)
+}
+
+// sameMaker reports whether the same steps register and boot.
+func sameMaker(is, was step.Route) bool {
 	return is.Register == was.Register && is.Boot == was.Boot &&
 		slices.Equal(is.After[step.Register], was.After[step.Register]) && slices.Equal(is.After[step.Boot], was.After[step.Boot])
 }

@@ -21,7 +21,10 @@ type Options struct{}
 // Toolchain implements [step.Toolchain]. It is safe for concurrent use.
 type Toolchain struct{ site step.Site }
 
-var _ step.Toolchain = (*Toolchain)(nil)
+var (
+	_ step.Toolchain = (*Toolchain)(nil)
+	_ step.Builder   = (*Toolchain)(nil)
+)
 
 // New makes the toolchain of a site.
 func New(site step.Site) *Toolchain { return &Toolchain{site} }
@@ -62,6 +65,15 @@ func (t *Toolchain) Build(ctx context.Context, src step.Source) (step.Kernel, er
 	}
 	k.File, k.ABIs = kernel, info.ABIs
 	return k, nil
+}
+
+// Built returns the kernel of spec, with the ABIs that the spec tells.
+func (t *Toolchain) Built(_ context.Context, spec step.Spec) (step.Built, error) {
+	kernel, err := read(spec)
+	if err != nil {
+		return step.Built{}, err
+	}
+	return step.Built{Kernel: &step.Kernel{Spec: spec, File: kernel, ABIs: spec.Origin.ABIs}}, nil
 }
 
 // Clean has nothing to do: nothing is kept.

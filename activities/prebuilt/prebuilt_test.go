@@ -48,6 +48,9 @@ func TestKernel(t *testing.T) {
 	if k.File != *spec.Origin.Kernel || !slices.Contains(k.ABIs, image.Multiboot1) {
 		t.Errorf("kernel is %+v", k)
 	}
+	if b, err := tc.Built(t.Context(), spec); err != nil || b.Kernel == nil || b.Kernel.File != k.File {
+		t.Errorf("built: %+v, %v", b, err)
+	}
 	if gone, err := tc.Clean(t.Context(), spec); err != nil || len(gone.Removed) > 0 {
 		t.Errorf("clean: %+v, %v", gone, err)
 	}
