@@ -46,7 +46,7 @@ func (e *onEC2) hellos(options map[string]string) (folder string) {
 	folder = e.hello()
 	text := "app: hello\ntoolchain: {kind: command, build: [[make]], kernel: hello}\ntargets:\n"
 	for target, o := range options {
-		text += fmt.Sprintf("  %s: {kind: ec2, expect: staying, %s}\n", target, o)
+		text += fmt.Sprintf("  %s: {kind: ec2, keep: 1, expect: staying, %s}\n", target, o)
 	}
 	e.write(filepath.Join(folder, "morgana.yaml"), text)
 	return folder

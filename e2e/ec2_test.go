@@ -77,7 +77,7 @@ func (e *onEC2) shrinks(mode, options string) {
 	e.t.Helper()
 	others := e.has("snapshot", "completed")
 	kernel := e.kernel()
-	folder := e.project("app: shrinks\ntoolchain: {kind: prebuilt, kernel: kernel}\ntargets: {dev: {kind: ec2, args: stay, expect: staying, " + options + "}}\n")
+	folder := e.project("app: shrinks\ntoolchain: {kind: prebuilt, kernel: kernel}\ntargets: {dev: {kind: ec2, keep: 1, args: stay, expect: staying, " + options + "}}\n")
 	mark := bytes.Repeat([]byte("morgana was here"), 4<<16)
 	has := func() bool {
 		path := filepath.Join(e.t.TempDir(), "snapshot")

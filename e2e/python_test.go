@@ -21,6 +21,7 @@ import (
 func TestPythonTarget(t *testing.T) {
 	t.Parallel()
 	p := newPythonLab(t)
+	p.edit(filepath.Join(p.folder, "morgana.yaml"), "memory: 64", "memory: 64\n    keep: 1")
 	r := p.deployed(p.folder, "-t", "lab")
 	for _, want := range []string{"hello/lab boot", `console has "hello from a unikernel"`} {
 		if !strings.Contains(r.out, want) {

@@ -237,7 +237,7 @@ func TestPortsMoveToTheNewGeneration(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	port := freePort(t)
-	folder, _ := l.built(l.kernel(), "moves", stays+fmt.Sprintf(`, ports: ["127.0.0.1:%d:80"]`, port))
+	folder, _ := l.built(l.kernel(), "moves", stays+fmt.Sprintf(`, keep: 1, ports: ["127.0.0.1:%d:80"]`, port))
 	l.deployed(folder)
 	before := l.one("moves")
 	if holder := listener(port); holder != before {

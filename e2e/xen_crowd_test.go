@@ -64,7 +64,7 @@ func lineWith(text, what string) string {
 // crowd deploys one app twice at once, and then four apps at once.
 func (x *onXen) crowd() {
 	counted := x.count()
-	options := "args: stay, expect: staying, vif: [{}]"
+	options := "args: stay, expect: staying, keep: 1, vif: [{}]"
 	folder := x.on("twice", xenDev(options))
 	x.done(x.begin(folder, "deploy"), x.begin(folder, "deploy"))
 	x.one("twice")

@@ -82,6 +82,9 @@ func (d *deployment) rollout() error {
 	next := d.queue[0]
 	d.queue = d.queue[1:]
 	next.Current = d.Current
+	for _, k := range d.Kept {
+		next.Kept.add(k.removal())
+	}
 	for _, u := range d.Remains {
 		if !u.Kept {
 			next.Stale = append(next.Stale, u)
@@ -159,7 +162,7 @@ func (d *deployment) rollout() error {
 func (d *deployment) remember(acts ...*Undo) {
 	for _, u := range acts {
 		twin := func(r *Undo) bool {
-			return r.samePlace(u) && r.Kept == u.Kept && (u.Kept || r.spec().Tags == u.spec().Tags)
+			return r.samePlace(u) && r.Kept == u.Kept && (u.Kept || r.spec().Tags == u.spec().Tags && r.keepsImage() == u.keepsImage())
 		}
 		if !slices.ContainsFunc(d.Remains, twin) {
 			d.Remains = append(d.Remains, u)
@@ -188,9 +191,11 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 		g.End = EndCurrent
 		if d.Current != nil {
 			d.ended(d.Current.generation(), EndReplaced, g.Generation)
+			d.Kept = slices.Insert(d.Kept, 0, d.Current)
 		}
-		d.Previous, d.Current = d.Current, &Current{Machine: out.Machine, Image: out.Image, Route: did.Route, Kernel: out.Kernel}
+		d.Current = &Current{Machine: out.Machine, Image: out.Image, Route: did.Route, Kernel: out.Kernel}
 	}
+	d.Kept = d.Kept[:min(len(d.Kept), max(did.Policy.Keep-1, 0))]
 	d.describe()
 }
 

@@ -64,7 +64,9 @@ type place struct {
 	remains undoList
 	// current says that the current machine runs there.
 	current bool
-	err     error
+	// kept are the generations whose images are registered there.
+	kept []*Current
+	err  error
 }
 
 // end destroys the resources of the app and target, of any life and generation, in all
@@ -93,10 +95,13 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 		if !p.act.Guess {
 			sure++
 		}
+		if p.err == nil {
+			d.Kept = slices.DeleteFunc(d.Kept, func(k *Current) bool { return slices.Contains(p.kept, k) })
+		}
 		switch {
 		case p.err == nil && p.current:
 			d.ended(d.Current.generation(), EndDestroyed, 0)
-			d.Current, d.Previous = nil, nil
+			d.Current = nil
 		case p.err != nil && !p.act.Guess:
 			for _, u := range p.remains {
 				u.Failure = p.act.Failure
@@ -135,7 +140,8 @@ func (d *deployment) outlast(child workflow.Future) bool {
 	return child.IsReady()
 }
 
-// places returns the places of the current machine and of the acts in Remains. If there
+// places returns the places of the current machine, of the kept images and of the acts in
+// Remains. If there
 // are none, it returns those of the last request.
 func (d *deployment) places() (all []*place) {
 	add := func(u *Undo) *place {
@@ -152,6 +158,10 @@ func (d *deployment) places() (all []*place) {
 	}
 	if d.Current != nil {
 		add(undoMachine("destroy the machine", d.Current.Route, step.Removal{Spec: d.Current.Machine.Registration.Spec})).current = true
+	}
+	for _, k := range d.Kept {
+		p := add(k.removal())
+		p.kept = append(p.kept, k)
 	}
 	for _, u := range d.Remains {
 		p := add(u)

@@ -121,7 +121,8 @@ func (d *deployment) failed(t step.Tags, err error) {
 
 // images reports whether the image of a generation is registered.
 func (d *deployment) images(generation int) bool {
-	return d.Current != nil && d.Current.generation() == generation || d.Previous != nil && d.Previous.generation() == generation
+	return d.Current != nil && d.Current.generation() == generation ||
+		slices.ContainsFunc(d.Kept, func(k *Current) bool { return k.generation() == generation })
 }
 
 // history answers the query [QueryHistory], the oldest generation first.
@@ -134,3 +135,8 @@ func (d *deployment) history() ([]Generation, error) {
 }
 
 func (c *Current) generation() int { return c.Machine.Registration.Spec.Generation }
+
+// removal returns the act that removes the image of a generation that does not run.
+func (c *Current) removal() *Undo {
+	return undoMachine(fmt.Sprintf("remove the image of generation %d", c.generation()), c.Route, step.Removal{Spec: c.Machine.Registration.Spec})
+}

@@ -86,9 +86,9 @@ type DeploymentStatus struct {
 type DeploymentState struct {
 	Life       string `json:"life,omitempty"`
 	Generation int    `json:"generation,omitempty"`
-	// Current runs. Previous ran before it; its image is still in the store.
-	Current  *Current `json:"current,omitempty"`
-	Previous *Current `json:"previous,omitempty"`
+	// Current runs. Kept ran before it, the newest first; their images are still registered.
+	Current *Current   `json:"current,omitempty"`
+	Kept    []*Current `json:"kept,omitempty"`
 	// Remains are the acts that would remove the leftovers of rollouts, in any place.
 	Remains []*Undo `json:"remains,omitempty"`
 	Failure string  `json:"failure,omitempty"`
@@ -242,7 +242,7 @@ func (d *deployment) lastWanted() *Request {
 
 func same(a, b *Request) bool {
 	x, y := *a, *b
-	x.Current, y.Current, x.Stale, y.Stale, x.Why, y.Why = nil, nil, nil, nil, "", ""
+	x.Current, y.Current, x.Kept, y.Kept, x.Stale, y.Stale, x.Why, y.Why = nil, nil, nil, nil, nil, nil, "", ""
 	x.Spec.Life, x.Spec.Generation = y.Spec.Life, y.Spec.Generation
 	one, err1 := json.Marshal(x)
 	two, err2 := json.Marshal(y)

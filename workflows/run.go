@@ -21,6 +21,9 @@ type Request struct {
 	// Current is the running machine, nil if there is none. A rollout that makes
 	// the same image keeps it.
 	Current *Current `json:"current,omitempty"`
+	// Kept are the acts that remove the images of the generations before Current, the
+	// newest first.
+	Kept undoList `json:"kept,omitempty"`
 	// Stale are the undo acts that earlier rollouts could not do; they are tried again.
 	Stale []*Undo `json:"stale,omitempty"`
 	// Keep leaves the pieces of a failed rollout for debugging.
@@ -239,8 +242,8 @@ func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	if err == nil {
-		if out.Unchanged { // otherwise retire has run the stale acts
-			r.stale = undoList(r.in.Stale).runTogether(ctx, destroyOptions())
+		if out.Unchanged { // otherwise retire has run these acts
+			r.stale = append(r.in.superfluous(r.in.Policy.Keep-1), r.in.Stale...).runTogether(ctx, destroyOptions())
 		}
 		_, trees := r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())
 		r.stale = append(r.stale, trees...)
@@ -267,17 +270,24 @@ func (r *rollout) end(out *Outcome, err error) error {
 	return failWith(failure, remains, failure.Kind.Final())
 }
 
-// retire destroys the previous machine. In a first rollout it destroys the resources of
+// superfluous returns the acts for the images of Kept, of which only the newest stay.
+func (in *Request) superfluous(stay int) undoList {
+	return slices.Clone(in.Kept[min(max(stay, 0), len(in.Kept)):])
+}
+
+// retire destroys the previous machine, and the images that are to be kept no longer. In a first rollout it destroys the resources of
 // earlier lives, unless check found none. It also tries the stale acts again. The rollout
 // has succeeded by then: it cannot be cancelled, and a failed act does not fail it.
 func (r *rollout) retire(spec step.Spec) {
 	r.undo.take(r.in.Route.Destroy)
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
-	before := undoList(r.in.Stale)
+	keep := r.in.Policy.Keep
+	before := append(r.in.superfluous(keep-2), r.in.Stale...)
 	if old := r.in.Current; old != nil {
 		was := old.Machine.Registration.Spec
-		before.add(undoMachine(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route, step.Removal{Spec: was}))
+		before.add(undoMachine(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route,
+			step.Removal{Spec: was, KeepImage: keep > 1}))
 	} else if !spec.Alone {
 		others := step.Removal{Spec: spec, NotLife: spec.Life}
 		others.Spec.Life, others.Spec.Generation = "", 0

@@ -56,6 +56,9 @@ func (u *Undo) run(ctx workflow.Context, o workflow.ActivityOptions) (removed st
 	return removed, err
 }
 
+// keepsImage reports whether the act removes a machine only, and not its image.
+func (u *Undo) keepsImage() bool { return u.Machine != nil && u.Machine.KeepImage }
+
 // spec returns the Spec of the resource.
 func (u *Undo) spec() *step.Spec {
 	if u.Machine != nil {

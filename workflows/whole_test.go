@@ -18,15 +18,15 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// world is a Deployment with its real Rollouts, and the machines there are.
+// world is a Deployment with its real Rollouts, and the machines and images there are.
 type world struct {
 	*site
-	machines map[step.Tags]string // to the host
+	machines, images map[step.Tags]string // to the host
 }
 
 // newWorld boots each machine on the host that its options say.
 func newWorld(t *testing.T) *world {
-	w := &world{site: &site{recorded: newRecorded(t)}, machines: map[step.Tags]string{}}
+	w := &world{site: &site{recorded: newRecorded(t)}, machines: map[step.Tags]string{}, images: map[step.Tags]string{}}
 	w.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: DeploymentID("hello", "dev"), TaskQueue: TaskQueue})
 	w.env.RegisterWorkflowWithOptions(Rollout, workflow.RegisterOptions{Name: "Rollout"})
 	register(w.recorded, "Place", func(_ context.Context, in step.Spec) (step.Spec, error) {
@@ -34,13 +34,17 @@ func newWorld(t *testing.T) *world {
 		return in, nil
 	})
 	register(w.recorded, "Start", func(_ context.Context, in step.Registration) (step.Machine, error) {
-		w.machines[in.Spec.Tags] = in.Spec.Host
+		w.machines[in.Spec.Tags], w.images[in.Spec.Tags] = in.Spec.Host, in.Spec.Host
 		return step.Machine{Registration: in, ID: "m"}, nil
 	})
 	register(w.recorded, "Remove", func(_ context.Context, in step.Removal) (out step.Destroyed, err error) {
-		for tags, host := range w.machines {
-			if (in.Spec.Host == "" || host == in.Spec.Host) && in.Match(tags) {
-				delete(w.machines, tags)
+		for tags, host := range w.images {
+			if (in.Spec.Host != "" && host != in.Spec.Host) || !in.Match(tags) {
+				continue
+			}
+			delete(w.machines, tags)
+			if !in.KeepImage {
+				delete(w.images, tags)
 				out.Removed = append(out.Removed, host)
 			}
 		}
@@ -52,9 +56,13 @@ func newWorld(t *testing.T) *world {
 // deploy asks for a new image on a host.
 func (w *world) deploy(host, image string) *answer {
 	w.digest = digest(image)
+	return w.update(UpdateDeploy, w.order(host, image))
+}
+
+func (w *world) order(host, image string) DeployRequest {
 	o := order("/a", host+" "+image)
 	o.Route.Check.Activity, o.Route.Boot.Activity, o.Route.Destroy.Activity = "lab.Place", "lab.Start", "lab.Remove"
-	return w.update(UpdateDeploy, o)
+	return o
 }
 
 // away is the error of a host that does not answer.

@@ -26,16 +26,40 @@ func (s *suite) hostileNames() {
 	}
 }
 
-// destroyMachine removes the machine but not its registration, and boots that again.
+// destroyMachine removes the machine but not its registration, and boots that again. Then it
+// registers and boots the image as a later generation, as a rollback does.
 func (s *suite) destroyMachine() {
-	m := s.booted()
-	s.destroy(step.Removal{Spec: m.Registration.Spec, KeepImage: true})
+	img := s.image(s.checked(nil))
+	m := s.boot(s.register(img))
+	machine := step.Removal{Spec: m.Registration.Spec, KeepImage: true}
+	s.destroy(machine)
 	if o, ok := s.target().(step.Observer); ok {
 		if h := must(s, "observe", m, func() (step.Health, error) { return o.Observe(s.Context(), m) }); h.State == step.Running {
 			s.Errorf("observed after destroy: %+v", h)
 		}
 	}
 	if again := s.boot(m.Registration); again.Adopted {
+		s.Error("the machine that was destroyed is adopted")
+	}
+	s.destroy(machine)
+
+	var sent int64
+	if s.c.Sent != nil {
+		sent = s.c.Sent(s.T)
+	}
+	later := img
+	later.Spec.Generation += 2
+	r := s.register(later)
+	if s.c.Sent != nil && s.c.Sent(s.T) != sent {
+		s.Errorf("an image that is registered was sent again: %d bytes", s.c.Sent(s.T)-sent)
+	}
+	s.boot(r)
+	s.destroy(step.Removal{Spec: m.Registration.Spec})
+	if again := s.boot(r); !again.Adopted {
+		s.Error("destroy of the earlier generation ended the later one's machine")
+	}
+	s.destroy(step.Removal{Spec: r.Spec, KeepImage: true})
+	if again := s.boot(r); again.Adopted {
 		s.Error("the machine that was destroyed is adopted")
 	}
 }
