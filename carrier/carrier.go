@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/morgana-deploy/morgana/carrier/debian"
+	"github.com/morgana-deploy/morgana/carrier/ramdisk"
 	"github.com/morgana-deploy/morgana/carrier/task"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
@@ -89,7 +91,7 @@ func (o *Carriage) Complete(ctx context.Context, abis []string) (err error) {
 		return err
 	}
 	if o.Linux == "" {
-		o.Linux, err = newest(ctx)
+		o.Linux, err = Newest(ctx)
 	}
 	return err
 }
@@ -135,21 +137,6 @@ func (o Carriage) Ship(ctx context.Context, cache, folder string, c Cargo) (kern
 	if err != nil {
 		return "", "", err
 	}
-	deb := o.Linux
-	if !filepath.IsAbs(deb) {
-		if deb, err = Fetch(ctx, cache, deb); err != nil {
-			return "", "", err
-		}
-	}
-	unpacked, err := os.MkdirTemp(folder, "linux-")
-	if err != nil {
-		return "", "", err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(unpacked)) }()
-	l, err := unpackDeb(ctx, deb, unpacked)
-	if err != nil {
-		return "", "", err
-	}
 	names := drivers
 	if abi != image.LinuxExecutable {
 		names = slices.Concat(names, redirection)
@@ -157,24 +144,46 @@ func (o Carriage) Ship(ctx context.Context, cache, folder string, c Cargo) (kern
 	if abi == image.Solo5HVT {
 		names = slices.Concat(names, kvm)
 	}
-	modules, err := l.choose(ctx, names)
+	kernel, modules, err := Kernel(ctx, cache, folder, o.Linux, names)
 	if err != nil {
 		return "", "", err
 	}
 	step.Report(ctx, step.Progress{Note: "making the ramdisk"})
-	kernel, ramdisk = filepath.Join(folder, "linux"), filepath.Join(folder, Ramdisk)
-	if err := os.Rename(l.kernel, kernel); err != nil {
-		return "", "", err
-	}
+	ramdisk = filepath.Join(folder, Ramdisk)
 	return kernel, ramdisk, writeRamdisk(ramdisk, append(entries, modules...))
 }
 
+// Kernel puts the Linux kernel of a package, as in Carriage.Linux, into a folder. modules are
+// entries of a ramdisk: modules of names, if the package has them, each behind its own
+// dependencies.
+func Kernel(ctx context.Context, cache, folder, deb string, names []string) (kernel string, modules []ramdisk.Entry, err error) {
+	if !filepath.IsAbs(deb) {
+		if deb, err = debian.Fetch(ctx, cache, deb); err != nil {
+			return "", nil, ofLinux(err)
+		}
+	}
+	unpacked, err := os.MkdirTemp(folder, "linux-")
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(unpacked)) }()
+	l, err := unpackDeb(ctx, deb, unpacked)
+	if err != nil {
+		return "", nil, err
+	}
+	kernel = filepath.Join(folder, "linux")
+	if modules, err = l.choose(ctx, names); err == nil {
+		err = os.Rename(l.kernel, kernel)
+	}
+	return kernel, modules, err
+}
+
 // programs returns the entries of the ramdisk except the modules.
-func (o Carriage) programs(abi string, c Cargo) ([]entry, error) {
+func (o Carriage) programs(abi string, c Cargo) ([]ramdisk.Entry, error) {
 	t := task.Task{Interfaces: c.Interfaces, Respawn: o.Respawn}
 	entries, err := program(c.Kernel, task.Kernel[1:], "kernel")
 	if abi != image.LinuxExecutable {
-		entries, err = []entry{{name: task.Kernel[1:], mode: 0o755, path: c.Kernel}}, nil
+		entries, err = []ramdisk.Entry{{Name: task.Kernel[1:], Mode: 0o755, Path: c.Kernel}}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -215,14 +224,14 @@ func (o Carriage) programs(abi string, c Cargo) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries = append(entries, entry{name: "init", mode: 0o755, path: init}, entry{name: task.File[1:], mode: 0o644, data: text})
+	entries = append(entries, ramdisk.Entry{Name: "init", Mode: 0o755, Path: init}, ramdisk.Entry{Name: task.File[1:], Mode: 0o644, Data: text})
 	for _, folder := range []string{"dev", "etc", "proc", "sys", "tmp"} {
-		entries = append(entries, entry{name: folder, mode: os.ModeDir | 0o755})
+		entries = append(entries, ramdisk.Entry{Name: folder, Mode: os.ModeDir | 0o755})
 	}
 	return entries, nil
 }
 
-func writeRamdisk(path string, entries []entry) (err error) {
+func writeRamdisk(path string, entries []ramdisk.Entry) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -230,5 +239,5 @@ func writeRamdisk(path string, entries []entry) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	packed := gzip.NewWriter(f)
 	buffered := bufio.NewWriter(packed)
-	return errors.Join(writeCPIO(buffered, entries), buffered.Flush(), packed.Close())
+	return errors.Join(ramdisk.Write(buffered, entries), buffered.Flush(), packed.Close())
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/morgana-deploy/morgana/carrier/ramdisk"
 	"github.com/morgana-deploy/morgana/image"
 )
 
@@ -34,7 +35,7 @@ func moduleName(file string) (string, bool) {
 
 // choose returns the modules of names and those that they depend on, each behind its own
 // dependencies. It unpacks them: Linux's init takes plain modules.
-func (l linux) choose(ctx context.Context, names []string) (all []entry, err error) {
+func (l linux) choose(ctx context.Context, names []string) (all []ramdisk.Entry, err error) {
 	seen := map[string]bool{}
 	var add func(name string) error
 	add = func(name string) error {
@@ -56,7 +57,7 @@ func (l linux) choose(ctx context.Context, names []string) (all []entry, err err
 				return err
 			}
 		}
-		all = append(all, entry{name: fmt.Sprintf("modules/%02d-%s.ko", len(all), name), mode: 0o644, data: data})
+		all = append(all, ramdisk.Entry{Name: fmt.Sprintf("modules/%02d-%s.ko", len(all), name), Mode: 0o644, Data: data})
 		return nil
 	}
 	for _, name := range names {

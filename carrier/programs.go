@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/morgana-deploy/morgana/carrier/ramdisk"
 	"github.com/morgana-deploy/morgana/carrier/task"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -41,8 +42,8 @@ var libraryFolders = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gn
 
 // program returns the entries of a program with its dynamic linker and the shared libraries
 // of this host that it needs.
-func program(path, name, field string) ([]entry, error) {
-	all := []entry{{name: name, mode: 0o755, path: path}}
+func program(path, name, field string) ([]ramdisk.Entry, error) {
+	all := []ramdisk.Entry{{Name: name, Mode: 0o755, Path: path}}
 	seen := map[string]bool{}
 	for queue := []string{path}; len(queue) > 0; queue = queue[1:] {
 		f, err := elf.Open(queue[0])
@@ -56,7 +57,7 @@ func program(path, name, field string) ([]entry, error) {
 		}
 		if linker != "" && !seen[linker] {
 			seen[linker], seen[filepath.Base(linker)] = true, true
-			all = append(all, entry{name: linker[1:], mode: 0o755, path: linker})
+			all = append(all, ramdisk.Entry{Name: linker[1:], Mode: 0o755, Path: linker})
 		}
 		for _, library := range needs {
 			if seen[library] {
@@ -69,7 +70,7 @@ func program(path, name, field string) ([]entry, error) {
 					Hint: "link it statically, or install the library on the worker's host"}
 			}
 			found := filepath.Join(libraryFolders[i], library)
-			all = append(all, entry{name: task.Libraries[1:] + "/" + library, mode: 0o644, path: found})
+			all = append(all, ramdisk.Entry{Name: task.Libraries[1:] + "/" + library, Mode: 0o644, Path: found})
 			queue = append(queue, found)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/carrier/ramdisk"
 	"github.com/morgana-deploy/morgana/need"
 )
 
@@ -15,7 +16,7 @@ func TestLibraries(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"kernel", "lib/libc.so.6", "lib64/ld-linux-x86-64.so.2"} {
-		if !slices.ContainsFunc(all, func(e entry) bool { return e.name == name && isFile(e.path) }) {
+		if !slices.ContainsFunc(all, func(e ramdisk.Entry) bool { return e.Name == name && isFile(e.Path) }) {
 			t.Errorf("no %s in %+v", name, all)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/carrier"
+	"github.com/morgana-deploy/morgana/carrier/debian"
 	"github.com/morgana-deploy/morgana/need"
 )
 
@@ -59,7 +60,7 @@ func Make(t testing.TB) Parts {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Linux, err = carrier.Fetch(t.Context(), filepath.Join(cache, "morgana-carrier"), o.Linux); err != nil {
+	if p.Linux, err = debian.Fetch(t.Context(), filepath.Join(cache, "morgana-carrier"), o.Linux); err != nil {
 		t.Fatal(err)
 	}
 	return p
