@@ -50,7 +50,7 @@ func TestSolo5XenFromDisk(t *testing.T) {
 	b := newBench(t)
 	kernel := b.put(solo5Xen(t))
 	spec := step.Spec{Tags: step.Tags{App: "solo5", Target: "lab", Life: "0a1b2c3d", Generation: 1}, Kind: Kind,
-		Options: completed(t, string(options(b.l, `"via":"disk","args":"--ipv4=10.0.0.2/24 a","expect":"no interrupt came","timeout":"3m"`)))}
+		Options: completed(t, string(options(b.l, `"via":"disk","args":"--ipv4=10.0.0.2/24 a","expect":"no interrupt came","timeout":"5m"`)))}
 	img, err := New(b.site).Package(t.Context(), step.Kernel{Spec: spec, File: kernel, ABIs: image.MirageABIs("xen")})
 	if err != nil {
 		t.Fatal(err)
