@@ -19,14 +19,16 @@ import (
 // grace is how long the pipes of an ended command may stay open.
 const grace = time.Second
 
-// execute runs cmd in a session of its own, without a terminal to prompt on, and feeds it
-// stdin. The command is killed with the worker. When ctx ends, its whole process group is
+// Execute runs cmd in a session of its own, without a terminal to prompt on, and feeds it
+// stdin, which may be nil. The command is killed with the worker. When ctx ends, its whole process group is
 // killed. Pdeathsig fires when the thread that started the command ends, so that thread
 // is locked.
-func execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
+func Execute(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd.Dir = "/"
+	if cmd.Dir == "" {
+		cmd.Dir = "/"
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = grace
@@ -133,7 +135,7 @@ func runLocal(ctx context.Context, op string, c Command) error {
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
 	var stderr tail
 	cmd.Stdout, cmd.Stderr, cmd.Env = c.Stdout, &stderr, localEnviron()
-	err := execute(ctx, cmd, c.Stdin)
+	err := Execute(ctx, cmd, c.Stdin)
 	if n, ok := status(err); ok {
 		if n == 0 {
 			return nil

@@ -158,7 +158,7 @@ func (h *Host) dial(ctx context.Context) (string, error) {
 	socket := filepath.Join(dir, newToken()[:16])
 	cmd := h.command(within, log.File, socket, "-M", "-N", "-f")
 	cmd.Stderr = log.File // for messages before ssh opens its log
-	err = execute(within, cmd, nil)
+	err = Execute(within, cmd, nil)
 	_, ended := status(err)
 	switch {
 	case err == nil:

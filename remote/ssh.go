@@ -83,7 +83,7 @@ func (h *Host) runSSH(ctx context.Context, op string, c Command) error {
 	if c.Stdin != nil {
 		stdin = io.MultiReader(stdin, c.Stdin)
 	}
-	err = execute(ctx, cmd, stdin)
+	err = Execute(ctx, cmd, stdin)
 	n, ok := status(err)
 	own := stderr.take(token)
 	switch {

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"path/filepath"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +13,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/config"
-	"github.com/morgana-deploy/morgana/files"
-	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
 )
@@ -182,7 +179,7 @@ func pick(p *config.Project, names []string, all bool) ([]config.Target, error) 
 }
 
 func request(p *config.Project, t config.Target, origin step.Origin, f deployFlags) workflows.DeployRequest {
-	if origin.Archive != nil {
+	if origin.Archive != nil || origin.Git != nil {
 		expect(&origin, p, t)
 	}
 	return workflows.DeployRequest{
@@ -198,42 +195,19 @@ func request(p *config.Project, t config.Target, origin step.Origin, f deployFla
 }
 
 // expect sets the ABIs and devices of a kernel that is not built yet, as far as they are
-// known. With them check can refuse a kernel that the target cannot boot.
+// known. The devices of a source in git are not known yet.
 func expect(origin *step.Origin, p *config.Project, t config.Target) {
 	_, configured := t.Steps[step.Configure]
 	_, built := t.Steps[step.Build]
-	if p.Toolchain.Kind != mirage || configured || built {
+	if configured || built {
 		return
 	}
-	var options struct {
-		Target string `json:"target"`
-		Config string `json:"config"`
+	source.Expect(origin, p.Toolchain, t.Kind)
+	if folder, err := os.OpenRoot(p.Source); err == nil { // it is empty for a source in git
+		source.ExpectDevices(origin, p.Toolchain, t.Kind, folder)
+		_ = folder.Close() // only read
 	}
-	if json.Unmarshal(p.Toolchain.Options, &options) != nil && len(p.Toolchain.Options) > 0 {
-		return // the toolchain reports the error
-	}
-	if options.Target == "" {
-		options.Target = image.MirageTarget(t.Kind)
-	}
-	origin.ABIs = image.MirageABIs(options.Target)
-	source := readConfig(filepath.Join(p.Source, cmp.Or(options.Config, mirageConfig)))
-	origin.Networks, origin.Blocks = image.MirageDevices(source, options.Target)
 }
-
-// readConfig reads a config.ml, "" if it cannot be read: the toolchain reports the error.
-func readConfig(path string) string {
-	text, err := files.Read(path, 1<<20)
-	if err != nil {
-		return ""
-	}
-	return string(text)
-}
-
-// mirage is the kind of the toolchain whose option target decides the kernel's ABI.
-const (
-	mirage       = "mirage"
-	mirageConfig = "config.ml"
-)
 
 // update sends a Deployment an update and waits for the answer. It starts the Deployment
 // if it does not run.

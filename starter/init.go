@@ -169,3 +169,18 @@ func nameFrom(folder string) string {
 	}
 	return name
 }
+
+// mirage is the toolchain for a folder with MirageOS's config.ml.
+const (
+	mirage       = "mirage"
+	mirageConfig = "config.ml"
+)
+
+// readConfig reads a config.ml, "" if it cannot be read.
+func readConfig(path string) string {
+	text, err := files.Read(path, 1<<20)
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}

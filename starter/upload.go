@@ -67,31 +67,27 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 	defer func() { _ = s.Close() }() // nothing is pending after Put
 	ctx, end := c.showProgress(ctx, time.Second, 5*time.Second)
 	defer end()
+	into := func(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) { return put(ctx, s, r) }
 	if kernel != nil {
 		file, info, err := files.Open(kernel.path)
 		if err != nil {
 			return origin, config.Unreadable(kernel.path, err)
 		}
 		defer func() { _ = file.Close() }() // read only
-		a, err := put(ctx, s, reading(ctx, "the kernel", file, info.Size()))
+		a, err := source.PutKernel(ctx, into, file, info.Size())
 		if err != nil {
 			return origin, err
 		}
 		origin.Kernel, origin.ABIs = &a, kernel.abis
 		return origin, nil
 	}
-	packed, err := source.Pack(ctx, p.Source, p.File)
+	a, packed, err := source.Put(ctx, into, p.Source, p.File)
 	if err != nil {
 		return origin, err
 	}
-	defer func() { _ = packed.Close() }() // a temporary file
 	if packed.Size > largeSource {
 		c.say("warning: the source has %s, its largest file, %s, has %s; name in .gitignore what the build does not need",
 			workflows.Size(packed.Size), packed.Largest, workflows.Size(packed.LargestSize))
-	}
-	a, err := put(ctx, s, reading(ctx, "the source", packed, packed.Size))
-	if err != nil {
-		return origin, err
 	}
 	origin.Archive = &a
 	return origin, nil
@@ -123,36 +119,4 @@ func (c *cli) showProgress(ctx context.Context, after, every time.Duration) (rep
 			_, _ = io.WriteString(c.err, "\r\x1b[K")
 		}
 	}
-}
-
-// reader reports how much of it was read. The store reads a file once for its digest, and
-// again if it does not have the file.
-type reader struct {
-	io.ReadSeeker
-	ctx   context.Context
-	what  string
-	seeks int
-	step.Progress
-}
-
-func reading(ctx context.Context, what string, r io.ReadSeeker, size int64) *reader {
-	return &reader{ReadSeeker: r, ctx: ctx, what: what, Progress: step.Progress{Total: size, Unit: "bytes"}}
-}
-
-func (r *reader) Read(b []byte) (int, error) {
-	n, err := r.ReadSeeker.Read(b)
-	r.Done += int64(n)
-	step.Report(r.ctx, r.Progress)
-	return n, err
-}
-
-func (r *reader) Seek(offset int64, whence int) (int64, error) {
-	if r.seeks++; r.seeks == 1 {
-		r.Note = "reading " + r.what
-	} else {
-		r.Note = "storing " + r.what
-	}
-	at, err := r.ReadSeeker.Seek(offset, whence)
-	r.Done = at
-	return at, err
 }
