@@ -108,6 +108,9 @@ func (to *connection) needWorker(ctx context.Context, p *config.Project, targets
 		for _, stage := range step.Stages {
 			steps = append(steps, r.After[stage]...)
 		}
+		if p.Git != nil {
+			steps = append(steps, r.Fetch)
+		}
 		for _, s := range steps {
 			if seen[s.TaskQueue] {
 				continue

@@ -50,7 +50,8 @@ const (
 // checkup is the result for one kind, or for Morgana itself. It is a line of "morgana
 // doctor -o json".
 type checkup struct {
-	// Role is "toolchain", "target" or "morgana"; Kind is empty for the last.
+	// Role is "toolchain", "target" or "morgana"; Kind is empty for the last. Role is empty
+	// for the kind "source".
 	Role  string      `json:"role"`
 	Kind  string      `json:"kind,omitempty"`
 	Needs []step.Need `json:"needs"`

@@ -13,7 +13,7 @@ import (
 
 // kindNeeds is a line of --doctor, which morgana doctor reads: the needs of one kind.
 type kindNeeds struct {
-	// Role is "toolchain" or "target".
+	// Role is "toolchain" or "target"; empty for the kind "source".
 	Role string `json:"role"`
 	Kind string `json:"kind"`
 	// Needs is empty, not null, for a kind that needs nothing or is no step.Needer.
@@ -35,8 +35,11 @@ func writeNeeds(ctx context.Context, w io.Writer, served []kind) error {
 	all := make([]kindNeeds, len(served))
 	var asked sync.WaitGroup
 	for i, k := range served {
-		all[i] = kindNeeds{Role: "toolchain", Kind: k.name, Needs: []step.Need{}}
-		if _, ok := k.does.(step.Target); ok {
+		all[i] = kindNeeds{Kind: k.name, Needs: []step.Need{}}
+		switch k.does.(type) {
+		case step.Toolchain:
+			all[i].Role = "toolchain"
+		case step.Target:
 			all[i].Role = "target"
 		}
 		if needer, ok := k.does.(step.Needer); ok {

@@ -11,17 +11,20 @@ import (
 	"github.com/morgana-deploy/morgana/activities/prebuilt"
 	"github.com/morgana-deploy/morgana/activities/qemu"
 	"github.com/morgana-deploy/morgana/activities/xen"
+	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// kinds is the only list of targets and toolchains. A new one needs a folder under
-// activities/ and a line here. builds is how many builds run at a time.
+// kinds is the only list of targets and toolchains, and of the step that fetches sources. A
+// new kind needs a folder under activities/ and a line here. builds is how many builds run at a time.
 func kinds(site step.Site, builds int) []kind {
 	builders := newSlots(builds)
 	return []kind{
 		toolchain("command", command.New(site), builders),
 		toolchain("mirage", mirage.New(site), builders),
 		toolchain("prebuilt", prebuilt.New(site), newSlots(100)), // builds nothing
+
+		fetcher(source.New(site)),
 
 		target("local", local.New(site)),
 		target("qemu", qemu.New(site)),
@@ -30,12 +33,18 @@ func kinds(site step.Site, builds int) []kind {
 	}
 }
 
-// kind is a target or toolchain. Its activities are named "<kind>.<Stage>".
+// kind is a target or toolchain, or "source". Its activities are named "<kind>.<Stage>".
 type kind struct {
 	name string
-	// does is the step.Target or step.Toolchain; it may be a step.Needer.
+	// does is the step.Target, step.Toolchain or source.Fetcher; it may be a step.Needer.
 	does     any
 	register func(worker.ActivityRegistry)
+}
+
+func fetcher(f *source.Fetcher) kind {
+	return kind{name: source.Kind, does: f, register: func(w worker.ActivityRegistry) {
+		naming(w, source.Kind)("Fetch", f.Fetch)
+	}}
 }
 
 func target(name string, t step.Target) kind {
