@@ -45,8 +45,9 @@ var (
 		Toolchain: step.Recipe{Kind: "command", Options: json.RawMessage(`{"build":[["make"]],"kernel":"hello"}`)},
 		Origin: step.Origin{Project: "example.org/ann/hello", Folder: "/home/ann/hello", Host: "laptop",
 			Commit: strings.Repeat("9876543210", 4), Changed: true, Archive: pointer(artifact("1", 20480))},
-		Host:  "rack7",
-		Alone: true,
+		Host:    "rack7",
+		Rebuild: true,
+		Alone:   true,
 	}
 	goldenPrebuilt = step.Spec{
 		Tags:      step.Tags{App: "hello", Target: "prod", Life: "9f8e7d6c", Generation: 1},

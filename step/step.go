@@ -67,6 +67,9 @@ type Spec struct {
 	// whose machines run on worker hosts sets it. Register, boot, console and destroy
 	// then run on task queue "<kind>@<host>".
 	Host string `json:"host,omitempty"`
+	// Rebuild makes Configure and Build look up dependencies anew and take no kernel of an
+	// earlier build.
+	Rebuild bool `json:"rebuild,omitempty"`
 	// Alone is set if Check found no resource of another life of this app and target.
 	// A first rollout then has nothing to remove.
 	Alone bool `json:"alone,omitempty"`

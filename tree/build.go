@@ -15,7 +15,8 @@ import (
 //
 // The same source is built once on a host with the same options and environment: other
 // calls wait for the first and take its kernel. Its record serves later deploys for 30
-// days, as long as the store has the kernel.
+// days, as long as the store has the kernel. A rebuild takes no earlier kernel, and its own
+// serves later deploys.
 //
 // Errors: TreeGone if the tree is gone, or if tools or environment have changed since
 // Configure; BuildFailed if a command fails, or if the kernel is missing, not new or not a

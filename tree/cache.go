@@ -26,12 +26,15 @@ type record struct {
 	Log    *step.Artifact `json:"log,omitempty"`
 	// Programs are those that the build may have used, beside those in its key.
 	Programs programs `json:"programs,omitempty"`
+	// Rollout is the name of the rollout that built the kernel.
+	Rollout string `json:"rollout,omitempty"`
 }
 
 func (t *Toolchain) cacheFile(name string) string { return filepath.Join(t.folder, "cache", name) }
 
 // cached returns the kernel of an earlier build with the same key, if the programs that it
-// used are the same, and the store still has the kernel and its files.
+// used are the same, and the store still has the kernel and its files. For a rebuild it
+// returns only a kernel that the same rollout has built.
 func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, error) {
 	path := t.cacheFile(w.key + ".json")
 	text, err := os.ReadFile(path)
@@ -44,6 +47,9 @@ func (t *Toolchain) cached(ctx context.Context, w *work) (step.Kernel, bool, err
 	var rec record
 	if err := json.Unmarshal(text, &rec); err != nil || rec.Kernel.SHA256 == "" {
 		return step.Kernel{}, false, nil //nolint:nilerr // a broken record is written anew
+	}
+	if w.spec.Rebuild && rec.Rollout != w.rollout.name() {
+		return step.Kernel{}, false, nil
 	}
 	if !maps.Equal(w.find(slices.Collect(maps.Keys(rec.Programs))), rec.Programs) {
 		return step.Kernel{}, false, nil
@@ -86,7 +92,7 @@ func (t *Toolchain) Built(ctx context.Context, spec step.Spec) (step.Built, erro
 }
 
 func (t *Toolchain) remember(w *work, k step.Kernel) error {
-	text, err := json.Marshal(record{k.File, k.ABIs, k.Files, k.Log, w.mentioned()})
+	text, err := json.Marshal(record{k.File, k.ABIs, k.Files, k.Log, w.mentioned(), w.rollout.name()})
 	if err != nil {
 		return err
 	}

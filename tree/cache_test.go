@@ -99,6 +99,32 @@ func TestCache(t *testing.T) {
 	deploy("broken records", b.Spec(o, project), 7)
 }
 
+// A rebuild takes no earlier kernel, and its own kernel serves later deploys.
+func TestRebuild(t *testing.T) {
+	b := newBench(t)
+	o, builds := b.counted()
+	o.Build = append(o.Build, []string{"sh", "-c", "date +%N >> dist/hello"}) // each kernel is another
+	last := step.Artifact{}
+	for i, k := range []struct {
+		rebuild, again bool
+		want           int
+	}{{false, false, 1}, {true, false, 2}, {true, true, 2}, {false, false, 2}, {true, false, 3}} {
+		spec := b.Spec(o, project)
+		spec.Rebuild, spec.Generation = k.rebuild, i+1
+		if k.again { // the result of the last rollout's build was lost
+			spec.Generation = i
+		}
+		kernel, err := b.deploy(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := builds(); n != k.want || kernel.Cached != (kernel.File == last) {
+			t.Errorf("%d: %d builds, want %d; cached %t, %s after %s", i, n, k.want, kernel.Cached, kernel.File.URI, last.URI)
+		}
+		last = kernel.File
+	}
+}
+
 // Targets that are deployed at the same time share one build.
 func TestBuiltOnce(t *testing.T) {
 	b := newBench(t)

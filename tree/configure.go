@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/morgana-deploy/morgana/source"
@@ -47,7 +48,11 @@ func (t *Toolchain) Configure(ctx context.Context, spec step.Spec) (step.Source,
 	if err != nil {
 		return none, failed("look at the source", w.rollout.dir, err)
 	}
-	log, err := t.runStage(ctx, w, step.Configure, w.Configure)
+	commands := w.Configure
+	if spec.Rebuild {
+		commands = slices.Concat(w.Refresh, commands)
+	}
+	log, err := t.runStage(ctx, w, step.Configure, commands)
 	if err != nil {
 		return none, err
 	}

@@ -25,6 +25,10 @@ type Recipe struct {
 	// Configure and Build are the commands of the two stages, in order. Build
 	// has at least one.
 	Configure, Build []Command
+	// Refresh are commands that run before Configure in a rebuild. They make the host look
+	// up which dependencies there are. They are no part of the key, so the kernel of a
+	// rebuild serves later deploys.
+	Refresh []Command
 	// Product names the kernel and its files. A toolchain that knows them only after
 	// the build leaves it empty and sets Find.
 	Product Product

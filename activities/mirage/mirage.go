@@ -108,6 +108,8 @@ func read(spec step.Spec) (tree.Recipe, error) {
 		depends := inSwitch("make", "depends")
 		depends.Exclusive = "switch $OPAMSWITCH"
 		r.Configure = append(r.Configure, depends)
+		// make depends chooses among the packages that opam knows.
+		r.Refresh = []tree.Command{{Argv: []string{"opam", "update", "--repositories"}, Exclusive: depends.Exclusive}}
 	}
 	if o.Switch != "" {
 		r.Env[switchVar] = o.Switch

@@ -181,7 +181,21 @@ func TestConfigureCommand(t *testing.T) {
 			t.Errorf("configure's log lacks %q:\n%s", want, log)
 		}
 	}
+	const update = "opam update --repositories\n"
+	if strings.Contains(log, update) {
+		t.Errorf("configure looked for new packages:\n%s", log)
+	}
 	if _, err := tc.Build(b.Reporting(t.Context()), src); err != nil {
+		t.Error(err)
+	}
+	again := spec
+	again.Rebuild = true
+	again.Generation++
+	src, err = tc.Configure(b.Reporting(t.Context()), again)
+	if err != nil || src.Tree == "" || !strings.Contains(b.Text(src.Log), update) {
+		t.Errorf("configure of a rebuild: %+v, %v", src, err)
+	}
+	if _, err := tc.Clean(t.Context(), again); err != nil {
 		t.Error(err)
 	}
 	if gone, err := tc.Clean(t.Context(), spec); err != nil || len(gone.Removed) != 1 {
