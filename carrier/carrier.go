@@ -6,13 +6,12 @@ package carrier
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"github.com/morgana-deploy/morgana/carrier/task"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 // Carriage has the options of a target that has a carrier.
@@ -34,8 +34,8 @@ type Carriage struct {
 	// "linux-image-6.1.0-50-cloud-amd64=6.1.176-1", that apt on the worker's host knows, or
 	// the path of a .deb there. Default: Debian's newest cloud kernel.
 	Linux string `json:"linux,omitempty"`
-	// Tender is the Solo5 tender on the worker's host: a name in PATH or a path. Default:
-	// "solo5-spt" or "solo5-hvt", as the kernel wants.
+	// Tender is the Solo5 tender on the worker's host: its path, or its name in PATH or in
+	// the opam switch. Default: "solo5-spt" or "solo5-hvt", as the kernel wants.
 	Tender string `json:"tender,omitempty"`
 	// Respawn is whether the carrier starts the kernel again when it ends. Else it powers
 	// the machine off.
@@ -74,20 +74,20 @@ func (o Carriage) Read() error {
 	return nil
 }
 
-// Complete fills in Linux, and refuses a host that lacks the parts: Unsupported. abis are
-// the kernel's, nil if they are not known.
-func (o *Carriage) Complete(ctx context.Context, abis []string) (err error) {
+// Complete fills in Linux, and refuses a host that lacks the parts for a kernel:
+// Unsupported.
+func (o *Carriage) Complete(ctx context.Context, spec step.Spec) (err error) {
 	if !o.Carried() {
 		return nil
 	}
-	abi, err := image.Supports(Loader, abis)
+	abi, err := image.Supports(Loader, spec.Origin.ABIs)
 	if err != nil {
 		return err
 	}
 	if _, err := findInit(); err != nil {
 		return err
 	}
-	if _, err := o.tender(abi); err != nil {
+	if _, err := o.tender(ctx, abi, spec.Toolchain); err != nil {
 		return err
 	}
 	if o.Linux == "" {
@@ -97,20 +97,29 @@ func (o *Carriage) Complete(ctx context.Context, abis []string) (err error) {
 }
 
 // tender finds the tender for a kernel, "" for a Linux program.
-func (o Carriage) tender(abi string) (string, error) {
+func (o Carriage) tender(ctx context.Context, abi string, from step.Recipe) (string, error) {
 	if abi == "" || abi == image.LinuxExecutable {
 		return "", nil
 	}
-	name := o.Tender
-	if name == "" {
-		name = abi // solo5-spt, solo5-hvt
+	return tree.Tender(ctx, cmp.Or(o.Tender, abi), from) // abi is solo5-spt or solo5-hvt
+}
+
+// Needs lists the needs of option carrier, met or not.
+func Needs(ctx context.Context) []step.Need {
+	const purpose = "carrier: linux"
+	own := step.Need{For: purpose, What: initProgram, Optional: true}
+	if path, err := findInit(); err == nil {
+		own.Found = path
+	} else {
+		own.Fix = initFix
 	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", &step.Error{Kind: step.Unsupported, Field: "tender", Err: fmt.Errorf("the worker's host has no program %s", name),
-			Hint: "opam install solo5, then start the worker with opam's bin folder in PATH, or give tender: with its path"}
+	linux := step.Need{For: purpose, What: "Debian's " + cloudKernel, Optional: true}
+	if version, err := Newest(ctx); err == nil {
+		linux.Found = version
+	} else {
+		linux.Why, linux.Fix = err.Error(), ownFix
 	}
-	return path, nil
+	return []step.Need{own, linux, tree.TenderNeed(ctx, image.Solo5SPT, "run "+image.Solo5SPT+" kernels by "+purpose)}
 }
 
 // Cargo is what is carried.
@@ -123,6 +132,8 @@ type Cargo struct {
 	Args string
 	// Interfaces is the number of the machine's network interfaces.
 	Interfaces int
+	// From is how the kernel is made. The tender may be in its opam switch.
+	From step.Recipe
 }
 
 // Ship makes the Linux kernel and the ramdisk in a folder, and returns their paths. cache is
@@ -133,7 +144,7 @@ func (o Carriage) Ship(ctx context.Context, cache, folder string, c Cargo) (kern
 	if err != nil {
 		return "", "", err
 	}
-	entries, err := o.programs(abi, c)
+	entries, err := o.programs(ctx, abi, c)
 	if err != nil {
 		return "", "", err
 	}
@@ -179,7 +190,7 @@ func Kernel(ctx context.Context, cache, folder, deb string, names []string) (ker
 }
 
 // programs returns the entries of the ramdisk except the modules.
-func (o Carriage) programs(abi string, c Cargo) ([]ramdisk.Entry, error) {
+func (o Carriage) programs(ctx context.Context, abi string, c Cargo) ([]ramdisk.Entry, error) {
 	t := task.Task{Interfaces: c.Interfaces, Respawn: o.Respawn}
 	entries, err := program(c.Kernel, task.Kernel[1:], "kernel")
 	if abi != image.LinuxExecutable {
@@ -188,7 +199,7 @@ func (o Carriage) programs(abi string, c Cargo) ([]ramdisk.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	tender, err := o.tender(abi)
+	tender, err := o.tender(ctx, abi, c.From)
 	if err != nil {
 		return nil, err
 	}

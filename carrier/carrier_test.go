@@ -1,6 +1,7 @@
 package carrier_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/carrier/carriertest"
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -35,6 +37,30 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// A tender that is not in PATH is taken from the opam switch in which the kernel is made.
+func TestTenderOfTheSwitch(t *testing.T) {
+	bin := t.TempDir()
+	for name, text := range map[string]string{"morgana-carrier": "", "opam": "#!/bin/sh\necho " + bin + "/$2\n", "--switch=five/solo5-spt": ""} {
+		path := filepath.Join(bin, name)
+		need.Nil(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o700))) //nolint:gosec // programs
+	}
+	t.Setenv("PATH", bin)
+	spec := step.Spec{Origin: step.Origin{ABIs: []string{image.Solo5SPT}}, Toolchain: step.Recipe{Kind: "mirage", Options: json.RawMessage(`{"switch":"five"}`)}}
+	if err := (&carrier.Carriage{Carrier: "linux", Linux: "/a.deb"}).Complete(t.Context(), spec); err != nil {
+		t.Error(err)
+	}
+	spec.Toolchain.Options = nil
+	var e *step.Error
+	if err := (&carrier.Carriage{Carrier: "linux", Linux: "/a.deb"}).Complete(t.Context(), spec); !errors.As(err, &e) || e.Kind != step.Unsupported || e.Field != "tender" {
+		t.Errorf("of another switch: %v", err)
+	}
+	for _, n := range carrier.Needs(t.Context()) {
+		if (n.Found != "") != (n.What == "morgana-carrier") || (n.Fix != "") == (n.Found != "") {
+			t.Errorf("doctor: %+v", n)
+		}
+	}
+}
+
 // What cannot be carried is refused with the option to blame.
 func testRefusals(t *testing.T, parts carriertest.Parts) {
 	text := filepath.Join(t.TempDir(), "text.deb")
@@ -52,7 +78,7 @@ func testRefusals(t *testing.T, parts carriertest.Parts) {
 		text    string
 	}{
 		{"virtio kernel", carrier.Carriage{}, carrier.Cargo{Info: image.Info{ABIs: []string{image.Solo5Virtio}}}, step.Unsupported, "", "no Linux program and no Solo5 kernel"},
-		{"no tender", carrier.Carriage{Tender: "solo5-none"}, carrier.Cargo{Info: spt}, step.Unsupported, "tender", "no program solo5-none"},
+		{"no tender", carrier.Carriage{Tender: "solo5-none"}, carrier.Cargo{Info: spt}, step.Unsupported, "tender", "solo5-none is neither in the worker's PATH nor in its opam switch"},
 		{"quotes", carrier.Carriage{}, carrier.Cargo{Kernel: parts.Web, Info: linux, Args: `a "b c"`}, step.InvalidSpec, "args", "split at blanks"},
 		{"no package", carrier.Carriage{Linux: "/none.deb"}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.NotFound, "linux", "/none.deb"},
 		{"another file", carrier.Carriage{Linux: text}, carrier.Cargo{Kernel: parts.Web, Info: linux}, step.InvalidSpec, "linux", "no ar archive"},

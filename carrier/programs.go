@@ -17,6 +17,8 @@ import (
 // initProgram is the name of the program of carrier/init on this host.
 const initProgram = "morgana-carrier"
 
+const initFix = "install it with the worker: make build makes both"
+
 // findInit finds the init beside this program or in PATH.
 func findInit() (string, error) {
 	if self, err := os.Executable(); err == nil {
@@ -27,7 +29,7 @@ func findInit() (string, error) {
 	path, err := exec.LookPath(initProgram)
 	if err != nil {
 		return "", &step.Error{Kind: step.Unsupported, Field: "carrier", Err: fmt.Errorf("%s is neither beside the worker nor in its PATH", initProgram),
-			Hint: "install it with the worker: make build makes both"}
+			Hint: initFix}
 	}
 	return path, nil
 }

@@ -79,10 +79,10 @@ func (k *Kernel) Unpack(ctx context.Context) (err error) {
 }
 
 // Carry puts a carrier's Linux in the place of the kernel, which is uncompressed, and
-// returns the ramdisk that runs the kernel. args are the kernel's, and interfaces is the
-// number of the machine's network interfaces.
-func (k *Kernel) Carry(ctx context.Context, by carrier.Carriage, args string, interfaces int) (ramdisk step.File, err error) {
-	linux, path, err := by.Ship(ctx, k.cache, k.folder, carrier.Cargo{Kernel: k.path, Info: k.Info, Args: args, Interfaces: interfaces})
+// returns the ramdisk that runs the kernel. It sets c.Kernel and c.Info.
+func (k *Kernel) Carry(ctx context.Context, by carrier.Carriage, c carrier.Cargo) (ramdisk step.File, err error) {
+	c.Kernel, c.Info = k.path, k.Info
+	linux, path, err := by.Ship(ctx, k.cache, k.folder, c)
 	if err != nil {
 		return step.File{}, err
 	}

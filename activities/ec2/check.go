@@ -51,7 +51,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if err := s.choose(spec.Origin.ABIs); err != nil {
 		return spec, err
 	}
-	if err := s.Complete(ctx, spec.Origin.ABIs); err != nil {
+	if err := s.Complete(ctx, spec); err != nil {
 		return spec, err
 	}
 	if err := disk.Missing(ctx, s.layout()); err != nil {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
@@ -75,5 +76,5 @@ func (t *Target) Needs(ctx context.Context) []step.Need {
 	for _, layout := range []disk.Layout{disk.BIOS, disk.UEFI, disk.Whole, disk.Partition} {
 		all = append(all, disk.Needs(ctx, layout)...)
 	}
-	return all
+	return append(all, carrier.Needs(ctx)...)
 }

@@ -71,8 +71,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 	}
 	args := s.Args
 	if s.Carried() {
-		const interfaces = 1
-		ramdisk, err := kernel.Carry(ctx, s.Carriage, args, interfaces)
+		ramdisk, err := kernel.Carry(ctx, s.Carriage, carrier.Cargo{Args: args, Interfaces: 1, From: k.Spec.Toolchain})
 		if err != nil {
 			return img, err
 		}

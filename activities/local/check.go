@@ -8,6 +8,7 @@ import (
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/tree"
 )
 
 // Check refuses, in seconds and creating nothing: options that are wrong (InvalidSpec); a
@@ -100,13 +101,7 @@ func (t *Target) alone(ctx context.Context, tags step.Tags) (bool, error) {
 func (t *Target) Needs(ctx context.Context) []step.Need {
 	needs := machine.TapNeeds()
 	for _, abi := range []string{image.Solo5SPT, image.Solo5HVT} {
-		n := step.Need{For: "run " + abi + " kernels", What: abi, Optional: true}
-		if path, err := findTender(ctx, abi, step.Recipe{}); err != nil {
-			n.Fix = tenderFix
-		} else {
-			n.Found = path
-		}
-		needs = append(needs, n)
+		needs = append(needs, tree.TenderNeed(ctx, abi, "run "+abi+" kernels"))
 	}
 	kvm := step.Need{For: "run solo5-hvt kernels", What: "KVM", Optional: true}
 	why, err := machine.TryKVM()

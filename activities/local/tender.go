@@ -2,12 +2,9 @@ package local
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -21,7 +18,6 @@ import (
 
 const (
 	kvmInstead = "build the kernel with -t spt, which needs none"
-	tenderFix  = "opam install solo5, or give tender: with its path"
 
 	// tenderPatience is how long a tender may take to say its version.
 	tenderPatience = 10 * time.Second
@@ -48,36 +44,11 @@ func (s *settings) tender(ctx context.Context, from step.Recipe) (string, error)
 	if name == "" {
 		return "", nil
 	}
-	path, err := findTender(ctx, name, from)
+	path, err := tree.Tender(ctx, name, from)
 	if err != nil || s.Tender == "" {
 		return path, err
 	}
 	return path, s.try(ctx, path)
-}
-
-// findTender looks in the worker's PATH, then in the opam switch in which the kernel is
-// made, or else the current one: opam installs tenders there.
-func findTender(ctx context.Context, name string, from step.Recipe) (string, error) {
-	path, err := exec.LookPath(name)
-	switch {
-	case err == nil:
-		return path, nil
-	case errors.Is(err, exec.ErrNotFound):
-		var options struct{ Switch string }
-		_ = json.Unmarshal(from.Options, &options) // the toolchain checks them
-		argv := []string{"opam", "var", "bin"}
-		if from.Kind == "mirage" && options.Switch != "" {
-			argv = []string{"opam", "var", "--switch=" + options.Switch, "bin"}
-		}
-		bin, opamErr := tree.EnvironOf(nil).Output(ctx, argv...)
-		if path, err := exec.LookPath(filepath.Join(bin, name)); opamErr == nil && filepath.IsAbs(path) && err == nil {
-			return path, nil
-		}
-		err = fmt.Errorf("%s is neither in the worker's PATH nor in its opam switch", name)
-	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
-		return "", &step.Error{Field: "tender", Err: err}
-	}
-	return "", &step.Error{Kind: step.Unsupported, Field: "tender", Hint: tenderFix, Err: err}
 }
 
 // A Solo5 tender is known by what it prints for --version: since 0.6 its version

@@ -31,7 +31,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	}
 	for _, check := range []func() error{
 		func() error { _, err := s.starts(spec.Origin.ABIs); return err },
-		func() error { return s.Complete(ctx, spec.Origin.ABIs) },
+		func() error { return s.Complete(ctx, spec) },
 		func() error { return s.checkDevices(spec.Origin) },
 		func() error { return checkMemory(s.Memory) },
 		func() error { _, err := t.accelerate(ctx, s); return err },

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os/exec"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
@@ -44,5 +45,6 @@ func (t *Target) Needs(ctx context.Context) []step.Need {
 			all = append(all, n)
 		}
 	}
+	all = append(all, carrier.Needs(ctx)...)
 	return append(all, machine.TapNeeds()...)
 }

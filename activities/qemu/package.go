@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
@@ -56,7 +57,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 		return img, err
 	}
 	if s.Carried() {
-		ramdisk, err := p.kernel.Carry(ctx, s.Carriage, s.Args, len(s.networks))
+		ramdisk, err := p.kernel.Carry(ctx, s.Carriage, carrier.Cargo{Args: s.Args, Interfaces: len(s.networks), From: k.Spec.Toolchain})
 		if err != nil {
 			return img, err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/carrier/debian"
 	"github.com/morgana-deploy/morgana/need"
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // Parts are the parts on this host.
@@ -55,7 +56,7 @@ func Make(t testing.TB) Parts {
 		build(t, root, "gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-DTARGET=2", devices, "-o", kernel, "activities/local/testdata/kernel.S")
 	}
 	o := carrier.Carriage{Carrier: "linux"}
-	need.Nil(t, o.Complete(t.Context(), nil))
+	need.Nil(t, o.Complete(t.Context(), step.Spec{}))
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
