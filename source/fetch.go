@@ -59,7 +59,7 @@ func (f *Fetcher) Fetch(ctx context.Context, spec step.Spec) (step.Spec, error) 
 		return spec, step.Invalid("source.git", "", "the source is in no git repository")
 	}
 	if err := spec.Origin.Git.Valid(); err != nil {
-		return spec, err
+		return spec, step.During("fetch the source", err)
 	}
 	pinned := *spec.Origin.Git
 	spec.Origin.Git = &pinned

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -246,6 +248,45 @@ func TestFetchSubmodules(t *testing.T) {
 	_, err := New(s).Fetch(t.Context(), specOf(step.Git{URL: h.URL("hello")}))
 	if !errors.As(err, &e) || e.Kind != step.NotFound || err.Error() != "fetch submodule elsewhere of "+h.URL("hello")+": there is no repository" {
 		t.Errorf("a submodule that is not there: %v", err)
+	}
+}
+
+// A server that gives no commit by its hash, or knows no shallow history, is asked for all.
+func TestFetchFromAnOldServer(t *testing.T) {
+	s := site(t)
+	parent := t.TempDir()
+	lib, r := gittest.New(t, parent, "lib"), gittest.New(t, parent, "hello")
+	lib.Commit(map[string]string{"lib.c": "lib"})
+	r.Git("-c", "protocol.file.allow=always", "submodule", "add", "-q", lib.Folder, "lib")
+	r.Git("config", "-f", ".gitmodules", "submodule.lib.url", "../lib")
+	old := r.Commit(map[string]string{"main.c": "old"})
+	r.Commit(map[string]string{"main.c": "new"})
+	lib.Commit(map[string]string{"lib.c": "later"})
+	smart := gittest.ServeHTTP(t, parent)
+	bare := t.TempDir()
+	for name, of := range map[string]*gittest.Repo{"lib": lib, "hello": r} {
+		gittest.Git(t, bare, "clone", "-q", "--bare", of.Folder, name)
+		gittest.Git(t, filepath.Join(bare, name), "update-server-info")
+	}
+	dumb := httptest.NewServer(http.FileServer(http.Dir(bare)))
+	t.Cleanup(dumb.Close)
+	if err := os.WriteFile(os.Getenv("GIT_CONFIG_GLOBAL"), []byte("[protocol]\n\tversion = 0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range []string{smart.URL("hello"), dumb.URL + "/hello"} {
+		for ref, want := range map[string]string{old: "old", "main": "new"} {
+			f := New(s)
+			f.folder = t.TempDir() // no record of the others
+			spec, err := f.Fetch(t.Context(), specOf(step.Git{URL: url, Ref: ref}))
+			if err != nil {
+				t.Errorf("%s %s: %v", url, ref, err)
+				continue
+			}
+			if files := unpacked(t, s, *spec.Origin.Archive); files["main.c"] != want || files["lib/lib.c"] != "lib" {
+				t.Errorf("%s %s: %q", url, ref, files)
+			}
+		}
+		wantRefused(t, s, step.Git{URL: url, Ref: absent}, step.NotFound, ref, "the repository does not have "+absent, "a force-push")
 	}
 }
 

@@ -151,6 +151,7 @@ func (c *checkout) noRef(ctx context.Context) error {
 		names = append(names, strings.TrimPrefix(strings.TrimPrefix(name, "refs/heads/"), "refs/tags/"))
 	}
 	slices.Sort(names)
+	names = slices.Compact(names)
 	switch ref := c.git.Ref; {
 	case len(names) == 0:
 		e.Field, e.Err, e.Hint = "source.git", errors.New("the repository is empty"), "push a branch first"
@@ -303,9 +304,9 @@ func (c *checkout) run(ctx context.Context, args ...string) ([]byte, error) {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case cmd.Process == nil && errors.Is(err, exec.ErrNotFound):
-		return nil, &step.Error{Kind: step.Unsupported, Op: "run git", Err: errors.New("git is not installed"), Hint: installGit}
+		return nil, &step.Error{Kind: step.Unsupported, Err: errors.New("git is not installed"), Hint: installGit}
 	case !errors.As(err, &exit):
-		return nil, &step.Error{Op: "run git", Err: err}
+		return nil, err
 	}
 	return nil, c.refused(ctx, said.text())
 }

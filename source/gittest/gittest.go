@@ -4,6 +4,7 @@ package gittest
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -103,8 +104,9 @@ func ServeHTTP(t testing.TB, folder string) *HTTP {
 	t.Helper()
 	h := &HTTP{}
 	backend := &cgi.Handler{
-		Path: filepath.Join(Git(t, folder, "--exec-path"), "git-http-backend"),
-		Env:  []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_GLOBAL=/dev/null"},
+		Path:   filepath.Join(Git(t, folder, "--exec-path"), "git-http-backend"),
+		Env:    []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_GLOBAL=/dev/null"},
+		Stderr: io.Discard, // of repositories that are not there
 	}
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.Requests.Add(1)
