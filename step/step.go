@@ -23,6 +23,7 @@ package step
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -291,6 +292,14 @@ type Health struct {
 	Since time.Time `json:"since,omitzero"`
 	// Addresses are the addresses of its services now.
 	Addresses []Address `json:"addresses,omitempty"`
+}
+
+// Text returns the state in words: "ended (exit status 1)".
+func (h Health) Text() string {
+	if h.How == "" {
+		return string(h.State)
+	}
+	return fmt.Sprintf("%s (%s)", h.State, h.How)
 }
 
 // Resource is a resource with Morgana's tags.

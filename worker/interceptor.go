@@ -60,6 +60,13 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 			}
 		}
 	}
+	if name := activity.GetInfo(ctx).ActivityType.Name; strings.HasSuffix(name, ".Watch") { // it heartbeats by itself
+		out, err := i.run(ctx, in)
+		if err != nil {
+			return nil, ended(ctx, i.host, err, true)
+		}
+		return out, nil
+	}
 	h := newHeart(ctx, i.host)
 	last := h.latest
 	ctx, cancel := context.WithCancelCause(ctx)

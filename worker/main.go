@@ -141,6 +141,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := tries(site).Resume(ctx, c); err != nil {
+		return step.During("read the watches of the worker before", err)
+	}
 	return serve(ctx, c, settings, served, log, options.HostPort, seen.listener.Addr().String(), *ready)
 }
 
@@ -206,6 +209,7 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	for _, k := range served {
 		own := base
 		own.DisableWorkflowWorker = true
+		own.MaxConcurrentActivityExecutionSize = 10_000 // a watch has a slot as long as its machine runs
 		for _, queue := range []string{k.name, k.name + "@" + settings.Host} {
 			w := worker.New(c, queue, own)
 			k.register(w)

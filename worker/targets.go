@@ -1,6 +1,9 @@
 package main
 
 import (
+	"path/filepath"
+	"time"
+
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/worker"
 
@@ -13,10 +16,13 @@ import (
 	"github.com/morgana-deploy/morgana/activities/xen"
 	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/watch"
 )
 
 // kinds is the only list of targets and toolchains, and of the step that fetches sources. A
-// new kind needs a folder under activities/ and a line here. builds is how many builds run at a time.
+// new kind needs a folder under activities/ and a line here. builds is how many builds run
+// at a time. A target's line says how often the machines that are restarted are looked at:
+// processes of this host often, domains by ssh and instances by Amazon's API seldom.
 func kinds(site step.Site, builds int) []kind {
 	builders := newSlots(builds)
 	return []kind{
@@ -26,10 +32,10 @@ func kinds(site step.Site, builds int) []kind {
 
 		fetcher(source.New(site)),
 
-		target("local", local.New(site)),
-		target("qemu", qemu.New(site)),
-		target("xen", xen.New(site)),
-		target("ec2", ec2.New(site)),
+		target("local", site, local.New(site), 2*time.Second),
+		target("qemu", site, qemu.New(site), 2*time.Second),
+		target("xen", site, xen.New(site), 15*time.Second),
+		target("ec2", site, ec2.New(site), time.Minute),
 	}
 }
 
@@ -47,7 +53,7 @@ func fetcher(f *source.Fetcher) kind {
 	}}
 }
 
-func target(name string, t step.Target) kind {
+func target(name string, site step.Site, t step.Target, every time.Duration) kind {
 	return kind{name: name, does: t, register: func(w worker.ActivityRegistry) {
 		does := naming(w, name)
 		does("Check", t.Check)
@@ -58,6 +64,7 @@ func target(name string, t step.Target) kind {
 		does("Destroy", t.Destroy)
 		if o, ok := t.(step.Observer); ok {
 			does("Observe", o.Observe)
+			does("Watch", watch.Watcher{Observe: o.Observe, Every: every, Host: site.Host, Tries: tries(site)}.Watch)
 		}
 		if l, ok := t.(step.Lister); ok {
 			does("List", l.List)
@@ -88,3 +95,6 @@ func naming(w worker.ActivityRegistry, kind string) func(string, any) {
 		w.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: kind + "." + stage})
 	}
 }
+
+// tries is where the watches of this host keep their task tokens.
+func tries(site step.Site) watch.Tries { return watch.Tries(filepath.Join(site.State, "watch")) }

@@ -28,6 +28,7 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 		return err
 	}
 	for {
+		d.watch()
 		got, err := d.await()
 		switch {
 		case err != nil: // cancelled
@@ -35,15 +36,21 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 		case !got:
 			return nil // no request came
 		case d.destroy != nil:
+			d.unwatch()
 			if d.end(destroyOptions()) {
 				return d.finish(nil)
 			}
 		case len(d.queue) > 0:
+			d.unwatch()
 			if err := d.rollout(); err != nil {
 				return err
 			}
 		case workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx):
 			return workflow.NewContinueAsNewError(ctx, Deployment, d.DeploymentState)
+		case d.watching != nil && d.watching.IsReady():
+			d.watched()
+		case d.due() == 0:
+			d.restart()
 		}
 	}
 }
@@ -59,21 +66,28 @@ type deployment struct {
 	// cancelling says that rolling was cancelled: no deploy attaches to it.
 	cancelling bool
 	lastEnd    rolloutEnd
+	// watching is the running watch, nil if there is none, and stopWatch cancels it.
+	watching  workflow.Future
+	stopWatch workflow.CancelFunc
 }
 
-// await waits for a request. got is false if the first request did not come within the
-// time [abandoned].
+// await waits for a request, the end of the watch, or the time of a restart. got is false
+// if the first request did not come within the time [abandoned].
 func (d *deployment) await() (got bool, err error) {
-	if d.Last.App != "" {
-		return true, workflow.Await(d.ctx, d.wanted)
-	}
 	ctx, stopTimer := workflow.WithCancel(d.ctx)
 	defer stopTimer()
-	return workflow.AwaitWithTimeout(ctx, abandoned, d.wanted)
+	switch due := d.due(); {
+	case d.Last.App == "":
+		return workflow.AwaitWithTimeout(ctx, abandoned, d.wanted)
+	case due >= 0:
+		_, err = workflow.AwaitWithTimeout(ctx, due, d.wanted)
+		return true, err
+	}
+	return true, workflow.Await(ctx, d.wanted)
 }
 
 func (d *deployment) wanted() bool {
-	return len(d.queue) > 0 || d.destroy != nil ||
+	return len(d.queue) > 0 || d.destroy != nil || d.watching != nil && d.watching.IsReady() ||
 		workflow.GetInfo(d.ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(d.ctx)
 }
 
@@ -184,6 +198,9 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	g := d.record(did.Spec.Generation)
 	d.Commit = out.Image.Spec.Origin.Revision()
 	g.Commit, g.Digest, g.Image = d.Commit, out.Image.Digest, out.Machine.Registration.ID
+	if !out.Unchanged || out.Machine.ID != d.Current.Machine.ID {
+		d.Watch = Watch{Booted: workflow.Now(d.ctx)}
+	}
 	if out.Unchanged {
 		d.Current.Machine, d.Current.Kernel = out.Machine, out.Kernel
 		d.ended(g.Generation, EndUnchanged, d.Current.generation())
@@ -204,7 +221,8 @@ func (d *deployment) status() DeploymentStatus {
 		Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil,
 		Git: d.Last.Origin.Git, Commit: d.Commit}
 	if d.Current != nil {
-		s.Machine, s.Route = &d.Current.Machine, d.Current.Route
+		s.Machine, s.Route, s.Policy, s.Watch = &d.Current.Machine, d.Current.Route, d.Policy, d.Watch
+		s.Restarts = d.record(d.Current.generation()).Restarts
 	}
 	for _, u := range d.Remains {
 		if d.rolling == nil || u.spec().Tags != d.rolling.Spec.Tags {

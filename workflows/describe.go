@@ -106,6 +106,7 @@ func (d *deployment) describe() {
 		fmt.Fprintf(&b, "| machine | %s of generation %d |\n", cell(m.ID), m.Registration.Spec.Generation)
 		fmt.Fprintf(&b, "| ready | %s |\n| addresses | %s |\n", cell(m.Ready), cell(step.Addresses(m.Addresses, " ")))
 	}
+	d.describeWatch(&b)
 	if s.Rolling != nil {
 		fmt.Fprintf(&b, "| rolling out | generation %d |\n", s.Rolling.Generation)
 	}

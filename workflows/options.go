@@ -46,6 +46,22 @@ const (
 	// undoing is how long a destroy that forgets waits for the rollout that it cancelled.
 	undoing = 30 * time.Second
 
+	// WatchBeat is the time between the heartbeats of a watch. Each one costs the server
+	// about 3 ms.
+	WatchBeat = 2 * time.Minute
+	// watchGone is the time without a heartbeat after which a watch is given to another
+	// worker. A worker that starts again on the same host does not wait for it.
+	watchGone = 5 * time.Minute
+	// watchAgain is the pause after a watch that failed, as of a kind that has none.
+	watchAgain = time.Hour
+
+	// steady is how long a machine must run for its next restart to come at once.
+	steady = 10 * time.Minute
+	// restartPause is the pause before the first restart. It doubles with each, up to
+	// restartPauseMost.
+	restartPause     = time.Second
+	restartPauseMost = 5 * time.Minute
+
 	// abandoned is how long a new Deployment waits for its first request before it ends.
 	abandoned = time.Minute
 )
@@ -135,6 +151,18 @@ func observeOptions() workflow.ActivityOptions {
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            retry(1),
 	}
+}
+
+// watchOptions wait for a worker without limit, whose host may be down for days, and try
+// without limit. A try ends with its worker; the timeout is for one that never ends.
+func watchOptions() workflow.ActivityOptions {
+	o := workflow.ActivityOptions{
+		StartToCloseTimeout: 30 * day,
+		HeartbeatTimeout:    watchGone,
+		RetryPolicy:         retry(0),
+	}
+	o.RetryPolicy.NonRetryableErrorTypes = append(o.RetryPolicy.NonRetryableErrorTypes, notRegistered...)
+	return o
 }
 
 // retry returns the retry policy; 0 attempts means no limit. It names the final kinds for

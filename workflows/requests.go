@@ -79,6 +79,10 @@ type DeploymentStatus struct {
 	Left []string `json:"left,omitempty"`
 	// Destroying says that a destroy was requested.
 	Destroying bool `json:"destroying,omitempty"`
+	// Policy, Watch and Restarts are of Machine.
+	Policy   step.Policy `json:"policy,omitzero"`
+	Watch    Watch       `json:"watch,omitzero"`
+	Restarts int         `json:"restarts,omitempty"`
 }
 
 // DeploymentState is the input of a Deployment: zero at its start, its state when it
@@ -101,6 +105,7 @@ type DeploymentState struct {
 	LastRoute step.Route `json:"lastRoute,omitzero"`
 	// Policy is that of the last rollout that succeeded.
 	Policy step.Policy `json:"policy,omitzero"`
+	Watch  Watch       `json:"watch,omitzero"`
 }
 
 // DeploymentDetails is the result of a Deployment's query "details": all that it knows.

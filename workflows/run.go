@@ -146,21 +146,26 @@ func (r *rollout) tellStage(ctx workflow.Context) error {
 // run runs one stage and the steps inserted after it.
 func run[Out, In step.Value](r *rollout, stage step.Stage, host string, in In) (out Out, err error) {
 	r.enter(stage)
-	s := *r.in.Route.Stage(stage)
-	out, err = call[Out](r, s, host, stage, in)
+	out, err = callAll[Out](r.ctx, &r.in.Route, stage, host, in)
+	r.leave(stage, out, err)
+	return out, err
+}
+
+// callAll runs the step of a stage and the steps inserted after it.
+func callAll[Out, In step.Value](ctx workflow.Context, route *step.Route, stage step.Stage, host string, in In) (out Out, err error) {
+	out, err = call[Out](ctx, *route.Stage(stage), host, stage, in)
 	if stage == step.Configure || stage == step.Build {
 		err = ofToolchain(err)
 	}
-	for _, after := range r.in.Route.After[stage] {
+	for _, after := range route.After[stage] {
 		if err != nil {
 			break
 		}
 		before := out.Of()
-		if out, err = call[Out](r, after, anyHost, stage, out); err == nil {
+		if out, err = call[Out](ctx, after, anyHost, stage, out); err == nil {
 			err = blame(after, step.SameOwner("", before, out.Of()))
 		}
 	}
-	r.leave(stage, out, err)
 	return out, err
 }
 
@@ -174,8 +179,8 @@ func ofToolchain(err error) error {
 }
 
 // call runs one step of a stage and checks its result: it may be a third-party step.
-func call[Out, In step.Value](r *rollout, s step.Step, host string, stage step.Stage, in In) (out Out, err error) {
-	if err := execute(r.ctx, s, host, optionsOf(stage), result(in), in, &out); err != nil {
+func call[Out, In step.Value](ctx workflow.Context, s step.Step, host string, stage step.Stage, in In) (out Out, err error) {
+	if err := execute(ctx, s, host, optionsOf(stage), result(in), in, &out); err != nil {
 		return out, err
 	}
 	return out, blame(s, cmp.Or(step.SameOwner(stage, in.Of(), out.Of()), out.Valid()))
