@@ -233,7 +233,7 @@ func (l *lab) outside() (left []string) {
 		switch {
 		case rel == "store":
 			return fs.SkipDir
-		case d.IsDir() && (rel == "." || rel == "qemu" || rel == "prebuilt" || rel == "command" || rel == "command/cache" || rel == "ec2" || rel == "ec2/uploads"):
+		case d.IsDir() && (rel == "." || rel == "qemu" || rel == "local" || rel == "watch" || rel == "prebuilt" || rel == "command" || rel == "command/cache" || rel == "ec2" || rel == "ec2/uploads"):
 		case strings.HasPrefix(rel, "command/cache/"), rel == "qemu/.facts.json", strings.HasPrefix(rel, "qemu/.facts"):
 		default:
 			left = append(left, rel)
