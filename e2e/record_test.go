@@ -37,16 +37,18 @@ func TestRecord(t *testing.T) {
 		return folder
 	}
 
-	// Three generations, of which the second changes nothing, and destroy.
+	// Three generations, of which the second changes nothing, a rollback, and destroy.
 	good := l.source("good", "make\n", stays)
 	l.deployed(good)
 	l.deployed(good)
 	l.deployed(good, "--set", "dev.memory=72")
+	l.ends(l.begin(good, "rollback"), 0)
 	l.ends(l.begin(good, "console"), 0)
 	l.ends(l.begin(good, "destroy"), 0)
 	l.record(c, "rollout-good", rollout("good", 1))
 	l.record(c, "rollout-unchanged", rollout("good", 2))
 	l.record(c, "rollout-replaces", rollout("good", 3))
+	l.record(c, "rollout-rollback", rollout("good", 4))
 	l.record(c, "deployment-three-and-destroy", workflows.DeploymentID("good", "dev"))
 
 	// The first fails.

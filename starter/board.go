@@ -143,6 +143,7 @@ func (t *boardTarget) lines(name string) []string {
 			if !t.ended {
 				lines = append(lines, "  "+mark("waiting")+" "+string(stage))
 			}
+		case s.event.State == string(workflows.Skipped):
 		case s.event.State == string(workflows.Running) && !t.ended:
 			lines = append(lines, fmt.Sprintf("  %s %-9s %6.1fs  %s", mark(s.event.State), stage, time.Since(s.began).Seconds(), note))
 			note = ""

@@ -41,13 +41,20 @@ type follower struct {
 // deploy asks for the rollout and follows it to its end. A failure is shown
 // and returned.
 func (f *follower) deploy(ctx context.Context, in workflows.DeployRequest, detach bool) error {
+	return f.run(ctx, in.Spec.Tags, detach, func(accepted *workflows.Accepted, say func(string)) error {
+		return update(ctx, f.to, in.Spec.App, in.Spec.Target, workflows.UpdateDeploy, in, accepted, say)
+	})
+}
+
+// run asks for a rollout and follows it to its end.
+func (f *follower) run(ctx context.Context, t step.Tags, detach bool, ask func(accepted *workflows.Accepted, say func(string)) error) error {
 	var accepted workflows.Accepted
-	say := func(note string) { f.emit(event{Event: "waiting", Note: note}, in.Spec.Tags) }
-	err := update(ctx, f.to, in.Spec.App, in.Spec.Target, workflows.UpdateDeploy, in, &accepted, say)
-	if err != nil {
-		return f.failed(in.Spec.Tags, err)
+	say := func(note string) { f.emit(event{Event: "waiting", Note: note}, t) }
+	if err := ask(&accepted, say); err != nil {
+		return f.failed(t, err)
 	}
-	f.emit(event{Event: "accepted", Rollout: accepted.RolloutID, Attached: accepted.Attached, UI: f.to.link(accepted.RolloutID)}, accepted.Tags)
+	f.emit(event{Event: "accepted", Rollout: accepted.RolloutID, Attached: accepted.Attached, Of: accepted.Of,
+		UI: f.to.link(accepted.RolloutID)}, accepted.Tags)
 	if detach {
 		return nil
 	}
@@ -80,6 +87,7 @@ func (f *follower) failed(t step.Tags, err error) error {
 func located(p *config.Project, t config.Target, err error, byTarget bool) *step.Error {
 	e := *workflows.Failure(err)
 	switch {
+	case p == nil: // a rollback reads no morgana.yaml
 	case e.Field != "": // an option of morgana.yaml: Op is its place there
 		e.Op = p.Locate(t.Name, e.Field)
 		e.Hint = config.SetHint(e.Op, e.Hint)
@@ -276,7 +284,7 @@ func (f *follower) look(ctx context.Context, run client.WorkflowRun, t step.Tags
 		if st.State == workflows.Waiting || f.seen[st.Stage] == st.State {
 			continue
 		}
-		if st.State != workflows.Running && f.seen[st.Stage] == "" {
+		if st.State != workflows.Running && st.State != workflows.Skipped && f.seen[st.Stage] == "" {
 			f.stage(t, workflows.StageStatus{Stage: st.Stage, State: workflows.Running, Started: st.Started})
 		}
 		f.seen[st.Stage] = st.State

@@ -20,6 +20,7 @@ type event struct {
 	// accepted
 	Rollout  string `json:"rollout,omitempty"`
 	Attached bool   `json:"attached,omitempty"`
+	Of       int    `json:"of,omitempty"` // the generation that a rollback goes back to
 	UI       string `json:"ui,omitempty"`
 	// stage
 	Stage   string  `json:"stage,omitempty"`
@@ -93,7 +94,7 @@ func (p *plain) event(e event) {
 	if e.Event == "progress" && p.waits[name] {
 		line = cleanLine(e.Note)
 	}
-	if line == "" || e.State == string(workflows.Running) {
+	if line == "" || e.State == string(workflows.Running) || e.State == string(workflows.Skipped) {
 		return
 	}
 	p.waits[name] = e.Event == "waiting"
@@ -106,7 +107,7 @@ func (*plain) close() {}
 func lineOf(e event) string {
 	switch e.Event {
 	case "accepted":
-		line := fmt.Sprintf("generation %d", e.Generation)
+		line := fmt.Sprintf("generation %d", e.Generation) + rollbackOf(e.Of)
 		if e.Attached {
 			line += ", going on already"
 		}

@@ -196,6 +196,9 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	default:
 		l.State = "starting"
 	}
+	if l.RollbackTo != 0 && strings.HasPrefix(l.State, "up") {
+		l.State += fmt.Sprintf(", rolled back to %d", l.RollbackTo)
+	}
 	return l, true
 }
 

@@ -13,7 +13,8 @@ import (
 // Deployment is the workflow "deployment/<app>/<target>". It runs as long as the machine
 // of the app on the target.
 //
-// The update "deploy" requests a new generation and returns when its rollout is queued.
+// The updates "deploy" and "rollback" request a new generation and return when its rollout
+// is queued.
 // The update "destroy", or a cancellation, removes machine and image and ends the
 // workflow. Rollouts run one after the other. If the first one fails the workflow fails.
 // If a later one fails the previous machine still runs.
@@ -207,7 +208,11 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	} else {
 		g.End = EndCurrent
 		if d.Current != nil {
-			d.ended(d.Current.generation(), EndReplaced, g.Generation)
+			end := EndReplaced
+			if did.Of != 0 && d.imageOf(did.Of) < d.imageOf(d.Current.generation()) {
+				end = EndRolledBack
+			}
+			d.ended(d.Current.generation(), end, g.Generation)
 			d.Kept = slices.Insert(d.Kept, 0, d.Current)
 		}
 		d.Current = &Current{Machine: out.Machine, Image: out.Image, Route: did.Route, Kernel: out.Kernel}
@@ -222,7 +227,8 @@ func (d *deployment) status() DeploymentStatus {
 		Git: d.Last.Origin.Git, Commit: d.Commit}
 	if d.Current != nil {
 		s.Machine, s.Route, s.Policy, s.Watch = &d.Current.Machine, d.Current.Route, d.Policy, d.Watch
-		s.Restarts = d.record(d.Current.generation()).Restarts
+		g := d.record(d.Current.generation())
+		s.Restarts, s.RollbackTo = g.Restarts, g.Of
 	}
 	for _, u := range d.Remains {
 		if d.rolling == nil || u.spec().Tags != d.rolling.Spec.Tags {

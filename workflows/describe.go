@@ -103,7 +103,11 @@ func (d *deployment) describe() {
 	}
 	fmt.Fprintf(&b, "| last generation | %d |\n", s.Generation)
 	if m := s.Machine; m != nil {
-		fmt.Fprintf(&b, "| machine | %s of generation %d |\n", cell(m.ID), m.Registration.Spec.Generation)
+		back := ""
+		if s.RollbackTo != 0 {
+			back = fmt.Sprintf(", rolled back to the image of generation %d", s.RollbackTo)
+		}
+		fmt.Fprintf(&b, "| machine | %s of generation %d%s |\n", cell(m.ID), m.Registration.Spec.Generation, back)
 		fmt.Fprintf(&b, "| ready | %s |\n| addresses | %s |\n", cell(m.Ready), cell(step.Addresses(m.Addresses, " ")))
 	}
 	d.describeWatch(&b)

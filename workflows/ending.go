@@ -159,13 +159,13 @@ func (d *deployment) places() (all []*place) {
 	if d.Current != nil {
 		add(undoMachine("destroy the machine", d.Current.Route, step.Removal{Spec: d.Current.Machine.Registration.Spec})).current = true
 	}
-	for _, k := range d.Kept {
-		p := add(k.removal())
-		p.kept = append(p.kept, k)
-	}
 	for _, u := range d.Remains {
 		p := add(u)
 		p.remains = append(p.remains, u)
+	}
+	for _, k := range d.Kept {
+		p := add(k.removal())
+		p.kept = append(p.kept, k)
 	}
 	if len(all) == 0 {
 		machine := undoMachine("destroy the machine", d.LastRoute, step.Removal{Spec: d.Last})

@@ -74,7 +74,7 @@ type Generation struct {
 // unchanged generation, or else the oldest that neither runs nor is kept.
 func (d *deployment) begin(next Request) {
 	o := next.Spec.Origin
-	d.History = append(d.History, Generation{Generation: next.Spec.Generation, Asked: workflow.Now(d.ctx), Why: next.Why,
+	d.History = append(d.History, Generation{Generation: next.Spec.Generation, Asked: workflow.Now(d.ctx), Why: next.Why, Of: next.Of,
 		Project: o.Project, Folder: o.Folder, Host: o.Host, Commit: o.Revision(), End: EndQueued})
 	if len(d.History) <= maxHistory {
 		return

@@ -19,12 +19,13 @@ const TaskQueue = "morgana"
 
 // The names of Deployment's updates and queries. Rollout has the query "status", too.
 const (
-	UpdateDeploy  = "deploy"
-	UpdateCancel  = "cancel"
-	UpdateDestroy = "destroy"
-	QueryStatus   = "status"
-	QueryHistory  = "history"
-	QueryDetails  = "details"
+	UpdateDeploy   = "deploy"
+	UpdateCancel   = "cancel"
+	UpdateRollback = "rollback"
+	UpdateDestroy  = "destroy"
+	QueryStatus    = "status"
+	QueryHistory   = "history"
+	QueryDetails   = "details"
 )
 
 // The search attributes of Deployment and Rollout. MorganaStage and MorganaCommit are of

@@ -31,6 +31,8 @@ type Accepted struct {
 	RolloutID string `json:"rolloutId"`
 	// Attached says that the last rollout, running or queued, is the same deploy.
 	Attached bool `json:"attached,omitempty"`
+	// Of is the generation whose image a rollback boots.
+	Of int `json:"of,omitempty"`
 }
 
 // DestroyRequest is the argument of a Deployment's update "destroy". A new Deployment
@@ -70,6 +72,8 @@ type DeploymentStatus struct {
 	// made it, or that of the last accepted deploy.
 	Machine *step.Machine `json:"machine,omitempty"`
 	Route   step.Route    `json:"route"`
+	// RollbackTo is the earlier generation whose image the machine runs after a rollback.
+	RollbackTo int `json:"rollbackTo,omitempty"`
 	// Rolling is the running rollout, Queued are those that wait for it.
 	Rolling *step.Tags  `json:"rolling,omitempty"`
 	Queued  []step.Tags `json:"queued,omitempty"`
@@ -134,6 +138,11 @@ func (d *deployment) listen() error {
 	if err != nil {
 		return err
 	}
+	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateRollback, d.rollBack,
+		workflow.UpdateHandlerOptions{Validator: d.canRollBack, Description: "boot the image of an earlier generation"})
+	if err != nil {
+		return err
+	}
 	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateCancel, d.cancelRollouts,
 		workflow.UpdateHandlerOptions{Description: "cancel the running and queued rollouts; the machine stays"})
 	if err != nil {
@@ -151,12 +160,11 @@ func (d *deployment) acceptable(in DeployRequest) error {
 	if err := in.Policy.WithDefaults().Valid(); err != nil {
 		return Fail(err)
 	}
+	if err := d.beingDestroyed("deploy"); err != nil {
+		return err
+	}
 	last, now := d.Last.Origin, in.Spec.Origin
-	switch {
-	case d.destroy != nil, d.ctx.Err() != nil:
-		return Fail(&step.Error{Kind: step.Conflict, Err: fmt.Errorf("%s/%s is being destroyed", in.Spec.App, in.Spec.Target),
-			Hint: "wait for it to end, then deploy again"})
-	case last.Folder != "" && !in.TakeOver && !sameProject(last, now):
+	if last.Folder != "" && !in.TakeOver && !sameProject(last, now) {
 		return d.foreign("choose another name for this app, or pass --take-over to replace that one; " +
 			"a host whose name changes wants MORGANA_HOST")
 	}

@@ -13,6 +13,8 @@ import (
 // A source in a git repository is fetched before. The fetch is no stage: it only completes
 // the origin of the Spec, as the starter does with a source folder, and nothing is undone.
 //
+// A rollback begins with register: it has the image of an earlier generation.
+//
 // It is the workflow "rollout/<app>/<target>/<generation>", a child of the Deployment. If
 // it fails or is cancelled, it undoes its stages in reverse order, unless in.Keep is set.
 // It destroys the previous machine only when the new one is ready.
@@ -25,6 +27,39 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	}
 	defer func() { err = r.end(&out, err) }()
 
+	if in.Image != nil {
+		out, err = r.again()
+	} else {
+		out, err = r.make(in)
+	}
+	if err != nil {
+		return out, err
+	}
+	if unchanged(in, out.Image) { // boot adopts the machine if it still runs
+		was := in.Current.Machine.Registration
+		out.Machine, err = run[step.Machine](r, step.Boot, was.Spec.Host, was)
+		if err == nil && !out.Machine.Ended || ctx.Err() != nil {
+			out.Unchanged = true
+			return out, err
+		}
+	}
+
+	spec := out.Image.Spec
+	r.undo.add(undoMachine("destroy the new machine and its image", in.Route, step.Removal{Spec: spec}))
+	registration, err := run[step.Registration](r, step.Register, spec.Host, out.Image)
+	if err != nil {
+		return out, err
+	}
+	out.Machine, err = run[step.Machine](r, step.Boot, spec.Host, registration)
+	if err != nil {
+		return out, err
+	}
+	r.retire(spec)
+	return out, nil
+}
+
+// make is the sentence up to package.
+func (r *rollout) make(in Request) (out Outcome, err error) {
 	spec, err := r.fetch(in.Spec)
 	if err != nil {
 		return out, err
@@ -54,27 +89,5 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 
 	out.Kernel = filesOf(kernel)
 	out.Image, err = run[step.Image](r, step.Package, anyHost, kernel)
-	if err != nil {
-		return out, err
-	}
-	if unchanged(in, out.Image) { // boot adopts the machine if it still runs
-		was := in.Current.Machine.Registration
-		out.Machine, err = run[step.Machine](r, step.Boot, was.Spec.Host, was)
-		if err == nil && !out.Machine.Ended || ctx.Err() != nil {
-			out.Unchanged = true
-			return out, err
-		}
-	}
-
-	r.undo.add(undoMachine("destroy the new machine and its image", in.Route, step.Removal{Spec: spec}))
-	registration, err := run[step.Registration](r, step.Register, spec.Host, out.Image)
-	if err != nil {
-		return out, err
-	}
-	out.Machine, err = run[step.Machine](r, step.Boot, spec.Host, registration)
-	if err != nil {
-		return out, err
-	}
-	r.retire(spec)
-	return out, nil
+	return out, err
 }

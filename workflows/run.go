@@ -32,6 +32,11 @@ type Request struct {
 	Force bool `json:"force,omitempty"`
 	// Why is the reason for the rollout.
 	Why Why `json:"why,omitempty"`
+	// Of, Image and Kernel are of a rollback: the generation whose image is booted, its
+	// image and its kernel.
+	Of     int         `json:"of,omitempty"`
+	Image  *step.Image `json:"image,omitempty"`
+	Kernel []step.File `json:"kernel,omitempty"`
 }
 
 // Current is a running machine with its image and the route that made it and can
@@ -67,6 +72,8 @@ const (
 	Running StageState = "running"
 	Done    StageState = "done"
 	Failed  StageState = "failed"
+	// Skipped: a rollback does not need it.
+	Skipped StageState = "skipped"
 )
 
 // StageStatus is the status of one stage. Started and Ended are zero until then.
