@@ -36,7 +36,7 @@ const urlForms = `a store is "file:///absolute/folder" or "s3://bucket?region=eu
 // The parameters of s3:// are region, profile and endpoint (the URL of another service
 // that speaks S3, addressed path-style); without them the AWS environment variables and
 // profiles decide, as they do for credentials. It needs s3:ListBucket, s3:GetObject,
-// s3:PutObject and s3:AbortMultipartUpload.
+// s3:PutObject and s3:AbortMultipartUpload, and morgana sweep needs s3:DeleteObject.
 //
 // Open checks that the folder or bucket can be used. Its error is InvalidSpec, NotFound
 // (no such bucket), Unauthorized, NoSpace, Conflict (a file in the place of the folder),

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
@@ -27,14 +28,25 @@ func (s *Store) Open(ctx context.Context, a step.Artifact) (io.ReadCloser, error
 		return nil, s.fail(op, err)
 	}
 	r, err := s.bucket.NewReader(ctx, key(a.SHA256), nil)
+	if err == nil && time.Since(r.ModTime()) >= renewAfter {
+		// Other errors do not matter: a reader may lack the permission to write.
+		if renewed := s.renew(ctx, a.SHA256); step.KindOf(renewed) == step.NotFound {
+			_ = r.Close() // not read
+			return nil, s.missing(op)
+		}
+	}
 	if gcerrors.Code(err) == gcerrors.NotFound {
-		return nil, &step.Error{Kind: step.NotFound, Op: op, Err: fmt.Errorf("it is not in store %s", s.base),
-			Hint: "deploy again to make it anew; on several hosts, check that MORGANA_STORE is one shared place"}
+		return nil, s.missing(op)
 	}
 	if err != nil {
 		return nil, s.fail(op, err)
 	}
 	return &verified{ctx: ctx, store: s, want: a, blob: r, hash: sha256.New()}, nil
+}
+
+func (s *Store) missing(op string) error {
+	return &step.Error{Kind: step.NotFound, Op: op, Err: fmt.Errorf("it is not in store %s", s.base),
+		Hint: "deploy again to make it anew; on several hosts, check that MORGANA_STORE is one shared place"}
 }
 
 // verified reads an artifact and verifies its size and digest.

@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"gocloud.dev/blob"
@@ -56,11 +57,12 @@ func (s *Store) Close() error {
 // error and stores nothing.
 func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error) {
 	op := "put an artifact into " + s.base
-	a, have, err := s.find(ctx, r)
+	a, used, err := s.find(ctx, r)
 	if err != nil {
 		return step.Artifact{}, s.fail(op, err)
 	}
-	if have {
+	// An artifact that cannot be renewed is stored again.
+	if !used.IsZero() && (time.Since(used) < renewAfter || s.renew(ctx, a.SHA256) == nil) {
 		return a, nil
 	}
 	// The sweep of another process's Open may remove the file before it is locked.
@@ -78,20 +80,25 @@ func (s *Store) Put(ctx context.Context, r io.ReadSeeker) (step.Artifact, error)
 // Find returns the artifact that Put would return, and whether the store has it. It
 // stores nothing.
 func (s *Store) Find(ctx context.Context, r io.ReadSeeker) (a step.Artifact, have bool, err error) {
-	a, have, err = s.find(ctx, r)
-	return a, have, s.fail("look for an artifact in "+s.base, err)
+	a, used, err := s.find(ctx, r)
+	return a, !used.IsZero(), s.fail("look for an artifact in "+s.base, err)
 }
 
-func (s *Store) find(ctx context.Context, r io.ReadSeeker) (a step.Artifact, have bool, err error) {
+// find returns the artifact of the bytes of r, and when it was used last, the zero time if
+// the store does not have it.
+func (s *Store) find(ctx context.Context, r io.ReadSeeker) (a step.Artifact, used time.Time, err error) {
 	sum, size, err := digest(ctx, r)
 	if err != nil {
-		return a, false, err
+		return a, used, err
 	}
 	found, err := s.bucket.Attributes(ctx, key(sum))
 	if err != nil && gcerrors.Code(err) != gcerrors.NotFound {
-		return a, false, err
+		return a, used, err
 	}
-	return step.Artifact{URI: s.uri(sum), SHA256: sum, Size: size}, err == nil && found.Size == size, nil
+	if err == nil && found.Size == size {
+		used = found.ModTime
+	}
+	return step.Artifact{URI: s.uri(sum), SHA256: sum, Size: size}, used, nil
 }
 
 // sweeps is how many times one Put calls write.
@@ -162,10 +169,17 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 	return nil
 }
 
+// Entry is an artifact in the store.
+type Entry struct {
+	step.Artifact
+	// Used is when it was used last, to within 6 hours.
+	Used time.Time
+}
+
 // List yields every artifact in the store, in no particular order. It stops after the
 // first error.
-func (s *Store) List(ctx context.Context) iter.Seq2[step.Artifact, error] {
-	return func(yield func(step.Artifact, error) bool) {
+func (s *Store) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
 		list := s.bucket.List(&blob.ListOptions{Prefix: "sha256/"})
 		for {
 			obj, err := list.Next(ctx)
@@ -173,14 +187,14 @@ func (s *Store) List(ctx context.Context) iter.Seq2[step.Artifact, error] {
 				return
 			}
 			if err != nil {
-				yield(step.Artifact{}, s.fail("list "+s.base, err))
+				yield(Entry{}, s.fail("list "+s.base, err))
 				return
 			}
 			m := keyForm.FindStringSubmatch(obj.Key)
 			if m == nil {
 				continue // a leftover of a crash
 			}
-			if !yield(step.Artifact{URI: s.uri(m[1]), SHA256: m[1], Size: obj.Size}, nil) {
+			if !yield(Entry{step.Artifact{URI: s.uri(m[1]), SHA256: m[1], Size: obj.Size}, obj.ModTime}, nil) {
 				return
 			}
 		}

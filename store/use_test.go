@@ -1,0 +1,128 @@
+package store
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// agedFile makes the file of an artifact old.
+func agedFile(t *testing.T, s *Store, a step.Artifact) {
+	t.Helper()
+	old := time.Now().Add(-30 * 24 * time.Hour)
+	if err := os.Chtimes(s.path(a.SHA256), old, old); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func used(t *testing.T, s *Store) (at time.Time) {
+	t.Helper()
+	for e, err := range s.List(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = e.Used
+	}
+	return at
+}
+
+// Put and Open renew an old artifact, and Remove leaves what was used since.
+func TestRemove(t *testing.T) {
+	s, _ := openFile(t)
+	week := time.Now().Add(-7 * 24 * time.Hour)
+	b := content(1000)
+	a := put(t, s, b)
+	for name, use := range map[string]func(){
+		"Put": func() { put(t, s, b) },
+		"Open": func() {
+			r, err := s.Open(t.Context(), a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = r.Close() // nothing was read
+		},
+	} {
+		agedFile(t, s, a)
+		if use(); used(t, s).Before(week) {
+			t.Errorf("%s did not renew it", name)
+		}
+		if removed, err := s.Remove(t.Context(), a, week); removed || err != nil {
+			t.Errorf("after %s: removed %t, %v", name, removed, err)
+		}
+	}
+	agedFile(t, s, a)
+	for _, want := range []bool{true, false} {
+		if removed, err := s.Remove(t.Context(), a, week); removed != want || err != nil {
+			t.Errorf("removed %t, %v; want %t", removed, err, want)
+		}
+	}
+	if _, err := s.Open(t.Context(), a); step.KindOf(err) != step.NotFound {
+		t.Errorf("open of a removed artifact: %v", err)
+	}
+	wantEmpty(t, s)
+}
+
+// An artifact that Put returned is there, whatever Remove does at the same time.
+func TestRemoveWhileItIsPut(t *testing.T) {
+	s, folder := openFile(t)
+	week := time.Now().Add(-7 * 24 * time.Hour)
+	b := content(100)
+	a := put(t, s, b)
+	taken := 0
+	for range 150 {
+		agedFile(t, s, a)
+		var both sync.WaitGroup
+		both.Go(func() { put(t, s, b) })
+		both.Go(func() {
+			removed, err := s.Remove(t.Context(), a, week)
+			if err != nil {
+				t.Error(err)
+			}
+			if removed {
+				taken++
+			}
+		})
+		both.Wait()
+		if left := filesIn(t, folder); len(left) != 1 || strings.HasSuffix(left[0], ".tmp") {
+			t.Fatalf("the store has %q", left)
+		}
+	}
+	t.Logf("removed first %d times of 150", taken)
+}
+
+// The same in a bucket.
+func TestRemoveS3(t *testing.T) {
+	f := newS3(t)
+	s := f.open(t)
+	b := content(1000)
+	a := put(t, s, b)
+	if removed, err := s.Remove(t.Context(), a, time.Now().Add(-time.Hour)); removed || err != nil {
+		t.Errorf("a young one: removed %t, %v", removed, err)
+	}
+	first := used(t, s)
+	time.Sleep(1100 * time.Millisecond) // S3's times are whole seconds
+	if err := s.renew(t.Context(), a.SHA256); err != nil || !used(t, s).After(first) {
+		t.Errorf("renew: %v; used %v, then %v", err, first, used(t, s))
+	}
+	r, err := s.Open(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if _, err := got.ReadFrom(r); err != nil || !bytes.Equal(got.Bytes(), b) {
+		t.Errorf("renewed bytes: %v", err)
+	}
+	_ = r.Close() // read to its end
+	if removed, err := s.Remove(t.Context(), a, time.Now().Add(time.Hour)); !removed || err != nil {
+		t.Errorf("removed %t, %v", removed, err)
+	}
+	if err := s.renew(t.Context(), a.SHA256); step.KindOf(err) != step.NotFound {
+		t.Errorf("renew of a removed artifact: %v", err)
+	}
+	wantEmpty(t, s)
+}
