@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -152,18 +153,8 @@ func unserved(p *config.Project, t config.Target, queue string) (*step.Error, ti
 // returns the error none.
 func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue string, kind enums.TaskQueueType, none error) error {
 	for {
-		answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
-			Namespace: to.namespace, TaskQueueType: kind,
-			TaskQueue: &taskqueue.TaskQueue{Name: queue, Kind: enums.TASK_QUEUE_KIND_NORMAL},
-		})
-		if err != nil {
-			return to.refused("look for workers", err)
-		}
-		for _, p := range answer.GetPollers() {
-			// A poll lasts a minute; the server remembers pollers for five.
-			if time.Since(p.GetLastAccessTime().AsTime()) < 70*time.Second {
-				return nil
-			}
+		if pollers, err := to.pollers(ctx, queue, kind); err != nil || len(pollers) > 0 {
+			return err
 		}
 		if time.Now().After(deadline) {
 			return none
@@ -172,6 +163,21 @@ func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue
 			return errDetached
 		}
 	}
+}
+
+// pollers returns the workers that poll a queue.
+func (to *connection) pollers(ctx context.Context, queue string, kind enums.TaskQueueType) ([]*taskqueue.PollerInfo, error) {
+	answer, err := to.WorkflowService().DescribeTaskQueue(ctx, &workflowservice.DescribeTaskQueueRequest{
+		Namespace: to.namespace, TaskQueueType: kind,
+		TaskQueue: &taskqueue.TaskQueue{Name: queue, Kind: enums.TASK_QUEUE_KIND_NORMAL},
+	})
+	if err != nil {
+		return nil, to.refused("look for workers", err)
+	}
+	return slices.DeleteFunc(answer.GetPollers(), func(p *taskqueue.PollerInfo) bool {
+		// A poll lasts a minute; the server remembers pollers for five.
+		return time.Since(p.GetLastAccessTime().AsTime()) >= 70*time.Second
+	}), nil
 }
 
 // refused explains why a call to the server failed.

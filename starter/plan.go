@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/config"
@@ -152,7 +151,7 @@ func (to *connection) planOf(ctx context.Context, p *config.Project, t config.Ta
 	if err := to.needWorker(ctx, p, t); err != nil {
 		return l, err
 	}
-	now, err := to.details(ctx, p.App, t.Name)
+	_, now, err := to.knows(ctx, workflows.DeploymentID(p.App, t.Name))
 	if err != nil {
 		return l, err
 	}
@@ -175,24 +174,6 @@ func (to *connection) planOf(ctx context.Context, p *config.Project, t config.Ta
 
 // noLife stands for the life of a deployment that does not run yet.
 const noLife = "00000000"
-
-// details returns all that a Deployment knows, zero if it does not run.
-func (to *connection) details(ctx context.Context, app, target string) (d workflows.DeploymentDetails, err error) {
-	id := workflows.DeploymentID(app, target)
-	var gone *serviceerror.NotFound
-	is, err := to.DescribeWorkflowExecution(ctx, id, "")
-	if errors.As(err, &gone) || err == nil && is.GetWorkflowExecutionInfo().GetCloseTime() != nil {
-		return d, nil
-	}
-	if err != nil {
-		return d, to.refused("ask "+id, err)
-	}
-	answer, err := to.QueryWorkflow(ctx, id, is.GetWorkflowExecutionInfo().GetExecution().GetRunId(), workflows.QueryDetails)
-	if err != nil {
-		return d, notDeployed(app+"/"+target, err)
-	}
-	return d, answer.Get(&d)
-}
 
 // fill completes the plan from the answers.
 func (l *planLine) fill(in workflows.DeployRequest, now workflows.DeploymentDetails, f workflows.Forecast, source *sending) {

@@ -75,10 +75,10 @@ type Observer interface {
 	Observe(ctx context.Context, m Machine) (Health, error)
 }
 
-// Lister is a target that can list its resources.
+// Lister is a target or toolchain that can list its resources.
 type Lister interface {
-	// List returns the resources that Destroy would find, unfinished ones included:
-	// those in the place of spec that have Morgana's tags and match spec.Tags. With
+	// List returns the resources that Destroy or Clean would find, unfinished ones
+	// included: those in the place of spec that have Morgana's tags and match spec.Tags. With
 	// App and Target empty it returns those of all apps.
 	List(ctx context.Context, spec Spec) ([]Resource, error)
 }

@@ -46,11 +46,25 @@ func TestCleanMatchesTags(t *testing.T) {
 		{step.Tags{App: "hello", Target: "dev-2", Life: "0a1b2c3d"}, []string{"hello.dev-2.0a1b2c3d-1"}},
 		{step.Tags{App: "hello-dev", Target: "dev"}, []string{"hello-dev.dev.0a1b2c3d-11"}},
 	} {
-		gone, err := tc.Clean(t.Context(), step.Spec{Tags: c.tags})
+		listed, err := tc.List(t.Context(), step.Spec{Tags: c.tags})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var names []string
+		for _, r := range listed {
+			names = append(names, filepath.Base(r.ID))
+			if !c.tags.Match(r.Tags) || r.Where != "here" || time.Since(r.Created) > time.Hour {
+				t.Errorf("listed %+v", r)
+			}
+		}
+		if strings.Join(names, " ") != strings.Join(c.want, " ") {
+			t.Errorf("%+v lists %q, want %q", c.tags, names, c.want)
+		}
+		gone, err := tc.Clean(t.Context(), step.Spec{Tags: c.tags})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = nil
 		for _, g := range gone.Removed {
 			names = append(names, filepath.Base(g))
 		}

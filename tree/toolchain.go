@@ -55,6 +55,7 @@ type Toolchain struct {
 var (
 	_ step.Toolchain = (*Toolchain)(nil)
 	_ step.Builder   = (*Toolchain)(nil)
+	_ step.Lister    = (*Toolchain)(nil)
 )
 
 // New makes the toolchain called kind of a site; its folder is in site.State. recipe
@@ -97,6 +98,22 @@ func (t *Toolchain) Clean(ctx context.Context, spec step.Spec) (step.Destroyed, 
 		return gone, failed("remove build tree", t.folder, err)
 	}
 	return gone, nil
+}
+
+// List returns the trees on this host that spec.Tags match, those of all apps if App and
+// Target are empty.
+func (t *Toolchain) List(_ context.Context, spec step.Spec) ([]step.Resource, error) {
+	all, err := t.rollouts()
+	if err != nil {
+		return nil, failed("list build trees", t.folder, err)
+	}
+	var found []step.Resource
+	for _, r := range all {
+		if spec.App == "" && spec.Target == "" || spec.Match(r.tags) {
+			found = append(found, step.Resource{Tags: r.tags, Kind: "build tree", ID: r.dir, Created: r.lastUse().UTC(), Where: t.site.Host})
+		}
+	}
+	return found, nil
 }
 
 // sweep removes trees that were not used for 24 hours and records of builds older than

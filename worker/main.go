@@ -203,6 +203,8 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	w.RegisterWorkflowWithOptions(workflows.Console, workflow.RegisterOptions{Name: "Console"})
 	w.RegisterWorkflowWithOptions(workflows.Observe, workflow.RegisterOptions{Name: "Observe"})
 	w.RegisterWorkflowWithOptions(workflows.Plan, workflow.RegisterOptions{Name: "Plan"})
+	w.RegisterWorkflowWithOptions(workflows.List, workflow.RegisterOptions{Name: "List"})
+	w.RegisterWorkflowWithOptions(workflows.Sweep, workflow.RegisterOptions{Name: "Sweep"})
 	workers = append(workers, w)
 
 	var queues []string

@@ -87,6 +87,9 @@ func toolchain(name string, t step.Toolchain, s *slots) kind {
 		if b, ok := t.(step.Builder); ok {
 			does("Built", b.Built)
 		}
+		if l, ok := t.(step.Lister); ok {
+			does("List", l.List)
+		}
 	}}
 }
 
