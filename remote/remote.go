@@ -124,6 +124,13 @@ func Open(address string) (*Host, error) {
 	return h, nil
 }
 
+// With returns the host with another configuration: ssh -F file.
+func (h *Host) With(file string) *Host {
+	with := *h
+	with.config = file
+	return &with
+}
+
 // String returns "this host" or the address, as "ssh://root@xen1".
 func (h *Host) String() string {
 	if h.Local() {

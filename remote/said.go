@@ -13,6 +13,20 @@ import (
 
 const install = "apt-get install openssh-client"
 
+// The causes of errors of a login, for errors.Is.
+var (
+	// ErrHostKey says that the host has another key than known_hosts has for it.
+	ErrHostKey = errors.New("its host key is not the one in known_hosts")
+	// ErrRefused says that the host refuses the user or the user's key.
+	ErrRefused = errors.New("the login was refused")
+)
+
+// refused is ErrRefused with ssh's text.
+type refused struct{ text string }
+
+func (r refused) Error() string { return r.text }
+func (r refused) Unwrap() error { return ErrRefused }
+
 // said returns the error for the log of an ssh that could not connect. ssh exits with
 // 255 whatever failed, so only the text of the log tells the failures apart. The text is
 // English, because ssh runs with LC_ALL=C.
@@ -35,7 +49,7 @@ func said(op string, h *Host, log string) error {
 		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is marked as revoked")
 		e.Hint = "that key is known to be in wrong hands: do not log in; ask whoever wrote @revoked into known_hosts"
 	case has("REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key for ") && has("Host key verification failed"):
-		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is not the one in known_hosts")
+		e.Kind, e.Err = step.Unauthorized, ErrHostKey
 		remove := "ssh-keygen -R '" + known + "'"
 		if h.config != "" {
 			remove += " -f the UserKnownHostsFile of " + h.config
@@ -45,7 +59,7 @@ func said(op string, h *Host, log string) error {
 		e.Kind, e.Err = step.Unauthorized, errors.New("its host key is not in known_hosts")
 		e.Hint = "log in once by hand (" + h.ByHand() + ") and compare the fingerprint with one from the host itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); the same goes for what ssh-keyscan prints"
 	case has("Permission denied ("):
-		e.Kind, e.Err = step.Unauthorized, errors.New(line(log, "Permission denied ("))
+		e.Kind, e.Err = step.Unauthorized, refused{line(log, "Permission denied (")}
 		e.Hint = "let the worker's key in (ssh-copy-id), or name the right user, key or agent: " + h.ByHand() + " must log in without a question"
 	case has("Too many authentication failures"):
 		e.Kind, e.Err = step.Unauthorized, errors.New("too many keys were offered before the right one")
