@@ -68,6 +68,7 @@ var actions = map[string]action{
 	"ec2:ImportKeyPair":                 create(importKeyPair, "KeyName", "PublicKeyMaterial"),
 	"ec2:ImportSnapshot":                create(importSnapshot),
 	"ec2:RegisterImage":                 create(registerImage, "Name"),
+	"ec2:RevokeSecurityGroupIngress":    {do: revokeIngress, late: true, required: []string{"IpPermissions"}},
 	"ec2:RunInstances":                  {do: runInstances, late: true, required: []string{"ImageId", "MinCount", "MaxCount"}},
 	"ec2:TerminateInstances":            {do: terminateInstances, late: true, required: []string{"InstanceId"}},
 

@@ -160,6 +160,41 @@ func authorizeIngress(r *request) (any, error) {
 	return done, nil
 }
 
+// revokeIngress takes ranges of IPv4 out of the rules. Like EC2 it ignores those that are in
+// none.
+func revokeIngress(r *request) (any, error) {
+	if err := r.allow(securityGroups.arn(r.or("GroupId", "*"))); err != nil {
+		return nil, err
+	}
+	g, err := named[*securityGroup](r)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, p := range r.each("IpPermissions") {
+		one, err := readRule(r, p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, peers([]rule{one})...)
+	}
+	if err := r.dry(); err != nil {
+		return nil, err
+	}
+	var left []rule
+	for _, in := range g.In {
+		in.Ranges = slices.DeleteFunc(slices.Clone(in.Ranges), func(p peer4) bool {
+			one := rule{Protocol: in.Protocol, From: in.From, To: in.To, Ranges: []peer4{p}}
+			return slices.Contains(out, peers([]rule{one})[0])
+		})
+		if len(in.Groups)+len(in.Ranges)+len(in.Ranges6) > 0 {
+			left = append(left, in)
+		}
+	}
+	g.In = left
+	return done, nil
+}
+
 // readRule reads one of the IpPermissions.
 func readRule(r *request, p params) (in rule, err error) {
 	in = rule{Protocol: p.get("IpProtocol"), From: p.get("FromPort"), To: p.get("ToPort")}

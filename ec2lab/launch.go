@@ -111,6 +111,16 @@ const profileARN = "arn:aws:iam::" + account + ":instance-profile/web"
 
 func (in *launch) findImage(r *request) (err error) {
 	id := r.get("ImageId")
+	if name, ok := strings.CutPrefix(id, byParameter); ok {
+		of := *r // EC2 asks in the user's name
+		of.service, of.action = "ssm", "GetParameters"
+		if _, err := of.parameter(name); err != nil {
+			return err
+		}
+		if id = resolved(id); id == "" {
+			return refuse("InvalidParameterValue", "The parameter '%s' does not exist", name)
+		}
+	}
 	for _, o := range r.lab.resources {
 		if m, ok := o.(*image); ok && m.ID == id && m.gone {
 			return refuse("InvalidAMIID.Unavailable", "The image ID '%s' is no longer available", id)

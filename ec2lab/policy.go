@@ -1,6 +1,7 @@
 package ec2lab
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -107,6 +108,11 @@ func (r *request) context(action, arn string) map[string]string {
 			c["aws:ResourceTag/"+t.Key] = t.Value
 		}
 	}
+	for m := range kept[*image](r.lab) {
+		if m.ID == id || slices.ContainsFunc(m.Disks, func(d diskMapping) bool { return d.EBS.Snapshot == id }) {
+			c["ec2:Owner"] = cmp.Or(m.Alias, m.Owner)
+		}
+	}
 	return c
 }
 
@@ -143,10 +149,12 @@ func (r *request) touched(action, arn string) (all []string) {
 				}
 			}
 			for m := range kept[*image](r.lab) {
+				if m.ID != resolved(r.v.Get("ImageId")) {
+					continue
+				}
+				all = append(all, images.arn(m.ID))
 				for _, d := range m.Disks {
-					if m.ID == r.v.Get("ImageId") {
-						all = append(all, volumes.arn("*"), snapshots.arn(d.EBS.Snapshot))
-					}
+					all = append(all, volumes.arn("*"), snapshots.arn(d.EBS.Snapshot))
 				}
 			}
 		}

@@ -49,12 +49,27 @@ func (r *request) parameter(name string) (*parameter, error) {
 	if err := r.allow(arn); err != nil {
 		return nil, err
 	}
-	for _, x := range linuxes {
-		if name == linuxParameter+x[0] {
-			return &parameter{arn, "aws:ec2:image", 1_794_272_523, name, "String", x[1], 130}, nil
-		}
+	if id := resolved(byParameter + name); id != "" {
+		return &parameter{arn, "aws:ec2:image", 1_794_272_523, name, "String", id, 130}, nil
 	}
 	return nil, nil
+}
+
+// byParameter begins an ImageId that names a parameter.
+const byParameter = "resolve:ssm:"
+
+// resolved returns the id of an ImageId, "" if it names a parameter that is not there.
+func resolved(id string) string {
+	name, ok := strings.CutPrefix(id, byParameter)
+	if !ok {
+		return id
+	}
+	for _, x := range linuxes {
+		if name == linuxParameter+x[0] {
+			return x[1]
+		}
+	}
+	return ""
 }
 
 func getParameter(r *request) (any, error) {

@@ -101,6 +101,11 @@ func TestSecurityGroups(t *testing.T) {
 			IpProtocol: aws.String("tcp"), FromPort: &from, ToPort: &to, IpRanges: []types.IpRange{{CidrIp: &cidr, Description: aws.String("the worker")}}}}})
 		return err
 	}
+	revoke := func(cidr string) error {
+		_, err := b.ec2.RevokeSecurityGroupIngress(b.ctx, &ec2.RevokeSecurityGroupIngressInput{GroupId: &id, IpPermissions: []types.IpPermission{{
+			IpProtocol: aws.String("tcp"), FromPort: aws.Int32(80), ToPort: aws.Int32(80), IpRanges: []types.IpRange{{CidrIp: &cidr}}}}})
+		return err
+	}
 	drop := func(id string) error {
 		_, err := b.ec2.DeleteSecurityGroup(b.ctx, &ec2.DeleteSecurityGroupInput{GroupId: &id})
 		return err
@@ -115,6 +120,7 @@ func TestSecurityGroups(t *testing.T) {
 		{twice, "InvalidGroup.Duplicate"}, {reserved, "InvalidParameterValue"}, {umlaut, "InvalidParameterValue"},
 		{admit("192.0.2.1", 22, 22), "InvalidParameterValue"}, {admit("192.0.2.1/32", 23, 22), "InvalidParameterValue"},
 		{admit("192.0.2.1/32", 22, 22), ""}, {admit("192.0.2.1/32", 22, 22), "InvalidPermission.Duplicate"}, {admit("192.0.2.1/32", 80, 80), ""},
+		{admit("192.0.2.2/32", 80, 80), ""}, {revoke("192.0.2.2/32"), ""}, {revoke("192.0.2.2/32"), ""}, {admit("192.0.2.2/32", 80, 80), ""}, {revoke("192.0.2.2/32"), ""},
 		{drop("sg-01234567"), "InvalidGroup.NotFound"}, {drop("helper"), "InvalidGroupId.Malformed"}, {drop(b.SecurityGroup()), "CannotDelete"},
 	} {
 		if code(c.err) != c.code {
