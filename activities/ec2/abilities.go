@@ -93,8 +93,8 @@ func endedAt(in types.Instance) time.Time {
 }
 
 // List returns the instances, volumes, network interfaces, AMIs and snapshots of rollouts
-// in the region, half-made ones too; of backing import also the import tasks that run and
-// what is in the bucket. An AMI or snapshot is listed once for each rollout that
+// in the region, and what backing volume has for a while, half-made ones too; of backing
+// import also the import tasks that run and what is in the bucket. An AMI or snapshot is listed once for each rollout that
 // uses it. Terminated instances are not listed.
 func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
 	c, _, err := reach(ctx, spec)
@@ -110,13 +110,17 @@ func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, err
 
 func (c *cloud) list(ctx context.Context, t step.Tags) (all []step.Resource, err error) {
 	wanted := machine.Wanted(t)
-	instances, err := c.instances(ctx, t)
+	instances, err := c.allInstances(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	for _, in := range instances {
+		kind := kindInstance
+		if isHelper(in) {
+			kind = kindHelper
+		}
 		if of, _ := owner(in.Tags); in.State.Name != types.InstanceStateNameTerminated {
-			all = append(all, step.Resource{Tags: of, Kind: kindInstance, ID: aws.ToString(in.InstanceId), Created: aws.ToTime(in.LaunchTime).UTC(), Where: c.region})
+			all = append(all, step.Resource{Tags: of, Kind: kind, ID: aws.ToString(in.InstanceId), Created: aws.ToTime(in.LaunchTime).UTC(), Where: c.region})
 		}
 	}
 	parts, err := c.parts(ctx, t)

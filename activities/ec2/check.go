@@ -70,7 +70,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	// The first two compare options with the region and account that are known now.
 	for _, ask := range []func(context.Context) error{
 		func(context.Context) error { return s.readNetwork() }, func(context.Context) error { return s.readInstance() },
-		k.encryption, k.importBucket, k.bundle, k.instanceType, k.subnets, k.zones, k.aki, k.groups, k.keyPair, k.placementGroup, k.elasticIP, k.targetGroup, k.reachable,
+		k.encryption, k.importBucket, k.bundle, k.instanceType, k.subnets, k.zones, k.aki, k.groups, k.keyPair, k.placementGroup, k.elasticIP, k.targetGroup, k.reachable, k.helper,
 	} {
 		if err := ask(ctx); err != nil {
 			return spec, err

@@ -24,36 +24,42 @@ type subnet struct {
 	public              bool // gives public addresses
 }
 
-// subnets reads the subnets of the options, or those of the default VPC.
-func (k *checker) subnets(ctx context.Context) error {
-	in := &ec2.DescribeSubnetsInput{SubnetIds: k.Subnets}
-	if len(k.Subnets) == 0 {
+func (k *checker) subnets(ctx context.Context) (err error) {
+	k.nets, err = k.cloud.subnets(ctx, k.Subnets, k.Placement.Zone)
+	return err
+}
+
+// subnets returns the subnets with the ids. Without ids it returns those of the default VPC,
+// in the zone if it is not empty.
+func (c *cloud) subnets(ctx context.Context, ids []string, zone string) (nets []subnet, err error) {
+	in := &ec2.DescribeSubnetsInput{SubnetIds: ids}
+	if len(ids) == 0 {
 		in.Filters = []types.Filter{filter("default-for-az", "true")}
-		if k.Placement.Zone != "" {
-			in.Filters = append(in.Filters, filter("availability-zone", k.Placement.Zone))
+		if zone != "" {
+			in.Filters = append(in.Filters, filter("availability-zone", zone))
 		}
 	}
-	all, err := gather(ctx, "ask about subnets", ec2.NewDescribeSubnetsPaginator(k.ec2, in),
+	all, err := gather(ctx, "ask about subnets", ec2.NewDescribeSubnetsPaginator(c.ec2, in),
 		func(page *ec2.DescribeSubnetsOutput) []types.Subnet { return page.Subnets })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, n := range all {
-		k.nets = append(k.nets, subnet{aws.ToString(n.SubnetId), aws.ToString(n.VpcId), aws.ToString(n.AvailabilityZone), aws.ToString(n.CidrBlock), aws.ToBool(n.MapPublicIpOnLaunch)})
+		nets = append(nets, subnet{aws.ToString(n.SubnetId), aws.ToString(n.VpcId), aws.ToString(n.AvailabilityZone), aws.ToString(n.CidrBlock), aws.ToBool(n.MapPublicIpOnLaunch)})
 	}
 	const name = "name subnets that aws ec2 describe-subnets lists"
 	switch {
-	case len(k.nets) == 0 && k.Placement.Zone != "":
-		return &step.Error{Kind: step.NotFound, Field: "placement.zone", Hint: "another zone, or " + name, Err: fmt.Errorf("%s has no default subnet", k.Placement.Zone)}
-	case len(k.nets) == 0:
-		return step.Invalid("subnets", name, "the account has no default VPC in %s", k.region)
+	case len(nets) == 0 && zone != "":
+		return nil, &step.Error{Kind: step.NotFound, Field: "placement.zone", Hint: "another zone, or " + name, Err: fmt.Errorf("%s has no default subnet", zone)}
+	case len(nets) == 0:
+		return nil, step.Invalid("subnets", name, "the account has no default VPC in %s", c.region)
 	}
-	for _, n := range k.nets[1:] {
-		if n.vpc != k.nets[0].vpc {
-			return step.Invalid("subnets", "name subnets of one VPC", "%s is in %s, and %s in %s", n.id, n.vpc, k.nets[0].id, k.nets[0].vpc)
+	for _, n := range nets[1:] {
+		if n.vpc != nets[0].vpc {
+			return nil, step.Invalid("subnets", "name subnets of one VPC", "%s is in %s, and %s in %s", n.id, n.vpc, nets[0].id, nets[0].vpc)
 		}
 	}
-	return nil
+	return nets, nil
 }
 
 // groups sees that the security groups are in the subnets' VPC and let the port in.

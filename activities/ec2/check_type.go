@@ -116,8 +116,13 @@ func (s *settings) suggest(all []types.InstanceTypeInfo) string {
 // zones sees that the type is offered in a zone of the subnets. Boot tries the others in
 // vain, which is harmless.
 func (k *checker) zones(ctx context.Context) error {
+	return k.offered(ctx, k.InstanceType, "instance_type", k.nets)
+}
+
+// offered sees that a type, which the option field has, is offered in a zone of the subnets.
+func (k *checker) offered(ctx context.Context, name, field string, nets []subnet) error {
 	offers, err := gather(ctx, "ask where the instance type is offered", ec2.NewDescribeInstanceTypeOfferingsPaginator(k.ec2, &ec2.DescribeInstanceTypeOfferingsInput{
-		LocationType: types.LocationTypeAvailabilityZone, Filters: []types.Filter{filter("instance-type", k.InstanceType)},
+		LocationType: types.LocationTypeAvailabilityZone, Filters: []types.Filter{filter("instance-type", name)},
 	}), func(page *ec2.DescribeInstanceTypeOfferingsOutput) []types.InstanceTypeOffering {
 		return page.InstanceTypeOfferings
 	})
@@ -129,17 +134,17 @@ func (k *checker) zones(ctx context.Context) error {
 		offered = append(offered, aws.ToString(o.Location))
 	}
 	slices.Sort(offered)
-	for _, n := range k.nets {
+	for _, n := range nets {
 		if slices.Contains(offered, n.zone) {
 			return nil
 		}
 		asked = append(asked, n.zone)
 	}
-	hint := "another instance_type or region"
+	hint := "another " + field + " or region"
 	if len(offered) > 0 {
-		hint = "it is offered in " + strings.Join(offered, ", ") + ": name a subnet there, or another instance_type"
+		hint = "it is offered in " + strings.Join(offered, ", ") + ": name a subnet there, or another " + field
 	}
-	return unsupported("instance_type", hint, fmt.Errorf("%s is not offered in %s", k.InstanceType, strings.Join(asked, ", ")))
+	return unsupported(field, hint, fmt.Errorf("%s is not offered in %s", name, strings.Join(asked, ", ")))
 }
 
 // akiName matches the name of Amazon's pv-grub, as "pv-grub-hd0_1.05-x86_64.gz". hd0 is for

@@ -18,10 +18,6 @@ import (
 // ending is how long an instance may take to be terminated.
 const ending = 10 * time.Minute
 
-// unlisted is how long after RunInstances a list may lack the instance. It is some seconds
-// as a rule.
-const unlisted = 30 * time.Second
-
 // Destroy terminates the instances whose tags match, with their volumes and network
 // interfaces. An Elastic IP or a place in the target group first moves back to the newest
 // other instance of the same life that had it. Then each AMI and snapshot loses its use by these
@@ -63,14 +59,8 @@ func (d *destroy) run(ctx context.Context) (err error) {
 	if err := d.instances(ctx); err != nil {
 		return err
 	}
-	parts, err := d.c.parts(ctx, spec.Tags)
-	if err != nil {
+	if err := d.parts(ctx); err != nil {
 		return err
-	}
-	for _, r := range parts {
-		if have, ok := owner(r.tags); ok && d.what.Match(have) && !r.attached {
-			d.note(r.String(), d.delete(ctx, r))
-		}
 	}
 	if d.what.KeepImage {
 		return ctx.Err()
@@ -90,6 +80,26 @@ func (d *destroy) run(ctx context.Context) (err error) {
 		d.note("the bundles", err)
 	}
 	return ctx.Err()
+}
+
+// parts removes what is neither an instance nor an image. Other volumes that are attached
+// end with their instance.
+func (d *destroy) parts(ctx context.Context) error {
+	parts, err := d.c.parts(ctx, d.what.Spec.Tags)
+	if err != nil {
+		return err
+	}
+	for _, r := range parts {
+		made, ok := owner(r.tags)
+		if !ok || !d.what.Match(made) || r.attached && value(r.tags, tagDigest) == "" {
+			continue
+		}
+		d.note(r.String(), d.delete(ctx, r))
+		if r.kind == kindKeyPair {
+			d.dropKeys(made)
+		}
+	}
+	return nil
 }
 
 // reach opens the account and region of a spec, even of a spec that Check refuses: an
@@ -153,12 +163,18 @@ func (d *destroy) instances(ctx context.Context) error {
 		d.err = err
 		return d.failure()
 	}
+	return d.end(ctx, all, func() ([]types.Instance, error) { return d.c.allInstances(ctx, of) })
+}
+
+// end terminates the instances among all that match, and lists them again until they are
+// terminated.
+func (d *destroy) end(ctx context.Context, all []types.Instance, list func() ([]types.Instance, error)) error {
 	waiting := map[string]bool{} // ids; false: it cannot be terminated
 	if d.terminate(ctx, all, waiting) {
 		return nil
 	}
-	_, err = poll(ctx, ending, func() (bool, error) {
-		all, err := d.c.instances(ctx, of)
+	_, err := poll(ctx, ending, func() (bool, error) {
+		all, err := list()
 		return err == nil && d.terminate(ctx, all, waiting), err
 	})
 	if err != nil {
@@ -175,20 +191,23 @@ func (d *destroy) instances(ctx context.Context) error {
 // listed lists the instances. If a rollout called RunInstances a moment ago, listed waits
 // until its instance is among them: the worker may have been killed before the answer.
 func (d *destroy) listed(ctx context.Context, of step.Tags) (all []types.Instance, err error) {
-	if all, err = d.c.instances(ctx, of); err != nil || d.what.KeepImage {
+	if err := d.c.settle(ctx, d.limits.unlisted, "", d.what.Spec.Tags, d.what.Match); err != nil {
+		return nil, err
+	}
+	if all, err = d.c.allInstances(ctx, of); err != nil || d.what.KeepImage {
 		return all, err
 	}
 	images, err := d.c.images(ctx, d.what.Spec.Tags)
 	if err != nil {
 		return nil, err
 	}
-	_, err = poll(ctx, unlisted, func() (bool, error) {
+	_, err = poll(ctx, d.limits.unlisted, func() (bool, error) {
 		for _, r := range images {
 			for u, at := range launches(r.tags) {
-				is := func(in types.Instance) bool { have, _ := owner(in.Tags); return have == u }
-				if d.what.Match(u) && time.Since(at) < unlisted && !slices.ContainsFunc(all, is) {
+				is := func(in types.Instance) bool { have, _ := owner(in.Tags); return have == u && !isHelper(in) }
+				if d.what.Match(u) && time.Since(at) < d.limits.unlisted && !slices.ContainsFunc(all, is) {
 					step.Report(ctx, step.Progress{Note: "waiting for EC2 to list the last instance"})
-					all, err = d.c.instances(ctx, of)
+					all, err = d.c.allInstances(ctx, of)
 					return false, err
 				}
 			}
@@ -307,11 +326,40 @@ func (d *destroy) delete(ctx context.Context, r resource) error {
 	case kindInterface:
 		_, err = d.c.ec2.DeleteNetworkInterface(ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: id})
 	case kindVolume:
-		_, err = d.c.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: id})
+		return d.free(ctx, r, func() error {
+			_, err := d.c.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: id})
+			return err
+		})
+	case kindGroup:
+		return d.free(ctx, r, func() error {
+			_, err := d.c.ec2.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: id})
+			return err
+		})
+	case kindKeyPair:
+		_, err = d.c.ec2.DeleteKeyPair(ctx, &ec2.DeleteKeyPairInput{KeyName: id})
 	case kindImage:
 		_, err = d.c.ec2.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: id})
 	case kindSnapshot:
 		return d.deleteSnapshot(ctx, r)
+	}
+	if err != nil {
+		return failed("remove "+r.String(), err)
+	}
+	return nil
+}
+
+// free removes what an instance may have for a moment after its end.
+func (d *destroy) free(ctx context.Context, r resource, remove func() error) error {
+	var err error
+	limit := visible
+	if len(d.left) > 0 { // the instance may be there
+		limit = 0
+	}
+	if _, waited := poll(ctx, limit, func() (bool, error) {
+		err = remove()
+		return code(err) != "VolumeInUse" && code(err) != "DependencyViolation", nil
+	}); waited != nil {
+		return waited
 	}
 	if err != nil {
 		return failed("remove "+r.String(), err)

@@ -7,6 +7,7 @@
 //   - a snapshot of the boot disk, sent block by block by the EBS direct APIs
 //   - an AMI of that snapshot, named morgana/<folder>/<digest>
 //   - an instance of that AMI, with its volume and network interface
+//   - until the snapshot is there, what backing volume needs for it: see [dance]
 //
 // Each has the tags of [tagsOf] from the moment it exists. Destroy finds resources by
 // these tags alone. An image that a later rollout uses unchanged is not made anew: its
@@ -28,6 +29,7 @@ import (
 	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/remote"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -38,6 +40,7 @@ const Kind = "ec2"
 type Target struct {
 	site     step.Site
 	machines *machine.Machines // makes scratch folders
+	limits   limits
 }
 
 var (
@@ -49,7 +52,7 @@ var (
 )
 
 // New makes the target of a worker at site.
-func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind)} }
+func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind), usual} }
 
 // Needs lists the credentials and the tools that make boot disks. It asks no service but
 // that of the credentials.
@@ -73,6 +76,10 @@ func (t *Target) Needs(ctx context.Context) []step.Need {
 	}
 	all := []step.Need{keys, {For: "backing import", What: "role " + defaultRole, Optional: true,
 		Why: "AWS was not asked whether it is there; for a bucket named BUCKET these make it", Fix: roleFix(defaultRole, "BUCKET")}}
+	for _, n := range remote.Needs(ctx) {
+		n.For, n.Optional = "backing volume", true
+		all = append(all, n)
+	}
 	for _, layout := range []disk.Layout{disk.BIOS, disk.UEFI, disk.Whole, disk.Partition} {
 		all = append(all, disk.Needs(ctx, layout)...)
 	}

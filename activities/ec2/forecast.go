@@ -24,7 +24,7 @@ func (s *settings) forecast() (all []step.Action) {
 	}
 	const snapshot, unless = "$0.05 per GB-month of what is stored", ", unless a snapshot of this deployment has the same digest"
 	volume := "; its volume $0.08 to $0.10 per GB-month"
-	if s.Backing != backingDirect {
+	if s.Backing == backingImport || s.Backing == backingBundle {
 		add("s3:CreateBucket", "make the bucket "+s.Bucket+", unless it is there", "")
 	}
 	switch s.Backing {
@@ -36,6 +36,21 @@ func (s *settings) forecast() (all []step.Action) {
 		volume = ""
 		add("s3:PutObject", "send the encrypted disk and its manifest, unless an AMI of this deployment has the same digest", "$0.005 per 1,000 parts of 10 MiB; $0.023 per GB-month")
 		add("s3:PutObjectAcl", "let EC2 read them", "")
+	case backingVolume:
+		const keys = "made for this rollout alone"
+		add("ec2:ImportKeyPair", "let the worker log in to a helper, by a key "+keys, "")
+		add("ec2:CreateSecurityGroup", "let ssh in to the helper"+unless, "")
+		add("ec2:AuthorizeSecurityGroupIngress", "from the worker's address alone", "")
+		add("ec2:RunInstances", fmt.Sprintf("run the helper, a Linux of type %s, for some minutes, with a host key %s", s.Helper.Type, keys),
+			"by the second, at the on-demand price of "+s.Helper.Type+"; a public IPv4 address $0.005 per hour")
+		add("ec2:CreateVolume", "make the volume of the boot disk", "$0.08 per GB-month, for some minutes")
+		add("ec2:AttachVolume", "let the helper write the disk", "")
+		add("ec2:DetachVolume", "free the volume", "")
+		add("ec2:CreateSnapshot", "make the snapshot of the volume", snapshot)
+		for _, what := range []struct{ call, why string }{{"ec2:TerminateInstances", "helper"}, {"ec2:DeleteVolume", "volume"},
+			{"ec2:DeleteSecurityGroup", "security group"}, {"ec2:DeleteKeyPair", "key pair"}} {
+			add(what.call, "remove the "+what.why, "")
+		}
 	default:
 		add("ebs:StartSnapshot", "make the snapshot of the boot disk"+unless, snapshot)
 		add("ebs:PutSnapshotBlock", "send the blocks that are not zero, or those that differ from the last snapshot", "$0.006 per 1,000 blocks of 512 KiB")

@@ -16,6 +16,8 @@ func TestForecast(t *testing.T) {
 			"expect":"up","instance_profile":"web","elastic_ip":"eipalloc-0a1b2c3d"}`: {"boots by aki-dc9ed9af", "t1.micro in eu-west-1a", "spot price", "iam:PassRole", `"up"`, "ec2:AssociateAddress"},
 		`{"backing":"bundle","bucket":"mine","virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af","instance_type":"m1.small"}`: {
 			"bucket mine", "s3:PutObjectAcl", "per GB-month\"},", "price of m1.small; a public"},
+		`{"backing":"volume","boot_mode":"legacy-bios","instance_type":"t3.micro","helper":{"type":"t3.small"}}`: {
+			"ec2:ImportKeyPair", "a Linux of type t3.small", "the worker's address alone", "ec2:CreateSnapshot", "remove the security group"},
 	} {
 		s, err := complete(json.RawMessage(options))
 		if err != nil {

@@ -233,10 +233,7 @@ func (r *registering) follow(ctx context.Context, id string) (string, error) {
 	case !done:
 		return "", fmt.Errorf("AWS has not completed the import %s in %s: %s", id, importing, last.message)
 	}
-	if done, err = r.completed(ctx, last.snapshot, completing); err == nil && !done {
-		err = fmt.Errorf("AWS has not completed the snapshot %s in %s", last.snapshot, completing)
-	}
-	return last.snapshot, err
+	return last.snapshot, r.awaitSnapshot(ctx, last.snapshot)
 }
 
 // importFailed returns the error of a task that failed. Another import of the same disk

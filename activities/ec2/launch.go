@@ -131,7 +131,7 @@ func (b *boot) createIn(ctx context.Context, subnet string, attempt int) error {
 		}
 		var out *ec2.RunInstancesOutput
 		if _, waited := poll(ctx, visible, func() (bool, error) { // EC2 may not know a new AMI yet
-			out, err = b.run(ctx, input)
+			out, err = b.c.run(ctx, input)
 			return code(err) != "InvalidAMIID.NotFound", nil
 		}); waited != nil {
 			return waited
@@ -164,7 +164,7 @@ func (b *boot) createIn(ctx context.Context, subnet string, attempt int) error {
 
 // run calls RunInstances. The call outlives its cancelled ctx for a short time, because EC2
 // may have made the instance already.
-func (b *boot) run(ctx context.Context, input *ec2.RunInstancesInput) (*ec2.RunInstancesOutput, error) {
+func (c *cloud) run(ctx context.Context, input *ec2.RunInstancesInput) (*ec2.RunInstancesOutput, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (b *boot) run(ctx context.Context, input *ec2.RunInstancesInput) (*ec2.RunI
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWords, cancel) })
 	defer stop()
-	return b.c.ec2.RunInstances(call, input)
+	return c.ec2.RunInstances(call, input)
 }
 
 // input returns the parameters of RunInstances. The same options, subnet and attempt give

@@ -29,8 +29,11 @@ type Options struct {
 	Account string `json:"account,omitempty"`
 	// Backing is how the image is made: "direct" sends the blocks of a snapshot;
 	// "import" puts the disk into a bucket, and AWS's VM Import makes a snapshot of it;
-	// "bundle" makes an S3-backed image, which is paravirtual, of an encrypted bundle.
-	Backing string `json:"backing" jsonschema:"enum=direct,enum=import,enum=bundle"`
+	// "bundle" makes an S3-backed image, which is paravirtual, of an encrypted bundle;
+	// "volume" lets an instance of Linux, the helper, write a volume, and makes a snapshot of it.
+	Backing string `json:"backing" jsonschema:"enum=direct,enum=import,enum=bundle,enum=volume"`
+	// Helper is the helper of backing volume, which lasts some minutes.
+	Helper Helper `json:"helper,omitzero"`
 	// Bucket is a bucket of S3 in the region, for backings import and bundle. It is made
 	// if it does not exist, and stays.
 	Bucket string `json:"bucket,omitempty"`
@@ -121,11 +124,34 @@ type Placement struct {
 	Tenancy string `json:"tenancy,omitempty" jsonschema:"enum=default,enum=dedicated,enum=host"`
 }
 
+// Helper is the instance that writes the volume of backing volume.
+type Helper struct {
+	// Image is the AMI, as "ami-0a1b...": a Linux for x86_64 with cloud-init, sshd and
+	// GNU coreutils. Default: Amazon's newest Amazon Linux 2023.
+	Image string `json:"image,omitempty"`
+	// Type is the type of the instance. Default: "t3.micro".
+	Type string `json:"type,omitempty"`
+	// Subnet is its subnet, as "subnet-0a1b...". Default: one of subnets, else of the
+	// default VPC.
+	Subnet string `json:"subnet,omitempty"`
+	// User is the login name: root, or a user who may use sudo without a password. Default:
+	// "ec2-user".
+	User string `json:"user,omitempty"`
+	// PublicIP is whether the helper gets a public address. False says that the worker
+	// reaches private addresses. Default: as the subnet says.
+	PublicIP *bool `json:"public_ip,omitempty"`
+	// From is the address, or the prefix as "203.0.113.0/28", from which the worker reaches
+	// the helper. Default: the address that checkip.amazonaws.com sees; for a
+	// private subnet or another endpoint, this host's address towards it.
+	From string `json:"from,omitempty"`
+}
+
 // The values of Options.Backing, Virtualization and BootMode. They are EC2's words.
 const (
 	backingDirect = "direct"
 	backingImport = "import"
 	backingBundle = "bundle"
+	backingVolume = "volume"
 
 	virtAuto = "auto"
 	virtHVM  = "hvm"
@@ -177,7 +203,7 @@ func readOver(under Options, options json.RawMessage) (s settings, err error) {
 	if err = step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
-	for _, read := range []func() error{s.Read, s.readPlace, s.readBoot, s.readFiles, s.readBundle, s.readNetwork, s.readInstance, s.readReady} {
+	for _, read := range []func() error{s.Read, s.readPlace, s.readBoot, s.readFiles, s.readBundle, s.readHelper, s.readNetwork, s.readInstance, s.readReady} {
 		if err = read(); err != nil {
 			return s, err
 		}

@@ -101,7 +101,7 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 		}
 		files = append(files, step.File{Name: f.name, Artifact: put})
 	}
-	s.Profile, s.Endpoint = "", "" // the way to the account is not a part of the instance
+	s.Profile, s.Endpoint, s.Helper = "", "", Helper{} // the way to the account is not a part of the instance
 	options, err := json.Marshal(s.Options)
 	if err != nil {
 		return img, err

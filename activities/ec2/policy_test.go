@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -203,8 +204,47 @@ func TestBundlePolicyIsEnoughAndNoMore(t *testing.T) {
 	}
 }
 
+// TestVolumePolicyIsEnoughAndNoMore dances with the permissions of both policies alone.
+func TestVolumePolicyIsEnoughAndNoMore(t *testing.T) {
+	environ(t)
+	_, allowed := readPolicy(t, "iam-policy.json", "iam-policy-volume.json")
+	_, besides := readPolicy(t, "iam-policy-volume.json")
+	d := newDancer(t)
+	permit(t, d.lab, "iam-policy.json", "iam-policy-volume.json")
+	spec := d.img.Spec
+	spec.Origin.ABIs = helloABIs
+	if _, err := New(d.site).Check(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.try(t.Context())
+	d.closed(err)
+	d.destroyed(false) // half made
+	_, err = d.try(t.Context())
+	d.closed(err)
+	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(`"user"`), []byte(`"from":"127.0.0.0/8","user"`), 1)
+	_, err = d.try(t.Context())
+	d.closed(err)
+	d.written()
+	if _, err := d.try(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.alone()
+	d.destroyed(false)
+	called := actionsOf(d.lab)
+	for _, action := range besides {
+		if !slices.Contains(called, action) && besideCalls[action] == "" {
+			t.Errorf("the policy allows %s, and nothing calls it", action)
+		}
+	}
+	for _, call := range called {
+		if call != "sts:GetCallerIdentity" && !slices.Contains(allowed, call) {
+			t.Errorf("%s is called, and the policy does not allow it", call)
+		}
+	}
+}
+
 // besideCalls are the actions that AWS takes in the user's name.
-var besideCalls = map[string]string{"s3:GetBucketLocation": "by ImportSnapshot",
+var besideCalls = map[string]string{"s3:GetBucketLocation": "by ImportSnapshot", "ssm:GetParameters": "by RunInstances",
 	"s3:PutObjectAcl": "with PutObject", "s3:PutBucketOwnershipControls": "with CreateBucket"}
 
 // deployed takes a kernel through the stages of a target.
@@ -238,7 +278,7 @@ var rare = map[string]string{
 // What removes or changes something may do so only to resources with our tags. The user
 // names the Elastic IP and the target group.
 func TestPolicyChangesOurOwnAlone(t *testing.T) {
-	p, _ := readPolicy(t, "iam-policy.json", "iam-policy-import.json", "iam-policy-bundle.json")
+	p, _ := readPolicy(t, "iam-policy.json", "iam-policy-import.json", "iam-policy-bundle.json", "iam-policy-volume.json")
 	for _, s := range p.Statement {
 		for _, action := range s.Action {
 			_, verb, _ := strings.Cut(action, ":")

@@ -49,6 +49,7 @@ type registering struct {
 var backings = map[string]func(r *registering, ctx context.Context, f found) (id string, err error){
 	backingDirect: (*registering).send,
 	backingImport: (*registering).imported,
+	backingVolume: (*registering).danced,
 }
 
 func (t *Target) register(ctx context.Context, img step.Image) (step.Registration, error) {
@@ -59,7 +60,7 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 	if got := step.DigestOf(img.Files); got != img.Digest {
 		return reg, step.Invalid("digest", "deploy again", "the image's files have digest %s, not %s", got, img.Digest)
 	}
-	r := &registering{Target: t, img: img, digest: digestOf(img), limits: usual}
+	r := &registering{Target: t, img: img, digest: digestOf(img), limits: t.limits}
 	if err := r.prepare(ctx); err != nil {
 		return reg, err
 	}

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,9 +32,23 @@ func gather[Out, T any](ctx context.Context, op string, from pages[Out], items f
 	return all, nil
 }
 
-// instances returns the instances whose tags t selects, also terminated ones. An empty app
-// and target select those of all apps.
+// instances returns the instances whose tags t selects, also terminated ones, without
+// helpers. An empty app and target select those of all apps.
 func (c *cloud) instances(ctx context.Context, t step.Tags) ([]types.Instance, error) {
+	all, err := c.allInstances(ctx, t)
+	return slices.DeleteFunc(all, isHelper), err
+}
+
+// helpers returns the helpers of backing volume whose tags t selects, also terminated ones.
+func (c *cloud) helpers(ctx context.Context, t step.Tags) ([]types.Instance, error) {
+	all, err := c.allInstances(ctx, t)
+	return slices.DeleteFunc(all, func(in types.Instance) bool { return !isHelper(in) }), err
+}
+
+func isHelper(in types.Instance) bool { return value(in.Tags, tagHelper) != "" }
+
+// allInstances returns instances and helpers.
+func (c *cloud) allInstances(ctx context.Context, t step.Tags) ([]types.Instance, error) {
 	wanted := machine.Wanted(t)
 	return gather(ctx, "list instances", ec2.NewDescribeInstancesPaginator(c.ec2, &ec2.DescribeInstancesInput{Filters: matching(t)}),
 		func(page *ec2.DescribeInstancesOutput) (all []types.Instance) {
@@ -87,6 +102,9 @@ const (
 	kindInstance  = "instance"
 	kindInterface = "network interface"
 	kindVolume    = "volume"
+	kindGroup     = "security group"
+	kindKeyPair   = "key pair"
+	kindHelper    = "helper instance"
 	kindImage     = "AMI"
 	kindSnapshot  = "snapshot"
 	kindImport    = "import task"
@@ -107,7 +125,8 @@ type resource struct {
 
 func (r resource) String() string { return r.kind + " " + r.id }
 
-// parts returns the network interfaces and volumes of t's app, target and life.
+// parts returns what rollouts of t's app, target and life have beside instances and images,
+// in the order in which it can be removed.
 func (c *cloud) parts(ctx context.Context, t step.Tags) ([]resource, error) {
 	interfaces, err := gather(ctx, "list network interfaces",
 		ec2.NewDescribeNetworkInterfacesPaginator(c.ec2, &ec2.DescribeNetworkInterfacesInput{Filters: matching(t)}),
@@ -124,11 +143,42 @@ func (c *cloud) parts(ctx context.Context, t step.Tags) ([]resource, error) {
 		ec2.NewDescribeVolumesPaginator(c.ec2, &ec2.DescribeVolumesInput{Filters: matching(t)}),
 		func(page *ec2.DescribeVolumesOutput) (all []resource) {
 			for _, v := range page.Volumes {
+				if v.State == types.VolumeStateDeleting || v.State == types.VolumeStateDeleted {
+					continue
+				}
 				all = append(all, resource{kindVolume, aws.ToString(v.VolumeId), v.Tags, aws.ToTime(v.CreateTime), v.State != types.VolumeStateAvailable, ""})
 			}
 			return all
 		})
-	return append(interfaces, volumes...), err
+	if err != nil {
+		return nil, err
+	}
+	groups, err := c.groups(ctx, matching(t)...)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := c.keyPairs(ctx, matching(t)...)
+	all := append(interfaces, volumes...)
+	for _, k := range keys {
+		all = append(all, resource{kindKeyPair, aws.ToString(k.KeyName), k.Tags, aws.ToTime(k.CreateTime), false, ""})
+	}
+	for _, g := range groups { // the last, because of tagMaking
+		all = append(all, resource{kindGroup, aws.ToString(g.GroupId), g.Tags, time.Time{}, false, ""})
+	}
+	return all, err
+}
+
+func (c *cloud) groups(ctx context.Context, filters ...types.Filter) ([]types.SecurityGroup, error) {
+	return gather(ctx, "list security groups", ec2.NewDescribeSecurityGroupsPaginator(c.ec2, &ec2.DescribeSecurityGroupsInput{Filters: filters}),
+		func(page *ec2.DescribeSecurityGroupsOutput) []types.SecurityGroup { return page.SecurityGroups })
+}
+
+func (c *cloud) keyPairs(ctx context.Context, filters ...types.Filter) ([]types.KeyPairInfo, error) {
+	out, err := c.ec2.DescribeKeyPairs(ctx, &ec2.DescribeKeyPairsInput{Filters: filters})
+	if err != nil {
+		return nil, failed("list key pairs", err)
+	}
+	return out.KeyPairs, nil
 }
 
 // images returns the account's own AMIs and snapshots of t's app, target and life. The AMIs

@@ -45,6 +45,15 @@ type found struct {
 	broken []types.Snapshot // are this rollout's, in state error
 }
 
+// tooBroken returns an error if too many of the rollout's snapshots have failed.
+func (f found) tooBroken() error {
+	if n := len(f.broken); n >= maxBroken {
+		return &step.Error{Kind: step.Conflict, Err: fmt.Errorf("%d snapshots failed, the last: %s", n, aws.ToString(f.broken[0].StateMessage)),
+			Hint: "see the snapshot " + *f.broken[0].SnapshotId + " in AWS's console"}
+	}
+	return nil
+}
+
 func (r *registering) find(ctx context.Context) (f found, err error) {
 	f.all, err = gather(ctx, "list snapshots",
 		ec2.NewDescribeSnapshotsPaginator(r.cloud.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: matching(r.img.Spec.Tags)}),
@@ -88,6 +97,9 @@ func (r *registering) snapshot(ctx context.Context) (id string, err error) {
 	if err == nil && r.cloud.bucket != "" {
 		err = r.cloud.sweep(ctx, r.img.Spec.Tags)
 	}
+	if err == nil && r.options.Backing == backingVolume {
+		err = r.tidy(ctx)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -111,16 +123,12 @@ func (r *registering) remove(ctx context.Context, snapshot string) error {
 
 // send sends the image to the snapshot that an earlier try began, or to a new one.
 func (r *registering) send(ctx context.Context, f found) (id string, err error) {
-	if n := len(f.broken); n >= maxBroken {
-		return "", &step.Error{Kind: step.Conflict, Err: fmt.Errorf("%d snapshots failed, the last: %s", n, aws.ToString(f.broken[0].StateMessage)),
-			Hint: "see the snapshot " + *f.broken[0].SnapshotId + " in AWS's console"}
-	}
-	list, err := readBlocks(ctx, r.site.Store, r.file(blocksFile))
-	if err != nil {
+	if err := f.tooBroken(); err != nil {
 		return "", err
 	}
-	if list.end() > r.ami.gibibytes()*gibi {
-		return "", step.Invalid("", "deploy again", "the image's file %s has a block beyond the disk's end", blocksFile)
+	list, err := r.blockList(ctx)
+	if err != nil {
+		return "", err
 	}
 	p, err := r.parentOf(ctx, f)
 	if err != nil {
@@ -145,6 +153,15 @@ func (r *registering) send(ctx context.Context, f found) (id string, err error) 
 		}
 		r.dropSent(id)
 	}
+}
+
+// blockList reads the list of the image's blocks.
+func (r *registering) blockList(ctx context.Context) (blocks, error) {
+	list, err := readBlocks(ctx, r.site.Store, r.file(blocksFile))
+	if err == nil && list.end() > r.ami.gibibytes()*gibi {
+		err = step.Invalid("", "deploy again", "the image's file %s has a block beyond the disk's end", blocksFile)
+	}
+	return list, err
 }
 
 // parent is the snapshot from which another is begun.
@@ -342,6 +359,15 @@ func (r *registering) upload(ctx context.Context, id string, list blocks, sent *
 	defer func() { err = errors.Join(err, done()) }()
 	u := &upload{ebs: r.cloud.ebs, snapshot: id, disk: f, blocks: list, sent: sent, note: note, limits: r.limits}
 	return u.run(ctx)
+}
+
+// awaitSnapshot waits until a snapshot is completed.
+func (r *registering) awaitSnapshot(ctx context.Context, id string) error {
+	done, err := r.completed(ctx, id, completing)
+	if err == nil && !done {
+		err = fmt.Errorf("AWS has not completed the snapshot %s in %s", id, completing)
+	}
+	return err
 }
 
 // completed waits until a snapshot is completed. It returns false if that takes longer than

@@ -34,6 +34,13 @@ const (
 	tagBlocks = "morgana:blocks"
 	// tagParent has the id of the snapshot that a snapshot was begun from.
 	tagParent = "morgana:parent"
+	// tagHelper is that of a helper of backing volume, and of its own volume and interface. It
+	// names the keys that the helper was made with.
+	tagHelper = "morgana:helper"
+	// tagMaking is that of a security group of backing volume. See [making].
+	tagMaking = "morgana:making"
+	// tagWritten says that a volume of backing volume has the whole image.
+	tagWritten = "morgana:written"
 )
 
 // tagsOf returns the tags of a resource of a rollout. The Name is what EC2's console shows.

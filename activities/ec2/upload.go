@@ -17,16 +17,22 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// limits are the limits of an upload.
+// limits are the limits of an upload, and of what a worker waits for.
 type limits struct {
 	first, most int           // connections at the beginning, and at most
 	attempt     time.Duration // of one call for a block
 	patience    time.Duration // how long a block may fail, with all its attempts
+	// unlisted is how long a list may lack what was made. It is some seconds as a rule.
+	unlisted time.Duration
+	// reach is how long a helper that runs may not answer, and grace how long its sshd may
+	// refuse the login: it may not be set up yet.
+	reach, grace time.Duration
 }
 
 // usual are the limits of Register. The first connections have 4 MiB on the way: a line of
 // 2 Mbit/s sends them in an attempt.
-var usual = limits{first: 8, most: maxConnections, attempt: callTimeout, patience: 2 * time.Minute}
+var usual = limits{first: 8, most: maxConnections, attempt: callTimeout, patience: 2 * time.Minute,
+	unlisted: 30 * time.Second, reach: 5 * time.Minute, grace: 30 * time.Second}
 
 const (
 	maxConnections = 64

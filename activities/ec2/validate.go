@@ -24,6 +24,7 @@ var (
 	profileForm = regexp.MustCompile(`^[\w+=,.@-]{1,128}$`)
 	arnForm     = regexp.MustCompile(`^arn:[a-z-]+:elasticloadbalancing:([a-z0-9-]+):([0-9]{12}):targetgroup/[A-Za-z0-9-]+/[0-9a-f]+$`)
 	bucketForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+	loginForm   = regexp.MustCompile(`^[a-z_][a-z0-9_.-]{0,31}$`)
 	oneLine     = regexp.MustCompile(`^[ -~]{1,255}$`)
 )
 
@@ -108,17 +109,50 @@ func (s *settings) readBundle() error {
 	return nil
 }
 
+var allBackings = []string{backingDirect, backingImport, backingBundle, backingVolume}
+
+// readHelper checks the options of backing volume, and refuses them for others.
+func (s *settings) readHelper() error {
+	h := s.Helper
+	switch {
+	case h == Helper{}:
+		return nil
+	case s.Backing != backingVolume:
+		return step.Invalid("helper", "leave it out, or backing: volume", "backing %s needs no helper", s.Backing)
+	case h.Type != "" && !typeForm.MatchString(h.Type):
+		return step.Invalid("helper.type", `a type's name, as "t3.micro"`, "%q is no instance type", h.Type)
+	case h.User != "" && !loginForm.MatchString(h.User):
+		return step.Invalid("helper.user", `a login name, as "ec2-user" or "admin"`, "%q is no login name", h.User)
+	}
+	if h.From != "" {
+		if _, err := prefixOf(h.From); err != nil {
+			return step.Invalid("helper.from", `an IPv4 address or prefix, as "203.0.113.7" or "203.0.113.0/28"`, "%w", err)
+		}
+	}
+	for _, id := range []struct{ field, prefix, id, where string }{
+		{"helper.image", "ami", h.Image, "aws ec2 describe-images"}, {"helper.subnet", "subnet", h.Subnet, "aws ec2 describe-subnets"},
+	} {
+		if id.id != "" {
+			if err := checkID(id.field, id.prefix, id.id, id.where); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // readBoot checks how the image is made and started.
 func (s *settings) readBoot() error {
 	paravirtual := s.Layout != "" || s.KernelID != ""
+	bucketed := s.Backing == backingImport || s.Backing == backingBundle
 	switch {
-	case !slices.Contains([]string{backingDirect, backingImport, backingBundle}, s.Backing):
-		return step.Invalid("backing", step.OneOf(s.Backing, backingDirect, backingImport, backingBundle), "unknown backing %q", s.Backing)
-	case s.Bucket != "" && s.Backing == backingDirect:
+	case !slices.Contains(allBackings, s.Backing):
+		return step.Invalid("backing", step.OneOf(s.Backing, allBackings...), "unknown backing %q", s.Backing)
+	case s.Bucket != "" && !bucketed:
 		return step.Invalid("bucket", "leave it out, or backing: import or bundle", "backing %s needs no bucket", s.Backing)
 	case s.Role != "" && s.Backing != backingImport:
 		return step.Invalid("role", "leave it out, or backing: import", "backing %s needs no role", s.Backing)
-	case s.Bucket == "" && s.Backing != backingDirect:
+	case s.Bucket == "" && bucketed:
 		return step.Invalid("bucket", `a name that no other account has, as "example-morgana"; it is made if it does not exist`, "backing %s needs a bucket", s.Backing)
 	case s.Bucket != "" && !bucketForm.MatchString(s.Bucket):
 		return step.Invalid("bucket", "3 to 63 lower-case letters, digits, dots and hyphens", "%q is no name of a bucket", s.Bucket)

@@ -1,0 +1,197 @@
+package ec2
+
+import (
+	"context"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// dance makes a snapshot as the guides of MirageOS did by hand: a helper, which is an
+// instance of Linux, writes the disk to a volume, and EC2 makes a snapshot of that.
+//
+// Each act adopts what an earlier try made, which it finds by the tags. So a try goes on at
+// the act where the last one was cut off.
+type dance struct {
+	*registering
+	keys *helperKeys
+	// group is the id of the security group, "" if there is none. Its tags say what the
+	// dance is about to make: see [making].
+	group string
+}
+
+// volumeDevice is the name of the volume on the helper, as the guides have it.
+const volumeDevice = "/dev/sdh"
+
+// danced returns a completed snapshot of the image that a dance made.
+func (r *registering) danced(ctx context.Context, f found) (id string, err error) {
+	if err := f.tooBroken(); err != nil {
+		return "", err
+	}
+	d := &dance{registering: r}
+	if f.begun == nil && f.done == nil { // CreateSnapshot has no client token
+		if err := r.cloud.settle(ctx, r.limits.unlisted, kindSnapshot, r.img.Spec.Tags, r.img.Spec.Match); err != nil {
+			return "", err
+		}
+		if f, err = r.find(ctx); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case f.done != nil:
+		return *f.done.SnapshotId, nil
+	case f.begun != nil:
+		id = *f.begun.SnapshotId
+	default:
+		if id, err = d.take(ctx); err != nil {
+			return "", err
+		}
+	}
+	if err := d.dismiss(ctx); err != nil { // it costs money, and the snapshot may take minutes
+		return "", err
+	}
+	return id, r.awaitSnapshot(ctx, id)
+}
+
+// take begins a snapshot of a volume that has the image.
+func (d *dance) take(ctx context.Context) (string, error) {
+	v, err := d.volume(ctx)
+	if err == nil && value(v.Tags, tagWritten) == "" {
+		v, err = d.fill(ctx, v)
+	}
+	if err == nil {
+		err = d.detach(ctx, *v.VolumeId)
+	}
+	if err == nil && d.group == "" {
+		err = d.findGroup(ctx)
+	}
+	if err != nil {
+		return "", err
+	}
+	var id string
+	err = d.make(ctx, kindSnapshot, func() error {
+		out, err := d.cloud.ec2.CreateSnapshot(ctx, &ec2.CreateSnapshotInput{VolumeId: v.VolumeId, Description: aws.String("morgana " + d.folder),
+			TagSpecifications: tagged(d.tags, types.ResourceTypeSnapshot)})
+		if err != nil {
+			return unseen("make a snapshot of "+*v.VolumeId, err)
+		}
+		id = aws.ToString(out.SnapshotId)
+		return nil
+	})
+	return id, err
+}
+
+// fill writes the image to a volume, or to a new one if v has no id.
+func (d *dance) fill(ctx context.Context, v types.Volume) (_ types.Volume, err error) {
+	nets, err := d.cloud.subnets(ctx, d.options.helperSubnets(), "")
+	if err != nil {
+		return v, err
+	}
+	group, err := d.securityGroup(ctx, nets[0].vpc)
+	if err != nil {
+		return v, err
+	}
+	d.group = aws.ToString(group.GroupId)
+	if d.keys, err = d.openKeys(ctx, d.folder); err != nil {
+		return v, err
+	}
+	if err := d.keyPair(ctx); err != nil {
+		return v, err
+	}
+	helper, err := d.helper(ctx, nets, aws.ToString(v.AvailabilityZone))
+	if err != nil {
+		return v, err
+	}
+	if err := d.admit(ctx, group, helper); err != nil {
+		return v, err
+	}
+	zone := aws.ToString(helper.Placement.AvailabilityZone)
+	if v.VolumeId != nil && aws.ToString(v.AvailabilityZone) != zone {
+		// The zone of an earlier helper had no capacity for another one.
+		if err := d.discard(ctx, *v.VolumeId); err != nil {
+			return v, err
+		}
+		v = types.Volume{}
+	}
+	fresh := v.VolumeId == nil
+	if fresh {
+		if v.VolumeId, err = d.createVolume(ctx, zone); err != nil {
+			return v, err
+		}
+	}
+	if err := d.attach(ctx, *v.VolumeId, *helper.InstanceId); err != nil {
+		return v, err
+	}
+	if err := d.write(ctx, helper, *v.VolumeId, fresh); err != nil {
+		return v, err
+	}
+	_, err = d.cloud.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{*v.VolumeId}, Tags: []types.Tag{tag(tagWritten, "yes")}})
+	if err != nil {
+		return v, unseen("tag "+*v.VolumeId, err)
+	}
+	return v, nil
+}
+
+// tagged returns the tags of what a call makes.
+func tagged(tags []types.Tag, kinds ...types.ResourceType) (all []types.TagSpecification) {
+	for _, kind := range kinds {
+		all = append(all, types.TagSpecification{ResourceType: kind, Tags: tags})
+	}
+	return all
+}
+
+// plain returns the tags of what the dance makes, without those of an image, and more.
+func (d *dance) plain(more ...types.Tag) []types.Tag {
+	own, _ := tagsOf(d.img.Spec.Tags) // prepare has called it
+	return append(own, more...)
+}
+
+// known calls do until EC2 knows the resources that it names, which were made a moment ago.
+func known(ctx context.Context, op string, do func() error) error {
+	var err error
+	if _, waited := poll(ctx, visible, func() (bool, error) {
+		err = do()
+		return !gone(err), nil
+	}); waited != nil {
+		return waited
+	}
+	if err != nil {
+		return unseen(op, err)
+	}
+	return nil
+}
+
+// dismiss begins to terminate the rollout's helpers.
+func (d *dance) dismiss(ctx context.Context) error {
+	all, err := d.cloud.helpers(ctx, d.img.Spec.Tags)
+	for _, in := range all {
+		if err == nil && !isDead(in) {
+			if err = d.cloud.terminate(ctx, *in.InstanceId); gone(err) {
+				err = nil
+			}
+		}
+	}
+	return err
+}
+
+// tidy removes what the dance made beside the snapshot. [Target.Destroy] does the same for a
+// dance that did not come to its end.
+func (r *registering) tidy(ctx context.Context) error {
+	step.Report(ctx, step.Progress{Note: "removing the helper"})
+	list := func() ([]types.Instance, error) { return r.cloud.helpers(ctx, r.img.Spec.Tags) }
+	all, err := list()
+	if err != nil {
+		return err
+	}
+	d := &destroy{Target: r.Target, c: r.cloud, what: step.Removal{Spec: r.img.Spec}}
+	if err := d.end(ctx, all, list); err != nil {
+		return err
+	}
+	if err := d.parts(ctx); err != nil {
+		return err
+	}
+	return d.err
+}

@@ -1,0 +1,148 @@
+package ec2
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// volumes lists the rollout's volumes for this image, the written one and then the oldest
+// first.
+func (d *dance) volumes(ctx context.Context) ([]types.Volume, error) {
+	all, err := gather(ctx, "list volumes", ec2.NewDescribeVolumesPaginator(d.cloud.ec2, &ec2.DescribeVolumesInput{
+		Filters: append(matching(d.img.Spec.Tags), filter("tag:"+tagDigest, d.digest), filter("status", "creating", "available", "in-use"))}),
+		func(page *ec2.DescribeVolumesOutput) []types.Volume { return page.Volumes })
+	all = slices.DeleteFunc(all, func(v types.Volume) bool { made, _ := owner(v.Tags); return made != d.img.Spec.Tags })
+	slices.SortFunc(all, func(a, b types.Volume) int {
+		return cmp.Or(strings.Compare(value(b.Tags, tagWritten), value(a.Tags, tagWritten)),
+			aws.ToTime(a.CreateTime).Compare(aws.ToTime(b.CreateTime)), cmp.Compare(*a.VolumeId, *b.VolumeId))
+	})
+	return all, err
+}
+
+// volume returns the rollout's volume, one without an id if there is none.
+func (d *dance) volume(ctx context.Context) (v types.Volume, err error) {
+	all, err := d.volumes(ctx)
+	if len(all) > 0 {
+		v = all[0]
+	}
+	return v, err
+}
+
+// createVolume makes the volume in a zone. EC2 remembers the tokens of deleted volumes.
+func (d *dance) createVolume(ctx context.Context, zone string) (id *string, err error) {
+	step.Report(ctx, step.Progress{Note: "making a volume in " + zone})
+	err = d.make(ctx, kindVolume, func() error {
+		for n := range maxAttempts {
+			in, err := d.volumeInput(zone, n)
+			if err != nil {
+				return err
+			}
+			out, err := d.cloud.ec2.CreateVolume(ctx, in)
+			if code(err) == "IdempotentParameterMismatch" {
+				continue
+			}
+			if err != nil {
+				return failed("make a volume", err)
+			}
+			id = out.VolumeId
+			return nil
+		}
+		return fmt.Errorf("%d volumes of this rollout were deleted", maxAttempts)
+	})
+	return id, err
+}
+
+func (d *dance) volumeInput(zone string, attempt int) (*ec2.CreateVolumeInput, error) {
+	token, err := d.img.Spec.Token(fmt.Sprintf("volume %d %s %s", attempt, zone, d.digest))
+	in := &ec2.CreateVolumeInput{AvailabilityZone: &zone, ClientToken: &token, Size: aws.Int32(int32(d.ami.gibibytes())), //nolint:gosec // at most 16 Ti
+		VolumeType: types.VolumeTypeGp3, TagSpecifications: tagged(d.plain(tag(tagDigest, d.digest)), types.ResourceTypeVolume)}
+	if d.ami.Encrypted {
+		in.Encrypted = aws.Bool(true)
+	}
+	return in, err
+}
+
+// attach attaches a volume to the helper. One that is attached to an earlier helper is free
+// when that has ended.
+func (d *dance) attach(ctx context.Context, id, helper string) error {
+	step.Report(ctx, step.Progress{Note: "attaching " + id + " to " + helper})
+	return d.await(ctx, "attached "+id, func() (bool, error) {
+		v, err := d.current(ctx, id)
+		switch {
+		case err != nil:
+			return false, err
+		case len(v.Attachments) > 0:
+			a := v.Attachments[0]
+			return aws.ToString(a.InstanceId) == helper && a.State == types.VolumeAttachmentStateAttached, nil
+		case v.State != types.VolumeStateAvailable:
+			return false, nil
+		}
+		_, err = d.cloud.ec2.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: &id, InstanceId: &helper, Device: aws.String(volumeDevice)})
+		if c := code(err); err == nil || gone(err) || c == "VolumeInUse" || c == "IncorrectState" {
+			return false, nil // the list will tell
+		}
+		return false, ofHelper(failed("attach "+id, err))
+	})
+}
+
+// detach detaches a volume, unless it is free.
+func (d *dance) detach(ctx context.Context, id string) error {
+	step.Report(ctx, step.Progress{Note: "detaching " + id})
+	asked := false
+	return d.await(ctx, "detached "+id, func() (bool, error) {
+		v, err := d.current(ctx, id)
+		if err != nil || v.State == types.VolumeStateAvailable {
+			return err == nil, err
+		}
+		if asked || len(v.Attachments) == 0 {
+			return false, nil
+		}
+		_, err = d.cloud.ec2.DetachVolume(ctx, &ec2.DetachVolumeInput{VolumeId: &id})
+		if err != nil && !gone(err) && code(err) != "IncorrectState" {
+			return false, failed("detach "+id, err)
+		}
+		asked = true
+		return false, nil
+	})
+}
+
+// await polls until EC2 has done something.
+func (d *dance) await(ctx context.Context, what string, ask func() (bool, error)) error {
+	done, err := poll(ctx, ending, ask)
+	if err == nil && !done {
+		err = fmt.Errorf("EC2 has not %s within %s", what, ending)
+	}
+	return err
+}
+
+// current returns a volume as EC2 lists it, one without an id if EC2 does not list it.
+func (d *dance) current(ctx context.Context, id string) (types.Volume, error) {
+	all, err := d.volumes(ctx)
+	for _, v := range all {
+		if *v.VolumeId == id {
+			return v, err
+		}
+	}
+	return types.Volume{}, err
+}
+
+// discard deletes a volume.
+func (d *dance) discard(ctx context.Context, id string) error {
+	if err := d.detach(ctx, id); err != nil {
+		return err
+	}
+	_, err := d.cloud.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
+	if err != nil && !gone(err) {
+		return failed("delete "+id, err)
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package ec2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// securityGroup returns the security group of the helper, which it makes if there is none.
+// Its name is unique in a VPC.
+func (d *dance) securityGroup(ctx context.Context, vpc string) (types.SecurityGroup, error) {
+	name := d.groupName()
+	find := func() ([]types.SecurityGroup, error) {
+		return d.cloud.groups(ctx, filter("group-name", name), filter("vpc-id", vpc))
+	}
+	found, err := find()
+	if err != nil {
+		return types.SecurityGroup{}, err
+	}
+	if len(found) == 0 {
+		step.Report(ctx, step.Progress{Note: "making a security group"})
+		var made types.SecurityGroup
+		out, err := d.cloud.ec2.CreateSecurityGroup(ctx, d.groupInput(name, vpc))
+		switch {
+		case err == nil:
+			made.GroupId = out.GroupId
+			return made, nil
+		case code(err) != "InvalidGroup.Duplicate":
+			return made, failed("make the security group "+name, err)
+		}
+		_, err = poll(ctx, visible, func() (bool, error) { // an earlier try has made it
+			found, err = find()
+			return len(found) > 0, err
+		})
+		if err == nil && len(found) == 0 {
+			err = errors.New("EC2 says that there is a security group " + name + ", but lists none yet")
+		}
+		if err != nil {
+			return made, err
+		}
+	}
+	if made, ok := owner(found[0].Tags); !ok || !d.img.Spec.Match(made) {
+		return found[0], &step.Error{Kind: step.Conflict, Err: fmt.Errorf("the security group %s, which morgana did not make, has the name %s", aws.ToString(found[0].GroupId), name),
+			Hint: "delete it; morgana never changes it"}
+	}
+	return found[0], nil
+}
+
+// findGroup sets group to that of the rollout, if there is one.
+func (d *dance) findGroup(ctx context.Context) error {
+	all, err := d.cloud.groups(ctx, matching(d.img.Spec.Tags)...)
+	for _, g := range all {
+		if made, _ := owner(g.Tags); made == d.img.Spec.Tags {
+			d.group = aws.ToString(g.GroupId)
+		}
+	}
+	return err
+}
+
+func (d *dance) groupName() string { return "morgana/" + d.folder }
+
+func (d *dance) groupInput(name, vpc string) *ec2.CreateSecurityGroupInput {
+	return &ec2.CreateSecurityGroupInput{GroupName: &name, VpcId: &vpc, Description: aws.String("ssh to a helper of morgana"),
+		TagSpecifications: tagged(d.plain(), types.ResourceTypeSecurityGroup)}
+}
+
+// admit lets the worker's address into the group, and no other.
+func (d *dance) admit(ctx context.Context, group types.SecurityGroup, helper types.Instance) error {
+	from, err := d.workerAddress(ctx, helper)
+	if err != nil {
+		return err
+	}
+	there := false
+	for _, rule := range group.IpPermissions {
+		var others []types.IpRange
+		for _, r := range rule.IpRanges {
+			if aws.ToString(r.CidrIp) == from {
+				there = true
+			} else {
+				others = append(others, r)
+			}
+		}
+		if len(others) == 0 {
+			continue
+		}
+		rule.IpRanges = others // of an earlier worker
+		_, err := d.cloud.ec2.RevokeSecurityGroupIngress(ctx, &ec2.RevokeSecurityGroupIngressInput{GroupId: group.GroupId, IpPermissions: []types.IpPermission{rule}})
+		if err != nil && !gone(err) {
+			return failed("close the security group to "+aws.ToString(others[0].CidrIp), err)
+		}
+	}
+	if there {
+		return nil
+	}
+	return known(ctx, "let "+from+" into the security group", func() error {
+		_, err := d.cloud.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group.GroupId,
+			IpPermissions: []types.IpPermission{{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(sshPort), ToPort: aws.Int32(sshPort), IpRanges: []types.IpRange{{CidrIp: &from}}}}})
+		if code(err) == "InvalidPermission.Duplicate" {
+			return nil
+		}
+		return err
+	})
+}
