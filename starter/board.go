@@ -108,7 +108,7 @@ func (b *board) draw() {
 		return
 	default:
 	}
-	width, height := b.size()
+	width, height := screenSize(b.w)
 	var lines []string
 	for _, name := range b.order {
 		lines = append(lines, b.targets[name].lines(name)...)
@@ -122,16 +122,22 @@ func (b *board) draw() {
 	if b.final { // the last drawing is not rewritten, so lines may wrap
 		width = math.MaxInt
 	}
+	_ = redraw(b.w, b.drawn, lines, width) // fails only if the terminal is gone
+	b.drawn = len(lines)
+}
+
+// redraw writes lines of a width over the last lines that were drawn.
+func redraw(w io.Writer, drawn int, lines []string, width int) error {
 	var out strings.Builder
-	if b.drawn > 0 {
-		fmt.Fprintf(&out, "\x1b[%dA", b.drawn)
+	if drawn > 0 {
+		fmt.Fprintf(&out, "\x1b[%dA", drawn)
 	}
 	for _, l := range lines {
 		out.WriteString("\r" + clip(l, width) + "\x1b[K\n")
 	}
 	out.WriteString("\x1b[J")
-	_, _ = io.WriteString(b.w, out.String()) // fails only if the terminal is gone
-	b.drawn = len(lines)
+	_, err := io.WriteString(w, out.String())
+	return err
 }
 
 func (t *boardTarget) lines(name string) []string {
@@ -186,8 +192,8 @@ func mark(state string) string {
 	return "\x1b[2m·\x1b[0m"
 }
 
-func (b *board) size() (width, height int) {
-	if f, ok := b.w.(interface{ Fd() uintptr }); ok {
+func screenSize(w io.Writer) (width, height int) {
+	if f, ok := w.(interface{ Fd() uintptr }); ok {
 		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 20 && h > 2 {
 			return w, h
 		}

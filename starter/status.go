@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -14,7 +14,6 @@ import (
 	enums "go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -22,20 +21,24 @@ import (
 )
 
 func (c *cli) statusCommand() *cobra.Command {
-	var all bool
+	var all, watch bool
 	cmd := &cobra.Command{
 		Use:   "status [APP[/TARGET]]",
 		Short: "List deployments and their machines",
 		Long: `List the deployments that run: one for each app on a target that has a machine
 or is getting one. Temporal is asked for them, and the targets for their machines:
-up, ended, gone, or unknown if the target does not answer.`,
-		Example: "  morgana status\n  morgana status hello/dev -o json\n  morgana status --all    # ended ones too",
+up, ended, gone, or unreachable if the target does not answer within 15 s.
+
+With --watch the list is drawn again every few seconds until Ctrl-C; with -o json,
+each line is printed when it changes.`,
+		Example: "  morgana status\n  morgana status hello/dev -o json\n  morgana status --all    # ended ones too\n  morgana status --watch",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.status(cmd.Context(), strings.Join(args, ""), all)
+			return c.status(cmd.Context(), strings.Join(args, ""), all, watch)
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "ended deployments too, as long as the server keeps them")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and show what changes")
 	return cmd
 }
 
@@ -43,7 +46,7 @@ up, ended, gone, or unknown if the target does not answer.`,
 type deploymentLine struct {
 	App     string    `json:"app"`
 	Target  string    `json:"target"`
-	State   string    `json:"state"` // up ended gone unknown starting destroying, "rolling out 2", ...
+	State   string    `json:"state"` // up ended gone unreachable starting destroying, "rolling out 2", ...
 	Started time.Time `json:"started"`
 	workflows.DeploymentStatus
 	// Health is the machine's state as the target reports it now, nil if it cannot report
@@ -55,7 +58,7 @@ type deploymentLine struct {
 	Error *failure `json:"error,omitempty"`
 }
 
-func (c *cli) status(ctx context.Context, which string, all bool) error {
+func (c *cli) status(ctx context.Context, which string, all, watch bool) error {
 	app, target, err := splitName(which)
 	if err != nil {
 		return err
@@ -65,11 +68,13 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 		return err
 	}
 	defer to.Close()
-	lines, err := to.deployments(ctx, app, target, all)
+	if watch {
+		return c.watch(ctx, to, which, all)
+	}
+	lines, err := to.observed(ctx, app, target, all)
 	if err != nil {
 		return err
 	}
-	to.observe(ctx, lines)
 	if c.output == "json" {
 		for _, l := range lines {
 			c.emit(l)
@@ -77,22 +82,29 @@ func (c *cli) status(ctx context.Context, which string, all bool) error {
 		return nil
 	}
 	if len(lines) == 0 {
-		if which != "" {
-			c.say("no deployment of %s runs", which)
-		} else {
-			c.say("no deployments run")
-		}
+		c.say("%s", noneOf(which))
 		return nil
 	}
-	return c.table(lines)
+	return table(c.out, lines, time.Now())
 }
 
-// table prints the deployments. The failures are the last column, because they are long.
-// Without failures that column is left out.
-func (c *cli) table(lines []deploymentLine) error {
-	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Note+l.Failure != "" })
-	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
-	row := func(cells []string, failure string) {
+func noneOf(which string) string {
+	if which != "" {
+		return "no deployment of " + which + " runs"
+	}
+	return "no deployments run"
+}
+
+// table writes the deployments. Columns without a value in any line are left out: the
+// restarts, and the failures, which are last because they are long.
+func table(to io.Writer, lines []deploymentLine, now time.Time) error {
+	restarts := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.restarts() != "" })
+	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.failure() != "" })
+	w := tabwriter.NewWriter(to, 0, 8, 2, ' ', 0)
+	row := func(cells []string, restart, failure string) {
+		if restarts {
+			cells = append(cells, cmp.Or(restart, "-"))
+		}
 		if failures {
 			cells = append(cells, failure)
 		}
@@ -101,7 +113,7 @@ func (c *cli) table(lines []deploymentLine) error {
 		}
 		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush returns the error
 	}
-	row([]string{"APP", "TARGET", "KIND", "GENERATION", "STATE", "MACHINE", "ADDRESSES", "AGE"}, "FAILURE")
+	row([]string{"APP", "TARGET", "KIND", "GENERATION", "STATE", "MACHINE", "ADDRESSES", "AGE"}, "RESTARTS", "FAILURE")
 	for _, l := range lines {
 		machine, addresses, generation := "-", "-", "-"
 		switch m := l.Machine; {
@@ -115,11 +127,55 @@ func (c *cli) table(lines []deploymentLine) error {
 		case l.Error != nil && l.Generation > 0:
 			generation = fmt.Sprint(l.Generation)
 		}
-		age := time.Since(l.Started).Round(time.Second).String()
-		failure := strings.Trim(l.Note+"; "+l.Failure, "; ")
-		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.State, machine, addresses, age}, failure)
+		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.state(), machine, addresses, l.age(now)}, l.restarts(), l.failure())
 	}
 	return w.Flush()
+}
+
+// state returns the State with how the machine ended.
+func (l *deploymentLine) state() string {
+	if l.Health == nil || l.Health.How == "" {
+		return l.State
+	}
+	state, rest, _ := strings.Cut(l.State, ",")
+	return state + strings.TrimSuffix(" ("+l.Health.How+"),"+rest, ",")
+}
+
+// age returns how long the machine has been in its state: since the target's time, or since
+// the machine was booted, or else since the deployment began.
+func (l *deploymentLine) age(now time.Time) string {
+	since := l.Started
+	switch {
+	case l.Health != nil && !l.Health.Since.IsZero():
+		since = l.Health.Since
+	case l.Machine != nil && !l.Watch.Booted.IsZero():
+		since = l.Watch.Booted
+	}
+	return max(0, now.Sub(since)).Round(time.Second).String()
+}
+
+// restarts returns the number of restarts, and what the next one waits for; "" for a machine
+// that is not restarted.
+func (l *deploymentLine) restarts() string {
+	if l.Machine == nil || cmp.Or(l.Policy.Restart, step.RestartNever) == step.RestartNever {
+		return ""
+	}
+	return fmt.Sprint(l.Restarts)
+}
+
+// failure returns the texts of all that went wrong.
+func (l *deploymentLine) failure() string {
+	w, texts := l.Watch, []string{l.Note, l.Failure}
+	if w.Failure != "" {
+		texts = append(texts, "restart: "+w.Failure)
+	}
+	switch {
+	case w.Unwatched != "":
+		texts = append(texts, "not watched: "+w.Unwatched)
+	case !w.Due.IsZero():
+		texts = append(texts, "restart "+fmt.Sprint(w.InRow+1)+" is due at "+w.Due.Local().Format(time.TimeOnly))
+	}
+	return strings.Join(slices.DeleteFunc(texts, func(t string) bool { return t == "" }), "; ")
 }
 
 // deployments lists the deployments, the newest first, with the status that each reports.
@@ -139,9 +195,15 @@ func (to *connection) deployments(ctx context.Context, app, target string, all b
 		if err != nil {
 			return nil, to.refused("list deployments", err)
 		}
-		for _, info := range answer.GetExecutions() {
-			if l, ok := to.describe(ctx, info, all); ok && (target == "" || l.Target == target) {
-				lines = append(lines, l)
+		found := make([]*deploymentLine, len(answer.GetExecutions()))
+		atATime(20, len(found), func(i int) {
+			if l, ok := to.describe(ctx, answer.GetExecutions()[i], all); ok && (target == "" || l.Target == target) {
+				found[i] = &l
+			}
+		})
+		for _, l := range found {
+			if l != nil {
+				lines = append(lines, *l)
 			}
 		}
 		if page = answer.GetNextPageToken(); len(page) == 0 {
@@ -200,45 +262,6 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 		l.State += fmt.Sprintf(", rolled back to %d", l.RollbackTo)
 	}
 	return l, true
-}
-
-// observe asks the targets for the health of the machines. If a target cannot tell, the
-// machine keeps the state of its last deploy.
-func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	var all sync.WaitGroup
-	for i := range lines {
-		l := &lines[i]
-		state, rest, _ := strings.Cut(l.State, ",")
-		if l.Machine == nil || l.Route.Observe.Activity == "" || state != "up" && state != "ended" {
-			continue
-		}
-		all.Go(func() {
-			run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: workflows.TaskQueue,
-				ID: "observe/" + l.App + "/" + l.Target, StaticSummary: l.App + " on " + l.Target,
-			}, workflows.Observe, workflows.ObserveRequest{Step: l.Route.Observe, Machine: *l.Machine})
-			var health step.Health
-			if err == nil {
-				err = run.Get(ctx, &health)
-			}
-			switch {
-			case workflows.NotRegistered(err):
-				return
-			case err != nil:
-				l.State, l.Note = "unknown", workflows.Failure(err).Error()
-			default:
-				l.Health = &health
-				if l.State = string(health.State); health.State == step.Running {
-					l.State = "up"
-				}
-			}
-			if rest != "" {
-				l.State += "," + rest
-			}
-		})
-	}
-	all.Wait()
 }
 
 // why adds the failure that ended a deployment, from its history: no worker is needed.

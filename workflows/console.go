@@ -25,19 +25,3 @@ func Console(ctx workflow.Context, in ConsoleRequest) (text step.ConsoleText, er
 	}
 	return text, nil
 }
-
-// ObserveRequest is the input of Observe.
-type ObserveRequest struct {
-	Step    step.Step    `json:"step"`
-	Machine step.Machine `json:"machine"`
-}
-
-// Observe returns the state of a machine. It is a workflow for the same reason as
-// [Console].
-func Observe(ctx workflow.Context, in ObserveRequest) (health step.Health, err error) {
-	host := in.Machine.Registration.Spec.Host
-	if err := execute(ctx, in.Step, host, observeOptions(), "machine "+in.Machine.ID, in.Machine, &health); err != nil {
-		return health, Fail(Failure(err))
-	}
-	return health, nil
-}

@@ -143,11 +143,11 @@ func consoleOptions(wait time.Duration) workflow.ActivityOptions {
 	}
 }
 
-// observeOptions do not retry: status works without the answer.
+// observeOptions do not retry: status works without the answer, and waits for the slowest.
 func observeOptions() workflow.ActivityOptions {
 	return workflow.ActivityOptions{
 		ScheduleToStartTimeout: 5 * time.Second,
-		StartToCloseTimeout:    20 * time.Second,
+		StartToCloseTimeout:    10 * time.Second,
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            retry(1),
 	}

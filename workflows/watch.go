@@ -101,7 +101,7 @@ func (d *deployment) describeWatch(b *strings.Builder) {
 	switch {
 	case w.Unwatched != "":
 		fmt.Fprintf(b, "| state | not watched: %s |\n", cell(w.Unwatched))
-	case !w.Due.IsZero():
+	case !w.Due.IsZero() && w.Ended != nil:
 		fmt.Fprintf(b, "| state | %s at %s; restart %d is due at %s |\n", cell(w.Ended.Text()), at(w.Seen), w.InRow+1, at(w.Due))
 	case d.Current.Machine.Ended && w.Ended != nil:
 		fmt.Fprintf(b, "| state | %s at %s |\n", cell(w.Ended.Text()), at(w.Seen))

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/workflows"
+)
+
+func TestTable(t *testing.T) {
+	now := time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	line := func(target string, change func(*deploymentLine)) deploymentLine {
+		l := deploymentLine{App: "web", Target: target, State: "up", Started: ago(24 * time.Hour)}
+		l.Kind, l.Machine = "qemu", &step.Machine{ID: "7", Addresses: []step.Address{{Kind: "tcp", Address: "10.0.0.1", Port: 80}}}
+		l.Machine.Registration.Spec.Generation = 3
+		change(&l)
+		return l
+	}
+	lines := []deploymentLine{
+		line("told", func(l *deploymentLine) {
+			l.take(workflows.Observed{Health: &step.Health{State: step.Running, Since: ago(time.Minute), Addresses: []step.Address{{Kind: "ip", Address: "10.0.0.2"}}}})
+		}),
+		line("crashed", func(l *deploymentLine) {
+			l.State = "up, last deploy failed"
+			l.take(workflows.Observed{Health: &step.Health{State: step.Ended, How: "crashed"}})
+			l.Failure = "no gcc"
+			l.Watch.Booted = ago(time.Hour)
+		}),
+		line("far", func(l *deploymentLine) { l.take(workflows.Observed{Failure: "connection refused"}) }),
+		line("mute", func(l *deploymentLine) { l.take(workflows.Observed{}) }),
+		line("restarted", func(l *deploymentLine) {
+			l.Policy.Restart, l.Restarts = step.RestartAlways, 4
+			l.Watch = workflows.Watch{InRow: 4, Due: now, Failure: "port in use"}
+			l.take(workflows.Observed{Health: &step.Health{State: step.Gone}})
+		}),
+	}
+	var out strings.Builder
+	if err := table(&out, lines, now); err != nil {
+		t.Fatal(err)
+	}
+	due := "restart 5 is due at " + now.Local().Format(time.TimeOnly)
+	want := `APP TARGET KIND GENERATION STATE MACHINE ADDRESSES AGE RESTARTS FAILURE
+web told qemu 3 up 7 10.0.0.2 1m0s -
+web crashed qemu 3 ended (crashed), last deploy failed 7 - 1h0m0s - no gcc
+web far qemu 3 unreachable 7 10.0.0.1:80 24h0m0s - connection refused
+web mute qemu 3 up 7 10.0.0.1:80 24h0m0s -
+web restarted qemu 3 gone 7 - 24h0m0s 4 restart: port in use; ` + due + "\n"
+	var got strings.Builder
+	for l := range strings.Lines(out.String()) {
+		got.WriteString(strings.Join(strings.Fields(l), " ") + "\n")
+	}
+	if got.String() != want {
+		t.Errorf("got\n%swant\n%s", got.String(), want)
+	}
+}
+
+// A host that does not answer does not hold up the lines of others, and --watch prints a
+// line when it changes.
+func TestStatusAsksEachTarget(t *testing.T) {
+	to := withServer(t)
+	serveWorkflows(t, to)
+	serveMoon(t, to, func(step.Spec) error { return nil })
+	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {near: {kind: moon}, far: {kind: moon, steps: {observe: {activity: moon.Observe, taskQueue: dark}}}}\n"})
+	if status, out, errOut := morgana(t, "deploy", "--all"); status != 0 {
+		t.Fatal(out, errOut)
+	}
+	began := time.Now()
+	_, out, errOut := morgana(t, "status", "-o", "json")
+	if took := time.Since(began); took > lookTime {
+		t.Errorf("status took %s", took)
+	}
+	states := map[string]string{}
+	for l := range strings.Lines(out) {
+		var line deploymentLine
+		if err := json.Unmarshal([]byte(l), &line); err != nil {
+			t.Fatal(err)
+		}
+		states[line.Target] = line.State + " " + line.Note
+	}
+	if states["near"] != "up " || states["far"] != `unreachable find a worker: no worker polls task queue "dark"` {
+		t.Errorf("states %q, %s", states, errOut)
+	}
+
+	watchPause = 10 * time.Millisecond
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	var live lines
+	ended := make(chan int, 1)
+	go func() { ended <- run(ctx, []string{"status", "two/near", "--watch", "-o", "json"}, &live, &live) }()
+	eventually := func(what string) {
+		t.Helper()
+		for began := time.Now(); !live.has(what); time.Sleep(look) {
+			if time.Since(began) > 15*time.Second {
+				t.Fatalf("no %s in %s", what, live.text.String())
+			}
+		}
+	}
+	eventually(`"state":"up"`)
+	if status, out, errOut := morgana(t, "destroy", "two/near"); status != 0 {
+		t.Fatal(out, errOut)
+	}
+	eventually(`"state":"removed"`)
+	if n := strings.Count(live.text.String(), `"state":"up"`); n != 1 {
+		t.Errorf("%d lines for a machine that did not change:\n%s", n, live.text.String())
+	}
+	interrupt()
+	if status := <-ended; status != interrupted {
+		t.Errorf("exit %d after Ctrl-C", status)
+	}
+}
