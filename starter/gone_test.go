@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -138,9 +139,15 @@ func TestDeployBesideAnEarlierLife(t *testing.T) {
 	}
 }
 
+// removals are the tags that moon.Destroy was called with.
+var removals struct {
+	sync.Mutex
+	of []step.Tags
+}
+
 // serveMoon serves a kind whose steps succeed where reach does. A machine moves from address
-// 1.1.1.1, which Boot returns, to 2.2.2.2.
-func serveMoon(t *testing.T, to client.Client, reach func(step.Spec) error) {
+// 1.1.1.1, which Boot returns, to 2.2.2.2. more may register further abilities.
+func serveMoon(t *testing.T, to client.Client, reach func(step.Spec) error, more ...func(worker.Worker)) {
 	t.Helper()
 	file := step.Artifact{URI: "file:///none", SHA256: strings.Repeat("0", 64), Size: 1}
 	serve(t, to, "moon", func(w worker.Worker) {
@@ -160,6 +167,9 @@ func serveMoon(t *testing.T, to client.Client, reach func(step.Spec) error) {
 			return step.Machine{Registration: in, ID: "m", Addresses: []step.Address{{Kind: "ip", Address: "1.1.1.1"}}}, reach(in.Spec)
 		}, named("Boot"))
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Removal) (step.Destroyed, error) {
+			removals.Lock()
+			defer removals.Unlock()
+			removals.of = append(removals.of, in.Spec.Tags)
 			return step.Destroyed{Removed: []string{"all"}}, reach(in.Spec)
 		}, named("Destroy"))
 		w.RegisterActivityWithOptions(func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil }, named("Clean"))
@@ -170,6 +180,9 @@ func serveMoon(t *testing.T, to client.Client, reach func(step.Spec) error) {
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.ConsoleFrom) (step.ConsoleText, error) {
 			return step.ConsoleText{}, reach(in.Machine.Registration.Spec)
 		}, named("Console"))
+		for _, register := range more {
+			register(w)
+		}
 	})
 }
 

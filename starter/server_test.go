@@ -82,6 +82,8 @@ func serveWorkflows(t *testing.T, to client.Client) {
 		w.RegisterWorkflow(workflows.Rollout)
 		w.RegisterWorkflow(workflows.Console)
 		w.RegisterWorkflow(workflows.Observe)
+		w.RegisterWorkflow(workflows.List)
+		w.RegisterWorkflow(workflows.Sweep)
 	})
 }
 

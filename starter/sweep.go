@@ -118,7 +118,7 @@ type sweeper struct {
 	places []*sweepPlace
 	// found are the resources to remove, acts remove them.
 	found []*found
-	acts  []*workflows.Undo
+	acts  []act
 	live  int // resources that stay because their deployment runs
 	// strange are resources of deployments that this server does not know.
 	strange []*found
@@ -263,7 +263,9 @@ func (s *sweeper) judge(ctx context.Context) {
 			s.live++
 		case s.lives[lifeName(r.Tags)] || is.last == r.Tags.Life || s.flags.unknown:
 			s.found = append(s.found, r)
-			s.act(r)
+			if a := (act{r.place, r.Tags}); !slices.Contains(s.acts, a) {
+				s.acts = append(s.acts, a)
+			}
 		default:
 			s.strange = append(s.strange, r)
 		}
@@ -273,33 +275,27 @@ func (s *sweeper) judge(ctx context.Context) {
 	})
 }
 
-// act adds the act that removes a resource, unless the act of another resource of its
-// rollout does.
-func (s *sweeper) act(r *found) {
-	u := r.place.removal(r.Tags)
-	for _, have := range s.acts {
-		if have.Name == u.Name && have.Step == u.Step && have.Host == u.Host {
-			return
-		}
-	}
-	s.acts = append(s.acts, u)
+// act removes all resources of a rollout in a place.
+type act struct {
+	place *sweepPlace
+	tags  step.Tags
 }
 
 func (s *sweeper) show() {
 	for _, r := range s.found {
 		s.showResource("found", r)
 	}
-	unknown := 0
 	for _, r := range s.strange {
 		s.showResource("unknown", r)
-		unknown++
 	}
 	s.showStore()
 	if s.output == "json" {
 		return
 	}
-	if unknown > 0 {
-		s.say("%d of unknown deployments stay; --unknown removes those with the tags of a rollout", unknown)
+	if n := len(s.strange); n > 0 && !s.flags.unknown {
+		s.say("%d resources are of deployments that this server does not know; they stay without --unknown", n)
+	} else if n > 0 {
+		s.say("%d resources have no life and generation; they stay", n)
 	}
 	if len(s.found)+len(s.files) == 0 {
 		s.print("nothing to remove; %d resources belong to deployments that run", s.live)
@@ -329,7 +325,11 @@ func (s *sweeper) confirmed() bool {
 // remove runs the acts, by a workflow for every 100, and then removes the files of the
 // store.
 func (s *sweeper) remove(ctx context.Context) {
-	for acts := range slices.Chunk(s.acts, 100) {
+	for chunk := range slices.Chunk(s.acts, 100) {
+		var acts []*workflows.Undo
+		for _, a := range chunk {
+			acts = append(acts, a.place.removal(a.tags))
+		}
 		run, err := s.to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: workflows.TaskQueue,
 			ID: fmt.Sprintf("sweep/%d", time.Now().UnixNano()), StaticSummary: fmt.Sprintf("remove the resources of %d rollouts", len(acts)),
 		}, "Sweep", acts)

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -154,11 +154,9 @@ func (p *sweepPlace) String() string {
 	if p.spec.Host != "" {
 		return p.kind + " on " + p.spec.Host
 	}
-	if len(p.spec.Options) == 0 {
-		return p.kind
-	}
-	sum := sha256.Sum256(p.spec.Options)
-	return p.kind + " of options " + hex.EncodeToString(sum[:4])
+	var o struct{ Host, Region string }    // of our kinds that are elsewhere
+	_ = json.Unmarshal(p.spec.Options, &o) // of another shape: the kind has to do
+	return p.kind + prefixed(" at ", cmp.Or(o.Host, o.Region))
 }
 
 // removal returns the act that removes the resources of a rollout.
