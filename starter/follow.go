@@ -69,7 +69,7 @@ func (f *follower) run(ctx context.Context, t step.Tags, detach bool, ask func(a
 	if err != nil {
 		return f.failed(accepted.Tags, err)
 	}
-	f.emit(event{Event: "deployed", Machine: &out.Machine, Unchanged: out.Unchanged, Left: out.Left}, accepted.Tags)
+	f.emit(event{Event: "deployed", Machine: &out.Machine, Unchanged: out.Unchanged, Commit: out.Image.Spec.Origin.Revision(), Left: out.Left}, accepted.Tags)
 	return nil
 }
 

@@ -84,7 +84,7 @@ func generationCells(g workflows.Generation) []string {
 	if g.Of != 0 {
 		why = fmt.Sprintf("%s to %d", why, g.Of)
 	}
-	cells := []string{number, g.Asked.Local().Format(time.DateTime), cmp.Or(g.Project, g.Folder, "-"),
+	cells := []string{number, g.Asked.Local().Format(time.DateTime), strings.TrimSuffix(cmp.Or(g.Project, g.Folder, "-")+" @ "+shortCommit(g.Commit), " @ "),
 		cmp.Or(fmt.Sprintf("%.12s", g.Digest), "-"), why, generationEnd(g)}
 	for i := range cells {
 		cells[i] = cleanLine(cells[i])

@@ -25,6 +25,39 @@ func originOf(ctx context.Context, settings config.Settings, p *config.Project) 
 	return origin
 }
 
+// commitOf returns the commit of the work tree that a source folder is in, and whether the
+// folder differs from it. The commit is empty without git, a work tree or a commit.
+func commitOf(ctx context.Context, folder string) (commit string, changed bool) {
+	git, done := gitIn(ctx, folder)
+	defer done()
+	commit, ok := git("rev-parse", "--verify", "-q", "HEAD")
+	if !ok {
+		return "", false
+	}
+	// Without optional locks it does not write the index, which the user may be using.
+	differs, ok := git("-c", "core.fsmonitor=false", "--no-optional-locks", "status", "--porcelain", "--", ".")
+	if !ok {
+		return "", false
+	}
+	return commit, differs != ""
+}
+
+// gitIn returns a function that runs git in a folder, and reports whether it could, until
+// done is called or a few seconds have passed.
+func gitIn(ctx context.Context, folder string) (git func(args ...string) (string, bool), done context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	return func(args ...string) (string, bool) {
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", folder}, args...)...)
+		// In a git hook these variables name the hook's repository.
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+			name, _, _ := strings.Cut(v, "=")
+			return name == "GIT_DIR" || name == "GIT_WORK_TREE" || name == "GIT_COMMON_DIR" || name == "GIT_PREFIX" || name == "GIT_INDEX_FILE"
+		})
+		out, err := cmd.Output()
+		return strings.TrimSuffix(string(out), "\n"), err == nil
+	}, cancel
+}
+
 // projectIn returns the identity of the project in a folder of a repository, "" if the
 // URL means another repository on another host.
 func projectIn(remote, folder string) string {
@@ -40,18 +73,8 @@ func projectIn(remote, folder string) string {
 // "example.org/ann/hello#web". It is empty without git, a repository, or a remote that
 // means the same on every host.
 func projectOf(ctx context.Context, folder string) string {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	git := func(args ...string) (string, bool) {
-		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", folder}, args...)...)
-		// In a git hook these variables name the hook's repository.
-		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
-			name, _, _ := strings.Cut(v, "=")
-			return name == "GIT_DIR" || name == "GIT_WORK_TREE" || name == "GIT_COMMON_DIR" || name == "GIT_PREFIX"
-		})
-		out, err := cmd.Output()
-		return strings.TrimSuffix(string(out), "\n"), err == nil
-	}
+	git, done := gitIn(ctx, folder)
+	defer done()
 	inside, ok := git("rev-parse", "--show-prefix")
 	if !ok {
 		return ""

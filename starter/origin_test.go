@@ -8,6 +8,8 @@ import (
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/need"
+	"github.com/morgana-deploy/morgana/source/gittest"
+	"github.com/morgana-deploy/morgana/step"
 )
 
 func TestNormalRemote(t *testing.T) {
@@ -85,4 +87,46 @@ func TestOriginOfACheckout(t *testing.T) {
 	want("example.org/ann/web")
 	t.Setenv("PATH", "")
 	want("") // no git
+}
+
+// A deploy from a folder has the commit of its work tree, with "+" if the folder differs.
+func TestCommitOfAFolder(t *testing.T) {
+	parent := t.TempDir()
+	r := gittest.New(t, parent, "hello")
+	want := func(folder, want string) {
+		t.Helper()
+		var o step.Origin
+		if o.Commit, o.Changed = commitOf(t.Context(), filepath.Join(parent, folder)); o.Revision() != want {
+			t.Errorf("%s: %q, want %q", folder, o.Revision(), want)
+		}
+	}
+	want("", "")
+	want("hello", "") // no commit
+	commit := r.Commit(map[string]string{"main.c": "", "web/a.c": "", ".gitignore": "*.o\n"})
+	write := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(r.Folder, name), []byte("changed"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("main.o")
+	want("hello", commit)
+	write("main.c")
+	want("hello", commit+"+")
+	want("hello/web", commit)
+	write("web/new.c")
+	want("hello/web", commit+"+")
+	if short := shortCommit(commit + "+"); short != commit[:12]+"+" || shortCommit("") != "" {
+		t.Errorf("short: %q", short)
+	}
+}
+
+func TestOriginInGit(t *testing.T) {
+	for remote, want := range map[string]string{"git@example.org:ann/hello.git": "example.org/ann/hello#web", "file:///srv/hello.git": ""} {
+		g := step.Git{URL: remote, Path: "web"}
+		o := originOf(t.Context(), config.Settings{Host: "laptop"}, &config.Project{Folder: "/home/ann/deploy", Git: &g})
+		if o.Project != want || o.Git == nil || *o.Git != g || o.Folder != "/home/ann/deploy" || o.Host != "laptop" || o.Commit != "" {
+			t.Errorf("%+v, want project %s", o, want)
+		}
+	}
 }

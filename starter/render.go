@@ -32,6 +32,7 @@ type event struct {
 	// deployed
 	Machine   *step.Machine `json:"machine,omitempty"`
 	Unchanged bool          `json:"unchanged,omitempty"`
+	Commit    string        `json:"commit,omitempty"` // of the source, with "+" if it differs
 	Left      []string      `json:"left,omitempty"`
 	// failed, error
 	Error *failure `json:"error,omitempty"`
@@ -133,6 +134,9 @@ func lineOf(e event) string {
 		if len(m.Addresses) > 0 {
 			line += ", at " + step.Addresses(m.Addresses, " ")
 		}
+		if e.Commit != "" {
+			line += ", commit " + shortCommit(e.Commit)
+		}
 		for _, left := range e.Left {
 			line += "\nwarning: " + cleanLine(left)
 		}
@@ -143,6 +147,16 @@ func lineOf(e event) string {
 		return "failed"
 	}
 	return ""
+}
+
+// shortCommit shortens a commit to 12 digits and keeps its "+".
+func shortCommit(revision string) string {
+	commit, changed := strings.CutSuffix(revision, "+")
+	short := fmt.Sprintf("%.12s", commit)
+	if changed {
+		short += "+"
+	}
+	return short
 }
 
 func stageLine(stage, state string, seconds float64, result string) string {

@@ -96,12 +96,16 @@ func noneOf(which string) string {
 }
 
 // table writes the deployments. Columns without a value in any line are left out: the
-// restarts, and the failures, which are last because they are long.
+// commits, the restarts, and the failures, which are last because they are long.
 func table(to io.Writer, lines []deploymentLine, now time.Time) error {
 	restarts := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.restarts() != "" })
+	commits := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Commit != "" })
 	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.failure() != "" })
 	w := tabwriter.NewWriter(to, 0, 8, 2, ' ', 0)
-	row := func(cells []string, restart, failure string) {
+	row := func(cells []string, commit, restart, failure string) {
+		if commits {
+			cells = append(cells, cmp.Or(commit, "-"))
+		}
 		if restarts {
 			cells = append(cells, cmp.Or(restart, "-"))
 		}
@@ -113,7 +117,7 @@ func table(to io.Writer, lines []deploymentLine, now time.Time) error {
 		}
 		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush returns the error
 	}
-	row([]string{"APP", "TARGET", "KIND", "GENERATION", "STATE", "MACHINE", "ADDRESSES", "AGE"}, "RESTARTS", "FAILURE")
+	row([]string{"APP", "TARGET", "KIND", "GENERATION", "STATE", "MACHINE", "ADDRESSES", "AGE"}, "COMMIT", "RESTARTS", "FAILURE")
 	for _, l := range lines {
 		machine, addresses, generation := "-", "-", "-"
 		switch m := l.Machine; {
@@ -127,7 +131,7 @@ func table(to io.Writer, lines []deploymentLine, now time.Time) error {
 		case l.Error != nil && l.Generation > 0:
 			generation = fmt.Sprint(l.Generation)
 		}
-		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.state(), machine, addresses, l.age(now)}, l.restarts(), l.failure())
+		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.state(), machine, addresses, l.age(now)}, shortCommit(l.Commit), l.restarts(), l.failure())
 	}
 	return w.Flush()
 }

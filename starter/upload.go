@@ -90,6 +90,7 @@ func (c *cli) upload(ctx context.Context, settings config.Settings, p *config.Pr
 			workflows.Size(packed.Size), packed.Largest, workflows.Size(packed.LargestSize))
 	}
 	origin.Archive = &a
+	origin.Commit, origin.Changed = commitOf(ctx, p.Source)
 	return origin, nil
 }
 
