@@ -233,8 +233,8 @@ func (l *lab) outside() (left []string) {
 		switch {
 		case rel == "store":
 			return fs.SkipDir
-		case d.IsDir() && (rel == "." || rel == "qemu" || rel == "local" || rel == "watch" || rel == "prebuilt" || rel == "command" || rel == "command/cache" || rel == "ec2" || rel == "ec2/uploads"):
-		case strings.HasPrefix(rel, "command/cache/"), rel == "qemu/.facts.json", strings.HasPrefix(rel, "qemu/.facts"):
+		case d.IsDir() && slices.Contains([]string{".", "qemu", "local", "watch", "prebuilt", "command", "command/cache", "ec2", "ec2/uploads", "source"}, rel):
+		case strings.HasPrefix(rel, "command/cache/"), strings.HasPrefix(rel, "source/") && strings.HasSuffix(rel, ".json"), strings.HasPrefix(rel, "qemu/.facts"):
 		default:
 			left = append(left, rel)
 		}

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -65,12 +64,7 @@ func namespaces(address string, n int) (chan string, error) {
 		return nil, err
 	}
 	defer c.Close()
-	attributes := map[string]enums.IndexedValueType{
-		workflows.AppAttribute.GetName():        workflows.AppAttribute.GetValueType(),
-		workflows.TargetAttribute.GetName():     workflows.TargetAttribute.GetValueType(),
-		workflows.GenerationAttribute.GetName(): workflows.GenerationAttribute.GetValueType(),
-		workflows.StageAttribute.GetName():      workflows.StageAttribute.GetValueType(),
-	}
+	attributes := workflows.SearchAttributes()
 	all := make(chan string, n)
 	ctx, cancel := context.WithTimeout(context.Background(), waits)
 	defer cancel()

@@ -344,11 +344,18 @@ func TestFetchIsCancelled(t *testing.T) {
 	parent := t.TempDir()
 	gittest.New(t, parent, "hello").Commit(content)
 	h := gittest.ServeHTTP(t, parent)
-	h.Stop = make(chan struct{})
-	defer close(h.Stop)
+	held := make(chan struct{})
+	defer close(held)
+	h.Hold(held)
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(500*time.Millisecond, cancel)
-	began := time.Now()
+	var began time.Time
+	go func() {
+		for h.Held() == 0 && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		began = time.Now()
+		cancel()
+	}()
 	_, err := New(s).Fetch(ctx, specOf(step.Git{URL: h.URL("hello")}))
 	if took := time.Since(began); !errors.Is(err, context.Canceled) || took > 4*time.Second {
 		t.Errorf("%v after %v", err, took)

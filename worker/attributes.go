@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/sdk/client"
 
@@ -18,13 +17,7 @@ import (
 func ensureAttributes(ctx context.Context, c client.Client, namespace string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	want := map[string]enums.IndexedValueType{
-		workflows.AppAttribute.GetName():        workflows.AppAttribute.GetValueType(),
-		workflows.TargetAttribute.GetName():     workflows.TargetAttribute.GetValueType(),
-		workflows.GenerationAttribute.GetName(): workflows.GenerationAttribute.GetValueType(),
-		workflows.StageAttribute.GetName():      workflows.StageAttribute.GetValueType(),
-		workflows.CommitAttribute.GetName():     workflows.CommitAttribute.GetValueType(),
-	}
+	want := workflows.SearchAttributes()
 	hint := fmt.Sprintf("ask the namespace's operator to run:\n"+
 		"temporal operator search-attribute create --namespace %s --name MorganaApp --type Keyword "+
 		"--name MorganaTarget --type Keyword --name MorganaGeneration --type Int --name MorganaStage --type Keyword --name MorganaCommit --type Keyword", namespace)

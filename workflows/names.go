@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -52,6 +53,15 @@ func RolloutID(t step.Tags) string {
 func LifeOf(firstRun string) string {
 	sum := sha256.Sum256([]byte(firstRun))
 	return hex.EncodeToString(sum[:4])
+}
+
+// SearchAttributes returns the types of the search attributes by their names.
+func SearchAttributes() map[string]enums.IndexedValueType {
+	all := map[string]enums.IndexedValueType{}
+	for _, a := range []temporal.SearchAttributeKey{AppAttribute, TargetAttribute, GenerationAttribute, StageAttribute, CommitAttribute} {
+		all[a.GetName()] = a.GetValueType()
+	}
+	return all
 }
 
 // commit returns the search attribute of the source's commit, if it has one.

@@ -3,6 +3,7 @@
 package gittest
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -95,9 +96,16 @@ type HTTP struct {
 	Password string
 	// Status, if it is not 0, is the answer to every request.
 	Status int
-	// Stop, if it is not nil, holds the answers with objects until it is closed.
-	Stop chan struct{}
+
+	held atomic.Int64
+	stop atomic.Value // chan struct{}
 }
+
+// Hold holds the answers with objects until the channel is closed.
+func (h *HTTP) Hold(until chan struct{}) { h.stop.Store(until) }
+
+// Held is how many answers were held.
+func (h *HTTP) Held() int { return int(h.held.Load()) }
 
 // ServeHTTP serves the repositories in a folder.
 func ServeHTTP(t testing.TB, folder string) *HTTP {
@@ -120,9 +128,10 @@ func ServeHTTP(t testing.TB, folder string) *HTTP {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		if h.Stop != nil && r.Method == http.MethodPost {
+		if stop, _ := h.stop.Load().(chan struct{}); stop != nil && strings.HasSuffix(r.URL.Path, "/git-upload-pack") && asksForObjects(r) {
+			h.held.Add(1)
 			select {
-			case <-h.Stop:
+			case <-stop:
 			case <-r.Context().Done():
 				return
 			}
@@ -131,6 +140,13 @@ func ServeHTTP(t testing.TB, folder string) *HTTP {
 	}))
 	t.Cleanup(func() { h.CloseClientConnections(); h.Close() })
 	return h
+}
+
+// asksForObjects reports whether the request is for objects, and not for refs only.
+func asksForObjects(r *http.Request) bool {
+	body, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return err == nil && !bytes.Contains(body, []byte("command=ls-refs"))
 }
 
 // URL is that of a repository in the folder.
