@@ -203,7 +203,7 @@ func build(ctx context.Context, dir string) error {
 
 // save stores the running machine in its disk.
 func (l *Lab) save() error {
-	said, err := l.vm.human("savevm " + snapshot)
+	said, err := l.vm.monitor.Human("savevm " + snapshot)
 	if err == nil && said != "" {
 		err = errors.New(strings.TrimSpace(said))
 	}

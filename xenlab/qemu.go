@@ -9,13 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/morgana-deploy/morgana/qmp"
 )
 
 const (
@@ -50,13 +49,10 @@ const dom0Args = "console=hvc0 quiet panic=-1 norandmaps mitigations=off"
 
 // vm is a QEMU that this process started.
 type vm struct {
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when QEMU has ended
-	kill  func()
-
-	mu     sync.Mutex // of the monitor
-	in     io.Writer
-	events *json.Decoder
+	cmd     *exec.Cmd
+	ended   chan struct{} // closed when QEMU has ended
+	kill    func()
+	monitor *qmp.Client
 }
 
 // launch starts QEMU on the disk in dir. QEMU keeps running when the pipes of its monitor
@@ -101,7 +97,7 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	} else {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	}
-	v := &vm{cmd: cmd, ended: make(chan struct{}), in: in, events: json.NewDecoder(out)}
+	v := &vm{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// Pdeathsig fires when the starting thread ends; it must last as long as QEMU.
@@ -117,63 +113,16 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
+	v.monitor = qmp.New(struct {
+		io.Reader
+		io.Writer
+	}{out, in}, nil)
 	v.kill = func() { _ = cmd.Process.Kill() } // it has ended, or it is killed
 	return v, nil
 }
 
 // option quotes a value of QEMU's key=value options.
 func option(value string) string { return strings.ReplaceAll(value, ",", ",,") }
-
-// execute runs a QMP command. It fails when QEMU ends.
-func (v *vm) execute(command string, arguments any) (json.RawMessage, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	request := map[string]any{"execute": command}
-	if arguments != nil {
-		request["arguments"] = arguments
-	}
-	if err := json.NewEncoder(v.in).Encode(request); err != nil {
-		return nil, fmt.Errorf("QMP %s: %w", command, err)
-	}
-	for {
-		var reply struct {
-			Return json.RawMessage
-			Error  *struct{ Desc string }
-		}
-		switch err := v.events.Decode(&reply); {
-		case err != nil:
-			return nil, fmt.Errorf("QMP %s: %w", command, err)
-		case reply.Error != nil:
-			return nil, fmt.Errorf("QMP %s: %s", command, reply.Error.Desc)
-		case reply.Return != nil:
-			return reply.Return, nil
-		}
-	}
-}
-
-// human runs a command that QMP lacks in the human monitor. Output is usually an error.
-func (v *vm) human(line string) (said string, err error) {
-	raw, err := v.execute("human-monitor-command", map[string]string{"command-line": line})
-	if err != nil {
-		return "", err
-	}
-	return said, json.Unmarshal(raw, &said)
-}
-
-var forwarded = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)`)
-
-// sshPort returns the port that QEMU picked.
-func (v *vm) sshPort() (int, error) {
-	said, err := v.human("info usernet")
-	if err != nil {
-		return 0, err
-	}
-	m := forwarded.FindStringSubmatch(said)
-	if m == nil {
-		return 0, fmt.Errorf("QEMU forwards no port: %q", said)
-	}
-	return strconv.Atoi(m[1])
-}
 
 // process finds the lab's QEMU, which locks its pid file for as long as it lives.
 func (l *Lab) process() (*os.Process, error) {

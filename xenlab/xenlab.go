@@ -140,10 +140,10 @@ func (l *Lab) connect(ctx context.Context, cache string) (err error) {
 			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 	}()
-	if _, err := l.vm.execute("qmp_capabilities", nil); err != nil {
+	if _, err := l.vm.monitor.Execute("qmp_capabilities", nil); err != nil {
 		return err
 	}
-	port, err := l.vm.sshPort()
+	port, err := l.vm.monitor.Forwarded()
 	if err != nil {
 		return err
 	}
