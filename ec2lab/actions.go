@@ -84,16 +84,16 @@ var actions = map[string]action{
 	"elasticloadbalancing:RegisterTargets":      {do: setTargets(true), late: true, required: []string{"TargetGroupArn", "Targets.member"}},
 }
 
-// creation is a resource of an action that makes one.
-type creation interface {
-	resource
-	// created begins what happens to the resource once it is there. It returns the answer.
-	created(r *request) (any, error)
-}
+// What a resource may have for the action that makes it.
+type (
+	beginner interface{ begin(r *request) error } // does what a dry run does not
+	ripener  interface{ ripen(l *Lab) }           // is called a moment later, with the lab locked
+	answerer interface{ answer() any }            // has the answer if that is not the resource
+)
 
 // create returns the action that makes a resource: that which read finds in the request. A
 // client token that has made a resource makes no other.
-func create[T creation](read func(r *request) (T, error), required ...string) action {
+func create[T resource](read func(r *request) (T, error), required ...string) action {
 	var zero T
 	k := zero.kind()
 	return action{late: true, required: required, do: func(r *request) (any, error) {
@@ -125,11 +125,19 @@ func create[T creation](read func(r *request) (T, error), required ...string) ac
 		}
 		b := t.root()
 		b.Tags, b.token, b.asked = tags[k.word], token, asked
-		answer, err := t.created(r)
-		if err == nil {
-			r.lab.add(t)
+		if of, ok := any(t).(beginner); ok {
+			if err := of.begin(r); err != nil {
+				return nil, err
+			}
 		}
-		return answer, err
+		r.lab.add(t)
+		if of, ok := any(t).(ripener); ok {
+			r.lab.after(r.stuck, func() { of.ripen(r.lab) })
+		}
+		if of, ok := any(t).(answerer); ok {
+			return of.answer(), nil
+		}
+		return t, nil
 	}}
 }
 

@@ -198,7 +198,7 @@ func startSnapshot(r *request) (any, error) {
 		base: base{Tags: in.Tags, token: in.ClientToken, asked: string(r.body)}, Size: *in.VolumeSize, Description: in.Description,
 		Encrypted: encrypted, parent: parent, puts: map[int]int{}, busy: map[int]bool{},
 	}
-	if err := l.begin(s); err != nil {
+	if err := l.open(s); err != nil {
 		return nil, err
 	}
 	l.add(s)

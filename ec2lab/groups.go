@@ -93,11 +93,11 @@ func groupText(text string) bool {
 	})
 }
 
-func (g *securityGroup) created(*request) (any, error) {
+func (g *securityGroup) answer() any {
 	return struct {
 		ID   string `xml:"groupId"`
 		Tags tagSet `xml:"tagSet"`
-	}{g.ID, g.Tags}, nil
+	}{g.ID, g.Tags}
 }
 
 // inUse refuses to delete a group that something refers to.

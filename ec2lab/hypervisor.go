@@ -1,6 +1,10 @@
 package ec2lab
 
-import "context"
+import (
+	"context"
+
+	"github.com/morgana-deploy/morgana/ec2lab/linux"
+)
 
 // Guest is the machine of an instance.
 type Guest struct {
@@ -17,6 +21,26 @@ type Guest struct {
 	Layout string
 	// Memory is in MiB.
 	Memory int
+	// Linux is for an instance of Amazon Linux: its disk has nothing to boot.
+	Linux *Linux
+}
+
+// Linux is what the machine of an instance of Amazon Linux gets.
+type Linux struct {
+	linux.Login
+	// Root is the volume that Guest.Disk has.
+	Root Disk
+	// Nitro is whether the disks are NVMe.
+	Nitro bool
+	// Ready is called when the sshd listens.
+	Ready func()
+}
+
+// Disk is a volume of a guest.
+type Disk struct {
+	Volume string // its id
+	Path   string // of the file that has its bytes
+	Device string // as AttachVolume has it, "/dev/sdh"
 }
 
 // Hypervisor runs the instances of a lab.
@@ -33,4 +57,15 @@ type Running interface {
 	Ended() bool
 	// Stop ends the guest and removes what the hypervisor has of it.
 	Stop() error
+}
+
+// RunningLinux is a guest with [Linux], whose disks come and go while it runs.
+type RunningLinux interface {
+	Running
+	// Admit lets connections to port 22 of an address on loopback come to the sshd, or ends that.
+	Admit(address string, open bool) error
+	// Plug gives the guest a disk and waits until the guest has its device.
+	Plug(d Disk) error
+	// Unplug takes a disk. Without force it waits until nothing of it is mounted.
+	Unplug(d Disk, force bool) error
 }

@@ -32,15 +32,19 @@ func (m *Machines) Start(ctx context.Context, g Guest) (_ Running, err error) {
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if g.Virtualization == "paravirtual" {
+	var r Running = p
+	switch {
+	case g.Linux != nil:
+		r, err = startLinux(ctx, p, g)
+	case g.Virtualization == "paravirtual":
 		err = m.startXen(ctx, p, g)
-	} else {
+	default:
 		err = p.startQEMU(g)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
-	return p, nil
+	return r, nil
 }
 
 // Close ends Xen, and so its guests.

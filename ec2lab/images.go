@@ -188,11 +188,12 @@ func registerImage(r *request) (*image, error) {
 	return m, nil
 }
 
-func (m *image) created(r *request) (any, error) {
-	r.lab.after(r.stuck, func() { m.State = "available" })
+func (m *image) ripen(*Lab) { m.State = "available" }
+
+func (m *image) answer() any {
 	return struct {
 		ID string `xml:"imageId"`
-	}{m.ID}, nil
+	}{m.ID}
 }
 
 // imageDisks returns the volumes that RegisterImage is told of.

@@ -13,7 +13,8 @@ type importTask struct {
 	Description string       `xml:"description,omitempty"`
 	Detail      importDetail `xml:"snapshotTaskDetail"`
 
-	made *snapshot
+	path, failure string // of the object, and of the task
+	made          *snapshot
 }
 
 type importDetail struct {
@@ -83,45 +84,43 @@ func importSnapshot(r *request) (*importTask, error) {
 	return t, nil
 }
 
-// created looks at the role and the object, which a dry run does not.
-func (t *importTask) created(r *request) (any, error) {
+// begin looks at the role and the object, which a dry run does not.
+func (t *importTask) begin(r *request) error {
 	l, place := r.lab, t.Detail.Bucket
 	if role := r.or("RoleName", "vmimport"); l.imports.missing || role != "vmimport" {
-		return nil, refuse("InvalidParameter", "The service role %s provided does not exist or does not have sufficient permissions", role)
+		return refuse("InvalidParameter", "The service role %s provided does not exist or does not have sufficient permissions", role)
 	}
 	from, err := l.objectOf(place.Bucket, place.Key)
 	switch {
 	case err != nil && err.Error() == refuse("PermanentRedirect", "").Error():
-		return nil, refuse("InvalidParameter", "The given S3 object is not local to the region. The object must be located in %s.", region)
+		return refuse("InvalidParameter", "The given S3 object is not local to the region. The object must be located in %s.", region)
 	case err != nil:
-		return nil, refuse("InvalidParameter", "User does not have access to the S3 object (%s/%s).", place.Bucket, place.Key)
+		return refuse("InvalidParameter", "User does not have access to the S3 object (%s/%s).", place.Bucket, place.Key)
 	}
 	t.Detail.Size = fmt.Sprintf("%.1f", float64(from.size))
-	failure := l.imports.failure
-	l.imports.failure = ""
-	l.after(r.stuck, func() { t.advance(l, from.file, failure) })
-	return t, nil
+	t.path, t.failure, l.imports.failure = from.file, l.imports.failure, ""
+	return nil
 }
 
-// advance takes a task through its states. The lab is locked.
-func (t *importTask) advance(l *Lab, path, failure string) {
+// ripen takes a task through its states.
+func (t *importTask) ripen(l *Lab) {
 	d := &t.Detail
 	if d.Status != "active" {
 		return
 	}
 	next := func(progress, message string) {
 		d.Progress, d.Message = progress, message
-		l.after(false, func() { t.advance(l, path, failure) })
+		l.after(false, func() { t.ripen(l) })
 	}
 	switch d.Message {
 	case "pending":
 		next("19", "downloading/converting")
 	case "downloading/converting":
 		var err error
-		if failure != "" {
-			err = errors.New(failure)
+		if t.failure != "" {
+			err = errors.New(t.failure)
 		} else {
-			t.made, err = l.imported(t, path)
+			t.made, err = l.imported(t)
 		}
 		if err != nil {
 			t.end(l, err.Error())
@@ -146,9 +145,9 @@ func (t *importTask) end(l *Lab, message string) {
 }
 
 // imported makes the pending snapshot of a task, without tags.
-func (l *Lab) imported(t *importTask, path string) (*snapshot, error) {
+func (l *Lab) imported(t *importTask) (*snapshot, error) {
 	s := &snapshot{Description: "Created by AWS-VMImport service for " + t.ID, Encrypted: t.Detail.Encrypted}
-	err := l.copy(s, path)
+	err := l.copy(s, t.path)
 	if err == nil {
 		l.add(s)
 	}

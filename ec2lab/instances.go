@@ -53,6 +53,9 @@ type instance struct {
 	born        time.Time
 	running     Running
 	text        []byte // of the console of a guest that has ended
+	linux       *Linux // of an Amazon Linux
+	sshd        time.Time
+	door        door
 }
 
 type state struct {
@@ -160,6 +163,7 @@ func (l *Lab) settle() {
 func (l *Lab) power(i *instance, stuck bool, then func()) {
 	guest := i.running
 	i.running = nil
+	l.tend()
 	if guest == nil {
 		l.after(stuck, then)
 		return
@@ -286,7 +290,7 @@ func (l *Lab) start(i *instance, write func(path string) error, layout string, m
 		var guest Running
 		if err == nil {
 			guest, err = l.options.Hypervisor.Start(l.ctx, Guest{
-				ID: i.ID, Disk: disk, Virtualization: i.Virt, BootMode: i.BootedAs, Layout: layout, Memory: min(memory, 256),
+				ID: i.ID, Disk: disk, Virtualization: i.Virt, BootMode: i.BootedAs, Layout: layout, Memory: min(memory, 256), Linux: i.linux,
 			})
 		}
 		l.set(func() { l.started(i, guest, err) })
@@ -307,6 +311,7 @@ func (l *Lab) started(i *instance, guest Running, err error) {
 	default: // it was terminated meanwhile
 		l.power(i, false, func() {})
 	}
+	l.tend()
 }
 
 // sameRequest is a request but for what may differ when it is sent again.

@@ -61,13 +61,13 @@ func importKeyPair(r *request) (*keyPair, error) {
 	return k, nil
 }
 
-func (k *keyPair) created(*request) (any, error) {
+func (k *keyPair) answer() any {
 	return struct {
 		ID          string `xml:"keyPairId"`
 		Name        string `xml:"keyName"`
 		Fingerprint string `xml:"keyFingerprint"`
 		Tags        tagSet `xml:"tagSet"`
-	}{k.ID, k.Name, k.Fingerprint, k.Tags}, nil
+	}{k.ID, k.Name, k.Fingerprint, k.Tags}
 }
 
 // readPublicKey returns the type of a public key of OpenSSH and its fingerprint as EC2 says

@@ -48,6 +48,7 @@ type Lab struct {
 	options Options
 	dir     string // of disks and snapshots
 	url     string
+	port    int
 	server  *http.Server
 	ctx     context.Context // ends with the lab
 	close   context.CancelFunc
@@ -67,8 +68,10 @@ type Lab struct {
 	imports   importRole
 	console   func(instance string) string
 	late      time.Duration
+	trouble   Trouble
 	page      int
-	addresses int // that were given out
+	addresses int // private ones that were given out
+	publics   int // likewise
 	uploads   int // multipart uploads that began
 	signers   []*rsa.PublicKey
 }
@@ -106,7 +109,7 @@ func Start(o Options) (*Lab, error) {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	l := &Lab{
-		options: o, dir: dir, url: "http://" + listener.Addr().String(), ctx: ctx, close: cancel,
+		options: o, dir: dir, url: "http://" + listener.Addr().String(), port: listener.Addr().(*net.TCPAddr).Port, ctx: ctx, close: cancel,
 		denied:    func(*request, string, string) bool { return false },
 		withdrawn: map[string]bool{},
 		console:   func(string) string { return "" },
@@ -127,8 +130,10 @@ func (l *Lab) Close() error {
 	for i := range kept[*instance](l) {
 		if i.running != nil {
 			err = errors.Join(err, i.running.Stop())
+			i.running = nil
 		}
 	}
+	l.tend()
 	for _, r := range l.resources {
 		if s, ok := r.(*snapshot); ok {
 			err = errors.Join(err, s.file.Close())
@@ -223,13 +228,17 @@ func (l *Lab) set(change func()) {
 
 // after changes the lab a moment later.
 func (l *Lab) after(stuck bool, change func()) {
-	if stuck {
-		return
+	if !stuck {
+		l.later(l.options.Moment, func() { l.set(change) })
 	}
+}
+
+// later does something after a time, unless the lab has ended.
+func (l *Lab) later(d time.Duration, do func()) {
 	l.work.Go(func() {
 		select {
-		case <-time.After(l.options.Moment):
-			l.set(change)
+		case <-time.After(d):
+			do()
 		case <-l.ctx.Done():
 		}
 	})
@@ -243,8 +252,8 @@ func newID(prefix string) string {
 }
 
 // nextAddress returns an address on loopback, so that a test can listen where an instance
-// is said to be.
+// is said to be. The lab's port, which no other lab has, is in it.
 func (l *Lab) nextAddress() string {
-	l.addresses++
-	return fmt.Sprintf("127.9.%d.%d", l.addresses/250, 1+l.addresses%250)
+	l.publics++
+	return fmt.Sprintf("127.%d.%d.%d", l.port>>8, l.port&255, 1+l.publics%254)
 }

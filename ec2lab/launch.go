@@ -355,6 +355,11 @@ func (l *Lab) launch(r *request, in launch, reservation string, n int) *instance
 		return i
 	}
 	write := root.writer()
+	if m.linux {
+		data, _ := base64.StdEncoding.DecodeString(r.get("UserData"))
+		i.linux = &Linux{Login: l.login(i.Key, data), Root: Disk{i.Disks[0].EBS.Volume, l.disk(i), m.RootName}, Nitro: in.kind.nitro(), Ready: func() { l.ready(i) }}
+		write = func(path string) error { return sparse(path, int64(in.disks[0].EBS.Size)<<30) }
+	}
 	if m.RootType == "instance-store" {
 		file, err := l.unbundle(m.Location, m.Architecture) // EC2 reads it for each instance
 		if err != nil {

@@ -60,8 +60,8 @@ func (s *snapshot) blocks() map[int]*snapshot {
 	return all
 }
 
-// begin makes the file of a new snapshot, which is pending.
-func (l *Lab) begin(s *snapshot) (err error) {
+// open makes the file of a new snapshot, which is pending.
+func (l *Lab) open(s *snapshot) (err error) {
 	if s.Volume == "" {
 		s.Volume = "vol-ffffffff"
 	}
@@ -71,9 +71,9 @@ func (l *Lab) begin(s *snapshot) (err error) {
 	return err
 }
 
-// copy is begin for a snapshot with the bytes of a file.
+// copy is open for a snapshot with the bytes of a file.
 func (l *Lab) copy(s *snapshot, path string) error {
-	if err := l.begin(s); err != nil {
+	if err := l.open(s); err != nil {
 		return err
 	}
 	s.completed = true
@@ -103,20 +103,18 @@ func createSnapshot(r *request) (*snapshot, error) {
 	return &snapshot{Volume: v.ID, Size: v.Size, Encrypted: v.Encrypted, Description: r.get("Description")}, nil
 }
 
-func (s *snapshot) created(r *request) (any, error) {
+func (s *snapshot) begin(r *request) error {
 	v, err := find[*volume](r.lab, s.Volume)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := r.lab.copy(s, v.file); err != nil {
-		return nil, err
+	return r.lab.copy(s, v.file)
+}
+
+func (s *snapshot) ripen(*Lab) {
+	if s.State == "pending" {
+		s.State, s.Progress = "completed", "100%"
 	}
-	r.lab.after(r.stuck, func() {
-		if s.State == "pending" {
-			s.State, s.Progress = "completed", "100%"
-		}
-	})
-	return s, nil
 }
 
 // writer returns what writes the bytes that the snapshot has now.

@@ -47,9 +47,8 @@ func createVolume(r *request) (*volume, error) {
 	return v, nil
 }
 
-func (v *volume) created(r *request) (any, error) {
+func (v *volume) begin(r *request) (err error) {
 	v.file = filepath.Join(r.lab.dir, v.ID+".raw")
-	var err error
 	if v.Snapshot != "" {
 		var s *snapshot
 		if s, err = r.lab.snapshot(v.Snapshot); err == nil {
@@ -61,13 +60,10 @@ func (v *volume) created(r *request) (any, error) {
 	if err == nil {
 		err = os.Truncate(v.file, int64(v.Size)<<30)
 	}
-	r.lab.after(r.stuck, func() {
-		if v.State == "creating" {
-			v.State = "available"
-		}
-	})
-	return v, err
+	return err
 }
+
+func (v *volume) ripen(*Lab) { v.State = "available" }
 
 // sparse makes a file without data.
 func sparse(path string, size int64) error {
@@ -142,8 +138,33 @@ func attachVolume(r *request) (any, error) {
 
 // plug gives a volume to the guest of an instance. The lab is locked.
 func (l *Lab) plug(v *volume, i *instance) {
-	if v.attached(i, "attaching") {
+	if !v.attached(i, "attaching") {
+		return
+	}
+	guest, _ := i.running.(RunningLinux)
+	if guest == nil || l.trouble.DeviceDelay > 0 {
 		l.setAttached(v, i, "attached")
+	}
+	if guest == nil {
+		return
+	}
+	d := Disk{v.ID, v.file, v.Attachments[0].Device}
+	l.later(l.trouble.DeviceDelay, func() {
+		err := guest.Plug(d)
+		l.set(func() {
+			if err == nil && v.attached(i, "attaching") {
+				l.setAttached(v, i, "attached")
+			}
+			l.broken(i, guest, err)
+		})
+	})
+}
+
+// broken ends an instance whose guest fails. The lab is locked.
+func (l *Lab) broken(i *instance, guest Running, err error) {
+	if err != nil && !guest.Ended() {
+		i.StateWhy = &why{"Server.InternalError", err.Error()}
+		l.terminate(i, false)
 	}
 }
 
@@ -195,7 +216,24 @@ func detachVolume(r *request) (any, error) {
 
 // unplug takes a volume from the guest of an instance. The lab is locked.
 func (l *Lab) unplug(v *volume, i *instance, force bool) {
-	if v.attached(i, "detaching") {
-		l.setAttached(v, i, "")
+	if !v.attached(i, "detaching") {
+		return
 	}
+	guest, _ := i.running.(RunningLinux)
+	if guest == nil {
+		l.setAttached(v, i, "")
+		return
+	}
+	d := Disk{v.ID, v.file, v.Attachments[0].Device}
+	l.later(0, func() {
+		err := guest.Unplug(d, force)
+		l.set(func() {
+			if v.attached(i, "detaching") { // nothing has forced it meanwhile
+				if err == nil {
+					l.setAttached(v, i, "")
+				}
+				l.broken(i, guest, err)
+			}
+		})
+	})
 }

@@ -153,14 +153,14 @@ func TestSecurityGroups(t *testing.T) {
 func TestVolumes(t *testing.T) {
 	b := newBench(t, Options{})
 	before := b.Resources()
-	make := func(f func(*ec2.CreateVolumeInput)) (*ec2.CreateVolumeOutput, error) {
+	add := func(f func(*ec2.CreateVolumeInput)) (*ec2.CreateVolumeOutput, error) {
 		return b.ec2.CreateVolume(b.ctx, change(&ec2.CreateVolumeInput{
 			AvailabilityZone: aws.String("eu-west-1b"), Size: aws.Int32(1), VolumeType: "gp3", ClientToken: aws.String("once"), TagSpecifications: tagSpec("volume", "app", "a"),
 		}, f))
 	}
-	v, err := make(func(*ec2.CreateVolumeInput) {})
+	v, err := add(func(*ec2.CreateVolumeInput) {})
 	b.no(err)
-	again, err := make(func(*ec2.CreateVolumeInput) {})
+	again, err := add(func(*ec2.CreateVolumeInput) {})
 	b.no(err)
 	id := *v.VolumeId
 	if *again.VolumeId != id || v.State != "creating" {
@@ -173,7 +173,7 @@ func TestVolumes(t *testing.T) {
 		"InvalidParameterValue":       func(in *ec2.CreateVolumeInput) { in.ClientToken, in.VolumeType = nil, "st1" },
 		"InvalidSnapshot.NotFound":    func(in *ec2.CreateVolumeInput) { in.ClientToken, in.SnapshotId = nil, aws.String("snap-01234567") },
 	} {
-		if _, err := make(f); code(err) != want {
+		if _, err := add(f); code(err) != want {
 			t.Errorf("want %s, got %v", want, err)
 		}
 	}
@@ -251,7 +251,7 @@ func TestVolumes(t *testing.T) {
 	if string(got[3*blockSize-2:][:5]) != "early" || len(got) != len(want) || bytes.Equal(got, want) {
 		t.Errorf("the snapshot has %q in %d bytes", got[3*blockSize-2:][:5], len(got))
 	}
-	second, err := make(func(in *ec2.CreateVolumeInput) {
+	second, err := add(func(in *ec2.CreateVolumeInput) {
 		in.ClientToken, in.Size, in.SnapshotId = nil, nil, snapshot.SnapshotId
 	})
 	b.no(err)
@@ -266,7 +266,7 @@ func TestVolumes(t *testing.T) {
 	expect(detach(there), "IncorrectState")
 	expect(drop(), "")
 	expect(drop(), "InvalidVolume.NotFound")
-	_, err = make(func(*ec2.CreateVolumeInput) {})
+	_, err = add(func(*ec2.CreateVolumeInput) {})
 	expect(err, "IdempotentParameterMismatch")
 	_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{there, elsewhere}})
 	b.no(err)

@@ -272,6 +272,7 @@ func (r *request) act() (any, error) {
 	if err := r.unseen(); err != nil {
 		return nil, err
 	}
+	r.lab.tend()
 	// The lock is held until the answer is text.
 	return r.text(answer)
 }

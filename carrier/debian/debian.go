@@ -120,3 +120,21 @@ func member(f *os.File, prefix string) (*io.SectionReader, error) {
 		at += size + size&1
 	}
 }
+
+// FetchAll puts packages, and those that they need, into a new folder, and returns their paths.
+func FetchAll(ctx context.Context, folder string, packages []string) ([]string, error) {
+	if err := os.MkdirAll(filepath.Join(folder, "partial"), 0o755); err != nil {
+		return nil, err
+	}
+	// No package is installed, and no lock of this host's own packages is held.
+	installed := filepath.Join(folder, "installed")
+	if err := os.WriteFile(installed, nil, 0o600); err != nil {
+		return nil, err
+	}
+	args := []string{"-y", "--download-only", "--no-install-recommends", "-o", "Dir::State::status=" + installed, "-o", "Dir::Cache::archives=" + folder,
+		"-o", "Debug::NoLocking=true", "-o", "APT::Get::AllowUnauthenticated=false", "-o", "APT::Sandbox::User=", "install"}
+	if _, err := Apt(ctx, folder, "apt-get", append(args, packages...)...); err != nil {
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(folder, "*.deb"))
+}
