@@ -168,3 +168,37 @@ func TestSweep(t *testing.T) {
 		t.Errorf("--unknown left %s: %v", other, err)
 	}
 }
+
+// A terminated deployment at EC2 leaves an instance, an AMI and a snapshot.
+func TestSweepAtEC2(t *testing.T) {
+	t.Parallel()
+	e := newEC2(t, nil)
+	kernel := e.kernel()
+	live, gone := e.atEC2(kernel, "live", "keep: 1"), e.atEC2(kernel, "gone", "keep: 1")
+	deploys := []*running{e.begin(live, "deploy"), e.begin(gone, "deploy")}
+	for _, d := range deploys {
+		e.ends(d, 0)
+	}
+	e.terminate(e.client(), "gone", "dev")
+	want := []string{"found ec2 AMI gone", "found ec2 instance gone", "found ec2 network interface gone", "found ec2 snapshot gone", "found ec2 volume gone"}
+	if got := e.swept(3, "--dry-run", "ec2"); !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	e.swept(0, "--yes", "ec2")
+	e.holds(1)
+	e.deployed(live) // unchanged
+	e.holds(1)
+	e.ends(e.begin(live, "destroy"), 0)
+	e.asBefore()
+}
+
+// sweeps removes what a terminated deployment left on a Xen host.
+func (x *onXen) sweeps(app string) {
+	x.t.Helper()
+	x.terminate(x.client(), app, "dev")
+	want := []string{"found xen domain " + app, "found xen folder " + app, "found xen image " + app}
+	if got := x.swept(3, "--dry-run", "xen"); !slices.Equal(got, want) {
+		x.t.Errorf("found %q, want %q", got, want)
+	}
+	x.swept(0, "--yes", "xen")
+}

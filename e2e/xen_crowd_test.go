@@ -49,7 +49,8 @@ func (x *onXen) console() {
 			x.t.Errorf("followed to %q:\n%s%s", what, r.out, r.errOut)
 		}
 	}
-	x.done(x.begin(talker, "destroy"), x.begin(crashes, "destroy"), x.begin(kept, "destroy"), x.begin(ends, "destroy"))
+	x.sweeps("kept")
+	x.done(x.begin(talker, "destroy"), x.begin(crashes, "destroy"), x.begin(ends, "destroy"))
 }
 
 func lineWith(text, what string) string {
