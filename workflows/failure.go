@@ -23,6 +23,8 @@ type detail struct {
 	Log *step.Artifact `json:"log,omitempty"`
 	// Remains are the acts that would remove the leftovers of a failed rollout.
 	Remains []*Undo `json:"remains,omitempty"`
+	// Commit is the [step.Origin.Revision] of the source of a failed rollout.
+	Commit string `json:"commit,omitempty"`
 }
 
 // Fail turns err into an ApplicationError whose type is the Kind, non-retryable if the
@@ -35,17 +37,18 @@ func Fail(err error) error {
 	}
 	e := &step.Error{Err: err}
 	_ = errors.As(err, &e) // a plain error keeps its text
-	return failWith(e, nil, e.Kind.Final())
+	return failWith(e, detail{}, e.Kind.Final())
 }
 
 // FailForGood is [Fail], but non-retryable whatever the kind.
-func FailForGood(e *step.Error) error { return failWith(e, nil, true) }
+func FailForGood(e *step.Error) error { return failWith(e, detail{}, true) }
 
-// failWith is [Fail] with the acts in detail.Remains.
-func failWith(e *step.Error, remains []*Undo, final bool) error {
+// failWith is [Fail] with the Remains and Commit of d.
+func failWith(e *step.Error, d detail, final bool) error {
+	d.Op, d.Field, d.Hint, d.Left, d.Host, d.Log = e.Op, e.Field, e.Hint, e.Left, e.Host, e.Log
 	o := temporal.ApplicationErrorOptions{
 		NonRetryable: final,
-		Details:      []any{detail{e.Op, e.Field, e.Hint, e.Left, e.Host, e.Log, remains}},
+		Details:      []any{d},
 	}
 	if e.Kind == step.Exhausted {
 		o.NextRetryDelay = cmp.Or(e.RetryAfter, exhausted)

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -103,8 +104,8 @@ func TestDeployOfAMovingRef(t *testing.T) {
 	}
 }
 
-// The status and the history have the commit of the last deploy, also if its image is that
-// which runs.
+// The status has the commit of the last deploy that succeeded, also if its image was the same.
+// The history has that of a failed one, too.
 func TestStatusHasTheCommit(t *testing.T) {
 	w := &world{site: &site{recorded: newRecorded(t)}}
 	w.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: DeploymentID("hello", "dev"), TaskQueue: TaskQueue})
@@ -124,9 +125,18 @@ func TestStatusHasTheCommit(t *testing.T) {
 		})
 	}
 	w.after(0, func() {
+		now = "e" + aCommit[1:]
+		w.fail["Build"] = &step.Error{Kind: step.BuildFailed, Err: errors.New("no luck")}
+		w.update(UpdateDeploy, in)
+	})
+	w.after(time.Hour, func() {
 		var all []Generation
-		if v, err := w.env.QueryWorkflow(QueryHistory); err != nil || v.Get(&all) != nil || len(all) != 2 || all[0].Commit != aCommit || all[1].Commit != now {
+		if v, err := w.env.QueryWorkflow(QueryHistory); err != nil || v.Get(&all) != nil || len(all) != 3 ||
+			all[0].Commit != aCommit || all[1].Commit != "f"+aCommit[1:] || all[2].Commit != now || all[2].End != EndFailed {
 			t.Errorf("history %+v, %v", all, err)
+		}
+		if d := w.status(t); d.Commit != "f"+aCommit[1:] {
+			t.Errorf("status after a failed deploy: %+v", d)
 		}
 		w.update(UpdateDestroy, DestroyRequest{})
 	})

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -54,7 +55,7 @@ type Generation struct {
 	Project string `json:"project,omitempty"`
 	Folder  string `json:"folder,omitempty"`
 	Host    string `json:"host,omitempty"`
-	// Commit is the [step.Origin.Revision] of its source; of one in git, after its rollout.
+	// Commit is the [step.Origin.Revision] of its source; of one in git, after its fetch.
 	Commit string `json:"commit,omitempty"`
 	// Digest is the image's digest, Image the target's name for the image.
 	Digest string `json:"digest,omitempty"`
@@ -116,7 +117,9 @@ func (d *deployment) failed(t step.Tags, err error) {
 		d.ended(t.Generation, EndCancelled, by)
 		return
 	}
-	d.ended(t.Generation, EndFailed, by).Failure = fmt.Sprintf("%.1000s", Failure(err))
+	g := d.ended(t.Generation, EndFailed, by)
+	g.Failure = fmt.Sprintf("%.1000s", Failure(err))
+	g.Commit = cmp.Or(details(err).Commit, g.Commit)
 }
 
 // images reports whether the image of a generation is registered.

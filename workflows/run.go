@@ -279,7 +279,7 @@ func (r *rollout) end(out *Outcome, err error) error {
 	}
 	failure := Failure(err)
 	failure.Left = append(failure.Left, remains.left()...)
-	return failWith(failure, remains, failure.Kind.Final())
+	return failWith(failure, detail{Remains: remains, Commit: r.status.Commit}, failure.Kind.Final())
 }
 
 // superfluous returns the acts for the images of Kept, of which only the newest stay.
