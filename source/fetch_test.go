@@ -104,6 +104,7 @@ func TestFetch(t *testing.T) {
 		{step.Git{URL: ssh.URL(r.Folder), Ref: "main"}, now, nowDigest},
 		{step.Git{URL: ssh.URL(r.Folder), Ref: old}, old, oldDigest},
 		{step.Git{URL: strings.Replace(ssh.URL(r.Folder), "ssh://", "git+ssh://", 1), Ref: "refs/tags/v1"}, old, oldDigest},
+		{step.Git{URL: "lab:" + r.Folder, Ref: "main"}, now, nowDigest},
 		{step.Git{URL: "file://" + r.Folder, Ref: "feature/x"}, old, oldDigest},
 		{step.Git{URL: "file://" + r.Folder, Path: "web"}, now, folderOf(t, s, filepath.Join(clean, "web"))},
 	} {

@@ -21,7 +21,6 @@ import (
 // settings are given to every git. They win over the user's, and the gits that git runs for
 // submodules get them too.
 var settings = []string{
-	"protocol.allow=never", // with exceptions, see [checkout.protocols]
 	"core.hooksPath=/dev/null",
 	"core.fsmonitor=false",
 	"core.autocrlf=false", // the same bytes as for everybody else
@@ -72,16 +71,22 @@ func (c *checkout) open(ctx context.Context) error {
 }
 
 // protocols are the settings that allow https, ssh and the URL's own protocol. The latter is
-// http for this host or file; submodules may use it only if the repository does.
+// http for this host or file; submodules may use it only if the repository does. All are
+// named, because a user's "protocol.ext.allow" would win over protocol.allow.
 func (c *checkout) protocols() []string {
 	allowed := []string{"https", "ssh"}
 	if scheme, _, ok := strings.Cut(c.git.URL, "://"); ok && (scheme == "http" || scheme == "file") {
 		allowed = append(allowed, scheme)
 	}
-	for i, p := range allowed {
-		allowed[i] = "protocol." + p + ".allow=always"
+	all := []string{"protocol.allow=never"}
+	for _, p := range []string{"https", "ssh", "http", "file", "git", "ext", "fd", "ftp", "ftps"} {
+		how := "never"
+		if slices.Contains(allowed, p) {
+			how = "always"
+		}
+		all = append(all, "protocol."+p+".allow="+how)
 	}
-	return allowed
+	return all
 }
 
 // resolve asks the server for the ref. It returns the ref's whole name, and sets commit
@@ -278,8 +283,10 @@ func (c *checkout) withoutPointers(ctx context.Context, folder string) error {
 
 func inLFS(name string) error {
 	return &step.Error{Kind: step.Unsupported, Field: "source.git", Err: fmt.Errorf("%s is in Git LFS, and was not fetched", name),
-		Hint: "on the worker's host: apt-get install git-lfs, then git lfs install as the worker's user"}
+		Hint: installLFS}
 }
+
+const installLFS = "on the worker's host: apt-get install git-lfs, then git lfs install as the worker's user"
 
 // run runs git in the folder and returns its output. The error is a [*step.Error] that says
 // what went wrong, the error of ctx, or its cause.

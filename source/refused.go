@@ -86,6 +86,8 @@ func (c *checkout) refused(ctx context.Context, said string) error {
 		return finish(step.Exhausted, "the server limits requests", "the server answers 429: too many requests")
 	case status == "404", has("does not appear to be a git repository", "Repository not found", "not valid: is this a git repository", "' not found"):
 		return finish(step.NotFound, "correct the URL; some servers answer so if the user may not read it: "+byHand, "there is no repository")
+	case has("git-lfs: not found", "git-lfs: command not found", "'lfs' is not a git command"):
+		return finish(step.Unsupported, installLFS, "the repository has files in Git LFS, and git-lfs is not installed")
 	case has("detected dubious ownership"):
 		return finish(step.Unauthorized, "if you trust its owner: git config --global --add safe.directory "+strings.TrimPrefix(at.URL, "file://"), "the repository belongs to another user")
 	case has("SSL certificate problem", "certificate verification failed", "SSL: no alternative certificate"):

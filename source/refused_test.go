@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -168,6 +169,10 @@ func TestFetchRefusesSubmodules(t *testing.T) {
 	moved.Git("commit", "-q", "-m", "x")
 	local := fresh("local", lib.Folder)
 	h := gittest.ServeHTTP(t, parent)
+	lax := "[protocol \"ext\"]\n\tallow = always\n[protocol \"file\"]\n\tallow = always\n"
+	if err := os.WriteFile(os.Getenv("GIT_CONFIG_GLOBAL"), []byte(lax), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, want := range map[string]struct {
 		kind       step.Kind
 		text, hint string
@@ -205,6 +210,16 @@ func TestFetchRefusesPointers(t *testing.T) {
 		t.Errorf("data: %v", err)
 	}
 	r.Commit(map[string]string{".gitattributes": "*.bin filter=lfs -text\n"})
+	if _, err := exec.LookPath("git-lfs"); err != nil { // set up, and then removed
+		lfs := "[filter \"lfs\"]\n\tprocess = git-lfs filter-process\n\trequired = true\n"
+		if err := os.WriteFile(os.Getenv("GIT_CONFIG_GLOBAL"), []byte(lfs), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		wantRefused(t, s, g, step.Unsupported, git, "the repository has files in Git LFS, and git-lfs is not installed", "apt-get install git-lfs")
+		if err := os.Remove(os.Getenv("GIT_CONFIG_GLOBAL")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	wantRefused(t, s, g, step.Unsupported, git, "test/data.bin is in Git LFS, and was not fetched", "apt-get install git-lfs")
 	g.Path, g.Kernel = "test", "data.bin"
 	wantRefused(t, s, g, step.Unsupported, git, "data.bin is in Git LFS, and was not fetched", "apt-get install git-lfs")

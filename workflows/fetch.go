@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"errors"
+	"fmt"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -24,7 +25,11 @@ func (r *rollout) fetch(spec step.Spec) (step.Spec, error) {
 			Err: errors.New("it has no commit, or neither archive nor kernel"), Hint: "see step/testdata/spec_fetched.json"})
 	}
 	r.status.Commit = o.Git.Commit
-	r.stage(step.Fetch).Result = "commit " + o.Git.Commit
+	what, file := "source", o.Archive
+	if o.Kernel != nil {
+		what, file = "kernel", o.Kernel
+	}
+	r.stage(step.Fetch).Result = fmt.Sprintf("commit %s, %s %s", o.Git.Commit, what, Size(file.Size))
 	r.describe()
 	return out, workflow.UpsertTypedSearchAttributes(r.ctx, commit(o)...)
 }

@@ -51,7 +51,7 @@ func TestRolloutFetchesFirst(t *testing.T) {
 	if err != nil || v.Get(&s) != nil {
 		t.Fatal(err)
 	}
-	if first := s.Stages[0]; s.Commit != aCommit || first.Stage != step.Fetch || first.State != Done || first.Result != "commit "+aCommit {
+	if first := s.Stages[0]; s.Commit != aCommit || first.Stage != step.Fetch || first.State != Done || first.Result != "commit "+aCommit+", source 0 bytes" {
 		t.Errorf("status %+v", s)
 	}
 }

@@ -226,10 +226,11 @@ func (s *SSH) Know(key string) {
 	s.write("known", line)
 }
 
-// Offer makes the client offer a key: "user" is let in, "stranger" is not.
+// Offer makes the client offer a key: "user" is let in, "stranger" is not. To the client the
+// server is also "lab".
 func (s *SSH) Offer(key string) {
-	s.write("config", fmt.Sprintf("IdentityFile %s\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile %s\nGlobalKnownHostsFile none\n",
-		s.file(key), s.file("known")))
+	s.write("config", fmt.Sprintf("IdentityFile %s\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile %s\nGlobalKnownHostsFile none\n"+
+		"Host lab\nHostName 127.0.0.1\nPort %d\n", s.file(key), s.file("known"), s.port))
 }
 
 // URL is that of a folder on this host.
