@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -10,10 +11,12 @@ import (
 
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/morgana-deploy/morgana/need"
+	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -84,6 +87,8 @@ func serveWorkflows(t *testing.T, to client.Client) {
 		w.RegisterWorkflow(workflows.Observe)
 		w.RegisterWorkflow(workflows.List)
 		w.RegisterWorkflow(workflows.Sweep)
+		w.RegisterActivityWithOptions(func(context.Context, step.Tags) (step.Destroyed, error) { return step.Destroyed{}, nil },
+			activity.RegisterOptions{Name: workflows.ActivityUnschedule})
 	})
 }
 

@@ -131,6 +131,9 @@ var errStopping = errors.New("the worker stopped")
 // Otherwise the step is retried if the error's kind is not final and again is set.
 func ended(ctx context.Context, host string, err error, again bool) error {
 	if ctx.Err() == nil {
+		if made, ok := errors.AsType[*temporal.ApplicationError](err); ok { // a redeploy's
+			return made
+		}
 		if again {
 			return workflows.Fail(at(host, err))
 		}

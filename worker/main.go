@@ -205,6 +205,8 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	w.RegisterWorkflowWithOptions(workflows.Plan, workflow.RegisterOptions{Name: "Plan"})
 	w.RegisterWorkflowWithOptions(workflows.List, workflow.RegisterOptions{Name: "List"})
 	w.RegisterWorkflowWithOptions(workflows.Sweep, workflow.RegisterOptions{Name: "Sweep"})
+	w.RegisterWorkflowWithOptions(workflows.Redeploy, workflow.RegisterOptions{Name: "Redeploy"})
+	(&redeployer{c}).register(w)
 	workers = append(workers, w)
 
 	var queues []string

@@ -115,6 +115,7 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 	}
 	if e.err == nil || e.forget {
 		e.err, e.result.Left = nil, append(e.result.Left, left...)
+		d.unschedule(ctx)
 	} else {
 		f := Failure(e.err)
 		if sure > 1 || d.ctx.Err() != nil { // else the error names the only place

@@ -24,6 +24,7 @@ const (
 	UpdateCancel   = "cancel"
 	UpdateRollback = "rollback"
 	UpdateDestroy  = "destroy"
+	UpdateRedeploy = "redeploy"
 	QueryStatus    = "status"
 	QueryHistory   = "history"
 	QueryDetails   = "details"
@@ -48,6 +49,9 @@ func DeploymentID(app, target string) string { return fmt.Sprintf("deployment/%s
 func RolloutID(t step.Tags) string {
 	return fmt.Sprintf("rollout/%s/%s/%d", t.App, t.Target, t.Generation)
 }
+
+// ScheduleID is the id of the schedule of a deployment: "schedule/<app>/<target>".
+func ScheduleID(app, target string) string { return fmt.Sprintf("schedule/%s/%s", app, target) }
 
 // LifeOf returns the life of a deployment by the id of its workflow's first run.
 func LifeOf(firstRun string) string {

@@ -143,6 +143,28 @@ func consoleOptions(wait time.Duration) workflow.ActivityOptions {
 	}
 }
 
+// redeployOptions are those of a wait for a rollout, which may take days. Tries that lose
+// the server or the worker are repeated: the update has an id, so it is made once.
+func redeployOptions() workflow.ActivityOptions {
+	return workflow.ActivityOptions{
+		StartToCloseTimeout: 7 * day,
+		HeartbeatTimeout:    heartbeat,
+		RetryPolicy:         retry(0),
+	}
+}
+
+// unscheduleOptions give up soon: a user waits for the destroy, and a schedule that is left
+// does no harm.
+func unscheduleOptions() workflow.ActivityOptions {
+	o := workflow.ActivityOptions{
+		ScheduleToCloseTimeout: 30 * time.Second,
+		StartToCloseTimeout:    10 * time.Second,
+		RetryPolicy:            retry(5),
+	}
+	o.RetryPolicy.NonRetryableErrorTypes = append(o.RetryPolicy.NonRetryableErrorTypes, notRegistered...)
+	return o
+}
+
 // observeOptions do not retry: status works without the answer, and waits for the slowest.
 func observeOptions() workflow.ActivityOptions {
 	return workflow.ActivityOptions{

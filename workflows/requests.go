@@ -148,6 +148,11 @@ func (d *deployment) listen() error {
 	if err != nil {
 		return err
 	}
+	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateRedeploy, d.redeploy,
+		workflow.UpdateHandlerOptions{Validator: d.redeployable, Description: "roll out the last request again, and wait for it"})
+	if err != nil {
+		return err
+	}
 	return workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateDestroy, d.awaitEnd,
 		workflow.UpdateHandlerOptions{Validator: d.destroyable, Description: "remove the machine and its image, and end"})
 }

@@ -34,6 +34,9 @@ type recorded struct {
 	gone int
 	// digest is of the image that Package makes.
 	digest string
+	// unscheduled are the deployments whose schedules were removed; unschedule fails that.
+	unscheduled []string
+	unschedule  error
 }
 
 func newRecorded(t *testing.T) *recorded {
@@ -66,6 +69,10 @@ func newRecorded(t *testing.T) *recorded {
 	})
 	register(r, "Clean", func(context.Context, step.Spec) (step.Destroyed, error) { return step.Destroyed{}, nil })
 	register(r, "Sign", func(_ context.Context, in step.Image) (step.Image, error) { in.Digest = digest("5"); return in, nil })
+	r.env.RegisterActivityWithOptions(func(_ context.Context, t step.Tags) (step.Destroyed, error) {
+		r.unscheduled = append(r.unscheduled, t.App+"/"+t.Target)
+		return step.Destroyed{}, r.unschedule
+	}, activity.RegisterOptions{Name: ActivityUnschedule})
 	return r
 }
 

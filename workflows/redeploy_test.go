@@ -1,0 +1,160 @@
+package workflows
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// A redeploy rolls the last request out again, and answers at the end.
+func TestRedeployUpdate(t *testing.T) {
+	s := newSite(t)
+	s.outcome = func(in Request) Outcome {
+		in.Spec.Origin.Commit = "c0ffee"
+		o := Outcome{Unchanged: in.Spec.Generation == 2, Image: step.Image{Spec: in.Spec}}
+		o.Machine.Registration.Spec = in.Spec
+		if o.Unchanged {
+			o.Machine = in.Current.Machine
+		}
+		return o
+	}
+	s.result[4] = &step.Error{Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2"), Hint: "see"}
+	var early, plain, attached, rebuilt, failed, cancelled, late *answer
+	s.after(0, func() { early = s.update(UpdateRedeploy, RedeployRequest{}) })
+	s.after(time.Second, func() {
+		in := order("/a", "x")
+		in.Policy.Keep = 3
+		in.Force, in.Keep = true, true // of that deploy only
+		s.update(UpdateDeploy, in)
+	})
+	s.after(time.Hour, func() { plain = s.update(UpdateRedeploy, RedeployRequest{}) })
+	s.after(time.Second, func() {
+		attached = s.update(UpdateRedeploy, RedeployRequest{})
+		if plain.done || attached.done {
+			t.Error("answered before the end")
+		}
+	})
+	s.after(time.Hour, func() { rebuilt = s.update(UpdateRedeploy, RedeployRequest{Rebuild: true}) })
+	s.after(time.Hour, func() { failed = s.update(UpdateRedeploy, RedeployRequest{}) })
+	s.after(time.Hour, func() {
+		if d := s.status(t); d.Machine == nil || d.Machine.Registration.Spec.Generation != 3 {
+			t.Errorf("after a redeploy that failed: %+v", d)
+		}
+		s.update(UpdateDeploy, order("/a", "y"))
+		cancelled = s.update(UpdateRedeploy, RedeployRequest{Rebuild: true})
+	})
+	s.after(time.Second, func() {
+		s.update(UpdateDestroy, DestroyRequest{})
+		late = s.update(UpdateRedeploy, RedeployRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if f := Failure(early.err); early.accepted || f == nil || f.Kind != step.NotFound {
+		t.Errorf("before the first deploy: %+v", early)
+	}
+	if f := Failure(late.err); late.accepted || f == nil || f.Kind != step.Conflict {
+		t.Errorf("while destroying: %+v", late)
+	}
+	got, ok := plain.got.(RedeployResult)
+	if !ok || !got.Unchanged || got.Tags.Generation != 2 || got.Running != 1 || got.Revision != "c0ffee" || got.RolloutID != "rollout/hello/dev/2" {
+		t.Errorf("redeploy: %+v", plain)
+	}
+	if same, ok := attached.got.(RedeployResult); !ok || same.Tags != got.Tags {
+		t.Errorf("a redeploy while one runs: %+v", attached)
+	}
+	if got, ok := rebuilt.got.(RedeployResult); !ok || got.Unchanged || got.Running != 3 {
+		t.Errorf("rebuild: %+v", rebuilt)
+	}
+	if f := Failure(failed.err); f == nil || f.Kind != step.BuildFailed || f.Hint != "see" {
+		t.Errorf("a redeploy that fails: %+v", failed)
+	}
+	if f := Failure(cancelled.err); f == nil || f.Error() != "rollout/hello/dev/6: cancelled before it began" {
+		t.Errorf("a redeploy that is dropped: %+v", cancelled)
+	}
+	for i, r := range s.ran[1:4] {
+		if r.Spec.Rebuild != (i == 1) || r.Why != BySchedule || r.Force || r.Keep || r.Policy.Keep != 3 ||
+			string(r.Spec.Options) != string(s.ran[0].Spec.Options) {
+			t.Errorf("request %+v", r)
+		}
+	}
+}
+
+// A Deployment that ends removes its schedule. If it cannot, it ends all the same.
+func TestDestroyRemovesTheSchedule(t *testing.T) {
+	for _, cannot := range []error{nil, FailForGood(&step.Error{Op: "remove", Err: errors.New("refused")})} {
+		s := newSite(t)
+		s.unschedule = cannot
+		var destroy *answer
+		s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+		s.after(time.Hour, func() { destroy = s.update(UpdateDestroy, DestroyRequest{}) })
+		if err := s.run(); err != nil {
+			t.Fatal(err)
+		}
+		got, ok := destroy.got.(DestroyResult)
+		if !ok || !slices.Equal(s.unscheduled, []string{"hello/dev"}) || (len(got.Left) == 1) != (cannot != nil) {
+			t.Errorf("destroy %+v, unscheduled %q", destroy, s.unscheduled)
+		}
+	}
+}
+
+// A destroy that fails keeps the schedule, and so does a later rollout that fails.
+func TestScheduleStaysWithTheDeployment(t *testing.T) {
+	s := newSite(t)
+	s.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Err: errors.New("access denied")}
+	s.result[2] = &step.Error{Kind: step.BuildFailed, Err: errors.New("exit status 2")}
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
+	s.after(time.Hour, func() {
+		if len(s.unscheduled) != 0 {
+			t.Errorf("unscheduled %q", s.unscheduled)
+		}
+		s.update(UpdateDestroy, DestroyRequest{Forget: true})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.unscheduled) != 1 {
+		t.Errorf("unscheduled %q", s.unscheduled)
+	}
+}
+
+// The workflow Redeploy has the result and the error of its activity.
+func TestRedeploy(t *testing.T) {
+	for _, failure := range []*step.Error{nil, {Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2")}, {Op: "boot", Err: errors.New("took too long")}} {
+		var suite testsuite.WorkflowTestSuite
+		suite.SetLogger(quiet{})
+		env, tries := suite.NewTestWorkflowEnvironment(), 0
+		env.RegisterActivityWithOptions(func(_ context.Context, in RedeployInput) (RedeployResult, error) {
+			tries++
+			switch {
+			case tries < 3:
+				return RedeployResult{}, errors.New("the server is away")
+			case failure != nil:
+				return RedeployResult{}, FailForGood(failure)
+			}
+			return RedeployResult{Tags: step.Tags{App: in.App, Target: in.Target}, Unchanged: in.Rebuild}, nil
+		}, activity.RegisterOptions{Name: ActivityRedeploy})
+		env.ExecuteWorkflow(Redeploy, RedeployInput{App: "hello", Target: "dev", RedeployRequest: RedeployRequest{Rebuild: true}})
+		err := env.GetWorkflowError()
+		if failure != nil {
+			if f := Failure(err); tries != 3 || f == nil || f.Kind != failure.Kind || f.Error() != failure.Error() || !strings.Contains(err.Error(), failure.Err.Error()) {
+				t.Errorf("%d tries: %v", tries, err)
+			}
+			continue
+		}
+		var out RedeployResult
+		if err != nil || env.GetWorkflowResult(&out) != nil || out.Tags.App != "hello" || !out.Unchanged {
+			t.Errorf("result %+v, %v", out, err)
+		}
+	}
+}
