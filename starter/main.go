@@ -126,7 +126,7 @@ temporal.toml) it starts a server of its own on this machine; see "morgana dev".
 	c.flags.StringVarP(&c.output, "output", "o", "text", "text, or json: one JSON object a line")
 	config.StarterFlags(c.flags)
 	root.AddCommand(c.initCommand(), c.planCommand(), c.deployCommand(), c.statusCommand(), c.historyCommand(), c.rollbackCommand(), c.consoleCommand(),
-		c.logsCommand(), c.cancelCommand(), c.sweepCommand(),
+		c.logsCommand(), c.cancelCommand(), c.scheduleCommand(), c.sweepCommand(),
 		c.destroyCommand(), c.devCommand(), c.doctorCommand(), c.importCommand(), c.schemaCommand(), c.versionCommand())
 	root.InitDefaultCompletionCmd()
 	checkArguments(root)

@@ -31,31 +31,24 @@ type RedeployResult struct {
 
 // redeployable is the validator of redeploy.
 func (d *deployment) redeployable(RedeployRequest) error {
-	name := workflow.GetInfo(d.ctx).WorkflowExecution.ID
-	switch {
-	case d.Last.App == "":
-		return Fail(&step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no deploy to repeat", name)})
-	case d.destroy != nil, d.ctx.Err() != nil:
-		return Fail(&step.Error{Kind: step.Conflict, Err: fmt.Errorf("%s is being destroyed", name)})
+	if d.Last.App == "" {
+		return Fail(&step.Error{Kind: step.NotFound, Err: errors.New("there is no deploy to repeat")})
 	}
-	return nil
+	return d.beingDestroyed("redeploy")
 }
 
 // redeploy rolls out the last request again and waits for the end of the rollout.
 func (d *deployment) redeploy(ctx workflow.Context, in RedeployRequest) (out RedeployResult, err error) {
 	next := Request{Spec: d.Last, Route: d.LastRoute, Policy: d.Policy.WithDefaults(), Why: BySchedule}
 	next.Spec.Rebuild = in.Rebuild
-	last := d.lastWanted()
-	if last != nil {
+	if last := d.lastWanted(); last != nil {
 		next.Policy = last.Policy
 	}
-	var accepted Accepted
-	if last != nil && same(last, &next) {
-		accepted.Tags = last.Spec.Tags
-	} else if accepted, err = d.enqueue(ctx, next); err != nil {
+	accepted, err := d.attach(ctx, next)
+	if err != nil {
 		return out, err
 	}
-	out = RedeployResult{Tags: accepted.Tags, RolloutID: RolloutID(accepted.Tags)}
+	out = RedeployResult{Tags: accepted.Tags, RolloutID: accepted.RolloutID}
 	if err := d.awaitRollout(ctx, out.Tags.Generation); err != nil {
 		return out, err
 	}

@@ -221,6 +221,12 @@ func (d *deployment) addressed(s step.Spec) error {
 // is the same deploy, accept returns that rollout and queues nothing.
 func (d *deployment) accept(ctx workflow.Context, in DeployRequest) (Accepted, error) {
 	next := Request{Spec: in.Spec, Route: in.Route, Policy: in.Policy.WithDefaults(), Keep: in.Keep, Force: in.Force, Why: ByDeploy}
+	return d.attach(ctx, next)
+}
+
+// attach returns the last rollout that runs or is queued if it is for the same request.
+// Otherwise it queues the request.
+func (d *deployment) attach(ctx workflow.Context, next Request) (Accepted, error) {
 	last := d.lastWanted()
 	if last == d.rolling && moving(next.Spec.Origin) {
 		last = nil // the running rollout may have fetched an older commit

@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"encoding/json"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+)
+
+// redeploys is what "schedule show -o json" prints, as far as the tests read it.
+type redeploys struct {
+	Every   string
+	Paused  bool
+	Warning string
+	Next    []time.Time
+	Started int
+	Last    []struct {
+		Workflow string
+		Time     time.Time
+		State    string
+		Result   struct {
+			Running    int
+			Generation int
+			Revision   string
+		}
+		Error struct{ Op, Message string }
+	}
+}
+
+// scheduled reads the schedule of a deployment.
+func (l *lab) scheduled(name string) (s redeploys) {
+	l.t.Helper()
+	r := l.morgana(l.folder, "schedule", "show", name, "-o", "json")
+	if r.code != 0 || json.Unmarshal([]byte(r.out), &s) != nil {
+		l.t.Fatalf("schedule show %s: %+v", name, r)
+	}
+	return s
+}
+
+// redeployed waits for a redeploy that was started after since and has ended, and returns
+// its line.
+func (l *lab) redeployed(name string, since time.Time) (line string) {
+	l.t.Helper()
+	l.eventually(waits, "a redeploy of "+name, func() bool {
+		for _, r := range l.scheduled(name).Last {
+			if r.Time.After(since) && r.State != "running" {
+				parts := slices.DeleteFunc([]string{r.State, r.Error.Op, r.Error.Message}, func(s string) bool { return s == "" })
+				line = strings.Join(parts, ": ")
+				return true
+			}
+		}
+		return false
+	})
+	return line
+}
+
+// scheduledProgram is a source whose build appends to the file builds, fails if the file
+// fail exists, and has the text of the file dependency in its kernel.
+func (l *lab) scheduledProgram(app string) (folder, outside string) {
+	outside = l.t.TempDir()
+	folder = l.project("app: " + app + `
+toolchain: {kind: command, build: [[sh, -ec, "echo built >> ` + outside + `/builds; test ! -e ` + outside + `/fail || { echo broken dependency; exit 3; }; ` +
+		`cc -o prog prog.c; cat ` + outside + `/dependency >> prog"]], kernel: prog}
+targets: {dev: {kind: local, expect: "hello"}}
+`)
+	l.write(filepath.Join(folder, "prog.c"), program)
+	l.write(filepath.Join(outside, "dependency"), "version 1")
+	return folder, outside
+}
+
+// A schedule redeploys within seconds, over the death of the worker and a restart of the
+// server. An unchanged source sends nothing and restarts nothing, a redeploy that fails
+// leaves the program that runs, a rebuild finds a new dependency, and destroy removes the
+// schedule.
+func TestSchedule(t *testing.T) {
+	t.Parallel()
+	l := newServerLab(t)
+	folder, outside := l.scheduledProgram("nightly")
+	l.deployed(folder)
+	before, sent := l.programs(), l.artifacts()
+	if len(before) != 1 {
+		t.Fatalf("programs %q", before)
+	}
+	kept := func(when string) {
+		t.Helper()
+		if now := l.programs(); !slices.Equal(now, before) {
+			t.Errorf("%s: programs %q, were %q", when, now, before)
+		}
+	}
+	r := l.ends(l.begin(folder, "schedule", "set", "--every", "2s"), 0)
+	if !strings.Contains(r.out, "nightly/dev: redeployed every 2s; next: ") || !strings.Contains(r.errOut, "only --rebuild can change anything") {
+		t.Errorf("set: %+v", r)
+	}
+	if line := l.redeployed("nightly/dev", time.Time{}); line != "unchanged" {
+		t.Errorf("redeploy: %s", line)
+	}
+	kept("unchanged")
+	if now := l.artifacts(); !slices.Equal(now, sent) {
+		t.Errorf("artifacts %q, were %q", now, sent)
+	}
+
+	// Over the death of the worker, which a redeploy waits for, and of the server.
+	l.kill(l.worker)
+	at := time.Now()
+	l.eventually(waits, "a redeploy waits for a worker", func() bool {
+		s := l.scheduled("nightly/dev")
+		return s.Last[0].State == "running" && s.Last[0].Time.After(at)
+	})
+	address, err := url.Parse("tcp://" + l.ready.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.kill(l.server)
+	l.startServer(address.Port())
+	l.startWorker()
+	if line := l.redeployed("nightly/dev", at); line != "unchanged" {
+		t.Errorf("a redeploy over the death of worker and server: %s", line)
+	}
+	if line := l.redeployed("nightly/dev", time.Now()); line != "unchanged" {
+		t.Errorf("a redeploy after that: %s", line)
+	}
+	kept("after the restart")
+	if builds := readAll(t, filepath.Join(outside, "builds")); builds != "built\n" {
+		t.Errorf("builds:\n%s", builds)
+	}
+
+	// A pause, and the same pause again.
+	for range 2 {
+		l.ends(l.begin(folder, "schedule", "pause"), 0)
+	}
+	if s := l.scheduled("nightly/dev"); !s.Paused || len(s.Next) != 0 {
+		t.Errorf("paused: %+v", s)
+	}
+	l.ends(l.begin(folder, "schedule", "set", "--every", "24h", "--rebuild"), 0)
+	l.ends(l.begin(folder, "schedule", "resume"), 0)
+	if s := l.scheduled("nightly/dev"); s.Paused || s.Every != "24h" || s.Warning != "" || len(s.Next) == 0 {
+		t.Errorf("set and resumed: %+v", s)
+	}
+	l.eventually(waits, "no redeploy runs", func() bool { return l.scheduled("nightly/dev").Last[0].State != "running" })
+
+	// A rebuild that fails.
+	l.write(filepath.Join(outside, "fail"), "")
+	at = time.Now()
+	l.ends(l.begin(folder, "schedule", "trigger", "nightly/dev"), 0)
+	if line := l.redeployed("nightly/dev", at); !strings.HasPrefix(line, "failed: build: sh -ec ") || !strings.HasSuffix(line, "exit status 3") {
+		t.Errorf("a rebuild that fails: %s", line)
+	}
+	kept("after a redeploy that failed")
+	l.eventually(waits, "the failure is found", func() bool {
+		found, err := l.client().ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
+			Namespace: l.ready.Namespace, Query: "WorkflowType = 'Redeploy' AND ExecutionStatus = 'Failed' AND MorganaApp = 'nightly'"})
+		return err == nil && len(found.GetExecutions()) == 1
+	})
+	if logs := l.morgana(folder, "logs", "nightly/dev", "--stage", "build"); !strings.Contains(logs.out, "broken dependency\n") {
+		t.Errorf("logs: %+v", logs)
+	}
+
+	// A rebuild with a new dependency. Its kernel serves the next deploy.
+	if err := os.Remove(filepath.Join(outside, "fail")); err != nil {
+		t.Fatal(err)
+	}
+	l.write(filepath.Join(outside, "dependency"), "version 2")
+	at = time.Now()
+	l.ends(l.begin(folder, "schedule", "trigger"), 0)
+	if line := l.redeployed("nightly/dev", at); line != "deployed" {
+		t.Errorf("a rebuild with a new dependency: %s", line)
+	}
+	if now := l.programs(); len(now) != 1 || slices.Equal(now, before) {
+		t.Errorf("programs %q, were %q", now, before)
+	}
+	if again := l.deployed(folder); !strings.Contains(again.out, "unchanged") {
+		t.Errorf("a deploy after the rebuild:\n%s", again.out)
+	}
+	if list := l.morgana(folder, "schedule", "list"); list.code != 0 || !strings.Contains(list.out, "nightly  dev     every 24h, rebuild") ||
+		!strings.Contains(list.out, "deployed: generation ") {
+		t.Errorf("list: %+v", list)
+	}
+
+	gone := l.ends(l.begin(folder, "destroy"), 0)
+	if !strings.Contains(gone.out, "nightly/dev: removed schedule/nightly/dev\n") {
+		t.Errorf("destroy: %+v", gone)
+	}
+	refusal{code: 2, line: "nightly/dev has no schedule", hint: "morgana schedule set"}.matches(t, l.morgana(folder, "schedule", "show", "nightly/dev"))
+	for range 2 {
+		l.ends(l.begin(folder, "schedule", "remove", "nightly/dev"), 0)
+	}
+	l.gone()
+}
+
+// The schedule of a deployment that was terminated makes no machine, and says why.
+func TestScheduleWithoutDeployment(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	folder, _ := l.scheduledProgram("orphan")
+	refusal{code: 2, line: "orphan/dev is not deployed", hint: "deploy it first"}.
+		matches(t, l.morgana(folder, "schedule", "set", "orphan/dev", "--every", "1h"))
+	l.deployed(folder)
+	l.ends(l.begin(folder, "schedule", "set", "--cron", "@monthly"), 0)
+	if err := l.client().TerminateWorkflow(t.Context(), "deployment/orphan/dev", "", "by the test"); err != nil {
+		t.Fatal(err)
+	}
+	before := l.programs()
+	l.ends(l.begin(folder, "schedule", "trigger", "orphan/dev"), 0)
+	if line := l.redeployed("orphan/dev", time.Time{}); line != "failed: orphan/dev is not deployed" {
+		t.Errorf("redeploy: %s", line)
+	}
+	if now := l.programs(); !slices.Equal(now, before) {
+		t.Errorf("programs %q, were %q", now, before)
+	}
+	if s := l.scheduled("orphan/dev"); s.Warning != "orphan/dev is not deployed, so its redeploys fail" {
+		t.Errorf("warning %q", s.Warning)
+	}
+	if gone := l.ends(l.begin(folder, "destroy"), 0); !strings.Contains(gone.out, "removed schedule/orphan/dev\n") {
+		t.Errorf("destroy: %+v", gone)
+	}
+	l.gone()
+}
