@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"go.temporal.io/api/common/v1"
@@ -81,6 +82,17 @@ func TestRecord(t *testing.T) {
 	}
 	_ = c.GetWorkflow(t.Context(), workflows.DeploymentID("lives", "dev"), "").Get(t.Context(), nil) // cancelled, as it says itself
 	l.record(c, "deployment-cancelled", workflows.DeploymentID("lives", "dev"))
+
+	// Killed and restarted, replaced while it is watched, and destroyed.
+	kept := prebuilt("kept", "restart: always, "+stays)
+	l.deployed(kept)
+	if err := syscall.Kill(l.one("kept"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually(waits, "the machine is restarted", func() bool { return l.deployment(c, "kept").Restarts == 1 })
+	l.deployed(kept, "--set", "dev.memory=72")
+	l.ends(l.begin(kept, "destroy"), 0)
+	l.record(c, "deployment-restarts", workflows.DeploymentID("kept", "dev"))
 
 	// Destroyed while it rolls out for the first time.
 	early := prebuilt("early", "args: stay, expect: never said, timeout: 10m")
