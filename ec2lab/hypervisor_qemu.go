@@ -5,7 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+
+	"github.com/morgana-deploy/morgana/qmp"
 )
 
 // UEFI firmware of Debian's package ovmf, and its initial variables.
@@ -23,7 +24,7 @@ func (p *process) startQEMU(g Guest) error {
 		"-m", fmt.Sprintf("%dM", g.Memory),
 		"-serial", "stdio",
 		"-no-reboot", "-device", "isa-debug-exit", // how unikernels end without ACPI
-		"-drive", "if=none,id=root,format=raw,file=" + option(g.Disk), "-device", "nvme,drive=root,serial=root",
+		"-drive", "if=none,id=root,format=raw,file=" + qmp.Option(g.Disk), "-device", "nvme,drive=root,serial=root",
 		"-netdev", "user,id=net,restrict=on", "-device", "vmxnet3,netdev=net,romfile="}
 	if g.BootMode == "uefi" {
 		raw, err := os.ReadFile(ovmfVars)
@@ -34,10 +35,7 @@ func (p *process) startQEMU(g Guest) error {
 		if err := os.WriteFile(vars, raw, 0o600); err != nil {
 			return err
 		}
-		args = append(args, "-drive", "if=pflash,format=raw,readonly=on,file="+ovmfCode, "-drive", "if=pflash,format=raw,file="+option(vars))
+		args = append(args, "-drive", "if=pflash,format=raw,readonly=on,file="+ovmfCode, "-drive", "if=pflash,format=raw,file="+qmp.Option(vars))
 	}
 	return p.start(exec.Command("qemu-system-x86_64", args...)) //nolint:noctx // it outlives the call; Stop ends it
 }
-
-// option quotes a value of QEMU's key=value options.
-func option(value string) string { return strings.ReplaceAll(value, ",", ",,") }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -90,3 +91,6 @@ func (c *Client) Forwarded() (int, error) {
 	}
 	return strconv.Atoi(m[1])
 }
+
+// Option quotes a value of the key=value options on QEMU's command line.
+func Option(value string) string { return strings.ReplaceAll(value, ",", ",,") }

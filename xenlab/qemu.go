@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -80,7 +79,7 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 		"-blockdev", string(disk),
 		// QEMU picks a free port. restrict=on: guests reach no other host.
 		"-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
-		"-chardev", "file,id=console,path="+option(filepath.Join(dir, consoleName)), "-serial", "chardev:console",
+		"-chardev", "file,id=console,path="+qmp.Option(filepath.Join(dir, consoleName)), "-serial", "chardev:console",
 		"-pidfile", filepath.Join(dir, pidName), "-qmp", "stdio")
 	cmd.Dir = cache // -initrd is split at commas and blanks, which a path may have
 	cmd.Stderr = log
@@ -120,9 +119,6 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	v.kill = func() { _ = cmd.Process.Kill() } // it has ended, or it is killed
 	return v, nil
 }
-
-// option quotes a value of QEMU's key=value options.
-func option(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 
 // process finds the lab's QEMU, which locks its pid file for as long as it lives.
 func (l *Lab) process() (*os.Process, error) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/qmp"
 )
 
 // firstFile is the descriptor of the first of QEMU's extra files; 3 is the
@@ -68,7 +69,7 @@ func (s *settings) startArgs(uefi firmware) ([]string, error) {
 	}
 	// QEMU reads two commas in a path as one.
 	flash := func(unit int, file, mode string) {
-		args = append(args, "-drive", fmt.Sprintf("if=pflash,unit=%d,format=raw%s,file=%s", unit, mode, strings.ReplaceAll(file, ",", ",,")))
+		args = append(args, "-drive", fmt.Sprintf("if=pflash,unit=%d,format=raw%s,file=%s", unit, mode, qmp.Option(file)))
 	}
 	flash(0, uefi.code, ",readonly=on")
 	if uefi.vars != "" {

@@ -15,16 +15,17 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/qmp"
 )
 
 // qmpPatience bounds a whole conversation with QEMU. QEMU serves one client at
 // a time, and a conversation takes a millisecond.
 const qmpPatience = 3 * time.Second
 
-// qmp is one conversation on QEMU's control socket.
-type qmp struct {
+// conversation is one on QEMU's control socket.
+type conversation struct {
+	*qmp.Client
 	conn net.Conn
-	in   *json.Decoder
 	stop func() bool
 }
 
@@ -32,7 +33,7 @@ type qmp struct {
 type guest struct{ machine.Machine }
 
 // talk opens a conversation with the machine's QEMU.
-func (m guest) talk(ctx context.Context) (*qmp, error) {
+func (m guest) talk(ctx context.Context) (*conversation, error) {
 	dir, err := os.Open(m.Path)
 	if err != nil {
 		return nil, err
@@ -44,21 +45,18 @@ func (m guest) talk(ctx context.Context) (*qmp, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &qmp{conn: conn, in: json.NewDecoder(conn)}
-	q.stop = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a read; close closes again
-	var greeting json.RawMessage
+	c := &conversation{conn: conn}
+	c.stop = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a read; close closes again
 	err = conn.SetDeadline(time.Now().Add(qmpPatience))
 	if err == nil {
-		err = q.in.Decode(&greeting)
-	}
-	if err == nil {
-		_, err = q.execute(qmpRequest{Execute: "qmp_capabilities"})
+		c.Client = qmp.New(conn, nil)
+		_, err = c.Execute("qmp_capabilities", nil)
 	}
 	if err != nil {
-		q.close()
-		return nil, fmt.Errorf("qmp: %w", err)
+		c.close()
+		return nil, err
 	}
-	return q, nil
+	return c, nil
 }
 
 // dial connects to QEMU, and waits while another client is connected.
@@ -81,79 +79,42 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
-func (q *qmp) close() {
-	q.stop()
-	_ = q.conn.Close() // nothing was left to write
-}
-
-type qmpRequest struct {
-	Execute   string   `json:"execute"`
-	Arguments *hmpLine `json:"arguments,omitempty"`
-}
-
-type hmpLine struct {
-	Line string `json:"command-line"`
-}
-
-func (q *qmp) execute(r qmpRequest) (json.RawMessage, error) {
-	if err := json.NewEncoder(q.conn).Encode(r); err != nil {
-		return nil, err
-	}
-	for {
-		var answer struct {
-			Return json.RawMessage `json:"return"`
-			Error  *struct {
-				Desc string `json:"desc"`
-			} `json:"error"`
-		}
-		switch err := q.in.Decode(&answer); {
-		case err != nil:
-			return nil, err
-		case answer.Error != nil:
-			return nil, fmt.Errorf("%s: %s", r.Execute, answer.Error.Desc)
-		case answer.Return != nil:
-			return answer.Return, nil
-		} // else an event
-	}
+func (c *conversation) close() {
+	c.stop()
+	_ = c.conn.Close() // nothing was left to write
 }
 
 // monitor runs a line of the human monitor. The answer is text without a code, so callers
 // look at the state afterwards instead.
 func (m guest) monitor(ctx context.Context, line string) (string, error) {
-	q, err := m.talk(ctx)
+	c, err := m.talk(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer q.close()
-	raw, err := q.execute(qmpRequest{Execute: "human-monitor-command", Arguments: &hmpLine{line}})
-	if err != nil {
-		return "", err
-	}
-	var text string
-	err = json.Unmarshal(raw, &text)
-	return text, err
+	defer c.close()
+	return c.Human(line)
 }
 
 // quit asks QEMU to end. QEMU may be gone before it answers.
 func (m guest) quit(ctx context.Context) error {
-	q, err := m.talk(ctx)
+	c, err := m.talk(ctx)
 	if err != nil {
 		return err
 	}
-	defer q.close()
-	_, err = q.execute(qmpRequest{Execute: "quit"})
+	defer c.close()
+	_, err = c.Execute("quit", nil)
 	return err
 }
 
 // status is QEMU's own word for the machine's state: "running", "paused",
 // "internal-error".
 func (m guest) status(ctx context.Context) (string, error) {
-	q, err := m.talk(ctx)
+	c, err := m.talk(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer q.close()
-	raw, err := q.execute(qmpRequest{Execute: "query-status"})
+	defer c.close()
+	raw, err := c.Execute("query-status", nil)
 	if err != nil {
 		return "", err
 	}
