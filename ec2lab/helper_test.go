@@ -44,6 +44,7 @@ func newHelper(b *bench, group string, of types.InstanceType) *helper {
 	data := "#cloud-config\nssh_keys:\n  ed25519_private: |\n    " + indented + "\n  ed25519_public: " + h.read("host.pub")
 	run, err := b.ec2.RunInstances(b.ctx, change(machineOf(linuxes[0][1]), func(m *ec2.RunInstancesInput) {
 		m.InstanceType, m.KeyName, m.SecurityGroupIds, m.UserData = of, &name, []string{group}, aws.String(base64.StdEncoding.EncodeToString([]byte(data)))
+		m.InstanceInitiatedShutdownBehavior = "terminate"
 	}))
 	b.no(err)
 	h.id = *run.Instances[0].InstanceId
@@ -181,9 +182,13 @@ func TestHelper(t *testing.T) {
 		if out, err := exec.CommandContext(b.ctx, "debugfs", "-R", "cat kernel", file).Output(); err != nil || string(out) != "kernel\n" {
 			t.Errorf("%v: the snapshot's file system has %q", err, out)
 		}
-		_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{h.id}})
-		b.no(err)
-		h.eventually(func() bool { return !b.has("instance " + h.id + " shutting-down") })
+		if of == "t3.micro" {
+			_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{h.id}})
+			b.no(err)
+		} else {
+			_, _ = h.ssh("sudo poweroff") // which ends the connection
+		}
+		h.eventually(func() bool { return !strings.Contains(strings.Join(b.Resources(), " "), h.id) })
 		if got := h.dial(); got != "refused" {
 			t.Errorf("the port of a terminated instance is %s", got)
 		}
@@ -226,6 +231,13 @@ func TestHelperTrouble(t *testing.T) {
 	if out := h.run("[ -b /dev/sdh ] && echo early; until [ -b /dev/sdh ]; do sleep 0.1; done; echo there"); out != "there\n" {
 		t.Errorf("the device is %q", out)
 	}
+	// Force takes a device that is mounted.
+	h.run("sudo mkfs.ext2 -q -F /dev/sdh; sudo mount /dev/sdh /mnt")
+	for _, force := range []bool{false, true} {
+		_, err = b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId, Force: &force})
+		b.no(err)
+	}
+	h.awaits(*v.VolumeId, "available")
 }
 
 // What cloud-init does not take gives the instance a host key of its own.

@@ -1,7 +1,6 @@
 package ec2lab
 
 import (
-	"bytes"
 	"crypto/md5" //nolint:gosec // EC2 has this fingerprint
 	"crypto/rsa"
 	"crypto/sha256"
@@ -102,16 +101,9 @@ func readPublicKey(text string) (of, fingerprint string, err error) {
 		}
 		der, err := x509.MarshalPKIXPublicKey(key)
 		sum := md5.Sum(der) //nolint:gosec // likewise
-		return "rsa", string(bytes.Join(pairs(fmt.Sprintf("%x", sum)), []byte(":"))), err
+		return "rsa", strings.ReplaceAll(fmt.Sprintf("% x", sum), " ", ":"), err
 	}
 	return "", "", fmt.Errorf("EC2 takes no key of type %s", fields[0])
-}
-
-func pairs(hex string) (all [][]byte) {
-	for i := 0; i < len(hex); i += 2 {
-		all = append(all, []byte(hex[i:i+2]))
-	}
-	return all
 }
 
 // deleteKeyPair succeeds without the key pair as well.

@@ -85,6 +85,9 @@ func (l *Lab) tend() {
 func (l *Lab) ready(i *instance) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return
+	}
 	i.sshd = time.Now()
 	l.later(l.trouble.SSHDelay, func() { l.set(l.tend) })
 }
