@@ -42,7 +42,7 @@ func (s *settings) forecast() (all []step.Action) {
 		add("ec2:CreateSecurityGroup", "let ssh in to the helper"+unless, "")
 		add("ec2:AuthorizeSecurityGroupIngress", "from the worker's address alone", "")
 		add("ec2:RunInstances", fmt.Sprintf("run the helper, a Linux of type %s, for some minutes, with a host key %s", s.Helper.Type, keys),
-			"by the second, at the on-demand price of "+s.Helper.Type+"; a public IPv4 address $0.005 per hour")
+			"by the second, at the on-demand price of "+s.Helper.Type+"; a public IPv4 address $0.005 per hour, $3.65 a month")
 		add("ec2:CreateVolume", "make the volume of the boot disk", "$0.08 per GB-month, for some minutes")
 		add("ec2:AttachVolume", "let the helper write the disk", "")
 		add("ec2:DetachVolume", "free the volume", "")
@@ -71,7 +71,7 @@ func (s *settings) forecast() (all []step.Action) {
 		where = " in " + s.Placement.Zone
 	}
 	add("ec2:RunInstances", fmt.Sprintf("run an instance of type %s%s, for at most %s until it is ready", s.InstanceType, where, s.Timeout),
-		price+" of "+s.InstanceType+volume+"; a public IPv4 address $0.005 per hour")
+		price+" of "+s.InstanceType+volume+"; a public IPv4 address $0.005 per hour, $3.65 a month")
 	if s.InstanceProfile != "" {
 		add("iam:PassRole", "give the instance the role of profile "+s.InstanceProfile, "")
 	}
