@@ -243,6 +243,22 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
+// A quota that is used up ends the deploy at once. Waiting does not raise it, nor does another
+// subnet.
+func TestQuota(t *testing.T) {
+	environ(t)
+	for code, field := range map[string]string{"VcpuLimitExceeded": "instance_type", "InstanceLimitExceeded": "instance_type", "MaxSpotInstanceCountExceeded": "spot"} {
+		b := newBench(t)
+		b.options(func(o *Options) { o.Subnets = b.lab.Subnets() })
+		b.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: code})
+		_, err := New(b.site).Boot(t.Context(), b.registration(1))
+		refusedWith(t, code, err, step.Error{Kind: step.Unsupported, Field: field}, "Service Quotas")
+		if n := len(b.called("RunInstances")); n != 1 || !step.KindOf(err).Final() {
+			t.Errorf("%s: %d calls, %v", code, n, err)
+		}
+	}
+}
+
 // A try goes on in the subnet of the try before: its answer may have been lost.
 func TestResumesInTheSubnet(t *testing.T) {
 	environ(t)

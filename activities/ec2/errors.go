@@ -105,10 +105,11 @@ var answers = map[string]answer{
 	// Throttles and quotas.
 	"RequestLimitExceeded": throttled, "TooManyRequestsException": throttled, "SlowDown": throttled, "ConcurrentLimitExceededException": throttled,
 	"SnapshotCreationPerVolumeRateExceeded": {kind: step.Exhausted, hint: throttled.hint, after: 15 * time.Second},
-	"VcpuLimitExceeded": {kind: step.Exhausted, field: "instance_type", after: time.Minute,
-		hint: "the quota is \"Running On-Demand instances\" of that family: ask for more in AWS's console (Service Quotas), stop an instance, or name a smaller type"},
-	"InstanceLimitExceeded":         {kind: step.Exhausted, field: "instance_type", hint: quota, after: time.Minute},
-	"MaxSpotInstanceCountExceeded":  {kind: step.Exhausted, field: "spot", hint: quota + "; or spot: false", after: time.Minute},
+	// The quota of instances does not grow by waiting, unlike a zone's capacity.
+	"VcpuLimitExceeded": {kind: step.Unsupported, field: "instance_type",
+		hint: "the quota is \"Running On-Demand instances\" of that family: ask for more in AWS's console (Service Quotas), stop an instance (a redeploy needs both machines for a while), or name a smaller type"},
+	"InstanceLimitExceeded":         {kind: step.Unsupported, field: "instance_type", hint: quota},
+	"MaxSpotInstanceCountExceeded":  {kind: step.Unsupported, field: "spot", hint: quota + "; or spot: false"},
 	"SnapshotLimitExceeded":         {kind: step.Exhausted, hint: "the quota is \"Snapshots per Region\": ask for more in AWS's console (Service Quotas), or delete snapshots", after: time.Minute},
 	"PendingSnapshotLimitExceeded":  {kind: step.Exhausted, hint: "the quota is \"Pending snapshots\": it waits until others are completed", after: 30 * time.Second},
 	"ServiceQuotaExceededException": overQuota,

@@ -96,7 +96,7 @@ func TestAnswersOfEC2(t *testing.T) {
 		{400, "InvalidParameterValue", "Value (us-east-1z) for parameter availabilityZone is invalid. Subnets can currently only be created in the following availability zones: us-east-1a.", step.InvalidSpec, "placement.zone", "us-east-1z", "describe-availability-zones", 0},
 		{400, "InvalidAMIID.NotFound", "The image id '[aki-00000000]' does not exist", step.NotFound, "", "does not exist", "correct", 0},
 		{400, "InvalidKernelId.Malformed", "Invalid id: \"aki-x\"", step.InvalidSpec, "kernel_id", "invalid id", "aki-dc9ed9af", 0},
-		{400, "VcpuLimitExceeded", "You have requested more vCPU capacity than your current vCPU limit of 1 allows for the instance bucket that the specified instance type belongs to.", step.Exhausted, "instance_type", "current vCPU limit of 1", "Running On-Demand", time.Minute},
+		{400, "VcpuLimitExceeded", "You have requested more vCPU capacity than your current vCPU limit of 1 allows for the instance bucket that the specified instance type belongs to.", step.Unsupported, "instance_type", "current vCPU limit of 1", "Running On-Demand", 0},
 		{500, "InsufficientInstanceCapacity", "We currently do not have sufficient t1.micro capacity in the Availability Zone you requested (eu-west-1a).", step.Exhausted, "instance_type", "sufficient t1.micro capacity", "subnets of other zones", time.Minute},
 		{400, "Unsupported", "Your requested instance type (t1.micro) is not supported in your requested Availability Zone (eu-west-1c).", step.Unsupported, "", "is not supported in your requested Availability Zone", "subnets of other zones", 0},
 		{400, "InvalidAMIName.Duplicate", "AMI name morgana/x is already in use by AMI ami-1", step.Conflict, "", "already in use", "another", 0},
