@@ -91,6 +91,9 @@ func TestFetch(t *testing.T) {
 	h := gittest.ServeHTTP(t, parent)
 	h.Password = "hush"
 	know(t, h.Server.URL, "hush")
+	gittest.Git(t, parent, "init", "-q", "-b", "main", "--object-format=sha256", "long")
+	long := gittest.New(t, parent, "long") // leaves the format as it is
+	longCommit := long.Commit(map[string]string{"main.c": "int main;"})
 	ssh := gittest.ServeSSH(t)
 	t.Setenv("MORGANA_SSH_CONFIG", ssh.Config)
 	oldDigest, nowDigest := folderOf(t, s, clean), folderOf(t, s, r.Folder)
@@ -105,6 +108,7 @@ func TestFetch(t *testing.T) {
 		{step.Git{URL: ssh.URL(r.Folder), Ref: old}, old, oldDigest},
 		{step.Git{URL: strings.Replace(ssh.URL(r.Folder), "ssh://", "git+ssh://", 1), Ref: "refs/tags/v1"}, old, oldDigest},
 		{step.Git{URL: "lab:" + r.Folder, Ref: "main"}, now, nowDigest},
+		{step.Git{URL: "file://" + long.Folder, Ref: longCommit}, longCommit, folderOf(t, s, long.Folder)},
 		{step.Git{URL: "file://" + r.Folder, Ref: "feature/x"}, old, oldDigest},
 		{step.Git{URL: "file://" + r.Folder, Path: "web"}, now, folderOf(t, s, filepath.Join(clean, "web"))},
 	} {
