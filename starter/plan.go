@@ -177,7 +177,9 @@ const noLife = "00000000"
 
 // fill completes the plan from the answers.
 func (l *planLine) fill(in workflows.DeployRequest, now workflows.DeploymentDetails, f workflows.Forecast, source *sending) {
-	l.Notes = append(l.Notes, f.Unknown...)
+	for _, u := range f.Unknown {
+		l.Notes = append(l.Notes, "not known: "+u)
+	}
 	for _, stage := range step.Stages {
 		for _, s := range in.Route.After[stage] {
 			l.Notes = append(l.Notes, fmt.Sprintf("step %s runs after %s; its work is not known", s.Activity, stage))

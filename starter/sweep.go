@@ -54,13 +54,14 @@ Exit status: 0 done, 1 a place could not be looked at or a resource not be remov
 
 const storeKind = "store"
 
-// youngest is the least age of a file of the store that a sweep removes. It is longer
-// than a step may take between storing a file and telling Temporal of it.
-const youngest = 24 * time.Hour
+// youngest is the least age of a file of the store that a sweep removes: a day, by which
+// the store may take a file for older than it is, and a day for a step to store a file and
+// to tell Temporal of it.
+const youngest = 48 * time.Hour
 
 func (c *cli) sweep(ctx context.Context, only []string, f sweepFlags) error {
 	if f.olderThan < youngest {
-		return step.Invalid("--older-than", "24h or more: a deploy that runs may have stored a younger file", "%s is too short", f.olderThan)
+		return step.Invalid("--older-than", "48h or more: a deploy that runs may have stored a younger file", "%s is too short", f.olderThan)
 	}
 	if !f.dryRun && !f.yes && (c.output == "json" || !isTerminal(os.Stdin)) {
 		return step.Invalid("", "pass --yes, or --dry-run to see what there is", "sweep asks before it removes, and there is no terminal")

@@ -172,7 +172,7 @@ func (s *Store) write(ctx context.Context, a step.Artifact, r io.ReadSeeker) err
 // Entry is an artifact in the store.
 type Entry struct {
 	step.Artifact
-	// Used is when it was used last, to within 6 hours.
+	// Used is when it was used last, to within a day.
 	Used time.Time
 }
 

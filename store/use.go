@@ -20,8 +20,9 @@ import (
 )
 
 // The time of an artifact's file or object is that of its last use: Put and Open renew
-// it if it is older than renewAfter. [Store.Remove] relies on it.
-const renewAfter = 6 * time.Hour
+// it if it is older than renewAfter: in a bucket that is a copy. [Store.Remove] relies on
+// it.
+const renewAfter = 24 * time.Hour
 
 // renew sets the time of an artifact to now. The error is NotFound if the artifact was
 // removed meanwhile.
