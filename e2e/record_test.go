@@ -66,6 +66,16 @@ func TestRecord(t *testing.T) {
 	l.record(c, "rollout-boot-fails-kept", rollout("later", 2))
 	l.record(c, "deployment-later-fails", workflows.DeploymentID("later", "dev"))
 
+	// A schedule's redeploys: one that changes nothing, and one that fails.
+	nightly, outside := l.scheduledProgram("nightly")
+	l.deployed(nightly)
+	l.ends(l.begin(nightly, "schedule", "set", "--cron", "@yearly", "--rebuild"), 0)
+	l.record(c, "redeploy-unchanged", l.triggered("nightly/dev").Workflow)
+	l.write(filepath.Join(outside, "fail"), "")
+	l.record(c, "redeploy-fails", l.triggered("nightly/dev").Workflow)
+	l.ends(l.begin(nightly, "destroy"), 0)
+	l.record(c, "deployment-redeploys", workflows.DeploymentID("nightly", "dev"))
+
 	// Cancelled: the rollout, then a deployment with its machine.
 	endless := prebuilt("endless", "args: stay, expect: never said, timeout: 10m")
 	deploy := l.begin(endless, "deploy")

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.temporal.io/api/workflowservice/v1"
+
+	"github.com/morgana-deploy/morgana/source/gittest"
 )
 
 // redeploys is what "schedule show -o json" prints, as far as the tests read it.
@@ -19,18 +21,21 @@ type redeploys struct {
 	Paused  bool
 	Warning string
 	Next    []time.Time
-	Started int
-	Last    []struct {
-		Workflow string
-		Time     time.Time
-		State    string
-		Result   struct {
-			Running    int
-			Generation int
-			Revision   string
-		}
-		Error struct{ Op, Message string }
-	}
+	Last    []redeploy
+}
+
+type redeploy struct {
+	Workflow string
+	Time     time.Time
+	State    string
+	Result   struct{ Revision string }
+	Error    struct{ Op, Field, Message string }
+}
+
+// line is "unchanged", or "failed: " and the error.
+func (r redeploy) line() string {
+	parts := []string{r.State, r.Error.Op, r.Error.Field, r.Error.Message}
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ": ")
 }
 
 // scheduled reads the schedule of a deployment.
@@ -43,21 +48,28 @@ func (l *lab) scheduled(name string) (s redeploys) {
 	return s
 }
 
-// redeployed waits for a redeploy that was started after since and has ended, and returns
-// its line.
-func (l *lab) redeployed(name string, since time.Time) (line string) {
+// redeployed waits for the end of a redeploy that was started after since, and returns the
+// first.
+func (l *lab) redeployed(name string, since time.Time) (done redeploy) {
 	l.t.Helper()
 	l.eventually(waits, "a redeploy of "+name, func() bool {
-		for _, r := range l.scheduled(name).Last {
-			if r.Time.After(since) && r.State != "running" {
-				parts := slices.DeleteFunc([]string{r.State, r.Error.Op, r.Error.Message}, func(s string) bool { return s == "" })
-				line = strings.Join(parts, ": ")
-				return true
+		for _, r := range slices.Backward(l.scheduled(name).Last) {
+			if r.Time.After(since) {
+				done = r
+				return r.State != "running"
 			}
 		}
 		return false
 	})
-	return line
+	return done
+}
+
+// triggered starts a redeploy and returns how it ended.
+func (l *lab) triggered(name string) redeploy {
+	l.t.Helper()
+	at := time.Now()
+	l.ends(l.begin(l.folder, "schedule", "trigger", name), 0)
+	return l.redeployed(name, at)
 }
 
 // scheduledProgram is a source whose build appends to the file builds, fails if the file
@@ -97,7 +109,7 @@ func TestSchedule(t *testing.T) {
 	if !strings.Contains(r.out, "nightly/dev: redeployed every 2s; next: ") || !strings.Contains(r.errOut, "only --rebuild can change anything") {
 		t.Errorf("set: %+v", r)
 	}
-	if line := l.redeployed("nightly/dev", time.Time{}); line != "unchanged" {
+	if line := l.redeployed("nightly/dev", time.Time{}).line(); line != "unchanged" {
 		t.Errorf("redeploy: %s", line)
 	}
 	kept("unchanged")
@@ -119,10 +131,10 @@ func TestSchedule(t *testing.T) {
 	l.kill(l.server)
 	l.startServer(address.Port())
 	l.startWorker()
-	if line := l.redeployed("nightly/dev", at); line != "unchanged" {
+	if line := l.redeployed("nightly/dev", at).line(); line != "unchanged" {
 		t.Errorf("a redeploy over the death of worker and server: %s", line)
 	}
-	if line := l.redeployed("nightly/dev", time.Now()); line != "unchanged" {
+	if line := l.redeployed("nightly/dev", time.Now()).line(); line != "unchanged" {
 		t.Errorf("a redeploy after that: %s", line)
 	}
 	kept("after the restart")
@@ -146,9 +158,7 @@ func TestSchedule(t *testing.T) {
 
 	// A rebuild that fails.
 	l.write(filepath.Join(outside, "fail"), "")
-	at = time.Now()
-	l.ends(l.begin(folder, "schedule", "trigger", "nightly/dev"), 0)
-	if line := l.redeployed("nightly/dev", at); !strings.HasPrefix(line, "failed: build: sh -ec ") || !strings.HasSuffix(line, "exit status 3") {
+	if line := l.triggered("nightly/dev").line(); !strings.HasPrefix(line, "failed: build: sh -ec ") || !strings.HasSuffix(line, "exit status 3") {
 		t.Errorf("a rebuild that fails: %s", line)
 	}
 	kept("after a redeploy that failed")
@@ -166,9 +176,7 @@ func TestSchedule(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.write(filepath.Join(outside, "dependency"), "version 2")
-	at = time.Now()
-	l.ends(l.begin(folder, "schedule", "trigger"), 0)
-	if line := l.redeployed("nightly/dev", at); line != "deployed" {
+	if line := l.triggered("nightly/dev").line(); line != "deployed" {
 		t.Errorf("a rebuild with a new dependency: %s", line)
 	}
 	if now := l.programs(); len(now) != 1 || slices.Equal(now, before) {
@@ -201,13 +209,19 @@ func TestScheduleWithoutDeployment(t *testing.T) {
 	refusal{code: 2, line: "orphan/dev is not deployed", hint: "deploy it first"}.
 		matches(t, l.morgana(folder, "schedule", "set", "orphan/dev", "--every", "1h"))
 	l.deployed(folder)
+	for _, bad := range [][]string{
+		{"--cron", "0 25 * * *", `--cron: "0 25 * * *": Hour is not in range [0-23]`, "minute, hour, "},
+		{"--cron", "at four", `--cron: "at four": does not have 5-7 fields`, "minute, hour, "},
+		{"--cron", "CRON_TZ=Mars/Base 0 4 * * *", `--cron: "CRON_TZ=Mars/Base 0 4 * * *": unknown time zone Mars/Base`, "minute, hour, "},
+	} {
+		refusal{code: 2, line: bad[2], hint: bad[3]}.matches(t, l.morgana(folder, "schedule", "set", "orphan/dev", bad[0], bad[1]))
+	}
 	l.ends(l.begin(folder, "schedule", "set", "--cron", "@monthly"), 0)
 	if err := l.client().TerminateWorkflow(t.Context(), "deployment/orphan/dev", "", "by the test"); err != nil {
 		t.Fatal(err)
 	}
 	before := l.programs()
-	l.ends(l.begin(folder, "schedule", "trigger", "orphan/dev"), 0)
-	if line := l.redeployed("orphan/dev", time.Time{}); line != "failed: orphan/dev is not deployed" {
+	if line := l.triggered("orphan/dev").line(); line != "failed: orphan/dev is not deployed" {
 		t.Errorf("redeploy: %s", line)
 	}
 	if now := l.programs(); !slices.Equal(now, before) {
@@ -220,4 +234,72 @@ func TestScheduleWithoutDeployment(t *testing.T) {
 		t.Errorf("destroy: %+v", gone)
 	}
 	l.gone()
+}
+
+// A schedule follows a branch in git. A branch that was moved by force is deployed, and a
+// branch that was deleted, or credentials that are refused, is one line that leaves the
+// program alone.
+func TestScheduleFromGit(t *testing.T) {
+	t.Parallel()
+	l := emptyLab(t)
+	parent := t.TempDir()
+	repo := gittest.New(t, parent, "hello")
+	first := repo.Commit(map[string]string{"prog.c": saying("first")})
+	http, ssh := gittest.ServeHTTP(t, parent), gittest.ServeSSH(t)
+	http.Password = "hushhush"
+	credentials := filepath.Join(l.folder, "credentials")
+	know := func(password string) {
+		l.write(credentials, strings.Replace(http.Server.URL, "://", "://ann:"+password+"@", 1)+"\n")
+	}
+	know(http.Password)
+	l.write(filepath.Join(l.folder, "gitconfig"), "[credential]\n\thelper = store --file "+credentials+"\n")
+	l.env = append(l.env, "GIT_CONFIG_GLOBAL="+filepath.Join(l.folder, "gitconfig"), "MORGANA_SSH_CONFIG="+ssh.Config)
+	l.namespace()
+	l.startWorker()
+	me := strings.TrimPrefix(strings.Split(ssh.URL(""), "@")[0], "ssh://")
+	for app, url := range map[string]string{"by-http": http.URL("hello"), "by-ssh": ssh.URL(repo.Folder)} {
+		folder := l.project("app: " + app + "\nsource: {git: \"" + url + "\", ref: main}\n" +
+			"toolchain: {kind: command, build: [[cc, -o, prog, prog.c]], kernel: prog}\ntargets: {dev: {kind: local, expect: \", colour\"}}\n")
+		l.deployed(folder)
+		if r := l.ends(l.begin(folder, "schedule", "set", "--cron", "0 4 * * *", "--timezone", "Europe/Berlin"), 0); r.errOut != "" {
+			t.Errorf("set: %+v", r)
+		}
+	}
+	fires := func(app, commit, want string) {
+		t.Helper()
+		got := l.triggered(app + "/dev")
+		if got.line() != want || got.Result.Revision != commit {
+			t.Errorf("%s: %q of commit %s, want %q of %s", app, got.line(), got.Result.Revision, want, commit)
+		}
+	}
+	fires("by-http", first, "unchanged")
+	second := repo.Commit(map[string]string{"prog.c": saying("second")})
+	fires("by-http", second, "deployed")
+	fires("by-ssh", second, "deployed")
+	repo.Git("reset", "-q", "--hard", first)
+	forced := repo.Commit(map[string]string{"prog.c": saying("forced")})
+	fires("by-http", forced, "deployed")
+	running := l.programs()
+	repo.Git("branch", "-q", "-m", "main", "other")
+	fires("by-http", "", "failed: fetch "+http.URL("hello")+`: source.ref: the repository has no branch or tag "main"`)
+	repo.Git("branch", "-q", "-m", "other", "main")
+	know("wrong")
+	fires("by-http", "", "failed: fetch "+http.URL("hello")+": source.git: the server refuses the credentials")
+	ssh.Offer("stranger")
+	if got := l.triggered("by-ssh/dev").line(); !strings.HasPrefix(got, "failed: fetch ssh://") || !strings.HasSuffix(got, "source.git: "+me+"@127.0.0.1: Permission denied (publickey)") {
+		t.Errorf("by-ssh: %s", got)
+	}
+	if now := l.programs(); !slices.Equal(now, running) {
+		t.Errorf("programs %q, were %q", now, running)
+	}
+	know(http.Password)
+	fires("by-http", forced, "unchanged")
+	if r := l.morgana(l.folder, "schedule", "show", "by-http/dev"); r.code != 0 || strings.Contains(r.out, "hush") ||
+		!strings.Contains(r.out, "by-http/dev: redeployed at 0 4 * * * (Europe/Berlin)\n") ||
+		strings.Count(r.out, ", commit "+forced[:12]+"\n") != 2 || strings.Count(r.out, "\nnext  ") != 5 {
+		t.Errorf("show: %+v", r)
+	}
+	for _, app := range []string{"by-http", "by-ssh"} {
+		l.ends(l.begin(l.folder, "destroy", app+"/dev"), 0)
+	}
 }

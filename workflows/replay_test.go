@@ -26,6 +26,7 @@ func TestReplay(t *testing.T) {
 			// The names are those of worker/main.go.
 			r.RegisterWorkflowWithOptions(workflows.Deployment, workflow.RegisterOptions{Name: "Deployment"})
 			r.RegisterWorkflowWithOptions(workflows.Rollout, workflow.RegisterOptions{Name: "Rollout"})
+			r.RegisterWorkflowWithOptions(workflows.Redeploy, workflow.RegisterOptions{Name: "Redeploy"})
 			r.RegisterWorkflowWithOptions(workflows.Console, workflow.RegisterOptions{Name: "Console"})
 			if err := r.ReplayWorkflowHistoryFromJSONFile(silent{}, file); err != nil {
 				t.Error(err)
