@@ -46,7 +46,7 @@ func (c *checkout) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd.Dir, cmd.Env = c.folder, c.environ
 	var out bytes.Buffer
 	said := &messages{report: func(p step.Progress) {
-		p.Note = strings.TrimSpace(p.Note + " from " + c.git.URL)
+		p.Note = "fetching " + c.git.URL
 		step.Report(ctx, p)
 	}}
 	cmd.Stdout, cmd.Stderr = &out, said
@@ -90,7 +90,7 @@ type messages struct {
 // keptLines is how many lines of messages are kept.
 const keptLines = 60
 
-var progressForm = regexp.MustCompile(`^(?:remote: )?(\w+ing \w+): +\d+% \((\d+)/(\d+)\)`)
+var progressForm = regexp.MustCompile(`^(?:remote: )?\w+ing (\w+): +\d+% \((\d+)/(\d+)\)`)
 
 func (m *messages) Write(b []byte) (int, error) {
 	for _, c := range b {
@@ -112,7 +112,7 @@ func (m *messages) end() {
 	if p := progressForm.FindStringSubmatch(line); p != nil {
 		done, _ := strconv.ParseInt(p[2], 10, 64) // 0 if it is too large
 		total, _ := strconv.ParseInt(p[3], 10, 64)
-		m.report(step.Progress{Done: done, Total: total, Unit: "objects", Note: strings.ToLower(p[1])})
+		m.report(step.Progress{Done: done, Total: total, Unit: p[1]})
 		return
 	}
 	if line == "" {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -223,4 +224,20 @@ func TestFetchRefusesPointers(t *testing.T) {
 	wantRefused(t, s, g, step.Unsupported, git, "test/data.bin is in Git LFS, and was not fetched", "apt-get install git-lfs")
 	g.Path, g.Kernel = "test", "data.bin"
 	wantRefused(t, s, g, step.Unsupported, git, "data.bin is in Git LFS, and was not fetched", "apt-get install git-lfs")
+}
+
+// Progress is reported, and not kept among the messages.
+func TestMessages(t *testing.T) {
+	var got []step.Progress
+	m := &messages{report: func(p step.Progress) { got = append(got, p) }}
+	for _, part := range []string{"remote: Counting objects:  50% (1/2)\rremote: Counting obj", "ects: 100% (2/2), done.\nFrom x\n",
+		"Receiving objects:  45% (450/1000), 1.20 MiB | 1 MiB/s\r\rfatal: no"} {
+		if _, err := m.Write([]byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []step.Progress{{Done: 1, Total: 2, Unit: "objects"}, {Done: 2, Total: 2, Unit: "objects"}, {Done: 450, Total: 1000, Unit: "objects"}}
+	if !reflect.DeepEqual(got, want) || m.text() != "From x\nfatal: no" {
+		t.Errorf("%+v, %q", got, m.text())
+	}
 }
