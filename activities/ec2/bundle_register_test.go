@@ -224,7 +224,7 @@ func TestBundleKilled(t *testing.T) {
 		t.Run(fmt.Sprint(kill), func(t *testing.T) {
 			t.Parallel()
 			b := newBundling(t)
-			text, err := json.Marshal(victim{b.img, b.site.State, b.store})
+			text, err := json.Marshal(victim{b.img, b.site.State, b.store, false})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -95,10 +95,8 @@ func (d *destroy) parts(ctx context.Context) error {
 			continue
 		}
 		d.note(r.String(), d.delete(ctx, r))
-		if r.kind == kindKeyPair {
-			d.dropKeys(made)
-		}
 	}
+	d.dropKeys(d.what.Match)
 	return nil
 }
 

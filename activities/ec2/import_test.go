@@ -349,7 +349,7 @@ func TestImportKilled(t *testing.T) {
 	for round := 0; kills > 0; round++ {
 		img := r.importing(r.image(1, 150*blockSize, fewContent, nil))
 		img.Spec.App = fmt.Sprintf("hello%d", round)
-		text, err := json.Marshal(victim{img, r.site.State, r.store})
+		text, err := json.Marshal(victim{img, r.site.State, r.store, false})
 		if err != nil {
 			t.Fatal(err)
 		}

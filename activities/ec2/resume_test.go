@@ -179,6 +179,7 @@ func TestMain(m *testing.M) {
 type victim struct {
 	Image        step.Image
 	State, Store string
+	Hasty        bool
 }
 
 func registerHere(text string) error {
@@ -190,7 +191,11 @@ func registerHere(text string) error {
 	if err != nil {
 		return err
 	}
-	_, err = New(step.Site{Host: "testhost", State: v.State, Store: s}).Register(context.Background(), v.Image)
+	target := New(step.Site{Host: "testhost", State: v.State, Store: s})
+	if v.Hasty {
+		target = hasty(target.site)
+	}
+	_, err = target.Register(context.Background(), v.Image)
 	return err
 }
 
@@ -217,7 +222,7 @@ func TestRegisterKilled(t *testing.T) {
 	for round := 0; kills > 0; round++ {
 		img := r.image(1, 500*blockSize, content, nil)
 		img.Spec.App = fmt.Sprintf("hello%d", round)
-		text, err := json.Marshal(victim{img, r.site.State, r.store})
+		text, err := json.Marshal(victim{img, r.site.State, r.store, false})
 		if err != nil {
 			t.Fatal(err)
 		}

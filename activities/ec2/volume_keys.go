@@ -132,10 +132,13 @@ func (k *helperKeys) userData() string {
 	return "#cloud-config\nssh_deletekeys: true\nssh_keys:\n  ed25519_private: |\n" + private.String() + "  ed25519_public: " + k.hostPublic
 }
 
-// dropKeys removes the keys of a rollout, if this host has them.
-func (t *Target) dropKeys(of step.Tags) {
-	if folder, err := of.Folder(); err == nil {
-		_ = os.RemoveAll(t.keysFolder(folder)) // sweepKeys tries again
+// dropKeys removes the keys that this host has of matching rollouts.
+func (t *Target) dropKeys(match func(step.Tags) bool) {
+	entries, _ := os.ReadDir(t.keysFolder("")) // after an error none is removed; sweepKeys tries again
+	for _, e := range entries {
+		if of, ok := step.ParseFolder(e.Name()); ok && match(of) {
+			_ = os.RemoveAll(t.keysFolder(e.Name())) // likewise
+		}
 	}
 }
 

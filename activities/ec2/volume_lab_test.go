@@ -3,6 +3,7 @@ package ec2
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -48,8 +49,8 @@ func (r *registry) dancing(img step.Image, helper string) step.Image {
 }
 
 // hasty is a target that does not wait long.
-func (r *registry) hasty() *Target {
-	t := New(r.site)
+func hasty(site step.Site) *Target {
+	t := New(site)
 	t.limits.reach, t.limits.grace, t.limits.unlisted = time.Millisecond, time.Millisecond, 500*time.Millisecond
 	return t
 }
@@ -59,7 +60,7 @@ func (r *registry) hasty() *Target {
 func (d *dancer) try(ctx context.Context) (reg step.Registration, err error) {
 	d.Helper()
 	for range 20 {
-		if reg, err = d.hasty().Register(ctx, d.img); err == nil || step.KindOf(err).Final() || ctx.Err() != nil {
+		if reg, err = hasty(d.site).Register(ctx, d.img); err == nil || step.KindOf(err).Final() || ctx.Err() != nil {
 			return reg, err
 		}
 		d.Logf("try again: %v", err)
@@ -145,7 +146,7 @@ func (d *dancer) destroyed(keepImage bool) {
 	d.Helper()
 	var err error
 	for range 10 {
-		_, err = d.hasty().Destroy(d.Context(), step.Removal{Spec: d.img.Spec, KeepImage: keepImage})
+		_, err = hasty(d.site).Destroy(d.Context(), step.Removal{Spec: d.img.Spec, KeepImage: keepImage})
 		if err == nil || step.KindOf(err).Final() {
 			break
 		}
@@ -301,6 +302,55 @@ func TestVolumeCancelled(t *testing.T) {
 	}
 }
 
+// TestVolumeKilled kills the process before the n-th answer, in both parts of a dance. The next
+// try makes one of each.
+func TestVolumeKilled(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	environ(t)
+	d := newDancer(t)
+	at := &cutter{}
+	proxy := at.before(t, d.lab)
+	defer proxy.Close()
+	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(d.lab.URL()), []byte(proxy.URL), 1)
+	// kill reports whether the process was cut off before its work was done.
+	kill := func(n int64) bool {
+		text, err := json.Marshal(victim{d.img, d.site.State, d.store, true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := exec.CommandContext(at.cut(t.Context(), n), self)
+		c.Env = append(os.Environ(), killed+"="+string(text))
+		out, err := c.CombinedOutput()
+		return err != nil && !strings.Contains(string(out), "could not reach port 22")
+	}
+	steps := int64(1)
+	if testing.Short() {
+		steps = 6
+	}
+	for n, more := int64(1), true; more; n += steps {
+		d.img.Spec.Generation = int(n)
+		more = kill(n)
+		_, err := d.try(t.Context())
+		d.closed(err)
+		d.once()
+		d.written()
+		if kill(n) {
+			more = true
+		}
+		if _, err := d.try(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		d.alone()
+		d.destroyed(false)
+		if t.Failed() {
+			t.Fatalf("killed before answer %d", n)
+		}
+	}
+}
+
 // TestVolumeDestroyFaults removes a half-made dance, whatever answer is lost. List names all
 // of it, Observe finds no machine in it, and KeepImage does not keep it.
 func TestVolumeDestroyFaults(t *testing.T) {
@@ -312,7 +362,7 @@ func TestVolumeDestroyFaults(t *testing.T) {
 				d := newDancer(t)
 				_, err := d.try(t.Context())
 				d.closed(err)
-				list, err := d.hasty().List(t.Context(), d.img.Spec)
+				list, err := hasty(d.site).List(t.Context(), d.img.Spec)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -327,7 +377,7 @@ func TestVolumeDestroyFaults(t *testing.T) {
 				if want := []string{kindHelper, kindKeyPair, kindInterface, kindGroup, kindVolume, kindVolume}; !slices.Equal(kinds, want) {
 					t.Errorf("listed %q, not %q", kinds, want)
 				}
-				h, err := d.hasty().Observe(t.Context(), step.Machine{Registration: step.Registration{Spec: d.img.Spec}})
+				h, err := hasty(d.site).Observe(t.Context(), step.Machine{Registration: step.Registration{Spec: d.img.Spec}})
 				if err != nil || h.State != step.Gone {
 					t.Errorf("the helper counts as the machine: %+v, %v", h, err)
 				}
@@ -348,7 +398,7 @@ func TestVolumeLost(t *testing.T) {
 	for _, call := range []string{"RunInstances", "CreateVolume"} {
 		d := newDancer(t)
 		d.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.After})
-		target := d.hasty()
+		target := hasty(d.site)
 		target.limits.unlisted = 20 * time.Second
 		d.lab.Hide(50 * time.Millisecond)
 		if call == "CreateVolume" {
@@ -442,7 +492,7 @@ func TestVolumeRefused(t *testing.T) {
 			t.Parallel()
 			d := newDancer(t)
 			test.change(d)
-			_, err := d.hasty().Register(t.Context(), d.img)
+			_, err := hasty(d.site).Register(t.Context(), d.img)
 			refusedWith(t, name, err, test.want, test.says)
 			d.lab.Deny()
 			d.destroyed(false)
