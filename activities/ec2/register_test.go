@@ -35,7 +35,13 @@ type registry struct {
 // newRegistry starts a lab. The test has called environ.
 func newRegistry(t testing.TB) *registry {
 	t.Helper()
-	lab, err := ec2lab.Start(ec2lab.Options{Moment: time.Millisecond})
+	return newRegistryOn(t, nil)
+}
+
+// newRegistryOn starts a lab with a hypervisor.
+func newRegistryOn(t testing.TB, h ec2lab.Hypervisor) *registry {
+	t.Helper()
+	lab, err := ec2lab.Start(ec2lab.Options{Hypervisor: h, Moment: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ for d; do if [ -b "$d" ]; then echo "$d"; exit; fi; done`
 	// index and the count, and then the blocks.
 	writeBlocks = `set -e
 [ -b "$1" ]
-while read -r at n; do dd of="$1" bs=512k seek="$at" count="$n" iflag=fullblock conv=notrunc 2>/dev/null; done
+while read -r at n; do dd of="$1" bs=512k seek="$at" count="$n" iflag=fullblock oflag=direct conv=notrunc 2>/dev/null; done
 sync`
 )
 

@@ -1,0 +1,212 @@
+package ec2
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// TestVolumeCancelled leaves nothing that Destroy does not find, at whatever call it ends.
+func TestVolumeCancelled(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	at := &cutter{}
+	proxy := at.before(t, d.lab)
+	defer proxy.Close()
+	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(d.lab.URL()), []byte(proxy.URL), 1)
+	steps := int64(1)
+	if testing.Short() {
+		steps = 5
+	}
+	for n := int64(1); ; n += steps {
+		d.img.Spec.Generation = int(n)
+		ctx := at.cut(t.Context(), n)
+		_, err := d.try(ctx)
+		if ctx.Err() == nil {
+			d.closed(err)
+			d.written()
+			_, err = d.try(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			t.Fatalf("cancelled after call %d: %v", n, err)
+		}
+		d.destroyed(false)
+		if t.Failed() {
+			t.Fatalf("cancelled after call %d", n)
+		}
+		if ctx.Err() == nil {
+			break
+		}
+	}
+}
+
+// TestVolumeKilled kills the process before the n-th answer, in both parts of a dance. The next
+// try makes one of each.
+func TestVolumeKilled(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	environ(t)
+	d := newDancer(t)
+	at := &cutter{}
+	proxy := at.before(t, d.lab)
+	defer proxy.Close()
+	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(d.lab.URL()), []byte(proxy.URL), 1)
+	// kill reports whether the process was cut off before its work was done.
+	kill := func(n int64) bool {
+		text, err := json.Marshal(victim{d.img, d.site.State, d.store, true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := exec.CommandContext(at.cut(t.Context(), n), self)
+		c.Env = append(os.Environ(), killed+"="+string(text))
+		out, err := c.CombinedOutput()
+		return err != nil && !strings.Contains(string(out), "could not reach port 22")
+	}
+	steps := int64(1)
+	if testing.Short() {
+		steps = 6
+	}
+	for n, more := int64(1), true; more; n += steps {
+		d.img.Spec.Generation = int(n)
+		more = kill(n)
+		_, err := d.try(t.Context())
+		d.closed(err)
+		d.once()
+		d.written()
+		if kill(n) {
+			more = true
+		}
+		if _, err := d.try(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		d.alone()
+		d.destroyed(false)
+		if t.Failed() {
+			t.Fatalf("killed before answer %d", n)
+		}
+	}
+}
+
+// TestVolumeDestroyFaults removes a half-made dance, whatever answer is lost. List names all
+// of it, Observe finds no machine in it, and KeepImage does not keep it.
+func TestVolumeDestroyFaults(t *testing.T) {
+	environ(t)
+	for _, call := range []string{"TerminateInstances", "DeleteVolume", "DeleteKeyPair", "DeleteSecurityGroup"} {
+		for _, lose := range []ec2lab.Lose{ec2lab.Before, ec2lab.After} {
+			t.Run(fmt.Sprint(call, lose), func(t *testing.T) {
+				t.Parallel()
+				d := newDancer(t)
+				_, err := d.try(t.Context())
+				d.closed(err)
+				list, err := hasty(d.site).List(t.Context(), d.img.Spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var kinds []string
+				for _, r := range list {
+					if r.Tags != d.img.Spec.Tags {
+						t.Errorf("listed %+v", r)
+					}
+					kinds = append(kinds, r.Kind)
+				}
+				slices.Sort(kinds)
+				if want := []string{kindHelper, kindKeyPair, kindInterface, kindGroup, kindVolume, kindVolume}; !slices.Equal(kinds, want) {
+					t.Errorf("listed %q, not %q", kinds, want)
+				}
+				h, err := hasty(d.site).Observe(t.Context(), step.Machine{Registration: step.Registration{Spec: d.img.Spec}})
+				if err != nil || h.State != step.Gone {
+					t.Errorf("the helper counts as the machine: %+v, %v", h, err)
+				}
+				d.lab.Fault(ec2lab.Fault{Call: call, Lose: lose})
+				d.destroyed(true)
+				if after := d.lab.Resources(); !slices.Equal(after, d.before) {
+					t.Errorf("left: %q, before: %q", after, d.before)
+				}
+			})
+		}
+	}
+}
+
+// TestVolumeLost removes a helper that EC2 lists only later: the worker was killed before the
+// answer.
+func TestVolumeLost(t *testing.T) {
+	environ(t)
+	for _, call := range []string{"RunInstances", "CreateVolume"} {
+		d := newDancer(t)
+		d.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.After})
+		target := hasty(d.site)
+		target.limits.unlisted = 20 * time.Second
+		d.lab.Hide(50 * time.Millisecond)
+		if call == "CreateVolume" {
+			d.lab.Hide(0)
+		}
+		if _, err := target.Register(t.Context(), d.img); err == nil || step.KindOf(err).Final() {
+			t.Fatal(err)
+		}
+		d.lab.Hide(0)
+		if _, err := target.Destroy(t.Context(), step.Removal{Spec: d.img.Spec}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if after := d.lab.Resources(); !slices.Equal(after, d.before) {
+			t.Errorf("%s: left: %q, before: %q", call, after, d.before)
+		}
+	}
+}
+
+// TestVolumeElsewhere goes on from another host with another helper, and the volume.
+func TestVolumeElsewhere(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	_, err := d.try(t.Context())
+	d.closed(err)
+	first := d.mine()
+	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(`"user"`), []byte(`"from":"127.0.0.0/8","user"`), 1)
+	d.site = siteOf(t, t.TempDir(), d.store)
+	_, err = d.try(t.Context())
+	d.closed(err)
+	second := d.mine()
+	if len(second.helpers) != 1 || *second.helpers[0].InstanceId == *first.helpers[0].InstanceId || len(second.volumes) != 1 || *second.volumes[0].VolumeId != *first.volumes[0].VolumeId {
+		t.Errorf("first %v, then %v", first, second)
+	}
+	if p := second.groups[0].IpPermissions; len(p) != 1 || len(p[0].IpRanges) != 1 || *p[0].IpRanges[0].CidrIp != "127.0.0.0/8" {
+		t.Errorf("the security group lets in %+v", p)
+	}
+	d.written()
+	if _, err := d.try(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.alone()
+}
+
+// TestVolumeOtherZone makes another volume if the next helper is in another zone.
+func TestVolumeOtherZone(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	_, err := d.try(t.Context())
+	d.closed(err)
+	first := d.mine()
+	if err := d.cloud.terminate(t.Context(), *first.helpers[0].InstanceId); err != nil {
+		t.Fatal(err)
+	}
+	d.lab.Withdraw("t3.micro", *first.helpers[0].Placement.AvailabilityZone)
+	_, err = d.try(t.Context())
+	d.closed(err)
+	d.once()
+	second := d.mine()
+	if zone := *second.helpers[0].Placement.AvailabilityZone; zone == *first.volumes[0].AvailabilityZone || *second.volumes[0].AvailabilityZone != zone {
+		t.Errorf("the volume is in %s, the helper in %s", *second.volumes[0].AvailabilityZone, zone)
+	}
+	d.destroyed(false)
+}
