@@ -38,6 +38,9 @@ type boardStage struct {
 	began time.Time
 }
 
+// rows are the rows of a target. That of [step.Fetch] is shown only if there is a fetch.
+var rows = append([]step.Stage{step.Fetch}, step.Stages[:]...)
+
 func newBoard(w io.Writer) *board {
 	b := &board{w: w, targets: map[string]*boardTarget{}, stop: make(chan struct{})}
 	b.stopped.Go(func() {
@@ -142,11 +145,11 @@ func redraw(w io.Writer, drawn int, lines []string, width int) error {
 
 func (t *boardTarget) lines(name string) []string {
 	lines, note := []string{name + " " + t.head}, t.note
-	for _, stage := range step.Stages {
+	for _, stage := range rows {
 		s := t.stages[string(stage)]
 		switch {
 		case s == nil:
-			if !t.ended {
+			if !t.ended && stage != step.Fetch {
 				lines = append(lines, "  "+mark("waiting")+" "+string(stage))
 			}
 		case s.event.State == string(workflows.Skipped):
@@ -171,7 +174,7 @@ func (t *boardTarget) line(name string) string {
 	if t.last != "" {
 		return name + " " + cleanLine(t.last)
 	}
-	for _, stage := range slices.Backward(step.Stages[:]) {
+	for _, stage := range slices.Backward(rows) {
 		if s := t.stages[string(stage)]; s != nil {
 			return fmt.Sprintf("%s %s %s  %s", name, mark(s.event.State), stage, t.note)
 		}

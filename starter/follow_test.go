@@ -181,3 +181,15 @@ func TestBoardSaysWhatIsWaitedFor(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// The board shows a fetch before the stages, and no row for it if there is none.
+func TestBoardShowsAFetch(t *testing.T) {
+	b := &boardTarget{stages: map[string]*boardStage{}}
+	if got := b.lines("two/low"); len(got) != 1+len(step.Stages) || strings.Contains(strings.Join(got, ""), "fetch") {
+		t.Errorf("without a fetch: %q", got)
+	}
+	b.stages["fetch"] = &boardStage{event: event{State: string(workflows.Failed), Result: "no repository"}}
+	if got := b.lines("two/low"); !strings.Contains(got[1], "fetch") || !strings.Contains(got[1], "no repository") || !strings.Contains(b.line("two/low"), "fetch") {
+		t.Errorf("with a fetch: %q, %q", got, b.line("two/low"))
+	}
+}
