@@ -172,7 +172,7 @@ func TestHelper(t *testing.T) {
 		h.awaits(*v.VolumeId, "detaching") // it is mounted
 		h.run("sudo umount /mnt")
 		h.awaits(*v.VolumeId, "available")
-		if out, err := h.ssh("ls " + device + " /dev/sdh"); err == nil {
+		if out := h.run("ls " + device + " /dev/sdh 2>/dev/null || echo none"); out != "none\n" {
 			t.Errorf("the device is there: %s", out)
 		}
 		s, err := b.ec2.CreateSnapshot(b.ctx, &ec2.CreateSnapshotInput{VolumeId: v.VolumeId})
@@ -217,20 +217,27 @@ func TestHelperTrouble(t *testing.T) {
 	}
 	b.Trouble(Trouble{})
 	h.eventually(func() bool { out, _ := h.ssh("true"); return strings.Contains(out, "Host key verification failed") })
-	// A device that is late.
-	b.Trouble(Trouble{DeviceDelay: 3 * time.Second})
-	v, err := b.ec2.CreateVolume(b.ctx, &ec2.CreateVolumeInput{AvailabilityZone: &h.zone, Size: aws.Int32(1)})
-	b.no(err)
-	h.awaits(*v.VolumeId, "available")
-	_, err = b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &h.id, Device: aws.String("/dev/sdh")})
-	b.no(err)
-	h.awaits(*v.VolumeId, "attached")
 	known, err := exec.CommandContext(b.ctx, "ssh-keyscan", "-t", "ed25519", h.address).Output()
 	b.no(err)
 	b.no(os.WriteFile(filepath.Join(h.keys, "known"), known, 0o600))
-	if out := h.run("[ -b /dev/sdh ] && echo early; until [ -b /dev/sdh ]; do sleep 0.1; done; echo there"); out != "there\n" {
-		t.Errorf("the device is %q", out)
+	v, err := b.ec2.CreateVolume(b.ctx, &ec2.CreateVolumeInput{AvailabilityZone: &h.zone, Size: aws.Int32(1)})
+	b.no(err)
+	h.awaits(*v.VolumeId, "available")
+	attach := func() {
+		_, err = b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &h.id, Device: aws.String("/dev/sdh")})
+		b.no(err)
+		h.awaits(*v.VolumeId, "attached")
 	}
+	b.Trouble(Trouble{DeviceDelay: time.Hour})
+	attach()
+	if out := h.run("ls /dev/sdh 2>/dev/null || echo none"); out != "none\n" {
+		t.Errorf("the device is not late: %q", out)
+	}
+	_, err = b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId})
+	b.no(err)
+	h.awaits(*v.VolumeId, "available")
+	b.Trouble(Trouble{})
+	attach()
 	// Force takes a device that is mounted.
 	h.run("sudo mkfs.ext2 -q -F /dev/sdh; sudo mount /dev/sdh /mnt")
 	for _, force := range []bool{false, true} {

@@ -246,6 +246,12 @@ func (l *linuxGuest) Plug(d Disk) error {
 
 // Unplug implements [RunningLinux].
 func (l *linuxGuest) Unplug(d Disk, force bool) error {
+	l.mu.Lock()
+	_, there := l.slots[d.Volume]
+	l.mu.Unlock()
+	if !there {
+		return nil
+	}
 	if !force {
 		if err := l.tell("unplug", "free", d); err != nil {
 			return err
@@ -258,6 +264,9 @@ func (l *linuxGuest) Unplug(d Disk, force bool) error {
 	if err == nil {
 		_, err = l.monitor.Execute("blockdev-del", map[string]string{"node-name": d.Volume})
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.slots, d.Volume)
 	return err
 }
 

@@ -150,6 +150,11 @@ func (l *Lab) plug(v *volume, i *instance) {
 	}
 	d := Disk{v.ID, v.file, v.Attachments[0].Device}
 	l.later(l.trouble.DeviceDelay, func() {
+		there := true
+		l.set(func() { there = v.attached(i, "attaching") || v.attached(i, "attached") })
+		if !there {
+			return
+		}
 		err := guest.Plug(d)
 		l.set(func() {
 			if err == nil && v.attached(i, "attaching") {

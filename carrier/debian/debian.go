@@ -132,6 +132,7 @@ func FetchAll(ctx context.Context, folder string, packages []string) ([]string, 
 		return nil, err
 	}
 	args := []string{"-y", "--download-only", "--no-install-recommends", "-o", "Dir::State::status=" + installed, "-o", "Dir::Cache::archives=" + folder,
+		"-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", // they are of the packages that are installed
 		"-o", "Debug::NoLocking=true", "-o", "APT::Get::AllowUnauthenticated=false", "-o", "APT::Sandbox::User=", "install"}
 	if _, err := Apt(ctx, folder, "apt-get", append(args, packages...)...); err != nil {
 		return nil, err

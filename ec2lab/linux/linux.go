@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/carrier/debian"
@@ -111,6 +112,17 @@ func build(ctx context.Context, dir string) (err error) {
 	top := filepath.Dir(dir)
 	if err := os.MkdirAll(top, 0o755); err != nil {
 		return err
+	}
+	left, err := filepath.Glob(filepath.Join(top, ".making-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > time.Hour { // of a killed build
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
 	}
 	making, err := os.MkdirTemp(top, ".making-")
 	if err != nil {
