@@ -98,3 +98,36 @@ func TestTriesAreKeptAsLongAsTheyRun(t *testing.T) {
 		t.Errorf("files %q, %q, %v", files, text, err)
 	}
 }
+
+// A machine that does not answer in time does not hold up the answers about others.
+func TestAllAnswersInTime(t *testing.T) {
+	spec := step.Spec{Tags: step.Tags{App: "a", Target: "b", Life: "c", Generation: 1}, Kind: "lab"}
+	machine := func(id string) step.Machine {
+		return step.Machine{ID: id, Registration: step.Registration{Spec: spec, Digest: strings.Repeat("0", 64)}}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // sooner than LookTime
+	defer cancel()
+	hangs := make(chan bool)
+	defer close(hangs)
+	out, err := All(func(_ context.Context, m step.Machine) (step.Health, error) {
+		switch m.ID {
+		case "hangs":
+			<-hangs
+		case "away":
+			return step.Health{}, errors.New("no route to host")
+		}
+		return step.Health{State: step.Running, How: m.ID}, nil
+	})(ctx, []step.Machine{machine("up"), machine("hangs"), machine("away"), {ID: "../.."}, machine("also up")})
+	if err != nil || len(out) != 5 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	for i, want := range []string{"up", "no answer within 8s", "no route to host", "", "also up"} {
+		got := out[i].Failure
+		if out[i].Health != nil {
+			got = out[i].Health.How
+		}
+		if i != 3 && got != want || i == 3 && out[i].Health != nil {
+			t.Errorf("%d: %s, want %s", i, got, want)
+		}
+	}
+}

@@ -64,6 +64,7 @@ func target(name string, site step.Site, t step.Target, every time.Duration) kin
 		does("Destroy", t.Destroy)
 		if o, ok := t.(step.Observer); ok {
 			does("Observe", o.Observe)
+			does("ObserveAll", watch.All(o.Observe))
 			does("Watch", watch.Watcher{Observe: o.Observe, Every: every, Host: site.Host, Tries: tries(site)}.Watch)
 		}
 		if l, ok := t.(step.Lister); ok {

@@ -1,12 +1,14 @@
 package workflows
 
 import (
+	"fmt"
+
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// ObserveRequest is the input of Observe: machines with the same step.
+// ObserveRequest is the input of Observe: machines with the same step and host.
 type ObserveRequest struct {
 	Step     step.Step      `json:"step"`
 	Machines []step.Machine `json:"machines"`
@@ -21,9 +23,18 @@ type Observed struct {
 }
 
 // Observe asks for the states of machines, all at the same time and each with a time limit.
-// It is a workflow for the same reason as [Console]. It is one for many machines, because a
-// workflow costs more than a look.
+// It is a workflow for the same reason as [Console]. One activity asks for all, if the
+// worker has it; otherwise one activity asks for each.
 func Observe(ctx workflow.Context, in ObserveRequest) (out []Observed, err error) {
+	if len(in.Machines) > 1 {
+		all := in.Step
+		all.Activity += "All"
+		host := in.Machines[0].Registration.Spec.Host
+		err = execute(ctx, all, host, observeOptions(), fmt.Sprintf("%d machines", len(in.Machines)), in.Machines, &out)
+		if !NotRegistered(err) {
+			return out, Fail(err)
+		}
+	}
 	out = make([]Observed, len(in.Machines))
 	numbers := make([]int, len(in.Machines))
 	for i := range numbers {

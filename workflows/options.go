@@ -46,6 +46,10 @@ const (
 	// undoing is how long a destroy that forgets waits for the rollout that it cancelled.
 	undoing = 30 * time.Second
 
+	// LookTime is how long a look of status may take. It is shorter than the timeout of its
+	// activity, which asks for many machines.
+	LookTime = 8 * time.Second
+
 	// WatchBeat is the time between the heartbeats of a watch. Each one costs the server
 	// about 3 ms.
 	WatchBeat = 2 * time.Minute
