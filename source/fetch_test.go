@@ -251,7 +251,7 @@ func TestFetchSubmodules(t *testing.T) {
 	}
 	var e *step.Error
 	_, err := New(s).Fetch(t.Context(), specOf(step.Git{URL: h.URL("hello")}))
-	if !errors.As(err, &e) || e.Kind != step.NotFound || err.Error() != "fetch submodule elsewhere of "+h.URL("hello")+": there is no repository" {
+	if !errors.As(err, &e) || e.Kind != step.NotFound || err.Error() != "fetch "+h.URL("hello")+": source.git: submodule elsewhere: there is no repository" {
 		t.Errorf("a submodule that is not there: %v", err)
 	}
 }

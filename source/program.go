@@ -58,7 +58,7 @@ func (c *checkout) run(ctx context.Context, args ...string) ([]byte, error) {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case cmd.Process == nil && errors.Is(err, exec.ErrNotFound):
-		return nil, &step.Error{Kind: step.Unsupported, Err: errors.New("git is not installed"), Hint: installGit}
+		return nil, &step.Error{Kind: step.Unsupported, Field: "source.git", Err: errors.New("git is not installed on the worker's host"), Hint: installGit}
 	case !errors.As(err, &exit):
 		return nil, err
 	}

@@ -38,18 +38,16 @@ var notShallow = regexp.MustCompile(`Server does not allow request for unadverti
 // git runs with LC_ALL=C.
 func (c *checkout) refused(ctx context.Context, said string) error {
 	said = userInfo.ReplaceAllString(said, "://")
-	at, field, op := c.git, "source.git", ""
+	at, submodule := c.git, ""
 	if m := inSubmodule.FindStringSubmatch(said); m != nil {
-		op = "fetch submodule " + strings.TrimPrefix(m[1], c.folder+"/") + " of " + c.git.URL
-		field = "" // no line of morgana.yaml is to blame
+		submodule = "submodule " + strings.TrimPrefix(m[1], c.folder+"/") + ": "
 		if m := submoduleURL.FindStringSubmatch(said); m != nil {
 			at = step.Git{URL: m[1]}
 		}
 	}
-	e := &step.Error{Op: op, Field: field}
-	finish := func(kind step.Kind, hint, format string, args ...any) error {
-		e.Kind, e.Hint, e.Err = kind, hint, fmt.Errorf(format, args...)
-		if kind == "" {
+	refuse := func(kind step.Kind, hint, format string, args ...any) error {
+		e := &step.Error{Kind: kind, Field: "source.git", Hint: hint, Err: fmt.Errorf("%s"+format, append([]any{submodule}, args...)...)}
+		if kind == "" || kind == step.NoSpace { // no line of morgana.yaml is to blame
 			e.Field = ""
 		}
 		return e
@@ -69,49 +67,49 @@ func (c *checkout) refused(ctx context.Context, said string) error {
 	byHand := "git ls-remote " + at.URL + " must work without a question for the worker's user"
 	switch {
 	case has("No space left on device", "Disk quota exceeded"):
-		e.Field = ""
-		return finish(step.NoSpace, "free space for "+c.folder, "the disk is full")
+		return refuse(step.NoSpace, "free space for "+c.folder, "the disk is full")
 	case has("No url found for submodule path"):
-		return finish(step.NotFound, "add it to .gitmodules, or remove it from git", "the repository's .gitmodules does not have it")
+		return refuse(step.NotFound, "add it to .gitmodules, or remove it from git", "the repository's .gitmodules does not have it")
 	case noTransport.MatchString(said):
-		return finish(step.Unsupported, "use https or ssh, in .gitmodules or the URL", "protocol %q is not allowed", noTransport.FindStringSubmatch(said)[1])
+		return refuse(step.Unsupported, "use https or ssh, in .gitmodules or the URL", "protocol %q is not allowed", noTransport.FindStringSubmatch(said)[1])
 	case has("could not read Username", "could not read Password", "terminal prompts disabled"):
-		return finish(step.Unauthorized, "give git a credential helper on the worker's host (git help credentials): "+byHand+"; some servers answer so for a repository that does not exist",
+		return refuse(step.Unauthorized, "give git a credential helper on the worker's host (git help credentials): "+byHand+"; some servers answer so for a repository that does not exist",
 			"the server wants credentials, and git has none")
 	case has("Authentication failed for"), status == "401":
-		return finish(step.Unauthorized, "correct what git's credential helper has on the worker's host: "+byHand, "the server refuses the credentials")
+		return refuse(step.Unauthorized, "correct what git's credential helper has on the worker's host: "+byHand, "the server refuses the credentials")
 	case status == "403":
-		return finish(step.Unauthorized, "give that user the right to read the repository, or git other credentials on the worker's host", "the server forbids it to this user")
+		return refuse(step.Unauthorized, "give that user the right to read the repository, or git other credentials on the worker's host", "the server forbids it to this user")
 	case status == "429":
-		return finish(step.Exhausted, "the server limits requests", "the server answers 429: too many requests")
+		return refuse(step.Exhausted, "the server limits requests", "the server answers 429: too many requests")
 	case status == "404", has("does not appear to be a git repository", "Repository not found", "not valid: is this a git repository", "' not found"):
-		return finish(step.NotFound, "correct the URL; some servers answer so if the user may not read it: "+byHand, "there is no repository")
+		return refuse(step.NotFound, "correct the URL; some servers answer so if the user may not read it: "+byHand, "there is no repository")
 	case has("git-lfs: not found", "git-lfs: command not found", "'lfs' is not a git command"):
-		return finish(step.Unsupported, installLFS, "the repository has files in Git LFS, and git-lfs is not installed")
+		return refuse(step.Unsupported, installLFS, "the repository has files in Git LFS, and git-lfs is not installed")
 	case has("detected dubious ownership"):
-		return finish(step.Unauthorized, "if you trust its owner: git config --global --add safe.directory "+strings.TrimPrefix(at.URL, "file://"), "the repository belongs to another user")
+		return refuse(step.Unauthorized, "if you trust its owner: git config --global --add safe.directory "+strings.TrimPrefix(at.URL, "file://"), "the repository belongs to another user")
 	case has("SSL certificate problem", "certificate verification failed", "SSL: no alternative certificate"):
-		return finish(step.Unauthorized, "if the server's certificate is of an authority of your own, name it to git: git config --global http.sslCAInfo FILE", "the server's certificate is not trusted")
+		return refuse(step.Unauthorized, "if the server's certificate is of an authority of your own, name it to git: git config --global http.sslCAInfo FILE", "the server's certificate is not trusted")
 	case noHost.MatchString(said):
-		return unresolved(ctx, noHost.FindStringSubmatch(said)[1], e)
+		if host := noHost.FindStringSubmatch(said)[1]; unknown(ctx, host) {
+			return refuse(step.NotFound, "correct the name", "no host %q is known here", host)
+		}
 	case has("not our ref", "couldn't find remote ref"):
-		if op == "" {
+		if submodule == "" {
 			return c.noCommit()
 		}
-		return finish(step.NotFound, "was it pushed there?", "its repository does not have the commit")
+		return refuse(step.NotFound, "was it pushed there?", "its repository does not have the commit")
 	case notShallow.MatchString(said):
-		return finish(step.NotFound, "was it pushed there?", "its repository does not have the commit%w", errNotShallow)
+		return refuse(step.NotFound, "was it pushed there?", "its repository does not have the commit%w", errNotShallow)
 	}
 	if user, host, port, ok := at.SSH(); ok {
 		if h, err := remote.Open(sshAddress(user, host, port)); err == nil {
 			var refusal *step.Error
 			if errors.As(h.Said("", noSSHMessages.ReplaceAllString(said, "")), &refusal) && refusal.Kind != "" {
-				e.Kind, e.Hint, e.Err = refusal.Kind, refusal.Hint, refusal.Err
-				return e
+				return refuse(refusal.Kind, refusal.Hint, "%w", refusal.Err)
 			}
 		}
 	}
-	return finish("", "", "%s", strings.TrimSpace(lastMessage(said)))
+	return refuse("", "", "%s", strings.TrimSpace(lastMessage(said)))
 }
 
 // noCommit is the error of a ref that was there a moment ago, or of a pinned commit.
@@ -134,17 +132,11 @@ func sshAddress(user, host, port string) string {
 	return u.String()
 }
 
-// unresolved completes the error of a host whose name git could not resolve: NotFound only
-// if the name service answers that there is none.
-func unresolved(ctx context.Context, host string, e *step.Error) error {
+// unknown reports whether the name service answers that there is no such host.
+func unknown(ctx context.Context, host string) bool {
 	var dns *net.DNSError
 	_, err := net.DefaultResolver.LookupHost(ctx, host)
-	if errors.As(err, &dns) && dns.IsNotFound {
-		e.Kind, e.Err, e.Hint = step.NotFound, fmt.Errorf("no host %q is known here", host), "correct the name"
-		return e
-	}
-	e.Field, e.Err = "", fmt.Errorf("the name %q could not be resolved", host)
-	return e
+	return errors.As(err, &dns) && dns.IsNotFound
 }
 
 // lastMessage returns the message that says best why git failed: its last one that is not

@@ -82,7 +82,7 @@ func TestFetchRefusesRefs(t *testing.T) {
 	wantRefused(t, s, step.Git{URL: url, Ref: commit}, step.NotFound, ref, "the repository does not have "+commit, "a force-push may have removed it")
 
 	t.Setenv("PATH", t.TempDir())
-	wantRefused(t, s, step.Git{URL: url}, step.Unsupported, "", "git is not installed", installGit)
+	wantRefused(t, s, step.Git{URL: url}, step.Unsupported, git, "git is not installed on the worker's host", installGit)
 	if n := New(s).Needs(t.Context()); len(n) != 1 || n[0].Found != "" || n[0].Fix != installGit {
 		t.Errorf("needs %+v", n)
 	}
@@ -159,7 +159,6 @@ func TestFetchRefusesSubmodules(t *testing.T) {
 		r.Commit(nil)
 		return r
 	}
-	op := func(r *gittest.Repo) string { return "file://" + r.Folder }
 	fresh("transport", "ext::sh -c touch% "+parent+"/ran")
 	fresh("absent", "../absentlib")
 	noURL := fresh("nourl", "../lib")
@@ -184,14 +183,9 @@ func TestFetchRefusesSubmodules(t *testing.T) {
 		"moved":     {step.NotFound, "its repository does not have the commit", "was it pushed there?"},
 		"local":     {step.Unsupported, `protocol "file" is not allowed`, "use https or ssh"},
 	} {
-		var e *step.Error
-		_, err := New(s).Fetch(t.Context(), specOf(step.Git{URL: h.URL(name)}))
-		if !errors.As(err, &e) || e.Kind != want.kind || e.Field != "" || !strings.Contains(e.Hint, want.hint) ||
-			err.Error() != "fetch submodule lib of "+h.URL(name)+": "+want.text {
-			t.Errorf("%s: got %#v, want %+v", name, e, want)
-		}
+		wantRefused(t, s, step.Git{URL: h.URL(name)}, want.kind, git, "submodule lib: "+want.text, want.hint)
 	}
-	if _, err := New(s).Fetch(t.Context(), specOf(step.Git{URL: op(local)})); err != nil { // here file is allowed
+	if _, err := New(s).Fetch(t.Context(), specOf(step.Git{URL: "file://" + local.Folder})); err != nil { // here file is allowed
 		t.Errorf("a folder's submodule in a folder: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(parent, "ran")); err == nil {
