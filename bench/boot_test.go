@@ -27,43 +27,68 @@ const qemuProgram = "qemu-system-x86_64"
 // until the greeting of the kernel. Both use emulation, since hosts differ in KVM.
 func BenchmarkBoot(b *testing.B) {
 	need.Tools(b, qemuProgram)
-	kernel, folder := hello(b), b.TempDir()
-	artifacts, err := store.Open(b.Context(), filepath.Join(folder, "store"))
+	q, kernel := newQEMU(b), hello(b)
+	img := q.image(kernel, []string{image.PVH, image.Multiboot2}, `"memory":64,"args":"stay","expect":"`+greeting+`"`)
+	measure(b, func(f *figures) { f.add("QEMU-alone", q.boot(img), bootAlone(b, kernel)) })
+}
+
+// qemuBench is a qemu target with a store.
+type qemuBench struct {
+	*testing.B
+	target *qemu.Target
+	store  step.Store
+}
+
+func newQEMU(b *testing.B) *qemuBench {
+	artifacts, err := store.Open(b.Context(), filepath.Join(b.TempDir(), "store"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = artifacts.Close() }() // a folder
+	b.Cleanup(func() { _ = artifacts.Close() }) // a folder
+	return &qemuBench{b, qemu.New(step.Site{Host: host, State: b.TempDir(), Store: artifacts, Log: slog.New(slog.DiscardHandler)}), artifacts}
+}
+
+// image packages a kernel for an emulated machine.
+func (q *qemuBench) image(kernel string, abis []string, options string) step.Image {
 	file, err := os.Open(kernel)
 	if err != nil {
-		b.Fatal(err)
+		q.Fatal(err)
 	}
 	defer func() { _ = file.Close() }() // only read
-	stored, err := artifacts.Put(b.Context(), file)
+	stored, err := q.store.Put(q.Context(), file)
 	if err != nil {
-		b.Fatal(err)
+		q.Fatal(err)
 	}
-	t := qemu.New(step.Site{Host: host, State: filepath.Join(folder, "state"), Store: artifacts, Log: slog.New(slog.DiscardHandler)})
-	spec, err := t.Check(b.Context(), step.Spec{
-		Tags: step.Tags{App: "hello", Target: "bench", Life: "00000000", Generation: 1}, Kind: qemu.Kind,
-		Options: json.RawMessage(`{"memory":64,"accel":"tcg","args":"stay","expect":"` + greeting + `"}`)})
+	spec, err := q.target.Check(q.Context(), step.Spec{Tags: step.Tags{App: "hello", Target: "bench", Life: "00000000", Generation: 1}, Kind: qemu.Kind,
+		Options: json.RawMessage(`{"accel":"tcg",` + options + `}`)})
 	if err != nil {
-		b.Fatal(err)
+		q.Fatal(err)
 	}
-	img, err := t.Package(b.Context(), step.Kernel{Spec: spec, File: stored, ABIs: []string{image.PVH, image.Multiboot2}})
+	img, err := q.target.Package(q.Context(), step.Kernel{Spec: spec, File: stored, ABIs: abis})
 	if err != nil {
-		b.Fatal(err)
+		q.Fatal(err)
 	}
-	measure(b, func(f *figures) {
-		registration, err := t.Register(b.Context(), img)
-		if err != nil {
-			b.Fatal(err)
-		}
-		ours := timed(b, func() error { _, err := t.Boot(b.Context(), registration); return err })
-		if _, err := t.Destroy(b.Context(), step.Removal{Spec: spec}); err != nil {
-			b.Fatal(err)
-		}
-		f.add("QEMU-alone", ours, bootAlone(b, kernel))
-	})
+	return img
+}
+
+// boot times a boot of the image. The machine is destroyed.
+func (q *qemuBench) boot(img step.Image) float64 {
+	registration, err := q.target.Register(q.Context(), img)
+	if err != nil {
+		q.Fatal(err)
+	}
+	took := timed(q.B, func() error { _, err := q.target.Boot(q.Context(), registration); return err })
+	if _, err := q.target.Destroy(q.Context(), step.Removal{Spec: img.Spec}); err != nil {
+		q.Fatal(err)
+	}
+	return took
+}
+
+func megabytes(img step.Image) (sum float64) {
+	for _, f := range img.Files {
+		sum += float64(f.Artifact.Size) / 1e6
+	}
+	return sum
 }
 
 // bootAlone times QEMU from its start to the greeting.

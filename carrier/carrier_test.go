@@ -11,7 +11,6 @@ import (
 	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/carrier/carriertest"
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -42,7 +41,9 @@ func TestTenderOfTheSwitch(t *testing.T) {
 	bin := t.TempDir()
 	for name, text := range map[string]string{"morgana-carrier": "", "opam": "#!/bin/sh\necho " + bin + "/$2\n", "--switch=five/solo5-spt": ""} {
 		path := filepath.Join(bin, name)
-		need.Nil(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o700))) //nolint:gosec // programs
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o700)); err != nil { //nolint:gosec // programs
+			t.Fatal(err)
+		}
 	}
 	t.Setenv("PATH", bin)
 	spec := step.Spec{Origin: step.Origin{ABIs: []string{image.Solo5SPT}}, Toolchain: step.Recipe{Kind: "mirage", Options: json.RawMessage(`{"switch":"five"}`)}}

@@ -40,29 +40,36 @@ func newBundling(t *testing.T) *bundling {
 	if err := os.WriteFile(b.path, incompressible(t, size), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.trust()
-	cert, err := b.lab.CloudCertificate()
-	path := filepath.Join(t.TempDir(), "ec2.pem")
-	if err := errors.Join(err, os.WriteFile(path, cert, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	b.img = b.imageOf(b.path, 1, size, func(a *ami) {
-		a.Virtualization, a.BootMode, a.Layout, a.KernelID, a.Backing = virtPV, "", disk.Whole, "aki-dc9ed9af", backingBundle
-	})
-	b.img.Spec.Options = json.RawMessage(fmt.Sprintf(`{"backing":"bundle","bucket":"bundles","cloud_cert":%q,"virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af","instance_type":"m1.small","endpoint":%q,"region":%q,"account":%q,"timeout":"1m"}`,
-		path, b.lab.URL(), b.lab.Region(), b.lab.Account()))
+	b.img = b.bundled(b.path, size)
 	return b
 }
 
+// bundled makes the image of a disk with backing bundle. The lab trusts the worker.
+func (r *registry) bundled(path string, size int64) step.Image {
+	r.Helper()
+	r.trust()
+	cert, err := r.lab.CloudCertificate()
+	pem := filepath.Join(r.TempDir(), "ec2.pem")
+	if err := errors.Join(err, os.WriteFile(pem, cert, 0o600)); err != nil {
+		r.Fatal(err)
+	}
+	img := r.imageOf(path, 1, size, func(a *ami) {
+		a.Virtualization, a.BootMode, a.Layout, a.KernelID, a.Backing = virtPV, "", disk.Whole, "aki-dc9ed9af", backingBundle
+	})
+	img.Spec.Options = json.RawMessage(fmt.Sprintf(`{"backing":"bundle","bucket":"bundles","cloud_cert":%q,"virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af","instance_type":"m1.small","endpoint":%q,"region":%q,"account":%q,"timeout":"1m"}`,
+		pem, r.lab.URL(), r.lab.Region(), r.lab.Account()))
+	return img
+}
+
 // trust makes the lab trust the worker's own certificate.
-func (b *bundling) trust() {
-	b.Helper()
-	own, err := ownIdentity(filepath.Join(b.site.State, Kind), time.Now())
+func (r *registry) trust() {
+	r.Helper()
+	own, err := ownIdentity(filepath.Join(r.site.State, Kind), time.Now())
 	if err == nil {
-		err = b.lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.cert.Raw}))
+		err = r.lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.cert.Raw}))
 	}
 	if err != nil {
-		b.Fatal(err)
+		r.Fatal(err)
 	}
 }
 

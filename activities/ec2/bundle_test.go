@@ -24,7 +24,7 @@ import (
 )
 
 // incompressible is an image of n bytes whose bundle is as large.
-func incompressible(t *testing.T, n int) []byte {
+func incompressible(t testing.TB, n int) []byte {
 	t.Helper()
 	image := make([]byte, n)
 	if _, err := rand.Read(image); err != nil {

@@ -29,7 +29,9 @@ func TestPackage(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	solo5, err := os.ReadFile(old)
-	need.Nil(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	plain, err := os.ReadFile(hello(t))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +46,9 @@ func TestPackage(t *testing.T) {
 	put := func(kernel []byte) step.Artifact {
 		t.Helper()
 		a, err := site.Store.Put(t.Context(), bytes.NewReader(kernel))
-		need.Nil(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		return a
 	}
 	pack := func(kernel []byte, options string) (step.Image, error) {
