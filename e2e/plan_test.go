@@ -49,6 +49,10 @@ func TestPlan(t *testing.T) {
 	}
 	planned(3, "the target's options differ", "--set", "dev.memory=72")
 	planned(3, "a new machine is forced", "--force")
+	theirs := l.source("planned", "make\n", stays)
+	if r := l.morgana(theirs, "plan"); r.code != 2 || !strings.Contains(r.errOut, "is deployed from another folder") {
+		t.Errorf("of another project: exit %d\n%s%s", r.code, r.out, r.errOut)
+	}
 	l.write(folder+"/build.sh", "make # anew\n")
 	planned(3, "the kernel is built")
 	if p := planned(2, "", "--set", "dev.memroy=72"); p.Error == nil || p.Error.Kind != "InvalidSpec" {

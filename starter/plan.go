@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +37,7 @@ Exit status: 0 there is nothing to do, 3 there is something to do, 2 bad input.`
 	}
 	c.targetFlags(cmd, &f)
 	cmd.Flags().BoolVar(&f.force, "force", false, "plan for deploy --force")
+	cmd.Flags().BoolVar(&f.takeOver, "take-over", false, "plan for deploy --take-over")
 	return cmd
 }
 
@@ -155,6 +155,9 @@ func (to *connection) planOf(ctx context.Context, p *config.Project, t config.Ta
 	if err != nil {
 		return l, err
 	}
+	if err := now.Foreign(in); err != nil {
+		return l, err
+	}
 	l.Generation = now.Generation + 1
 	in.Spec.Life, in.Spec.Generation = cmp.Or(now.Life, noLife), l.Generation
 	var f workflows.Forecast
@@ -215,7 +218,7 @@ func (l *planLine) fill(in workflows.DeployRequest, now workflows.DeploymentDeta
 		l.Sends = append(l.Sends, image)
 		l.actions(f.Actions, now.Life == "")
 	}
-	if now.Current != nil && !reflect.DeepEqual(asJSON(in.Policy), asJSON(now.Policy)) {
+	if now.Current != nil && asJSON(in.Policy) != asJSON(now.Policy) {
 		l.Why = cmp.Or(l.Why, "the policy differs; the machine stays as it is")
 	}
 	l.Change = l.Why != ""

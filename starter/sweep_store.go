@@ -26,7 +26,6 @@ import (
 type storeSweep struct {
 	store *config.Settings // nil: the store is not swept
 	files []store.Entry    // to be removed
-	kept  int
 }
 
 func (s *sweeper) storeTrouble(err error) {
@@ -63,9 +62,7 @@ func (s *sweeper) listStore(ctx context.Context) {
 		s.storeTrouble(err)
 		return
 	}
-	old := len(s.files)
 	s.files = slices.DeleteFunc(s.files, func(e store.Entry) bool { return needed[e.SHA256] })
-	s.kept = old - len(s.files)
 }
 
 // digestForm matches the digest of an artifact, wherever it is written.

@@ -168,16 +168,20 @@ func (d *deployment) acceptable(in DeployRequest) error {
 	if err := d.beingDestroyed("deploy"); err != nil {
 		return err
 	}
-	last, now := d.Last.Origin, in.Spec.Origin
-	if last.Folder != "" && !in.TakeOver && !sameProject(last, now) {
-		return d.foreign("choose another name for this app, or pass --take-over to replace that one; " +
-			"a host whose name changes wants MORGANA_HOST")
+	return d.Foreign(in)
+}
+
+// Foreign refuses a deploy from another project than the last deploy's.
+func (d *DeploymentState) Foreign(in DeployRequest) error {
+	if last := d.Last.Origin; last.Folder == "" || in.TakeOver || sameProject(last, in.Spec.Origin) {
+		return nil
 	}
-	return nil
+	return d.foreign("choose another name for this app, or pass --take-over to replace that one; " +
+		"a host whose name changes wants MORGANA_HOST")
 }
 
 // foreign returns the Conflict error of a request from another project.
-func (d *deployment) foreign(hint string) error {
+func (d *DeploymentState) foreign(hint string) error {
 	last := d.Last.Origin
 	from := fmt.Sprintf("folder: %s on %s", last.Folder, last.Host)
 	if last.Project != "" {
