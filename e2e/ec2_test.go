@@ -147,6 +147,30 @@ func TestXenOfEC2(t *testing.T) {
 	e.asBefore()
 }
 
+// hello boots of volumes that helpers have written, paravirtual and hvm.
+func TestXenVolumeOfEC2(t *testing.T) {
+	t.Parallel()
+	need.Lab(t, xenlab.Missing(t.Context()))
+	need.Lab(t, ec2lab.MissingLinux(t.Context()))
+	machines := ec2lab.NewMachines(t.TempDir())
+	t.Cleanup(func() {
+		if err := machines.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	e := newEC2(t, machines)
+	const options = "args: stay a=b, backing: volume, timeout: 5m"
+	folder := e.hellos(map[string]string{"hd0": options + ", virtualization: paravirtual", "bios": options})
+	e.deployed(folder, "--all")
+	e.prints(folder, "xen-pv", "stay a=b", "hd0")
+	e.prints(folder, "multiboot2", "stay a=b", "bios")
+	e.holds(2)
+	if r := e.morgana(folder, "destroy", "hello"); r.code != 0 {
+		t.Errorf("destroy: %s%s", r.out, r.errOut)
+	}
+	e.asBefore()
+}
+
 // hello boots of an S3-backed AMI, whose bundle a certificate of openssl has signed.
 func TestXenBundleOfEC2(t *testing.T) {
 	t.Parallel()

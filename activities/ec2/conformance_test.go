@@ -98,6 +98,13 @@ func TestImportConformance(t *testing.T) {
 	conform(t, start(t, ec2lab.NewMachines(t.TempDir())), `,"backing":"import","bucket":"disks"`)
 }
 
+// TestVolumeConformance does so by helpers, which are machines with a real Linux.
+func TestVolumeConformance(t *testing.T) {
+	need.Lab(t, ec2lab.MissingLinux(t.Context()))
+	environ(t)
+	conform(t, start(t, ec2lab.NewMachines(t.TempDir())), `,"backing":"volume"`)
+}
+
 func start(t *testing.T, h ec2lab.Hypervisor) *ec2lab.Lab {
 	t.Helper()
 	lab, err := ec2lab.Start(ec2lab.Options{Hypervisor: h, Moment: 5 * time.Millisecond})

@@ -21,6 +21,8 @@ type dance struct {
 	// group is the id of the security group, "" if there is none. Its tags say what the
 	// dance is about to make: see [making].
 	group string
+	// unusable is how many listed volumes of the rollout cannot be used.
+	unusable int
 }
 
 // volumeDevice is the name of the volume on the helper, as the guides have it.
@@ -86,7 +88,7 @@ func (d *dance) take(ctx context.Context) (string, error) {
 
 // fill writes the image to a volume, or to a new one if v has no id.
 func (d *dance) fill(ctx context.Context, v types.Volume) (_ types.Volume, err error) {
-	nets, err := d.cloud.subnets(ctx, d.options.helperSubnets(), "")
+	nets, err := d.cloud.helperNets(ctx, d.options)
 	if err != nil {
 		return v, err
 	}

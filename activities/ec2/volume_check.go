@@ -24,15 +24,12 @@ func (k *checker) helper(ctx context.Context) error {
 		}
 	}
 	k.Helper.Type, k.Helper.User = cmp.Or(k.Helper.Type, "t3.micro"), cmp.Or(k.Helper.User, "ec2-user")
-	nets, err := k.cloud.subnets(ctx, k.helperSubnets(), "")
+	nets, err := k.cloud.helperNets(ctx, k.Options)
 	if err != nil {
-		return ofHelper(err)
+		return err
 	}
 	if err := k.offered(ctx, k.Helper.Type, "helper.type", nets); err != nil {
 		return err
-	}
-	if k.Helper.PublicIP == nil && !slices.ContainsFunc(nets, func(n subnet) bool { return n.public || k.Helper.private(n.cidr) }) {
-		return noAddress("a helper in " + nets[0].id)
 	}
 	return k.tryHelper(ctx, nets[0])
 }
@@ -67,7 +64,7 @@ func (k *checker) tryHelper(ctx context.Context, n subnet) error {
 		{"make a volume", func() error { _, err := k.ec2.CreateVolume(ctx, volume); return err }},
 	} {
 		err := try.call()
-		if c := code(err); c == "DryRunOperation" || strings.HasSuffix(c, ".Duplicate") {
+		if c := code(err); c == "DryRunOperation" || strings.HasSuffix(c, ".Duplicate") || slices.Contains(elsewhere, c) {
 			continue
 		}
 		if err = ofHelper(failed("try to "+try.what, err)); step.KindOf(err).Final() {

@@ -32,7 +32,7 @@ func TestVolumeRefused(t *testing.T) {
 				d.lab.Withdraw("t3.micro", d.lab.Region()+letter)
 			}
 		}, step.Error{Kind: step.Unsupported, Field: "helper.type"}, "helper: {subnet: ...} in another zone"},
-		"quota":       {code1("RunInstances", "VcpuLimitExceeded"), step.Error{Kind: step.Exhausted, Field: "helper.type", RetryAfter: time.Minute}, "vCPU limit"},
+		"quota":       {code1("RunInstances", "VcpuLimitExceeded"), step.Error{Kind: step.Unsupported, Field: "helper.type"}, "Service Quotas"},
 		"volume zone": {code1("AttachVolume", "InvalidVolume.ZoneMismatch"), step.Error{Kind: step.Conflict}, "instances of its own zone"},
 		"no image": {func(d *dancer) {
 			d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(`"user"`), []byte(`"image":"ami-0123456789abcdef0","user"`), 1)
@@ -90,6 +90,8 @@ func TestVolumeCheck(t *testing.T) {
 		"may make volumes": {with(``), func() { lab.Deny("ec2:CreateVolume") }, step.Error{Kind: step.Unauthorized}, "ec2:CreateVolume"},
 		"no type in a zone": {with(`"subnet":"` + lab.Subnets()[2] + `"`), func() { lab.Withdraw("t3.micro", "eu-west-1c") },
 			step.Error{Kind: step.Unsupported, Field: "helper.type"}, "it is offered in eu-west-1a, eu-west-1b"},
+		"no type in the first zone": {`{"backing":"volume","subnets":["` + lab.Subnets()[2] + `","` + lab.Subnets()[1] + `"]}`, func() { lab.Withdraw("t3.micro", "eu-west-1c") }, step.Error{}, ""},
+		"private subnet first":      {`{"backing":"volume","subnets":["` + lab.PrivateSubnet() + `","` + lab.Subnets()[1] + `"]}`, nil, step.Error{}, ""},
 	} {
 		lab.Deny()
 		if test.before != nil {

@@ -15,12 +15,21 @@ import (
 )
 
 // volumes lists the rollout's volumes for this image, the written one and then the oldest
-// first.
+// first. Those in state error, or that are being deleted, are not among them.
 func (d *dance) volumes(ctx context.Context) ([]types.Volume, error) {
 	all, err := gather(ctx, "list volumes", ec2.NewDescribeVolumesPaginator(d.cloud.ec2, &ec2.DescribeVolumesInput{
-		Filters: append(matching(d.img.Spec.Tags), filter("tag:"+tagDigest, d.digest), filter("status", "creating", "available", "in-use"))}),
+		Filters: append(matching(d.img.Spec.Tags), filter("tag:"+tagDigest, d.digest))}),
 		func(page *ec2.DescribeVolumesOutput) []types.Volume { return page.Volumes })
 	all = slices.DeleteFunc(all, func(v types.Volume) bool { made, _ := owner(v.Tags); return made != d.img.Spec.Tags })
+	usable := []types.VolumeState{types.VolumeStateCreating, types.VolumeStateAvailable, types.VolumeStateInUse}
+	d.unusable = 0
+	all = slices.DeleteFunc(all, func(v types.Volume) bool {
+		if slices.Contains(usable, v.State) {
+			return false
+		}
+		d.unusable++
+		return true
+	})
 	slices.SortFunc(all, func(a, b types.Volume) int {
 		return cmp.Or(strings.Compare(value(b.Tags, tagWritten), value(a.Tags, tagWritten)),
 			aws.ToTime(a.CreateTime).Compare(aws.ToTime(b.CreateTime)), cmp.Compare(*a.VolumeId, *b.VolumeId))
@@ -37,12 +46,13 @@ func (d *dance) volume(ctx context.Context) (v types.Volume, err error) {
 	return v, err
 }
 
-// createVolume makes the volume in a zone. EC2 remembers the tokens of deleted volumes.
+// createVolume makes the volume in a zone. EC2 remembers the tokens of the volumes that cannot
+// be used.
 func (d *dance) createVolume(ctx context.Context, zone string) (id *string, err error) {
 	step.Report(ctx, step.Progress{Note: "making a volume in " + zone})
 	err = d.make(ctx, kindVolume, func() error {
 		for n := range maxAttempts {
-			in, err := d.volumeInput(zone, n)
+			in, err := d.volumeInput(zone, d.unusable+n)
 			if err != nil {
 				return err
 			}

@@ -31,12 +31,21 @@ const (
 	checkIP = "https://checkip.amazonaws.com"
 )
 
-// helperSubnets are the subnets that the options name for the helper.
-func (o *Options) helperSubnets() []string {
+// helperNets returns the subnets for the helper in which the worker could reach it.
+func (c *cloud) helperNets(ctx context.Context, o Options) ([]subnet, error) {
+	ids := o.Subnets
 	if o.Helper.Subnet != "" {
-		return []string{o.Helper.Subnet}
+		ids = []string{o.Helper.Subnet}
 	}
-	return o.Subnets
+	all, err := c.subnets(ctx, ids, "")
+	if err != nil {
+		return nil, ofHelper(err)
+	}
+	nets := slices.DeleteFunc(slices.Clone(all), func(n subnet) bool { return o.Helper.PublicIP == nil && !n.public && !o.Helper.private(n.cidr) })
+	if len(nets) == 0 {
+		return nil, noAddress("a helper in " + all[0].id)
+	}
+	return nets, nil
 }
 
 // keyPair sees that EC2 has the public key of the login. The key pair's name has the id of
