@@ -369,7 +369,10 @@ func TestCheckBundle(t *testing.T) {
 	if _, err := ownIdentity(filepath.Join(folder, "b"), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	mine, other := filepath.Join(folder, "bundle.pem"), filepath.Join(folder, "b", "bundle.pem")
+	if _, err := ownIdentity(filepath.Join(folder, "c"), time.Now().AddDate(-40, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	mine, other, old := filepath.Join(folder, "bundle.pem"), filepath.Join(folder, "b", "bundle.pem"), filepath.Join(folder, "c", "bundle.pem")
 	for options, want := range map[string]struct {
 		field, says string
 	}{
@@ -387,6 +390,7 @@ func TestCheckBundle(t *testing.T) {
 		`{"bucket":"good","cloud_cert":"/none"}`:       {"cloud_cert", "no such file"},
 		fmt.Sprintf(`{"bucket":"good","ec2_cert":%q,"ec2_private_key":%q}`, mine, mine):  {},
 		fmt.Sprintf(`{"bucket":"good","ec2_cert":%q,"ec2_private_key":%q}`, mine, other): {"ec2_private_key", "does not belong"},
+		fmt.Sprintf(`{"bucket":"good","ec2_cert":%q,"ec2_private_key":%q}`, old, old):    {"ec2_cert", "expired on"},
 	} {
 		spec, err := checked(t, helloABIs, strings.Replace(options, "{", `{"backing":"bundle",`, 1))
 		if want.field != "" {

@@ -51,6 +51,9 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if err := s.choose(spec.Origin.ABIs); err != nil {
 		return spec, err
 	}
+	if err := lackingDevice(promised(spec.Origin), s.Carried()); err != nil {
+		return spec, err
+	}
 	if err := s.Complete(ctx, spec); err != nil {
 		return spec, err
 	}
@@ -211,14 +214,29 @@ func (s *settings) choose(abis []string) error {
 // otherNetwork is the way to a network for a Solo5 virtio kernel.
 const otherNetwork = "build it with MirageOS -t spt and give carrier: linux, or run it on a target of kind qemu"
 
+// promised is a kernel as far as its source tells what it will be.
+func promised(from step.Origin) image.Info {
+	k := image.Info{ABIs: from.ABIs}
+	if slices.Contains(from.ABIs, image.LinuxExecutable) {
+		return k // its devices are Linux's
+	}
+	for _, name := range from.Networks {
+		k.Devices = append(k.Devices, image.Device{Name: name, Type: image.NetBasic})
+	}
+	for _, name := range from.Blocks {
+		k.Devices = append(k.Devices, image.Device{Name: name, Type: image.BlockBasic})
+	}
+	return k
+}
+
 // lackingDevice returns Unsupported for a Solo5 virtio kernel that asks for a device, and for a
-// kernel of a carrier that asks for more than an instance's one interface. Check does not see
-// a kernel's devices; package does.
+// kernel of a carrier that asks for more than an instance's one interface. Check sees the
+// devices that the source tells, package all.
 func lackingDevice(k image.Info, carried bool) error {
 	if carried {
 		for i, d := range k.Devices {
 			if i > 0 || d.Type != image.NetBasic {
-				return unsupported("", "build it without this device", fmt.Errorf("the kernel asks for the Solo5 device %s (%s), and an instance has one network interface and no data disk", d.Name, d.Type))
+				return unsupported("carrier", "build it without this device, with its files in the kernel (MirageOS's crunch); or run it on a target of kind qemu", fmt.Errorf("the kernel asks for the Solo5 device %s (%s), and an instance has one network interface and no data disk", d.Name, d.Type))
 			}
 		}
 		return nil

@@ -75,7 +75,17 @@ func TestLackingDevice(t *testing.T) {
 		t.Errorf("one network with a carrier: %v", err)
 	}
 	refusedWith(t, "a disk", lackingDevice(image.Info{Devices: append(virtio.Devices, image.Device{Name: "storage", Type: image.BlockBasic})}, true),
-		step.Error{Kind: step.Unsupported}, "the Solo5 device storage (BLOCK_BASIC)")
+		step.Error{Kind: step.Unsupported, Field: "carrier"}, "the Solo5 device storage (BLOCK_BASIC)")
+	spt := step.Origin{ABIs: image.MirageABIs("spt"), Networks: []string{"service"}}
+	if err := lackingDevice(promised(spt), true); err != nil {
+		t.Errorf("one network, by the source: %v", err)
+	}
+	for _, more := range []step.Origin{{ABIs: spt.ABIs, Networks: []string{"service", "other"}}, {ABIs: spt.ABIs, Blocks: []string{"storage"}}} {
+		refusedWith(t, "by the source", lackingDevice(promised(more), true), step.Error{Kind: step.Unsupported, Field: "carrier"}, "kind qemu")
+	}
+	if err := lackingDevice(promised(step.Origin{ABIs: image.MirageABIs("unix"), Blocks: []string{"disk.img"}}), true); err != nil {
+		t.Errorf("a Linux program: %v", err)
+	}
 	if err := lackingDevice(image.Info{ABIs: helloABIs, Devices: virtio.Devices}, false); err != nil {
 		t.Errorf("another kernel: %v", err)
 	}
