@@ -67,7 +67,7 @@ func startLinux(ctx context.Context, p *process, g Guest) (*linuxGuest, error) {
 		return nil, err
 	}
 	l := &linuxGuest{process: p, ctx: ctx, nitro: g.Linux.Nitro, here: make(chan struct{}), slots: map[string]string{}, next: 8, waits: map[string]chan struct{}{}}
-	cmd := exec.Command("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max", "-m", "512M", //nolint:noctx // likewise
+	cmd := exec.Command("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max", "-m", "512M", //nolint:noctx // it outlives the call; Stop ends it
 		"-kernel", image.Kernel, "-initrd", ramdisk, "-append", linuxArgs, "-no-reboot", "-S", "-serial", "stdio",
 		"-chardev", "socket,id=init,fd=3", "-serial", "chardev:init", "-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control",
 		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=")

@@ -100,7 +100,7 @@ func readPublicKey(text string) (of, fingerprint string, err error) {
 			return "", "", fmt.Errorf("it has %d bits, not 1024, 2048 or 4096", n)
 		}
 		der, err := x509.MarshalPKIXPublicKey(key)
-		sum := md5.Sum(der) //nolint:gosec // likewise
+		sum := md5.Sum(der) //nolint:gosec // EC2 has this fingerprint
 		return "rsa", strings.ReplaceAll(fmt.Sprintf("% x", sum), " ", ":"), err
 	}
 	return "", "", fmt.Errorf("EC2 takes no key of type %s", fields[0])

@@ -71,7 +71,7 @@ type Lab struct {
 	trouble   Trouble
 	page      int
 	addresses int // private ones that were given out
-	publics   int // likewise
+	publics   int // public ones that were given out
 	uploads   int // multipart uploads that began
 	signers   []*rsa.PublicKey
 }
