@@ -246,13 +246,16 @@ func (f *Fetcher) recall(ctx context.Context, spec step.Spec, commit string, o *
 func (f *Fetcher) recordPath(spec step.Spec, commit string) string {
 	g := *spec.Origin.Git
 	g.Ref, g.Commit = "", commit
+	var devices mirageOptions // the devices depend on them
+	if len(spec.Origin.ABIs) > 0 {
+		devices, _ = mirageOf(spec.Toolchain, spec.Kind)
+	}
 	inputs, _ := json.Marshal(struct { // these types always have a JSON form
-		Format    int
-		Git       step.Git
-		Kind      string
-		Toolchain step.Recipe
-		ABIs      []string
-	}{recordFormat, g, spec.Kind, spec.Toolchain, spec.Origin.ABIs})
+		Format  int
+		Git     step.Git
+		Devices mirageOptions
+		ABIs    []string
+	}{recordFormat, g, devices, spec.Origin.ABIs})
 	sum := sha256.Sum256(inputs)
 	return filepath.Join(f.folder, hex.EncodeToString(sum[:])+".json")
 }

@@ -157,6 +157,11 @@ func TestFetchAnUnchangedCommit(t *testing.T) {
 	if pinned != 0 {
 		t.Errorf("%d requests for a known commit", pinned)
 	}
+	elsewhere := in
+	elsewhere.Kind, elsewhere.Toolchain.Options = "xen", []byte(`{"build":[["make"]]}`)
+	if n, _ := requests(elsewhere); n != again {
+		t.Errorf("%d requests for another target", n)
+	}
 	other := in
 	other.Origin.Git = &step.Git{URL: h.URL("hello"), Path: "web"}
 	if n, out := requests(other); n <= again || *out.Origin.Archive == *one.Origin.Archive {
