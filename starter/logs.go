@@ -100,7 +100,7 @@ func noLog(t step.Tags, stages []workflows.StageStatus, stage string) error {
 		switch st.State {
 		case workflows.Running:
 			e.Hint = fmt.Sprintf("%s still runs; its log is stored when it ends", st.Stage)
-		case workflows.Waiting:
+		case workflows.Waiting, workflows.Skipped:
 			e.Hint = fmt.Sprintf("%s did not run", st.Stage)
 		case workflows.Done:
 			e.Hint = fmt.Sprintf("%s ran no command: %s", st.Stage, st.Result)
@@ -155,6 +155,9 @@ func (to *connection) stagesOf(ctx context.Context, app, target string, generati
 	case ctx.Err() != nil:
 		return nil, t, errDetached
 	case errors.As(err, &gone), err == nil && s.Tags.Life != t.Life:
+		if stages := to.keptLogs(ctx, t); len(stages) > 0 {
+			return stages, t, nil
+		}
 		e := &step.Error{Kind: step.NotFound, Err: fmt.Errorf("the server has no history of %s", workflows.RolloutID(t)),
 			Hint: "it keeps the history of an ended deploy for the namespace's retention time"}
 		if info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
@@ -165,6 +168,23 @@ func (to *connection) stagesOf(ctx context.Context, app, target string, generati
 		return nil, t, notDeployed(name, err)
 	}
 	return s.Stages, s.Tags, nil
+}
+
+// keptLogs returns the stages whose logs the Deployment knows, of a rollout that the server
+// knows no more.
+func (to *connection) keptLogs(ctx context.Context, t step.Tags) (stages []workflows.StageStatus) {
+	all, err := to.history(ctx, t.App, t.Target)
+	if err != nil {
+		return nil // the caller has an error of its own
+	}
+	for _, g := range all {
+		for _, log := range g.Logs {
+			if g.Generation == t.Generation {
+				stages = append(stages, workflows.StageStatus{Stage: step.Stage(log.Name), Log: &log.Artifact})
+			}
+		}
+	}
+	return stages
 }
 
 // printLog prints the log of a stage.

@@ -68,8 +68,12 @@ func TestStagesHaveTheirLogs(t *testing.T) {
 	r := newRecorded(t)
 	log := step.Artifact{URI: "file:///log", SHA256: digest("7"), Size: 3}
 	r.fail["Build"] = &step.Error{Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2"), Log: &log}
-	if _, err := r.rollout(r.request()); Failure(err) == nil || *Failure(err).Log != log {
+	_, err := r.rollout(r.request())
+	if Failure(err) == nil || *Failure(err).Log != log {
 		t.Errorf("failure %+v", Failure(err))
+	}
+	if logs := details(err).Logs; len(logs) != 2 || logs[0].Name != "configure" || logs[1] != (step.File{Name: "build", Artifact: log}) {
+		t.Errorf("logs %+v", logs)
 	}
 	v, err := r.env.QueryWorkflow(QueryStatus)
 	if err != nil {

@@ -198,7 +198,7 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	d.remember(out.Remains...)
 	g := d.record(did.Spec.Generation)
 	d.Commit = out.Image.Spec.Origin.Revision()
-	g.Commit, g.Digest, g.Image = d.Commit, out.Image.Digest, out.Machine.Registration.ID
+	g.Commit, g.Digest, g.Image, g.Logs = d.Commit, out.Image.Digest, out.Machine.Registration.ID, out.Logs
 	if !out.Unchanged || out.Machine.ID != d.Current.Machine.ID {
 		d.Watch = Watch{Booted: workflow.Now(d.ctx)}
 	}

@@ -25,6 +25,8 @@ type detail struct {
 	Remains []*Undo `json:"remains,omitempty"`
 	// Commit is the [step.Origin.Revision] of the source of a failed rollout.
 	Commit string `json:"commit,omitempty"`
+	// Logs are the logs of a failed rollout, under the names of their stages.
+	Logs []step.File `json:"logs,omitempty"`
 }
 
 // Fail turns err into an ApplicationError whose type is the Kind, non-retryable if the
@@ -43,7 +45,7 @@ func Fail(err error) error {
 // FailForGood is [Fail], but non-retryable whatever the kind.
 func FailForGood(e *step.Error) error { return failWith(e, detail{}, true) }
 
-// failWith is [Fail] with the Remains and Commit of d.
+// failWith is [Fail] with the Remains, Commit and Logs of d.
 func failWith(e *step.Error, d detail, final bool) error {
 	d.Op, d.Field, d.Hint, d.Left, d.Host, d.Log = e.Op, e.Field, e.Hint, e.Left, e.Host, e.Log
 	o := temporal.ApplicationErrorOptions{

@@ -67,6 +67,8 @@ type Generation struct {
 	By int `json:"by,omitempty"`
 	// Failure is the text of its rollout's error.
 	Failure string `json:"failure,omitempty"`
+	// Logs are the logs of configure and build, under the names of the stages.
+	Logs []step.File `json:"logs,omitempty"`
 	// Kept says that its image is still registered.
 	Kept bool `json:"kept,omitempty"`
 }
@@ -118,7 +120,7 @@ func (d *deployment) failed(t step.Tags, err error) {
 		return
 	}
 	g := d.ended(t.Generation, EndFailed, by)
-	g.Failure = fmt.Sprintf("%.1000s", Failure(err))
+	g.Failure, g.Logs = fmt.Sprintf("%.1000s", Failure(err)), details(err).Logs
 	g.Commit = cmp.Or(details(err).Commit, g.Commit)
 }
 

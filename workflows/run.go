@@ -61,6 +61,8 @@ type Outcome struct {
 	// remove them.
 	Left    []string `json:"left,omitempty"`
 	Remains []*Undo  `json:"remains,omitempty"`
+	// Logs are the logs of configure and build, under the names of the stages.
+	Logs []step.File `json:"logs,omitempty"`
 }
 
 // StageState is the state of a stage of a rollout.
@@ -228,6 +230,16 @@ func (r *rollout) leave(stage step.Stage, out any, err error) {
 	r.describe()
 }
 
+// logs returns the logs of the stages that have one, under the names of the stages.
+func (r *rollout) logs() (all []step.File) {
+	for _, s := range r.status.Stages {
+		if s.Log != nil {
+			all = append(all, step.File{Name: string(s.Stage), Artifact: *s.Log})
+		}
+	}
+	return all
+}
+
 // logOf returns the log of a stage's output, nil if it has none.
 func logOf(out any) *step.Artifact {
 	switch v := out.(type) {
@@ -259,7 +271,7 @@ func (r *rollout) end(out *Outcome, err error) error {
 		}
 		_, trees := r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())
 		r.stale = append(r.stale, trees...)
-		out.Left, out.Remains = r.stale.left(), r.stale
+		out.Left, out.Remains, out.Logs = r.stale.left(), r.stale, r.logs()
 		return nil
 	}
 	_ = r.tellStage(ctx) // the rollout's error names the stage, too
@@ -279,7 +291,7 @@ func (r *rollout) end(out *Outcome, err error) error {
 	}
 	failure := Failure(err)
 	failure.Left = append(failure.Left, remains.left()...)
-	return failWith(failure, detail{Remains: remains, Commit: r.status.Commit}, failure.Kind.Final())
+	return failWith(failure, detail{Remains: remains, Commit: r.status.Commit, Logs: r.logs()}, failure.Kind.Final())
 }
 
 // superfluous returns the acts for the images of Kept, of which only the newest stay.
