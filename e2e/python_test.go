@@ -42,6 +42,13 @@ func TestPythonTarget(t *testing.T) {
 	if same, _ := p.only("hello.lab"); same != first {
 		t.Errorf("process %s runs, it was %s", same, first)
 	}
+	// It has no abilities.
+	if r := p.morgana(p.folder, "plan", "-t", "lab"); r.code != 0 || !strings.Contains(r.out, "kind pyqemu has no Forecast") || !strings.Contains(r.out, "has no Observe") {
+		t.Errorf("plan %+v", r)
+	}
+	if r := p.morgana(p.folder, "sweep", "pyqemu", "--yes"); r.code != 0 || !strings.Contains(r.errOut, "this kind has no List") {
+		t.Errorf("sweep %+v", r)
+	}
 	p.deployed(p.folder, "-t", "lab", "--set", "lab.memory=72")
 	if next, folder := p.only("hello.lab"); next == first || !strings.HasSuffix(folder, "-3") {
 		t.Errorf("process %s of %s runs, it was %s", next, folder, first)

@@ -151,8 +151,12 @@ type sweepEvent struct {
 // trouble tells that a place could not be looked at or a resource not be removed.
 func (s *sweeper) trouble(e sweepEvent) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.failed = true
+	s.mu.Unlock()
+	s.warn(e)
+}
+
+func (s *sweeper) warn(e sweepEvent) {
 	if s.output == "json" {
 		s.emit(e)
 		return
@@ -178,7 +182,8 @@ func (s *sweeper) list(ctx context.Context) {
 				}
 				resources, err := s.to.listPlace(ctx, p)
 				if workflows.NotRegistered(err) {
-					err = fmt.Errorf("kind %s has no List, so it cannot be swept", p.kind)
+					s.warn(sweepEvent{Event: "unreachable", Kind: p.kind, Place: p.String(), Message: "this kind has no List, so it cannot be swept"})
+					break
 				}
 				if err != nil {
 					s.trouble(sweepEvent{Event: "unreachable", Kind: p.kind, Place: p.String(), Message: workflows.Failure(err).Error()})
