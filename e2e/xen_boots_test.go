@@ -30,13 +30,16 @@ targets:
   same: {`+all+`, type: pv, via: disk, bootloader: `+xenlab.PVGrubHD0+`}
 `)
 	packed := x.project("app: packed\ntoolchain: {kind: prebuilt, kernel: kernel}\n" +
-		"targets:\n  dev: {" + all + "}\n")
+		"targets:\n  dev: {restart: on-failure, " + all + "}\n")
 	x.gzip(filepath.Join(packed, "kernel"))
 
 	deploys := []*running{x.begin(packed, "deploy"),
 		x.begin(folder, "deploy", "-t", "pvh", "-t", "pv", "-t", "pygrub", "-t", "hd0", "-t", "hd00")}
 	x.done(deploys...)
+	x.dom0(`xl destroy "$(xl list | awk '/^packed/ { print $1 }')"`)
 	x.done(x.begin(folder, "deploy", "-t", "hvm"))
+	c := x.client()
+	x.eventually(waits, "the destroyed domain is restarted", func() bool { return x.deployment(c, "packed").Restarts == 1 })
 	modes := map[string]string{"ways/pvh": "xen-pvh", "ways/pv": "xen-pv", "ways/hvm": "xen-hvm-multiboot2",
 		"ways/pygrub": "xen-pv", "ways/hd0": "xen-pv", "ways/hd00": "xen-pv", "packed/dev": "xen-pvh"}
 	for name, mode := range modes {

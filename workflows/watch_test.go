@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/mock"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -23,6 +24,8 @@ type watchedSite struct {
 	began time.Time
 	boots []time.Duration // since began, of the restarts
 	next  int             // number of the next restart's machine
+	// watches counts the watches that began, stopped those that were cancelled.
+	watches, stopped int
 }
 
 var (
@@ -40,6 +43,16 @@ func newWatchedSite(t *testing.T) *watchedSite {
 		return Outcome{Machine: step.Machine{ID: "first", Registration: step.Registration{Spec: spec, Digest: digest("1")}}}
 	}
 	w.began = w.env.Now()
+	w.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		if info.ActivityType.Name == "lab.Watch" {
+			w.watches++
+		}
+	})
+	w.env.SetOnActivityCanceledListener(func(info *activity.Info) {
+		if info.ActivityType.Name == "lab.Watch" {
+			w.stopped++
+		}
+	})
 	register(w.recorded, "Watch", func(context.Context, step.Machine) (h step.Health, _ error) { return h, nil })
 	register(w.recorded, "Boot", func(_ context.Context, in step.Registration) (step.Machine, error) {
 		w.next++
@@ -83,18 +96,25 @@ func TestRestartByPolicy(t *testing.T) {
 		restart  step.RestartPolicy
 		ended    step.Health
 		restarts int
+		watches  int
 	}{
-		{step.RestartAlways, crashed, 1},
-		{step.RestartAlways, succeed, 1},
-		{step.RestartAlways, gone, 1},
-		{step.RestartOnFailure, crashed, 1},
-		{step.RestartOnFailure, succeed, 0},
-		{step.RestartOnFailure, gone, 1},
-		{step.RestartNever, crashed, 0},
-		{"", crashed, 0},
+		{step.RestartAlways, crashed, 1, 2},
+		{step.RestartAlways, succeed, 1, 2},
+		{step.RestartAlways, gone, 1, 2},
+		{step.RestartOnFailure, crashed, 1, 2},
+		{step.RestartOnFailure, succeed, 0, 1},
+		{step.RestartOnFailure, gone, 1, 2},
+		{step.RestartNever, crashed, 0, 0},
+		{"", crashed, 0, 0},
 	} {
 		t.Run(fmt.Sprintf("%s, %s", test.restart, test.ended.Text()), func(t *testing.T) {
-			w := newWatchedSite(t)
+			w, kept := newWatchedSite(t), 0
+			register(w.recorded, "Destroy", func(_ context.Context, in step.Removal) (out step.Destroyed, err error) {
+				if in.KeepImage {
+					kept++
+				}
+				return out, nil
+			})
 			w.ends(time.Hour, test.ended)
 			w.runs()
 			w.after(0, func() { w.deploy(test.restart) })
@@ -108,7 +128,10 @@ func TestRestartByPolicy(t *testing.T) {
 				}
 			})
 			destroys := slices.DeleteFunc(w.calls, func(c string) bool { return c != "Destroy lab@h1 generation 1" && c != "Boot lab@h1" })
-			if len(destroys) != 2*test.restarts || test.restarts > 0 && destroys[1] != "Boot lab@h1" {
+			if w.watches != test.watches {
+				t.Errorf("%d watches, want %d", w.watches, test.watches)
+			}
+			if kept != test.restarts || len(destroys) != 2*test.restarts || test.restarts > 0 && destroys[1] != "Boot lab@h1" {
 				t.Errorf("calls %q", destroys)
 			}
 		})
@@ -182,10 +205,11 @@ func TestRequestsInterruptARestart(t *testing.T) {
 		w.ends(time.Minute, crashed)
 		w.runs()
 		w.env.OnActivity("lab.Boot", mock.Anything, mock.Anything).Return(step.Machine{}, temporal.NewCanceledError()).After(time.Hour)
+		w.result[2] = &step.Error{Kind: step.BuildFailed, Err: errors.New("no gcc")}
 		w.after(0, func() { w.deploy(step.RestartAlways) })
 		w.after(2*time.Minute, func() { w.update(UpdateDeploy, order("/a", "y")) })
-		w.until(t, 2*time.Hour, func(s DeploymentStatus) {
-			if len(w.ran) != 2 || s.Machine.Registration.Spec.Generation != 2 || s.Watch.Failure != "" {
+		w.until(t, time.Second, func(s DeploymentStatus) { // it was interrupted, so it has not failed
+			if len(w.ran) != 2 || s.Failure != "no gcc" || s.Watch.Failure != "" || s.Watch.InRow != 0 || !s.Watch.Due.IsZero() {
 				t.Errorf("%d rollouts, status %+v", len(w.ran), s)
 			}
 		})
@@ -217,7 +241,7 @@ func TestAMachineThatEndedInARolloutIsRestarted(t *testing.T) {
 		w.update(UpdateDeploy, in) // with restart never, which it does not come to
 	})
 	w.until(t, 2*time.Hour, func(s DeploymentStatus) {
-		if s.Failure != "no gcc" || s.Restarts != 1 || s.Machine.ID != "again-1" || s.Policy.Restart != step.RestartAlways {
+		if s.Failure != "no gcc" || w.stopped != 1 || s.Restarts != 1 || s.Machine.ID != "again-1" || s.Policy.Restart != step.RestartAlways {
 			t.Errorf("status %+v", s)
 		}
 	})
