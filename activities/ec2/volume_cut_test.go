@@ -190,6 +190,41 @@ func TestVolumeElsewhere(t *testing.T) {
 	d.alone()
 }
 
+// TestVolumeHelperEnds makes another helper if one ends, and gives up after some.
+func TestVolumeHelperEnds(t *testing.T) {
+	environ(t)
+	g := &guests{ended: true}
+	d := newDancerOn(t, g)
+	target := hasty(d.site)
+	target.limits.reach = time.Minute
+	var err error
+	tries := 0
+	for tries = 1; tries < 20; tries++ {
+		if _, err = target.Register(t.Context(), d.img); step.KindOf(err).Final() {
+			break
+		}
+		t.Log(err)
+	}
+	refusedWith(t, "helpers that end", err, step.Error{Kind: step.Conflict}, "helpers ended before their work was done")
+	if n := d.count("RunInstances"); n != maxDied || tries > 2*maxDied {
+		t.Errorf("%d helpers were made in %d tries", n, tries)
+	}
+	d.destroyed(false)
+}
+
+// TestVolumeNotAttached leaves it to the next try to see that the helper has ended meanwhile.
+func TestVolumeNotAttached(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	d.lab.Fault(ec2lab.Fault{Call: "AttachVolume", Code: "IncorrectState"})
+	if _, err := hasty(d.site).Register(t.Context(), d.img); err == nil || step.KindOf(err) != "" {
+		t.Fatalf("not attached: %v", err)
+	}
+	_, err := d.try(t.Context())
+	d.closed(err)
+	d.once()
+}
+
 // TestVolumeOtherZone makes another volume if the next helper is in another zone.
 func TestVolumeOtherZone(t *testing.T) {
 	environ(t)

@@ -97,10 +97,10 @@ func (d *dance) attach(ctx context.Context, id, helper string) error {
 			return false, nil
 		}
 		_, err = d.cloud.ec2.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: &id, InstanceId: &helper, Device: aws.String(volumeDevice)})
-		if c := code(err); err == nil || gone(err) || c == "VolumeInUse" || c == "IncorrectState" {
+		if c := code(err); err == nil || c == "VolumeInUse" || c == "InvalidVolume.NotFound" {
 			return false, nil // the list will tell
 		}
-		return false, ofHelper(failed("attach "+id, err))
+		return false, ofHelper(unseen("attach "+id, err)) // the helper may have ended: the next try makes another
 	})
 }
 

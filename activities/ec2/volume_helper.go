@@ -209,23 +209,28 @@ func ofHelper(err error) error {
 func (d *dance) running(ctx context.Context, id string) (in types.Instance, err error) {
 	err = d.await(ctx, "started the helper "+id, func() (bool, error) {
 		step.Report(ctx, step.Progress{Note: "waiting for the helper " + id + " to run"})
-		all, err := d.cloud.helpers(ctx, d.img.Spec.Tags)
-		for _, one := range all {
-			if *one.InstanceId != id {
-				continue
-			}
-			in = one
-			if isDead(in) { // the next try makes another
-				return false, fmt.Errorf("the helper %s %s", id, reason(in))
-			}
-			return in.State.Name == types.InstanceStateNameRunning && in.Placement != nil, nil
-		}
-		return false, err
+		in, err = d.listedHelper(ctx, id)
+		return in.State != nil && in.State.Name == types.InstanceStateNameRunning && in.Placement != nil, err
 	})
 	if err == nil && aws.ToString(in.PublicIpAddress) == "" && !d.options.Helper.private(aws.ToString(in.PrivateIpAddress)+"/16") {
 		err = noAddress("the helper " + id)
 	}
 	return in, err
+}
+
+// listedHelper returns a helper as EC2 lists it, one without a state if EC2 does not list it.
+// One that has ended is an error: the next try makes another.
+func (d *dance) listedHelper(ctx context.Context, id string) (types.Instance, error) {
+	all, err := d.cloud.helpers(ctx, d.img.Spec.Tags)
+	for _, in := range all {
+		if *in.InstanceId == id && isDead(in) {
+			return in, fmt.Errorf("the helper %s %s", id, reason(in))
+		}
+		if *in.InstanceId == id {
+			return in, nil
+		}
+	}
+	return types.Instance{}, err
 }
 
 // noAddress is the error for a helper that the worker cannot reach.
@@ -330,4 +335,4 @@ func prefixOf(text string) (netip.Prefix, error) {
 }
 
 // soonest is the pause between two tries to log in.
-const soonest = 500 * time.Millisecond
+const soonest = time.Second

@@ -103,6 +103,9 @@ func (w *writing) reach(ctx context.Context, helper types.Instance) error {
 			return ctx.Err()
 		case !refused:
 			refusedAt = time.Time{}
+			if _, err := w.listedHelper(ctx, id); err != nil {
+				return err
+			}
 		case refusedAt.IsZero():
 			refusedAt = time.Now()
 		}
