@@ -90,7 +90,7 @@ func TestBad(t *testing.T) {
 		"health's key":       {full("    health:\n      http: /\n      failure: 1\n"), "morgana.yaml:7: targets.dev.health.failure: unknown field", `did you mean "failures"?`},
 		"health of nothing":  {full("    health:\n      interval: 5s\n"), "morgana.yaml:5: targets.dev.health: want one of http, tcp and console, not 0", "as in `health: {http: /healthz}`"},
 		"stage":              {full("    steps: {bild: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.bild: unknown key", `did you mean "build"?`},
-		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "one of check, configure, build, package, register, boot, fetch, console, destroy, clean, observe, watch, list, forecast"},
+		"no step of a route": {full("    steps: {undo: {activity: a, taskQueue: b}}\n"), "morgana.yaml:5: targets.dev.steps.undo: unknown key", "one of check, configure, build, package, register, boot, fetch, console, destroy, clean, observe, watch, probe, list, forecast"},
 		"after no stage":     {full("    after: {destroy: []}\n"), "morgana.yaml:5: targets.dev.after.destroy: unknown key", "one of check, configure, build, package, register, boot"},
 		"clean as destroy": {full("    steps:\n      destroy: {activity: a, taskQueue: b}\n      clean: {activity: a, taskQueue: b, onHost: true}\n"),
 			"morgana.yaml:7: targets.dev.steps.clean: want another activity than that of destroy", "clean removes build trees after every deploy, destroy machines"},

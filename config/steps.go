@@ -10,13 +10,13 @@ import (
 
 // Replaceable are the steps of a route that the key `steps` can replace: all but those
 // of After.
-var Replaceable = append(step.Stages[:], step.Fetch, "console", "destroy", "clean", "observe", "watch", "list", "forecast")
+var Replaceable = append(step.Stages[:], step.Fetch, "console", "destroy", "clean", "observe", "watch", "probe", "list", "forecast")
 
 // replace sets the step called which, one of [Replaceable], of a route.
 func replace(route *step.Route, which step.Stage, s step.Step) {
 	place := map[step.Stage]*step.Step{
 		"console": &route.Console, "destroy": &route.Destroy, "clean": &route.Clean,
-		"observe": &route.Observe, "watch": &route.Watch, "list": &route.List, "forecast": &route.Forecast,
+		"observe": &route.Observe, "watch": &route.Watch, "probe": &route.Probe, "list": &route.List, "forecast": &route.Forecast,
 	}[which]
 	if place == nil {
 		place = route.Stage(which)

@@ -20,7 +20,7 @@ const server = `#include <arpa/inet.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
 	int port = atoi(argv[2]), bad = atoi(argv[3]), on = 1, l = socket(AF_INET, SOCK_STREAM, 0);
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_ANY) };
 	char *ok = "HTTP/1.0 200 OK\r\n\r\n", *wrong = "HTTP/1.0 500 Bad\r\n\r\n", in[999];
 	sleep(atoi(argv[1]));
 	setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

@@ -38,8 +38,9 @@ type boardStage struct {
 	began time.Time
 }
 
-// rows are the rows of a target. That of [step.Fetch] is shown only if there is a fetch.
-var rows = append([]step.Stage{step.Fetch}, step.Stages[:]...)
+// rows are the rows of a target. Those of [step.Fetch] and [step.Probing] are shown only in
+// a deploy that has them.
+var rows = slices.Concat([]step.Stage{step.Fetch}, step.Stages[:], []step.Stage{step.Probing})
 
 func newBoard(w io.Writer) *board {
 	b := &board{w: w, targets: map[string]*boardTarget{}, stop: make(chan struct{})}
@@ -149,7 +150,7 @@ func (t *boardTarget) lines(name string) []string {
 		s := t.stages[string(stage)]
 		switch {
 		case s == nil:
-			if !t.ended && stage != step.Fetch {
+			if !t.ended && slices.Contains(step.Stages[:], stage) {
 				lines = append(lines, "  "+mark("waiting")+" "+string(stage))
 			}
 		case s.event.State == string(workflows.Skipped):

@@ -253,6 +253,8 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 		l.State = "destroying"
 	case l.Rolling != nil:
 		l.State = fmt.Sprintf("rolling out %d", l.Rolling.Generation)
+	case l.RolledBack:
+		l.State = "up, last deploy rolled back"
 	case l.Failure != "":
 		l.State = "up, last deploy failed"
 	case l.Machine != nil && l.Machine.Ended:

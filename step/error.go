@@ -25,6 +25,8 @@ const (
 	// BootFailed: the machine started but did not get ready. Hint has the console's
 	// last lines.
 	BootFailed Kind = "BootFailed"
+	// Unhealthy: the app failed its health probe. Hint says what runs now.
+	Unhealthy Kind = "Unhealthy"
 	// Unauthorized: Hint names the permission or credential that is missing.
 	Unauthorized Kind = "Unauthorized"
 	// NotFound: a thing that the request names does not exist.

@@ -96,6 +96,9 @@ func TestGolden(t *testing.T) {
 		NotLife: "0a1b2c3d", KeepImage: true})
 	golden(t, "health", step.Health{State: step.Ended, How: "exit status 0", Success: true, Since: someTime,
 		Addresses: []step.Address{{Kind: "ip", Address: "10.0.0.2"}, {Kind: "udp", Address: "::1", Port: 53}}})
+	golden(t, "probation", step.Probation{Machine: goldenMachine,
+		Probe: step.Probe{HTTP: ":8080/healthz", Interval: "5s", Failures: 3, Window: "1m"}})
+	golden(t, "probed", step.Probed{Answer: "GET http://127.0.0.1:8080/healthz: 200 OK"})
 	golden(t, "resources", []step.Resource{{Tags: goldenSpec.Tags, Kind: "folder", ID: "/var/lib/morgana/qemu/hello.dev.0a1b2c3d-3",
 		Created: someTime, Where: "rack7"}})
 	golden(t, "actions", []step.Action{{Call: "ec2:RegisterImage", Why: "make the AMI", Permission: "ec2:RegisterImage",

@@ -358,9 +358,10 @@ type Route struct {
 	Console   Step `json:"console"`
 	Destroy   Step `json:"destroy"`
 	Clean     Step `json:"clean"`
-	// Observe, Watch, List and Forecast are abilities that a target may lack.
+	// Observe, Watch, Probe, List and Forecast are abilities that a target may lack.
 	Observe  Step `json:"observe"`
 	Watch    Step `json:"watch"`
+	Probe    Step `json:"probe"`
 	List     Step `json:"list"`
 	Forecast Step `json:"forecast"`
 	// After holds the steps inserted after a stage (sign, scan). Each takes the
@@ -388,6 +389,7 @@ func NewRoute(toolchain, target string) Route {
 		Destroy:   onHost(target, "Destroy"),
 		Observe:   onHost(target, "Observe"),
 		Watch:     onHost(target, "Watch"),
+		Probe:     onHost(target, "Probe"),
 		List:      onHost(target, "List"),
 		Forecast:  onHost(target, "Forecast"),
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/morgana-deploy/morgana/activities/prebuilt"
 	"github.com/morgana-deploy/morgana/activities/qemu"
 	"github.com/morgana-deploy/morgana/activities/xen"
+	"github.com/morgana-deploy/morgana/probe"
 	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/watch"
@@ -62,6 +63,7 @@ func target(name string, site step.Site, t step.Target, every time.Duration) kin
 		does("Boot", t.Boot)
 		does("Console", t.Console)
 		does("Destroy", t.Destroy)
+		does("Probe", probe.Prober{Target: t}.Probe)
 		if o, ok := t.(step.Observer); ok {
 			does("Observe", o.Observe)
 			does("ObserveAll", watch.All(o.Observe))

@@ -153,7 +153,11 @@ func (d *deployment) rollout() error {
 	d.Failure = Failure(err).Error()
 	d.failed(next.Spec.Tags, err)
 	if !temporal.IsCanceledError(err) { // else its details are a step.Destroyed
-		d.remember(details(err).Remains...)
+		told := details(err)
+		d.remember(told.Remains...)
+		if told.Runs != nil && d.Current != nil {
+			d.Current.Machine = *told.Runs
+		}
 	}
 	d.describe()
 	if d.ctx.Err() != nil {
@@ -227,6 +231,7 @@ func (d *deployment) status() DeploymentStatus {
 		Git: d.Last.Origin.Git, Commit: d.Commit}
 	if d.Current != nil {
 		s.Machine, s.Route, s.Policy, s.Watch = &d.Current.Machine, d.Current.Route, d.Policy, d.Watch
+		s.RolledBack = d.rolledBack()
 		g := d.record(d.Current.generation())
 		s.Restarts, s.RollbackTo = g.Restarts, g.Of
 	}

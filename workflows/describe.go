@@ -64,6 +64,8 @@ func result(out any) string {
 		return fmt.Sprintf("%s image %.12s", v.Format, v.Digest)
 	case step.Registration:
 		return v.ID + adopted(v.Adopted)
+	case step.Probed:
+		return v.Answer
 	case step.Machine:
 		return strings.TrimSpace(v.ID + adopted(v.Adopted) + " " + v.Ready + " " + step.Addresses(v.Addresses, " "))
 	}
@@ -115,7 +117,11 @@ func (d *deployment) describe() {
 		fmt.Fprintf(&b, "| rolling out | generation %d |\n", s.Rolling.Generation)
 	}
 	if s.Failure != "" {
-		fmt.Fprintf(&b, "| last failure | %s |\n", cell(s.Failure))
+		what := "last failure"
+		if s.RolledBack {
+			what = "last deploy rolled back"
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", what, cell(s.Failure))
 	}
 	if s.Destroying {
 		b.WriteString("| | being destroyed |\n")

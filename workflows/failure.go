@@ -27,6 +27,8 @@ type detail struct {
 	Commit string `json:"commit,omitempty"`
 	// Logs are the logs of a failed rollout, under the names of their stages.
 	Logs []step.File `json:"logs,omitempty"`
+	// Runs is the machine before, which the rollout of an unhealthy app brought back.
+	Runs *step.Machine `json:"runs,omitempty"`
 }
 
 // Fail turns err into an ApplicationError whose type is the Kind, non-retryable if the
@@ -45,13 +47,10 @@ func Fail(err error) error {
 // FailForGood is [Fail], but non-retryable whatever the kind.
 func FailForGood(e *step.Error) error { return failWith(e, detail{}, true) }
 
-// failWith is [Fail] with the Remains, Commit and Logs of d.
+// failWith is [Fail] with the members of d that are not the error's.
 func failWith(e *step.Error, d detail, final bool) error {
 	d.Op, d.Field, d.Hint, d.Left, d.Host, d.Log = e.Op, e.Field, e.Hint, e.Left, e.Host, e.Log
-	o := temporal.ApplicationErrorOptions{
-		NonRetryable: final,
-		Details:      []any{d},
-	}
+	o := temporal.ApplicationErrorOptions{NonRetryable: final, Details: []any{d}}
 	if e.Kind == step.Exhausted {
 		o.NextRetryDelay = cmp.Or(e.RetryAfter, exhausted)
 	}

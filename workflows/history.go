@@ -119,9 +119,23 @@ func (d *deployment) failed(t step.Tags, err error) {
 		d.ended(t.Generation, EndCancelled, by)
 		return
 	}
-	g := d.ended(t.Generation, EndFailed, by)
-	g.Failure, g.Logs = fmt.Sprintf("%.1000s", Failure(err)), details(err).Logs
+	f, end := Failure(err), EndFailed
+	if by != 0 && f.Kind == step.Unhealthy {
+		end = EndRolledBack
+	}
+	g := d.ended(t.Generation, end, by)
+	g.Failure, g.Logs = fmt.Sprintf("%.1000s", f), details(err).Logs
 	g.Commit = cmp.Or(details(err).Commit, g.Commit)
+}
+
+// rolledBack reports whether the last rollout that has ended failed by its health.
+func (d *deployment) rolledBack() bool {
+	for _, g := range slices.Backward(d.History) {
+		if g.End != EndQueued && g.End != EndRolling {
+			return g.End == EndRolledBack && g.Failure != ""
+		}
+	}
+	return false
 }
 
 // images reports whether the image of a generation is registered.

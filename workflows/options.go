@@ -200,7 +200,7 @@ func retry(attempts int32) *temporal.RetryPolicy {
 		MaximumInterval:    time.Minute,
 		MaximumAttempts:    attempts,
 		NonRetryableErrorTypes: []string{
-			string(step.InvalidSpec), string(step.Unsupported), string(step.BuildFailed), string(step.BootFailed),
+			string(step.InvalidSpec), string(step.Unsupported), string(step.BuildFailed), string(step.BootFailed), string(step.Unhealthy),
 			string(step.Unauthorized), string(step.NotFound), string(step.Conflict), string(step.NoSpace),
 			string(step.TreeGone), string(step.NoWorker),
 		},

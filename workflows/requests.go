@@ -74,6 +74,8 @@ type DeploymentStatus struct {
 	Route   step.Route    `json:"route"`
 	// RollbackTo is the earlier generation whose image the machine runs after a rollback.
 	RollbackTo int `json:"rollbackTo,omitempty"`
+	// RolledBack says that Failure is that of an app that was not healthy.
+	RolledBack bool `json:"rolledBack,omitempty"`
 	// Rolling is the running rollout, Queued are those that wait for it.
 	Rolling *step.Tags  `json:"rolling,omitempty"`
 	Queued  []step.Tags `json:"queued,omitempty"`

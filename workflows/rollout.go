@@ -13,7 +13,8 @@ import (
 // A source in a git repository is fetched before. The fetch is no stage: it only completes
 // the origin of the Spec, as the starter does with a source folder, and nothing is undone.
 //
-// A rollback begins with register: it has the image of an earlier generation.
+// A rollback begins with register: it has the image of an earlier generation. If the policy
+// has a probe, the rollout succeeds only when the app on the new machine stays healthy.
 //
 // It is the workflow "rollout/<app>/<target>/<generation>", a child of the Deployment. If
 // it fails or is cancelled, it undoes its stages in reverse order, unless in.Keep is set.
@@ -52,6 +53,9 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 	}
 	out.Machine, err = run[step.Machine](r, step.Boot, spec.Host, registration)
 	if err != nil {
+		return out, err
+	}
+	if err = r.probe(out.Machine); err != nil {
 		return out, err
 	}
 	r.retire(spec)

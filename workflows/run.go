@@ -96,7 +96,8 @@ type RolloutStatus struct {
 	Tags step.Tags `json:"tags"`
 	// Commit is the [step.Origin.Revision] of the source; of one in git, once it is fetched.
 	Commit string `json:"commit,omitempty"`
-	// Stages begin with [step.Fetch] if the source is in git.
+	// Stages begin with [step.Fetch] if the source is in git, and end with [step.Probing] if
+	// the policy has a probe.
 	Stages []StageStatus `json:"stages"`
 	// Undoing says that the rollout failed and its pieces are being removed.
 	Undoing bool `json:"undoing,omitempty"`
@@ -112,6 +113,7 @@ type rollout struct {
 	undo   undoList
 	stale  undoList // acts that failed although the rollout succeeded
 	status RolloutStatus
+	probed bool // the probe has begun
 	// at is the current stage. told is the last value written to MorganaStage.
 	at, told step.Stage
 }
@@ -123,6 +125,9 @@ func begin(ctx workflow.Context, in Request) (*rollout, error) {
 	}
 	for _, s := range step.Stages {
 		r.status.Stages = append(r.status.Stages, StageStatus{Stage: s, State: Waiting})
+	}
+	if in.Policy.Health != nil {
+		r.status.Stages = append(r.status.Stages, StageStatus{Stage: step.Probing, State: Waiting})
 	}
 	err := workflow.SetQueryHandler(ctx, QueryStatus, func() (RolloutStatus, error) { return r.status, nil })
 	if err != nil {
@@ -286,12 +291,16 @@ func (r *rollout) end(out *Outcome, err error) error {
 		r.describe()
 		removed, remains = remains.runAll(ctx, undoOptions())
 	}
-	if r.ctx.Err() != nil && len(remains) == 0 { // cancelled, and nothing left
-		return temporal.NewCanceledError(removed)
-	}
 	failure := Failure(err)
 	failure.Left = append(failure.Left, remains.left()...)
-	return failWith(failure, detail{Remains: remains, Commit: r.status.Commit, Logs: r.logs()}, failure.Kind.Final())
+	var runs *step.Machine
+	if r.probed {
+		runs = r.unhealthy(ctx, failure)
+	}
+	if r.ctx.Err() != nil && len(failure.Left) == 0 { // cancelled, and nothing left
+		return temporal.NewCanceledError(removed)
+	}
+	return failWith(failure, detail{Remains: remains, Runs: runs, Commit: r.status.Commit, Logs: r.logs()}, failure.Kind.Final())
 }
 
 // superfluous returns the acts for the images of Kept, of which only the newest stay.

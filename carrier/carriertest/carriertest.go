@@ -12,7 +12,6 @@ import (
 	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/carrier/debian"
 	"github.com/morgana-deploy/morgana/need"
-	"github.com/morgana-deploy/morgana/step"
 )
 
 // Parts are the parts on this host.
@@ -55,16 +54,25 @@ func Make(t testing.TB) Parts {
 	for devices, kernel := range map[string]string{"-DDEVICES=1": p.NetSPT, "-DDEVICES=2": p.SPT} {
 		build(t, root, "gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-DTARGET=2", devices, "-o", kernel, "activities/local/testdata/kernel.S")
 	}
-	o := carrier.Carriage{Carrier: "linux"}
-	need.Nil(t, o.Complete(t.Context(), step.Spec{}))
+	p.Linux = Linux(t)
+	return p
+}
+
+// Linux returns [Parts.Linux].
+func Linux(t testing.TB) string {
+	t.Helper()
+	need.Tools(t, "apt-get")
+	newest, err := carrier.Newest(t.Context())
+	need.Nil(t, err)
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Linux, err = debian.Fetch(t.Context(), filepath.Join(cache, "morgana-carrier"), o.Linux); err != nil {
+	path, err := debian.Fetch(t.Context(), filepath.Join(cache, "morgana-carrier"), newest)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return path
 }
 
 func build(t testing.TB, root, program string, args ...string) {

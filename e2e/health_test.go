@@ -1,0 +1,146 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/carrier/carriertest"
+)
+
+// An app whose HTTP turns bad two seconds after its boot is rolled back within its window,
+// and the machine before answers at the same address. The test prints the time without a
+// good answer.
+func TestUnhealthyIsRolledBack(t *testing.T) {
+	t.Parallel()
+	linux := carriertest.Linux(t)
+	l := newLab(t)
+	port := freePort(t)
+	folder := l.project("")
+	l.write(filepath.Join(folder, "server.c"), server)
+	if out, err := exec.Command("cc", "-static", "-o", filepath.Join(folder, "server"), filepath.Join(folder, "server.c")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	version := func(args, more string) {
+		l.write(filepath.Join(folder, "morgana.yaml"), fmt.Sprintf("app: sick\ntoolchain: {kind: prebuilt, kernel: server}\n"+
+			"targets:\n  dev: {kind: qemu, memory: 256, carrier: linux, linux: %s, ports: ['%d:80'], args: %s, expect: ready, timeout: 90s%s}\n",
+			linux, port, args, more))
+	}
+	version("0 80 0 one", "")
+	l.deployed(folder)
+	before := l.one("sick")
+
+	watch := lookAt(port)
+	version("0 80 2 two", ", health: {http: /, interval: 500ms, failures: 2, window: 30s}")
+	began := time.Now()
+	r := l.ends(l.begin(folder, "deploy"), 1)
+	took := time.Since(began)
+	gap := watch.end()
+	t.Logf("rolled back after %v; %v without a good answer", took.Round(10*time.Millisecond), gap.Round(10*time.Millisecond))
+	for _, want := range []string{
+		"sick/dev health     failed",
+		fmt.Sprintf("error: probe generation 2: GET http://127.0.0.1:%d/: 500 Bad, 2 times in a row", port),
+		fmt.Sprintf("hint: rolled back: generation 1 runs at 127.0.0.1:%d", port),
+	} {
+		if !strings.Contains(r.out+r.errOut, want) {
+			t.Errorf("no %q in:\n%s%s", want, r.out, r.errOut)
+		}
+	}
+	if now := l.one("sick"); now != before {
+		t.Errorf("process %d runs, it was %d", now, before)
+	}
+	if gap == 0 || gap > 20*time.Second || watch.bad == 0 || !watch.good {
+		t.Errorf("%v without a good answer, %d bad ones; the last one was good: %v", gap, watch.bad, watch.good)
+	}
+	if s := l.morgana(folder, "status"); !strings.Contains(s.out, "up, last deploy rolled back") {
+		t.Errorf("status:\n%s", s.out)
+	}
+	if h := l.morgana(folder, "history"); !strings.Contains(h.out, "rolled back by 1: probe generation 2") && !strings.Contains(h.out, "rolled back: probe generation 2") {
+		t.Errorf("history:\n%s", h.out)
+	}
+	l.ends(l.begin(folder, "destroy"), 0)
+	l.gone()
+}
+
+// watcher asks an HTTP server again and again.
+type watcher struct {
+	stop    chan struct{}
+	stopped sync.WaitGroup
+	gap     time.Duration // the longest time between two good answers
+	bad     int
+	good    bool // the last answer was good
+}
+
+func lookAt(port int) *watcher {
+	w := &watcher{stop: make(chan struct{})}
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	last := time.Now()
+	w.stopped.Go(func() {
+		for {
+			answer, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+			if w.good = err == nil && answer.StatusCode == http.StatusOK; w.good {
+				w.gap = max(w.gap, time.Since(last))
+				last = time.Now()
+			} else {
+				w.bad++
+			}
+			if err == nil {
+				_ = answer.Body.Close() // only its status counts
+			}
+			select {
+			case <-w.stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+	return w
+}
+
+func (w *watcher) end() time.Duration {
+	close(w.stop)
+	w.stopped.Wait()
+	return w.gap
+}
+
+// The worker is killed in the window of a healthy version, and in that of a bad one.
+func TestWorkerDiesInTheWindow(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	c := l.client()
+	first, second := freePort(t), freePort(t)
+	folder := l.serving("window", fmt.Sprintf(`"0", "%d", "0", one`, first), "")
+	l.deployed(folder)
+	deploy := func(generation, status int, args string, port int) result {
+		t.Helper()
+		yaml := l.read(filepath.Join(l.serving("window", args, fmt.Sprintf("health: {http: ':%d/', interval: 500ms, failures: 2, window: 8s}", port)), "morgana.yaml"))
+		l.write(filepath.Join(folder, "morgana.yaml"), yaml)
+		deploy := l.begin(folder, "deploy")
+		l.started(c, rollout("window", generation), "local.Probe")
+		l.kill(l.worker)
+		l.startWorker()
+		return l.ends(deploy, status)
+	}
+	if r := deploy(2, 1, fmt.Sprintf(`"0", "%d", "3", two`, second), second); !strings.Contains(r.errOut, "500 Bad, 2 times in a row") ||
+		!strings.Contains(r.errOut, "hint: rolled back: generation 1 runs") {
+		t.Errorf("the bad version:\n%s%s", r.out, r.errOut)
+	}
+	if c := l.morgana(folder, "console"); c.out != "ready one\n" || len(l.programs()) != 1 {
+		t.Errorf("console %+v, programs %q", c, l.programs())
+	}
+	if r := deploy(3, 0, fmt.Sprintf(`"0", "%d", "0", three`, second), second); !strings.Contains(r.out, fmt.Sprintf("GET http://127.0.0.1:%d/: 200 OK", second)) {
+		t.Errorf("the good version:\n%s%s", r.out, r.errOut)
+	}
+	if c := l.morgana(folder, "console"); c.out != "ready three\n" || len(l.programs()) != 1 {
+		t.Errorf("console %+v, programs %q", c, l.programs())
+	}
+	l.ends(l.begin(folder, "destroy"), 0)
+	if len(l.programs()) > 0 {
+		t.Errorf("programs %q", l.programs())
+	}
+}

@@ -1,0 +1,186 @@
+package workflows
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// sick is the error of a probe.
+var sick = &step.Error{Kind: step.Unhealthy, Op: "probe generation 2", Err: errors.New("status 500, 3 times in a row")}
+
+// healthy deploys an image on host h1 whose app is probed. It boots by lab.Start, or boot.
+func (w *world) healthy(image string, boot ...string) *answer {
+	w.digest = digest(image)
+	o := w.order("h1", image)
+	o.Policy.Health = &step.Probe{HTTP: "/"}
+	for _, o.Route.Boot.Activity = range boot {
+	}
+	return w.update(UpdateDeploy, o)
+}
+
+func newProbed(t *testing.T) *world {
+	w := newWorld(t)
+	register(w.recorded, "Probe", func(_ context.Context, in step.Probation) (step.Probed, error) {
+		if in.Probe != (step.Probe{HTTP: "/", Interval: "5s", Failures: 3, Window: "1m"}) {
+			t.Errorf("probe %+v", in.Probe)
+		}
+		if len(w.machines) == 1 && in.Of().Generation > 1 {
+			t.Error("the machine before was destroyed before the new one was healthy")
+		}
+		return step.Probed{Answer: "200 OK"}, nil
+	})
+	return w
+}
+
+// A healthy app replaces the one before. An unhealthy one is removed, and the machine
+// before is booted: boot adopts it, and moves the ports back to it.
+func TestUnhealthyIsRolledBack(t *testing.T) {
+	w := newProbed(t)
+	w.after(0, func() { w.healthy("1") })
+	w.after(time.Hour, func() { w.healthy("2") })
+	w.after(time.Hour, func() {
+		w.expect(t, "healthy", 2, 1, 2)
+		w.fail["Probe"] = sick
+		w.calls = nil
+		w.healthy("3")
+	})
+	w.after(time.Hour, func() {
+		w.expect(t, "unhealthy", 2, 1, 2)
+		want := []string{"Start lab@h1", "Probe lab@h1", "Remove lab@h1 generation 3", "Clean lab@b1", "Start lab@h1"}
+		if got := w.calls[len(w.calls)-len(want):]; !slices.Equal(got, want) {
+			t.Errorf("calls %q, want %q", got, want)
+		}
+		if got := w.told(t); got != "1 replaced by 2 *, 2 current *, 3 rolled back by 2" {
+			t.Errorf("history %s", got)
+		}
+		if s := w.status(t); !s.RolledBack || s.Failure != sick.Error() {
+			t.Errorf("status %+v", s)
+		}
+		delete(w.fail, "Probe")
+		w.healthy("3")
+	})
+	w.after(time.Hour, func() {
+		w.expect(t, "healthy again", 4, 2, 4)
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil || len(w.images) > 0 {
+		t.Errorf("%v, images %v", err, w.images)
+	}
+}
+
+// The machine before may have ended, as for want of its port: it is booted anew, and its
+// new id is known.
+func TestTheMachineBeforeIsBootedAnew(t *testing.T) {
+	w := newProbed(t)
+	ended := false
+	register(w.recorded, "Begin", func(_ context.Context, in step.Registration) (step.Machine, error) {
+		m := step.Machine{Registration: in, ID: "m", Ended: ended && in.Spec.Generation == 1 && w.machines[in.Spec.Tags] != ""}
+		if !m.Ended {
+			w.machines[in.Spec.Tags], w.images[in.Spec.Tags] = in.Spec.Host, in.Spec.Host
+		}
+		if ended {
+			m.ID = "anew"
+		}
+		return m, nil
+	})
+	w.after(0, func() { w.healthy("1", "lab.Begin") })
+	w.after(time.Hour, func() {
+		w.fail["Probe"], ended = sick, true
+		w.healthy("2", "lab.Begin")
+	})
+	w.after(time.Hour, func() {
+		w.expect(t, "unhealthy", 1, 1)
+		if s := w.status(t); s.Machine.ID != "anew" || s.Machine.Ended {
+			t.Errorf("machine %+v", s.Machine)
+		}
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "Remove lab@h1 generation 1"; !slices.Contains(w.calls, want) {
+		t.Errorf("calls %q lack %q", w.calls, want)
+	}
+}
+
+// The error says what runs after it.
+func TestUnhealthySaysWhatRuns(t *testing.T) {
+	current := &Current{Machine: step.Machine{ID: "m1", Registration: step.Registration{Digest: digest("9"),
+		Spec: step.Spec{Kind: "lab", Host: "h1", Tags: step.Tags{App: "hello", Target: "dev", Life: "aa", Generation: 1}}}},
+		Route: step.NewRoute("lab", "lab")}
+	for _, test := range []struct {
+		name       string
+		current    *Current
+		away       bool
+		hint, left string
+	}{
+		{"the first generation", nil, false, "it was the first generation, so nothing runs", ""},
+		{"a later one", current, false, "rolled back: generation 1 runs at 127.0.0.1:8080", ""},
+		{"one whose host is away", current, true, "", "generation 1 does not run: access denied"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRecorded(t)
+			boots := 0
+			register(r, "Boot", func(_ context.Context, in step.Registration) (step.Machine, error) {
+				if boots++; boots == 2 && test.away {
+					return step.Machine{}, away
+				}
+				return step.Machine{Registration: in, ID: "m", Addresses: []step.Address{{Kind: "tcp", Address: "127.0.0.1", Port: 8080}}}, nil
+			})
+			r.fail["Probe"] = sick
+			register(r, "Probe", func(context.Context, step.Probation) (step.Probed, error) { return step.Probed{}, nil })
+			in := r.request()
+			in.Current, in.Policy = test.current, step.Policy{Health: &step.Probe{TCP: 80}}.WithDefaults()
+			_, err := r.rollout(in)
+			f := Failure(err)
+			if f.Kind != step.Unhealthy || f.Error() != sick.Error() || f.Hint != test.hint || strings.Join(f.Left, "; ") != test.left {
+				t.Errorf("got %+v", f)
+			}
+		})
+	}
+}
+
+// A kind in another language that has no Probe refuses, at once.
+func TestKindWithoutProbe(t *testing.T) {
+	r := newRecorded(t)
+	register(r, "Probe", func(context.Context, step.Probation) (step.Probed, error) { return step.Probed{}, nil })
+	r.fail["Probe"] = temporal.NewApplicationError("Activity function lab.Probe is not registered", notRegistered[1])
+	in := r.request()
+	in.Policy = step.Policy{Health: &step.Probe{TCP: 80}}.WithDefaults()
+	_, err := r.rollout(in)
+	if f := Failure(err); f.Kind != step.Unsupported || f.Error() != "health: kind lab has no activity Probe" {
+		t.Errorf("got %+v", f)
+	}
+}
+
+// A rollout that is cancelled in its window gives the ports back, too.
+func TestCancelledInTheWindow(t *testing.T) {
+	r := newRecorded(t)
+	register(r, "Probe", func(context.Context, step.Probation) (step.Probed, error) { return step.Probed{}, nil })
+	r.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		if info.ActivityType.Name == "lab.Probe" {
+			r.env.CancelWorkflow()
+		}
+	})
+	r.fail["Probe"] = temporal.NewCanceledError()
+	in := r.request()
+	spec := in.Spec
+	spec.Host, spec.Generation = "h1", 1
+	in.Current = &Current{Machine: step.Machine{ID: "m1", Registration: step.Registration{Digest: digest("9"), Spec: spec}}, Route: in.Route}
+	in.Policy = step.Policy{Health: &step.Probe{TCP: 80}}.WithDefaults()
+	_, err := r.rollout(in)
+	if want := []string{"Probe lab@h1", "Destroy lab@h1 generation 2", "Clean lab@b1", "Boot lab@h1"}; !temporal.IsCanceledError(err) ||
+		!slices.Equal(r.calls[len(whole):], want) {
+		t.Errorf("%v, calls %q, want %q", err, r.calls[len(whole):], want)
+	}
+}
