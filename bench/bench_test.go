@@ -113,21 +113,24 @@ func daemon(b *testing.B, env []string, name string, args ...string) (log string
 	return out.Name()
 }
 
-// server starts a Temporal server with a new database and returns its address.
-func server(b *testing.B) (address string) {
+// server starts a Temporal server with a new database and returns its address and process id.
+func server(b *testing.B) (address string, pid int) {
 	b.Helper()
 	folder := b.TempDir()
 	ready := filepath.Join(folder, "ready.json")
 	log := daemon(b, os.Environ(), "morgana-devserver", "--port", "0", "--ui-port", "0",
 		"--db", filepath.Join(folder, "temporal.db"), "--ready-file", ready)
-	var is struct{ Address string }
+	var is struct {
+		Address string
+		PID     int
+	}
 	for range 600 {
 		if text, err := os.ReadFile(ready); err == nil && json.Unmarshal(text, &is) == nil {
-			return is.Address
+			return is.Address, is.PID
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	said, _ := os.ReadFile(log)
 	b.Fatalf("the server does not get ready:\n%s", said)
-	return ""
+	return "", 0
 }

@@ -43,6 +43,9 @@ func BenchmarkDeploy(b *testing.B) {
 // engine is a client, with its workers in this process.
 type engine struct {
 	client.Client
+	address string
+	server  int // process id
+
 	mu   sync.Mutex
 	made int      // number of names used
 	live []string // apps whose deployment runs
@@ -51,7 +54,8 @@ type engine struct {
 // startEngine starts workers as morgana-worker does, and warms them up.
 func startEngine(b *testing.B) *engine {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	c, err := client.Dial(client.Options{HostPort: server(b), Logger: sdklog.NewStructuredLogger(log)})
+	address, pid := server(b)
+	c, err := client.Dial(client.Options{HostPort: address, Logger: sdklog.NewStructuredLogger(log)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -60,8 +64,9 @@ func startEngine(b *testing.B) *engine {
 	sentences := options
 	sentences.MaxConcurrentWorkflowTaskPollers = 10
 	options.DisableWorkflowWorker = true
+	options.MaxConcurrentActivityExecutionSize = 10_000
 	w, steps, stepsOnHost := worker.New(c, workflows.TaskQueue, sentences), worker.New(c, kind, options), worker.New(c, onHost, options)
-	for name, f := range map[string]any{"Deployment": workflows.Deployment, "Rollout": workflows.Rollout, "Bare": bare} {
+	for name, f := range map[string]any{"Deployment": workflows.Deployment, "Rollout": workflows.Rollout, "Observe": workflows.Observe, "Bare": bare} {
 		w.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
 	noop{}.register(steps)
@@ -72,7 +77,7 @@ func startEngine(b *testing.B) *engine {
 		}
 		b.Cleanup(w.Stop)
 	}
-	e := &engine{Client: c}
+	e := &engine{Client: c, address: address, server: pid}
 	if err := errors.Join(e.inFlight(5, 5, e.deploy), e.inFlight(5, 5, e.bare), e.destroyAll()); err != nil {
 		b.Fatal(err)
 	}
@@ -111,8 +116,12 @@ func atATime(c int, names chan string, f func(context.Context, string) error) er
 // deploy deploys an app as "morgana deploy" does and returns when its rollout has ended.
 // destroyAll ends its deployment.
 func (e *engine) deploy(ctx context.Context, app string) error {
+	return e.deployOrder(ctx, app, order(app))
+}
+
+func (e *engine) deployOrder(ctx context.Context, app string, in workflows.DeployRequest) error {
 	var accepted workflows.Accepted
-	if err := e.update(ctx, app, workflows.UpdateDeploy, order(app), &accepted); err != nil {
+	if err := e.update(ctx, app, workflows.UpdateDeploy, in, &accepted); err != nil {
 		return fmt.Errorf("deploy %s: %w", app, err)
 	}
 	for {

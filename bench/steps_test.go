@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/watch"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -72,7 +73,7 @@ func (noop) Clean(context.Context, step.Spec) (step.Destroyed, error) { return s
 func (n noop) register(w worker.ActivityRegistry) {
 	for name, f := range map[string]any{
 		"Check": n.Check, "Configure": n.Configure, "Build": n.Build, "Package": n.Package, "Register": n.Register,
-		"Boot": n.Boot, "Console": n.Console, "Destroy": n.Destroy, "Clean": n.Clean,
+		"Boot": n.Boot, "Console": n.Console, "Destroy": n.Destroy, "Clean": n.Clean, "Observe": n.Observe, "ObserveAll": watch.All(n.Observe), "Watch": n.Watch,
 	} {
 		w.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: kind + "." + name})
 	}

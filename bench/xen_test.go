@@ -172,7 +172,8 @@ func (x *xenBench) steps(kernel []byte, stages []string, around func(stage strin
 func (x *xenBench) newProduct(lab *xenlab.Lab) {
 	x.project = x.TempDir()
 	x.env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "TEMPORAL_") || strings.HasPrefix(v, "MORGANA_") })
-	x.env = append(x.env, "TEMPORAL_ADDRESS="+server(x.B), "MORGANA_SSH_CONFIG="+lab.Config,
+	address, _ := server(x.B)
+	x.env = append(x.env, "TEMPORAL_ADDRESS="+address, "MORGANA_SSH_CONFIG="+lab.Config,
 		"XDG_STATE_HOME="+filepath.Join(x.project, "state"), "XDG_CONFIG_HOME="+filepath.Join(x.project, "config"))
 	if err := os.WriteFile(filepath.Join(x.project, "morgana.yaml"), fmt.Appendf(nil,
 		"app: hello\ntoolchain: {kind: prebuilt, kernel: kernel}\ntargets:\n  bench: {kind: xen, host: %q, memory: %d, args: stay, expect: %q}\n",
