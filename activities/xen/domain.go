@@ -75,24 +75,24 @@ func (s *settings) layout(domainType string) disk.Layout {
 	return disk.Layout(cmp.Or(s.Layout, string(disk.Whole)))
 }
 
-// domain configures a domain of this type. Options win over the xl.in, and the xl.in wins
+// domain configures a domain that starts so. Options win over the xl.in, and the xl.in wins
 // over the defaults. in is nil if there is no xl.in.
-func (s *settings) domain(domainType string, in *template) (d domain, err error) {
+func (s *settings) domain(how start, in *template) (d domain, err error) {
 	if in == nil {
 		in = &template{}
 	}
-	d = domain{Host: s.Host, Tool: s.Tool, Type: domainType, Args: cmp.Or(s.Args, in.args), Memory: cmp.Or(s.Memory, in.memory, defaultMemory),
+	d = domain{Host: s.Host, Tool: s.Tool, Type: how.Type, XenConsole: how.abi == image.Solo5Xen, Args: cmp.Or(s.Args, in.args), Memory: cmp.Or(s.Memory, in.memory, defaultMemory),
 		VCPUs: cmp.Or(s.VCPUs, in.vcpus, 1), OnCrash: cmp.Or(s.OnCrash, in.onCrash, "destroy")}
 	if len(s.Modules) == 1 {
 		d.Ramdisk = s.Modules[0]
 	}
 	switch {
 	case !s.disk():
-	case domainType == typeHVM:
+	case how.Type == typeHVM:
 		// QEMU's IDE disks cannot be read-only, so the domain gets its own copy.
 		d.Disks = []volume{{Disk: Disk{File: bootDisk, Vdev: "hda", Access: "w", Format: "raw"}}}
 	default:
-		d.Loader, d.Root = cmp.Or(s.Bootloader, pygrub), string(s.layout(domainType))
+		d.Loader, d.Root = cmp.Or(s.Bootloader, pygrub), string(s.layout(how.Type))
 		d.Disks = []volume{{Disk: Disk{File: bootDisk, Vdev: "xvda", Access: "r", Format: "raw"}}}
 		if path.Base(d.Loader) == pygrub && len(s.Modules) > 1 {
 			return d, step.Invalid("modules", "make one ramdisk of them, or name a pv-grub as bootloader", "pygrub gives a kernel one ramdisk, not %d", len(s.Modules))

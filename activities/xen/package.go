@@ -106,10 +106,9 @@ func (p *packing) openKernel(ctx context.Context) error {
 			return err
 		}
 	}
-	if p.d, err = p.s.domain(p.how.Type, template); err != nil {
+	if p.d, err = p.s.domain(p.how, template); err != nil {
 		return err
 	}
-	p.d.XenConsole = p.how.abi == image.Solo5Xen
 	if p.how.Type != typePV { // a pv kernel has virtual addresses
 		if err := image.CheckMemory(info, p.d.Memory, nil); err != nil {
 			return err

@@ -51,6 +51,7 @@ var goldens = []struct {
 	{"pygrub", `{"via":"disk","expect":"up","args":"a \"b\"","modules":["initrd.img"]}`, "", []string{image.XenPV}},
 	{"hvm", `{"via":"disk","type":"hvm","expect":"up","vif":[{"bridge":"xenbr0","model":"e1000"}],"disks":[{"path":"/dev/vg/data","access":"r"},{"file":"data.img","vdev":"hdb"}],"extra":["vnc = 1"]}`,
 		"", []string{image.XenPV, image.Multiboot2}},
+	{"hvm-solo5", `{"via":"disk","expect":"up","vif":[{"name":"service"}],"disks":[{"name":"disk.img","file":"disk0.img"}]}`, mirageXLIn, []string{image.Solo5Xen, image.XenPVH}},
 	{"mirage", `{"args":"--ipv4=10.0.0.2/24","vif":[{"name":"service","bridge":"br7","mac":"00:16:3e:00:00:07"}],"disks":[{"name":"disk.img","file":"disk0.img"}]}`,
 		mirageXLIn, []string{image.Solo5Xen, image.XenPVH}},
 	{"old-xlin", `{"vcpus":1,"vif":[{"bridge":"xenbr0"},{"bridge":"xenbr1"}],"disks":[{"path":"/dev/vg/d"}],"extra":["cpus = '3'"]}`,
@@ -79,7 +80,7 @@ func domainOf(options, in string, abis ...string) (domain, error) {
 	if err != nil {
 		return domain{}, err
 	}
-	d, err := s.domain(how.Type, t)
+	d, err := s.domain(how, t)
 	if err != nil {
 		return d, err
 	}
