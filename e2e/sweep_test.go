@@ -106,6 +106,10 @@ func TestSweep(t *testing.T) {
 	for app, target := range map[string]string{"gone": "dev", "dead": "t0", "tree": "dev"} {
 		l.terminate(c, app, target)
 	}
+	l.eventually(waits, "the worker has noticed that the rollout is gone", func() bool {
+		at, _ := filepath.Glob(l.state("command", "at-tree-*"))
+		return len(at) == 0
+	})
 	other := l.state("local", "other.dev.deadbeef-1") // of another server's deployment
 	if err := os.MkdirAll(other, 0o700); err != nil {
 		t.Fatal(err)
