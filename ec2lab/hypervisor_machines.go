@@ -6,10 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
-	"syscall"
 
+	"github.com/morgana-deploy/morgana/qmp"
 	"github.com/morgana-deploy/morgana/xenlab"
 )
 
@@ -80,21 +79,7 @@ func (p *process) start(cmd *exec.Cmd) error {
 	}
 	defer func() { _ = log.Close() }() // likewise
 	cmd.Stdout, cmd.Stderr = console, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	p.ended = make(chan struct{})
-	go func() {
-		// Pdeathsig fires when the starting thread ends; it must last as long as cmd.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // a guest may end QEMU with any status
-			close(p.ended)
-		}
-	}()
-	if err := <-started; err != nil {
+	if p.ended, err = qmp.Start(cmd); err != nil {
 		return err
 	}
 	p.kill = cmd.Process.Kill

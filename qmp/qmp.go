@@ -1,14 +1,17 @@
-// Package qmp speaks to QEMU by its machine protocol.
+// Package qmp starts QEMU and speaks to it by its machine protocol.
 package qmp
 
 import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os/exec"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Client is a conversation with QEMU.
@@ -90,6 +93,28 @@ func (c *Client) Forwarded() (int, error) {
 		return 0, fmt.Errorf("QEMU forwards no port: %q", said)
 	}
 	return strconv.Atoi(m[1])
+}
+
+// Start starts a QEMU, or a process that stands for one. It ends with this process, unless
+// cmd.SysProcAttr says otherwise. The channel is closed when it has ended, with any status.
+func Start(cmd *exec.Cmd) (ended chan struct{}, err error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
+	started := make(chan error)
+	ended = make(chan struct{})
+	go func() {
+		// Pdeathsig fires when the starting thread ends; it must last as long as cmd.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // a guest may end QEMU with any status
+			close(ended)
+		}
+	}()
+	return ended, <-started
 }
 
 // Option quotes a value of the key=value options on QEMU's command line.

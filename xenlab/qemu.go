@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -93,31 +92,16 @@ func launch(dir, cache string, detached bool, args ...string) (*vm, error) {
 	}
 	if detached {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	} else {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	}
-	v := &vm{cmd: cmd, ended: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		// Pdeathsig fires when the starting thread ends; it must last as long as QEMU.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // QEMU's log says how it ended
-			close(v.ended)
-		}
-	}()
-	if err := <-started; err != nil {
+	ended, err := qmp.Start(cmd)
+	if err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
-	v.monitor = qmp.New(struct {
+	monitor := qmp.New(struct {
 		io.Reader
 		io.Writer
 	}{out, in}, nil)
-	v.kill = func() { _ = cmd.Process.Kill() } // it has ended, or it is killed
-	return v, nil
+	return &vm{cmd: cmd, ended: ended, monitor: monitor, kill: func() { _ = cmd.Process.Kill() }}, nil // it has ended, or it is killed
 }
 
 // process finds the lab's QEMU, which locks its pid file for as long as it lives.
