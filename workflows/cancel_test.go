@@ -26,6 +26,8 @@ func TestCancelEndsTheRollouts(t *testing.T) {
 			t.Error("cancel did not wait for the undo")
 		}
 	})
+	s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", "u")) })
+	s.after(time.Second, func() { s.update(UpdateCancel, nil) })
 	s.after(time.Hour, func() {
 		if d := s.status(t); d.Machine == nil || d.Machine.Registration.Spec.Generation != 4 || d.Failure != "" {
 			t.Errorf("status %+v", d)

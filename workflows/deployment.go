@@ -150,9 +150,9 @@ func (d *deployment) rollout() error {
 		err = Fail(&step.Error{Kind: step.Conflict, Op: RolloutID(next.Spec.Tags), Err: errors.New("runs already, for an earlier life"),
 			Hint: "it is being undone after its deployment was terminated or forgotten; deploy again when it has ended"})
 	}
-	d.Failure = Failure(err).Error()
 	d.failed(next.Spec.Tags, err)
-	if !temporal.IsCanceledError(err) { // else its details are a step.Destroyed
+	if !temporal.IsCanceledError(err) { // a cancelled rollout left nothing, and is no failure
+		d.Failure = Failure(err).Error()
 		told := details(err)
 		d.remember(told.Remains...)
 		if told.Runs != nil && d.Current != nil {
