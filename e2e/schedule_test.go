@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 
 	"github.com/morgana-deploy/morgana/source/gittest"
+	"github.com/morgana-deploy/morgana/workflows"
 )
 
 // redeploys is what "schedule show -o json" prints, as far as the tests read it.
@@ -115,6 +116,15 @@ func TestSchedule(t *testing.T) {
 	kept("unchanged")
 	if now := l.artifacts(); !slices.Equal(now, sent) {
 		t.Errorf("artifacts %q, were %q", now, sent)
+	}
+
+	// The schedule is readable without morgana.
+	about, err := l.client().ScheduleClient().GetHandle(t.Context(), "schedule/nightly/dev").Describe(t.Context())
+	if err != nil || about.Schedule.State.Note != "redeploys nightly on dev" || len(about.Memo.GetFields()) != 1 ||
+		about.Schedule.Policy.CatchupWindow != time.Hour {
+		t.Errorf("in Temporal: %+v, %v", about, err)
+	} else if app, ok := about.TypedSearchAttributes.GetKeyword(workflows.AppAttribute); !ok || app != "nightly" {
+		t.Errorf("search attributes %+v", about.TypedSearchAttributes)
 	}
 
 	// Over the death of the worker, which a redeploy waits for, and of the server.
