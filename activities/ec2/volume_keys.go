@@ -140,6 +140,7 @@ func (t *Target) dropKeys(match func(step.Tags) bool) {
 			_ = os.RemoveAll(t.keysFolder(e.Name())) // likewise
 		}
 	}
+	_ = os.Remove(t.keysFolder("")) // unless another rollout has keys
 }
 
 // sweepKeys removes the keys that another host's worker could not. No helper has them any more.

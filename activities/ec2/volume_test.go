@@ -135,7 +135,7 @@ func (d *dancer) alone() {
 	if left := len(d.lab.Resources()) - len(d.before); left != len(oneOfEach) {
 		d.Errorf("left: %q, before: %q", d.lab.Resources(), d.before)
 	}
-	if keys, err := filepath.Glob(filepath.Join(d.site.State, Kind, "helpers", "*")); err != nil || len(keys) > 0 {
+	if keys, err := filepath.Glob(filepath.Join(d.site.State, Kind, "helpers")); err != nil || len(keys) > 0 {
 		d.Errorf("left on the host: %q, %v", keys, err)
 	}
 }
