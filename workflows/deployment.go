@@ -100,6 +100,11 @@ func (d *deployment) rollout() error {
 	for _, k := range d.Kept {
 		next.Kept.add(k.removal())
 	}
+	for _, g := range d.History {
+		if next.Why == BySchedule && g.End == EndRolledBack && g.Digest != "" {
+			next.RolledBack = append(next.RolledBack, g.Digest)
+		}
+	}
 	for _, u := range d.Remains {
 		if !u.Kept {
 			next.Stale = append(next.Stale, u)

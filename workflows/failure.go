@@ -27,6 +27,8 @@ type detail struct {
 	Commit string `json:"commit,omitempty"`
 	// Logs are the logs of a failed rollout, under the names of their stages.
 	Logs []step.File `json:"logs,omitempty"`
+	// Digest is the image's, if the rollout failed after package.
+	Digest string `json:"digest,omitempty"`
 	// Runs is the machine before, which the rollout of an unhealthy app brought back.
 	Runs *step.Machine `json:"runs,omitempty"`
 }

@@ -184,3 +184,33 @@ func TestCancelledInTheWindow(t *testing.T) {
 		t.Errorf("%v, calls %q, want %q", err, r.calls[len(whole):], want)
 	}
 }
+
+// A schedule does not roll out an image again that was not healthy. A deploy does.
+func TestScheduleKeepsOffARolledBackImage(t *testing.T) {
+	w := newProbed(t)
+	var scheduled *answer
+	w.after(0, func() { w.healthy("1") })
+	w.after(time.Hour, func() {
+		w.fail["Probe"] = sick
+		w.healthy("2")
+	})
+	w.after(time.Hour, func() {
+		delete(w.fail, "Probe")
+		w.calls = nil
+		scheduled = w.update(UpdateRedeploy, RedeployRequest{})
+	})
+	w.after(time.Hour, func() {
+		w.expect(t, "after the schedule", 1, 1)
+		if f := Failure(scheduled.err); f == nil || f.Kind != step.Conflict || slices.Contains(w.calls, "Start lab@h1") {
+			t.Errorf("redeploy %+v, calls %q", scheduled, w.calls)
+		}
+		w.healthy("2")
+	})
+	w.after(time.Hour, func() {
+		w.expect(t, "after the deploy", 4, 1, 4)
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -124,7 +124,7 @@ func (d *deployment) failed(t step.Tags, err error) {
 		end = EndRolledBack
 	}
 	g := d.ended(t.Generation, end, by)
-	g.Failure, g.Logs = fmt.Sprintf("%.1000s", f), details(err).Logs
+	g.Failure, g.Logs, g.Digest = fmt.Sprintf("%.1000s", f), details(err).Logs, details(err).Digest
 	g.Commit = cmp.Or(details(err).Commit, g.Commit)
 }
 

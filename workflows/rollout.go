@@ -1,6 +1,9 @@
 package workflows
 
 import (
+	"errors"
+	"slices"
+
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -45,6 +48,10 @@ func Rollout(ctx workflow.Context, in Request) (out Outcome, err error) {
 		}
 	}
 
+	if slices.Contains(in.RolledBack, out.Image.Digest) {
+		return out, Fail(&step.Error{Kind: step.Conflict, Err: errors.New("this image was rolled back; a schedule does not roll it out again"),
+			Hint: "morgana deploy does"})
+	}
 	spec := out.Image.Spec
 	r.undo.add(undoMachine("destroy the new machine and its image", in.Route, step.Removal{Spec: spec}))
 	registration, err := run[step.Registration](r, step.Register, spec.Host, out.Image)

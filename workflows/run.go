@@ -32,6 +32,9 @@ type Request struct {
 	Force bool `json:"force,omitempty"`
 	// Why is the reason for the rollout.
 	Why Why `json:"why,omitempty"`
+	// RolledBack are the digests of images that were rolled back. A schedule does not roll
+	// them out again.
+	RolledBack []string `json:"rolledBack,omitempty"`
 	// Of, Image and Kernel are of a rollback: the generation whose image is booted, its
 	// image and its kernel.
 	Of     int         `json:"of,omitempty"`
@@ -300,7 +303,7 @@ func (r *rollout) end(out *Outcome, err error) error {
 	if r.ctx.Err() != nil && len(failure.Left) == 0 { // cancelled, and nothing left
 		return temporal.NewCanceledError(removed)
 	}
-	return failWith(failure, detail{Remains: remains, Runs: runs, Commit: r.status.Commit, Logs: r.logs()}, failure.Kind.Final())
+	return failWith(failure, detail{Remains: remains, Runs: runs, Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}, failure.Kind.Final())
 }
 
 // superfluous returns the acts for the images of Kept, of which only the newest stay.
@@ -308,9 +311,10 @@ func (in *Request) superfluous(stay int) undoList {
 	return slices.Clone(in.Kept[min(max(stay, 0), len(in.Kept)):])
 }
 
-// retire destroys the previous machine, and the images that are to be kept no longer. In a first rollout it destroys the resources of
-// earlier lives, unless check found none. It also tries the stale acts again. The rollout
-// has succeeded by then: it cannot be cancelled, and a failed act does not fail it.
+// retire destroys the previous machine, and the images that are kept no longer. In a first
+// rollout it destroys the resources of earlier lives, unless check found none. It also tries
+// the stale acts again. The rollout has succeeded by then: it cannot be cancelled, and a
+// failed act does not fail it.
 func (r *rollout) retire(spec step.Spec) {
 	r.undo.take(r.in.Route.Destroy)
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
