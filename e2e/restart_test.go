@@ -67,9 +67,11 @@ targets:
 		t.Fatalf("%d programs, want 3: %q", n, l.programs())
 	}
 
+	began := time.Now()
 	kill(false)
 	l.eventually(waits, "status says that prog/never has ended", func() bool { _, state := of("prog/never"); return state == "ended" })
 	back(1)
+	t.Logf("back %s after the kill", time.Since(began).Round(time.Second))
 
 	at, err := url.Parse("tcp://" + l.ready.Address)
 	if err != nil {
@@ -79,7 +81,7 @@ targets:
 	l.kill(l.server)
 	kill(true)
 	l.startServer(at.Port())
-	began := time.Now()
+	began = time.Now()
 	l.startWorker()
 	back(2)
 	t.Logf("back %s after the worker's start", time.Since(began).Round(time.Second))
