@@ -5,9 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"go.temporal.io/api/common/v1"
-	"go.temporal.io/api/workflowservice/v1"
 )
 
 // cancel ends a running and a queued deploy and not the machine. logs has the output of
@@ -23,6 +20,15 @@ func TestCancelAndLogs(t *testing.T) {
 	if r := l.morgana(folder, "cancel"); r.code != 0 || r.out != "cancelled/dev: no deploy runs, so there is nothing to cancel\n" {
 		t.Errorf("nothing to cancel: %+v", r)
 	}
+
+	logs := func(want string, args ...string) {
+		t.Helper()
+		r := l.morgana(folder, append([]string{"logs"}, args...)...)
+		if r.code != 0 || r.errOut != "" || strings.Count(r.out, "==> ") != 1 || !strings.Contains(r.out, want) {
+			t.Errorf("logs %q: %+v", args, r)
+		}
+	}
+	logs("first \x1b[1mbuild\x1b[0m\n", "cancelled/dev", "-g", "1", "--stage", "build")
 
 	l.write(filepath.Join(folder, "build.sh"), "echo second build\nsleep 1000\n")
 	running := l.begin(folder, "deploy")
@@ -45,29 +51,9 @@ func TestCancelAndLogs(t *testing.T) {
 	if now := l.one("cancelled"); now != machine {
 		t.Errorf("process %d runs, it was %d", now, machine)
 	}
-	logs := func(want string, args ...string) {
-		t.Helper()
-		r := l.morgana(folder, append([]string{"logs"}, args...)...)
-		if r.code != 0 || r.errOut != "" || strings.Count(r.out, "==> ") != 1 || !strings.Contains(r.out, want) {
-			t.Errorf("logs %q: %+v", args, r)
-		}
-	}
 	logs("second build\n", "--generation", "2")
-	logs("first \x1b[1mbuild\x1b[0m\n", "cancelled/dev", "-g", "1", "--stage", "build")
 	refusal{code: 2, line: "the server has no history of rollout/cancelled/dev/3", hint: "has not begun"}.matches(t, l.morgana(folder, "logs"))
 	refusal{code: 2, line: "cancelled/dev has no generation 9", hint: "the last one is 3"}.matches(t, l.morgana(folder, "logs", "-g", "9"))
-
-	// The Deployment knows the logs of a rollout whose history is gone.
-	_, err := l.client().WorkflowService().DeleteWorkflowExecution(t.Context(), &workflowservice.DeleteWorkflowExecutionRequest{
-		Namespace: l.ready.Namespace, WorkflowExecution: &common.WorkflowExecution{WorkflowId: rollout("cancelled", 1)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.eventually(waits, "the history is gone", func() bool {
-		_, err := l.client().DescribeWorkflowExecution(t.Context(), rollout("cancelled", 1), "")
-		return err != nil
-	})
-	logs("first \x1b[1mbuild\x1b[0m\n", "cancelled/dev", "-g", "1")
 
 	// A first build that fails ends the deployment, and its log is still found.
 	failing := l.source("failing", "echo it breaks\nexit 4\n", stays)
