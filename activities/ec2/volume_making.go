@@ -21,7 +21,7 @@ type making struct {
 }
 
 func (m making) String() string {
-	return fmt.Sprintf("%s %d %s", m.at.UTC().Format(time.RFC3339), m.there, m.kind)
+	return fmt.Sprintf("%s %d %s", m.at.UTC().Format(time.RFC3339Nano), m.there, m.kind)
 }
 
 func parseMaking(text string) (m making, ok bool) {
