@@ -24,7 +24,7 @@ func (k *checker) helper(ctx context.Context) error {
 		}
 	}
 	k.Helper.Type, k.Helper.User = cmp.Or(k.Helper.Type, "t3.micro"), cmp.Or(k.Helper.User, "ec2-user")
-	nets, err := k.cloud.helperNets(ctx, k.Options)
+	nets, err := k.helperNets(ctx, k.Options)
 	if err != nil {
 		return err
 	}

@@ -198,8 +198,8 @@ func TestVolumeHelperEnds(t *testing.T) {
 	target := hasty(d.site)
 	target.limits.reach = time.Minute
 	var err error
-	tries := 0
-	for tries = 1; tries < 20; tries++ {
+	tries := 1
+	for ; tries < 20; tries++ {
 		if _, err = target.Register(t.Context(), d.img); step.KindOf(err).Final() {
 			break
 		}
