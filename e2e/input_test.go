@@ -113,7 +113,7 @@ func TestBadEnvironment(t *testing.T) {
 	})
 	for _, c := range []refusal{
 		{args: "--listen " + listening, line: "serve health and metrics: listen tcp " + listening + ": bind: address already in use", hint: "--listen"},
-		{args: "--listen 127.0.0.1:0 --kinds qeum", line: `kinds: unknown kind "qeum"`, hint: "command, mirage, prebuilt, local, qemu"},
+		{args: "--listen 127.0.0.1:0 --kinds qeum", line: `kinds: unknown kind "qeum"`, hint: "command, mirage, prebuilt, source, local, qemu"},
 		{args: "--listen nowhere", line: `--listen: want host:port, not "nowhere"`},
 		{args: "--nonsense", line: "unknown flag: --nonsense", hint: "--help"},
 		{args: "--listen 127.0.0.1:0 --address 127.0.0.1:1", line: "connect to Temporal at 127.0.0.1:1: connection refused", hint: "TEMPORAL_ADDRESS"},
