@@ -33,12 +33,12 @@ build: deps ## bin/morgana, bin/morgana-worker, bin/morgana-carrier, bin/morgana
 test: $(TOOLS)/gotest deps-test build ## every test that needs no lab: real QEMU, a real Temporal server
 	@rm -f $(TIMES)
 	$(GOTEST) -short -race $(RACE)
-	$(GOTEST) -short -parallel 4 $$(go list ./... | grep -vxF "$$(go list $(RACE))")
+	$(GOTEST) -short -p 3 -parallel 4 ./e2e $$(go list ./... | grep -vxF "$$(go list $(RACE))")
 	cd devserver && CGO_ENABLED=0 $(GOTEST) -trimpath ./... # with the flags of the build, to use its cache
 
 test-all: test ## every test: those on a real Xen as well
 	$(GOTEST) -count 1 ./activities/xen ./xenlab # the cache does not know that a lab has changed
-	$(GOTEST) -count 1 -p 1 -run '^TestXen' ./ec2lab ./e2e # one Xen at a time: its tests have time limits
+	$(GOTEST) -count 1 -p 1 -run '^TestXen|^TestQEMU$$' ./ec2lab ./e2e # one Xen at a time: its tests have time limits
 	$(GOTEST) -run 'Killed|VolumeByHelper|VolumeResumes|VolumeNotLetIn' ./activities/ec2 # more often than with -short, and with real helpers
 	@echo 'The ten slowest:'; sort -rn $(TIMES) | head -n 10
 

@@ -42,7 +42,7 @@ func (l *lab) namespace() {
 		}
 		shared.lab = &lab{t: l.t, folder: folder, env: l.env}
 		shared.lab.startServer("0")
-		if shared.namespaces, err = namespaces(shared.lab.ready.Address, 50); err != nil {
+		if shared.namespaces, err = namespaces(shared.lab.ready.Address, 80); err != nil {
 			l.t.Fatal(err)
 		}
 	})

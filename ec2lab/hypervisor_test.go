@@ -88,6 +88,9 @@ func TestQEMU(t *testing.T) {
 	for mode, layout := range map[string]disk.Layout{"legacy-bios": disk.BIOS, "uefi": disk.UEFI} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
+			if mode == "uefi" && testing.Short() {
+				t.Skip("the firmware takes 20 s for each guest")
+			}
 			m := NewMachines(t.TempDir())
 			for id, args := range map[string]string{"i-0a": "stay", "i-0b": "end"} {
 				g := Guest{ID: id, Disk: helloDisk(t, layout, kernels.Multiboot2, args), Virtualization: "hvm", BootMode: mode, Memory: 1024}
