@@ -90,19 +90,27 @@ func (s *Store) removeFile(path string, before time.Time) (bool, error) {
 		return false, err
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	old := func() bool {
-		info, err := f.Stat()
-		return err == nil && info.ModTime().Before(before)
+	return removeOpened(f, path, before)
+}
+
+// removeOpened is removeFile for an opened file. Meanwhile another call may have removed
+// that file, and Put may have stored it again: then path is another file than f.
+func removeOpened(f *os.File, path string, before time.Time) (bool, error) {
+	is, err := f.Stat()
+	if err != nil || !is.ModTime().Before(before) {
+		return false, err
 	}
 	// The lock keeps sweep from taking the file for a leftover.
-	if !old() || errors.Is(files.Lock(f), files.ErrLocked) {
+	if errors.Is(files.Lock(f), files.ErrLocked) {
 		return false, nil
 	}
 	aside := path + "." + hex.EncodeToString([]byte(rand.Text()[:8])) + ".tmp"
-	if err := os.Rename(path, aside); err != nil {
+	if err := os.Rename(path, aside); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
 		return false, err
 	}
-	if old() {
+	if is, err = os.Lstat(aside); err == nil && is.ModTime().Before(before) {
 		return true, os.Remove(aside)
 	}
 	// Put may have stored it again: then both are the same.

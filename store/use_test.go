@@ -95,7 +95,38 @@ func TestRemoveWhileItIsPut(t *testing.T) {
 	t.Logf("removed first %d times of 150", taken)
 }
 
-// The same in a bucket.
+// An artifact that Put stored again is there, although a slow Remove has opened the file
+// that another Remove has removed.
+func TestTwoRemovesWhileItIsPut(t *testing.T) {
+	s, folder := openFile(t)
+	week := time.Now().Add(-7 * 24 * time.Hour)
+	b := content(100)
+	a := put(t, s, b)
+	agedFile(t, s, a)
+	slow, err := os.OpenFile(s.path(a.SHA256), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = slow.Close() }() // nothing was written
+	if removed, err := s.Remove(t.Context(), a, week); !removed || err != nil {
+		t.Fatalf("removed %t, %v", removed, err)
+	}
+	put(t, s, b)
+	if removed, err := removeOpened(slow, s.path(a.SHA256), week); removed || err != nil {
+		t.Errorf("the slow one removed %t, %v", removed, err)
+	}
+	if left := filesIn(t, folder); len(left) != 1 || strings.HasSuffix(left[0], ".tmp") {
+		t.Errorf("the store has %q", left)
+	}
+	if removed, err := s.Remove(t.Context(), a, time.Now().Add(time.Hour)); !removed || err != nil {
+		t.Fatalf("removed %t, %v", removed, err)
+	}
+	if removed, err := removeOpened(slow, s.path(a.SHA256), week); removed || err != nil {
+		t.Errorf("of an artifact that is gone: removed %t, %v", removed, err)
+	}
+}
+
+// TestRemove in a bucket.
 func TestRemoveS3(t *testing.T) {
 	f := newS3(t)
 	s := f.open(t)
