@@ -26,7 +26,17 @@ func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, erro
 	if err != nil {
 		return step.Health{}, step.During("observe instance", err)
 	}
-	return healthOf(in, s.Port), nil
+	h := healthOf(in, s.Port)
+	if h.Success {
+		text, _, err := c.console(ctx, in)
+		if err != nil && !gone(err) { // EC2 forgets a console before its instance
+			return step.Health{}, step.During("observe instance", err)
+		}
+		if status := kernelFailure(text); status != "" {
+			h.How, h.Success = status, false
+		}
+	}
+	return h, nil
 }
 
 // instance returns a machine's instance as EC2 lists it, one without an id if EC2 lists

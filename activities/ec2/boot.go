@@ -194,7 +194,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 		return true, nil
 	}
 	if b.s.expect != nil && !b.printed {
-		if b.printed, _, err = b.matched(ctx); !b.printed || err != nil {
+		if _, err = b.readConsole(ctx); !b.printed || err != nil {
 			return false, err
 		}
 	}
@@ -217,15 +217,20 @@ func (b *boot) connects(ctx context.Context) bool {
 	return true
 }
 
-// matched reports whether the console matches, and whether its text is up to date.
-func (b *boot) matched(ctx context.Context) (matched, latest bool, err error) {
+// readConsole sets printed, and reports whether the console is up to date. A kernel that says that
+// it failed is an error.
+func (b *boot) readConsole(ctx context.Context) (latest bool, err error) {
 	text, latest, err := b.c.console(ctx, b.in)
 	if gone(err) { // a list has the instance, so GetConsoleOutput will know it soon
-		return false, false, nil
+		return false, nil
+	}
+	if status := kernelFailure(text); status != "" {
+		return latest, b.failed(ctx, "the kernel ended: %s", status)
 	}
 	m := machine.NewMatch(b.s.expect)
 	m.Add(text)
-	return m.Found(), latest, err
+	b.printed = b.printed || m.Found()
+	return latest, err
 }
 
 // outcome reports whether an instance that has ended was ready. If it was not, outcome
@@ -244,14 +249,9 @@ func (b *boot) outcome(ctx context.Context) (ready bool, err error) {
 	if b.over.IsZero() {
 		b.over = time.Now()
 	}
-	if b.s.expect != nil && !b.printed {
-		var latest bool
-		if b.printed, latest, err = b.matched(ctx); err != nil {
-			return false, err
-		}
-		if !b.printed && !latest && time.Since(b.over) < visible { // EC2 shows a console soon after its end
-			return false, nil
-		}
+	latest, err := b.readConsole(ctx)
+	if err != nil || b.s.expect != nil && !b.printed && !latest && time.Since(b.over) < visible { // EC2 shows a console soon after its end
+		return false, err
 	}
 	if b.s.Port == 0 && (b.s.expect == nil || b.printed) {
 		return true, nil

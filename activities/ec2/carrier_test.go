@@ -59,3 +59,39 @@ func TestCarrier(t *testing.T) {
 		t.Errorf("%v: no %q in\n%s", err, want, text.Text)
 	}
 }
+
+// failing is the console of a carried kernel that met option expect and then failed.
+const failing = "hello from a unikernel\nFatal error: exception Not_found\ncarrier: exit status 2\n"
+
+// TestFailedKernel takes a kernel that says it failed neither for ready nor for a success,
+// although its instance shut itself down.
+func TestFailedKernel(t *testing.T) {
+	environ(t)
+	b := newBench(t)
+	m := b.boot(1)
+	b.g.set(failing, true)
+	var h step.Health
+	b.eventually("it has ended", func() bool {
+		var err error
+		if h, err = New(b.site).Observe(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		return h.State == step.Ended
+	})
+	if h.Success || h.How != "exit status 2" {
+		t.Errorf("observed %+v", h)
+	}
+}
+
+func TestFailedKernelAtBoot(t *testing.T) {
+	environ(t)
+	for name, expect := range map[string]string{"console": "hello", "state": ""} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.options(func(o *Options) { o.Expect = expect })
+			b.g.set(failing, true)
+			m, err := New(b.site).Boot(t.Context(), b.registration(1))
+			refusedWith(t, m.Ready, err, step.Error{Kind: step.BootFailed}, "the kernel ended: exit status 2")
+		})
+	}
+}

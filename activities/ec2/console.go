@@ -108,6 +108,13 @@ func (c *cloud) console(ctx context.Context, in types.Instance) (kept []byte, la
 	return kept, ask.Latest != nil, err
 }
 
+// kernelFailure returns the text by which a kernel reports in its console that it failed.
+func kernelFailure(kept []byte) string {
+	m := machine.NewMatch(nil)
+	m.Add(kept)
+	return machine.Solo5Failure(m.Tail())
+}
+
 // piece returns the text at an offset, "" if there is none, and the next offset.
 func piece(kept []byte, offset int64) (text string, next int64) {
 	at, missing := place(kept, offset)
