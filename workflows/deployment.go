@@ -161,7 +161,7 @@ func (d *deployment) rollout() error {
 		told := details(err)
 		d.remember(told.Remains...)
 		if told.Runs != nil && d.Current != nil {
-			d.Current.Machine = *told.Runs
+			d.runs(*told.Runs)
 		}
 	}
 	d.describe()
@@ -208,11 +208,8 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	g := d.record(did.Spec.Generation)
 	d.Commit = out.Image.Spec.Origin.Revision()
 	g.Commit, g.Digest, g.Image, g.Logs = d.Commit, out.Image.Digest, out.Machine.Registration.ID, out.Logs
-	if !out.Unchanged || out.Machine.ID != d.Current.Machine.ID {
-		d.Watch = Watch{Booted: workflow.Now(d.ctx)}
-	}
 	if out.Unchanged {
-		d.Current.Machine, d.Current.Kernel = out.Machine, out.Kernel
+		d.Current.Kernel = out.Kernel
 		d.ended(g.Generation, EndUnchanged, d.Current.generation())
 	} else {
 		g.End = EndCurrent
@@ -224,8 +221,9 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 			d.ended(d.Current.generation(), end, g.Generation)
 			d.Kept = slices.Insert(d.Kept, 0, d.Current)
 		}
-		d.Current = &Current{Machine: out.Machine, Image: out.Image, Route: did.Route, Kernel: out.Kernel}
+		d.Current = &Current{Image: out.Image, Route: did.Route, Kernel: out.Kernel}
 	}
+	d.runs(out.Machine)
 	d.Kept = d.Kept[:min(len(d.Kept), max(did.Policy.Keep-1, 0))]
 	d.describe()
 }

@@ -79,6 +79,15 @@ func (d *deployment) watched() {
 	d.describe()
 }
 
+// runs takes the machine of the current generation from a rollout. What the watch told of
+// an earlier machine, or of an earlier boot of it, does not hold for one that was booted.
+func (d *deployment) runs(m step.Machine) {
+	if !m.Adopted || m.ID != d.Current.Machine.ID {
+		d.Watch = Watch{Booted: workflow.Now(d.ctx)}
+	}
+	d.Current.Machine = m
+}
+
 func (d *deployment) notWatched(why string) {
 	d.Watch.Unwatched, d.Watch.Due = why, workflow.Now(d.ctx).Add(watchAgain)
 }
@@ -110,7 +119,7 @@ func (d *deployment) describeWatch(b *strings.Builder) {
 	default:
 		fmt.Fprintf(b, "| state | booted at %s |\n", at(w.Booted))
 	}
-	if n := d.record(d.Current.generation()).Restarts; n > 0 {
+	if n := d.record(d.Current.generation()).Restarts; n > 0 && w.Ended != nil {
 		fmt.Fprintf(b, "| restarts | %d; it last ended at %s: %s |\n", n, at(w.Seen), cell(w.Ended.Text()))
 	}
 	if w.Failure != "" {
