@@ -122,7 +122,7 @@ func (p Prober) way(in step.Probation) (way, error) {
 	if in.Probe.HTTP != "" {
 		port, path = in.Probe.Request()
 	}
-	places, err := places(in.Machine, port)
+	places, err := p.places(in.Machine, port)
 	if err != nil {
 		return nil, err
 	}
@@ -136,30 +136,43 @@ func (p Prober) way(in step.Probation) (way, error) {
 	}, nil
 }
 
+// onHost is a target that can tell whether a machine's ports are those of its host.
+type onHost interface {
+	OnHost(m step.Machine) bool
+}
+
 // places returns where the app may answer: a port of all addresses of the machine. Port 0
-// is that of the first TCP address, else 80. A machine of this host that has no address is
-// at the loopback address.
-func places(m step.Machine, port int) (all []string, err error) {
+// is that of the first TCP address, else 80. On a worker's host an address with a port is
+// a way through the host to the machine: another port of it leads to another program.
+func (p Prober) places(m step.Machine, port int) (all []string, err error) {
 	addresses := m.Addresses
-	if port == 0 {
+	if o, ok := p.Target.(onHost); ok && len(addresses) == 0 && o.OnHost(m) {
+		addresses = []step.Address{{Kind: "ip", Address: "127.0.0.1"}}
+	}
+	given := port != 0
+	if !given {
 		port = 80
 		if i := slices.IndexFunc(addresses, func(a step.Address) bool { return a.Kind == "tcp" }); i >= 0 {
 			addresses, port = addresses[i:i+1], addresses[i].Port
 		}
 	}
-	if len(addresses) == 0 && m.Of().Host != "" {
-		addresses = []step.Address{{Address: "127.0.0.1"}}
-	}
 	for _, a := range addresses {
+		if m.Of().Host != "" && a.Kind != "ip" && (a.Kind != "tcp" || a.Port != port) {
+			continue
+		}
 		if place := net.JoinHostPort(a.Address, strconv.Itoa(port)); !slices.Contains(all, place) {
 			all = append(all, place)
 		}
 	}
-	if len(all) == 0 {
-		return nil, &step.Error{Kind: step.Unsupported, Field: "health", Err: errors.New("the machine has no address to probe"),
-			Hint: "probe its console: health: {console: ...}; or give the target an address"}
+	switch {
+	case len(all) > 0:
+		return all, nil
+	case given && len(addresses) > 0:
+		return nil, step.Invalid("health", "a TCP port of the host that leads to the machine; or probe its console: health: {console: ...}",
+			"port %d does not lead to the machine, only %s", port, step.Addresses(addresses, ", "))
 	}
-	return all, nil
+	return nil, &step.Error{Kind: step.Unsupported, Field: "health", Err: errors.New("the machine has no address to probe"),
+		Hint: "probe its console: health: {console: ...}; or give the target an address"}
 }
 
 // anyOf probes all places at the same time. One answer is enough: a worker may reach only

@@ -28,6 +28,11 @@ func (l *lab) Console(_ context.Context, from step.ConsoleFrom) (step.ConsoleTex
 
 func (l *lab) Observe(context.Context, step.Machine) (step.Health, error) { return l.health, nil }
 
+// host is a lab whose machines have the ports of this host.
+type host struct{ *lab }
+
+func (host) OnHost(step.Machine) bool { return true }
+
 func at(addresses ...step.Address) step.Machine {
 	return step.Machine{Addresses: addresses, Registration: step.Registration{Digest: strings.Repeat("0", 64), Spec: step.Spec{
 		Kind: "lab", Host: "here", Tags: step.Tags{App: "hello", Target: "dev", Life: "aa", Generation: 2}}}}
@@ -82,7 +87,7 @@ func TestProbe(t *testing.T) {
 		{"nobody listens", up, step.Probe{HTTP: "/"}, []step.Address{nobody}, "", "GET http://NOBODY/: connect: connection refused, 2 times in a row"},
 		{"the machine has ended", gone, step.Probe{HTTP: "/"}, []step.Address{nobody}, "", "GET http://NOBODY/: connect: connection refused; the machine is ended (exit status 1)"},
 		{"tcp", up, step.Probe{TCP: here.Port}, []step.Address{here}, "connected to HERE", ""},
-		{"tcp refused", up, step.Probe{TCP: nobody.Port}, []step.Address{here}, "", "connect to NOBODY: connect: connection refused, 2 times in a row"},
+		{"tcp refused", up, step.Probe{TCP: nobody.Port}, []step.Address{nobody}, "", "connect to NOBODY: connect: connection refused, 2 times in a row"},
 		{"console", up, step.Probe{Console: "(?m)^ready$"}, nil, `console matched "(?m)^ready$"`, ""},
 		{"console of a job", done, step.Probe{Console: "ready"}, nil, `console matched "ready"`, ""},
 		{"console without a match", up, step.Probe{Console: "steady"}, nil, "", `console did not match "steady", 2 times in a row`},
@@ -92,7 +97,7 @@ func TestProbe(t *testing.T) {
 			asked.Store(0)
 			test.probe.Interval, test.probe.Failures, test.probe.Window = "100ms", 2, "300ms"
 			began := time.Now()
-			out, err := Prober{test.lab}.Probe(t.Context(), step.Probation{Machine: at(test.addresses...), Probe: test.probe})
+			out, err := Prober{host{test.lab}}.Probe(t.Context(), step.Probation{Machine: at(test.addresses...), Probe: test.probe})
 			name := strings.NewReplacer("HERE", here.String(), "NOBODY", nobody.String())
 			if test.fail == "" {
 				if err != nil || out.Answer != name.Replace(test.answer) {
@@ -108,9 +113,33 @@ func TestProbe(t *testing.T) {
 			}
 		})
 	}
-	_, err = Prober{up}.Probe(t.Context(), step.Probation{Machine: step.Machine{}, Probe: step.Probe{TCP: 80, Interval: "1s", Failures: 1, Window: "1s"}})
-	if step.KindOf(err) != step.Unsupported || !strings.Contains(err.Error(), "no address to probe") {
-		t.Errorf("without an address: %v", err)
+}
+
+// The probe never asks a program of the host that is not the machine's.
+func TestProbeAsksTheMachineOnly(t *testing.T) {
+	foreign, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = foreign.Close() }()
+	port := tcp(foreign.Addr()).Port
+	for _, test := range []struct {
+		name    string
+		machine step.Machine
+		kind    step.Kind
+		say     string
+	}{
+		{"no address", step.Machine{}, step.Unsupported, "no address to probe"},
+		{"no address on a host", at(), step.Unsupported, "no address to probe"},
+		{"another port of the host", at(step.Address{Kind: "tcp", Address: "127.0.0.1", Port: 1}), step.InvalidSpec,
+			fmt.Sprintf("port %d does not lead to the machine, only 127.0.0.1:1", port)},
+		{"a UDP port", at(step.Address{Kind: "udp", Address: "127.0.0.1", Port: port}), step.InvalidSpec, "does not lead to the machine"},
+	} {
+		out, err := Prober{&lab{}}.Probe(t.Context(), step.Probation{Machine: test.machine,
+			Probe: step.Probe{TCP: port, Interval: "100ms", Failures: 1, Window: "100ms"}})
+		if step.KindOf(err) != test.kind || !strings.Contains(err.Error(), test.say) {
+			t.Errorf("%s: %q, %v", test.name, out.Answer, err)
+		}
 	}
 }
 

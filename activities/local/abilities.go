@@ -94,3 +94,18 @@ func (t *Target) forecast(spec step.Spec) ([]step.Action, error) {
 	}
 	return append(all, starts), nil
 }
+
+// OnHost reports whether the machine's ports are this host's: a program's are, a Solo5
+// guest's are not.
+func (t *Target) OnHost(m step.Machine) bool {
+	at, err := t.machines.Of(m.Of().Tags)
+	if err != nil {
+		return false
+	}
+	rec, err := at.Record()
+	if err != nil {
+		return false
+	}
+	s, err := readRecord(rec.Options)
+	return err == nil && s.ABI == image.LinuxExecutable
+}

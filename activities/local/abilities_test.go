@@ -28,6 +28,9 @@ func TestObserveSaysHowItEnded(t *testing.T) {
 			b := newBench(t)
 			r := b.register(linux, b.spec(test.options))
 			m := b.boot(r)
+			if !b.target().OnHost(m) {
+				t.Error("a program has not the ports of its host")
+			}
 			test.end(b, r)
 			var h step.Health
 			b.until("its end", func() bool {

@@ -56,6 +56,9 @@ func TestSolo5Devices(t *testing.T) {
 			if !strings.Contains(text, "tender: 64 MB\n") || !strings.Contains(text, "arp: the host answered\n") {
 				t.Errorf("got\n%s", text)
 			}
+			if b.target().OnHost(m) {
+				t.Error("a guest has the ports of its host")
+			}
 			if strings.Contains(test.block, "path") {
 				if got, err := os.ReadFile(mine); err != nil || !strings.HasPrefix(string(got), "written!") || !strings.Contains(text, "block of 4096 bytes had my bytes\n") {
 					t.Errorf("the block file has %.20q (%v)\n%s", got, err, text)
