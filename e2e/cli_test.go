@@ -114,7 +114,7 @@ func TestJSON(t *testing.T) {
 		{"version", "version", ``},
 		{"dev status", "serverUp", `false`},
 		{"destroy", "event", `"destroyed"`},
-		{"status --all", "state", `"completed"`},
+		{"status --all", "state", `"destroyed"`},
 	} {
 		r := l.morgana(folder, append(strings.Fields(c.args), "-o", "json")...)
 		lines := parsed[object](t, r.out)
@@ -259,7 +259,7 @@ func TestStatusAndConsole(t *testing.T) {
 	if r := l.morgana(folder, "destroy"); r.code != 0 {
 		t.Errorf("destroy %+v", r)
 	}
-	if r := l.morgana(folder, "status", "--all"); r.code != 0 || !strings.Contains(r.out, "completed") {
+	if r := l.morgana(folder, "status", "--all"); r.code != 0 || !strings.Contains(r.out, "destroyed") {
 		t.Errorf("status --all: %+v", r)
 	}
 

@@ -44,10 +44,9 @@ each line is printed when it changes.`,
 
 // deploymentLine is a line of "morgana status -o json".
 type deploymentLine struct {
-	App     string    `json:"app"`
-	Target  string    `json:"target"`
-	State   string    `json:"state"` // up ended gone unreachable starting destroying, "rolling out 2", ...
-	Started time.Time `json:"started"`
+	App    string `json:"app"`
+	Target string `json:"target"`
+	State  string `json:"state"` // up ended gone unreachable starting destroying, "rolling out 2", ...
 	workflows.DeploymentStatus
 	// Health is the machine's state as the target reports it now, nil if it cannot report
 	// one or was not reached.
@@ -146,12 +145,18 @@ func (l *deploymentLine) state() string {
 }
 
 // age returns how long the machine has been in its state: since the target's time, or since
-// the machine was booted, or else since the deployment began.
+// the machine was booted, or else since the deployment began. It is "-" for a machine that
+// ended or is gone since an unknown time.
 func (l *deploymentLine) age(now time.Time) string {
 	since := l.Started
-	switch {
-	case l.Health != nil && !l.Health.Since.IsZero():
-		since = l.Health.Since
+	switch h := l.Health; {
+	case h != nil && !h.Since.IsZero():
+		since = h.Since
+	case h != nil && h.State != step.Running && l.Machine != nil && !l.Machine.Ended:
+		if l.Watch.Ended == nil || !l.Watch.Seen.After(l.Watch.Booted) {
+			return "-"
+		}
+		since = l.Watch.Seen
 	case l.Machine != nil && !l.Watch.Booted.IsZero():
 		since = l.Watch.Booted
 	}
@@ -223,13 +228,16 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	if len(parts) != 3 {
 		return deploymentLine{}, false
 	}
-	l := deploymentLine{App: parts[1], Target: parts[2], Started: info.GetStartTime().AsTime()}
-	if info.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
-		if !ended {
+	l := deploymentLine{App: parts[1], Target: parts[2]}
+	l.Started = info.GetStartTime().AsTime()
+	if status := info.GetStatus(); status != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		if !ended || status == enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW { // its next run is listed
 			return l, false
 		}
-		l.State = strings.ToLower(info.GetStatus().String())
-		if info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_FAILED {
+		switch l.State = strings.ToLower(status.String()); status {
+		case enums.WORKFLOW_EXECUTION_STATUS_COMPLETED:
+			l.State = "destroyed"
+		case enums.WORKFLOW_EXECUTION_STATUS_FAILED:
 			to.why(ctx, info, &l)
 		}
 		return l, true

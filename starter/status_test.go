@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/api/common/v1"
+	enums "go.temporal.io/api/enums/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
+
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -16,7 +20,8 @@ func TestTable(t *testing.T) {
 	now := time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	line := func(target string, change func(*deploymentLine)) deploymentLine {
-		l := deploymentLine{App: "web", Target: target, State: "up", Started: ago(24 * time.Hour)}
+		l := deploymentLine{App: "web", Target: target, State: "up"}
+		l.Started = ago(24 * time.Hour)
 		l.Kind, l.Machine = "qemu", &step.Machine{ID: "7", Addresses: []step.Address{{Kind: "tcp", Address: "10.0.0.1", Port: 80}}}
 		l.Machine.Registration.Spec.Generation = 3
 		change(&l)
@@ -34,9 +39,13 @@ func TestTable(t *testing.T) {
 		}),
 		line("far", func(l *deploymentLine) { l.take(workflows.Observed{Failure: "connection refused"}) }),
 		line("mute", func(l *deploymentLine) { l.take(workflows.Observed{}) }),
+		line("job", func(l *deploymentLine) { // it had ended before its deploy was done
+			l.Machine.Ended, l.Watch.Booted = true, ago(time.Hour)
+			l.take(workflows.Observed{Health: &step.Health{State: step.Ended, How: "exit status 0"}})
+		}),
 		line("restarted", func(l *deploymentLine) {
 			l.Policy.Restart, l.Restarts = step.RestartAlways, 4
-			l.Watch = workflows.Watch{InRow: 4, Due: now, Failure: "port in use"}
+			l.Watch = workflows.Watch{InRow: 4, Due: now, Failure: "port in use", Booted: ago(time.Hour), Ended: &step.Health{}, Seen: ago(time.Minute)}
 			l.take(workflows.Observed{Health: &step.Health{State: step.Gone}})
 		}),
 	}
@@ -47,16 +56,32 @@ func TestTable(t *testing.T) {
 	due := "restart 5 is due at " + now.Local().Format(time.TimeOnly)
 	want := `APP TARGET KIND GENERATION STATE MACHINE ADDRESSES AGE RESTARTS FAILURE
 web told qemu 3 up 7 10.0.0.2 1m0s -
-web crashed qemu 3 ended (crashed), last deploy failed 7 - 1h0m0s - no gcc
+web crashed qemu 3 ended (crashed), last deploy failed 7 - - - no gcc
 web far qemu 3 unreachable 7 10.0.0.1:80 24h0m0s - connection refused
 web mute qemu 3 up 7 10.0.0.1:80 24h0m0s -
-web restarted qemu 3 gone 7 - 24h0m0s 4 restart: port in use; ` + due + "\n"
+web job qemu 3 ended (exit status 0) 7 - 1h0m0s -
+web restarted qemu 3 gone 7 - 1m0s 4 restart: port in use; ` + due + "\n"
 	var got strings.Builder
 	for l := range strings.Lines(out.String()) {
 		got.WriteString(strings.Join(strings.Fields(l), " ") + "\n")
 	}
 	if got.String() != want {
 		t.Errorf("got\n%swant\n%s", got.String(), want)
+	}
+}
+
+// A run that continued as new is no deployment of its own, and one that ended well was
+// destroyed.
+func TestEndedDeployments(t *testing.T) {
+	for status, want := range map[enums.WorkflowExecutionStatus]string{
+		enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW: "",
+		enums.WORKFLOW_EXECUTION_STATUS_COMPLETED:        "destroyed",
+		enums.WORKFLOW_EXECUTION_STATUS_TERMINATED:       "terminated",
+	} {
+		info := &workflowpb.WorkflowExecutionInfo{Execution: &common.WorkflowExecution{WorkflowId: "deployment/web/loc"}, Status: status}
+		if l, ok := (&connection{}).describe(t.Context(), info, true); ok != (want != "") || ok && l.State != want {
+			t.Errorf("%s is listed: %t, as %q; want %q", status, ok, l.State, want)
+		}
 	}
 }
 

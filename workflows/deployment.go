@@ -23,7 +23,7 @@ import (
 func Deployment(ctx workflow.Context, state DeploymentState) error {
 	d := &deployment{ctx: ctx, DeploymentState: state}
 	if d.Life == "" {
-		d.Life = LifeOf(workflow.GetInfo(ctx).FirstRunID)
+		d.Life, d.Started = LifeOf(workflow.GetInfo(ctx).FirstRunID), workflow.Now(ctx)
 	}
 	if err := d.listen(); err != nil {
 		return err
@@ -230,7 +230,7 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 
 func (d *deployment) status() DeploymentStatus {
 	s := DeploymentStatus{Project: d.Last.Origin.Project, Folder: d.Last.Origin.Folder, Host: d.Last.Origin.Host, Kind: d.Last.Kind,
-		Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil,
+		Started: d.Started, Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil,
 		Git: d.Last.Origin.Git, Commit: d.Commit}
 	if d.Current != nil {
 		s.Machine, s.Route, s.Policy, s.Watch = &d.Current.Machine, d.Current.Route, d.Policy, d.Watch

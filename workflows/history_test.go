@@ -74,10 +74,14 @@ func TestHistory(t *testing.T) {
 		t.Errorf("generation 4: %+v", g)
 	}
 
+	began := state.Started
 	again := newSite(t)
 	again.after(time.Hour, func() {
 		if got, want := again.told(t), "1 replaced by 4 *, 2 failed by 1, 3 unchanged by 1, 4 current *"; got != want {
 			t.Errorf("history %s, want %s", got, want)
+		}
+		if d := again.status(t); began.IsZero() || !d.Started.Equal(began) {
+			t.Errorf("started at %s, want %s", d.Started, began)
 		}
 		again.update(UpdateDestroy, DestroyRequest{})
 	})

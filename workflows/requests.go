@@ -3,6 +3,7 @@ package workflows
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -66,6 +67,8 @@ type DeploymentStatus struct {
 	// machine's, or one that made the same image.
 	Commit string `json:"commit,omitempty"`
 	Kind   string `json:"kind,omitempty"`
+	// Started is when the deployment began.
+	Started time.Time `json:"started,omitzero"`
 	// Generation is that of the last accepted deploy.
 	Generation int `json:"generation"`
 	// Machine is the running machine, nil if there is none. Route is the route that
@@ -94,8 +97,9 @@ type DeploymentStatus struct {
 // DeploymentState is the input of a Deployment: zero at its start, its state when it
 // continues as new.
 type DeploymentState struct {
-	Life       string `json:"life,omitempty"`
-	Generation int    `json:"generation,omitempty"`
+	Life       string    `json:"life,omitempty"`
+	Started    time.Time `json:"started,omitzero"`
+	Generation int       `json:"generation,omitempty"`
 	// Current runs. Kept ran before it, the newest first; their images are still registered.
 	Current *Current   `json:"current,omitempty"`
 	Kept    []*Current `json:"kept,omitempty"`
