@@ -93,3 +93,33 @@ func TestStagesHaveTheirLogs(t *testing.T) {
 		}
 	}
 }
+
+// A deploy that was cancelled is not repeated by a schedule, and does not own the app.
+func TestACancelledDeployIsNotRepeated(t *testing.T) {
+	s := newSite(t)
+	var foreign *answer
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "good")) })
+	s.after(time.Hour, func() {
+		bad := order("/b", "bad")
+		bad.TakeOver = true
+		s.update(UpdateDeploy, bad)
+		s.update(UpdateDeploy, order("/b", "queued"))
+	})
+	s.after(time.Second, func() { s.update(UpdateCancel, nil) })
+	s.after(time.Hour, func() {
+		foreign = s.update(UpdateDeploy, order("/b", "bad"))
+		s.update(UpdateRedeploy, RedeployRequest{})
+	})
+	s.after(time.Hour, func() {
+		if got := s.ran[len(s.ran)-1].Spec; string(got.Options) != `{"args":"good"}` || got.Generation != 4 {
+			t.Errorf("the redeploy rolled out generation %d with %s", got.Generation, got.Options)
+		}
+		if d := s.status(t); d.Folder != "/a" || foreign.accepted {
+			t.Errorf("status %+v, a deploy of another project: %+v", d, foreign)
+		}
+		s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Error(err)
+	}
+}

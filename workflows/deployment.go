@@ -136,6 +136,7 @@ func (d *deployment) rollout() error {
 	err := child.Get(ctx, &out)
 	d.rolling, d.cancel = nil, nil
 	d.lastEnd = rolloutEnd{next.Spec.Generation, out, err}
+	d.settle(&next, err)
 
 	if err == nil {
 		d.succeeded(next, out)

@@ -214,3 +214,26 @@ func TestScheduleKeepsOffARolledBackImage(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A redeploy of a deploy that was not healthy is probed as that deploy was, although the
+// machine that runs came from one without a probe.
+func TestRedeployKeepsTheProbe(t *testing.T) {
+	w := newProbed(t)
+	w.after(0, func() { w.deploy("h1", "1") })
+	w.after(time.Hour, func() {
+		w.fail["Probe"] = sick
+		w.healthy("2")
+	})
+	w.after(time.Hour, func() {
+		w.expect(t, "unhealthy", 1, 1)
+		w.digest = digest("3") // the branch has moved, and is still sick
+		w.update(UpdateRedeploy, RedeployRequest{})
+	})
+	w.after(time.Hour, func() {
+		w.expect(t, "redeploy of a sick app", 1, 1)
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil {
+		t.Error(err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -31,19 +32,53 @@ type RedeployResult struct {
 
 // redeployable is the validator of redeploy.
 func (d *deployment) redeployable(RedeployRequest) error {
-	if d.Last.App == "" {
+	if err := d.beingDestroyed("redeploy"); err != nil {
+		return err
+	}
+	if d.repeated() == nil {
 		return Fail(&step.Error{Kind: step.NotFound, Err: errors.New("there is no deploy to repeat")})
 	}
-	return d.beingDestroyed("redeploy")
+	return nil
+}
+
+// repeated returns the request that a redeploy repeats: the one that runs or is queued, or
+// else Repeat.
+func (d *deployment) repeated() *DeployRequest {
+	if last := d.lastWanted(); last != nil {
+		return last.repeat()
+	}
+	return d.Repeat
+}
+
+// repeat returns the request that asks for the same machine as it did before its fetch and
+// check. A later rollout of it completes its Spec anew.
+func (r *Request) repeat() *DeployRequest {
+	s := r.Spec
+	s.Host, s.Alone = "", false
+	if s.Origin.Git != nil {
+		git := *s.Origin.Git
+		git.Commit = ""
+		s.Origin.Git, s.Origin.Archive, s.Origin.Kernel = &git, nil, nil
+	}
+	return &DeployRequest{Spec: s, Route: r.Route, Policy: r.Policy}
+}
+
+// settle makes the request of a rollout that ended the one to repeat, unless it was
+// cancelled: then the request before it is the last one again.
+func (d *deployment) settle(did *Request, err error) {
+	if err == nil || !d.cancelling && !temporal.IsCanceledError(err) {
+		d.Repeat = did.repeat()
+	}
+	if d.Repeat != nil && len(d.queue) == 0 {
+		d.Last, d.LastRoute = d.Repeat.Spec, d.Repeat.Route
+	}
 }
 
 // redeploy rolls out the last request again and waits for the end of the rollout.
 func (d *deployment) redeploy(ctx workflow.Context, in RedeployRequest) (out RedeployResult, err error) {
-	next := Request{Spec: d.Last, Route: d.LastRoute, Policy: d.Policy.WithDefaults(), Why: BySchedule}
+	again := d.repeated()
+	next := Request{Spec: again.Spec, Route: again.Route, Policy: again.Policy, Why: BySchedule}
 	next.Spec.Rebuild = in.Rebuild
-	if last := d.lastWanted(); last != nil {
-		next.Policy = last.Policy
-	}
 	accepted, err := d.attach(ctx, next)
 	if err != nil {
 		return out, err

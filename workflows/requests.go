@@ -110,9 +110,12 @@ type DeploymentState struct {
 	Commit string `json:"commit,omitempty"`
 	// History lists the last generations, the oldest first.
 	History []Generation `json:"history,omitempty"`
-	// Last is the Spec of the newest accepted deploy.
+	// Last is the Spec of the newest accepted deploy that was not cancelled.
 	Last      step.Spec  `json:"last,omitzero"`
 	LastRoute step.Route `json:"lastRoute,omitzero"`
+	// Repeat is the request that a redeploy repeats: the last one whose rollout ended and
+	// was not cancelled.
+	Repeat *DeployRequest `json:"repeat,omitempty"`
 	// Policy is that of the last rollout that succeeded.
 	Policy step.Policy `json:"policy,omitzero"`
 	Watch  Watch       `json:"watch,omitzero"`

@@ -31,21 +31,8 @@ func (d *deployment) rollBack(ctx workflow.Context, in RollbackRequest) (Accepte
 	next := Request{Spec: back.Image.Spec, Route: back.Route, Policy: d.Policy, Why: ByRollback,
 		Of: back.generation(), Image: &back.Image, Kernel: back.Kernel}
 	accepted, err := d.enqueue(ctx, next)
-	d.Last = asked(d.Last)
 	accepted.Of = next.Of
 	return accepted, err
-}
-
-// asked returns the Spec of a deploy as it was before fetch and check. A later rollout of
-// it completes it anew.
-func asked(s step.Spec) step.Spec {
-	s.Host, s.Alone = "", false
-	if s.Origin.Git != nil {
-		git := *s.Origin.Git
-		git.Commit = ""
-		s.Origin.Git, s.Origin.Archive, s.Origin.Kernel = &git, nil, nil
-	}
-	return s
 }
 
 // canRollBack is the validator of rollback.

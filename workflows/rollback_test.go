@@ -143,12 +143,13 @@ func TestRollbackRefuses(t *testing.T) {
 // A later redeploy begins with what the user asked for, not with an old commit.
 func TestAskedAgain(t *testing.T) {
 	done := step.Spec{Host: "h1", Alone: true, Origin: step.Origin{Archive: &step.Artifact{}, Git: &step.Git{URL: "u", Ref: "main", Commit: "c0ffee"}}}
-	got := fmt.Sprintf("%+v %+v", asked(done), *asked(done).Origin.Git)
+	asked := (&Request{Spec: done}).repeat().Spec
+	got := fmt.Sprintf("%+v %+v", asked, *asked.Origin.Git)
 	want := step.Spec{Origin: step.Origin{Git: &step.Git{URL: "u", Ref: "main"}}}
-	if asked(done).Host != "" || asked(done).Alone || asked(done).Origin.Archive != nil || *asked(done).Origin.Git != *want.Origin.Git {
+	if asked.Host != "" || asked.Alone || asked.Origin.Archive != nil || *asked.Origin.Git != *want.Origin.Git {
 		t.Error(got)
 	}
 	if done.Origin.Git.Commit == "" {
-		t.Error("asked has changed its argument")
+		t.Error("repeat has changed its request")
 	}
 }
