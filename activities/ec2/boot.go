@@ -100,7 +100,7 @@ func (b *boot) look(ctx context.Context) (ready bool, err error) {
 	case len(live) > 0:
 		return b.alive(ctx, live)
 	case b.id == "":
-		if len(dead) > 0 && byItself(dead[0]) {
+		if len(dead) > 0 && isResult(dead[0]) {
 			b.adopt(dead[0])
 			return b.outcome(ctx)
 		}

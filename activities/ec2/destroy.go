@@ -216,20 +216,27 @@ func (d *destroy) listed(ctx context.Context, of step.Tags) (all []types.Instanc
 }
 
 // terminate terminates the instances among all that match and are not terminated yet, and
-// reports whether none is left. It keeps waiting up to date.
+// reports whether none is left. It keeps waiting up to date. With KeepImage it closes those
+// that Boot would return as Ended.
 func (d *destroy) terminate(ctx context.Context, all []types.Instance, waiting map[string]bool) (over bool) {
 	living := map[string]bool{}
 	for _, in := range all {
 		id := aws.ToString(in.InstanceId)
-		if wait, known := waiting[id]; !d.matches(in) || in.State.Name == types.InstanceStateNameTerminated || known && !wait {
+		is := in.State.Name
+		past := is == types.InstanceStateNameTerminated && (!d.what.KeepImage || !isResult(in))
+		if wait, known := waiting[id]; !d.matches(in) || past || known && !wait {
 			continue
 		}
 		step.Report(ctx, step.Progress{Note: "terminating " + id})
 		living[id], waiting[id] = true, true
-		if in.State.Name == types.InstanceStateNameShuttingDown {
+		end := d.c.terminate
+		switch is {
+		case types.InstanceStateNameShuttingDown:
 			continue
+		case types.InstanceStateNameTerminated:
+			end = d.c.close
 		}
-		if err := d.c.terminate(ctx, id); err != nil && !gone(err) {
+		if err := end(ctx, id); err != nil && !gone(err) {
 			d.note(kindInstance+" "+id, err)
 			waiting[id] = false
 		}

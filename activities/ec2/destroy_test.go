@@ -314,6 +314,31 @@ func TestOptionsNameOtherAddresses(t *testing.T) {
 	}
 }
 
+// After Destroy with KeepImage, as for a restart, Boot makes another instance. EC2 lists a
+// spot instance that shut itself down for an hour.
+func TestBootAfterAnInstanceEndedItself(t *testing.T) {
+	environ(t)
+	for name, spot := range map[string]bool{"on demand": false, "spot": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.options(func(o *Options) { o.Spot = spot })
+			first := b.boot(1)
+			b.g.set("hello and good bye", true)
+			b.eventually("the instance has ended", func() bool {
+				h, err := New(b.site).Observe(t.Context(), first)
+				return err == nil && h.State == step.Ended
+			})
+			b.stop(1)
+			b.g.set("hello", false)
+			if m := b.boot(1); m.Ended || m.ID == first.ID {
+				t.Errorf("booted %s after %s, ended %t", m.ID, first.ID, m.Ended)
+			}
+			b.destroy(0)
+			b.left(b.before)
+		})
+	}
+}
+
 // A generation that never was ready, and was kept to be looked at, inherits nothing.
 func TestHeirWasReady(t *testing.T) {
 	environ(t)

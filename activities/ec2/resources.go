@@ -80,6 +80,19 @@ func isDead(in types.Instance) bool {
 // byItself reports whether an instance shut itself down.
 func byItself(in types.Instance) bool { return reasonCode(in) == "Client.InstanceInitiatedShutdown" }
 
+// isResult reports whether a dead instance shut itself down, and no Destroy came since.
+func isResult(in types.Instance) bool { return byItself(in) && value(in.Tags, tagEnded) == "" }
+
+// close marks an instance that shut itself down: EC2 lists it for an hour, and the next Boot
+// makes another.
+func (c *cloud) close(ctx context.Context, id string) error {
+	_, err := c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: []types.Tag{tag(tagEnded, "yes")}})
+	if err != nil {
+		return failed("tag instance "+id, err)
+	}
+	return nil
+}
+
 // byEC2 reports whether EC2 itself ended an instance, as for lack of capacity.
 func byEC2(in types.Instance) bool { return strings.HasPrefix(reasonCode(in), "Server.") }
 

@@ -21,7 +21,8 @@ const (
 	tagDigest = "morgana:digest"
 	// tagUse and a rollout's folder name make the key of [useTag].
 	tagUse = "morgana:use:"
-	// tagEnded is that of an import task which Destroy has ended.
+	// tagEnded is that of an import task which Destroy has ended, and of an instance which
+	// shut itself down before Destroy.
 	tagEnded = "morgana:ended"
 	// tagReady says that an instance was ready.
 	tagReady = "morgana:ready"
