@@ -74,8 +74,8 @@ func (o Carriage) Read() error {
 	return nil
 }
 
-// Complete fills in Linux, and refuses a host that lacks the parts for a kernel:
-// Unsupported.
+// Complete fills in Linux, and refuses a host that lacks the parts for a kernel
+// (Unsupported) or the package of Linux (NotFound).
 func (o *Carriage) Complete(ctx context.Context, spec step.Spec) (err error) {
 	if !o.Carried() {
 		return nil
@@ -92,6 +92,10 @@ func (o *Carriage) Complete(ctx context.Context, spec step.Spec) (err error) {
 	}
 	if o.Linux == "" {
 		o.Linux, err = Newest(ctx)
+	} else if filepath.IsAbs(o.Linux) {
+		if _, missing := os.Stat(o.Linux); missing != nil {
+			return &step.Error{Kind: step.NotFound, Field: "linux", Hint: ownFix, Err: missing}
+		}
 	}
 	return err
 }

@@ -46,13 +46,17 @@ func TestTenderOfTheSwitch(t *testing.T) {
 		}
 	}
 	t.Setenv("PATH", bin)
+	deb := filepath.Join(bin, "morgana-carrier") // a file that is there
 	spec := step.Spec{Origin: step.Origin{ABIs: []string{image.Solo5SPT}}, Toolchain: step.Recipe{Kind: "mirage", Options: json.RawMessage(`{"switch":"five"}`)}}
-	if err := (&carrier.Carriage{Carrier: "linux", Linux: "/a.deb"}).Complete(t.Context(), spec); err != nil {
+	if err := (&carrier.Carriage{Carrier: "linux", Linux: deb}).Complete(t.Context(), spec); err != nil {
 		t.Error(err)
 	}
-	spec.Toolchain.Options = nil
 	var e *step.Error
-	if err := (&carrier.Carriage{Carrier: "linux", Linux: "/a.deb"}).Complete(t.Context(), spec); !errors.As(err, &e) || e.Kind != step.Unsupported || e.Field != "tender" {
+	if err := (&carrier.Carriage{Carrier: "linux", Linux: bin + "/none.deb"}).Complete(t.Context(), spec); !errors.As(err, &e) || e.Kind != step.NotFound || e.Field != "linux" {
+		t.Errorf("without the package: %v", err)
+	}
+	spec.Toolchain.Options = nil
+	if err := (&carrier.Carriage{Carrier: "linux", Linux: deb}).Complete(t.Context(), spec); !errors.As(err, &e) || e.Kind != step.Unsupported || e.Field != "tender" {
 		t.Errorf("of another switch: %v", err)
 	}
 	for _, n := range carrier.Needs(t.Context()) {

@@ -155,8 +155,12 @@ func (s *settings) choose(abis []string) error {
 	} else if s.Virtualization == virtHVM && s.Backing != backingBundle && slices.Contains(abis, image.Solo5Xen) {
 		by, s.onXen = image.GRUBOnXen, true
 	}
-	if _, err := image.Supports(by, abis); err != nil {
+	abi, err := image.Supports(by, abis)
+	if err != nil {
 		return err
+	}
+	if abi == image.Solo5HVT { // few types have nested virtualization, and only on request
+		return unsupported("", "build it with -t spt", errors.New("ec2 cannot boot a Solo5 hvt kernel: its tender needs KVM, which the instance lacks"))
 	}
 	if s.Backing == backingBundle {
 		s.Virtualization = virtPV

@@ -44,6 +44,7 @@ func TestChoose(t *testing.T) {
 		"MirageOS unix":         {image.MirageABIs("unix"), Options{}, Options{}, step.Unsupported, "", "carrier: linux"},
 		"MirageOS spt":          {image.MirageABIs("spt"), Options{Carriage: linux, Port: 80}, Options{Virtualization: virtHVM, BootMode: bootBIOS, InstanceType: "t3.micro"}, "", "", ""},
 		"a virtio kernel in it": {virtio, Options{Carriage: linux}, Options{}, step.Unsupported, "", "build it with MirageOS -t spt"},
+		"MirageOS hvt":          {image.MirageABIs("hvt"), Options{Carriage: linux}, Options{}, step.Unsupported, "", "build it with -t spt"},
 		"MirageOS virtio":       {virtio, Options{}, Options{Virtualization: virtHVM, BootMode: bootBIOS, InstanceType: "t3.micro"}, "", "", ""},
 		"virtio with a port":    {virtio, Options{Port: 80}, Options{}, step.Unsupported, "port", "no network on EC2"},
 		"virtio with an EIP":    {virtio, Options{ElasticIP: "eipalloc-1"}, Options{}, step.Unsupported, "elastic_ip", "no network on EC2"},
