@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -72,5 +74,16 @@ targets:
 		t.Errorf("exit %d:\n%s%s", r.code, r.out, r.errOut)
 	}
 	l.morgana(folder, "destroy", "-t", "dev")
+
+	// Only a deploy puts a kernel that exists already into the store.
+	folder = l.project("app: given\ntoolchain: {kind: prebuilt, kernel: run}\ntargets: {dev: {kind: local, args: ['30'], timeout: 5s}}\n")
+	sleep, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.write(filepath.Join(folder, "run"), string(sleep))
+	if p := planned(3, "no machine runs"); len(p.Sends) != 2 {
+		t.Errorf("a kernel not yet stored: %+v", p)
+	}
 	l.clean()
 }

@@ -74,6 +74,9 @@ type planStage struct {
 	Does string `json:"does"`
 }
 
+// theKernel is sent for toolchain prebuilt.
+const theKernel = "the kernel"
+
 // sending is something that is sent somewhere.
 type sending struct {
 	What string `json:"what"`
@@ -105,7 +108,7 @@ func (c *cli) plan(ctx context.Context, f deployFlags) error {
 			base, _, _ := strings.Cut(a.URI, "/sha256/")
 			source = &sending{What: "the source", To: "store " + base, Bytes: &a.Size}
 			if r.kernel != nil {
-				source.What = "the kernel"
+				source.What = theKernel
 			}
 		}
 		return a, err
@@ -209,6 +212,9 @@ func (l *planLine) fill(in workflows.DeployRequest, now workflows.DeploymentDeta
 	}
 	if source != nil {
 		l.Sends = append(l.Sends, *source)
+		if source.What == theKernel {
+			l.Notes = append(l.Notes, "deploy tells whether the kernel fits the options, when it is in the store")
+		}
 	}
 	if !f.Same {
 		image := sending{What: "the image", To: "target " + l.Kind, About: true}

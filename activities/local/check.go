@@ -50,11 +50,15 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	}
 	if spec.Origin.Kernel != nil {
 		kernel, done, err := t.machines.Kernel(ctx, spec.Tags, *spec.Origin.Kernel)
-		if err != nil {
+		switch {
+		case step.KindOf(err) == step.NotFound:
+			// A plan puts no kernel into the store. Package tells whether it fits.
+		case err != nil:
 			return spec, err
-		}
-		if err := errors.Join(s.fit(kernel.Info), done()); err != nil {
-			return spec, err
+		default:
+			if err := errors.Join(s.fit(kernel.Info), done()); err != nil {
+				return spec, err
+			}
 		}
 	}
 	if _, err := s.tender(ctx, spec.Toolchain); err != nil {

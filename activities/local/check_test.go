@@ -111,6 +111,19 @@ func TestDevicesOfTheSource(t *testing.T) {
 	}
 }
 
+// A plan asks for a kernel that only a deploy puts into the store.
+func TestKernelNotStored(t *testing.T) {
+	b := newBench(t)
+	spec := b.spec(`{}`)
+	k := b.kernel(linux, spec)
+	k.File.SHA256 = strings.Repeat("0", 64)
+	k.File.URI = k.File.URI[:len(k.File.URI)-64] + k.File.SHA256
+	spec.Origin = step.Origin{Kernel: &k.File, ABIs: k.ABIs}
+	if _, err := b.target().Check(t.Context(), spec); err != nil {
+		t.Error(told(err))
+	}
+}
+
 // A tender that is not in PATH is taken from the opam switch in which the kernel is made.
 func TestTenderOfTheSwitch(t *testing.T) {
 	root := t.TempDir()
