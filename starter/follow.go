@@ -59,7 +59,8 @@ func (f *follower) run(ctx context.Context, t step.Tags, detach bool, ask func(a
 		return nil
 	}
 	out, err := f.follow(ctx, accepted)
-	if s := f.settled(ctx, accepted.Tags); temporal.IsCanceledError(err) {
+	s := f.settled(ctx, accepted.Tags, err)
+	if temporal.IsCanceledError(err) {
 		cause := "cancelled"
 		if s.Destroying {
 			cause += ": the deployment is being destroyed"
@@ -67,7 +68,9 @@ func (f *follower) run(ctx context.Context, t step.Tags, detach bool, ask func(a
 		err = &step.Error{Op: accepted.RolloutID, Err: errors.New(cause), Hint: "nothing of this deploy is left"}
 	}
 	if err != nil {
-		return f.failed(accepted.Tags, err)
+		e := *workflows.Failure(err)
+		s.Back(&e)
+		return f.failed(accepted.Tags, &e)
 	}
 	f.emit(event{Event: "deployed", Machine: &out.Machine, Unchanged: out.Unchanged, Commit: out.Image.Spec.Origin.Revision(), Left: out.Left}, accepted.Tags)
 	return nil
@@ -99,14 +102,25 @@ func located(p *config.Project, t config.Target, err error, byTarget bool) *step
 }
 
 // settled waits until the Deployment has recorded the rollout's end, which status and
-// destroy read there, and returns its status.
-func (f *follower) settled(ctx context.Context, t step.Tags) (s workflows.DeploymentStatus) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// destroy read there, and returns its status. After a probe that failed the Deployment first
+// boots the machine before.
+func (f *follower) settled(ctx context.Context, t step.Tags, err error) (s workflows.DeploymentStatus) {
+	limit := 5 * time.Second
+	if err != nil && f.seen[step.Probing] != "" {
+		limit = workflows.Patience
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		s = workflows.DeploymentStatus{}
 		answer, err := f.to.QueryWorkflow(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus)
-		if err != nil || answer.Get(&s) != nil || s.Rolling == nil || *s.Rolling != t || sleep(ctx, look/5) != nil {
+		if err != nil || answer.Get(&s) != nil || s.Rolling == nil || *s.Rolling != t {
+			return s
+		}
+		if limit > 5*time.Second && s.Machine != nil {
+			f.waits(t, "failed; booting the machine before")
+		}
+		if sleep(ctx, look/5) != nil {
 			return s
 		}
 	}

@@ -1,10 +1,8 @@
 package workflows
 
 import (
-	"errors"
 	"slices"
 
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -46,17 +44,14 @@ func (d *deployment) cancelRollouts(ctx workflow.Context) (out CancelResult, err
 		return out, err
 	}
 	end := d.lastEnd
-	canceled, byRequest := errors.AsType[*temporal.CanceledError](end.err)
 	switch {
 	case end.generation != t.Generation: // a destroy that forgets does not wait for it
 		out.Left = append(out.Left, RolloutID(t)+" goes on to remove its resources")
 	case end.err == nil:
 		out.Succeeded = t.Generation
 		return out, nil
-	case byRequest && canceled.HasDetails():
-		_ = canceled.Details(&out.Destroyed) // details of another shape: not known
-	case !byRequest:
-		out.Left = Failure(end.err).Left
+	default:
+		out.Removed, out.Left = details(end.err).Removed, Failure(end.err).Left
 	}
 	out.Cancelled = slices.Insert(out.Cancelled, 0, t.Generation)
 	return out, nil

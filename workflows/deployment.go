@@ -134,6 +134,9 @@ func (d *deployment) rollout() error {
 		return nil
 	}
 	err := child.Get(ctx, &out)
+	if details(err).Probed {
+		d.goBack()
+	}
 	d.rolling, d.cancel = nil, nil
 	d.lastEnd = rolloutEnd{next.Spec.Generation, out, err}
 	d.settle(&next, err)
@@ -144,9 +147,7 @@ func (d *deployment) rollout() error {
 	}
 	if e := d.destroy; e != nil {
 		e.result.Cancelled = slices.Insert(e.result.Cancelled, 0, next.Spec.Generation)
-		if canceled, ok := errors.AsType[*temporal.CanceledError](err); ok && canceled.HasDetails() {
-			_ = canceled.Details(&e.result.Destroyed) // details of another shape: not known
-		}
+		e.result.Removed = details(err).Removed
 	}
 	twin := temporal.IsWorkflowExecutionAlreadyStartedError(err)
 	if _, own := errors.AsType[*temporal.ApplicationError](err); own || twin || temporal.IsCanceledError(err) {
@@ -159,11 +160,7 @@ func (d *deployment) rollout() error {
 	d.failed(next.Spec.Tags, err)
 	if !temporal.IsCanceledError(err) { // a cancelled rollout left nothing, and is no failure
 		d.Failure = Failure(err).Error()
-		told := details(err)
-		d.remember(told.Remains...)
-		if told.Runs != nil && d.Current != nil {
-			d.runs(*told.Runs)
-		}
+		d.remember(details(err).Remains...)
 	}
 	d.describe()
 	if d.ctx.Err() != nil {

@@ -43,7 +43,7 @@ func newSite(t *testing.T) *site {
 			ctx, cancel := workflow.NewDisconnectedContext(ctx)
 			defer cancel()
 			_ = workflow.Sleep(ctx, s.undoes) // not cancelled
-			return Outcome{}, temporal.NewCanceledError(step.Destroyed{Removed: []string{"image 1"}})
+			return Outcome{}, temporal.NewCanceledError(detail{Removed: []string{"image 1"}})
 		}
 		if err := s.result[in.Spec.Generation]; err != nil {
 			f := Failure(err)

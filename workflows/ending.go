@@ -41,12 +41,7 @@ func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyR
 // run runs an act. A request that says forget, before or while it runs, cuts its tries.
 func (e *ending) run(ctx workflow.Context, u *Undo, o workflow.ActivityOptions) (step.Destroyed, error) {
 	if !e.forget {
-		trying, stop := workflow.WithCancel(ctx)
-		workflow.Go(trying, func(ctx workflow.Context) {
-			if workflow.Await(ctx, func() bool { return e.forget }) == nil {
-				stop()
-			}
-		})
+		trying, stop := cancelledWhen(ctx, func() bool { return e.forget })
 		removed, err := u.run(trying, o)
 		stop()
 		if err == nil || !e.forget {
@@ -54,6 +49,17 @@ func (e *ending) run(ctx workflow.Context, u *Undo, o workflow.ActivityOptions) 
 		}
 	}
 	return u.run(ctx, forgetOptions())
+}
+
+// cancelledWhen returns a context that is cancelled as soon as a condition holds.
+func cancelledWhen(ctx workflow.Context, holds func() bool) (workflow.Context, workflow.CancelFunc) {
+	ctx, cancel := workflow.WithCancel(ctx)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		if workflow.Await(ctx, holds) == nil {
+			cancel()
+		}
+	})
+	return ctx, cancel
 }
 
 // place is a place that may have resources of a deployment.

@@ -29,8 +29,11 @@ type detail struct {
 	Logs []step.File `json:"logs,omitempty"`
 	// Digest is the image's, if the rollout failed after package.
 	Digest string `json:"digest,omitempty"`
-	// Runs is the machine before, which the rollout of an unhealthy app brought back.
-	Runs *step.Machine `json:"runs,omitempty"`
+	// Probed says that the rollout has probed its machine, which may have had the ports and
+	// addresses of the machine before.
+	Probed bool `json:"probed,omitempty"`
+	// Removed is the [step.Destroyed] of a cancelled rollout.
+	Removed []string `json:"removed,omitempty"`
 }
 
 // Fail turns err into an ApplicationError whose type is the Kind, non-retryable if the

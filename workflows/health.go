@@ -31,55 +31,58 @@ func (r *rollout) probe(m step.Machine) error {
 			Hint: "leave health out; docs/steps.md says how a kind probes its machines"})
 	}
 	r.leave(step.Probing, out, err)
+	if f := Failure(err); err != nil && f.Kind == step.Unhealthy && r.in.Current == nil {
+		f.Hint = cmp.Or(f.Hint, "it was the first generation, so nothing runs")
+		return Fail(f)
+	}
 	return err
 }
 
-// back makes the machine of the current generation run and answer again after the app of a
-// new one was not healthy, or its rollout was cancelled while it was probed. Boot adopts a
-// machine that runs and moves the ports and addresses back to it.
-func (r *rollout) back(ctx workflow.Context) (m step.Machine, err error) {
-	route, was := r.in.Current.Route, r.in.Current.Machine
-	reg := was.Registration
-	for try := 1; ; try++ {
-		m = step.Machine{} // a result without a member leaves it as it was
-		err = execute(ctx, route.Boot, reg.Spec.Host, undoOptions(), result(reg), reg, &m)
-		if err == nil {
-			err = blame(route.Boot, cmp.Or(step.SameOwner(step.Boot, reg.Spec, m.Of()), m.Valid()))
+// goBack makes the current machine run and answer again after the app of a new one was
+// probed in vain. Boot adopts a machine that runs and moves the ports and addresses back to
+// it. A destroy interrupts it.
+func (d *deployment) goBack() {
+	if d.Current == nil || d.destroy != nil || d.ctx.Err() != nil {
+		return
+	}
+	ctx, stop := cancelledWhen(d.ctx, func() bool { return d.destroy != nil })
+	defer stop()
+	route, was := d.Current.Route, d.Current.Machine
+	r := was.Registration
+	m, err := callAll[step.Machine](ctx, &route, step.Boot, r.Spec.Host, r)
+	if err == nil && m.Ended && !was.Ended { // as for want of its port
+		m, err = d.bootAgain(ctx, fmt.Sprintf("remove what is left of the machine of generation %d", d.Current.generation()))
+	}
+	if err == nil {
+		d.runs(m)
+		if m.Ended && !was.Ended {
+			err = errors.New("it ended: " + m.Ready)
 		}
-		if err != nil || !m.Ended || was.Ended || try == 2 {
-			return m, err
-		}
-		// It ended meanwhile, as for want of its port. Without its remains boot starts it anew.
-		gone := undoMachine(fmt.Sprintf("remove what is left of the machine of generation %d", reg.Spec.Generation), route,
-			step.Removal{Spec: reg.Spec, KeepImage: true})
-		if _, err = gone.run(ctx, undoOptions()); err != nil {
-			return m, err
+	}
+	if ctx.Err() == nil {
+		d.Watch.Failure = ""
+		if err != nil {
+			d.Watch.Failure = Failure(err).Error()
 		}
 	}
 }
 
-// unhealthy completes the failure of a rollout whose app was probed: it brings the machine
-// before back, and says what runs now. runs is that machine, nil if none runs.
-func (r *rollout) unhealthy(ctx workflow.Context, failure *step.Error) (runs *step.Machine) {
-	if r.in.Current == nil {
-		failure.Hint = cmp.Or(failure.Hint, "it was the first generation, so nothing runs")
-		return nil
+// Back adds to the error of a rollout whose app was not healthy which generation runs now.
+// It is called when the rollout does not run any more.
+func (s *DeploymentStatus) Back(f *step.Error) {
+	if f.Kind != step.Unhealthy || s.Machine == nil || s.Destroying {
+		return
 	}
-	name := fmt.Sprintf("generation %d", r.in.Current.generation())
-	m, err := r.back(ctx)
-	if err == nil && m.Ended && !r.in.Current.Machine.Ended {
-		err = errors.New("it ended: " + m.Ready)
-	}
-	if err != nil {
-		failure.Left = append(failure.Left, fmt.Sprintf("%s does not run: %s", name, Failure(err)))
-		return nil
+	name := fmt.Sprintf("generation %d", s.Machine.Of().Generation)
+	if s.Watch.Failure != "" {
+		f.Left = append(f.Left, name+" does not run: "+s.Watch.Failure)
+		return
 	}
 	at := ""
-	if len(m.Addresses) > 0 {
-		at = " at " + step.Addresses(m.Addresses, " ")
+	if len(s.Machine.Addresses) > 0 {
+		at = " at " + step.Addresses(s.Machine.Addresses, " ")
 	}
-	failure.Hint = cmp.Or(failure.Hint, "rolled back: "+name+" runs"+at)
-	return &m
+	f.Hint = cmp.Or(f.Hint, "rolled back: "+name+" runs"+at)
 }
 
 // probeOptions are for a probe of so long a window. It is retried after a worker's death:

@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -113,43 +110,6 @@ func TestTheMachineBeforeIsBootedAnew(t *testing.T) {
 	}
 }
 
-// The error says what runs after it.
-func TestUnhealthySaysWhatRuns(t *testing.T) {
-	current := &Current{Machine: step.Machine{ID: "m1", Registration: step.Registration{Digest: digest("9"),
-		Spec: step.Spec{Kind: "lab", Host: "h1", Tags: step.Tags{App: "hello", Target: "dev", Life: "aa", Generation: 1}}}},
-		Route: step.NewRoute("lab", "lab")}
-	for _, test := range []struct {
-		name       string
-		current    *Current
-		away       bool
-		hint, left string
-	}{
-		{"the first generation", nil, false, "it was the first generation, so nothing runs", ""},
-		{"a later one", current, false, "rolled back: generation 1 runs at 127.0.0.1:8080", ""},
-		{"one whose host is away", current, true, "", "generation 1 does not run: access denied"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			r := newRecorded(t)
-			boots := 0
-			register(r, "Boot", func(_ context.Context, in step.Registration) (step.Machine, error) {
-				if boots++; boots == 2 && test.away {
-					return step.Machine{}, away
-				}
-				return step.Machine{Registration: in, ID: "m", Addresses: []step.Address{{Kind: "tcp", Address: "127.0.0.1", Port: 8080}}}, nil
-			})
-			r.fail["Probe"] = sick
-			register(r, "Probe", func(context.Context, step.Probation) (step.Probed, error) { return step.Probed{}, nil })
-			in := r.request()
-			in.Current, in.Policy = test.current, step.Policy{Health: &step.Probe{TCP: 80}}.WithDefaults()
-			_, err := r.rollout(in)
-			f := Failure(err)
-			if f.Kind != step.Unhealthy || f.Error() != sick.Error() || f.Hint != test.hint || strings.Join(f.Left, "; ") != test.left {
-				t.Errorf("got %+v", f)
-			}
-		})
-	}
-}
-
 // A kind in another language that has no Probe refuses, at once.
 func TestKindWithoutProbe(t *testing.T) {
 	r := newRecorded(t)
@@ -160,28 +120,6 @@ func TestKindWithoutProbe(t *testing.T) {
 	_, err := r.rollout(in)
 	if f := Failure(err); f.Kind != step.Unsupported || f.Error() != "health: kind lab has no activity Probe" {
 		t.Errorf("got %+v", f)
-	}
-}
-
-// A rollout that is cancelled in its window gives the ports back, too.
-func TestCancelledInTheWindow(t *testing.T) {
-	r := newRecorded(t)
-	register(r, "Probe", func(context.Context, step.Probation) (step.Probed, error) { return step.Probed{}, nil })
-	r.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
-		if info.ActivityType.Name == "lab.Probe" {
-			r.env.CancelWorkflow()
-		}
-	})
-	r.fail["Probe"] = temporal.NewCanceledError()
-	in := r.request()
-	spec := in.Spec
-	spec.Host, spec.Generation = "h1", 1
-	in.Current = &Current{Machine: step.Machine{ID: "m1", Registration: step.Registration{Digest: digest("9"), Spec: spec}}, Route: in.Route}
-	in.Policy = step.Policy{Health: &step.Probe{TCP: 80}}.WithDefaults()
-	_, err := r.rollout(in)
-	if want := []string{"Probe lab@h1", "Destroy lab@h1 generation 2", "Clean lab@b1", "Boot lab@h1"}; !temporal.IsCanceledError(err) ||
-		!slices.Equal(r.calls[len(whole):], want) {
-		t.Errorf("%v, calls %q, want %q", err, r.calls[len(whole):], want)
 	}
 }
 

@@ -92,7 +92,9 @@ func (d *deployment) redeploy(ctx workflow.Context, in RedeployRequest) (out Red
 	case end.generation != out.Tags.Generation:
 		return out, Fail(&step.Error{Kind: step.Conflict, Op: out.RolloutID, Err: errors.New("cancelled before it began")})
 	case end.err != nil:
-		return out, Fail(Failure(end.err))
+		f, s := Failure(end.err), d.status()
+		s.Back(f)
+		return out, Fail(f)
 	}
 	out.Unchanged, out.Left = end.out.Unchanged, end.out.Left
 	out.Running = end.out.Machine.Registration.Spec.Generation

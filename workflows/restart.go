@@ -43,14 +43,9 @@ func (d *deployment) restart() {
 		d.unwatch()
 		return
 	}
-	ctx, stop := workflow.WithCancel(d.ctx)
+	ctx, stop := cancelledWhen(d.ctx, func() bool { return d.destroy != nil || len(d.queue) > 0 })
 	defer stop()
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		if workflow.Await(ctx, func() bool { return d.destroy != nil || len(d.queue) > 0 }) == nil {
-			stop()
-		}
-	})
-	machine, err := d.bootAgain(ctx)
+	machine, err := d.bootAgain(ctx, fmt.Sprintf("restart %d: remove what is left of the machine, which is %s", w.InRow+1, w.Ended.Text()))
 	if err != nil && ctx.Err() != nil {
 		return
 	}
@@ -66,10 +61,9 @@ func (d *deployment) restart() {
 }
 
 // bootAgain destroys the remains of the current machine, as a domain that is kept for its
-// memory, and boots its registration.
-func (d *deployment) bootAgain(ctx workflow.Context) (m step.Machine, err error) {
+// memory, and boots its registration. name is that of the first act.
+func (d *deployment) bootAgain(ctx workflow.Context, name string) (m step.Machine, err error) {
 	route, r := d.Current.Route, d.Current.Machine.Registration
-	name := fmt.Sprintf("restart %d: remove what is left of the machine, which is %s", d.Watch.InRow+1, d.Watch.Ended.Text())
 	act := undoMachine(name, route, step.Removal{Spec: r.Spec, KeepImage: true})
 	if _, err := act.run(ctx, destroyOptions()); err != nil {
 		return m, err

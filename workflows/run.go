@@ -296,14 +296,10 @@ func (r *rollout) end(out *Outcome, err error) error {
 	}
 	failure := Failure(err)
 	failure.Left = append(failure.Left, remains.left()...)
-	var runs *step.Machine
-	if r.probed {
-		runs = r.unhealthy(ctx, failure)
-	}
 	if r.ctx.Err() != nil && len(failure.Left) == 0 { // cancelled, and nothing left
-		return temporal.NewCanceledError(removed)
+		return temporal.NewCanceledError(detail{Probed: r.probed, Removed: removed.Removed})
 	}
-	return failWith(failure, detail{Remains: remains, Runs: runs, Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}, failure.Kind.Final())
+	return failWith(failure, detail{Remains: remains, Probed: r.probed, Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}, failure.Kind.Final())
 }
 
 // superfluous returns the acts for the images of Kept, of which only the newest stay.
