@@ -31,12 +31,17 @@ type Watch struct {
 	Unwatched string `json:"unwatched,omitempty"`
 }
 
+// succeeded reports whether the machine has ended with success since its last boot.
+func (w *Watch) succeeded() bool {
+	return w.Ended != nil && w.Ended.Success && !w.Seen.Before(w.Booted)
+}
+
 // watch starts the watch of the current machine, unless it runs or is not needed.
 func (d *deployment) watch() {
 	switch {
 	case d.Current == nil, d.watching != nil, !d.Watch.Due.IsZero(), d.destroy != nil, len(d.queue) > 0,
 		cmp.Or(d.Policy.Restart, step.RestartNever) == step.RestartNever,
-		d.Policy.Restart == step.RestartOnFailure && d.Current.Machine.Ended: // it ended with success
+		d.Policy.Restart == step.RestartOnFailure && d.Watch.succeeded():
 		return
 	}
 	s, m := d.Current.Route.Watch, d.Current.Machine

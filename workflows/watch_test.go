@@ -138,6 +138,39 @@ func TestRestartByPolicy(t *testing.T) {
 	}
 }
 
+// A machine that ended before boot returned has not ended with success unless the watch
+// says so.
+func TestOnFailureOfAMachineThatEndedInBoot(t *testing.T) {
+	for _, test := range []struct {
+		ended    step.Health
+		restarts int
+	}{{crashed, 5}, {succeed, 0}} {
+		w := newWatchedSite(t)
+		w.outcome = func(in Request) Outcome {
+			spec := in.Spec
+			spec.Host = "h1"
+			return Outcome{Machine: step.Machine{ID: "first", Ended: true, Registration: step.Registration{Spec: spec, Digest: digest("1")}}}
+		}
+		register(w.recorded, "Begin", func(_ context.Context, in step.Registration) (step.Machine, error) {
+			return step.Machine{Registration: in, ID: "again", Ended: true}, nil
+		})
+		for range 5 {
+			w.ends(time.Minute, test.ended)
+		}
+		w.runs()
+		w.after(0, func() {
+			in := order("/a", "x")
+			in.Policy.Restart, in.Route.Boot.Activity = step.RestartOnFailure, "lab.Begin"
+			w.update(UpdateDeploy, in)
+		})
+		w.until(t, 2*time.Hour, func(s DeploymentStatus) {
+			if s.Restarts != test.restarts || test.restarts == 0 && w.watches != 1 {
+				t.Errorf("%s: %d restarts, %d watches, want %d restarts", test.ended.Text(), s.Restarts, w.watches, test.restarts)
+			}
+		})
+	}
+}
+
 // Whoever restarts a machine that ends at once must not do so without a pause.
 func TestPausesOfRestartsGrow(t *testing.T) {
 	w := newWatchedSite(t)
