@@ -183,10 +183,13 @@ func revokeIngress(r *request) (any, error) {
 	}
 	var left []rule
 	for _, in := range g.In {
-		in.Ranges = slices.DeleteFunc(slices.Clone(in.Ranges), func(p peer4) bool {
-			one := rule{Protocol: in.Protocol, From: in.From, To: in.To, Ranges: []peer4{p}}
+		revoked := func(one rule) bool {
+			one.Protocol, one.From, one.To = in.Protocol, in.From, in.To
 			return slices.Contains(out, peers([]rule{one})[0])
-		})
+		}
+		in.Groups = slices.DeleteFunc(slices.Clone(in.Groups), func(p peer) bool { return revoked(rule{Groups: []peer{p}}) })
+		in.Ranges = slices.DeleteFunc(slices.Clone(in.Ranges), func(p peer4) bool { return revoked(rule{Ranges: []peer4{p}}) })
+		in.Ranges6 = slices.DeleteFunc(slices.Clone(in.Ranges6), func(p peer6) bool { return revoked(rule{Ranges6: []peer6{p}}) })
 		if len(in.Groups)+len(in.Ranges)+len(in.Ranges6) > 0 {
 			left = append(left, in)
 		}
@@ -216,7 +219,7 @@ func readRule(r *request, p params) (in rule, err error) {
 		if _, err := find[*securityGroup](r.lab, o.get("GroupId")); err != nil {
 			return in, err
 		}
-		in.Groups = append(in.Groups, peer{account, o.get("GroupId")})
+		in.Groups = append(in.Groups, peer{cmp.Or(o.get("UserId"), account), o.get("GroupId")})
 	}
 	for _, o := range p.each("IpRanges") {
 		in.Ranges = append(in.Ranges, peer4{o.get("CidrIp"), o.get("Description")})

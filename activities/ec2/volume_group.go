@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -70,29 +71,28 @@ func (d *dance) groupInput(name, vpc string) *ec2.CreateSecurityGroupInput {
 		TagSpecifications: tagged(d.plain(), types.ResourceTypeSecurityGroup)}
 }
 
-// admit lets the worker's address into the group, and no other.
+// admit lets the worker's address into the group by ssh, and nothing else.
 func (d *dance) admit(ctx context.Context, group types.SecurityGroup, helper types.Instance) error {
 	from, err := d.workerAddress(ctx, helper)
 	if err != nil {
 		return err
 	}
 	there := false
+	var others []types.IpPermission // of an earlier worker, or of somebody else
 	for _, rule := range group.IpPermissions {
-		var others []types.IpRange
-		for _, r := range rule.IpRanges {
-			if aws.ToString(r.CidrIp) == from {
-				there = true
-			} else {
-				others = append(others, r)
-			}
+		if aws.ToString(rule.IpProtocol) == "tcp" && aws.ToInt32(rule.FromPort) == sshPort && aws.ToInt32(rule.ToPort) == sshPort {
+			n := len(rule.IpRanges)
+			rule.IpRanges = slices.DeleteFunc(slices.Clone(rule.IpRanges), func(r types.IpRange) bool { return aws.ToString(r.CidrIp) == from })
+			there = there || len(rule.IpRanges) < n
 		}
-		if len(others) == 0 {
-			continue
+		if len(rule.IpRanges)+len(rule.Ipv6Ranges)+len(rule.UserIdGroupPairs)+len(rule.PrefixListIds) > 0 {
+			others = append(others, rule)
 		}
-		rule.IpRanges = others // of an earlier worker
-		_, err := d.cloud.ec2.RevokeSecurityGroupIngress(ctx, &ec2.RevokeSecurityGroupIngressInput{GroupId: group.GroupId, IpPermissions: []types.IpPermission{rule}})
+	}
+	if len(others) > 0 {
+		_, err := d.cloud.ec2.RevokeSecurityGroupIngress(ctx, &ec2.RevokeSecurityGroupIngressInput{GroupId: group.GroupId, IpPermissions: others})
 		if err != nil && !gone(err) {
-			return failed("close the security group to "+aws.ToString(others[0].CidrIp), err)
+			return failed("close the security group "+aws.ToString(group.GroupId)+" to others", err)
 		}
 	}
 	if there {

@@ -1,0 +1,47 @@
+package ec2
+
+import (
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// TestVolumeAdmitsWorkerAlone removes rules of the security group that are not the dance's.
+func TestVolumeAdmitsWorkerAlone(t *testing.T) {
+	environ(t)
+	for name, foreign := range map[string]types.IpPermission{
+		"IPv6":                         {IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22), Ipv6Ranges: []types.Ipv6Range{{CidrIpv6: aws.String("::/0")}}},
+		"another port of the worker":   {IpProtocol: aws.String("tcp"), FromPort: aws.Int32(80), ToPort: aws.Int32(80), IpRanges: []types.IpRange{{CidrIp: aws.String("127.0.0.1/32")}}},
+		"another prefix":               {IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22), IpRanges: []types.IpRange{{CidrIp: aws.String("192.0.2.0/24")}}},
+		"all protocols and the worker": {IpProtocol: aws.String("-1"), IpRanges: []types.IpRange{{CidrIp: aws.String("127.0.0.1/32")}}},
+		"a group":                      {IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22), UserIdGroupPairs: []types.UserIdGroupPair{{GroupId: nil}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDancer(t)
+			d.lab.Fault(ec2lab.Fault{Call: "AuthorizeSecurityGroupIngress", Lose: ec2lab.Before})
+			if _, err := hasty(d.site).Register(t.Context(), d.img); err == nil || step.KindOf(err).Final() {
+				t.Fatal(err)
+			}
+			id := d.mine().groups[0].GroupId
+			for i := range foreign.UserIdGroupPairs {
+				foreign.UserIdGroupPairs[i].GroupId = id
+			}
+			if _, err := d.cloud.ec2.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: id, IpPermissions: []types.IpPermission{foreign}}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := d.try(t.Context())
+			d.closed(err)
+			rules := d.mine().groups[0].IpPermissions
+			if len(rules) != 1 || aws.ToInt32(rules[0].FromPort) != sshPort || aws.ToInt32(rules[0].ToPort) != sshPort || len(rules[0].Ipv6Ranges)+len(rules[0].UserIdGroupPairs) > 0 ||
+				len(rules[0].IpRanges) != 1 || *rules[0].IpRanges[0].CidrIp != "127.0.0.1/32" {
+				t.Errorf("the security group lets in %+v", rules)
+			}
+		})
+	}
+}
