@@ -180,13 +180,15 @@ func observeOptions() workflow.ActivityOptions {
 }
 
 // watchOptions wait for a worker without limit, whose host may be down for days, and try
-// without limit. A try ends with its worker; the timeout is for one that never ends.
+// without limit. A try ends with its worker; the timeout is for one that never ends. The
+// pause does not grow, since the tries add up over a machine's life.
 func watchOptions() workflow.ActivityOptions {
 	o := workflow.ActivityOptions{
 		StartToCloseTimeout: 30 * day,
 		HeartbeatTimeout:    watchGone,
 		RetryPolicy:         retry(0),
 	}
+	o.RetryPolicy.BackoffCoefficient = 1
 	o.RetryPolicy.NonRetryableErrorTypes = append(o.RetryPolicy.NonRetryableErrorTypes, notRegistered...)
 	return o
 }

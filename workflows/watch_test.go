@@ -280,6 +280,32 @@ func TestAMachineThatEndedInARolloutIsRestarted(t *testing.T) {
 	})
 }
 
+// A watch whose worker was restarted nine times in a machine's life begins again at once.
+func TestTheWatchBeginsAgainAtOnce(t *testing.T) {
+	w := newWatchedSite(t)
+	var starts []time.Time
+	w.env.RegisterActivityWithOptions(func(context.Context, step.Machine) (step.Health, error) {
+		if starts = append(starts, w.env.Now()); len(starts) <= 9 {
+			return step.Health{}, Fail(&step.Error{Err: errors.New("the worker stopped")})
+		}
+		return gone, nil
+	}, activity.RegisterOptions{Name: "lab.Look"})
+	w.after(0, func() {
+		in := order("/a", "x")
+		in.Policy.Restart, in.Route.Watch.Activity = step.RestartAlways, "lab.Look"
+		w.update(UpdateDeploy, in)
+	})
+	w.until(t, time.Hour, nil)
+	if len(starts) < 10 {
+		t.Fatalf("%d starts", len(starts))
+	}
+	for i := range 9 {
+		if pause := starts[i+1].Sub(starts[i]); pause > 2*time.Second {
+			t.Errorf("pause %d: %s", i+1, pause)
+		}
+	}
+}
+
 func TestAKindWithoutWatchIsNotWatched(t *testing.T) {
 	w := newWatchedSite(t)
 	absent := temporal.NewApplicationError("unable to find activityType=lab.Watch", "ActivityNotRegisteredError")
