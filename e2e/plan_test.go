@@ -85,5 +85,11 @@ targets:
 	if p := planned(3, "no machine runs"); len(p.Sends) != 2 {
 		t.Errorf("a kernel not yet stored: %+v", p)
 	}
+	l.write(filepath.Join(folder, "morgana.yaml"), "app: given\ntoolchain: {kind: prebuilt, kernel: run}\ntargets: {dev: {kind: local, args: ['0']}}\n")
+	l.deployed(folder)
+	if p := planned(3, "the machine has ended"); len(p.Sends) != 1 || !p.Stages[4].Run {
+		t.Errorf("after its end: %+v", p)
+	}
+	l.morgana(folder, "destroy")
 	l.clean()
 }

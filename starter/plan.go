@@ -195,14 +195,11 @@ func (l *planLine) fill(in workflows.DeployRequest, now workflows.DeploymentDeta
 		l.Notes = append(l.Notes, fmt.Sprintf("generation %d rolls out now; this plan is for the time before its end", now.Rolling.Spec.Generation))
 	}
 	l.Why = f.Why
-	stopped := f.Health != nil && f.Health.State != step.Running
-	if f.Same && stopped {
-		l.Why = "the machine has " + string(f.Health.State)
-		if f.Health.State == step.Gone {
-			l.Why = "the machine is gone"
-		}
+	gone := f.Health != nil && f.Health.State == step.Gone
+	if f.Same && gone {
+		l.Why = "the machine is gone"
 	}
-	l.stages(f, stopped)
+	l.stages(f, gone)
 	if cur := now.Current; cur != nil && !f.Same {
 		m := cur.Machine
 		l.Replaces = &replaced{Generation: m.Registration.Spec.Generation, Machine: m.ID, Addresses: m.Addresses}
@@ -238,7 +235,7 @@ func asJSON(v any) string {
 	return string(text)
 }
 
-func (l *planLine) stages(f workflows.Forecast, stopped bool) {
+func (l *planLine) stages(f workflows.Forecast, gone bool) {
 	add := func(stage step.Stage, run bool, does string) {
 		l.Stages = append(l.Stages, planStage{stage, run, does})
 	}
@@ -261,7 +258,7 @@ func (l *planLine) stages(f workflows.Forecast, stopped bool) {
 		add(step.Build, true, "by toolchain "+toolchain+where)
 	}
 	switch {
-	case f.Same && stopped:
+	case f.Same && gone:
 		add(step.Package, false, "the image that ran")
 		add(step.Register, false, "the target has the image")
 		add(step.Boot, true, "the machine is started again")

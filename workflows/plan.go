@@ -30,8 +30,8 @@ type Forecast struct {
 	Actions []step.Action `json:"actions"`
 	// Health is the running machine's, nil if there is none or the target cannot tell.
 	Health *step.Health `json:"health,omitempty"`
-	// Same says that a rollout would make the image that runs, by the same steps.
-	// Otherwise Why gives the reason.
+	// Same says that a rollout would make the image that runs, by the same steps, and keep
+	// its machine, or start it again if it is gone. Otherwise Why gives the reason.
 	Same bool   `json:"same,omitempty"`
 	Why  string `json:"why,omitempty"`
 	// Unknown lists in words for the user what could not be found out.
@@ -136,6 +136,9 @@ func change(in PlanRequest, f Forecast) string {
 		if len(in.Deploy.Route.After[stage]) > 0 {
 			return "a step after " + string(stage) + " may change the image"
 		}
+	}
+	if f.Health != nil && f.Health.State == step.Ended { // boot does not start it again
+		return "the machine has ended"
 	}
 	return ""
 }

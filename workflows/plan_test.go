@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ func TestPlan(t *testing.T) {
 		change func(*PlanRequest)
 		kernel string // the digit of the built kernel, "" if a build is needed
 		lacks  string // an activity that is not registered
+		state  step.State
 		why    string
 	}{
 		{name: "the same", kernel: "a"},
@@ -33,6 +35,8 @@ func TestPlan(t *testing.T) {
 		{name: "force", kernel: "a", change: func(in *PlanRequest) { in.Deploy.Force = true }, why: "a new machine is forced"},
 		{name: "options", kernel: "a", change: func(in *PlanRequest) { in.Deploy.Spec.Options = []byte(`{"args":"y"}`) }, why: "the target's options differ"},
 		{name: "another boot", kernel: "a", change: func(in *PlanRequest) { in.Deploy.Route.Boot.Activity = "x.Boot" }, why: "other steps make the machine"},
+		{name: "gone", kernel: "a", state: step.Gone},
+		{name: "ended", kernel: "a", state: step.Ended, why: "the machine has ended"},
 		{name: "a scan", kernel: "a", change: func(in *PlanRequest) {
 			in.Deploy.Route.After = map[step.Stage][]step.Step{step.Build: {{Activity: "x.Scan", TaskQueue: "x"}}}
 		}, why: "a step after build may change the image"},
@@ -52,7 +56,7 @@ func TestPlan(t *testing.T) {
 			return []step.Action{{Call: "boot"}}, nil
 		})
 		register(r, "Observe", func(context.Context, step.Machine) (step.Health, error) {
-			return step.Health{State: step.Running}, nil
+			return step.Health{State: cmp.Or(test.state, step.Running)}, nil
 		})
 		in := PlanRequest{Deploy: order("/a", "x")}
 		in.Deploy.Spec.Life, in.Deploy.Spec.Generation = "aa", 2
