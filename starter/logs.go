@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,8 @@ func (c *cli) logsCommand() *cobra.Command {
 		Use:   "logs [APP[/TARGET]]",
 		Short: "Print what configure and build printed",
 		Long: `Print the whole output of configure and build, of the last deploy or of a
-generation. It is stored when the stage ends, also if it failed or was cancelled. If the
+generation. After a rollback it is that of the generation whose image was booted.
+It is stored when the stage ends, also if it failed or was cancelled. If the
 kernel is from an earlier build, its log is that build's. Without a name the deploy is
 that of the app in morgana.yaml.
 
@@ -69,29 +71,49 @@ func (c *cli) logs(ctx context.Context, which string, f logsFlags) error {
 	if err != nil {
 		return err
 	}
+	logged := func(st workflows.StageStatus) bool {
+		return st.Log != nil && (f.stage == "" || f.stage == string(st.Stage))
+	}
+	if !slices.ContainsFunc(stages, logged) {
+		all, _ := to.history(ctx, app, target) // only its logs and hints are missed
+		if made := madeIn(all, t.Generation); f.generation == 0 && made != t.Generation {
+			if stages, t, err = to.stagesOf(ctx, app, target, made); err != nil {
+				return err
+			}
+		}
+		if !slices.ContainsFunc(stages, logged) {
+			return noLog(t, stages, f.stage, all)
+		}
+	}
 	s, err := store.Open(ctx, to.settings.Store)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Close() }() // only read
-	found := false
 	for _, st := range stages {
-		if st.Log == nil || f.stage != "" && f.stage != string(st.Stage) {
-			continue
-		}
-		found = true
-		if err := c.printLog(ctx, s, t, st); err != nil {
-			return err
+		if logged(st) {
+			if err := c.printLog(ctx, s, t, st); err != nil {
+				return err
+			}
 		}
 	}
-	if found {
-		return nil
-	}
-	return noLog(t, stages, f.stage)
+	return nil
 }
 
-// noLog returns the error of a rollout that has no log, with the reason.
-func noLog(t step.Tags, stages []workflows.StageStatus, stage string) error {
+// madeIn returns the generation that made the image of a generation: another one if it is
+// a rollback.
+func madeIn(all []workflows.Generation, generation int) int {
+	for _, g := range slices.Backward(all) { // a rollback is newer than that
+		if g.Generation == generation && g.Of != 0 {
+			generation = g.Of
+		}
+	}
+	return generation
+}
+
+// noLog returns the error of a rollout that has no log, with the reason and the
+// generations that have logs.
+func noLog(t step.Tags, stages []workflows.StageStatus, stage string, all []workflows.Generation) error {
 	e := &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no log of %s", workflows.RolloutID(t), cmp.Or(stage, "configure or build"))}
 	for _, st := range stages {
 		if st.Stage != step.Configure && st.Stage != step.Build || stage != "" && stage != string(st.Stage) {
@@ -107,6 +129,15 @@ func noLog(t step.Tags, stages []workflows.StageStatus, stage string) error {
 		case workflows.Failed:
 			e.Hint = fmt.Sprintf("%s failed before its first command: %s", st.Stage, st.Result)
 		}
+	}
+	var have []string
+	for _, g := range all {
+		if slices.ContainsFunc(g.Logs, func(log step.File) bool { return stage == "" || log.Name == stage }) {
+			have = append(have, fmt.Sprintf("-g %d", g.Generation))
+		}
+	}
+	if len(have) > 0 {
+		e.Hint = strings.TrimPrefix(e.Hint+"; there are logs of "+strings.Join(have, ", "), "; ")
 	}
 	return e
 }
