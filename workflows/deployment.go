@@ -150,7 +150,8 @@ func (d *deployment) rollout() error {
 		e.result.Removed = details(err).Removed
 	}
 	twin := temporal.IsWorkflowExecutionAlreadyStartedError(err)
-	if _, own := errors.AsType[*temporal.ApplicationError](err); own || twin || temporal.IsCanceledError(err) {
+	_, own := errors.AsType[*temporal.ApplicationError](err)
+	if own || twin || temporal.IsCanceledError(err) {
 		d.forget(next.Spec.Tags)
 	}
 	if twin {
@@ -160,6 +161,9 @@ func (d *deployment) rollout() error {
 	d.failed(next.Spec.Tags, err)
 	if !temporal.IsCanceledError(err) { // a cancelled rollout left nothing, and is no failure
 		d.Failure = Failure(err).Error()
+		if own { // it tells of the stale acts, too
+			d.dropStale()
+		}
 		d.remember(details(err).Remains...)
 	}
 	d.describe()
@@ -178,11 +182,25 @@ func (d *deployment) rollout() error {
 	return Fail(Failure(err))
 }
 
+// mostRemains bounds the acts for one place that the next rollout tries again.
+const mostRemains = 10
+
 // remember adds acts to Remains. It skips an act if Remains has one for the same place
-// and tags. Of the acts for resources that were kept for debugging, it has only one for
-// each place.
+// and tags. Of the acts that only destroy does it has one for each place: destroy removes
+// all that is there. These are the acts for resources that were kept for debugging, and
+// those beyond mostRemains.
 func (d *deployment) remember(acts ...*Undo) {
 	for _, u := range acts {
+		again := 0
+		for _, r := range d.Remains {
+			if r.samePlace(u) && !r.Kept {
+				again++
+			}
+		}
+		if again >= mostRemains && !u.Kept {
+			u.Kept = true
+			u.Name += ", and those of later generations"
+		}
 		twin := func(r *Undo) bool {
 			return r.samePlace(u) && r.Kept == u.Kept && (u.Kept || r.spec().Tags == u.spec().Tags && r.keepsImage() == u.keepsImage())
 		}
@@ -197,11 +215,16 @@ func (d *deployment) forget(t step.Tags) {
 	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return u.spec().Tags == t })
 }
 
+// dropStale drops the acts that a rollout tried again.
+func (d *deployment) dropStale() {
+	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return !u.Kept })
+}
+
 // succeeded records the new current machine. An unchanged machine keeps the route that
 // made it: a changed step of the new route may not be able to destroy it.
 func (d *deployment) succeeded(did Request, out Outcome) {
 	d.Failure, d.Policy = "", did.Policy
-	d.Remains = slices.DeleteFunc(d.Remains, func(u *Undo) bool { return !u.Kept })
+	d.dropStale()
 	d.remember(out.Remains...)
 	g := d.record(did.Spec.Generation)
 	d.Commit = out.Image.Spec.Origin.Revision()

@@ -47,7 +47,7 @@ func newSite(t *testing.T) *site {
 		}
 		if err := s.result[in.Spec.Generation]; err != nil {
 			f := Failure(err)
-			return Outcome{}, failWith(f, detail{Remains: s.remains[in.Spec.Generation]}, f.Kind.Final())
+			return Outcome{}, failWith(f, detail{Remains: append(in.Stale, s.remains[in.Spec.Generation]...)}, f.Kind.Final())
 		}
 		if s.outcome != nil {
 			return s.outcome(in), nil

@@ -268,7 +268,7 @@ func (r *rollout) stage(stage step.Stage) *StageStatus {
 	panic("unknown stage " + stage)
 }
 
-// end removes the resources of a failed rollout. After a successful rollout it removes
+// end removes the resources of a failed rollout, and tries the stale acts again. After a successful rollout it removes
 // the build tree only: the kernel is in the store.
 func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
@@ -299,7 +299,11 @@ func (r *rollout) end(out *Outcome, err error) error {
 	if r.ctx.Err() != nil && len(failure.Left) == 0 { // cancelled, and nothing left
 		return temporal.NewCanceledError(detail{Probed: r.probed, Removed: removed.Removed})
 	}
-	return failWith(failure, detail{Remains: remains, Probed: r.probed, Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}, failure.Kind.Final())
+	stale := undoList(r.in.Stale)
+	if r.ctx.Err() == nil && !r.probed { // else a destroy waits, or the machine before
+		stale = stale.runTogether(ctx, destroyOptions())
+	}
+	return failWith(failure, detail{Remains: append(stale, remains...), Probed: r.probed, Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}, failure.Kind.Final())
 }
 
 // superfluous returns the acts for the images of Kept, of which only the newest stay.

@@ -97,11 +97,11 @@ func (u Undo) everything() *Undo {
 	return &u
 }
 
-// samePlace reports whether two acts have the same step, host and options. If they have
-// the same tags, they then remove the same resources.
+// samePlace reports whether two acts have the same step and host, or without a host the same
+// options. If they have the same tags, they then remove the same resources.
 func (u *Undo) samePlace(other *Undo) bool {
 	return u.Step == other.Step && u.Host == other.Host && (u.Tree == nil) == (other.Tree == nil) &&
-		string(u.spec().Options) == string(other.spec().Options)
+		(u.Host != "" || string(u.spec().Options) == string(other.spec().Options))
 }
 
 // undoList is a list of acts. Those of a failed rollout run in reverse order.
