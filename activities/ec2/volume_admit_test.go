@@ -1,6 +1,9 @@
 package ec2
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -43,5 +46,24 @@ func TestVolumeAdmitsWorkerAlone(t *testing.T) {
 				t.Errorf("the security group lets in %+v", rules)
 			}
 		})
+	}
+}
+
+// TestAddressTowards asks the service only if NAT may be between this host and the helper.
+func TestAddressTowards(t *testing.T) {
+	const seen = "203.0.113.7"
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, seen) }))
+	defer s.Close()
+	if from, err := addressTowards(t.Context(), "127.0.0.1", s.URL); from != "127.0.0.1" || err != nil {
+		t.Errorf("towards this host: %q, %v", from, err)
+	}
+	const public = "52.16.1.2"
+	if from, err := addressTowards(t.Context(), public, s.URL); from != seen || err != nil {
+		t.Errorf("towards a public address: %q, %v", from, err)
+	}
+	for address, want := range map[string]bool{"10.1.2.3": true, "172.31.1.2": true, "192.168.0.9": true, "100.72.0.1": true, "127.0.0.9": true, public: false, "100.128.0.1": false} {
+		if internal(address) != want {
+			t.Errorf("%s is internal: %t", address, !want)
+		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -255,27 +254,31 @@ func helperAddress(in types.Instance) string {
 
 // workerAddress returns the prefix from which this host reaches a helper.
 func (d *dance) workerAddress(ctx context.Context, helper types.Instance) (string, error) {
-	var from string
-	var err error
-	switch to := d.cloud.ec2.Options().BaseEndpoint; {
-	case d.options.Helper.From != "":
-		from = d.options.Helper.From
-	case aws.ToString(helper.PublicIpAddress) == "":
-		from, err = localAddress(ctx, helperAddress(helper))
-	case to != nil:
-		u, failed := url.Parse(*to)
-		if failed != nil {
-			return "", failed
+	from := d.options.Helper.From
+	if from == "" {
+		var err error
+		if from, err = addressTowards(ctx, helperAddress(helper), checkIP); err != nil {
+			return "", err
 		}
-		from, err = localAddress(ctx, u.Hostname())
-	default:
-		from, err = addressSeen(ctx, checkIP)
-	}
-	if err != nil {
-		return "", err
 	}
 	p, err := prefixOf(from)
 	return p.String(), err
+}
+
+// addressTowards returns the address by which a host sees this one. NAT may be between this host
+// and one in the internet, so the service tells it.
+func addressTowards(ctx context.Context, host, service string) (string, error) {
+	if internal(host) {
+		return localAddress(ctx, host)
+	}
+	return addressSeen(ctx, service)
+}
+
+// internal reports whether an address is not one of the internet.
+func internal(address string) bool {
+	a, err := netip.ParseAddr(address)
+	shared := netip.MustParsePrefix("100.64.0.0/10") // of carriers' NAT
+	return err == nil && (a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || shared.Contains(a))
 }
 
 // localAddress returns the address of this host from which packets to a host go. It sends
