@@ -47,6 +47,9 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 				return err
 			}
 		case workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx):
+			if ctx.Err() != nil { // the next run would not know of it
+				return d.cancelled(ctx.Err())
+			}
 			return workflow.NewContinueAsNewError(ctx, Deployment, d.DeploymentState)
 		case d.watching != nil && d.watching.IsReady():
 			d.watched()

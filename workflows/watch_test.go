@@ -373,3 +373,31 @@ func TestRestartRunsInsertedSteps(t *testing.T) {
 		}
 	})
 }
+
+// A cancellation that comes in the task in which continue-as-new is suggested is not lost.
+func TestCancelAtContinueAsNew(t *testing.T) {
+	w := newWatchedSite(t)
+	w.runs()
+	w.after(0, func() { w.deploy(step.RestartAlways) })
+	w.after(time.Hour, w.env.CancelWorkflow)
+	both := func(ctx workflow.Context, state DeploymentState) (err error) {
+		done := false
+		workflow.Go(ctx, func(ctx workflow.Context) { // it runs before the Deployment in each task
+			ctx.Done().Receive(ctx, nil)
+			w.env.SetContinueAsNewSuggested(true)
+		})
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			err = Deployment(ctx, state)
+			done = true
+		})
+		lasts, stop := workflow.NewDisconnectedContext(ctx)
+		defer stop()
+		_ = workflow.Await(lasts, func() bool { return done }) // not cancelled
+		return err
+	}
+	w.env.RegisterWorkflow(both)
+	w.env.ExecuteWorkflow(both, DeploymentState{})
+	if err := w.env.GetWorkflowError(); !temporal.IsCanceledError(err) || !slices.Contains(w.calls, "Destroy lab@h1 generation 0") {
+		t.Errorf("%v; calls %q", err, w.calls)
+	}
+}
