@@ -39,11 +39,11 @@ func TestCancelAndLogs(t *testing.T) {
 	l.eventually(waits, "a deploy is queued", func() bool { return strings.Contains(queued.out.String(), "generation 3") })
 	r := l.morgana(folder, "cancel", "cancelled/dev", "-o", "json")
 	var got struct {
-		Event, Name string
-		Cancelled   []int
-		Removed     []string
+		Event, App, Target string
+		Cancelled          []int
+		Removed            []string
 	}
-	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.code != 0 || got.Name != "cancelled/dev" || len(got.Cancelled) != 2 || len(got.Removed) == 0 {
+	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.code != 0 || got.App != "cancelled" || got.Target != "dev" || len(got.Cancelled) != 2 || len(got.Removed) == 0 {
 		t.Errorf("cancel: %+v, %v", r, err)
 	}
 	refusal{code: 1, line: "rollout/cancelled/dev/2: cancelled", hint: "nothing of this deploy is left"}.matches(t, l.end(running))

@@ -51,11 +51,13 @@ func (c *cli) cancel(ctx context.Context, which string) error {
 // cancelled or left something behind.
 func (c *cli) cancelled(name string, out workflows.CancelResult) error {
 	if c.output == "json" {
+		app, target, _ := strings.Cut(name, "/")
 		c.emit(struct {
-			Event string `json:"event"`
-			Name  string `json:"name"`
+			Event  string `json:"event"`
+			App    string `json:"app"`
+			Target string `json:"target"`
 			workflows.CancelResult
-		}{"cancelled", name, out})
+		}{"cancelled", app, target, out})
 	} else {
 		for _, generation := range out.Cancelled {
 			c.print("%s: cancelled the deploy of generation %d", name, generation)

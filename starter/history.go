@@ -57,7 +57,7 @@ func (c *cli) history(ctx context.Context, which string) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "GENERATION\tWHEN\tFROM\tIMAGE\tWHY\tEND") // Flush returns the error
+	_, _ = fmt.Fprintln(w, "GENERATION\tWHEN\tFROM\tDIGEST\tWHY\tEND") // Flush returns the error
 	for _, g := range all {
 		_, _ = fmt.Fprintln(w, strings.Join(generationCells(g), "\t"))
 	}

@@ -148,11 +148,13 @@ func (c *cli) waiting(name string) func(note string) {
 
 func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 	if c.output == "json" {
+		app, target, _ := strings.Cut(name, "/")
 		c.emit(struct {
-			Event string `json:"event"`
-			Name  string `json:"name"`
+			Event  string `json:"event"`
+			App    string `json:"app"`
+			Target string `json:"target"`
 			workflows.DestroyResult
-		}{"destroyed", name, d})
+		}{"destroyed", app, target, d})
 		return
 	}
 	for _, left := range d.Left {

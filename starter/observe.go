@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -42,8 +41,7 @@ func (to *connection) observe(ctx context.Context, lines []deploymentLine) {
 	var batches [][]*deploymentLine
 	for i := range lines {
 		l := &lines[i]
-		state, _, _ := strings.Cut(l.State, ",")
-		if l.Machine == nil || l.Route.Observe.Activity == "" || state != "up" && state != "ended" {
+		if l.Machine == nil || l.Route.Observe.Activity == "" || l.State != "up" && l.State != "ended" {
 			continue
 		}
 		at := place{l.Route.Observe, l.Route.Observe.Queue(l.Machine.Registration.Spec.Host)}
@@ -87,7 +85,6 @@ func (to *connection) look(ctx context.Context, lines []*deploymentLine) {
 
 // take sets the state of the machine to the answer about it.
 func (l *deploymentLine) take(is workflows.Observed) {
-	_, rest, more := strings.Cut(l.State, ",")
 	switch {
 	case is.Failure != "":
 		l.State, l.Note = "unreachable", is.Failure
@@ -97,9 +94,6 @@ func (l *deploymentLine) take(is workflows.Observed) {
 		l.State, l.Health = "up", is.Health
 	default:
 		l.State, l.Health = string(is.Health.State), is.Health
-	}
-	if more {
-		l.State += "," + rest
 	}
 }
 

@@ -32,7 +32,8 @@ type scheduleLine struct {
 	Timezone string `json:"timezone,omitempty"`
 	Rebuild  bool   `json:"rebuild,omitempty"`
 	Paused   bool   `json:"paused,omitempty"`
-	Note     string `json:"note,omitempty"`
+	// Note says who paused it.
+	Note string `json:"note,omitempty"`
 	// CatchUp is how late a redeploy may start that was missed.
 	CatchUp string `json:"catchUp"`
 	// Next are the next times, none while it is paused.
@@ -85,9 +86,9 @@ func (s *schedule) describe(ctx context.Context, last int) (scheduleLine, error)
 			l.Rebuild = in.Rebuild
 		}
 	}
-	l.Paused, l.Note, l.CatchUp = d.Schedule.State.Paused, d.Schedule.State.Note, duration(d.Schedule.Policy.CatchupWindow)
-	if !l.Paused {
-		l.Next = d.Info.NextActionTimes
+	l.Paused, l.CatchUp = d.Schedule.State.Paused, duration(d.Schedule.Policy.CatchupWindow)
+	if l.Next = d.Info.NextActionTimes; l.Paused {
+		l.Next, l.Note = nil, d.Schedule.State.Note
 	}
 	l.Started, l.Skipped, l.Missed = d.Info.NumActions, d.Info.NumActionsSkippedOverlap, d.Info.NumActionsMissedCatchupWindow
 	actions := slices.Clone(d.Info.RecentActions)

@@ -46,7 +46,9 @@ each line is printed when it changes.`,
 type deploymentLine struct {
 	App    string `json:"app"`
 	Target string `json:"target"`
-	State  string `json:"state"` // up ended gone unreachable starting destroying, "rolling out 2", ...
+	// State is one word: up, ended, gone, unreachable, starting, rolling, failed, destroying or
+	// unknown; for an ended deployment destroyed, failed, canceled, terminated or timedout.
+	State string `json:"state"`
 	workflows.DeploymentStatus
 	// Health is the machine's state as the target reports it now, nil if it cannot report
 	// one or was not reached.
@@ -135,13 +137,24 @@ func table(to io.Writer, lines []deploymentLine, now time.Time) error {
 	return w.Flush()
 }
 
-// state returns the State with how the machine ended.
+// state returns the State with how the machine ended, and how its last deploys did.
 func (l *deploymentLine) state() string {
-	if l.Health == nil || l.Health.How == "" {
-		return l.State
+	text := l.State
+	if l.Health != nil && l.Health.How != "" {
+		text += " (" + l.Health.How + ")"
 	}
-	state, rest, _ := strings.Cut(l.State, ",")
-	return state + strings.TrimSuffix(" ("+l.Health.How+"),"+rest, ",")
+	switch {
+	case l.State == "rolling":
+		return fmt.Sprintf("rolling out %d", l.Rolling.Generation)
+	case l.Machine == nil || l.Destroying:
+		return text
+	case l.LastDeploy != "":
+		text += ", last deploy " + string(l.LastDeploy)
+	}
+	if l.RolledBackTo != 0 {
+		text += fmt.Sprintf(", rolled back to %d", l.RolledBackTo)
+	}
+	return text
 }
 
 // age returns how long the machine has been in its state: since the target's time, or since
@@ -250,7 +263,7 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	}
 	switch {
 	case err != nil:
-		l.State = "no worker answers"
+		l.State, l.Note = "unknown", "no worker answers"
 	case l.Destroying:
 		// Temporal's list lags behind: the deployment may have ended by now.
 		now, err := to.DescribeWorkflowExecution(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId())
@@ -260,20 +273,15 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 		}
 		l.State = "destroying"
 	case l.Rolling != nil:
-		l.State = fmt.Sprintf("rolling out %d", l.Rolling.Generation)
-	case l.RolledBack:
-		l.State = "up, last deploy rolled back"
-	case l.Failure != "":
-		l.State = "up, last deploy failed"
+		l.State = "rolling"
+	case l.Machine == nil && l.Failure != "": // it stays for what its deploy has left
+		l.State = "failed"
 	case l.Machine != nil && l.Machine.Ended:
 		l.State = "ended"
 	case l.Machine != nil:
 		l.State = "up"
 	default:
 		l.State = "starting"
-	}
-	if l.RollbackTo != 0 && strings.HasPrefix(l.State, "up") {
-		l.State += fmt.Sprintf(", rolled back to %d", l.RollbackTo)
 	}
 	return l, true
 }

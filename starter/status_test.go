@@ -32,12 +32,15 @@ func TestTable(t *testing.T) {
 			l.take(workflows.Observed{Health: &step.Health{State: step.Running, Since: ago(time.Minute), Addresses: []step.Address{{Kind: "ip", Address: "10.0.0.2"}}}})
 		}),
 		line("crashed", func(l *deploymentLine) {
-			l.State = "up, last deploy failed"
+			l.LastDeploy, l.RolledBackTo = workflows.EndFailed, 2
 			l.take(workflows.Observed{Health: &step.Health{State: step.Ended, How: "crashed"}})
 			l.Failure = "no gcc"
 			l.Watch.Booted = ago(time.Hour)
 		}),
 		line("far", func(l *deploymentLine) { l.take(workflows.Observed{Failure: "connection refused"}) }),
+		line("rolling", func(l *deploymentLine) {
+			l.State, l.LastDeploy, l.Rolling = "rolling", workflows.EndRolledBack, &step.Tags{Generation: 4}
+		}),
 		line("mute", func(l *deploymentLine) { l.take(workflows.Observed{}) }),
 		line("job", func(l *deploymentLine) { // it had ended before its deploy was done
 			l.Machine.Ended, l.Watch.Booted = true, ago(time.Hour)
@@ -56,8 +59,9 @@ func TestTable(t *testing.T) {
 	due := "restart 5 is due at " + now.Local().Format(time.TimeOnly)
 	want := `APP TARGET KIND GENERATION STATE MACHINE ADDRESSES AGE RESTARTS FAILURE
 web told qemu 3 up 7 10.0.0.2 1m0s -
-web crashed qemu 3 ended (crashed), last deploy failed 7 - - - no gcc
+web crashed qemu 3 ended (crashed), last deploy failed, rolled back to 2 7 - - - no gcc
 web far qemu 3 unreachable 7 10.0.0.1:80 24h0m0s - connection refused
+web rolling qemu 3 rolling out 4 7 10.0.0.1:80 24h0m0s -
 web mute qemu 3 up 7 10.0.0.1:80 24h0m0s -
 web job qemu 3 ended (exit status 0) 7 - 1h0m0s -
 web restarted qemu 3 gone 7 - 1m0s 4 restart: port in use; ` + due + "\n"
@@ -130,7 +134,7 @@ func TestStatusAsksEachTarget(t *testing.T) {
 	if status, out, errOut := morgana(t, "destroy", "two/near"); status != 0 {
 		t.Fatal(out, errOut)
 	}
-	eventually(`"state":"removed"`)
+	eventually(`{"app":"two","state":"removed","target":"near"}` + "\n")
 	if n := strings.Count(live.text.String(), `"state":"up"`); n != 1 {
 		t.Errorf("%d lines for a machine that did not change:\n%s", n, live.text.String())
 	}

@@ -76,7 +76,7 @@ func (c *cli) emitChanges(lines []deploymentLine, printed map[string]string) {
 		if !listed[name] {
 			delete(printed, name)
 			app, target, _ := strings.Cut(name, "/")
-			c.emit(deploymentLine{App: app, Target: target, State: "removed"})
+			c.emit(map[string]string{"app": app, "target": target, "state": "removed"})
 		}
 	}
 }

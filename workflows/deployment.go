@@ -258,9 +258,13 @@ func (d *deployment) status() DeploymentStatus {
 		Git: d.Last.Origin.Git, Commit: d.Commit}
 	if d.Current != nil {
 		s.Machine, s.Route, s.Policy, s.Watch = &d.Current.Machine, d.Current.Route, d.Policy, d.Watch
-		s.RolledBack = d.rolledBack()
 		g := d.record(d.Current.generation())
-		s.Restarts, s.RollbackTo = g.Restarts, g.Of
+		s.Restarts, s.RolledBackTo = g.Restarts, g.Of
+	}
+	if s.LastDeploy = EndFailed; d.Failure == "" {
+		s.LastDeploy = ""
+	} else if d.rolledBack() {
+		s.LastDeploy = EndRolledBack
 	}
 	for _, u := range d.Remains {
 		if d.rolling == nil || u.spec().Tags != d.rolling.Spec.Tags {

@@ -106,8 +106,8 @@ func (d *deployment) describe() {
 	fmt.Fprintf(&b, "| last generation | %d |\n", s.Generation)
 	if m := s.Machine; m != nil {
 		back := ""
-		if s.RollbackTo != 0 {
-			back = fmt.Sprintf(", rolled back to the image of generation %d", s.RollbackTo)
+		if s.RolledBackTo != 0 {
+			back = fmt.Sprintf(", rolled back to the image of generation %d", s.RolledBackTo)
 		}
 		fmt.Fprintf(&b, "| machine | %s of generation %d%s |\n", cell(m.ID), m.Registration.Spec.Generation, back)
 		fmt.Fprintf(&b, "| ready | %s |\n| addresses | %s |\n", cell(m.Ready), cell(step.Addresses(m.Addresses, " ")))
@@ -118,7 +118,7 @@ func (d *deployment) describe() {
 	}
 	if s.Failure != "" {
 		what := "last failure"
-		if s.RolledBack {
+		if s.LastDeploy == EndRolledBack {
 			what = "last deploy rolled back"
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", what, cell(s.Failure))

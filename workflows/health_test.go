@@ -60,7 +60,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 		if got := w.told(t); got != "1 replaced by 2 *, 2 current *, 3 rolled back by 2" {
 			t.Errorf("history %s", got)
 		}
-		if s := w.status(t); !s.RolledBack || s.Failure != sick.Error() {
+		if s := w.status(t); s.LastDeploy != EndRolledBack || s.Failure != sick.Error() {
 			t.Errorf("status %+v", s)
 		}
 		delete(w.fail, "Probe")

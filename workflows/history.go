@@ -128,10 +128,11 @@ func (d *deployment) failed(t step.Tags, err error) {
 	g.Commit = cmp.Or(details(err).Commit, g.Commit)
 }
 
-// rolledBack reports whether the last rollout that has ended failed by its health.
+// rolledBack reports whether the last rollout that has ended and was not cancelled failed by
+// its health.
 func (d *deployment) rolledBack() bool {
 	for _, g := range slices.Backward(d.History) {
-		if g.End != EndQueued && g.End != EndRolling {
+		if g.End != EndQueued && g.End != EndRolling && g.End != EndCancelled {
 			return g.End == EndRolledBack && g.Failure != ""
 		}
 	}

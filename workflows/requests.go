@@ -75,10 +75,11 @@ type DeploymentStatus struct {
 	// made it, or that of the last accepted deploy.
 	Machine *step.Machine `json:"machine,omitempty"`
 	Route   step.Route    `json:"route"`
-	// RollbackTo is the earlier generation whose image the machine runs after a rollback.
-	RollbackTo int `json:"rollbackTo,omitempty"`
-	// RolledBack says that Failure is that of an app that was not healthy.
-	RolledBack bool `json:"rolledBack,omitempty"`
+	// RolledBackTo is the earlier generation whose image the machine runs after a rollback.
+	RolledBackTo int `json:"rolledBackTo,omitempty"`
+	// LastDeploy is the end of the rollout that Failure is of: [EndFailed], or
+	// [EndRolledBack] if its app was not healthy.
+	LastDeploy End `json:"lastDeploy,omitempty"`
 	// Rolling is the running rollout, Queued are those that wait for it.
 	Rolling *step.Tags  `json:"rolling,omitempty"`
 	Queued  []step.Tags `json:"queued,omitempty"`

@@ -40,7 +40,7 @@ func TestRollback(t *testing.T) {
 		if slices.Sort(w.calls[2:]); !slices.Equal(w.calls, want) {
 			t.Errorf("calls %q, want %q", w.calls, want)
 		}
-		if d := w.status(t); d.RollbackTo != 1 || d.Machine.Registration.Digest != digest("1") {
+		if d := w.status(t); d.RolledBackTo != 1 || d.Machine.Registration.Digest != digest("1") {
 			t.Errorf("status %+v", d)
 		}
 		if got, want := w.told(t), "1 replaced by 2, 2 rolled back by 3 *, 3 current *"; got != want {
@@ -52,7 +52,7 @@ func TestRollback(t *testing.T) {
 	w.after(time.Hour, func() { w.keeping(2, "h2", "2") })
 	w.after(time.Hour, func() {
 		w.expect(t, "after the deploy", 4, 3, 4)
-		if d := w.status(t); d.RollbackTo != 0 || d.Machine.Registration.Digest != digest("2") {
+		if d := w.status(t); d.RolledBackTo != 0 || d.Machine.Registration.Digest != digest("2") {
 			t.Errorf("status %+v", d)
 		}
 		w.rollback(0)
