@@ -91,7 +91,7 @@ func TestTargetDoesNotAnswer(t *testing.T) {
 		}
 	}
 	want(0, []string{"deploy"}, "deployed")
-	want(0, []string{"status"}, "  2.2.2.2  ") // the address that the target tells, not Boot
+	want(0, []string{"status"}, "  2.2.2.2\n") // the address that the target tells, not Boot
 	away.Store(true)
 	want(0, []string{"status"}, "unreachable", "connection refused")
 	want(0, []string{"status", "-o", "json"}, `"note":"connection refused"`)

@@ -38,7 +38,7 @@ func TestNothingHostileIsShown(t *testing.T) {
 			}
 		}
 		writeFailure(&out, "", &step.Error{Err: errors.New(text), Hint: text, Left: []string{text}})
-		if err := table(&out, []deploymentLine{{App: "a", Health: &step.Health{How: text}, DeploymentStatus: workflows.DeploymentStatus{Failure: text}}}, time.Now()); err != nil {
+		if err := table(&out, []deploymentLine{{App: "a", Health: &step.Health{How: text}, DeploymentStatus: workflows.DeploymentStatus{Failure: text}}}, time.Now(), false); err != nil {
 			t.Fatal(err)
 		}
 		(&cli{out: &out, err: &out}).destroyed("a/b", workflows.DestroyResult{Destroyed: step.Destroyed{Removed: []string{text}}, Left: []string{text}})

@@ -29,8 +29,8 @@ func (c *cli) statusCommand() *cobra.Command {
 or is getting one. Temporal is asked for them, and the targets for their machines:
 up, ended, gone, or unreachable if the target does not answer within 15 s.
 
-With --watch the list is drawn again every few seconds until Ctrl-C; with -o json,
-each line is printed when it changes.`,
+With --watch the list is drawn again every few seconds until Ctrl-C, also while the
+server does not answer; with -o json, each line is printed when it changes.`,
 		Example: "  morgana status\n  morgana status hello/dev -o json\n  morgana status --all    # ended ones too\n  morgana status --watch",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,7 +70,7 @@ func (c *cli) status(ctx context.Context, which string, all, watch bool) error {
 	}
 	defer to.Close()
 	if watch {
-		return c.watch(ctx, to, which, all)
+		return c.watch(ctx, which, func() ([]deploymentLine, error) { return to.observed(ctx, app, target, all) })
 	}
 	lines, err := to.observed(ctx, app, target, all)
 	if err != nil {
@@ -86,7 +86,7 @@ func (c *cli) status(ctx context.Context, which string, all, watch bool) error {
 		c.say("%s", noneOf(which))
 		return nil
 	}
-	return table(c.out, lines, time.Now())
+	return table(c.out, lines, time.Now(), false)
 }
 
 func noneOf(which string) string {
@@ -97,28 +97,11 @@ func noneOf(which string) string {
 }
 
 // table writes the deployments. Columns without a value in any line are left out: the
-// commits, the restarts, and the failures, which are last because they are long.
-func table(to io.Writer, lines []deploymentLine, now time.Time) error {
-	restarts := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.restarts() != "" })
-	commits := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.Commit != "" })
-	failures := slices.ContainsFunc(lines, func(l deploymentLine) bool { return l.failure() != "" })
-	w := tabwriter.NewWriter(to, 0, 8, 2, ' ', 0)
-	row := func(cells []string, commit, restart, failure string) {
-		if commits {
-			cells = append(cells, cmp.Or(commit, "-"))
-		}
-		if restarts {
-			cells = append(cells, cmp.Or(restart, "-"))
-		}
-		if failures {
-			cells = append(cells, failure)
-		}
-		for i := range cells {
-			cells[i] = cleanLine(cells[i])
-		}
-		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush returns the error
-	}
-	row([]string{"APP", "TARGET", "KIND", "GENERATION", "STATE", "MACHINE", "ADDRESSES", "AGE"}, "COMMIT", "RESTARTS", "FAILURE")
+// restarts, the commits, and the failures, which are last because they are long. A narrow
+// table has short cells, and the failures in lines below it.
+func table(to io.Writer, lines []deploymentLine, now time.Time, narrow bool) error {
+	rows := [][]string{{"APP", "TARGET", "KIND", "GENERATION", "STATE", "AGE", "RESTARTS", "MACHINE", "ADDRESSES", "COMMIT", "FAILURE"}}
+	var below []string
 	for _, l := range lines {
 		machine, addresses, generation := "-", "-", "-"
 		switch m := l.Machine; {
@@ -132,29 +115,73 @@ func table(to io.Writer, lines []deploymentLine, now time.Time) error {
 		case l.Error != nil && l.Generation > 0:
 			generation = fmt.Sprint(l.Generation)
 		}
-		row([]string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, l.state(), machine, addresses, l.age(now)}, shortCommit(l.Commit), l.restarts(), l.failure())
+		state, past, failure := l.state(), l.past(), l.failure()
+		if narrow {
+			if past = joined("; ", past, failure); past != "" {
+				below = append(below, cleanLine(l.App+"/"+l.Target+": "+past))
+			}
+			state, machine, past, failure = short(state, 20), short(machine, 12), "", ""
+		}
+		rows = append(rows, []string{l.App, l.Target, cmp.Or(l.Kind, "-"), generation, joined(", ", state, past), l.age(now),
+			cmp.Or(l.restarts(), "-"), machine, addresses, cmp.Or(shortCommit(l.Commit), "-"), failure})
+	}
+	if narrow {
+		rows[0][3] = "GEN"
+	}
+	w := tabwriter.NewWriter(to, 0, 8, 2, ' ', 0)
+	for _, row := range rows {
+		var cells []string
+		for i := range row {
+			optional := slices.Contains([]string{"RESTARTS", "COMMIT", "FAILURE"}, rows[0][i])
+			if !optional || slices.ContainsFunc(rows[1:], func(r []string) bool { return r[i] != "" && r[i] != "-" }) {
+				cells = append(cells, cleanLine(row[i]))
+			}
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // Flush returns the error
+	}
+	for _, l := range below {
+		_, _ = fmt.Fprintln(w, l)
 	}
 	return w.Flush()
 }
 
-// state returns the State with how the machine ended, and how its last deploys did.
-func (l *deploymentLine) state() string {
-	text := l.State
-	if l.Health != nil && l.Health.How != "" {
-		text += " (" + l.Health.How + ")"
+// joined joins the texts that are not empty.
+func joined(by string, texts ...string) string {
+	return strings.Join(slices.DeleteFunc(texts, func(t string) bool { return t == "" }), by)
+}
+
+// short cuts a text to so many characters.
+func short(text string, most int) string {
+	if all := []rune(text); len(all) > most {
+		return string(all[:most-1]) + "…"
 	}
+	return text
+}
+
+// state returns the State with how the machine ended.
+func (l *deploymentLine) state() string {
 	switch {
 	case l.State == "rolling":
 		return fmt.Sprintf("rolling out %d", l.Rolling.Generation)
-	case l.Machine == nil || l.Destroying:
-		return text
-	case l.LastDeploy != "":
-		text += ", last deploy " + string(l.LastDeploy)
+	case l.Health != nil && l.Health.How != "":
+		return l.State + " (" + l.Health.How + ")"
+	}
+	return l.State
+}
+
+// past says how the last deploys of a machine did.
+func (l *deploymentLine) past() string {
+	if l.Machine == nil || l.Destroying || l.State == "rolling" {
+		return ""
+	}
+	var last, back string
+	if l.LastDeploy != "" {
+		last = "last deploy " + string(l.LastDeploy)
 	}
 	if l.RolledBackTo != 0 {
-		text += fmt.Sprintf(", rolled back to %d", l.RolledBackTo)
+		back = fmt.Sprintf("rolled back to %d", l.RolledBackTo)
 	}
-	return text
+	return joined(", ", last, back)
 }
 
 // age returns how long the machine has been in its state: since the target's time, or since
@@ -197,7 +224,7 @@ func (l *deploymentLine) failure() string {
 	case !w.Due.IsZero():
 		texts = append(texts, "restart "+fmt.Sprint(w.InRow+1)+" is due at "+w.Due.Local().Format(time.TimeOnly))
 	}
-	return strings.Join(slices.DeleteFunc(texts, func(t string) bool { return t == "" }), "; ")
+	return joined("; ", texts...)
 }
 
 // deployments lists the deployments, the newest first, with the status that each reports.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -53,24 +54,73 @@ func TestTable(t *testing.T) {
 		}),
 	}
 	var out strings.Builder
-	if err := table(&out, lines, now); err != nil {
+	if err := table(&out, lines, now, false); err != nil {
 		t.Fatal(err)
 	}
 	due := "restart 5 is due at " + now.Local().Format(time.TimeOnly)
-	want := `APP TARGET KIND GENERATION STATE MACHINE ADDRESSES AGE RESTARTS FAILURE
-web told qemu 3 up 7 10.0.0.2 1m0s -
-web crashed qemu 3 ended (crashed), last deploy failed, rolled back to 2 7 - - - no gcc
-web far qemu 3 unreachable 7 10.0.0.1:80 24h0m0s - connection refused
-web rolling qemu 3 rolling out 4 7 10.0.0.1:80 24h0m0s -
-web mute qemu 3 up 7 10.0.0.1:80 24h0m0s -
-web job qemu 3 ended (exit status 0) 7 - 1h0m0s -
-web restarted qemu 3 gone 7 - 1m0s 4 restart: port in use; ` + due + "\n"
+	want := `APP TARGET KIND GENERATION STATE AGE RESTARTS MACHINE ADDRESSES FAILURE
+web told qemu 3 up 1m0s - 7 10.0.0.2
+web crashed qemu 3 ended (crashed), last deploy failed, rolled back to 2 - - 7 - no gcc
+web far qemu 3 unreachable 24h0m0s - 7 10.0.0.1:80 connection refused
+web rolling qemu 3 rolling out 4 24h0m0s - 7 10.0.0.1:80
+web mute qemu 3 up 24h0m0s - 7 10.0.0.1:80
+web job qemu 3 ended (exit status 0) 1h0m0s - 7 -
+web restarted qemu 3 gone 1m0s 4 7 - restart: port in use; ` + due + "\n"
 	var got strings.Builder
 	for l := range strings.Lines(out.String()) {
 		got.WriteString(strings.Join(strings.Fields(l), " ") + "\n")
 	}
 	if got.String() != want {
 		t.Errorf("got\n%swant\n%s", got.String(), want)
+	}
+}
+
+// On a terminal of 80 columns the table of status --watch shows the age and the restarts,
+// and the failures are below it.
+func TestNarrowTable(t *testing.T) {
+	l := deploymentLine{App: "website", Target: "production", State: "ended", Health: &step.Health{State: step.Ended, How: "exit status 137, out of memory"}}
+	l.Kind, l.Machine = "firecracker", &step.Machine{ID: "website.production.1a2b3c4d.3"}
+	l.LastDeploy, l.Failure, l.Policy.Restart, l.Restarts = workflows.EndFailed, "no gcc", step.RestartAlways, 4
+	got := tableLines([]deploymentLine{l}, "", true)
+	if len(got) != 3 || got[2] != "website/production: last deploy failed; no gcc" {
+		t.Fatalf("got %q", got)
+	}
+	for _, cell := range []string{"AGE  RESTARTS  ", "-    4  "} {
+		row := got[0]
+		if strings.HasPrefix(cell, "-") {
+			row = got[1]
+		}
+		if at := strings.Index(row, cell); at < 0 || at+len(cell) > 80 {
+			t.Errorf("%q is at %d of %q", cell, at, row)
+		}
+	}
+	if !strings.Contains(got[1], " website.pro…  ") {
+		t.Errorf("the id is not short: %q", got[1])
+	}
+}
+
+// An outage of the server does not end status --watch, and is told once.
+func TestWatchOutlivesAnOutage(t *testing.T) {
+	watchPause = time.Millisecond
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	var out, errOut lines
+	up, looks := []deploymentLine{{App: "web", Target: "loc", State: "up"}}, 0
+	err := (&cli{out: &output{w: &out}, err: &output{w: &errOut}}).watch(ctx, "", func() ([]deploymentLine, error) {
+		switch looks++; looks {
+		case 2, 3:
+			return nil, errors.New("connection refused")
+		case 5:
+			interrupt()
+		}
+		return up, nil
+	})
+	if !errors.Is(err, errDetached) || strings.Count(out.text.String(), "web ") != 2 || strings.Count(errOut.text.String(), ": connection refused\n") != 1 {
+		t.Errorf("%v\n%s%s", err, out.text.String(), errOut.text.String())
+	}
+	down := errors.New("connection refused")
+	if err := (&cli{}).watch(t.Context(), "", func() ([]deploymentLine, error) { return nil, down }); !errors.Is(err, down) {
+		t.Errorf("without a first list: %v", err)
 	}
 }
 
