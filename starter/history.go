@@ -84,7 +84,11 @@ func generationCells(g workflows.Generation) []string {
 	if g.Of != 0 {
 		why = fmt.Sprintf("%s to %d", why, g.Of)
 	}
-	cells := []string{number, g.Asked.Local().Format(time.DateTime), strings.TrimSuffix(cmp.Or(g.Project, g.Folder, "-")+" @ "+shortCommit(g.Commit), " @ "),
+	from := cmp.Or(g.Project, g.Folder, "-")
+	if g.Git != nil {
+		from = g.Git.String()
+	}
+	cells := []string{number, g.Asked.Local().Format(time.DateTime), strings.TrimSuffix(from+" @ "+shortCommit(g.Commit), " @ "),
 		cmp.Or(fmt.Sprintf("%.12s", g.Digest), "-"), why, generationEnd(g)}
 	for i := range cells {
 		cells[i] = cleanLine(cells[i])

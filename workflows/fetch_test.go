@@ -113,7 +113,7 @@ func TestStatusHasTheCommit(t *testing.T) {
 	now := aCommit
 	w.fetches(func(o *step.Origin) { archived(o); o.Git.Commit = now })
 	in := order("/a", "x")
-	in.Spec.Origin.Git = &step.Git{URL: "file:///h"}
+	in.Spec.Origin.Git = &step.Git{URL: "file:///h", Ref: "main", Path: "a"}
 	for i := range 2 {
 		w.after(time.Duration(i)*time.Hour, func() { w.update(UpdateDeploy, in) })
 		w.after(time.Hour, func() {
@@ -134,6 +134,11 @@ func TestStatusHasTheCommit(t *testing.T) {
 		if v, err := w.env.QueryWorkflow(QueryHistory); err != nil || v.Get(&all) != nil || len(all) != 3 ||
 			all[0].Commit != aCommit || all[1].Commit != "f"+aCommit[1:] || all[2].Commit != now || all[2].End != EndFailed {
 			t.Errorf("history %+v, %v", all, err)
+		}
+		for _, g := range all {
+			if g.Git == nil || *g.Git != (step.Git{URL: "file:///h", Ref: "main", Path: "a"}) {
+				t.Errorf("generation %d is from %+v", g.Generation, g.Git)
+			}
 		}
 		if d := w.status(t); d.Commit != "f"+aCommit[1:] {
 			t.Errorf("status after a failed deploy: %+v", d)

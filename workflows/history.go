@@ -55,6 +55,8 @@ type Generation struct {
 	Project string `json:"project,omitempty"`
 	Folder  string `json:"folder,omitempty"`
 	Host    string `json:"host,omitempty"`
+	// Git is the repository of its source, nil if that is a folder.
+	Git *step.Git `json:"git,omitempty"`
 	// Commit is the [step.Origin.Revision] of its source; of one in git, after its fetch.
 	Commit string `json:"commit,omitempty"`
 	// Digest is the image's digest, Image the target's name for the image.
@@ -78,7 +80,7 @@ type Generation struct {
 func (d *deployment) begin(next Request) {
 	o := next.Spec.Origin
 	d.History = append(d.History, Generation{Generation: next.Spec.Generation, Asked: workflow.Now(d.ctx), Why: next.Why, Of: next.Of,
-		Project: o.Project, Folder: o.Folder, Host: o.Host, Commit: o.Revision(), End: EndQueued})
+		Project: o.Project, Folder: o.Folder, Host: o.Host, Git: next.repeat().Spec.Origin.Git, Commit: o.Revision(), End: EndQueued})
 	if len(d.History) <= maxHistory {
 		return
 	}
