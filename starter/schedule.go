@@ -10,6 +10,7 @@ import (
 	"time"
 	_ "time/tzdata" // a host may lack the names of time zones
 
+	"github.com/robfig/cron"
 	"github.com/spf13/cobra"
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
@@ -166,8 +167,12 @@ func (t times) spec() (*client.ScheduleSpec, error) {
 		s.Intervals = []client.ScheduleIntervalSpec{{Every: every}}
 	default:
 		expression, _, _ := strings.Cut(t.cron, "#")
+		expression = strings.TrimSpace(expression)
+		if err := checkCron(expression); err != nil {
+			return nil, err
+		}
 		// The server keeps the fields in its own form, and the comment.
-		s.CronExpressions = []string{strings.TrimSpace(expression) + " # " + strings.TrimSpace(expression)}
+		s.CronExpressions = []string{expression + " # " + expression}
 	}
 	if t.jitter != "" {
 		if s.Jitter, err = readDuration("--jitter", t.jitter); err != nil {
@@ -187,14 +192,38 @@ func (t times) spec() (*client.ScheduleSpec, error) {
 	return s, nil
 }
 
+// fiveFields is the hint for a --cron that cannot be read.
+const fiveFields = `five fields: minute, hour, day of the month, month and weekday, as "0 4 * * *"`
+
+// checkCron refuses what the server takes and a user does not mean: years and seconds, and
+// times that never come. The server reads the rest.
+func checkCron(expression string) error {
+	fields := strings.Fields(expression)
+	switch {
+	case strings.Contains(expression, "TZ="):
+		return step.Invalid("--cron", "--timezone Europe/Berlin", "%q has a time zone", expression)
+	case len(fields) != 5 && !(len(fields) == 1 && strings.HasPrefix(expression, "@")):
+		return step.Invalid("--cron", fiveFields, "%q has %d fields", expression, len(fields))
+	}
+	if times, err := cron.ParseStandard(expression); err == nil && times.Next(time.Now()).IsZero() {
+		return step.Invalid("--cron", "a day that the month has", "no time fits %q", expression)
+	}
+	return nil
+}
+
+const maxDays = 10_000 // of a length of time
+
 // readDuration reads a time as time.ParseDuration does, or in days: "7d".
 func readDuration(flag, text string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.Atoi(days); err == nil && n >= 0 && n < 10_000 {
-			return time.Duration(n) * 24 * time.Hour, nil
-		}
+	number := strings.TrimRight(text, "dh")
+	n, errNumber := strconv.Atoi(number)
+	if errNumber == nil && n >= 0 && n < maxDays && text == number+"d" {
+		return time.Duration(n) * 24 * time.Hour, nil
 	}
 	d, err := time.ParseDuration(text)
+	if err != nil && errNumber == nil && n > 0 && (text == number+"d" || text == number+"h") || d >= maxDays*24*time.Hour {
+		return 0, step.Invalid(flag, "less than "+strconv.Itoa(maxDays)+"d", "%s is too long", text)
+	}
 	if err != nil || d < 0 {
 		return 0, step.Invalid(flag, "a time as 90m, 24h or 7d", "%q is no length of time", text)
 	}
@@ -231,7 +260,7 @@ func (c *cli) setSchedule(ctx context.Context, which string, t times) error {
 	}
 	switch err := s.set(ctx, spec, t.rebuild); {
 	case t.cron != "" && badArgument(err) != "":
-		return step.Invalid("--cron", `five fields: minute, hour, day of the month, month and weekday, as "0 4 * * *"`, "%q: %s", t.cron, badArgument(err))
+		return step.Invalid("--cron", fiveFields, "%q: %s", t.cron, badArgument(err))
 	case badArgument(err) != "":
 		return step.Invalid("", "see morgana schedule set --help", "%s", badArgument(err))
 	case err != nil:

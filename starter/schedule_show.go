@@ -197,7 +197,7 @@ func (c *cli) listSchedules(ctx context.Context, which string) error {
 		_, _ = fmt.Fprintln(w, strings.Join([]string{l.App, l.Target, cleanLine(l.times()), l.next(), last, result}, "\t"))
 	}
 	if head != "" && c.output != "json" {
-		c.say("there are no schedules; see morgana schedule set --help")
+		c.say("there are no schedules%s; see morgana schedule set --help", prefixed(" of ", which))
 	}
 	return w.Flush()
 }

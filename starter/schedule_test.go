@@ -21,6 +21,12 @@ func TestScheduleTimes(t *testing.T) {
 		{[]string{"--every", "10ms"}, "--every: 10ms is too short"},
 		{[]string{"--every", "1h", "--jitter", "x"}, `--jitter: "x" is no length of time`},
 		{[]string{"--every", "1h", "--timezone", "UTC"}, "--timezone: --every has no time zone"},
+		{[]string{"--every", "9999999h"}, "--every: 9999999h is too long"},
+		{[]string{"--every", "10000d"}, "--every: 10000d is too long"},
+		{[]string{"--cron", "0 4 31 2 *"}, `--cron: no time fits "0 4 31 2 *"`},
+		{[]string{"--cron", "0 0 4 * * *"}, `--cron: "0 0 4 * * *" has 6 fields`},
+		{[]string{"--cron", "0 0 4 * * * 2030"}, `--cron: "0 0 4 * * * 2030" has 7 fields`},
+		{[]string{"--cron", "CRON_TZ=UTC 0 4 * * *"}, `--cron: "CRON_TZ=UTC 0 4 * * *" has a time zone`},
 		{[]string{"--cron", "0 4 * * *", "--timezone", "Mars/Base"}, `--timezone: "Mars/Base" is no time zone`},
 		{[]string{"--cron", "0 4 * * *", "--timezone", "Local"}, `--timezone: "Local" is no time zone`},
 	} {
@@ -33,9 +39,23 @@ func TestScheduleTimes(t *testing.T) {
 	if err != nil || spec.CronExpressions[0] != "0 4 * * 1-5 # 0 4 * * 1-5" || spec.TimeZoneName != "Europe/Berlin" || spec.Jitter != 90*time.Minute {
 		t.Errorf("cron: %+v, %v", spec, err)
 	}
+	for _, fits := range []string{"0 4 29 2 *", "@daily", "0 4 * * 7", "*/5 1-3 1,15 jan-mar mon"} {
+		if _, err := (times{cron: fits}).spec(); err != nil {
+			t.Errorf("%s: %v", fits, err)
+		}
+	}
 	spec, err = times{every: "7d"}.spec()
 	if err != nil || spec.Intervals[0].Every != 168*time.Hour {
 		t.Errorf("every: %+v, %v", spec, err)
+	}
+}
+
+func TestNoSchedules(t *testing.T) {
+	withServer(t)
+	for _, k := range []struct{ which, want string }{{"", "there are no schedules; "}, {"nosuch/dev", "there are no schedules of nosuch/dev; "}} {
+		if status, out, errOut := morgana(t, append([]string{"schedule", "list"}, strings.Fields(k.which)...)...); status != 0 || out != "" || !strings.HasPrefix(errOut, k.want) {
+			t.Errorf("%q: status %d, %s%s", k.which, status, out, errOut)
+		}
 	}
 }
 
