@@ -189,6 +189,9 @@ func (d *destroy) end(ctx context.Context, all []types.Instance, list func() ([]
 // listed lists the instances. If a rollout called RunInstances a moment ago, listed waits
 // until its instance is among them: the worker may have been killed before the answer.
 func (d *destroy) listed(ctx context.Context, of step.Tags) (all []types.Instance, err error) {
+	if err := d.awaitGroup(ctx); err != nil {
+		return nil, err
+	}
 	if err := d.c.settle(ctx, d.limits.unlisted, "", d.what.Spec.Tags, d.what.Match); err != nil {
 		return nil, err
 	}

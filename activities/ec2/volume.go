@@ -92,14 +92,14 @@ func (d *dance) fill(ctx context.Context, v types.Volume) (_ types.Volume, err e
 	if err != nil {
 		return v, err
 	}
+	if d.keys, err = d.openKeys(ctx, d.folder); err != nil {
+		return v, err
+	}
 	group, err := d.securityGroup(ctx, nets[0].vpc)
 	if err != nil {
 		return v, err
 	}
 	d.group = aws.ToString(group.GroupId)
-	if d.keys, err = d.openKeys(ctx, d.folder); err != nil {
-		return v, err
-	}
 	if err := d.keyPair(ctx); err != nil {
 		return v, err
 	}

@@ -138,30 +138,46 @@ func TestVolumeDestroyFaults(t *testing.T) {
 	}
 }
 
-// TestVolumeLost removes a helper that EC2 lists only later: the worker was killed before the
-// answer.
+// TestVolumeLost removes what EC2 lists only later: the worker was killed before the answer. A
+// worker on another host does so too.
 func TestVolumeLost(t *testing.T) {
 	environ(t)
-	for _, call := range []string{"RunInstances", "CreateVolume"} {
-		d := newDancer(t)
-		d.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.After})
+	for _, call := range []string{"CreateSecurityGroup", "ImportKeyPair", "RunInstances", "CreateVolume"} {
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			isFound(t, call, false)
+		})
+		t.Run(call+" elsewhere", func(t *testing.T) {
+			t.Parallel()
+			isFound(t, call, true)
+		})
+	}
+}
+
+func isFound(t *testing.T, call string, elsewhere bool) {
+	t.Helper()
+	d := newDancer(t)
+	waiting := func() *Target {
 		target := hasty(d.site)
 		target.limits.unlisted = 20 * time.Second
-		d.lab.Hide(50 * time.Millisecond)
-		if call == "CreateVolume" {
-			d.lab.Hide(0)
-		}
-		if _, err := target.Register(t.Context(), d.img); err == nil || step.KindOf(err).Final() {
+		return target
+	}
+	for _, lose := range []ec2lab.Lose{ec2lab.Before, ec2lab.After} { // the first leaves what comes before call
+		d.lab.Fault(ec2lab.Fault{Call: call, Lose: lose})
+		if _, err := waiting().Register(t.Context(), d.img); err == nil || step.KindOf(err).Final() {
 			t.Fatal(err)
 		}
-		d.lab.Hide(0)
-		if _, err := target.Destroy(t.Context(), step.Removal{Spec: d.img.Spec}); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(100 * time.Millisecond)
-		if after := d.lab.Resources(); !slices.Equal(after, d.before) {
-			t.Errorf("%s: left: %q, before: %q", call, after, d.before)
-		}
+		d.lab.Hide(300 * time.Millisecond)
+	}
+	if elsewhere {
+		d.site = siteOf(t, t.TempDir(), d.store)
+	}
+	if _, err := waiting().Destroy(t.Context(), step.Removal{Spec: d.img.Spec}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if after := d.lab.Resources(); !slices.Equal(after, d.before) {
+		t.Errorf("left: %q, before: %q", after, d.before)
 	}
 }
 

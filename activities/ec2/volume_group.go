@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -26,6 +27,9 @@ func (d *dance) securityGroup(ctx context.Context, vpc string) (types.SecurityGr
 	}
 	if len(found) == 0 {
 		step.Report(ctx, step.Progress{Note: "making a security group"})
+		if err := d.keys.touch(); err != nil { // [destroy.awaitGroup] reads the time
+			return types.SecurityGroup{}, err
+		}
 		var made types.SecurityGroup
 		out, err := d.cloud.ec2.CreateSecurityGroup(ctx, d.groupInput(name, vpc))
 		switch {
@@ -61,6 +65,39 @@ func (d *dance) findGroup(ctx context.Context) error {
 			d.group = aws.ToString(g.GroupId)
 		}
 	}
+	return err
+}
+
+// awaitGroup waits until EC2 lists the security group that a dance began to make a moment ago. The
+// keys on this host have the time. On a host without keys the time is not known, so a dance
+// that has no snapshot is waited for as long as EC2 may take.
+func (d *destroy) awaitGroup(ctx context.Context) error {
+	at := d.keysTime(d.what.Match)
+	if at.IsZero() {
+		if d.c.backing != backingVolume {
+			return nil
+		}
+		images, err := d.c.images(ctx, d.what.Spec.Tags)
+		if err != nil || slices.ContainsFunc(images, func(r resource) bool {
+			made, ok := owner(r.tags)
+			return ok && d.what.Match(made) || slices.ContainsFunc(users(r.tags), d.what.Match)
+		}) {
+			return err
+		}
+		at = time.Now()
+	}
+	limit := time.Until(at.Add(d.limits.unlisted))
+	if limit <= 0 {
+		return nil
+	}
+	_, err := poll(ctx, limit, func() (bool, error) {
+		groups, err := d.c.groups(ctx, matching(d.what.Spec.Tags)...)
+		step.Report(ctx, step.Progress{Note: "waiting for EC2 to list the last " + kindGroup})
+		return slices.ContainsFunc(groups, func(g types.SecurityGroup) bool {
+			made, ok := owner(g.Tags)
+			return ok && d.what.Match(made)
+		}), err
+	})
 	return err
 }
 

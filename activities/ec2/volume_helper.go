@@ -56,10 +56,13 @@ func (d *dance) keyPair(ctx context.Context) error {
 	}
 	if len(all) == 0 {
 		step.Report(ctx, step.Progress{Note: "importing the key of the login"})
-		_, err := d.cloud.ec2.ImportKeyPair(ctx, d.pairInput())
-		if err != nil && code(err) != "InvalidKeyPair.Duplicate" { // an earlier try has imported it
-			return failed("import the key of the login", err)
-		}
+		return d.make(ctx, kindKeyPair, func() error {
+			_, err := d.cloud.ec2.ImportKeyPair(ctx, d.pairInput())
+			if err != nil && code(err) != "InvalidKeyPair.Duplicate" { // an earlier try has imported it
+				return failed("import the key of the login", err)
+			}
+			return nil
+		})
 	}
 	return nil
 }

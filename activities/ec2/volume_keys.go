@@ -67,6 +67,12 @@ func (t *Target) openKeys(ctx context.Context, folder string) (*helperKeys, erro
 
 func (k *helperKeys) file(name string) string { return filepath.Join(k.folder, name) }
 
+// touch sets the folder's time to now.
+func (k *helperKeys) touch() error {
+	now := time.Now()
+	return os.Chtimes(k.folder, now, now)
+}
+
 // make makes the folder with the keys, whole or not at all.
 func (k *helperKeys) make(ctx context.Context) (err error) {
 	parent := filepath.Dir(k.folder)
@@ -130,6 +136,19 @@ func (k *helperKeys) userData() string {
 		private.WriteString("    " + line)
 	}
 	return "#cloud-config\nssh_deletekeys: true\nssh_keys:\n  ed25519_private: |\n" + private.String() + "  ed25519_public: " + k.hostPublic
+}
+
+// keysTime returns the newest time of the keys that this host has of matching rollouts, the zero
+// time if it has none.
+func (t *Target) keysTime(match func(step.Tags) bool) (at time.Time) {
+	entries, _ := os.ReadDir(t.keysFolder("")) // after an error there are none
+	for _, e := range entries {
+		of, ok := step.ParseFolder(e.Name())
+		if info, err := e.Info(); ok && match(of) && err == nil && info.ModTime().After(at) {
+			at = info.ModTime()
+		}
+	}
+	return at
 }
 
 // dropKeys removes the keys that this host has of matching rollouts.
