@@ -93,7 +93,16 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 			return reg, err
 		}
 	}
-	return reg, r.available(ctx, reg.ID)
+	if err := r.available(ctx, reg.ID); err != nil {
+		return reg, err
+	}
+	switch r.options.Backing { // an earlier try may have left something, also if the AMI is another rollout's
+	case backingImport:
+		err = r.cloud.sweep(ctx, r.img.Spec.Tags)
+	case backingVolume:
+		err = r.tidy(ctx)
+	}
+	return reg, err
 }
 
 // prepare reads the image's ami.json and opens the account.

@@ -94,12 +94,6 @@ func (r *registering) snapshot(ctx context.Context) (id string, err error) {
 	} else {
 		id, err = backings[r.options.Backing](r, ctx, f)
 	}
-	if err == nil && r.cloud.bucket != "" {
-		err = r.cloud.sweep(ctx, r.img.Spec.Tags)
-	}
-	if err == nil && r.options.Backing == backingVolume {
-		err = r.tidy(ctx)
-	}
 	if err != nil {
 		return "", err
 	}
