@@ -94,6 +94,9 @@ func (r *registering) snapshot(ctx context.Context) (id string, err error) {
 	} else {
 		id, err = backings[r.options.Backing](r, ctx, f)
 	}
+	if err == nil && r.options.Backing == backingVolume {
+		err = r.dropSpares(ctx, id)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"context"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -56,6 +57,22 @@ func (r *registering) danced(ctx context.Context, f found) (id string, err error
 		return "", err
 	}
 	return id, r.awaitSnapshot(ctx, id)
+}
+
+// dropSpares removes the rollout's other snapshots of the image. EC2 may have listed one of them
+// so late that another was made.
+func (r *registering) dropSpares(ctx context.Context, id string) error {
+	f, err := r.find(ctx)
+	for _, s := range f.all {
+		made, _ := owner(s.Tags)
+		shared := slices.ContainsFunc(users(s.Tags), func(u step.Tags) bool { return u != made })
+		if err == nil && *s.SnapshotId != id && made == r.img.Spec.Tags && value(s.Tags, tagDigest) == r.digest && !shared {
+			if err = r.remove(ctx, *s.SnapshotId); code(err) == "InvalidSnapshot.InUse" { // by an AMI
+				err = nil
+			}
+		}
+	}
+	return err
 }
 
 // take begins a snapshot of a volume that has the image.

@@ -2,7 +2,12 @@ package ec2
 
 import (
 	"bytes"
+	"errors"
 	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // TestVolumeAdoptsOtherAMI removes the parts of its dance also if another rollout has registered
@@ -24,5 +29,26 @@ func TestVolumeAdoptsOtherAMI(t *testing.T) {
 	if err != nil || !reg.Adopted {
 		t.Fatalf("adopted %t, %v", reg.Adopted, err)
 	}
+	d.alone()
+}
+
+// TestVolumeSnapshotListedLate removes the first of two snapshots: EC2 has listed it only after the
+// second was begun.
+func TestVolumeSnapshotListedLate(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	_, err := d.try(t.Context())
+	d.closed(err)
+	d.written()
+	d.lab.Fault(ec2lab.Fault{Call: "CreateSnapshot", Lose: ec2lab.After})
+	d.lab.Hide(300 * time.Millisecond)
+	target := hasty(d.site)
+	target.limits.unlisted = time.Millisecond
+	for err = errors.New("not yet"); err != nil; _, err = target.Register(t.Context(), d.img) {
+		if step.KindOf(err).Final() {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(300 * time.Millisecond) // the AMI is hidden too
 	d.alone()
 }
