@@ -27,12 +27,14 @@ type limits struct {
 	// reach is how long a helper that runs may not answer, and grace how long its sshd may
 	// refuse the login: it may not be set up yet.
 	reach, grace time.Duration
+	// detached is how long a volume may take to be detached from a helper that runs.
+	detached time.Duration
 }
 
 // usual are the limits of Register. The first connections have 4 MiB on the way: a line of
 // 2 Mbit/s sends them in an attempt.
 var usual = limits{first: 8, most: maxConnections, attempt: callTimeout, patience: 2 * time.Minute,
-	unlisted: 30 * time.Second, reach: 5 * time.Minute, grace: 30 * time.Second}
+	unlisted: 30 * time.Second, reach: 5 * time.Minute, grace: 30 * time.Second, detached: time.Minute}
 
 const (
 	maxConnections = 64

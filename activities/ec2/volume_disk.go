@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -104,14 +105,19 @@ func (d *dance) attach(ctx context.Context, id, helper string) error {
 	})
 }
 
-// detach detaches a volume, unless it is free.
+// detach detaches a volume, unless it is free. A helper whose volume is not detached in time is
+// terminated, which frees the volume.
 func (d *dance) detach(ctx context.Context, id string) error {
 	step.Report(ctx, step.Progress{Note: "detaching " + id})
-	asked := false
+	asked, dismissed, began := false, false, time.Now()
 	return d.await(ctx, "detached "+id, func() (bool, error) {
 		v, err := d.current(ctx, id)
 		if err != nil || v.State == types.VolumeStateAvailable {
 			return err == nil, err
+		}
+		if !dismissed && time.Since(began) >= d.limits.detached {
+			dismissed = true
+			return false, d.dismiss(ctx)
 		}
 		if asked || len(v.Attachments) == 0 {
 			return false, nil

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -50,5 +51,26 @@ func TestVolumeSnapshotListedLate(t *testing.T) {
 		}
 	}
 	time.Sleep(300 * time.Millisecond) // the AMI is hidden too
+	d.alone()
+}
+
+// TestVolumeDetachStuck terminates a helper that does not let go of the volume.
+func TestVolumeDetachStuck(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	_, err := d.try(t.Context())
+	d.closed(err)
+	d.written()
+	d.lab.Fault(ec2lab.Fault{Call: "DetachVolume", Stuck: true})
+	target := hasty(d.site)
+	target.limits.detached = 500 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := target.Register(ctx, d.img); err != nil {
+		t.Fatal(err)
+	}
+	if n := d.count("DetachVolume"); n != 1 {
+		t.Errorf("DetachVolume was called %d times", n)
+	}
 	d.alone()
 }
