@@ -20,7 +20,7 @@ type ending struct {
 // awaitEnd starts a destroy, unless one is in progress, and waits for its end.
 func (d *deployment) awaitEnd(ctx workflow.Context, in DestroyRequest) (DestroyResult, error) {
 	if d.destroy == nil {
-		d.destroy = &ending{}
+		d.destroy, d.Repeat = &ending{}, nil
 		if d.Last.App == "" {
 			d.Last, d.LastRoute = in.Spec, in.Route
 		}

@@ -36,7 +36,8 @@ func (d *deployment) redeployable(RedeployRequest) error {
 		return err
 	}
 	if d.repeated() == nil {
-		return Fail(&step.Error{Kind: step.NotFound, Err: errors.New("there is no deploy to repeat")})
+		return Fail(&step.Error{Kind: step.NotFound, Err: errors.New("there is no deploy to repeat"),
+			Hint: "a redeploy repeats the last deploy that was not cancelled; there was none since the last destroy"})
 	}
 	return nil
 }
@@ -66,7 +67,7 @@ func (r *Request) repeat() *DeployRequest {
 // settle makes the request of a rollout that ended the one to repeat, unless it was
 // cancelled: then the request before it is the last one again.
 func (d *deployment) settle(did *Request, err error) {
-	if err == nil || !d.cancelling && !temporal.IsCanceledError(err) {
+	if d.destroy == nil && (err == nil || !d.cancelling && !temporal.IsCanceledError(err)) {
 		d.Repeat = did.repeat()
 	}
 	if d.Repeat != nil && len(d.queue) == 0 {

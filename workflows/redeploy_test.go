@@ -158,3 +158,32 @@ func TestRedeploy(t *testing.T) {
 		}
 	}
 }
+
+// After a destroy that removed the machine and failed at another place, a schedule does not
+// boot the app again.
+func TestNoRedeployAfterADestroyThatFailed(t *testing.T) {
+	w := newWorld(t)
+	var redeploy *answer
+	w.after(0, func() { w.keeping(2, "h1", "1") })
+	w.after(time.Hour, func() { w.keeping(2, "h2", "2") })
+	w.after(time.Hour, func() {
+		w.failAt["lab@h1"] = away
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	w.after(time.Hour, func() {
+		if len(w.machines) != 0 {
+			t.Errorf("machines %v", w.machines)
+		}
+		redeploy = w.update(UpdateRedeploy, RedeployRequest{})
+	})
+	w.after(time.Hour, func() {
+		if f := Failure(redeploy.err); redeploy.accepted || f == nil || f.Kind != step.NotFound || len(w.machines) != 0 {
+			t.Errorf("redeploy %+v, machines %v", redeploy, w.machines)
+		}
+		delete(w.failAt, "lab@h1")
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil {
+		t.Error(err)
+	}
+}

@@ -115,7 +115,8 @@ type DeploymentState struct {
 	Last      step.Spec  `json:"last,omitzero"`
 	LastRoute step.Route `json:"lastRoute,omitzero"`
 	// Repeat is the request that a redeploy repeats: the last one whose rollout ended and
-	// was not cancelled.
+	// was not cancelled. A destroy makes it nil: if the destroy fails, no restart and no
+	// schedule boots the machine again.
 	Repeat *DeployRequest `json:"repeat,omitempty"`
 	// Policy is that of the last rollout that succeeded.
 	Policy step.Policy `json:"policy,omitzero"`

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -70,4 +71,42 @@ func TestDeployForgetsAFailedRestart(t *testing.T) {
 			t.Errorf("a machine that a deploy booted an hour ago: %+v", s.Watch)
 		}
 	})
+}
+
+// A destroy that removed the machine but not its image does not lead to a restart. A deploy
+// after it is watched again.
+func TestNoRestartAfterADestroyThatFailed(t *testing.T) {
+	w := newWatchedSite(t)
+	register(w.recorded, "Stop", func(_ context.Context, in step.Removal) (out step.Destroyed, err error) {
+		if !in.KeepImage {
+			err = &step.Error{Kind: step.Unauthorized, Op: "remove the image", Err: errors.New("access denied")}
+		}
+		return out, err
+	})
+	deploy := func() {
+		in := order("/a", "x")
+		in.Policy.Restart, in.Route.Destroy.Activity = step.RestartAlways, "lab.Stop"
+		w.update(UpdateDeploy, in)
+	}
+	w.ends(100*time.Hour, gone) // cancelled by the destroy
+	w.ends(0, gone)             // the look after the second deploy
+	w.runs()
+	var destroy *answer
+	w.after(0, deploy)
+	w.after(time.Hour, func() { destroy = w.update(UpdateDestroy, DestroyRequest{}) })
+	w.after(time.Hour, func() {
+		if s := w.status(t); destroy.err == nil || s.Restarts != 0 || s.Watch.Unwatched != "its destroy failed" {
+			t.Errorf("destroy %+v, status %+v", destroy, s)
+		}
+		deploy()
+	})
+	w.after(time.Hour, func() {
+		if s := w.status(t); s.Restarts != 1 || s.Watch.Unwatched != "" {
+			t.Errorf("after the next deploy: %+v", s)
+		}
+		w.update(UpdateDestroy, DestroyRequest{Forget: true})
+	})
+	if err := w.run(); err != nil {
+		t.Error(err)
+	}
 }

@@ -44,6 +44,11 @@ func (d *deployment) watch() {
 		d.Policy.Restart == step.RestartOnFailure && d.Watch.succeeded():
 		return
 	}
+	if d.Repeat == nil {
+		d.Watch.Unwatched = "its destroy failed"
+		d.describe()
+		return
+	}
 	s, m := d.Current.Route.Watch, d.Current.Machine
 	if s.Activity == "" {
 		d.notWatched("its route has no step watch")
