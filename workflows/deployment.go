@@ -224,7 +224,8 @@ func (d *deployment) dropStale() {
 }
 
 // succeeded records the new current machine. An unchanged machine keeps the route that
-// made it: a changed step of the new route may not be able to destroy it.
+// made it: a changed step of the new route may not be able to destroy it. Only the steps
+// that look at it are the new route's.
 func (d *deployment) succeeded(did Request, out Outcome) {
 	d.Failure, d.Policy = "", did.Policy
 	d.dropStale()
@@ -234,6 +235,7 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	g.Commit, g.Digest, g.Image, g.Logs = d.Commit, out.Image.Digest, out.Machine.Registration.ID, out.Logs
 	if out.Unchanged {
 		d.Current.Kernel = out.Kernel
+		d.Current.Route.Watch, d.Current.Route.Observe, d.Current.Route.Probe = did.Route.Watch, did.Route.Observe, did.Route.Probe
 		d.ended(g.Generation, EndUnchanged, d.Current.generation())
 	} else {
 		g.End = EndCurrent

@@ -167,6 +167,31 @@ func TestUnchangedKeepsTheRouteThatMadeTheMachine(t *testing.T) {
 	}
 }
 
+// An unchanged deploy of a machine whose route has no watch is watched by the new route.
+func TestUnchangedTakesTheWatch(t *testing.T) {
+	w := newWatchedSite(t)
+	first := w.outcome
+	w.outcome = func(in Request) Outcome {
+		if in.Current != nil {
+			return Outcome{Unchanged: true, Machine: in.Current.Machine}
+		}
+		return first(in)
+	}
+	w.ends(time.Hour, crashed)
+	w.runs()
+	w.after(0, func() {
+		in := order("/a", "x")
+		in.Route.Watch = step.Step{} // a starter before the watch
+		w.update(UpdateDeploy, in)
+	})
+	w.after(time.Hour, func() { w.deploy(step.RestartAlways) })
+	w.until(t, 2*time.Hour, func(s DeploymentStatus) {
+		if s.Watch.Unwatched != "" || s.Restarts != 1 {
+			t.Errorf("restart %s, but %+v, restarts %d", s.Policy.Restart, s.Watch, s.Restarts)
+		}
+	})
+}
+
 func TestDeploymentKnowsTheProjectInAnotherFolder(t *testing.T) {
 	s := newSite(t)
 	from := func(project, folder string) DeployRequest {
