@@ -36,7 +36,7 @@ func kinds(role string) (names []string) {
 	}
 	_ = json.Unmarshal(docs.Schema, &schema) // our own
 	for _, name := range slices.Sorted(maps.Keys(schema.Defs)) {
-		if kind, ours := strings.CutPrefix(name, role+"."); ours {
+		if kind, ours := strings.CutPrefix(name, role+"."); ours && name != "target.policy" { // keys of every kind
 			names = append(names, kind)
 		}
 	}

@@ -27,6 +27,7 @@ type sweepFlags struct {
 
 func (c *cli) sweepCommand() *cobra.Command {
 	var f sweepFlags
+	var olderThan string
 	cmd := &cobra.Command{
 		Use:   "sweep [KIND...]",
 		Short: "Remove what belongs to no deployment",
@@ -41,14 +42,19 @@ them; --unknown removes them too.
 
 Exit status: 0 done, 1 a place could not be looked at or a resource not be removed,
 3 with --dry-run: there is something to remove.`,
-		Example: "  morgana sweep --dry-run\n  morgana sweep qemu command --yes\n  morgana sweep store --older-than 720h",
-		RunE:    func(cmd *cobra.Command, args []string) error { return c.sweep(cmd.Context(), args, f) },
+		Example: "  morgana sweep --dry-run\n  morgana sweep qemu command --yes\n  morgana sweep store --older-than 30d",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if f.olderThan, err = readDuration("--older-than", olderThan); err != nil {
+				return err
+			}
+			return c.sweep(cmd.Context(), args, f)
+		},
 	}
 	c.projectFlags(cmd)
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be removed")
 	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&f.unknown, "unknown", false, "remove resources of deployments that this server does not know, too")
-	cmd.Flags().DurationVar(&f.olderThan, "older-than", 7*24*time.Hour, "files of the store that were not used for this long")
+	cmd.Flags().StringVar(&olderThan, "older-than", "7d", "files of the store that were not used for this long: 90h, 7d")
 	return cmd
 }
 
@@ -61,7 +67,7 @@ const youngest = 48 * time.Hour
 
 func (c *cli) sweep(ctx context.Context, only []string, f sweepFlags) error {
 	if f.olderThan < youngest {
-		return step.Invalid("--older-than", "48h or more: a deploy that runs may have stored a younger file", "%s is too short", f.olderThan)
+		return step.Invalid("--older-than", "48h or more: a deploy that runs may have stored a younger file", "%s is too short", duration(f.olderThan))
 	}
 	if !f.dryRun && !f.yes && (c.output == "json" || !isTerminal(os.Stdin)) {
 		return step.Invalid("", "pass --yes, or --dry-run to see what there is", "sweep asks before it removes, and there is no terminal")

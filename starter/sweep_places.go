@@ -225,6 +225,8 @@ func (s *sweeper) choose(only []string) error {
 	for _, spec := range specs {
 		known = append(known, spec.Kind)
 	}
+	slices.Sort(known)
+	known = slices.Compact(known)
 	for _, kind := range only {
 		if !slices.Contains(known, kind) {
 			return step.Invalid("", step.OneOf(kind, known...), "%q is no kind to sweep", kind)
