@@ -142,7 +142,7 @@ type Helper struct {
 	PublicIP *bool `json:"public_ip,omitempty"`
 	// From is the address, or the prefix as "203.0.113.0/28", from which the worker reaches
 	// the helper. Default: the address that checkip.amazonaws.com sees; for a
-	// private subnet or another endpoint, this host's address towards it.
+	// helper with a private address, this host's address towards it.
 	From string `json:"from,omitempty"`
 }
 

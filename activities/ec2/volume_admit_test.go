@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/morgana-deploy/morgana/ec2lab"
 	"github.com/morgana-deploy/morgana/step"
@@ -66,4 +67,18 @@ func TestAddressTowards(t *testing.T) {
 			t.Errorf("%s is internal: %t", address, !want)
 		}
 	}
+}
+
+// TestVolumeUnknownGroup goes on although EC2 does not know the security group for a moment, and
+// blames no option for it.
+func TestVolumeUnknownGroup(t *testing.T) {
+	environ(t)
+	for _, c := range []string{"InvalidSecurityGroupID.NotFound", "InvalidGroup.NotFound", "InvalidKeyPair.NotFound"} {
+		d := newDancer(t)
+		d.lab.Fault(ec2lab.Fault{Call: "RunInstances", Code: c})
+		_, err := hasty(d.site).Register(t.Context(), d.img)
+		d.closed(err)
+		refusedWith(t, c, notRun(&smithy.GenericAPIError{Code: c, Message: "It does not exist"}), step.Error{}, "run the helper: it does not exist")
+	}
+	refusedWith(t, "subnet", notRun(&smithy.GenericAPIError{Code: "InvalidSubnetID.NotFound"}), step.Error{Kind: step.NotFound, Field: "helper.subnet"}, "describe-subnets")
 }

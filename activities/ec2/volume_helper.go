@@ -145,7 +145,7 @@ func (d *dance) launchIn(ctx context.Context, n subnet, attempt int) (types.Inst
 		var out *ec2.RunInstancesOutput
 		if _, waited := poll(ctx, visible, func() (bool, error) { // EC2 may not know the key pair or the group yet
 			out, err = d.cloud.run(ctx, in)
-			return code(err) != "InvalidKeyPair.NotFound" && code(err) != "InvalidGroup.NotFound", nil
+			return !unknownPart(err), nil
 		}); waited != nil {
 			return types.Instance{}, waited
 		}
@@ -157,9 +157,25 @@ func (d *dance) launchIn(ctx context.Context, n subnet, attempt int) (types.Inst
 		case err == nil:
 			err = fmt.Errorf("EC2 answered with %d instances", len(out.Instances))
 		}
-		return types.Instance{}, ofHelper(failed("run the helper", err))
+		return types.Instance{}, notRun(err)
 	}
 	return types.Instance{}, fmt.Errorf("%d helpers of this rollout were terminated", maxAttempts)
+}
+
+// unknownPart reports whether EC2 does not know the key pair or the group that the dance has made.
+func unknownPart(err error) bool {
+	c := code(err)
+	return gone(err) && !strings.HasPrefix(c, "InvalidAMIID") && !strings.HasPrefix(c, "InvalidSubnetID")
+}
+
+// notRun returns the error of RunInstances. If somebody has deleted what the dance made, the
+// next try makes it again, and no option is to blame.
+func notRun(err error) error {
+	var e *step.Error
+	if err = failed("run the helper", err); unknownPart(err) && errors.As(err, &e) {
+		return &step.Error{Op: e.Op, Err: e.Err}
+	}
+	return ofHelper(err)
 }
 
 // helperInput returns the parameters of RunInstances, the same for the same attempt: EC2
