@@ -92,7 +92,7 @@ type (
 )
 
 // create returns the action that makes a resource: that which read finds in the request. A
-// client token that has made a resource makes no other.
+// client token that has made a resource makes no other, also if that is deleted.
 func create[T resource](read func(r *request) (T, error), required ...string) action {
 	var zero T
 	k := zero.kind()
@@ -109,7 +109,7 @@ func create[T resource](read func(r *request) (T, error), required ...string) ac
 			t, ok := o.(T)
 			switch {
 			case !ok || token == "" || o.root().token != token:
-			case o.root().gone || o.root().asked != asked:
+			case o.root().asked != asked:
 				return nil, refuse("IdempotentParameterMismatch", "")
 			default:
 				r.seeAll()

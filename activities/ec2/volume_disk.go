@@ -48,12 +48,13 @@ func (d *dance) volume(ctx context.Context) (v types.Volume, err error) {
 }
 
 // createVolume makes the volume in a zone. EC2 remembers the tokens of the volumes that cannot
-// be used.
+// be used, and of deleted ones: it answers with their ids, but does not list them.
 func (d *dance) createVolume(ctx context.Context, zone string) (id *string, err error) {
 	step.Report(ctx, step.Progress{Note: "making a volume in " + zone})
 	err = d.make(ctx, kindVolume, func() error {
+		first := d.unusable
 		for n := range maxAttempts {
-			in, err := d.volumeInput(zone, d.unusable+n)
+			in, err := d.volumeInput(zone, first+n)
 			if err != nil {
 				return err
 			}
@@ -65,7 +66,13 @@ func (d *dance) createVolume(ctx context.Context, zone string) (id *string, err 
 				return failed("make a volume", err)
 			}
 			id = out.VolumeId
-			return nil
+			listed, err := poll(ctx, d.limits.unlisted, func() (bool, error) {
+				v, err := d.current(ctx, *id)
+				return v.VolumeId != nil, err
+			})
+			if listed || err != nil {
+				return err
+			}
 		}
 		return fmt.Errorf("%d volumes of this rollout were deleted", maxAttempts)
 	})

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
 	"github.com/morgana-deploy/morgana/ec2lab"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -73,4 +75,27 @@ func TestVolumeDetachStuck(t *testing.T) {
 		t.Errorf("DetachVolume was called %d times", n)
 	}
 	d.alone()
+}
+
+// TestVolumeDeleted makes another volume if somebody has deleted the first.
+func TestVolumeDeleted(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	_, err := d.try(t.Context())
+	d.closed(err)
+	first := d.mine().volumes[0].VolumeId
+	if _, err := d.cloud.ec2.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: first}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := poll(t.Context(), time.Minute, func() (bool, error) {
+		_, err := d.cloud.ec2.DeleteVolume(t.Context(), &ec2.DeleteVolumeInput{VolumeId: first})
+		return err == nil, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err = d.try(ctx)
+	d.closed(err)
+	d.once()
 }
