@@ -37,6 +37,9 @@ const (
 	knownHosts = "known_hosts"
 )
 
+// newKeys begins the name of a folder whose keys are being made.
+const newKeys = ".new-"
+
 // knownName is the helper's name in known_hosts, whatever its address is.
 const knownName = "helper"
 
@@ -80,7 +83,7 @@ func (k *helperKeys) make(ctx context.Context) (err error) {
 		return err
 	}
 	sweepKeys(parent)
-	folder, err := os.MkdirTemp(parent, ".new-") // 0700
+	folder, err := os.MkdirTemp(parent, newKeys) // 0700
 	if err != nil {
 		return err
 	}
@@ -159,14 +162,20 @@ func (t *Target) dropKeys(match func(step.Tags) bool) {
 			_ = os.RemoveAll(t.keysFolder(e.Name())) // likewise
 		}
 	}
+	sweepKeys(t.keysFolder(""))
 	_ = os.Remove(t.keysFolder("")) // unless another rollout has keys
 }
 
-// sweepKeys removes the keys that another host's worker could not. No helper has them any more.
+// sweepKeys removes the keys that another host's worker could not, and those that were not made
+// whole. No helper has them any more.
 func sweepKeys(parent string) {
 	entries, _ := os.ReadDir(parent) // after an error none is removed
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 7*24*time.Hour {
+		limit := 7 * 24 * time.Hour
+		if strings.HasPrefix(e.Name(), newKeys) {
+			limit = time.Hour
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > limit {
 			_ = os.RemoveAll(filepath.Join(parent, e.Name())) // the next rollout tries again
 		}
 	}

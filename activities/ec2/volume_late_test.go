@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -98,4 +99,27 @@ func TestVolumeDeleted(t *testing.T) {
 	_, err = d.try(ctx)
 	d.closed(err)
 	d.once()
+}
+
+// TestVolumeKeysElsewhere removes old keys of a dance that a worker on another host has ended,
+// when another rollout is destroyed.
+func TestVolumeKeysElsewhere(t *testing.T) {
+	environ(t)
+	d := newDancer(t)
+	folder := func(name string, age time.Duration) {
+		path := New(d.site).keysFolder(name)
+		at := time.Now().Add(-age)
+		if err := errors.Join(os.MkdirAll(path, 0o700), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const young, whole = "hello.test.0a1b2c3d-2", "hello.test.0a1b2c3d-1"
+	folder(whole, 8*24*time.Hour)
+	folder(young, 6*24*time.Hour)
+	folder(newKeys+"1", 2*time.Hour)
+	d.destroyed(false)
+	left, err := os.ReadDir(New(d.site).keysFolder(""))
+	if err != nil || len(left) != 1 || left[0].Name() != young {
+		t.Errorf("left %v, %v", left, err)
+	}
 }
