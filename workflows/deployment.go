@@ -103,10 +103,8 @@ func (d *deployment) rollout() error {
 	for _, k := range d.Kept {
 		next.Kept.add(k.removal())
 	}
-	for _, g := range d.History {
-		if next.Why == BySchedule && g.End == EndRolledBack && g.Digest != "" {
-			next.RolledBack = append(next.RolledBack, g.Digest)
-		}
+	if next.Why == BySchedule {
+		next.RolledBack = slices.Clone(d.RolledBack)
 	}
 	for _, u := range d.Remains {
 		if !u.Kept {
@@ -243,6 +241,7 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 			end := EndReplaced
 			if did.Of != 0 && d.imageOf(did.Of) < d.imageOf(d.Current.generation()) {
 				end = EndRolledBack
+				d.avoid(d.Current.Image.Digest)
 			}
 			d.ended(d.Current.generation(), end, g.Generation)
 			d.Kept = slices.Insert(d.Kept, 0, d.Current)
@@ -250,6 +249,7 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 		d.Current = &Current{Image: out.Image, Route: did.Route, Kernel: out.Kernel}
 	}
 	d.runs(out.Machine)
+	d.allow(out.Image.Digest)
 	d.Kept = d.Kept[:min(len(d.Kept), max(did.Policy.Keep-1, 0))]
 	d.describe()
 }

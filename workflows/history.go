@@ -12,7 +12,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// maxHistory bounds a Deployment's list of generations, which is a part of its state.
+// maxHistory bounds a Deployment's list of generations, which is a part of its state, and
+// that of the images that were rolled back.
 const maxHistory = 50
 
 // Why is the reason for a generation.
@@ -76,7 +77,8 @@ type Generation struct {
 }
 
 // begin adds a request to the history. If the history is full it drops the oldest
-// unchanged generation, or else the oldest that neither runs nor is kept.
+// generation that was unchanged or failed by a schedule, or else the oldest that neither
+// runs nor is kept.
 func (d *deployment) begin(next Request) {
 	o := next.Spec.Origin
 	d.History = append(d.History, Generation{Generation: next.Spec.Generation, Asked: workflow.Now(d.ctx), Why: next.Why, Of: next.Of,
@@ -84,7 +86,7 @@ func (d *deployment) begin(next Request) {
 	if len(d.History) <= maxHistory {
 		return
 	}
-	at := slices.IndexFunc(d.History, func(g Generation) bool { return g.End == EndUnchanged })
+	at := slices.IndexFunc(d.History, func(g Generation) bool { return g.End == EndUnchanged || g.Why == BySchedule && g.End == EndFailed })
 	if at < 0 {
 		at = slices.IndexFunc(d.History, func(g Generation) bool { return !d.images(g.Generation) && !g.Ended.IsZero() })
 	}
@@ -128,6 +130,23 @@ func (d *deployment) failed(t step.Tags, err error) {
 	g := d.ended(t.Generation, end, by)
 	g.Failure, g.Logs, g.Digest = fmt.Sprintf("%.1000s", f), details(err).Logs, details(err).Digest
 	g.Commit = cmp.Or(details(err).Commit, g.Commit)
+	if end == EndRolledBack {
+		d.avoid(g.Digest)
+	}
+}
+
+// avoid keeps schedules from rolling out an image that was rolled back.
+func (d *deployment) avoid(digest string) {
+	if digest != "" {
+		d.allow(digest)
+		d.RolledBack = append(d.RolledBack, digest)
+		d.RolledBack = d.RolledBack[max(0, len(d.RolledBack)-maxHistory):]
+	}
+}
+
+// allow ends that, since the image is current.
+func (d *deployment) allow(digest string) {
+	d.RolledBack = slices.DeleteFunc(d.RolledBack, func(r string) bool { return r == digest })
 }
 
 // rolledBack reports whether the last rollout that has ended and was not cancelled failed by

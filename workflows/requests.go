@@ -118,6 +118,9 @@ type DeploymentState struct {
 	// was not cancelled. A destroy makes it nil: if the destroy fails, no restart and no
 	// schedule boots the machine again.
 	Repeat *DeployRequest `json:"repeat,omitempty"`
+	// RolledBack are the digests of images that were rolled back and not current since, the
+	// newest last.
+	RolledBack []string `json:"rolledBack,omitempty"`
 	// Policy is that of the last rollout that succeeded.
 	Policy step.Policy `json:"policy,omitzero"`
 	Watch  Watch       `json:"watch,omitzero"`
@@ -282,6 +285,7 @@ func (d *deployment) lastWanted() *Request {
 func same(a, b *Request) bool {
 	x, y := *a, *b
 	x.Current, y.Current, x.Kept, y.Kept, x.Stale, y.Stale, x.Why, y.Why = nil, nil, nil, nil, nil, nil, "", ""
+	x.RolledBack, y.RolledBack = nil, nil
 	x.Spec.Life, x.Spec.Generation = y.Spec.Life, y.Spec.Generation
 	one, err1 := json.Marshal(x)
 	two, err2 := json.Marshal(y)
