@@ -174,7 +174,7 @@ func (d *deployment) rollout() error {
 	// Without a machine, leftovers and further requests the workflow fails. Await lets
 	// requests of the same workflow task come in first.
 	more := func() bool {
-		return d.Current != nil || len(d.Remains) > 0 || len(d.queue) > 0 || d.destroy != nil
+		return d.Current != nil || len(d.Kept) > 0 || len(d.Remains) > 0 || len(d.queue) > 0 || d.destroy != nil
 	}
 	await := workflow.Await(d.ctx, func() bool { return more() || workflow.AllHandlersFinished(d.ctx) })
 	if await != nil || more() {
@@ -231,6 +231,7 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 	g := d.record(did.Spec.Generation)
 	d.Commit = out.Image.Spec.Origin.Revision()
 	g.Commit, g.Digest, g.Image, g.Logs = d.Commit, out.Image.Digest, out.Machine.Registration.ID, out.Logs
+	d.Kept = d.Kept[:did.stay(out.Unchanged)]
 	if out.Unchanged {
 		d.Current.Kernel = out.Kernel
 		d.Current.Route.Watch, d.Current.Route.Observe, d.Current.Route.Probe = did.Route.Watch, did.Route.Observe, did.Route.Probe
@@ -244,13 +245,14 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 				d.avoid(d.Current.Image.Digest)
 			}
 			d.ended(d.Current.generation(), end, g.Generation)
-			d.Kept = slices.Insert(d.Kept, 0, d.Current)
+			if did.Policy.Keep > 1 {
+				d.Kept = slices.Insert(d.Kept, 0, d.Current)
+			}
 		}
 		d.Current = &Current{Image: out.Image, Route: did.Route, Kernel: out.Kernel}
 	}
 	d.runs(out.Machine)
 	d.allow(out.Image.Digest)
-	d.Kept = d.Kept[:min(len(d.Kept), max(did.Policy.Keep-1, 0))]
 	d.describe()
 }
 

@@ -120,3 +120,62 @@ func TestAFailureKeepsTheImages(t *testing.T) {
 		t.Errorf("%v, images %v", err, w.images)
 	}
 }
+
+// A deployment that still has a kept image must not end by a deploy that fails.
+func TestAKeptImageKeepsTheDeployment(t *testing.T) {
+	w := newWorld(t)
+	w.after(0, func() { w.keeping(2, "h1", "1") })
+	w.after(time.Hour, func() { w.keeping(2, "h2", "2") })
+	w.after(time.Hour, func() {
+		w.failAt["lab@h1"] = away
+		w.update(UpdateDestroy, DestroyRequest{}) // h2 is removed; h1 does not answer
+	})
+	w.after(time.Hour, func() {
+		w.fail["Build"] = &step.Error{Kind: step.BuildFailed, Err: errors.New("no gcc")}
+		w.keeping(2, "h2", "3")
+	})
+	w.after(time.Hour, func() {
+		delete(w.fail, "Build")
+		delete(w.failAt, "lab@h1")
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil || len(w.images) > 0 {
+		t.Errorf("the workflow ended with %v and images %v that nobody knows; schedule removed: %q", err, w.images, w.unscheduled)
+	}
+}
+
+// Without a current machine, rollout and Deployment must agree on what stays.
+func TestKeptWithoutCurrent(t *testing.T) {
+	w := newWorld(t)
+	w.after(0, func() { w.keeping(2, "h1", "1") })
+	w.after(time.Hour, func() { w.keeping(2, "h2", "2") })
+	w.after(time.Hour, func() {
+		w.failAt["lab@h1"] = away
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	w.after(time.Hour, func() {
+		delete(w.failAt, "lab@h1")
+		w.keeping(2, "h2", "3")
+	})
+	w.after(time.Hour, func() {
+		var all []Generation
+		v, err := w.env.QueryWorkflow(QueryHistory)
+		if err != nil || v.Get(&all) != nil {
+			t.Fatal(err)
+		}
+		for _, g := range all {
+			for tags := range w.images {
+				if tags.Generation == g.Generation {
+					g.Kept = !g.Kept
+				}
+			}
+			if g.Kept {
+				t.Errorf("generation %d: history and images %v disagree", g.Generation, w.images)
+			}
+		}
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil {
+		t.Error(err)
+	}
+}

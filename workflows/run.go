@@ -275,7 +275,7 @@ func (r *rollout) end(out *Outcome, err error) error {
 	defer cancel()
 	if err == nil {
 		if out.Unchanged { // otherwise retire has run these acts
-			r.stale = append(r.in.superfluous(r.in.Policy.Keep-1), r.in.Stale...).runTogether(ctx, destroyOptions())
+			r.stale = append(r.in.superfluous(true), r.in.Stale...).runTogether(ctx, destroyOptions())
 		}
 		_, trees := r.undo.take(r.in.Route.Clean).runAll(ctx, destroyOptions())
 		r.stale = append(r.stale, trees...)
@@ -306,9 +306,19 @@ func (r *rollout) end(out *Outcome, err error) error {
 	return failWith(failure, detail{Remains: append(stale, remains...), Probed: r.probed, Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}, failure.Kind.Final())
 }
 
-// superfluous returns the acts for the images of Kept, of which only the newest stay.
-func (in *Request) superfluous(stay int) undoList {
-	return slices.Clone(in.Kept[min(max(stay, 0), len(in.Kept)):])
+// stay returns how many of Kept stay registered. One of the generations to keep is that of
+// the machine that runs, and one is that before it if the rollout makes a new one.
+func (in *Request) stay(unchanged bool) int {
+	stay := in.Policy.Keep - 1
+	if in.Current != nil && !unchanged {
+		stay--
+	}
+	return min(max(stay, 0), len(in.Kept))
+}
+
+// superfluous returns the acts for the images of Kept that do not stay.
+func (in *Request) superfluous(unchanged bool) undoList {
+	return slices.Clone(in.Kept[in.stay(unchanged):])
 }
 
 // retire destroys the previous machine, and the images that are kept no longer. In a first
@@ -320,7 +330,7 @@ func (r *rollout) retire(spec step.Spec) {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
 	keep := r.in.Policy.Keep
-	before := append(r.in.superfluous(keep-2), r.in.Stale...)
+	before := append(r.in.superfluous(false), r.in.Stale...)
 	if old := r.in.Current; old != nil {
 		was := old.Machine.Registration.Spec
 		before.add(undoMachine(fmt.Sprintf("destroy the machine of generation %d", was.Generation), old.Route,
