@@ -49,6 +49,15 @@ func Plan(ctx workflow.Context, in PlanRequest) (f Forecast, err error) {
 	if err := blame(route.Check, step.SameOwner(step.Check, in.Deploy.Spec, f.Spec)); err != nil {
 		return f, err
 	}
+	if git := f.Spec.Origin.Git; git != nil && git.Pinned() && in.Current != nil {
+		if was := in.Current.Image.Spec.Origin; was.Git != nil && was.Git.Commit == git.Ref {
+			same := *was.Git
+			same.Commit = git.Commit
+			if same == *git { // the fetch would give that source again
+				f.Spec.Origin = was
+			}
+		}
+	}
 	var failed error
 	ask := func(ctx workflow.Context, s step.Step, host, lacks string, in, out any) bool {
 		err := execute(ctx, s, host, planOptions(), summary, in, out)
@@ -68,7 +77,7 @@ func Plan(ctx workflow.Context, in PlanRequest) (f Forecast, err error) {
 	together(ctx, []func(workflow.Context){
 		func(ctx workflow.Context) {
 			s, ok := asksBuilt(route, f.Spec)
-			if f.Spec.Origin.Git != nil && f.Spec.Origin.Archive == nil {
+			if o := f.Spec.Origin; o.Git != nil && o.Archive == nil && o.Kernel == nil {
 				f.Unknown = append(f.Unknown, "whether the kernel is built already: deploy resolves the commit of the source in git")
 				return
 			}

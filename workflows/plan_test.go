@@ -16,6 +16,15 @@ func file(digit string) step.Artifact {
 	return step.Artifact{URI: "file:///s", SHA256: strings.Repeat(digit, 64), Size: 1}
 }
 
+// fromGit makes both sources that of ref, of which the running machine has the commit.
+func fromGit(in *PlanRequest, ref string) {
+	git := step.Git{URL: "https://example.org/a", Ref: ref}
+	in.Deploy.Spec.Origin = step.Origin{Git: &git}
+	was, archive := git, file("d")
+	was.Commit = strings.Repeat("c", 40)
+	in.Current.Image.Spec.Origin = step.Origin{Git: &was, Archive: &archive}
+}
+
 // A plan says what a rollout changes, and runs only what makes nothing.
 func TestPlan(t *testing.T) {
 	for _, test := range []struct {
@@ -37,6 +46,8 @@ func TestPlan(t *testing.T) {
 		{name: "another boot", kernel: "a", change: func(in *PlanRequest) { in.Deploy.Route.Boot.Activity = "x.Boot" }, why: "other steps make the machine"},
 		{name: "gone", kernel: "a", state: step.Gone},
 		{name: "ended", kernel: "a", state: step.Ended, why: "the machine has ended"},
+		{name: "a commit that runs", kernel: "a", change: func(in *PlanRequest) { fromGit(in, strings.Repeat("c", 40)) }},
+		{name: "a branch", kernel: "a", change: func(in *PlanRequest) { fromGit(in, "main") }, lacks: "git", why: "the kernel is not known before the build"},
 		{name: "a scan", kernel: "a", change: func(in *PlanRequest) {
 			in.Deploy.Route.After = map[step.Stage][]step.Step{step.Build: {{Activity: "x.Scan", TaskQueue: "x"}}}
 		}, why: "a step after build may change the image"},
