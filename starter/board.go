@@ -146,6 +146,9 @@ func redraw(w io.Writer, drawn int, lines []string, width int) error {
 
 func (t *boardTarget) lines(name string) []string {
 	lines, note := []string{name + " " + t.head}, t.note
+	if t.ended && t.head == "" { // it was refused
+		return nil
+	}
 	for _, stage := range rows {
 		s := t.stages[string(stage)]
 		switch {

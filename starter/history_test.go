@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -18,5 +19,17 @@ func TestHistorySaysFromWhat(t *testing.T) {
 		if got := generationCells(g)[2]; got != want {
 			t.Errorf("from %q, want %q", got, want)
 		}
+	}
+}
+
+// A request that is refused has its error alone: no deploy has failed.
+func TestRefusedIsNoFailedDeploy(t *testing.T) {
+	var out, drawn lines
+	b := &board{w: &drawn, targets: map[string]*boardTarget{}}
+	for _, w := range []interface{ event(event) }{&plain{cli: &cli{out: &out}, waits: map[string]bool{}}, b} {
+		w.event(event{Event: "failed", App: "web", Target: "loc", Error: &failure{Message: "web/loc has no generation 7"}})
+	}
+	if out.text.String() != "" || strings.Contains(drawn.text.String(), "web/loc") {
+		t.Errorf("shows %q and %q", out.text.String(), drawn.text.String())
 	}
 }

@@ -144,7 +144,9 @@ func lineOf(e event) string {
 	case "waiting":
 		return cleanLine(e.Note)
 	case "failed":
-		return "failed"
+		if e.Generation > 0 { // else the request was refused, and the error says all
+			return "failed"
+		}
 	}
 	return ""
 }

@@ -48,6 +48,9 @@ func (d *deployment) canRollBack(in RollbackRequest) error {
 	if last.Of != 0 && (in.To == 0 || in.To == last.Of) {
 		return nil
 	}
+	if last = d.rolling; last == nil {
+		last = &d.queue[0]
+	}
 	// Its end decides which generations are kept.
 	return Fail(&step.Error{Kind: step.Conflict, Err: fmt.Errorf("generation %d of %s is being rolled out", last.Spec.Generation, d.name()),
 		Hint: "wait for it to end, or morgana cancel " + d.name()})
@@ -87,6 +90,8 @@ func (d *deployment) earlier(to int) (*Current, error) {
 		runs = d.record(current)
 	}
 	switch g := d.record(to); {
+	case to == 0 && len(kept) > 0:
+		return refuse(step.NotFound, have, "%s has no earlier generation with another image that was not rolled back", d.name())
 	case to == 0:
 		return refuse(step.NotFound, have, "%s has no earlier generation to go back to", d.name())
 	case to < 0 || to > d.Generation:

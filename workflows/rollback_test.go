@@ -46,7 +46,7 @@ func TestRollback(t *testing.T) {
 		if got, want := w.told(t), "1 replaced by 2, 2 rolled back by 3 *, 3 current *"; got != want {
 			t.Errorf("history %s, want %s", got, want)
 		}
-		w.refused(t, 0, step.NotFound, "hello/dev has no earlier generation to go back to", "--to 2")
+		w.refused(t, 0, step.NotFound, "hello/dev has no earlier generation with another image that was not rolled back", "--to 2")
 		w.refused(t, 1, step.Conflict, "generation 3 of hello/dev, which runs, is a rollback to generation 1", "--to 2")
 	})
 	w.after(time.Hour, func() { w.keeping(2, "h2", "2") })
@@ -124,11 +124,12 @@ func TestRollbackRefuses(t *testing.T) {
 	})
 	w.after(time.Hour, func() {
 		w.keeping(2, "h1", "5")
+		w.keeping(2, "h1", "6") // it waits, and will be unchanged
 		w.refused(t, 0, step.Conflict, "generation 6 of hello/dev is being rolled out", "morgana cancel hello/dev")
 	})
 	w.after(time.Hour, func() {
 		first, again = w.rollback(5), w.rollback(5)
-		w.refused(t, 4, step.Conflict, "generation 7 of hello/dev is being rolled out", "morgana cancel hello/dev")
+		w.refused(t, 4, step.Conflict, "generation 8 of hello/dev is being rolled out", "morgana cancel hello/dev")
 		w.update(UpdateDestroy, DestroyRequest{})
 		w.refused(t, 5, step.Conflict, "hello/dev is being destroyed", "then roll back again")
 	})
