@@ -28,8 +28,9 @@ func (r *redeployer) register(w worker.ActivityRegistry) {
 func (r *redeployer) redeploy(ctx context.Context, in workflows.RedeployInput) (out workflows.RedeployResult, err error) {
 	name := in.App + "/" + in.Target
 	step.Report(ctx, step.Progress{Note: "waiting for the rollout of " + name})
+	in.ID = activity.GetInfo(ctx).WorkflowExecution.RunID
 	handle, err := r.client.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-		UpdateID:   activity.GetInfo(ctx).WorkflowExecution.RunID,
+		UpdateID:   in.ID,
 		WorkflowID: workflows.DeploymentID(in.App, in.Target), UpdateName: workflows.UpdateRedeploy,
 		Args: []any{in.RedeployRequest}, WaitForStage: client.WorkflowUpdateStageCompleted,
 	})

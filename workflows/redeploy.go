@@ -14,6 +14,18 @@ import (
 type RedeployRequest struct {
 	// Rebuild makes the build look up its dependencies anew.
 	Rebuild bool `json:"rebuild,omitempty"`
+	// ID names the request. A redeploy of the same id as the last one returns its result,
+	// also after a continue-as-new, when the server has forgotten the id of the update.
+	ID string `json:"id,omitempty"`
+}
+
+// Redeployed is how the last redeploy that had an id ended.
+type Redeployed struct {
+	ID     string         `json:"id"`
+	Result RedeployResult `json:"result"`
+	// Kind and Failure are those of its error.
+	Kind    step.Kind `json:"kind,omitempty"`
+	Failure string    `json:"failure,omitempty"`
 }
 
 // RedeployResult is the result of the update "redeploy" and of the workflow Redeploy.
@@ -77,6 +89,20 @@ func (d *deployment) settle(did *Request, err error) {
 
 // redeploy rolls out the last request again and waits for the end of the rollout.
 func (d *deployment) redeploy(ctx workflow.Context, in RedeployRequest) (out RedeployResult, err error) {
+	switch last := d.Redeployed; {
+	case in.ID == "":
+	case last == nil || last.ID != in.ID:
+		defer func() {
+			d.Redeployed = &Redeployed{ID: in.ID, Result: out}
+			if f := Failure(err); err != nil {
+				d.Redeployed.Kind, d.Redeployed.Failure = f.Kind, f.Error()
+			}
+		}()
+	case last.Failure != "":
+		return last.Result, Fail(&step.Error{Kind: last.Kind, Err: errors.New(last.Failure)})
+	default:
+		return last.Result, nil
+	}
 	again := d.repeated()
 	next := Request{Spec: again.Spec, Route: again.Route, Policy: again.Policy, Why: BySchedule}
 	next.Spec.Rebuild = in.Rebuild

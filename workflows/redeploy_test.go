@@ -3,13 +3,16 @@ package workflows
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -185,5 +188,39 @@ func TestNoRedeployAfterADestroyThatFailed(t *testing.T) {
 	})
 	if err := w.run(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A redeploy whose answer was lost is not made again, also by the run that follows a
+// continue-as-new.
+func TestOneRolloutForARedeploy(t *testing.T) {
+	kind := func(a *answer) *step.Kind { return &Failure(a.err).Kind }
+	for _, failure := range []error{nil, &step.Error{Kind: step.BuildFailed, Err: errors.New("exit status 2")}} {
+		s := newSite(t)
+		s.result[2] = failure
+		var first, again, next *answer
+		s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+		s.after(time.Hour, func() { first = s.update(UpdateRedeploy, RedeployRequest{ID: "one"}) })
+		s.after(time.Hour, func() { s.env.SetContinueAsNewSuggested(true) })
+		s.after(time.Second, func() { s.update("nothing", nil) }) // a workflow task
+		var anew *workflow.ContinueAsNewError
+		if err := s.run(); !errors.As(err, &anew) {
+			t.Fatalf("want continue as new, got %v", err)
+		}
+		var state DeploymentState
+		if err := converter.GetDefaultDataConverter().FromPayloads(anew.Input, &state); err != nil {
+			t.Fatal(err)
+		}
+		after := newSite(t)
+		after.after(0, func() { again = after.update(UpdateRedeploy, RedeployRequest{ID: "one"}) })
+		after.after(time.Hour, func() { next = after.update(UpdateRedeploy, RedeployRequest{ID: "two"}) })
+		after.after(time.Hour, func() { after.update(UpdateDestroy, DestroyRequest{}) })
+		after.env.ExecuteWorkflow(Deployment, state)
+		if err := after.env.GetWorkflowError(); err != nil || len(after.ran) != 1 || next.err != nil {
+			t.Errorf("%v, %d rollouts after the continue-as-new, the next: %v", err, len(after.ran), next.err)
+		}
+		if !reflect.DeepEqual(first.got, again.got) && failure == nil || (failure == nil) != (again.err == nil) || failure != nil && *kind(first) != *kind(again) {
+			t.Errorf("first %+v, again %+v", first, again)
+		}
 	}
 }

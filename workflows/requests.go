@@ -121,6 +121,8 @@ type DeploymentState struct {
 	// RolledBack are the digests of images that were rolled back and not current since, the
 	// newest last.
 	RolledBack []string `json:"rolledBack,omitempty"`
+	// Redeployed is the last redeploy.
+	Redeployed *Redeployed `json:"redeployed,omitempty"`
 	// Policy is that of the last rollout that succeeded.
 	Policy step.Policy `json:"policy,omitzero"`
 	Watch  Watch       `json:"watch,omitzero"`
