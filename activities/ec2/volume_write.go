@@ -26,13 +26,18 @@ const (
 done
 shift
 for d; do if [ -b "$d" ]; then echo "$d"; exit; fi; done`
-	// sumBlocks prints the SHA-256 of blocks of device $1. Their indices are lines of stdin.
-	sumBlocks = `while read -r at; do printf '%s ' "$at"; dd if="$1" bs=512k skip="$at" count=1 iflag=direct 2>/dev/null </dev/null | sha256sum; done`
+	// sumBlocks prints the SHA-256 of blocks of device $1. Their indices are lines of stdin. It
+	// ends with dd's status if that fails.
+	sumBlocks = `while read -r at; do
+	sum=$({ { dd if="$1" bs=512k skip="$at" count=1 iflag=direct status=none </dev/null || echo "dd $?" >&3; } | sha256sum; } 3>&1) || exit
+	case "$sum" in "dd "*) sum=${sum#dd }; exit "${sum%%[!0-9]*}"; esac
+	printf '%s %s\n' "$at" "$sum"
+done`
 	// writeBlocks writes to device $1. For each run of blocks stdin has a line with the first
 	// index and the count, and then the blocks.
 	writeBlocks = `set -e
 [ -b "$1" ]
-while read -r at n; do dd of="$1" bs=512k seek="$at" count="$n" iflag=fullblock oflag=direct conv=notrunc 2>/dev/null; done
+while read -r at n; do dd of="$1" bs=512k seek="$at" count="$n" iflag=fullblock oflag=direct conv=notrunc status=none; done
 sync`
 )
 
@@ -187,7 +192,7 @@ func (w *writing) lacking(ctx context.Context, list blocks) (lack blocks, err er
 	}
 	sums := &counter{report: func(n int) { w.report(ctx, n, len(list), "comparing the blocks on "+w.device) }}
 	if err := w.run(ctx, strings.NewReader(asked.String()), sums, sumBlocks, w.device); err != nil {
-		return nil, err
+		return nil, lacksTool(err)
 	}
 	has := map[string]bool{}
 	for line := range strings.Lines(sums.text.String()) {
@@ -237,7 +242,16 @@ func (w *writing) send(ctx context.Context, list blocks, volume string) (err err
 		}})
 		from = to
 	}
-	return w.run(ctx, io.MultiReader(all...), nil, writeBlocks, w.device)
+	return lacksTool(w.run(ctx, io.MultiReader(all...), nil, writeBlocks, w.device))
+}
+
+// lacksTool returns an error of a script as one about the image if a program is not there.
+func lacksTool(err error) error {
+	var exit *remote.Exit
+	if errors.As(err, &exit) && (exit.Status == 126 || exit.Status == 127) {
+		return &step.Error{Kind: step.Unsupported, Op: "write on the helper", Field: "helper.image", Err: exit, Hint: "an image of Linux with GNU coreutils, as Amazon Linux"}
+	}
+	return err
 }
 
 func (w *writing) report(ctx context.Context, n, of int, note string) {
