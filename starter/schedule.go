@@ -202,7 +202,7 @@ func checkCron(expression string) error {
 	switch {
 	case strings.Contains(expression, "TZ="):
 		return step.Invalid("--cron", "--timezone Europe/Berlin", "%q has a time zone", expression)
-	case len(fields) != 5 && !(len(fields) == 1 && strings.HasPrefix(expression, "@")):
+	case len(fields) != 5 && (len(fields) != 1 || !strings.HasPrefix(expression, "@")):
 		return step.Invalid("--cron", fiveFields, "%q has %d fields", expression, len(fields))
 	}
 	if times, err := cron.ParseStandard(expression); err == nil && times.Next(time.Now()).IsZero() {
