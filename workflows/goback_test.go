@@ -19,21 +19,27 @@ func (w *world) lasts() {
 	w.env.OnActivity("lab.Probe", mock.Anything, mock.Anything).Return(step.Probed{}, temporal.NewCanceledError()).After(time.Hour)
 }
 
+// beginsAnew registers lab.Begin. Once *ended is set, the machine of generation 1 has ended,
+// and a machine that it boots has the id "anew".
+func (w *world) beginsAnew(ended *bool) {
+	register(w.recorded, "Begin", func(_ context.Context, in step.Registration) (step.Machine, error) {
+		m := step.Machine{Registration: in, ID: "m", Ended: *ended && in.Spec.Generation == 1 && w.machines[in.Spec.Tags] != ""}
+		if !m.Ended {
+			w.machines[in.Spec.Tags], w.images[in.Spec.Tags] = in.Spec.Host, in.Spec.Host
+		}
+		if *ended {
+			m.ID = "anew"
+		}
+		return m, nil
+	})
+}
+
 // The status knows the machine that was booted anew after a rollout was cancelled in its
 // window.
 func TestCancelledInTheWindow(t *testing.T) {
 	w := newProbed(t)
 	ended := false
-	register(w.recorded, "Begin", func(_ context.Context, in step.Registration) (step.Machine, error) {
-		m := step.Machine{Registration: in, ID: "m", Ended: ended && in.Spec.Generation == 1 && w.machines[in.Spec.Tags] != ""}
-		if !m.Ended {
-			w.machines[in.Spec.Tags], w.images[in.Spec.Tags] = in.Spec.Host, in.Spec.Host
-		}
-		if ended {
-			m.ID = "anew"
-		}
-		return m, nil
-	})
+	w.beginsAnew(&ended)
 	w.lasts()
 	w.after(0, func() { w.healthy("1", "lab.Begin") })
 	w.after(time.Hour, func() {

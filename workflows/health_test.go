@@ -80,16 +80,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 func TestTheMachineBeforeIsBootedAnew(t *testing.T) {
 	w := newProbed(t)
 	ended := false
-	register(w.recorded, "Begin", func(_ context.Context, in step.Registration) (step.Machine, error) {
-		m := step.Machine{Registration: in, ID: "m", Ended: ended && in.Spec.Generation == 1 && w.machines[in.Spec.Tags] != ""}
-		if !m.Ended {
-			w.machines[in.Spec.Tags], w.images[in.Spec.Tags] = in.Spec.Host, in.Spec.Host
-		}
-		if ended {
-			m.ID = "anew"
-		}
-		return m, nil
-	})
+	w.beginsAnew(&ended)
 	w.after(0, func() { w.healthy("1", "lab.Begin") })
 	w.after(time.Hour, func() {
 		w.fail["Probe"], ended = sick, true
