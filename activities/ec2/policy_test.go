@@ -146,6 +146,22 @@ func actionsOf(lab *ec2lab.Lab) (all []string) {
 	return all
 }
 
+// enoughAndNoMore fails unless the actions of a backing's own policy were called, and all
+// calls are allowed.
+func enoughAndNoMore(t *testing.T, called, allowed, besides []string) {
+	t.Helper()
+	for _, action := range besides {
+		if !slices.Contains(called, action) && besideCalls[action] == "" {
+			t.Errorf("the policy allows %s, and nothing calls it", action)
+		}
+	}
+	for _, call := range called {
+		if call != "sts:GetCallerIdentity" && !slices.Contains(allowed, call) {
+			t.Errorf("%s is called, and the policy does not allow it", call)
+		}
+	}
+}
+
 // TestImportPolicyIsEnoughAndNoMore imports with the permissions of both policies alone.
 func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 	environ(t)
@@ -170,17 +186,7 @@ func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 		t.Fatal("no part was lost")
 	}
 	r.destroy(img.Spec)
-	called := actionsOf(r.lab)
-	for _, action := range besides {
-		if !slices.Contains(called, action) && besideCalls[action] == "" {
-			t.Errorf("the policy allows %s, and nothing calls it", action)
-		}
-	}
-	for _, call := range called {
-		if call != "sts:GetCallerIdentity" && !slices.Contains(allowed, call) {
-			t.Errorf("%s is called, and the policy does not allow it", call)
-		}
-	}
+	enoughAndNoMore(t, actionsOf(r.lab), allowed, besides)
 }
 
 // TestBundlePolicyIsEnoughAndNoMore bundles with the permissions of both policies alone.
@@ -230,17 +236,7 @@ func TestVolumePolicyIsEnoughAndNoMore(t *testing.T) {
 	}
 	d.alone()
 	d.destroyed(false)
-	called := actionsOf(d.lab)
-	for _, action := range besides {
-		if !slices.Contains(called, action) && besideCalls[action] == "" {
-			t.Errorf("the policy allows %s, and nothing calls it", action)
-		}
-	}
-	for _, call := range called {
-		if call != "sts:GetCallerIdentity" && !slices.Contains(allowed, call) {
-			t.Errorf("%s is called, and the policy does not allow it", call)
-		}
-	}
+	enoughAndNoMore(t, actionsOf(d.lab), allowed, besides)
 }
 
 // besideCalls are the actions that AWS takes in the user's name.
