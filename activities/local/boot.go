@@ -132,7 +132,7 @@ func (b *boot) Ready(context.Context) (string, error) {
 	if met && b.met.IsZero() {
 		b.met = time.Now()
 	}
-	if met && time.Since(b.met) > settled {
+	if met && time.Since(b.met) > b.t.settled {
 		return how, nil
 	}
 	if met || b.s.expect != nil {
