@@ -1,0 +1,124 @@
+package xenserver
+
+import (
+	"context"
+	"strconv"
+)
+
+// The records have the fields that are read, as the API names them. Enumerations are
+// strings: a later version may have more values. Integers of the API are strings, too: see
+// [integer].
+
+type vmRecord struct {
+	UUID            string            `xmlrpc:"uuid"`
+	Name            string            `xmlrpc:"name_label"`
+	PowerState      string            `xmlrpc:"power_state"` // "Halted", "Paused", "Running" or "Suspended"
+	IsTemplate      bool              `xmlrpc:"is_a_template"`
+	IsSnapshot      bool              `xmlrpc:"is_a_snapshot"`
+	IsControlDomain bool              `xmlrpc:"is_control_domain"`
+	DomainType      string            `xmlrpc:"domain_type"`
+	Domid           string            `xmlrpc:"domid"`
+	ResidentOn      ref               `xmlrpc:"resident_on"`
+	Consoles        []ref             `xmlrpc:"consoles"`
+	VBDs            []ref             `xmlrpc:"VBDs"`
+	VIFs            []ref             `xmlrpc:"VIFs"`
+	OtherConfig     map[string]string `xmlrpc:"other_config"`
+	Tags            []string          `xmlrpc:"tags"`
+}
+
+type vdiRecord struct {
+	UUID        string            `xmlrpc:"uuid"`
+	Name        string            `xmlrpc:"name_label"`
+	SR          ref               `xmlrpc:"SR"`
+	VBDs        []ref             `xmlrpc:"VBDs"`
+	VirtualSize string            `xmlrpc:"virtual_size"`
+	IsSnapshot  bool              `xmlrpc:"is_a_snapshot"`
+	Managed     bool              `xmlrpc:"managed"`
+	OtherConfig map[string]string `xmlrpc:"other_config"`
+	Tags        []string          `xmlrpc:"tags"`
+}
+
+type srRecord struct {
+	UUID                string `xmlrpc:"uuid"`
+	Name                string `xmlrpc:"name_label"`
+	Type                string `xmlrpc:"type"`
+	ContentType         string `xmlrpc:"content_type"`
+	Shared              bool   `xmlrpc:"shared"`
+	PhysicalSize        string `xmlrpc:"physical_size"`
+	PhysicalUtilisation string `xmlrpc:"physical_utilisation"`
+	PBDs                []ref  `xmlrpc:"PBDs"`
+}
+
+type networkRecord struct {
+	UUID   string `xmlrpc:"uuid"`
+	Name   string `xmlrpc:"name_label"`
+	Bridge string `xmlrpc:"bridge"`
+	PIFs   []ref  `xmlrpc:"PIFs"`
+	MTU    string `xmlrpc:"MTU"`
+}
+
+type hostRecord struct {
+	UUID            string            `xmlrpc:"uuid"`
+	Name            string            `xmlrpc:"name_label"`
+	Hostname        string            `xmlrpc:"hostname"`
+	Address         string            `xmlrpc:"address"`
+	Enabled         bool              `xmlrpc:"enabled"`
+	SoftwareVersion map[string]string `xmlrpc:"software_version"`
+	Capabilities    []string          `xmlrpc:"capabilities"`
+}
+
+type poolRecord struct {
+	UUID      string `xmlrpc:"uuid"`
+	Name      string `xmlrpc:"name_label"`
+	Master    ref    `xmlrpc:"master"`
+	DefaultSR ref    `xmlrpc:"default_SR"`
+	HAEnabled bool   `xmlrpc:"ha_enabled"`
+}
+
+type taskRecord struct {
+	UUID        string            `xmlrpc:"uuid"`
+	Name        string            `xmlrpc:"name_label"`
+	Status      string            `xmlrpc:"status"` // "pending", "success", "failure", "cancelling" or "cancelled"
+	Progress    string            `xmlrpc:"progress"`
+	Result      string            `xmlrpc:"result"`
+	ErrorInfo   []string          `xmlrpc:"error_info"`
+	OtherConfig map[string]string `xmlrpc:"other_config"`
+}
+
+type consoleRecord struct {
+	Protocol string `xmlrpc:"protocol"` // "vt100", "rfb" or "rdp"
+	Location string `xmlrpc:"location"`
+	VM       ref    `xmlrpc:"VM"`
+}
+
+type vbdRecord struct {
+	VM         ref    `xmlrpc:"VM"`
+	VDI        ref    `xmlrpc:"VDI"`
+	Userdevice string `xmlrpc:"userdevice"`
+	Bootable   bool   `xmlrpc:"bootable"`
+}
+
+// integer reads an integer of a record; one that is none is 0.
+func integer(text string) int64 {
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return n
+}
+
+// all returns the records of all objects of a class, as "VM".
+func all[R any](ctx context.Context, p *pool, class string) (map[ref]R, error) {
+	var got map[string]R // kolo knows no other keys
+	if err := p.call(ctx, &got, class+".get_all_records"); err != nil {
+		return nil, err
+	}
+	records := make(map[ref]R, len(got))
+	for r, record := range got {
+		records[ref(r)] = record
+	}
+	return records, nil
+}
+
+// one returns the record of an object of a class.
+func one[R any](ctx context.Context, p *pool, class string, of ref) (record R, err error) {
+	err = p.call(ctx, &record, class+".get_record", of)
+	return record, err
+}

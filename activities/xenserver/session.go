@@ -1,0 +1,181 @@
+package xenserver
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/morgana-deploy/morgana/files"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// apiVersion is the version of the API that a session asks for.
+	apiVersion = "2.20"
+	// originator names Morgana to the pool: xapi limits the sessions of each originator.
+	originator = "morgana"
+
+	loginTimeout  = 30 * time.Second
+	logoutTimeout = 5 * time.Second
+)
+
+// access is how a pool is reached.
+type access struct {
+	host           string // URL of the master
+	user, password string
+	fingerprints   [][32]byte // of the certificates that are trusted
+	ca             string     // path of the certificates that sign; "" with fingerprints, or for the system's
+}
+
+// pools keeps the sessions of a worker. Its zero value has none.
+type pools struct {
+	mu  sync.Mutex
+	all map[string]*pool
+}
+
+// connect returns the pool of a. It logs in at the first call, and not again for the same a.
+func (ps *pools) connect(a access) (*pool, error) {
+	host, err := url.Parse(a.host)
+	if err != nil || host.Host == "" {
+		return nil, step.Invalid("host", `the URL of the pool's master, as "https://xen1.example.org"`, "%q is no URL of a host", a.host)
+	}
+	host = at(host, host.Host)
+	t := &trust{pins: a.fingerprints}
+	if a.ca != "" {
+		pem, err := files.Read(a.ca, 1<<20)
+		if err != nil {
+			return nil, step.Invalid("ca", "a PEM file that the worker's user may read", "%w", err)
+		}
+		if t.roots = x509.NewCertPool(); !t.roots.AppendCertsFromPEM(pem) {
+			return nil, step.Invalid("ca", "a PEM file, with lines as -----BEGIN CERTIFICATE-----", "%s has no certificate", a.ca)
+		}
+	}
+	key := fmt.Sprintf("%q", []any{a.host, a.user, a.password, a.fingerprints, a.ca})
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if p := ps.all[key]; p != nil {
+		return p, nil
+	}
+	p := &pool{access: a, first: host, trust: t, client: t.client(), turn: make(chan struct{}, 1)}
+	if ps.all == nil {
+		ps.all = map[string]*pool{}
+	}
+	ps.all[key] = p
+	return p, nil
+}
+
+// close ends all sessions.
+func (ps *pools) close(ctx context.Context) (err error) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, p := range ps.all {
+		err = errors.Join(err, p.logout(ctx))
+	}
+	ps.all = nil
+	return err
+}
+
+// pool is a pool of hosts, reached by its master.
+type pool struct {
+	access access
+	first  *url.URL // of the configuration
+	trust  *trust
+	client *http.Client
+
+	turn chan struct{} // is full while now is used
+	now  visit
+}
+
+// visit is a session at the pool's master.
+type visit struct {
+	master  *url.URL
+	session string
+}
+
+// call calls a method of the API. The session goes before args, which are strings, refs,
+// booleans, integers, floats, and slices, maps and structs of these. out is a pointer to the
+// type of the result, nil if there is none. The error is a [step.Error] without an Op.
+func (p *pool) call(ctx context.Context, out any, method string, args ...any) error {
+	for again := false; ; again = true {
+		v, err := p.enter(ctx)
+		if err != nil {
+			return err
+		}
+		err = post(ctx, p.client, v.master, out, method, append([]any{v.session}, args...)...)
+		if again || !is(err, "SESSION_INVALID", "HOST_IS_SLAVE") {
+			return p.explain(err, v)
+		}
+		p.leave(v)
+	}
+}
+
+// enter returns the session. It logs in if there is none.
+func (p *pool) enter(ctx context.Context) (visit, error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return visit{}, ctx.Err()
+	}
+	if p.now.session != "" {
+		return p.now, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	v := visit{master: p.first}
+	for followed := false; ; followed = true {
+		err := post(ctx, p.client, v.master, &v.session, "session.login_with_password", p.access.user, p.access.password, apiVersion, originator)
+		var refused *apiError
+		if err == nil {
+			p.now = v
+			return v, nil
+		}
+		if followed || !errors.As(err, &refused) || refused.code != "HOST_IS_SLAVE" || refused.param(0) == "" {
+			return v, p.explain(err, v)
+		}
+		v.master = at(p.first, refused.param(0))
+	}
+}
+
+// leave forgets a session that has ended.
+func (p *pool) leave(v visit) {
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
+	if p.now == v {
+		p.now = visit{}
+	}
+}
+
+// logout ends the session.
+func (p *pool) logout(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
+	defer cancel()
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
+	defer p.client.CloseIdleConnections()
+	v := p.now
+	if p.now = (visit{}); v.session == "" {
+		return nil
+	}
+	err := post(ctx, p.client, v.master, nil, "session.logout", v.session)
+	if is(err, "SESSION_INVALID") {
+		return nil
+	}
+	return p.explain(err, v)
+}
+
+// scrub takes the session and the password out of a text of the host.
+func (p *pool) scrub(text string, v visit) string {
+	for _, secret := range []string{v.session, p.access.password} {
+		if len(secret) > 3 {
+			text = strings.ReplaceAll(text, secret, "...")
+		}
+	}
+	return text
+}
