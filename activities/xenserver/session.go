@@ -39,6 +39,15 @@ type pools struct {
 	all map[string]*pool
 }
 
+// connect returns the pool that s names. Its session lasts until [Target.Close].
+func (t *Target) connect(ctx context.Context, s settings) (*pool, error) {
+	a := access{host: s.Host, fingerprints: s.fingerprints, ca: s.CA}
+	return t.pools.connect(a)
+}
+
+// Close ends the sessions.
+func (t *Target) Close() error { return t.pools.close(context.Background()) }
+
 // connect returns the pool of a. It logs in at the first call, and not again for the same a.
 func (ps *pools) connect(a access) (*pool, error) {
 	host, err := url.Parse(a.host)

@@ -31,7 +31,8 @@ const Kind = "xenserver"
 type Target struct {
 	site     step.Site
 	machines *machine.Machines // makes scratch folders
+	pools    pools
 }
 
 // New makes the target of a worker at site.
-func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind)} }
+func New(site step.Site) *Target { return &Target{site: site, machines: machine.In(site, Kind)} }
