@@ -22,6 +22,9 @@ type onEC2 struct {
 	before []string // what is in the account without any deploy
 }
 
+// imports is a bucket of the account.
+const imports = "disks"
+
 // newEC2 starts a lab whose instances run on h, or are pretended if h is nil.
 func newEC2(t *testing.T, h ec2lab.Hypervisor) *onEC2 {
 	t.Helper()
@@ -35,6 +38,7 @@ func newEC2(t *testing.T, h ec2lab.Hypervisor) *onEC2 {
 		}
 	})
 	cloud.SetConsole(func(string) string { return "hello from a unikernel\n" })
+	cloud.MakeBucket(imports, cloud.Region(), "") // no deploy removes one
 	l := newLab(t)
 	l.restartWorker(cloud.Env())
 	return &onEC2{l, cloud, cloud.Resources()}
