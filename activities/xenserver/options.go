@@ -35,16 +35,18 @@ type Options struct {
 	// Networks are the VM's interfaces, in this order, instead of network.
 	Networks []Network `json:"networks,omitempty"`
 	// Type is the type of the VM: "pv" or "pvh", which pygrub starts from the disk, or
-	// "hvm", which GRUB starts by BIOS. Auto is pvh if the kernel boots as PVH and the pool
-	// has it, else pv if the kernel boots as PV and the pool has it, else hvm.
+	// "hvm", which GRUB starts by BIOS. "auto" is the first of types that boots the kernel.
 	Type string `json:"type" jsonschema:"enum=auto,enum=pv,enum=pvh,enum=hvm"`
+	// Types are the types that auto chooses from. Default: those of pvh, pv and hvm that the
+	// pool runs.
+	Types []string `json:"types,omitempty"`
 	// Via is how the kernel is started: "disk", from the boot disk.
 	Via string `json:"via" jsonschema:"enum=disk"`
 	// Size is the size of the boot disk, as "1GiB". Default: as small as its files allow.
 	Size string `json:"size,omitempty" example:"1GiB"`
-	// Format is how the disk is sent: "vhd" without the blocks that are zero, "raw" with
-	// them.
-	Format string `json:"format" jsonschema:"enum=vhd,enum=raw"`
+	// Format is how the disk is sent: "vhd" without the blocks of 2 MiB that are zero, "raw"
+	// with them, or "auto": the one with fewer bytes.
+	Format string `json:"format" jsonschema:"enum=auto,enum=vhd,enum=raw"`
 	// Memory is the VM's memory in MiB.
 	Memory int `json:"memory"`
 	// VCPUs is the number of virtual processors.
@@ -86,10 +88,11 @@ type Network struct {
 
 // The values of Options.Type, Via and Format.
 const (
-	typeAuto = "auto"
-	typePV   = "pv"
-	typePVH  = "pvh"
-	typeHVM  = "hvm"
+	auto = "auto"
+
+	typePV  = "pv"
+	typePVH = "pvh"
+	typeHVM = "hvm"
 
 	viaDisk = "disk"
 
@@ -102,13 +105,13 @@ const noNetwork = "none"
 
 // Defaults returns the options of a target that sets none.
 func Defaults() Options {
-	return Options{Type: typeAuto, Via: viaDisk, Format: formatVHD, Memory: 128, VCPUs: 1, Timeout: "2m"}
+	return Options{Type: auto, Via: viaDisk, Format: auto, Memory: 128, VCPUs: 1, Timeout: "2m"}
 }
 
 // settings are Options that have been read and parsed.
 type settings struct {
 	Options
-	networks     []Network // of Network or Networks; nil if neither is given
+	networks     []Network // of Network or Networks; nil for none, and before Check for the default
 	fingerprints [][32]byte
 	expect       *regexp.Regexp // nil if none
 	timeout      time.Duration

@@ -58,18 +58,25 @@ func checkHost(field, host string) error {
 	return nil
 }
 
+// allTypes are the types of a VM in the order in which auto prefers them.
+var allTypes = []string{typePVH, typePV, typeHVM}
+
 // readBoot checks how the VM is started.
 func (s *settings) readBoot() error {
-	types := []string{typeAuto, typePV, typePVH, typeHVM}
+	for i, t := range s.Types {
+		if !slices.Contains(allTypes, t) || slices.Contains(s.Types[:i], t) {
+			return step.Invalid(fmt.Sprintf("types[%d]", i), step.OneOf(t, allTypes...)+", each once", "%q is no further type of VM", t)
+		}
+	}
 	switch {
-	case !slices.Contains(types, s.Type):
-		return step.Invalid("type", step.OneOf(s.Type, types...), "unknown type of VM %q", s.Type)
+	case s.Type != auto && !slices.Contains(allTypes, s.Type):
+		return step.Invalid("type", step.OneOf(s.Type, append(allTypes, auto)...), "unknown type of VM %q", s.Type)
 	case s.Via == "kernel":
 		return step.Invalid("via", "via: disk, or a target of kind xen", "the XenAPI takes no kernel: only a file of dom0 can be one")
 	case s.Via != viaDisk:
 		return step.Invalid("via", "via: disk, or leave it out", "unknown way to boot %q", s.Via)
-	case s.Format != formatVHD && s.Format != formatRaw:
-		return step.Invalid("format", step.OneOf(s.Format, formatVHD, formatRaw), "unknown format %q", s.Format)
+	case s.Format != auto && s.Format != formatVHD && s.Format != formatRaw:
+		return step.Invalid("format", step.OneOf(s.Format, auto, formatVHD, formatRaw), "unknown format %q", s.Format)
 	}
 	return nil
 }
