@@ -2,6 +2,7 @@ package xenserver
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/xml"
 	"errors"
@@ -166,7 +167,7 @@ func (n *normalizer) members(depth int) error {
 			return nil
 		}
 		if more, err = n.next("name"); err != nil || !more {
-			return cmpErr(err, "a member without a name")
+			return cmp.Or(err, errors.New("a member without a name"))
 		}
 		name, err := n.leaf()
 		if err != nil {
@@ -179,7 +180,7 @@ func (n *normalizer) members(depth int) error {
 		_ = xml.EscapeText(&n.out, []byte(name)) // a buffer takes all
 		n.out.WriteString("</name>")
 		if more, err = n.next("value"); err != nil || !more {
-			return cmpErr(err, "a member without a value")
+			return cmp.Or(err, errors.New("a member without a value"))
 		}
 		if err = n.value(depth + 1); err != nil {
 			return err
@@ -210,17 +211,13 @@ func (n *normalizer) items(depth int) error {
 	return err
 }
 
-// cmpErr returns err, or an error with the text if it is nil.
-func cmpErr(err error, text string) error {
-	if err != nil {
-		return err
-	}
-	return errors.New(text)
-}
-
+// unbase64 decodes base64. Bytes that XML cannot carry stay encoded.
 func unbase64(text string) (string, error) {
 	b, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
-	return string(b), err
+	if err == nil && carried(string(b)) == nil {
+		text = string(b)
+	}
+	return text, err
 }
 
 // encode writes a call. It is kolo's encoder, which escapes no keys and sends integers as
@@ -244,10 +241,7 @@ func outgoing(v reflect.Value) (any, error) {
 			return outgoing(v.Elem())
 		}
 	case reflect.String:
-		if bad := strings.IndexFunc(v.String(), func(r rune) bool { return !inXML(r) }); bad >= 0 || !utf8.ValidString(v.String()) {
-			return nil, fmt.Errorf("%q has a character that XML cannot carry", v.String())
-		}
-		return v.String(), nil
+		return v.String(), carried(v.String())
 	case reflect.Bool:
 		return v.Bool(), nil
 	case reflect.Float64:
@@ -267,7 +261,7 @@ func outgoing(v reflect.Value) (any, error) {
 		all := map[string]any{}
 		for key, value := range v.Seq2() {
 			plain, err := outgoing(value)
-			if err != nil {
+			if err = cmp.Or(err, carried(key.String())); err != nil {
 				return nil, err
 			}
 			all[escape(key.String())] = plain
@@ -293,7 +287,11 @@ func escape(text string) string {
 	return b.String()
 }
 
-// inXML reports whether XML 1.0 can carry r.
-func inXML(r rune) bool {
-	return r >= ' ' && r != 0xfffe && r != 0xffff || r == '\t' || r == '\n' || r == '\r'
+// carried returns an error for a text that XML cannot carry: kolo would change it.
+func carried(text string) error {
+	bad := func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xfffe || r == 0xffff }
+	if utf8.ValidString(text) && strings.IndexFunc(text, bad) < 0 {
+		return nil
+	}
+	return fmt.Errorf("%q has a character that XML cannot carry", text)
 }
