@@ -81,8 +81,8 @@ func (s *settings) readBoot() error {
 	return nil
 }
 
-// maxDisk is the largest VDI of a VHD, 2 TiB less 4 GiB, as XenServer documents it.
-const maxDisk = 2<<40 - 4<<30
+// maxDisk is the largest disk that the readers of VHDs take.
+const maxDisk = 2040 << 30
 
 // readFiles checks what is on the boot disk.
 func (s *settings) readFiles() (err error) {
@@ -91,7 +91,7 @@ func (s *settings) readFiles() (err error) {
 			return err
 		}
 		if s.size > maxDisk {
-			return step.Invalid("size", `at most "2044GiB"`, "%s is more than a VDI holds", s.Size)
+			return step.Invalid("size", `at most "2040GiB"`, "%s is more than a VDI holds", s.Size)
 		}
 	}
 	if strings.ContainsRune(s.Args, 0) {

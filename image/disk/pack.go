@@ -68,13 +68,9 @@ type part struct {
 
 // packOf finds the parts of a disk's archive.
 func packOf(ctx context.Context, f *os.File) (*packed, error) {
-	info, err := f.Stat()
+	size, err := diskSize(f, maxSize)
 	if err != nil {
-		return nil, packError(err)
-	}
-	size := info.Size()
-	if size <= 0 || size > maxSize || size%sectorSize != 0 {
-		return nil, &step.Error{Kind: step.InvalidSpec, Op: opPack, Err: fmt.Errorf("%s has %d bytes, which is no size of a disk", f.Name(), size)}
+		return nil, err
 	}
 	spans, err := findSpans(ctx, f, size)
 	if err != nil {
@@ -128,6 +124,19 @@ func (p *packed) ReadAt(buf []byte, at int64) (n int, err error) {
 func openDisk(path string) (*os.File, error) {
 	f, _, err := files.Open(path)
 	return f, packError(err)
+}
+
+// diskSize returns the size of a disk. It refuses a file that is none, or larger than most.
+func diskSize(f *os.File, most int64) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, packError(err)
+	}
+	size := info.Size()
+	if size <= 0 || size > most || size%sectorSize != 0 {
+		return 0, &step.Error{Kind: step.InvalidSpec, Op: opPack, Err: fmt.Errorf("%s has %d bytes, which is no size of a disk", f.Name(), size)}
+	}
+	return size, nil
 }
 
 func packError(err error) error {
