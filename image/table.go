@@ -7,8 +7,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// table lists the ABIs that each kind of target, GRUB, pv-grub and the carrier boots or
-// refuses. The first row of the target with one of the kernel's ABIs decides; a row without
+// table lists the ABIs that each kind of target, GRUB, pv-grub, pygrub and the carrier boots
+// or refuses. The first row of the target with one of the kernel's ABIs decides; a row without
 // an ABI matches every kernel. If why is empty the target boots the kernel by that ABI. The
 // order of rows is the target's order of preference.
 var table = []struct{ target, abi, why, hint string }{
@@ -142,11 +142,44 @@ var table = []struct{ target, abi, why, hint string }{
 	{"ec2", LinuxExecutable, "ec2 cannot boot a Linux program: it is no kernel", "give carrier: linux, which runs it"},
 	{"ec2", "", "ec2 cannot boot this ELF file: it has no header that GRUB or pv-grub looks for",
 		"EC2 boots a kernel by a multiboot 1 or 2 header, Linux's boot protocol, or Xen PV notes"},
+	// XenServer and XCP-ng. Pygrub starts kernels in pv and pvh VMs, GRUB in hvm VMs, whose
+	// devices are Xen's and an emulated PC's.
+	{"xenserver", XenPVH, "", ""},
+	{"xenserver", XenPV, "", ""},
+	{"xenserver", LinuxBzImage, "", ""},
+	{"xenserver", Solo5Virtio, "xenserver cannot boot a Solo5 virtio kernel: its VMs have no virtio devices",
+		"build it with -t xen, or run it on a target of kind qemu"},
+	{"xenserver", Solo5HVT, "xenserver cannot boot a Solo5 hvt kernel", "build it with -t xen, or run it on a target of kind local"},
+	{"xenserver", Solo5SPT, "xenserver cannot boot a Solo5 spt kernel", "build it with -t xen, or run it on a target of kind local"},
+	{"xenserver", Solo5Muen, "xenserver cannot boot a Solo5 muen kernel", "build it with -t xen"},
+	{"xenserver", Solo5Genode, "xenserver cannot boot a Solo5 genode kernel", "build it with -t xen"},
+	{"xenserver", Multiboot2, "", ""},
+	{"xenserver", Multiboot1, "", ""},
+	{"xenserver", Multiboot1ELF64, "", ""},
+	{"xenserver", LinuxExecutable, "xenserver cannot boot a Linux program: it is no kernel",
+		"build it as a kernel (MirageOS: -t xen), or run it on a target of kind local"},
+	{"xenserver", "", "xenserver cannot boot this kernel: it has neither Xen notes nor a header that GRUB looks for",
+		"a pvh VM boots a kernel by its PVH note (18), a pv VM by its PV notes (XEN_VERSION xen-3.0), an hvm VM by multiboot 1 or 2"},
+
+	{PVVM, XenPV, "", ""},
+	{PVVM, LinuxBzImage, "", ""}, // as on xen
+	{PVVM, XenPVH, "a pv VM cannot boot a kernel that is PVH only", "type: pvh, or leave it out"},
+	{PVVM, "", "a pv VM cannot boot this kernel: it has no Xen PV notes", "type: hvm, or leave it out"},
+	{PVHVM, XenPVH, "", ""},
+	{PVHVM, LinuxBzImage, "", ""},
+	{PVHVM, XenPV, "a pvh VM cannot boot a kernel that is PV only: it has no PVH note (18)", "type: pv, or leave it out"},
+	{PVHVM, "", "a pvh VM cannot boot this kernel: it has no PVH note (18)", "type: hvm, or leave it out"},
 }
 
 // GRUBOnXen is the loader "grub" on the BIOS disk of a Xen hvm domain. It starts a Solo5
 // xen kernel by multiboot 1, and the kernel finds Xen by CPUID.
 const GRUBOnXen = "grub-xen"
+
+// PVVM and PVHVM are pygrub as the loader of a pv and of a pvh VM of XenServer.
+const (
+	PVVM  = "a pv VM"
+	PVHVM = "a pvh VM"
+)
 
 // Supports returns the ABI by which a kind of target boots a kernel with these ABIs.
 // The error is Unsupported, with the reason and, as hint, what would work.
@@ -176,7 +209,7 @@ func Supports(target string, abis []string) (abi string, err error) {
 }
 
 // Targets returns the kinds of target that boot a kernel with these ABIs, nil if abis is
-// empty. The table's loaders (GRUB, pv-grub, the carrier) are no kinds of target.
+// empty. The table's loaders (GRUB, pv-grub, pygrub, the carrier) are no kinds of target.
 func Targets(abis []string) []string {
 	var kinds []string
 	for _, row := range table {

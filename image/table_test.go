@@ -75,6 +75,20 @@ func TestSupports(t *testing.T) {
 		{"pv-grub", []string{Solo5HVT}, "", "not for Xen"},
 		{"pv-grub", []string{LinuxExecutable}, "", "no kernel"},
 		{"pv-grub", []string{Multiboot1}, "", "no Xen PV notes"},
+
+		{"xenserver", hello, XenPVH, ""},
+		{"xenserver", []string{Solo5Xen, XenPVH}, XenPVH, ""},
+		{"xenserver", []string{Multiboot2}, Multiboot2, ""},
+		{"xenserver", []string{Multiboot1, Solo5Virtio}, "", "no virtio devices"},
+		{"xenserver", []string{Solo5SPT}, "", "Solo5 spt"},
+		{"xenserver", []string{PVH}, "", "neither Xen notes nor a header"},
+		{PVVM, hello, XenPV, ""},
+		{PVVM, []string{Solo5Xen, XenPVH}, "", "PVH only"},
+		{PVVM, []string{Multiboot2}, "", "no Xen PV notes"},
+		{PVHVM, hello, XenPVH, ""},
+		{PVHVM, []string{LinuxBzImage}, LinuxBzImage, ""},
+		{PVHVM, []string{XenPV}, "", "PV only"},
+		{PVHVM, []string{Multiboot2}, "", "no PVH note"},
 	} {
 		abi, err := Supports(c.target, c.abis)
 		if c.abi != "" {

@@ -41,6 +41,8 @@ var loaders = map[string]loader{
 	image.Multiboot2:      {kernel: "multiboot2", module: "module2", layouts: machine},
 	image.LinuxBzImage:    {kernel: "linux", module: "initrd", menuModule: "initrd", layouts: both, initrd: true},
 	image.XenPV:           {kernel: "multiboot", module: "module", menuModule: "modulenounzip", layouts: xen},
+	// Only pygrub starts it, in a pvh domain. It goes by menu.lst.
+	image.XenPVH: {kernel: "multiboot", module: "module", menuModule: "module", layouts: xen},
 	// In an hvm domain of Xen. The kernel takes Xen's events only, and would die of the first
 	// interrupt of the PC's timer: these lines mask the interrupt controllers. Its arguments
 	// begin at the first word, unlike those of Solo5's virtio kernels.
