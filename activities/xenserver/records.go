@@ -24,6 +24,14 @@ type vmRecord struct {
 	VIFs            []ref             `xmlrpc:"VIFs"`
 	OtherConfig     map[string]string `xmlrpc:"other_config"`
 	Tags            []string          `xmlrpc:"tags"`
+	// CurrentOperations are what calls do to it now, by their tasks.
+	CurrentOperations map[string]string `xmlrpc:"current_operations"`
+	GuestMetrics      ref               `xmlrpc:"guest_metrics"`
+}
+
+// guestRecord is what a guest's tools tell.
+type guestRecord struct {
+	Networks map[string]string `xmlrpc:"networks"`
 }
 
 type vdiRecord struct {

@@ -2,6 +2,11 @@ package xenserver
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -33,11 +38,7 @@ func (p *pool) use(ctx context.Context, vdi ref, t step.Tags) error {
 
 // set adds a key to the other_config of an object, unless it has the key.
 func (p *pool) set(ctx context.Context, class string, of ref, key, value string) error {
-	err := p.call(ctx, nil, class+".add_to_other_config", of, key, value)
-	if is(err, "MAP_DUPLICATE_KEY") {
-		return nil
-	}
-	return err
+	return unless(p.call(ctx, nil, class+".add_to_other_config", of, key, value), "MAP_DUPLICATE_KEY")
 }
 
 // users returns the rollouts that use a VDI with this other_config: its owner if it is half
@@ -54,4 +55,172 @@ func users(otherConfig map[string]string) (all []step.Tags) {
 		all = append(all, of)
 	}
 	return all
+}
+
+// importName and a rollout's folder name make the name of the task of an import: a task has
+// no other_config when it is created.
+const importName = "morgana import "
+
+// importOf returns the rollout whose import has a task, false if none has.
+func importOf(task taskRecord) (step.Tags, bool) {
+	folder, ok := strings.CutPrefix(task.Name, importName)
+	of, named := step.ParseFolder(folder)
+	return of, ok && named
+}
+
+// The values of a VM's power_state. A VM of another value is waited for.
+const (
+	halted    = "Halted"
+	paused    = "Paused"
+	running   = "Running"
+	suspended = "Suspended"
+)
+
+// vms returns the VMs of rollouts that match.
+func (p *pool) vms(ctx context.Context, match func(step.Tags) bool) (map[ref]vmRecord, error) {
+	found, err := all[vmRecord](ctx, p, "VM")
+	maps.DeleteFunc(found, func(_ ref, vm vmRecord) bool { return !isOurs(vm) || !match(rolloutOf(vm)) })
+	return found, err
+}
+
+// isOurs reports whether a rollout made a VM. A template or a snapshot may have its tags.
+func isOurs(vm vmRecord) bool {
+	_, ours := owner(vm.OtherConfig)
+	return ours && !vm.IsTemplate && !vm.IsSnapshot && !vm.IsControlDomain
+}
+
+func rolloutOf(vm vmRecord) step.Tags {
+	t, _ := owner(vm.OtherConfig)
+	return t
+}
+
+// vdis returns the VDIs of which a rollout that matches is an owner or a user.
+func (p *pool) vdis(ctx context.Context, match func(step.Tags) bool) (map[ref]vdiRecord, error) {
+	found, err := all[vdiRecord](ctx, p, "VDI")
+	maps.DeleteFunc(found, func(_ ref, vdi vdiRecord) bool {
+		_, ours := owner(vdi.OtherConfig)
+		return !ours || vdi.IsSnapshot || !slices.ContainsFunc(users(vdi.OtherConfig), match)
+	})
+	return found, err
+}
+
+// vm returns the VM of a machine, the null reference if there is none.
+func (p *pool) vm(ctx context.Context, m step.Machine) (ref, vmRecord, error) {
+	t := m.Registration.Spec.Tags
+	if m.ID == "" { // of a rollout whose Boot has not ended
+		found, err := p.vms(ctx, t.Match)
+		for r, vm := range found {
+			return r, vm, err
+		}
+		return null, vmRecord{}, err
+	}
+	var r ref
+	err := p.call(ctx, &r, "VM.get_by_uuid", m.ID)
+	if err != nil {
+		return null, vmRecord{}, unless(err, "UUID_INVALID")
+	}
+	vm, err := one[vmRecord](ctx, p, "VM", r)
+	if err != nil || !isOurs(vm) || !t.Match(rolloutOf(vm)) {
+		return null, vm, unless(err, "HANDLE_INVALID")
+	}
+	return r, vm, nil
+}
+
+// unless returns err, nil if it is a refusal with one of the codes.
+func unless(err error, codes ...string) error {
+	if is(err, codes...) {
+		return nil
+	}
+	return err
+}
+
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// named returns the only object of a class, as "SR", that has this name or UUID. field is the
+// option that has it.
+func (p *pool) named(ctx context.Context, class, field, given string) (ref, error) {
+	what := map[string]string{"SR": "storage repository"}[class]
+	if what == "" {
+		what = class
+	}
+	if uuidForm.MatchString(given) {
+		var found ref
+		err := p.call(ctx, &found, class+".get_by_uuid", given)
+		if is(err, "UUID_INVALID") {
+			return null, step.Invalid(field, "xe "+strings.ToLower(class)+"-list tells those of the pool", "the pool has no %s %s", what, given)
+		}
+		return found, err
+	}
+	var found []ref
+	err := p.call(ctx, &found, class+".get_by_name_label", given)
+	switch {
+	case err != nil:
+		return null, err
+	case len(found) == 0:
+		return null, step.Invalid(field, "xe "+strings.ToLower(class)+"-list tells those of the pool", "the pool has no %s named %q", what, given)
+	case len(found) > 1:
+		return null, step.Invalid(field, "give its UUID, by xe "+strings.ToLower(class)+"-list", "the pool has %d of %s named %q", len(found), what, given)
+	}
+	return found[0], nil
+}
+
+// nic is one network interface of a VM.
+type nic struct {
+	network ref
+	mac     string
+	mtu     int64
+}
+
+// nics returns the interfaces that the options ask for.
+func (p *pool) nics(ctx context.Context, s settings) (nics []nic, err error) {
+	if s.Network == noNetwork {
+		return nil, nil
+	}
+	for i, n := range s.networks {
+		field := "network"
+		if s.Network == "" {
+			field = fmt.Sprintf("networks[%d].network", i)
+		}
+		r, err := p.named(ctx, "network", field, n.Network)
+		if err != nil {
+			return nil, err
+		}
+		rec, err := one[networkRecord](ctx, p, "network", r)
+		if err != nil {
+			return nil, err
+		}
+		nics = append(nics, nic{r, n.MAC, integer(rec.MTU)})
+	}
+	if len(nics) > 0 {
+		return nics, nil
+	}
+	networks, err := all[networkRecord](ctx, p, "network")
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for r, n := range networks {
+		if len(n.PIFs) > 0 {
+			nics, names = append(nics, nic{r, "", integer(n.MTU)}), append(names, n.Name)
+		}
+	}
+	if len(nics) != 1 {
+		slices.Sort(names)
+		return nil, step.Invalid("network", "name one, or network: none", "the pool has %d networks with a physical interface (%s)", len(names), strings.Join(names, ", "))
+	}
+	return nics, nil
+}
+
+// reach opens the pool of a spec, even of a spec that Check refuses: an earlier generation
+// may have been there. The pool is nil if the options do not name one.
+func (t *Target) reach(ctx context.Context, spec step.Spec) (*pool, settings, error) {
+	var s settings
+	if err := json.Unmarshal(spec.Options, &s.Options); err != nil && len(spec.Options) > 0 || s.readPlace() != nil {
+		return nil, s, nil
+	}
+	p, err := t.connect(ctx, s)
+	if step.KindOf(err) == step.InvalidSpec {
+		return nil, s, nil
+	}
+	return p, s, err
 }

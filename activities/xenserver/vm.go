@@ -94,7 +94,7 @@ type newVIF struct {
 	Network     ref               `xmlrpc:"network"`
 	VM          ref               `xmlrpc:"VM"`
 	MAC         string            `xmlrpc:"MAC"` // xapi makes one for ""
-	MTU         int               `xmlrpc:"MTU"`
+	MTU         int64             `xmlrpc:"MTU"`
 	OtherConfig map[string]string `xmlrpc:"other_config"`
 	QoSType     string            `xmlrpc:"qos_algorithm_type"`
 	QoSParams   map[string]string `xmlrpc:"qos_algorithm_params"`

@@ -20,6 +20,8 @@
 package xenserver
 
 import (
+	"time"
+
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -32,7 +34,11 @@ type Target struct {
 	site     step.Site
 	machines *machine.Machines // makes scratch folders
 	pools    pools
+	tapes    tapes
+	patience time.Duration
 }
 
 // New makes the target of a worker at site.
-func New(site step.Site) *Target { return &Target{site: site, machines: machine.In(site, Kind)} }
+func New(site step.Site) *Target {
+	return &Target{site: site, machines: machine.In(site, Kind), patience: patience}
+}

@@ -1,0 +1,121 @@
+package xenserver
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Observe asks the pool for the VM's state. A VM that shut itself down is Ended until it is
+// destroyed, as one that somebody halted. One that crashed is paused, and Ended.
+func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
+	h, err := t.observe(ctx, m)
+	if err != nil {
+		return step.Health{}, step.During("observe VM", err)
+	}
+	return h, nil
+}
+
+func (t *Target) observe(ctx context.Context, m step.Machine) (h step.Health, err error) {
+	h.State = step.Gone
+	p, s, err := t.reach(ctx, m.Registration.Spec)
+	if err != nil || p == nil {
+		return h, err
+	}
+	r, vm, err := p.vm(ctx, m)
+	if err != nil || r == null {
+		return h, err
+	}
+	switch vm.PowerState {
+	case halted:
+		h = step.Health{State: step.Ended, How: "shut down", Success: true}
+		if text, _, _ := t.tapes.of(vm).from(0); text != nil {
+			match := machine.NewMatch(nil)
+			match.Add(text)
+			if status := machine.Solo5Failure(match.Tail()); status != "" {
+				h.How, h.Success = status, false
+			}
+		}
+	case paused:
+		h = step.Health{State: step.Ended, How: crashed}
+	default:
+		h.State = step.Running
+		h.Addresses, err = p.addresses(ctx, s, vm)
+	}
+	return h, err
+}
+
+// addresses returns the address of option address, or those that the guest's tools tell.
+func (p *pool) addresses(ctx context.Context, s settings, vm vmRecord) (all []step.Address, err error) {
+	kind := "ip"
+	if s.ExpectPort != 0 {
+		kind = "tcp"
+	}
+	if s.Address != "" {
+		return []step.Address{{Kind: kind, Address: s.Address, Port: s.ExpectPort}}, nil
+	}
+	if vm.GuestMetrics == "" || vm.GuestMetrics == null {
+		return nil, nil
+	}
+	guest, err := one[guestRecord](ctx, p, "VM_guest_metrics", vm.GuestMetrics)
+	if err != nil {
+		return nil, unless(err, "HANDLE_INVALID")
+	}
+	for _, key := range slices.Sorted(maps.Keys(guest.Networks)) {
+		// As "0/ip", "0/ipv4/0", "0/ipv6/0".
+		if ip := guest.Networks[key]; strings.Contains(key, "/ip") && ip != "" && !slices.ContainsFunc(all, func(a step.Address) bool { return a.Address == ip }) {
+			all = append(all, step.Address{Kind: kind, Address: ip, Port: s.ExpectPort})
+		}
+	}
+	return all, nil
+}
+
+// List returns the VMs, VDIs and tasks of rollouts in the pool, half-made ones too. A VDI is
+// listed once for each rollout that uses it.
+func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
+	all, err := t.list(ctx, spec)
+	if err != nil {
+		return nil, step.During("list pool", err)
+	}
+	return all, nil
+}
+
+func (t *Target) list(ctx context.Context, spec step.Spec) (found []step.Resource, err error) {
+	p, s, err := t.reach(ctx, spec)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	wanted := machine.Wanted(spec.Tags)
+	add := func(of step.Tags, kind, id string) {
+		if wanted(of) {
+			found = append(found, step.Resource{Tags: of, Kind: kind, ID: id, Where: s.Host})
+		}
+	}
+	vms, err := p.vms(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	for _, vm := range vms {
+		add(rolloutOf(vm), "VM", vm.UUID)
+	}
+	vdis, err := p.vdis(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	for _, vdi := range vdis {
+		for _, of := range users(vdi.OtherConfig) {
+			add(of, "VDI", vdi.UUID)
+		}
+	}
+	tasks, err := all[taskRecord](ctx, p, "task")
+	for _, task := range tasks {
+		if of, ok := importOf(task); ok {
+			add(of, "task", task.UUID)
+		}
+	}
+	return found, err
+}

@@ -1,0 +1,371 @@
+package xenserver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+const (
+	// silence is how long a silent VM without options expect and expectPort must run to be
+	// ready.
+	silence = time.Second
+	// patience is how long another worker may take to get a VM ready that runs. Then it is
+	// started anew: nobody may have read the text that shows that it is ready.
+	patience = 10 * time.Second
+)
+
+// crashed says why a VM that has run is paused. See newVM.AfterCrash.
+const crashed = "crashed, or was paused"
+
+// Boot makes the rollout's VM, or adopts it, starts it, and waits until it is ready. A VM
+// that ran to its end is not started again: it is returned as Ended if it was ready, else the
+// error is BootFailed. A VM that runs and has not been ready is started anew if its console
+// has to match: see patience.
+func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
+	m, err := t.boot(ctx, r)
+	if err != nil {
+		return step.Machine{}, step.During("boot", err)
+	}
+	return m, nil
+}
+
+func (t *Target) boot(ctx context.Context, r step.Registration) (m step.Machine, err error) {
+	b := &boot{t: t, r: r, began: time.Now()}
+	if b.s, err = read(r.Spec.Options); err != nil {
+		return m, err
+	}
+	if b.folder, err = r.Spec.Folder(); err != nil {
+		return m, err
+	}
+	if b.p, err = t.connect(ctx, b.s); err != nil {
+		return m, err
+	}
+	if err := b.find(ctx); err != nil {
+		return m, err
+	}
+	b.match = machine.NewMatch(b.s.expect)
+	if err := b.run(ctx); err != nil {
+		return m, err
+	}
+	m = step.Machine{Registration: r, ID: b.rec.UUID, Ready: b.how, Adopted: !b.created, Ended: b.rec.PowerState != running}
+	if m.Ended {
+		m.Ready += "; the VM has ended"
+		return m, nil
+	}
+	m.Addresses, err = b.p.addresses(ctx, b.s, b.rec)
+	return m, err
+}
+
+// boot is one call of Boot.
+type boot struct {
+	t      *Target
+	p      *pool
+	s      settings
+	r      step.Registration
+	folder string
+
+	vm, vdi ref
+	rec     vmRecord // of the VM when it was last looked at
+	created bool     // this call made the VM the rollout's
+	how     string   // how the VM became ready
+
+	began time.Time // the last start, or that of this call
+	ran   bool      // this call has seen the VM run since
+	whole bool      // this call has read its console since
+	tape  *tape     // nil if the VM has none
+	at    int64     // where on the tape match has read up to
+	match *machine.Match
+	found time.Time // when match found option expect, or any text without it
+}
+
+// run looks at the VM until it is ready. It looks at the tape more often.
+func (b *boot) run(ctx context.Context) error {
+	pause := 2 * tick
+	for next := b.began; ; {
+		if found := !b.found.IsZero(); !time.Now().Before(next) || b.hear() && !found {
+			ready, err := b.look(ctx)
+			if ready || err != nil {
+				return err
+			}
+			next, pause = time.Now().Add(pause), min(pause*3/2, time.Second)
+		}
+		if time.Since(b.began) > b.s.timeout {
+			return b.failed("%s within %s", b.unmet(), b.s.timeout)
+		}
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", b.awaited(), time.Since(b.began).Round(time.Second))})
+		select {
+		case <-time.After(tick):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// look looks at the VM once, and starts it if it has not run yet. It reports whether the VM
+// is ready, or was.
+func (b *boot) look(ctx context.Context) (ready bool, err error) {
+	b.rec, err = one[vmRecord](ctx, b.p, "VM", b.vm)
+	if is(err, "HANDLE_INVALID") {
+		return false, fmt.Errorf("the VM %s was destroyed meanwhile", b.rec.Name) // the next try makes another
+	}
+	if err != nil {
+		return false, err
+	}
+	if b.how = b.rec.OtherConfig[keyReady]; b.how != "" {
+		return true, nil
+	}
+	switch b.rec.PowerState {
+	case halted:
+		switch {
+		case b.ran:
+			return b.outcome(ctx, "has ended")
+		case len(b.rec.CurrentOperations) > 0: // another worker's start
+			return false, nil
+		}
+		return false, b.start(ctx)
+	case paused:
+		if b.ran && b.whole { // see newVM.AfterCrash
+			return b.outcome(ctx, crashed)
+		}
+		return false, b.unpause(ctx)
+	case running:
+		return b.probe(ctx)
+	case suspended:
+		return false, &step.Error{Kind: step.Conflict, Err: fmt.Errorf("the VM %s is suspended", b.rec.Name), Hint: "resume it, or destroy this rollout"}
+	}
+	return false, nil
+}
+
+// start starts the VM so that it is paused.
+func (b *boot) start(ctx context.Context) error {
+	if err := b.dress(ctx); err != nil {
+		return err
+	}
+	if err := b.fits(ctx); err != nil {
+		return err
+	}
+	step.Report(ctx, step.Progress{Note: "starting " + b.rec.Name})
+	var task ref
+	err := b.p.call(ctx, &task, "Async.VM.start", b.vm, true, false)
+	if err == nil {
+		_, err = b.p.await(ctx, task, nil)
+	}
+	b.began = time.Now()
+	if err == nil || is(err, "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS") { // another worker started it
+		return ctx.Err()
+	}
+	// A task may say that it failed while the VM runs.
+	if vm, wrong := one[vmRecord](ctx, b.p, "VM", b.vm); wrong == nil && vm.PowerState != halted {
+		return nil
+	}
+	if is(err, "NO_HOSTS_AVAILABLE") {
+		err = cmp.Or(b.fits(ctx), err)
+	}
+	return err
+}
+
+// fits returns the reasons if no host of the pool can run the VM. VM.start does not tell them.
+func (b *boot) fits(ctx context.Context) error {
+	hosts, err := all[hostRecord](ctx, b.p, "host")
+	if err != nil {
+		return err
+	}
+	refs := slices.SortedFunc(maps.Keys(hosts), func(a, b ref) int { return cmp.Compare(hosts[a].Name, hosts[b].Name) })
+	var why step.Error
+	var reasons []string
+	for _, r := range refs {
+		err := b.p.call(ctx, nil, "VM.assert_can_boot_here", b.vm, r)
+		if code(err) == "" {
+			return err
+		}
+		var refused *step.Error
+		if errors.As(err, &refused) {
+			why = step.Error{Kind: cmp.Or(refused.Kind, why.Kind), Field: refused.Field, Hint: refused.Hint}
+			err = refused.Err
+		}
+		reasons = append(reasons, fmt.Sprintf("%s: %v", hosts[r].Name, err))
+	}
+	why.Err = fmt.Errorf("no host of the pool can run %s: %s", b.rec.Name, strings.Join(reasons, "; "))
+	return &why
+}
+
+// unpause has the VM run. Its console is read before it prints anything.
+func (b *boot) unpause(ctx context.Context) error {
+	if err := b.listen(ctx, false); err != nil {
+		return err
+	}
+	b.whole = true
+	b.began = time.Now()
+	err := b.p.call(ctx, nil, "VM.unpause", b.vm)
+	if err == nil {
+		b.ran = true
+	}
+	return unless(err, "VM_BAD_POWER_STATE") // another worker did it
+}
+
+// listen has the VM's console read.
+func (b *boot) listen(ctx context.Context, late bool) error {
+	if b.tape != nil {
+		return nil
+	}
+	tp := b.t.tapes.of(b.rec)
+	err := tp.attach(ctx, b.p, b.rec, late)
+	switch {
+	case err == nil:
+		b.tape, b.at = tp, tp.end()
+	case b.s.expect == nil && errors.Is(err, errNoConsole):
+		err = nil
+	}
+	return err
+}
+
+// hear reports whether the console has what makes the VM ready.
+func (b *boot) hear() bool {
+	if b.tape == nil {
+		return false
+	}
+	text, at, _ := b.tape.from(b.at)
+	b.match.Add(text)
+	b.at = at + int64(len(text))
+	if b.match.Found() && b.found.IsZero() {
+		b.found = time.Now()
+	}
+	return b.match.Found()
+}
+
+// probe reports whether a VM that runs is ready.
+func (b *boot) probe(ctx context.Context) (ready bool, err error) {
+	if !b.ran {
+		b.ran, b.began = true, time.Now()
+	}
+	if err := b.listen(ctx, true); err != nil {
+		return false, err
+	}
+	heard := b.hear()
+	if status := machine.Solo5Failure(b.match.Tail()); status != "" {
+		return false, b.failed("the kernel ended: %s", status)
+	}
+	switch {
+	case heard && b.match.Solo5() && time.Since(b.found) < machine.Settled:
+		return false, nil
+	case b.s.expect != nil && !heard:
+		if !b.whole && time.Since(b.began) > b.t.patience {
+			return false, b.stop(ctx)
+		}
+		return false, nil
+	case b.s.ExpectPort != 0:
+		if !b.connects(ctx) {
+			return false, ctx.Err()
+		}
+	case !heard && time.Since(b.began) < silence:
+		return false, nil
+	}
+	return true, b.finish(ctx, heard)
+}
+
+// stop halts a VM that is to be started anew.
+func (b *boot) stop(ctx context.Context) error {
+	step.Report(ctx, step.Progress{Note: "starting " + b.rec.Name + " anew"})
+	err := b.p.stop(ctx, b.vm)
+	b.ran, b.tape, b.match = false, nil, machine.NewMatch(b.s.expect)
+	return err
+}
+
+// connects reports whether the port of option expectPort takes a connection.
+func (b *boot) connects(ctx context.Context) bool {
+	dialer := net.Dialer{Timeout: 2 * time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(b.s.Address, strconv.Itoa(b.s.ExpectPort)))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// outcome reports whether a VM that does not run any more was ready. how says how it ended.
+func (b *boot) outcome(ctx context.Context, how string) (ready bool, err error) {
+	for end := time.Now().Add(2 * time.Second); b.tape != nil && time.Now().Before(end); {
+		if _, _, live := b.tape.from(b.at); !live { // all that it printed has come
+			break
+		}
+		select {
+		case <-time.After(tick):
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+	heard := b.hear()
+	if status := machine.Solo5Failure(b.match.Tail()); status != "" {
+		return false, b.failed("the kernel ended: %s", status)
+	}
+	if b.s.ExpectPort != 0 || b.s.expect != nil && !heard || how == crashed && !heard {
+		return false, b.failed("the VM %s and %s", how, b.unmet())
+	}
+	return true, b.finish(ctx, heard)
+}
+
+// finish records with the VM how it became ready.
+func (b *boot) finish(ctx context.Context, heard bool) error {
+	var all []string
+	switch {
+	case b.s.expect != nil:
+		all = append(all, fmt.Sprintf("console matched %q", b.s.expect))
+	case heard && b.s.ExpectPort == 0:
+		all = append(all, "console printed")
+	}
+	if b.s.ExpectPort != 0 {
+		all = append(all, fmt.Sprintf("port %d took a connection", b.s.ExpectPort))
+	}
+	b.how = cmp.Or(strings.Join(all, "; "), fmt.Sprintf("ran for %s", silence))
+	if b.tape != nil {
+		if err := b.p.set(ctx, "VM", b.vm, keyConsole, b.tape.save()); err != nil {
+			return err
+		}
+	}
+	return b.p.set(ctx, "VM", b.vm, keyReady, b.how)
+}
+
+// failed returns an error of kind BootFailed with the console's last lines as hint.
+func (b *boot) failed(format string, args ...any) error {
+	hint := "the console is empty: the kernel printed nothing"
+	if text := b.match.Tail(); text != "" {
+		hint = "the console's last lines:\n" + text
+	} else if b.tape == nil {
+		hint = ""
+	}
+	return machine.BootFailed(hint, format, args...)
+}
+
+func (b *boot) awaited() string {
+	switch {
+	case b.rec.PowerState != running:
+	case b.s.expect != nil && b.found.IsZero():
+		return fmt.Sprintf("the console to match %q", b.s.expect)
+	case b.s.ExpectPort != 0:
+		return "port " + strconv.Itoa(b.s.ExpectPort)
+	}
+	return "the VM to run"
+}
+
+// unmet says why the VM is not ready.
+func (b *boot) unmet() string {
+	switch {
+	case b.rec.PowerState == halted && !b.ran:
+	case b.s.expect != nil && b.found.IsZero():
+		return fmt.Sprintf("its console did not match %q", b.s.expect)
+	case b.s.ExpectPort != 0:
+		return fmt.Sprintf("the worker could not connect to its port %d", b.s.ExpectPort)
+	}
+	return "the VM did not run"
+}

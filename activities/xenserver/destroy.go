@@ -1,0 +1,186 @@
+package xenserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// busy is how long a VDI may be in use after its VM was destroyed or its import was cut off.
+const busy = 2 * time.Minute
+
+// Destroy halts and destroys the VMs whose tags match. Then each VDI loses its use by these
+// rollouts; one that no rollout uses any more is destroyed, and so are the tasks of imports.
+// With KeepImage VDIs and tasks stay. A VM that cannot be destroyed, as one whose
+// blocked_operations forbid it, is in Error.Left with its VDI; the rest is removed.
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+	d := &destroy{t: t, what: what}
+	err := d.run(ctx)
+	if err == nil {
+		err = d.failure()
+	}
+	if err != nil {
+		return d.done, step.During(fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target), err)
+	}
+	return d.done, nil
+}
+
+// destroy is one call of Destroy.
+type destroy struct {
+	t    *Target
+	p    *pool
+	what step.Removal
+	done step.Destroyed
+	left []string
+	err  error // the first one
+}
+
+func (d *destroy) run(ctx context.Context) (err error) {
+	spec := d.what.Spec
+	// Without app and target the tags would match other deployments.
+	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
+		return err
+	}
+	if d.p, _, err = d.t.reach(ctx, spec); err != nil || d.p == nil {
+		return err
+	}
+	vms, err := d.p.vms(ctx, d.what.Match)
+	if err != nil {
+		return err
+	}
+	for _, vm := range slices.Sorted(maps.Keys(vms)) {
+		step.Report(ctx, step.Progress{Note: "destroying " + vms[vm].Name})
+		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm))
+		d.t.tapes.drop(vms[vm].UUID)
+	}
+	if d.what.KeepImage {
+		return ctx.Err()
+	}
+	if err := d.tasks(ctx); err != nil {
+		return err
+	}
+	vdis, err := d.p.vdis(ctx, d.what.Match)
+	if err != nil {
+		return err
+	}
+	for _, vdi := range slices.Sorted(maps.Keys(vdis)) {
+		d.vdi(ctx, vdi, vdis[vdi])
+	}
+	return ctx.Err()
+}
+
+// note records that a resource was removed or that it was not. A resource that another call
+// has removed is neither.
+func (d *destroy) note(ctx context.Context, what string, err error) {
+	switch {
+	case err == nil:
+		d.done.Removed = append(d.done.Removed, what)
+	case !is(err, "HANDLE_INVALID") && ctx.Err() == nil:
+		d.left = append(d.left, what)
+		if d.err == nil {
+			d.err = err
+		}
+	}
+}
+
+// failure returns the first error with all that is left.
+func (d *destroy) failure() error {
+	if d.err == nil {
+		return nil
+	}
+	e := step.Error{Err: d.err}
+	var first *step.Error
+	if errors.As(d.err, &first) {
+		e = *first
+	}
+	e.Left = d.left
+	return &e
+}
+
+// vm halts and destroys a VM.
+func (d *destroy) vm(ctx context.Context, vm ref) error {
+	if err := d.p.stop(ctx, vm); err != nil {
+		return err
+	}
+	return d.p.call(ctx, nil, "VM.destroy", vm)
+}
+
+// stop halts a VM without asking its guest. A halted one stays so.
+func (p *pool) stop(ctx context.Context, vm ref) error {
+	var task ref
+	err := p.call(ctx, &task, "Async.VM.hard_shutdown", vm)
+	if err == nil {
+		_, err = p.await(ctx, task, nil)
+	}
+	return unless(err, "VM_BAD_POWER_STATE")
+}
+
+// tasks destroys the tasks of imports that were cut off.
+func (d *destroy) tasks(ctx context.Context) error {
+	tasks, err := all[taskRecord](ctx, d.p, "task")
+	if err != nil {
+		return err
+	}
+	for r, task := range tasks {
+		if of, ok := importOf(task); ok && d.what.Match(of) {
+			d.note(ctx, "task "+task.UUID, d.p.call(ctx, nil, "task.destroy", r))
+		}
+	}
+	return nil
+}
+
+// vdi ends the use of a VDI by the rollouts, and destroys it if it has no other user.
+func (d *destroy) vdi(ctx context.Context, vdi ref, rec vdiRecord) {
+	what := "VDI " + rec.UUID
+	if slices.ContainsFunc(users(rec.OtherConfig), func(u step.Tags) bool { return !d.what.Match(u) }) {
+		d.note(ctx, "the use of "+what, d.disuse(ctx, vdi, rec))
+		return
+	}
+	step.Report(ctx, step.Progress{Note: "destroying " + rec.Name})
+	d.note(ctx, what, d.free(ctx, vdi))
+}
+
+// disuse removes the keys of the rollouts from a VDI.
+func (d *destroy) disuse(ctx context.Context, vdi ref, rec vdiRecord) error {
+	for key := range rec.OtherConfig {
+		folder, ok := strings.CutPrefix(key, keyUse)
+		if !ok {
+			if folder, ok = strings.CutPrefix(key, keyVM); ok {
+				folder, _, _ = strings.Cut(folder, ":")
+			}
+		}
+		if of, parsed := step.ParseFolder(folder); !ok || !parsed || !d.what.Match(of) {
+			continue
+		}
+		if err := d.p.call(ctx, nil, "VDI.remove_from_other_config", vdi, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// free destroys a VDI. It is in use for a moment after its VM was destroyed, and until the
+// pool has noticed that its import was cut off.
+func (d *destroy) free(ctx context.Context, vdi ref) error {
+	limit := time.Now().Add(busy)
+	if len(d.left) > 0 { // a VM may have it
+		limit = time.Now()
+	}
+	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
+		err := d.p.call(ctx, nil, "VDI.destroy", vdi)
+		if !is(err, "VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS") || time.Now().After(limit) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
