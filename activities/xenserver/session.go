@@ -41,8 +41,11 @@ type pools struct {
 
 // connect returns the pool that s names. Its session lasts until [Target.Close].
 func (t *Target) connect(ctx context.Context, s settings) (*pool, error) {
-	a := access{host: s.Host, fingerprints: s.fingerprints, ca: s.CA}
-	return t.pools.connect(a)
+	c, err := s.login()
+	if err != nil {
+		return nil, err
+	}
+	return t.pools.connect(access{host: s.Host, user: c.user, password: c.password, fingerprints: s.fingerprints, ca: s.CA})
 }
 
 // Close ends the sessions.

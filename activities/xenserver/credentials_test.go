@@ -1,0 +1,75 @@
+package xenserver
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// TestLogin reads credentials from all places, as "user:password@host".
+func TestLogin(t *testing.T) {
+	const a, b = "https://a.example.org", "https://b.example.org"
+	for name, test := range map[string]struct {
+		options Options
+		env     map[string]string
+		files   map[string]string // of the home folder
+		want    string            // or a part of the error or its hint
+		kind    step.Kind
+	}{
+		"environment":            {Options{}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_USERNAME": "ann", "XENSERVER_PASSWORD": "p=1,2"}, nil, "ann:p=1,2@" + a, ""},
+		"a URL and no user":      {Options{}, map[string]string{"XENSERVER_HOST": a, "XENSERVER_PASSWORD": "p"}, nil, "root:p@" + a, ""},
+		"no server is for any":   {Options{Host: b}, map[string]string{"XENSERVER_PASSWORD": "p"}, nil, "root:p@" + b, ""},
+		"another form of a host": {Options{Host: "https://A.example.org:443/"}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"}, nil, "root:p@https://A.example.org:443/", ""},
+		"another host's are not sent": {Options{Host: b}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"}, nil,
+			"the worker has no password for " + b + ": XENSERVER_PASSWORD of the worker is for " + a, step.Unauthorized},
+		"the next source is": {Options{Host: b}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"},
+			map[string]string{".xe": "server=b.example.org\nusername=bob\npassword=q\n"}, "bob:q@" + b, ""},
+		"extra args":         {Options{}, map[string]string{"XE_EXTRA_ARGS": `server=a.example.org,port=8443,username=ann,password=a\,b,nossl=false`}, nil, "ann:a,b@" + a + ":8443", ""},
+		"password file":      {Options{}, map[string]string{"XE_EXTRA_ARGS": "server=a.example.org,passwordfile=~/pw"}, map[string]string{"pw": "ann\np w\n"}, "ann:p w@" + a, ""},
+		"rc file":            {Options{}, nil, map[string]string{".xe": "# mine\nserver=a.example.org\r\nusername=ann\r\npassword=p#\r\n"}, "ann:p#@" + a, ""},
+		"profile":            {Options{Profile: "prod"}, map[string]string{"XENSERVER_PASSWORD": "other"}, map[string]string{".xe.d/prod": "server=a.example.org\npassword=p"}, "root:p@" + a, ""},
+		"profile of xe -pwf": {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod": "ann\np=q\n"}, "ann:p=q@" + a, ""},
+		"profile for another host": {Options{Profile: "prod", Host: b}, nil, map[string]string{".xe.d/prod": "server=a.example.org\npassword=p"},
+			"profile prod is for " + a + ", not for " + b, step.InvalidSpec},
+		"no profile":      {Options{Profile: "prod", Host: a}, nil, nil, "no file ~/.xe.d/prod", step.InvalidSpec},
+		"no host":         {Options{Profile: "prod"}, nil, map[string]string{".xe.d/prod": "ann\np\n"}, "names no server", step.InvalidSpec},
+		"nothing":         {Options{}, nil, nil, "https://xen1.example.org", step.InvalidSpec},
+		"no password":     {Options{Host: a}, nil, nil, "no password for " + a, step.Unauthorized},
+		"others may read": {Options{Profile: "open", Host: a}, nil, map[string]string{".xe.d/open": "ann\np\n"}, "chmod 600", step.Unauthorized},
+		"no server":       {Options{}, map[string]string{"XENSERVER_HOST": "http://a", "XENSERVER_PASSWORD": "p"}, nil, "no https URL", step.InvalidSpec},
+	} {
+		t.Run(name, func(t *testing.T) {
+			home := t.TempDir()
+			t.Setenv("HOME", home)
+			for _, key := range []string{"XENSERVER_HOST", "XENSERVER_USERNAME", "XENSERVER_USER", "XENSERVER_PASSWORD", "XE_EXTRA_ARGS"} {
+				t.Setenv(key, strings.Replace(test.env[key], "~", home, 1))
+			}
+			for file, text := range test.files {
+				path := filepath.Join(home, file)
+				mode := os.FileMode(0o600)
+				if file == ".xe.d/open" {
+					mode = 0o644
+				}
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), mode)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s := settings{Options: test.options}
+			c, err := s.login()
+			if test.kind == "" {
+				if got := c.user + ":" + c.password + "@" + s.Host; err != nil || got != test.want {
+					t.Errorf("got %s, %v, want %s", got, err, test.want)
+				}
+				return
+			}
+			var e *step.Error
+			if !errors.As(err, &e) || e.Kind != test.kind || !strings.Contains(e.Error()+"\n"+e.Hint, test.want) {
+				t.Errorf("got %v, want %s with %q", err, test.kind, test.want)
+			}
+		})
+	}
+}
