@@ -3,8 +3,6 @@ package ec2lab
 import (
 	_ "embed"
 	"encoding/json"
-	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/need"
@@ -30,15 +28,5 @@ func Judge(t testing.TB, calls []Call) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runPython(t, conform, string(in))
-}
-
-// runPython runs a program that prints what is wrong.
-func runPython(t testing.TB, program, in string, args ...string) {
-	t.Helper()
-	c := exec.CommandContext(t.Context(), need.Python(t, requirements), append([]string{"-c", program}, args...)...)
-	c.Stdin = strings.NewReader(in)
-	if out, err := c.CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("%s%v", out, err)
-	}
+	need.RunPython(t, requirements, conform, string(in))
 }

@@ -10,12 +10,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // The lab answers as moto does where moto is faithful. boto3 is a second SDK.
 func TestMotoAgrees(t *testing.T) {
 	b := newBench(t, Options{})
-	runPython(t, motoPeer, "", b.URL())
+	need.RunPython(t, requirements, motoPeer, "", b.URL())
 }
 
 // The lab's answers are those of the API.
@@ -33,7 +35,7 @@ func TestAnswers(t *testing.T) {
 	b.no(err)
 	_, err = b.ec2.AssociateAddress(b.ctx, &ec2.AssociateAddressInput{AllocationId: aws.String(b.ElasticIP()), InstanceId: &id})
 	b.no(err)
-	runPython(t, answers, "", b.URL())
+	need.RunPython(t, requirements, answers, "", b.URL())
 }
 
 // fails is a test that keeps its errors.

@@ -56,3 +56,13 @@ func Python(t testing.TB, requirements string) (python string) {
 	}
 	return python
 }
+
+// RunPython runs a program that prints what is wrong, in the environment of [Python].
+func RunPython(t testing.TB, requirements, program, in string, args ...string) {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), Python(t, requirements), append([]string{"-c", program}, args...)...)
+	c.Stdin = strings.NewReader(in)
+	if out, err := c.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("%s%v", out, err)
+	}
+}
