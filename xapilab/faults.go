@@ -15,7 +15,8 @@ type Fault struct {
 	Delay time.Duration
 	// Lose closes the connection instead of an answer.
 	Lose Lose
-	// Error is the answer instead of the effect: a code and its parameters.
+	// Error is a code and its parameters. It is the answer instead of the effect, and for
+	// an asynchronous call the verdict of its task.
 	Error []string
 	// TaskError makes the task of an asynchronous call, or of an import, fail with these
 	// after the call had its effect.
@@ -41,4 +42,33 @@ const (
 
 // Fault adds a fault. Remove takes it away. If several are for one call, the first has
 // effect; delays add up.
-func (l *Lab) Fault(f Fault) (remove func()) { return func() {} }
+func (l *Lab) Fault(f Fault) (remove func()) {
+	if f.Times == 0 {
+		f.Times = 1
+	}
+	l.locked(func() { l.faults = append(l.faults, &f) })
+	return func() { l.locked(func() { f.Times = 0 }) }
+}
+
+// fault returns the fault of a call.
+func (l *Lab) fault(name string) (found Fault) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	hit := false
+	for _, f := range l.faults {
+		switch only := f.Lose == Nothing && f.Error == nil && f.TaskError == nil && f.Status == 0 && f.Cut == 0 && !f.Redirect; {
+		case f.Times == 0 || f.Call != "" && f.Call != name:
+		case f.Skip > 0:
+			f.Skip--
+		case only:
+			f.Times--
+			found.Delay += f.Delay
+		case !hit:
+			f.Times--
+			delay := found.Delay
+			found, hit = *f, true
+			found.Delay += delay
+		}
+	}
+	return found
+}

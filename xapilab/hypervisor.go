@@ -41,15 +41,3 @@ type Running interface {
 	// Stop ends the guest and removes what the hypervisor has of it.
 	Stop() error
 }
-
-// StandIn is a [Hypervisor] without machines, for quick tests. A guest prints its text when it is unpaused.
-type StandIn struct {
-	// Text returns what a guest prints. Without it a guest prints nothing.
-	Text func(g Guest) string
-	// Ends reports whether a guest ends after its text.
-	Ends func(g Guest) bool
-}
-
-// Start implements [Hypervisor]. The disk must hold what a guest of the type boots: a kernel
-// for pygrub, or a boot sector.
-func (s StandIn) Start(ctx context.Context, g Guest) (Running, error) { return nil, nil }

@@ -4,8 +4,14 @@
 package xapilab
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -21,6 +27,9 @@ type Config struct {
 	Version string
 	// NoPV makes it an XCP-ng 8.3, which runs no pv guests.
 	NoPV bool
+	// Moment is how long the task of an asynchronous call is pending, and a VDI busy after a
+	// broken import. Default: 10 ms.
+	Moment time.Duration
 }
 
 // Lab is a pool that runs.
@@ -37,63 +46,215 @@ type Lab struct {
 	User, Password string
 	// SR and Network are the names of the default SR and of the network.
 	SR, Network string
+
+	config Config
+	dir    string
+	port   string
+	ctx    context.Context // ends with the lab
+	close  context.CancelFunc
+	stop   []func() error
+	work   sync.WaitGroup
+
+	mu             sync.Mutex // guards what follows
+	objects        map[string]*object
+	removed        []*object
+	change         int64
+	changed        chan struct{} // closed at the next change
+	master, member *object
+	sessions       map[string]bool
+	role           string
+	guests         map[*object]Running
+	busy           map[*object]string // operations that go on
+	domains        int64              // that were started
+	faults         []*Fault
+	calls          []Call
+	judged         []string
 }
 
 // Call is a request that came.
 type Call struct {
 	// Method is as received, "Async.VM.start", or "PUT /import_raw_vdi" and "CONNECT /console".
 	Method string
-	// Params are as received, without the session.
+	// Params are as received, without the session: strings, bools, []any and map[string]any.
+	// Those of an HTTP request are its query as a map[string]any.
 	Params []any
-	// Code is of the error that was the answer. It is "lost" if the answer or the request was lost.
+	// Code is of the error that was the answer. It is "lost" if the answer or the request was
+	// lost, and the HTTP status if that is not 200.
 	Code string
 	At   time.Time
 }
 
-// Start starts a lab.
-func Start(ctx context.Context, c Config) (*Lab, error) { return nil, errors.New("not there yet") }
+// Start starts a lab. It ends with Close or with ctx.
+func Start(ctx context.Context, c Config) (l *Lab, err error) {
+	c.Moment = cmp.Or(c.Moment, 10*time.Millisecond)
+	c.Version = cmp.Or(c.Version, "23.10.0")
+	if c.Hypervisor == nil {
+		c.Hypervisor = StandIn{}
+	}
+	dir, err := os.MkdirTemp(c.Dir, "xapilab-")
+	if err != nil {
+		return nil, err
+	}
+	l = &Lab{
+		User: "root", Password: "secret", SR: "Local storage", Network: "Pool-wide network associated with eth0",
+		config: c, dir: dir, CA: filepath.Join(dir, "ca.pem"),
+		objects: map[string]*object{}, changed: make(chan struct{}), sessions: map[string]bool{}, role: roles[0],
+		guests: map[*object]Running{}, busy: map[*object]string{},
+	}
+	l.ctx, l.close = context.WithCancel(ctx)
+	l.furnish()
+	if err := l.listen(); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
 
 // Close ends the lab and its VMs and removes its files.
-func (l *Lab) Close() error { return nil }
+func (l *Lab) Close() error {
+	l.locked(l.close)
+	var errs []error
+	for _, stop := range l.stop {
+		errs = append(errs, stop())
+	}
+	l.work.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for vm, guest := range l.guests {
+		errs = append(errs, guest.Stop())
+		delete(l.guests, vm)
+	}
+	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
+}
+
+func (l *Lab) locked(do func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	do()
+}
+
+// unlocked does what takes time while a call goes on.
+func (l *Lab) unlocked(do func()) {
+	l.mu.Unlock()
+	defer l.mu.Lock()
+	do()
+}
+
+// later does something after a time while the lab is locked, unless the lab has ended.
+func (l *Lab) later(d time.Duration, do func()) {
+	l.work.Go(func() {
+		if l.sleep(d) {
+			l.locked(do)
+		}
+	})
+}
+
+// sleep reports whether the lab still runs afterwards.
+func (l *Lab) sleep(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-l.ctx.Done():
+		return false
+	}
+}
 
 // Calls returns the requests that came, in order.
-func (l *Lab) Calls() []Call { return nil }
+func (l *Lab) Calls() []Call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.calls)
+}
 
 // Judged returns what the judge has against the calls and answers so far.
-func (l *Lab) Judged() []string { return nil }
+func (l *Lab) Judged() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.judged)
+}
 
 // Resources lists what a deploy may make and leave behind, a sorted line for each, as
 // "VM morgana-web-xenserver-1": VMs, VDIs, VBDs, VIFs and tasks that were made by calls.
-func (l *Lab) Resources() []string { return nil }
+func (l *Lab) Resources() (all []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, class := range []string{"VM", "VDI", "VBD", "VIF", "task"} {
+		for _, o := range l.all(class) {
+			if o.called {
+				name := o.fields["name_label"]
+				if vm := l.objects[fmt.Sprint(o.fields["VM"])]; vm != nil {
+					name = fmt.Sprint("of ", vm.fields["name_label"])
+				}
+				all = append(all, fmt.Sprint(class, " ", name))
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
 
 // Sessions returns the number of sessions that are open.
-func (l *Lab) Sessions() int { return 0 }
+func (l *Lab) Sessions() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sessions)
+}
 
 // Expire ends all sessions: the next call with one is answered with SESSION_INVALID.
-func (l *Lab) Expire() {}
+func (l *Lab) Expire() { l.locked(func() { clear(l.sessions) }) }
 
 // Role sets the role of the sessions, such as "vm-operator". It is "pool-admin" at first.
-func (l *Lab) Role(name string) {}
+func (l *Lab) Role(name string) { l.locked(func() { l.role = name }) }
 
 // AddSR adds a storage repository of size bytes and returns its reference.
-func (l *Lab) AddSR(name string, size int64) string { return "" }
+func (l *Lab) AddSR(name string, size int64) (ref string) {
+	l.locked(func() { ref = l.addSR(name, size) })
+	return ref
+}
 
 // AddNetwork adds a network and returns its reference.
-func (l *Lab) AddNetwork(name string) string { return "" }
+func (l *Lab) AddNetwork(name string) (ref string) {
+	l.locked(func() { ref = l.add("network", map[string]any{"name_label": name, "bridge": "xenbr9"}).ref })
+	return ref
+}
 
 // AddVM adds a VM of another user and returns its reference. It has the default of each field
-// that is not in fields, with the values of the API: strings, bools, int64s, []string and
+// that is not in fields, with the values of the API: strings, bools, ints, []string and
 // map[string]string.
-func (l *Lab) AddVM(fields map[string]any) string { return "" }
+func (l *Lab) AddVM(fields map[string]any) (ref string) {
+	l.locked(func() { ref = l.add("VM", fields).ref })
+	return ref
+}
 
-// AddVDI adds a VDI of another user, as AddVM does a VM.
-func (l *Lab) AddVDI(fields map[string]any) string { return "" }
+// AddVDI adds a VDI of another user in the default SR, as AddVM does a VM.
+func (l *Lab) AddVDI(fields map[string]any) (ref string) {
+	l.locked(func() {
+		vdi := l.add("VDI", fields)
+		if vdi.text("SR") == null {
+			l.set(vdi, "SR", l.all("pool")[0].text("default_SR"))
+		}
+		ref = vdi.ref
+	})
+	return ref
+}
 
 // Get returns the value of a field of an object.
-func (l *Lab) Get(ref, field string) any { return nil }
+func (l *Lab) Get(ref, field string) any {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.value(l.objects[ref], field)
+}
 
 // Set sets a field of an object.
-func (l *Lab) Set(ref, field string, value any) {}
+func (l *Lab) Set(ref, field string, value any) {
+	l.locked(func() { l.set(l.objects[ref], field, value) })
+}
 
 // Ref returns the reference of the only object of a class with a name, "" if there is none or several.
-func (l *Lab) Ref(class, name string) string { return "" }
+func (l *Lab) Ref(class, name string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if found := l.with(class, "name_label", name); len(found) == 1 {
+		return found[0].ref
+	}
+	return ""
+}
