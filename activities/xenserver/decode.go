@@ -290,8 +290,12 @@ func escape(text string) string {
 // carried returns an error for a text that XML cannot carry: kolo would change it.
 func carried(text string) error {
 	bad := func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xfffe || r == 0xffff }
-	if utf8.ValidString(text) && strings.IndexFunc(text, bad) < 0 {
-		return nil
+	if !utf8.ValidString(text) {
+		return errors.New("a text is not UTF-8")
 	}
-	return fmt.Errorf("%q has a character that XML cannot carry", text)
+	if i := strings.IndexFunc(text, bad); i >= 0 { // the text may be a secret
+		r, _ := utf8.DecodeRuneInString(text[i:])
+		return fmt.Errorf("a text has the character %q, which the XenAPI cannot carry", r)
+	}
+	return nil
 }

@@ -222,7 +222,7 @@ func TestTranscriptAsResults(t *testing.T) {
 	assert.Equal(t, map[string]int{"VDI_IN_USE": 3, "VM_BAD_POWER_STATE": 2}, codes)
 }
 
-func answer(value string) []byte {
+func response(value string) []byte {
 	return []byte(`<?xml version="1.0"?><methodResponse><params><param>` + value + `</param></params></methodResponse>`)
 }
 
@@ -267,7 +267,7 @@ func TestDecode(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got record
-			require.NoError(t, decode(answer("<value><struct>"+c.value+"</struct></value>"), &got))
+			require.NoError(t, decode(response("<value><struct>"+c.value+"</struct></value>"), &got))
 			if len(got.Map) == 0 {
 				got.Map = nil
 			}
@@ -286,10 +286,10 @@ func TestDecodeRefuses(t *testing.T) {
 		"HTML":           "<html><body>Welcome to XenServer</body></html>",
 		"an early end":   "<methodResponse><params><param><value><struct><member><name>a</name><value>b</val",
 		"no end":         "<methodResponse><params><param><value>a</value>",
-		"a bare member":  string(answer("<value><struct><member><value>a</value></member></struct></value>")),
-		"no value":       string(answer("<value><struct><member><name>a</name></member></struct></value>")),
-		"a text element": string(answer("<value><string><b>a</b></string></value>")),
-		"wrong base64":   string(answer("<value><base64>a</base64></value>")),
+		"a bare member":  string(response("<value><struct><member><value>a</value></member></struct></value>")),
+		"no value":       string(response("<value><struct><member><name>a</name></member></struct></value>")),
+		"a text element": string(response("<value><string><b>a</b></string></value>")),
+		"wrong base64":   string(response("<value><base64>a</base64></value>")),
 		"depth":          deep,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -310,11 +310,11 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string) {
 		var got any
-		if decode(answer(value), &got) != nil {
+		if decode(response(value), &got) != nil {
 			return
 		}
 		var doc node
-		require.NoError(t, xml.Unmarshal(answer(value), &doc))
+		require.NoError(t, xml.Unmarshal(response(value), &doc))
 		assert.Equal(t, first(doc).walk(), filled(got))
 	})
 }

@@ -106,6 +106,11 @@ type vbdRecord struct {
 	Bootable   bool   `xmlrpc:"bootable"`
 }
 
+type certificateRecord struct {
+	Type        string `xmlrpc:"type"` // "host", "host_internal" or "ca"
+	Fingerprint string `xmlrpc:"fingerprint"`
+}
+
 // integer reads an integer of a record; one that is none is 0.
 func integer(text string) int64 {
 	n, _ := strconv.ParseInt(text, 10, 64)

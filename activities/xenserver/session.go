@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -57,7 +56,7 @@ func (ps *pools) connect(a access) (*pool, error) {
 	if err != nil || host.Host == "" {
 		return nil, step.Invalid("host", `the URL of the pool's master, as "https://xen1.example.org"`, "%q is no URL of a host", a.host)
 	}
-	host = at(host, host.Host)
+	host = at(host, host.Hostname())
 	t := &trust{pins: a.fingerprints}
 	if a.ca != "" {
 		pem, err := files.Read(a.ca, 1<<20)
@@ -120,10 +119,16 @@ func (p *pool) call(ctx context.Context, out any, method string, args ...any) er
 			return err
 		}
 		err = post(ctx, p.client, v.master, out, method, append([]any{v.session}, args...)...)
-		if again || !is(err, "SESSION_INVALID", "HOST_IS_SLAVE") {
-			return p.explain(err, v)
+		if err == nil {
+			return nil
 		}
-		p.leave(v)
+		ended := is(err, "SESSION_INVALID", "HOST_IS_SLAVE")
+		if ended || code(err) == "" && v.master != p.first { // the pool may have another master by now
+			p.leave(v)
+		}
+		if again || !ended {
+			return explained(err)
+		}
 	}
 }
 
@@ -144,14 +149,18 @@ func (p *pool) enter(ctx context.Context) (visit, error) {
 	for followed := false; ; followed = true {
 		err := post(ctx, p.client, v.master, &v.session, "session.login_with_password", p.access.user, p.access.password, apiVersion, originator)
 		var refused *apiError
-		if err == nil {
+		var unknown *step.Error
+		switch {
+		case err == nil:
 			p.now = v
 			return v, nil
+		case !followed && errors.As(err, &refused) && refused.code == "HOST_IS_SLAVE" && refused.param(0) != "":
+			v.master = at(p.first, refused.param(0))
+			continue
+		case followed && errors.As(err, &unknown) && errors.As(err, new(untrusted)):
+			unknown.Err = fmt.Errorf("%s is a member of a pool, and its master %w", p.first.Host, unknown.Err)
 		}
-		if followed || !errors.As(err, &refused) || refused.code != "HOST_IS_SLAVE" || refused.param(0) == "" {
-			return v, p.explain(err, v)
-		}
-		v.master = at(p.first, refused.param(0))
+		return v, explained(err)
 	}
 }
 
@@ -179,15 +188,5 @@ func (p *pool) logout(ctx context.Context) error {
 	if is(err, "SESSION_INVALID") {
 		return nil
 	}
-	return p.explain(err, v)
-}
-
-// scrub takes the session and the password out of a text of the host.
-func (p *pool) scrub(text string, v visit) string {
-	for _, secret := range []string{v.session, p.access.password} {
-		if len(secret) > 3 {
-			text = strings.ReplaceAll(text, secret, "...")
-		}
-	}
-	return text
+	return explained(err)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"strconv"
 	"time"
-
-	"github.com/morgana-deploy/morgana/step"
 )
 
 // await waits until a task has ended, and destroys it. result is what the task made, as a
@@ -40,9 +38,9 @@ func (p *pool) verdict(ctx context.Context, task ref, t taskRecord) (result stri
 	case "success":
 		return taskResult(t.Result)
 	case "cancelled":
-		return "", &step.Error{Err: &apiError{code: "TASK_CANCELLED", params: []string{string(task)}}}
+		return "", explained(&apiError{code: "TASK_CANCELLED", params: []string{string(task)}})
 	}
-	return "", p.explain(newAPIError(t.ErrorInfo), visit{})
+	return "", explained(newAPIError(t.ErrorInfo))
 }
 
 // taskResult reads the result of a task, which is a value of XML-RPC as text, as

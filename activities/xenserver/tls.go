@@ -5,10 +5,14 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -17,10 +21,20 @@ const dialTimeout = 10 * time.Second
 
 // trust is how the certificates of a pool's hosts are verified.
 type trust struct {
-	// pins are the SHA-256 digests of certificates. With pins nothing else is trusted.
+	// pins are the SHA-256 digests of certificates. With pins roots are not used.
 	pins [][32]byte
 	// roots are those of a CA; nil are the system's.
 	roots *x509.CertPool
+
+	mu   sync.Mutex
+	told [][32]byte // digests of the members' certificates, by the master's word
+}
+
+// knows reports whether a certificate is pinned or the master has told it.
+func (t *trust) knows(digest [32]byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Contains(t.pins, digest) || slices.Contains(t.told, digest)
 }
 
 // untrusted is the error of a certificate that is not trusted.
@@ -63,7 +77,7 @@ func (t *trust) dial(ctx context.Context, network, address string) (net.Conn, er
 // verify returns an [untrusted] for certificates that are neither pinned nor signed by the roots.
 func (t *trust) verify(address, host string, chain []*x509.Certificate) error {
 	seen := sha256.Sum256(chain[0].Raw)
-	if slices.Contains(t.pins, seen) {
+	if t.knows(seen) {
 		return nil
 	}
 	if len(t.pins) > 0 {
@@ -77,4 +91,27 @@ func (t *trust) verify(address, host string, chain []*x509.Certificate) error {
 		return untrusted{address, seen, err}
 	}
 	return nil
+}
+
+// dial connects to a host of the pool. A host that the configuration does not trust may be
+// one of those whose certificates the master tells.
+func (p *pool) dial(ctx context.Context, host *url.URL) (net.Conn, error) {
+	conn, err := p.trust.dial(ctx, "tcp", host.Host)
+	if err == nil || !errors.As(err, new(untrusted)) {
+		return conn, err
+	}
+	certificates, told := all[certificateRecord](ctx, p, "Certificate")
+	if told != nil {
+		return nil, err // a pool of before XenServer 8 has none
+	}
+	var digests [][32]byte
+	for _, c := range certificates {
+		if digest, bad := hex.DecodeString(strings.ReplaceAll(c.Fingerprint, ":", "")); bad == nil && len(digest) == sha256.Size && c.Type != "ca" {
+			digests = append(digests, [32]byte(digest))
+		}
+	}
+	p.trust.mu.Lock()
+	p.trust.told = digests
+	p.trust.mu.Unlock()
+	return p.trust.dial(ctx, "tcp", host.Host)
 }

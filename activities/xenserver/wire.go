@@ -63,7 +63,7 @@ func post(ctx context.Context, client *http.Client, host *url.URL, out any, meth
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read
 	if resp.StatusCode != http.StatusOK {
-		return foreign(host, resp.StatusCode, nil)
+		return foreign(host, resp)
 	}
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
@@ -80,24 +80,25 @@ func result(host *url.URL, method string, answer []byte, out any) error {
 	fields := []reflect.StructField{
 		{Name: "Status", Type: reflect.TypeFor[string]()},
 		{Name: "ErrorDescription", Type: reflect.TypeFor[[]string]()},
+		{Name: "Fault", Type: reflect.TypeFor[string](), Tag: `xmlrpc:"faultString"`},
 	}
 	if out != nil {
 		fields = append(fields, reflect.StructField{Name: "Value", Type: reflect.TypeOf(out).Elem()})
 	}
 	got := reflect.New(reflect.StructOf(fields))
 	if err := decode(answer, got.Interface()); err != nil {
-		return foreign(host, http.StatusOK, fmt.Errorf("%s: %w", method, err))
+		return unreadable(host, method, answer, err)
 	}
 	switch status := got.Elem().Field(0).String(); {
 	case status == "Success" && out != nil:
-		reflect.ValueOf(out).Elem().Set(got.Elem().Field(2))
+		reflect.ValueOf(out).Elem().Set(got.Elem().FieldByName("Value"))
 		return nil
 	case status == "Success":
 		return nil
 	case status == "Failure":
 		return newAPIError(got.Elem().Field(1).Interface().([]string))
 	}
-	return foreign(host, http.StatusOK, errors.New(method+": no status"))
+	return unreadable(host, method, answer, errors.New("no status "+got.Elem().FieldByName("Fault").String()))
 }
 
 // at returns the URL of another host of the pool. It has the port of the first unless the

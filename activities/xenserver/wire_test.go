@@ -1,0 +1,223 @@
+package xenserver
+
+import (
+	"context"
+	"encoding/pem"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/morgana-deploy/morgana/step"
+)
+
+var discard = log.New(io.Discard, "", 0)
+
+// told checks the kind and parts of the text of an error, and that it has no secret.
+func told(t *testing.T, err error, kind step.Kind, parts ...string) *step.Error {
+	t.Helper()
+	var e *step.Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, kind, e.Kind, err)
+	for _, part := range parts {
+		assert.Contains(t, e.Field+": "+e.Error()+"\n"+e.Hint, part)
+	}
+	for _, never := range []string{secret, session, "OpaqueRef"} {
+		assert.NotContains(t, err.Error()+e.Hint, never)
+	}
+	return e
+}
+
+func TestCallsShareOneSession(t *testing.T) {
+	h := newHost(t, func(method string, args []any) any {
+		switch method {
+		case "session.login_with_password":
+			assert.Equal(t, []any{"root", secret, apiVersion, originator}, args)
+		case "VM.get_record":
+			assert.Equal(t, []any{session, "OpaqueRef:vm"}, args)
+			return map[string]any{"name_label": "", "power_state": "Running", "other_config": map[string]any{"": "", "a": "1"}, "domid": "-1"}
+		}
+		return nil
+	})
+	var ps pools
+	a := access{host: h.URL, user: "root", password: secret, fingerprints: [][32]byte{h.digest()}}
+	var calls sync.WaitGroup
+	for range 8 {
+		calls.Go(func() {
+			p, err := ps.connect(a)
+			if assert.NoError(t, err) {
+				vm, err := one[vmRecord](t.Context(), p, "VM", "OpaqueRef:vm")
+				assert.NoError(t, err)
+				assert.Equal(t, "Running", vm.PowerState)
+				assert.Equal(t, "1", vm.OtherConfig["a"])
+			}
+		})
+	}
+	calls.Wait()
+	require.NoError(t, ps.close(t.Context()))
+	methods := strings.Join(h.called(), " ")
+	assert.Equal(t, 1, strings.Count(methods, "session.login_with_password"))
+	assert.True(t, strings.HasSuffix(methods, "session.logout"), methods)
+}
+
+func TestSessionIsRenewedOnce(t *testing.T) {
+	var refused atomic.Int32
+	for _, c := range []struct {
+		times int32
+		works bool
+	}{{1, true}, {2, false}} {
+		refused.Store(c.times)
+		h := newHost(t, func(method string, args []any) any {
+			if method == "VM.unpause" && refused.Add(-1) >= 0 {
+				return refuse{"SESSION_INVALID", session}
+			}
+			return nil
+		})
+		err := h.pool(t).call(t.Context(), nil, "VM.unpause", ref("OpaqueRef:vm"))
+		if c.works {
+			require.NoError(t, err)
+		} else {
+			told(t, err, "", "the session has ended")
+		}
+		assert.Equal(t, []string{"session.login_with_password", "VM.unpause", "session.login_with_password", "VM.unpause"}, h.called())
+	}
+}
+
+func TestSlaveIsFollowedOnce(t *testing.T) {
+	master := newHost(t, func(method string, args []any) any { return nil })
+	slave := newHost(t, func(method string, args []any) any { return refuse{"HOST_IS_SLAVE", master.Listener.Addr().String()} })
+	require.NoError(t, slave.pool(t, master).call(t.Context(), nil, "VM.unpause"))
+	assert.Equal(t, []string{"session.login_with_password", "VM.unpause"}, master.called())
+
+	// The master is not trusted because a member names it.
+	told(t, slave.pool(t).call(t.Context(), nil, "VM.unpause"), step.Unauthorized, "is a member of a pool, and its master", fingerprint(master.digest()))
+	assert.Len(t, master.called(), 2)
+
+	second := newHost(t, func(method string, args []any) any { return refuse{"HOST_IS_SLAVE", slave.Listener.Addr().String()} })
+	told(t, second.pool(t, slave).call(t.Context(), nil, "VM.unpause"), step.InvalidSpec, "host: ", "a member of a pool")
+}
+
+// A pool whose master ends gets another one: the host of the configuration knows it.
+func TestMasterThatEndsIsForgotten(t *testing.T) {
+	was := newHost(t, func(string, []any) any { return nil })
+	is := newHost(t, func(string, []any) any { return nil })
+	var at atomic.Value
+	at.Store(was)
+	slave := newHost(t, func(string, []any) any { return refuse{"HOST_IS_SLAVE", at.Load().(*host).Listener.Addr().String()} })
+	p := slave.pool(t, was, is)
+	require.NoError(t, p.call(t.Context(), nil, "VM.unpause"))
+	at.Store(is)
+	was.Close()
+	told(t, p.call(t.Context(), nil, "VM.unpause"), "", "refused")
+	require.NoError(t, p.call(t.Context(), nil, "VM.unpause"))
+	assert.Equal(t, []string{"session.login_with_password", "VM.unpause"}, is.called())
+}
+
+func TestTrust(t *testing.T) {
+	h := newHost(t, func(string, []any) any { return nil })
+	own := filepath.Join(t.TempDir(), "own.pem")
+	require.NoError(t, os.WriteFile(own, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.TLS.Certificates[0].Certificate[0]}), 0o600))
+	other := filepath.Join(t.TempDir(), "other.pem")
+	require.NoError(t, os.WriteFile(other, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: selfSigned(t).Certificate[0]}), 0o600))
+
+	require.NoError(t, connected(t, access{host: h.URL, fingerprints: [][32]byte{{1}, h.digest()}}).call(t.Context(), nil, "VM.unpause"))
+	require.NoError(t, connected(t, access{host: h.URL, ca: own}).call(t.Context(), nil, "VM.unpause"))
+	seen := len(h.called())
+	for name, a := range map[string]access{
+		"another pin": {fingerprints: [][32]byte{{1}}},
+		"another CA":  {ca: other},
+		"the system":  {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a.host = h.URL
+			told(t, connected(t, a).call(t.Context(), nil, "VM.unpause"), step.Unauthorized, "fingerprint: ", "has a certificate that is not trusted", fingerprint(h.digest()))
+		})
+	}
+	assert.Len(t, h.called(), seen, "no password goes to a host that is not trusted")
+
+	for name, path := range map[string]string{"no file": filepath.Join(t.TempDir(), "none"), "no certificate": "tls.go"} {
+		t.Run(name, func(t *testing.T) {
+			_, err := new(pools).connect(access{host: h.URL, ca: path})
+			told(t, err, step.InvalidSpec, "ca: ")
+		})
+	}
+}
+
+func TestHostsThatAreNone(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		url    string
+		kind   step.Kind
+		text   string
+	}{
+		"down":       {url: "https://" + closed.Listener.Addr().String(), text: "connection refused"},
+		"no name":    {url: "https://xen1.invalid", text: "xen1.invalid"},
+		"no TLS":     {url: "https://" + plain.Listener.Addr().String(), kind: step.InvalidSpec, text: "does not speak TLS"},
+		"a web page": {answer: func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("<html></html>")) }, kind: step.InvalidSpec, text: "does not answer as a XenAPI"},
+		"no page":    {answer: http.NotFound, kind: step.InvalidSpec, text: "HTTP 404"},
+		"a redirect": {answer: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, plain.URL, http.StatusFound) }, kind: step.InvalidSpec, text: "HTTP 302"},
+		"it starts":  {answer: func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }, text: "HTTP 503"},
+		"a cut answer": {answer: func(w http.ResponseWriter, r *http.Request) {
+			_, _ = w.Write([]byte("<methodResponse><params><param><value><struct><member>"))
+		}, text: "session.login_with_password"},
+		"a fault": {answer: func(w http.ResponseWriter, r *http.Request) {
+			_, _ = w.Write([]byte("<methodResponse><fault><value><struct><member><name>faultString</name><value>no such method</value></member></struct></value></fault></methodResponse>"))
+		}, text: "no such method"},
+		"a cut connection": {answer: func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, text: "EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := access{host: c.url, user: "root", password: secret}
+			if c.answer != nil {
+				s := httptest.NewTLSServer(c.answer)
+				t.Cleanup(s.Close)
+				s.Config.ErrorLog = discard
+				a.host, a.fingerprints = s.URL, [][32]byte{(&host{Server: s}).digest()}
+			}
+			e := told(t, connected(t, a).call(t.Context(), nil, "VM.unpause"), c.kind, c.text)
+			if c.kind == step.InvalidSpec {
+				assert.Equal(t, "host", e.Field)
+			}
+		})
+	}
+}
+
+func TestCallEndsWithItsContext(t *testing.T) {
+	quiet, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = quiet.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	p := connected(t, access{host: "https://" + quiet.Addr().String()})
+	told(t, p.call(ctx, nil, "VM.unpause"), "", "no answer in time")
+	cancel()
+	assert.ErrorIs(t, p.call(ctx, nil, "VM.unpause"), context.DeadlineExceeded)
+}
+
+func TestAt(t *testing.T) {
+	for _, c := range []struct{ first, address, want string }{
+		{"https://xen1", "xen1", "https://xen1:443/"},
+		{"https://[fd00::1]", "fd00::1", "https://[fd00::1]:443/"},
+		{"https://xen1:8443/", "192.0.2.7", "https://192.0.2.7:8443/"},
+		{"https://xen1:8443/", "192.0.2.7:443", "https://192.0.2.7:443/"},
+		{"https://xen1", "fd00::1", "https://[fd00::1]:443/"},
+	} {
+		p, err := new(pools).connect(access{host: c.first})
+		require.NoError(t, err)
+		assert.Equal(t, c.want, at(p.first, c.address).String())
+	}
+}
