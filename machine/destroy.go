@@ -13,7 +13,7 @@ import (
 
 const (
 	// killGrace is the time in which a process must end after SIGKILL.
-	killGrace = 10 * time.Second
+	killGrace = 30 * time.Second
 	tick      = 50 * time.Millisecond
 )
 

@@ -173,6 +173,7 @@ func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.F
 	every := time.NewTicker(tick)
 	defer every.Stop()
 	for began := time.Now(); ; {
+		late := time.Since(began) > r.patience
 		err := lock(f)
 		if err == nil {
 			return nil
@@ -189,7 +190,7 @@ func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.F
 			return nil
 		case holder != nil:
 			return d.failed(step.Conflict, d.or(destroyOf(holder.Tags), " on both"), "the running machine %s has %s", holder.Name(), d.Path)
-		case time.Since(began) > diskPatience:
+		case late:
 			return d.failed(step.Conflict, d.or("end it first: morgana destroy, if it is a machine", " on both"), "another machine or program has %s", d.Path)
 		}
 		select {

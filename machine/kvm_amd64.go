@@ -26,7 +26,7 @@ const (
 
 	kvmExitIO = 2
 
-	kvmPatience = 2 * time.Second
+	kvmPatience = 10 * time.Second // a loaded host is slow
 )
 
 type kvmMemory struct {

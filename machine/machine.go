@@ -42,6 +42,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"syscall"
+	"time"
 
 	"github.com/morgana-deploy/morgana/files"
 	"github.com/morgana-deploy/morgana/step"
@@ -60,11 +61,12 @@ const (
 type Machines struct {
 	kind, root string
 	store      step.Store
+	patience   time.Duration // with a disk's lock
 }
 
 // In returns the machines of a kind at site.
 func In(site step.Site, kind string) *Machines {
-	return &Machines{kind, filepath.Join(site.State, kind), site.Store}
+	return &Machines{kind, filepath.Join(site.State, kind), site.Store, diskPatience}
 }
 
 // Root is the folder of these machines, State/<kind>; it may not exist yet.

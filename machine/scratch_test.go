@@ -39,7 +39,7 @@ func workUntilKilled(state string) {
 	_, err = machines.Register(context.Background(), img, func(_ context.Context, made Machine, _ json.RawMessage) error {
 		fmt.Println(packs)
 		fmt.Println(made.Path)
-		time.Sleep(time.Minute)
+		time.Sleep(10 * time.Minute)
 		return nil
 	})
 	panic(err)

@@ -119,7 +119,7 @@ func TestTapIsGoneWithItsFile(t *testing.T) {
 		t.Errorf("check of a machine that runs: %v", err)
 	}
 	// It lives as long as the last process that has it, even one that is killed.
-	sleeper := exec.Command("sleep", "60")
+	sleeper := exec.Command("sleep", "600")
 	sleeper.ExtraFiles = []*os.File{f}
 	if err := sleeper.Start(); err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func TestTapWithAddressPassesFrames(t *testing.T) {
 	}
 	want := slices.Concat(mac, hostMAC(t, c), []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2})
 	buffer := make([]byte, 2000)
-	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); {
+	for until := time.Now().Add(time.Minute); time.Now().Before(until); {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, 500); err != nil && !errors.Is(err, unix.EINTR) {
 			t.Fatal(err)
