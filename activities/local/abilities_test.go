@@ -15,7 +15,7 @@ func TestObserveSaysHowItEnded(t *testing.T) {
 		name, options, how string
 		end                func(*bench, step.Registration)
 	}{
-		{"by itself", `{"args":["hello","nap","400","exit","3"],"expect":"hello"}`, "exit status 3", func(*bench, step.Registration) {}},
+		{"by itself", `{"args":["hello","gate","exit","3"],"expect":"hello"}`, "exit status 3", (*bench).open},
 		{"program killed", `{"args":["hello","stay"],"expect":"hello"}`, "killed by signal 9 (killed)", func(b *bench, r step.Registration) {
 			_, program := b.pids(r)
 			if err := syscall.Kill(program, syscall.SIGKILL); err != nil {

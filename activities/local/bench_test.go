@@ -109,12 +109,13 @@ func build() (folder string, err error) {
 type bench struct {
 	*testing.T
 	site step.Site
+	patience
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{t, step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t),
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}}
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, usual}
 	t.Cleanup(func() {
 		spec := b.spec("")
 		spec.Generation = 0
@@ -131,7 +132,11 @@ func newBench(t *testing.T) *bench {
 // life is this run's: another may make taps on this host at the same time.
 var life = fmt.Sprintf("%08x", os.Getpid())
 
-func (b *bench) target() *Target { return New(b.site) }
+func (b *bench) target() *Target {
+	target := New(b.site)
+	target.patience = b.patience
+	return target
+}
 
 func (b *bench) spec(options string) step.Spec {
 	spec := step.Spec{Kind: Kind, Options: json.RawMessage(options), Tags: step.Tags{App: "localtest", Target: "dev", Life: life, Generation: 1}}
@@ -200,14 +205,26 @@ func (b *bench) boot(r step.Registration) step.Machine {
 	return m
 }
 
+// ends boots a program that ends before it is ready, however slow this host is.
+func (b *bench) ends(r step.Registration) (step.Machine, error) {
+	target := b.target()
+	target.silence, target.settled = time.Hour, time.Hour
+	return target.Boot(b.Context(), r)
+}
+
 // refused boots what must not come up.
-// refused boots a program that ends before it is ready, however slow this host is.
 func (b *bench) refused(r step.Registration, kind step.Kind, text, hint string) {
 	b.Helper()
-	target := b.target()
-	target.settled = time.Minute
-	_, err := target.Boot(b.Context(), r)
+	_, err := b.ends(r)
 	wantError(b, err, kind, "", text, hint)
+}
+
+// open lets a program go on that waits at its gate.
+func (b *bench) open(r step.Registration) {
+	b.Helper()
+	if err := os.WriteFile(r.ID+"/gate", nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
 }
 
 func (b *bench) destroy(spec step.Spec) {
@@ -350,10 +367,10 @@ func parent(pid int) int {
 	return n
 }
 
-// until waits for something that happens soon.
+// until waits for an event.
 func (b *bench) until(what string, is func() bool) {
 	b.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.Fatalf("waited in vain for %s; there is %q", what, resources(b.T, b.site))
 		}

@@ -13,15 +13,16 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-const (
-	// silence is how long a silent program must run to be ready without Expect. settled is
-	// how long a program must run on after its first output or its match, because a program
-	// that fails prints why: a usage text may match.
-	silence = time.Second
-	settled = 250 * time.Millisecond
+const logFile = "supervisor.log"
 
-	logFile = "supervisor.log"
-)
+// patience is how long a target waits for its programs.
+type patience struct {
+	silence time.Duration // a silent program must run so long to be ready without Expect
+	settled time.Duration // a program must run on so long after its first output or its match, for one that fails prints why: a usage text may match
+	quit    time.Duration // a program may take so long to end after SIGTERM, until its supervisor kills it
+}
+
+var usual = patience{silence: time.Second, settled: 250 * time.Millisecond, quit: 3 * time.Second}
 
 // Boot starts the program, or adopts the one that runs, and waits until it is ready. A
 // program that has ended is not started again. It is returned as Ended, with its status in
@@ -99,7 +100,7 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 	if err != nil {
 		return err
 	}
-	told, err := order{Program: p, Files: 1 + len(files)}.open()
+	told, err := order{Program: p, Files: 1 + len(files), Grace: b.t.quit}.open()
 	if err != nil {
 		return err
 	}
@@ -145,8 +146,8 @@ func (b *boot) Ready(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if time.Since(started.ModTime()) > silence {
-		return fmt.Sprintf("ran for %s", silence), nil
+	if time.Since(started.ModTime()) > b.t.silence {
+		return fmt.Sprintf("ran for %s", b.t.silence), nil
 	}
 	return "", nil
 }

@@ -13,8 +13,8 @@ import (
 func TestConsoleSaysTheEnd(t *testing.T) {
 	full := strings.Repeat("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n", 1<<14) // whole pieces
 	for _, test := range []struct{ name, options, want string }{
-		{"status", `{"args":["say","x","nap","300","exit","7"],"expect":"x"}`, "said: x\n[ended with status 7]\n"},
-		{"no newline", `{"args":["mutter","x","nap","300"],"expect":"x"}`, "x\n[ended with status 0]\n"},
+		{"status", `{"args":["say","x","gate","exit","7"],"expect":"x"}`, "said: x\n[ended with status 7]\n"},
+		{"no newline", `{"args":["mutter","x","gate"],"expect":"x"}`, "x\n[ended with status 0]\n"},
 		{"nothing printed", `{"args":["nap","10"]}`, "[ended with status 0]\n"},
 		{"whole pieces", `{"args":["flood","1"]}`, full + "[ended with status 0]\n"},
 		{"signal", `{"args":["say","x","stay"],"expect":"x"}`, "said: x\n[killed by signal 9 (killed)]\n"},
@@ -23,6 +23,7 @@ func TestConsoleSaysTheEnd(t *testing.T) {
 			b := newBench(t)
 			r := b.register(linux, b.spec(test.options))
 			m := b.boot(r)
+			b.open(r)
 			if test.name == "signal" {
 				if text := b.console(m); text != "said: x\n" {
 					t.Errorf("while it runs: %q", text)

@@ -128,7 +128,7 @@ type Block struct {
 type Target struct {
 	site     step.Site
 	machines *machine.Machines
-	settled  time.Duration // how long a program must run on after its first output or its match
+	patience
 }
 
 var (
@@ -141,7 +141,7 @@ var (
 
 // New makes the target of a worker at site. The worker's main must call
 // [Supervise] first.
-func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind), settled} }
+func New(site step.Site) *Target { return &Target{site, machine.In(site, Kind), usual} }
 
 // settings are options that have been checked and parsed.
 type settings struct {

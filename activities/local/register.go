@@ -15,10 +15,6 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// quitGrace is how long a program may take to end after SIGTERM, until its
-// supervisor kills it.
-const quitGrace = 3 * time.Second
-
 // Register makes the machine's folder, whole or not at all. If there is a folder with the
 // same digest, it is adopted. A folder with another digest is replaced, but is Conflict
 // while its machine runs.
@@ -39,10 +35,10 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 	})
 }
 
-// quit sends the supervisor SIGTERM. A supervisor that does not end is killed, and
+// quitting sends the supervisor SIGTERM. A supervisor that does not end is killed, and
 // the kernel kills the program with it.
-func (t *Target) quit() machine.Quit {
-	return machine.Quit{Grace: quitGrace + time.Second, Held: t.held, Files: []string{statusFile, logFile}, Ask: func(_ context.Context, m machine.Machine, pid int) error {
+func (t *Target) quitting() machine.Quit {
+	return machine.Quit{Grace: t.quit + time.Second, Held: t.held, Files: []string{statusFile, logFile}, Ask: func(_ context.Context, m machine.Machine, pid int) error {
 		return m.Signal(pid, unix.SIGTERM)
 	}}
 }
@@ -54,7 +50,7 @@ func (t *Target) quit() machine.Quit {
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	spec := what.Spec
 	errOrphans := t.endOrphans(ctx, what.Match) // they may have machines' locks
-	done, errMachines := t.machines.Destroy(ctx, what, t.quit())
+	done, errMachines := t.machines.Destroy(ctx, what, t.quitting())
 	if errOrphans == nil && ctx.Err() == nil { // orphans of supervisors that Destroy has killed
 		errOrphans = t.endOrphans(ctx, what.Match)
 	}

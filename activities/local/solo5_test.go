@@ -161,8 +161,8 @@ func TestSolo5HVT(t *testing.T) {
 	if err != nil {
 		t.Error(told(err))
 	}
-	if m := b.boot(r); m.Ready != "ended with status 0" {
-		t.Errorf("got %+v", m)
+	if m, err := b.ends(r); err != nil || m.Ready != "ended with status 0" {
+		t.Errorf("got %+v (%v)", m, err)
 	}
 }
 

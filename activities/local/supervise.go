@@ -35,7 +35,8 @@ const (
 // arguments, which all users can read.
 type order struct {
 	Program program
-	Files   int // the machine's lock first
+	Files   int           // the machine's lock first
+	Grace   time.Duration // from SIGTERM to SIGKILL
 }
 
 // open makes the file. It is complete before the supervisor starts, so the worker
@@ -118,7 +119,7 @@ func supervise() error {
 	}
 	defer runtime.KeepAlive(cmd) // keeps its files open: they have the block devices' locks, and the program may close its own
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	end := await(cmd, stop)
+	end := await(cmd, stop, o.Grace)
 	err = errors.Join(endRest(), c.close())
 	b, errStatus := json.Marshal(end)
 	if errStatus == nil {
@@ -143,7 +144,7 @@ func lockPid() (*os.File, error) {
 
 // await runs the program to its end. It passes SIGTERM on, and kills a program that
 // does not end in time.
-func await(cmd *exec.Cmd, stop <-chan os.Signal) outcome {
+func await(cmd *exec.Cmd, stop <-chan os.Signal, grace time.Duration) outcome {
 	if err := cmd.Start(); err != nil {
 		return outcome{Status: -1, Error: err.Error()}
 	}
@@ -156,7 +157,7 @@ func await(cmd *exec.Cmd, stop <-chan os.Signal) outcome {
 			return end
 		case <-stop:
 			_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended meanwhile
-			late = time.After(quitGrace)
+			late = time.After(grace)
 		case <-late:
 			_ = cmd.Process.Kill()
 		}

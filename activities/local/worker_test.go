@@ -162,7 +162,11 @@ func TestWithOneRight(t *testing.T) {
 		return
 	}
 	b := newBench(t)
-	text := b.console(b.boot(b.register(linux, b.spec(`{"args":["rights"]}`))))
+	m, err := b.ends(b.register(linux, b.spec(`{"args":["rights"]}`)))
+	if err != nil {
+		t.Fatal(told(err))
+	}
+	text := b.console(m)
 	if strings.Count(text, "0000000000000000") != 2 || !strings.Contains(text, "54321") {
 		t.Errorf("got\n%s", text)
 	}

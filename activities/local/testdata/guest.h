@@ -144,6 +144,9 @@ static int guest(char **argv)
                 puts("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde");
         else if (!strcmp(*argv, "nap"))
             usleep(1000 * atoi(*++argv));
+        else if (!strcmp(*argv, "gate"))
+            while (access("gate", F_OK) < 0)
+                usleep(5000);
         else if (!strcmp(*argv, "stay"))
             for (;;)
                 pause();
