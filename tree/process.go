@@ -20,7 +20,9 @@ const (
 	// drainTime is how long run waits for output of a process that has left the group and
 	// still has the command's standard output.
 	drainTime = time.Second
-	tickTime  = 250 * time.Millisecond
+	// killTime is the time in which killed processes must be gone.
+	killTime = 30 * time.Second
+	tickTime = 250 * time.Millisecond
 )
 
 // command is one program run, as a process group of its own.
@@ -88,7 +90,7 @@ func (c *command) run(ctx context.Context) error {
 		_ = pipe.Close() // makes the copy end
 		<-drained
 	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
 	defer cancel()
 	endErr := endLeftGroup(end, c.record)
 	switch {

@@ -124,12 +124,23 @@ func TestInspect(t *testing.T) {
 // and the wait is not counted. A timeout is for all commands of a stage.
 func TestExclusive(t *testing.T) {
 	b := newBench(t)
+	made, err := b.deploy(t.Context(), b.Spec(makeIt(), project))
+	if err != nil {
+		t.Fatal(err)
+	}
+	quick := with(project, "kernel", b.Text(&made.File))
 	busy := filepath.Join(t.TempDir(), "busy")
 	var all sync.WaitGroup
-	for _, target := range []string{"one", "two", "three", "four"} {
-		o := sh("mkdir " + busy + " || exit 1; sleep 0.4; rmdir " + busy + "; make # " + target)
-		o.Exclusive, o.Timeout, o.Env = "thing $NAME", time.Second, map[string]string{"NAME": "x"}
-		spec := b.Spec(o, project)
+	for i, target := range []string{"one", "two", "three", "four"} {
+		nap, timeout := "0.1", 3*time.Second
+		if i == 0 { // the others wait longer than their timeout
+			nap, timeout = "3.2", time.Hour
+		} else {
+			await(t, "the first", func() bool { _, err := os.Stat(busy); return i > 1 || err == nil })
+		}
+		o := sh("mkdir " + busy + " || exit 1; sleep " + nap + "; rmdir " + busy + "; mkdir -p dist; cp kernel dist/hello # " + target)
+		o.Exclusive, o.Timeout, o.Env = "thing $NAME", timeout, map[string]string{"NAME": "x"}
+		spec := b.Spec(o, quick)
 		spec.Target = target
 		all.Go(func() {
 			if _, err := b.deploy(t.Context(), spec); err != nil {
@@ -147,7 +158,7 @@ func TestExclusive(t *testing.T) {
 	}
 	nap := []string{"sleep", "0.4"}
 	o := options{Build: [][]string{nap, nap, nap}, Kernel: "k", Timeout: time.Second}
-	_, err := b.deploy(t.Context(), b.Spec(o, project))
+	_, err = b.deploy(t.Context(), b.Spec(o, project))
 	_ = wantError(t, err, step.BuildFailed, "build: sleep 0.4: not done after 1s")
 }
 

@@ -27,7 +27,7 @@ type rollout struct {
 const (
 	lockFile = "lock"
 	// cleanWait bounds Clean, and a sweep.
-	cleanWait = 5 * time.Second
+	cleanWait = 30 * time.Second
 )
 
 func (r rollout) tree() string            { return filepath.Join(r.dir, "tree") }

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ func TestBuildFails(t *testing.T) {
 	}{
 		"exit status":     {makeIt(), with(project, "main.c", "int x = oops;"), []string{"build: make: exit status 2", "oops", "whole log: "}},
 		"signal":          {sh("kill -9 $$"), project, []string{"signal: killed", "memory"}},
-		"timeout":         {options{Build: [][]string{{"sh", "-c", "echo so far; sleep 60"}}, Kernel: "k", Timeout: 300 * time.Millisecond}, project, []string{"not done after 300ms", "so far"}},
+		"timeout":         {options{Build: [][]string{{"sh", "-c", "echo so far; sleep 600"}}, Kernel: "k", Timeout: 2 * time.Second}, project, []string{"not done after 2s", "so far"}},
 		"made on the way": {options{Build: [][]string{{"true"}, {"./later"}}, Kernel: "k"}, project, []string{"./later: cannot be run", "no such file"}},
 		"nothing":         {sh("echo ready"), project, []string{"made no dist/hello", "no files at all", "whole log: "}},
 		"other place":     {sh(mkdir + "echo a > aaa; echo k > hello"), project, []string{"made no dist/hello", "they made:\n  hello\n  aaa"}},
@@ -144,17 +145,26 @@ func TestEnvironment(t *testing.T) {
 
 func TestProgress(t *testing.T) {
 	b := newBench(t)
-	spec := b.Spec(makeIt(), with(project, "Makefile", makefile("@printf '\\033[32mgreen\\033[0m\\n'; sleep 0.7; printf 'half '; sleep 0.7")))
+	gate := filepath.Join(t.TempDir(), "gate-")
+	wait := func(name string) string { return "while [ ! -e " + gate + name + " ]; do sleep 0.05; done" }
+	spec := b.Spec(makeIt(), with(project, "Makefile",
+		makefile(`@printf '\033[32mgreen\033[0m\n'; `+wait("green")+"; printf 'half '; "+wait("half"))))
 	begun := time.Now()
-	if _, err := b.deploy(t.Context(), spec); err != nil {
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.deploy(t.Context(), spec)
+		done <- err
+	}()
+	for _, want := range []string{"make", "green", "half"} {
+		await(t, want, func() bool { return slices.Contains(b.Notes(), want) })
+		if err := os.WriteFile(gate+want, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
 	notes := b.Notes()
-	for _, want := range []string{"make", "green", "half"} {
-		if !slices.Contains(notes, want) {
-			t.Errorf("%q was not reported, only %q", want, notes)
-		}
-	}
 	if most := 4 + int(time.Since(begun)/tickTime); len(notes) > most {
 		t.Errorf("%d reports in %s", len(notes), time.Since(begun))
 	}

@@ -159,7 +159,7 @@ func WantError(t *testing.T, err error, kind step.Kind, texts ...string) *step.E
 // Await polls until ok returns true. what names the condition in the error.
 func Await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for !ok() {
 		select {
 		case <-deadline:
