@@ -61,7 +61,7 @@ func TestRead(t *testing.T) {
 		}()
 		select {
 		case <-done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%s: waits", name)
 		}
 	}

@@ -317,7 +317,7 @@ func TestCancelLeavesNoProcess(t *testing.T) {
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled: %v", err)
 		}
-		if d := time.Since(now); d > time.Second {
+		if d := time.Since(now); d > time.Minute {
 			t.Errorf("it took %v", d)
 		}
 		if pids := left(); len(pids) > 0 {

@@ -214,12 +214,12 @@ func (s *server) host() *Host {
 	return &Host{user: s.user, name: "127.0.0.1", port: fmt.Sprint(s.port), config: s.configFile}
 }
 
-// wait waits until something is so, at most 10 s.
+// wait waits until something is so.
 func wait(t testing.TB, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !so(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not so after 10 s: %s", what)
+			t.Fatalf("not so after 2 minutes: %s", what)
 		}
 	}
 }
@@ -228,7 +228,7 @@ func wait(t testing.TB, what string, so func() bool) {
 func output(t testing.TB, h *Host, argv ...string) string {
 	t.Helper()
 	var out bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := h.Run(ctx, Command{Argv: argv, Stdout: &out}); err != nil {
 		t.Fatalf("%q on %v: %v", argv[0], h, err)

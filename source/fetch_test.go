@@ -367,7 +367,7 @@ func TestFetchIsCancelled(t *testing.T) {
 		cancel()
 	}()
 	_, err := New(s).Fetch(ctx, specOf(step.Git{URL: h.URL("hello")}))
-	if took := time.Since(began); !errors.Is(err, context.Canceled) || took > 4*time.Second {
+	if took := time.Since(began); !errors.Is(err, context.Canceled) || took > time.Minute {
 		t.Errorf("%v after %v", err, took)
 	}
 	if names := left(t, s); len(names) > 0 {

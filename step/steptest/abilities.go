@@ -86,7 +86,7 @@ func (s *suite) observed() {
 	}
 	m = s.boot(s.register(s.image(s.checked(s.c.Ends))))
 	h := observe(m)
-	for began := time.Now(); h.State == step.Running && time.Since(began) < 20*time.Second; h = observe(m) {
+	for began := time.Now(); h.State == step.Running && time.Since(began) < 2*time.Minute; h = observe(m) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	if h.State != step.Ended && h.State != step.Gone || h.Success != (h.State == step.Ended) {

@@ -155,7 +155,7 @@ func (s *suite) console() {
 	var text strings.Builder
 	from := step.ConsoleFrom{Machine: m, WaitSeconds: 2}
 	for began := time.Now(); !strings.Contains(text.String(), s.c.ConsoleHas); {
-		if time.Since(began) > 30*time.Second {
+		if time.Since(began) > 2*time.Minute {
 			s.Fatalf("console does not have %q:\n%s", s.c.ConsoleHas, text.String())
 		}
 		piece := must(s, "console", from, func() (step.ConsoleText, error) { return s.target().Console(s.Context(), from) })
