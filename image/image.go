@@ -10,6 +10,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -102,6 +103,21 @@ func CheckGRUB(info Info) error {
 	}
 	return &step.Error{Kind: step.Unsupported, Field: "via", Hint: "via: kernel, or link it without such a segment",
 		Err: errors.New(`grub cannot load this kernel: it has a segment of no size ("overlap detected")`)}
+}
+
+// WithoutVia returns an error about a boot disk, of [CheckGRUB] or of package disk, for a target
+// that boots from a disk only.
+func WithoutVia(err error) error {
+	var e *step.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	own := *e
+	own.Hint = strings.TrimPrefix(e.Hint, "via: kernel, or ")
+	if e.Field == "via" {
+		own.Field = ""
+	}
+	return &own
 }
 
 // CheckMemory refuses a machine with mib MiB of memory if the kernel and its modules need

@@ -31,6 +31,12 @@ func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, opt
 	return step.Image{Spec: spec, Digest: step.DigestOf(parts), Format: format, Files: parts}, nil
 }
 
+// ContentDigest returns the digest of an image without the options of its machine. Rollouts
+// that differ in these alone have the same content.
+func ContentDigest(img step.Image) string {
+	return step.DigestOf(slices.DeleteFunc(slices.Clone(img.Files), func(f step.File) bool { return f.Name == RecordFile }))
+}
+
 // Scratch makes a folder for work that comes before Register; done removes it. Scratch
 // also removes the folders that killed workers left, whatever their tags.
 func (r *Machines) Scratch(tags step.Tags) (folder string, done func() error, err error) {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -58,7 +57,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		return spec, err
 	}
 	if err := disk.Missing(ctx, s.layout()); err != nil {
-		return spec, withoutVia(err)
+		return spec, image.WithoutVia(err)
 	}
 	c, err := open(ctx, s)
 	if err != nil {
@@ -264,20 +263,6 @@ type checker struct {
 // unsupported returns an error about an option.
 func unsupported(field, hint string, err error) error {
 	return &step.Error{Kind: step.Unsupported, Field: field, Hint: hint, Err: err}
-}
-
-// withoutVia returns an error about a boot disk without option via, which other targets have.
-func withoutVia(err error) error {
-	var e *step.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	own := *e
-	own.Hint = strings.TrimPrefix(e.Hint, "via: kernel, or ")
-	if e.Field == "via" {
-		own.Field = ""
-	}
-	return &own
 }
 
 // importBucket refuses a bucket of another region or account. One that does not exist is

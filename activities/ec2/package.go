@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
 
 	"github.com/morgana-deploy/morgana/carrier"
 	"github.com/morgana-deploy/morgana/image"
@@ -23,7 +22,7 @@ import (
 func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
 	img, err := t.pack(ctx, k)
 	if err != nil {
-		return step.Image{}, step.During("package for ec2", withoutVia(err))
+		return step.Image{}, step.During("package for ec2", image.WithoutVia(err))
 	}
 	return img, nil
 }
@@ -107,12 +106,6 @@ func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err e
 		return img, err
 	}
 	return t.machines.Image(ctx, k.Spec, "disk", options, files...)
-}
-
-// digestOf returns the digest of an AMI: that of its image without the options of the
-// instance. Rollouts that differ in these alone have one AMI.
-func digestOf(img step.Image) string {
-	return step.DigestOf(slices.DeleteFunc(slices.Clone(img.Files), func(f step.File) bool { return f.Name == machine.RecordFile }))
 }
 
 // rootDevice returns the name of the root device. pv-grub of a whole disk looks for a

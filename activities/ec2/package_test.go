@@ -14,6 +14,7 @@ import (
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
@@ -74,7 +75,7 @@ func TestPackage(t *testing.T) {
 		}
 		for more, same := range map[string]bool{`"profile":"ann","endpoint":"http://here"`: true, `"instance_type":"m5.large"`: false, `"user_data":"x"`: false} {
 			other, err := pack(plain, options[:len(options)-1]+","+more+"}")
-			if err != nil || (other.Digest == img.Digest) != same || digestOf(other) != digestOf(img) {
+			if err != nil || (other.Digest == img.Digest) != same || machine.ContentDigest(other) != machine.ContentDigest(img) {
 				t.Errorf("%s with %s: digest %s, before %s; %v", options, more, other.Digest, img.Digest, err)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -60,7 +61,7 @@ func (t *Target) register(ctx context.Context, img step.Image) (step.Registratio
 	if got := step.DigestOf(img.Files); got != img.Digest {
 		return reg, step.Invalid("digest", "deploy again", "the image's files have digest %s, not %s", got, img.Digest)
 	}
-	r := &registering{Target: t, img: img, digest: digestOf(img), limits: t.limits}
+	r := &registering{Target: t, img: img, digest: machine.ContentDigest(img), limits: t.limits}
 	if err := r.prepare(ctx); err != nil {
 		return reg, err
 	}

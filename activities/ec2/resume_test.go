@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/store"
 )
@@ -138,7 +139,7 @@ func TestRegisterDeletedSnapshot(t *testing.T) {
 	}
 	img := r.image(1, gibi, content, nil)
 	r.cutOff(img)
-	g := &registering{Target: New(r.site), img: img, digest: digestOf(img), limits: usual}
+	g := &registering{Target: New(r.site), img: img, digest: machine.ContentDigest(img), limits: usual}
 	g.limits.patience = 2 * time.Second
 	if err := g.prepare(t.Context()); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/morgana-deploy/morgana/ec2lab"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -111,7 +112,7 @@ func (d *dancer) mine() (t things) {
 	if t.pairs, err = d.cloud.keyPairs(d.Context(), matching(d.img.Spec.Tags)...); err != nil {
 		d.Fatal(err)
 	}
-	dance := &dance{registering: &registering{cloud: d.cloud, img: d.img, digest: digestOf(d.img)}}
+	dance := &dance{registering: &registering{cloud: d.cloud, img: d.img, digest: machine.ContentDigest(d.img)}}
 	if t.volumes, err = dance.volumes(d.Context()); err != nil {
 		d.Fatal(err)
 	}
