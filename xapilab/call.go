@@ -97,6 +97,22 @@ func (l *Lab) permit(name, least string) error {
 	return fail("RBAC_PERMISSION_DENIED", strings.ToLower(name), "No permission in user session. (Roles with this permission: "+strings.Join(roles[:at+1], ", ")+")")
 }
 
+// permissions lists what the role of the user may do.
+func (l *Lab) permissions() (all []string) {
+	add := func(name, least string) {
+		if l.permit(name, least) == nil {
+			all = append(all, strings.ToLower(name))
+		}
+	}
+	add("http/put_import_raw_vdi", "vm-admin")
+	for _, k := range kinds {
+		for name, v := range k.verbs {
+			add(k.name+"."+name, v.role)
+		}
+	}
+	return all
+}
+
 // lookup returns what a message does, the types of its parameters and its least role.
 func (c *call) lookup(message string) (do func(*call) (any, error), types []string, role string) {
 	k := c.class

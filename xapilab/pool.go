@@ -114,7 +114,8 @@ func (l *Lab) login(host *object, params []any) (any, error) {
 	if params[0] != l.User || params[1] != l.Password {
 		return nil, fail("SESSION_AUTHENTICATION_FAILED", fmt.Sprint(params[0]), "Authentication failure")
 	}
-	s := l.add("session", map[string]any{"this_host": l.master.ref, "is_local_superuser": l.role == roles[0], "auth_user_name": l.User})
+	s := l.add("session", map[string]any{"this_host": l.master.ref, "is_local_superuser": l.role == roles[0], "auth_user_name": l.User,
+		"rbac_permissions": l.permissions()})
 	if len(params) > 3 {
 		l.set(s, "originator", params[3])
 	}
