@@ -57,7 +57,12 @@ func (s *settings) vm(t step.Tags, digest string, affinity ref) newVM {
 		vm.HVMBootPolicy, vm.HVMBootParams = "BIOS order", map[string]string{"order": "c"}
 		vm.Platform["acpi"], vm.Platform["apic"] = "true", "true"
 	} else {
-		vm.PVBootloader = "pygrub"
+		// Without these arguments pygrub would read the disk's grub.cfg, which it does not
+		// understand. The command line cannot be among them: xapi splits them at blanks.
+		vm.PVBootloader, vm.PVBootloaderArgs, vm.PVArgs = "pygrub", "--kernel=/boot/kernel", s.Args
+		for _, name := range s.Modules { // see checkRamdisk
+			vm.PVBootloaderArgs += " --ramdisk=/boot/" + name
+		}
 	}
 	return vm
 }
