@@ -69,6 +69,8 @@ func (s *settings) readBoot() error {
 		}
 	}
 	switch {
+	case s.Type != auto && len(s.Types) > 0:
+		return step.Invalid("types", "leave it out, or type: auto", "type %s leaves no choice", s.Type)
 	case s.Type != auto && !slices.Contains(allTypes, s.Type):
 		return step.Invalid("type", step.OneOf(s.Type, append(allTypes, auto)...), "unknown type of VM %q", s.Type)
 	case s.Via == "kernel":

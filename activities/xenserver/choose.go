@@ -1,0 +1,101 @@
+package xenserver
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// loaders are the names in package image's table of what starts a kernel in a VM of a type.
+var loaders = map[string]string{typePV: image.PVVM, typePVH: image.PVHVM, typeHVM: image.GRUBOnXen}
+
+// choose returns the type of the VM and the ABI for a kernel with these ABIs. Check has set
+// Types.
+func (s *settings) choose(abis []string) (vm, abi string, err error) {
+	if _, err := image.Supports(Kind, abis); err != nil {
+		return "", "", err
+	}
+	if s.Type != auto {
+		abi, err = image.Supports(loaders[s.Type], abis)
+		return s.Type, abi, blame("type", err)
+	}
+	for _, vm := range append(slices.Clone(s.Types), allTypes...) {
+		abi, err := image.Supports(loaders[vm], abis)
+		switch {
+		case err != nil:
+		case vm == typeHVM && s.expect != nil:
+			return "", "", unsupported("expect", "expectPort with address", "the kernel boots in an hvm VM, which has no console of text")
+		case !slices.Contains(s.Types, vm):
+			return "", "", unsupported("type", "a pool that runs "+vm+" VMs, or a kernel that boots in one of the others", "the kernel boots in a %s VM, and the VM may be %s only", vm, strings.Join(s.Types, " or "))
+		default:
+			return vm, abi, nil
+		}
+	}
+	return "", "", unsupported("type", "build it anew", "no VM boots a kernel of %s", strings.Join(abis, ", "))
+}
+
+func unsupported(field, hint, format string, args ...any) error {
+	return &step.Error{Kind: step.Unsupported, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+// blame names the option that a refusal is about.
+func blame(field string, err error) error {
+	var e *step.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	own := *e
+	own.Field = field
+	return &own
+}
+
+// layout returns the layout of the boot disk of a VM of this type.
+func layout(vm string) disk.Layout {
+	if vm == typeHVM {
+		return disk.BIOS
+	}
+	return disk.Whole
+}
+
+// runs returns the types of VM that a pool runs, in the order in which auto prefers them, and
+// for each other type why not.
+func (h *hostRecord) runs() (types []string, why map[string]string) {
+	why = map[string]string{}
+	version, is := h.SoftwareVersion, func(capability string) bool { return slices.Contains(h.Capabilities, capability) }
+	if build := version["xapi_build"]; !atLeast(build, 23, 9) {
+		why[typePVH] = fmt.Sprintf("a pvh VM needs xapi 23.9, and %s has %s", h.Name, cmp.Or(build, "an older one"))
+	}
+	switch {
+	case version["product_brand"] == "XCP-ng" && atLeast(version["product_version"], 8, 3):
+		why[typePV] = fmt.Sprintf("%s is XCP-ng %s, which runs no pv VMs", h.Name, version["product_version"])
+	case !is("xen-3.0-x86_64"):
+		why[typePV] = h.Name + " runs no pv VMs: xen-3.0-x86_64 is not among its capabilities"
+	}
+	if !is("hvm-3.0-x86_64") {
+		for _, t := range []string{typeHVM, typePVH} {
+			why[t] = h.Name + " runs no " + t + " VMs: hvm-3.0-x86_64 is not among its capabilities"
+		}
+	}
+	for _, t := range allTypes {
+		if why[t] == "" {
+			types = append(types, t)
+		}
+	}
+	return types, why
+}
+
+// atLeast reports whether a version as "23.9.0" is major.minor or later. A version that
+// cannot be read is not.
+func atLeast(version string, major, minor int) bool {
+	var have [2]int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &have[0], &have[1]); n < 1 {
+		return false
+	}
+	return slices.Compare(have[:], []int{major, minor}) >= 0
+}

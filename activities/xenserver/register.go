@@ -1,0 +1,232 @@
+package xenserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Register makes a VDI and sends the disk into it. If a rollout of this life has made a whole
+// one of the same disk, Register adopts it and sends nothing; but an hvm VM can write to its
+// disk, so it gets one that no other rollout uses. What a try that was cut off has left is
+// destroyed: a half-filled VDI looks like a whole one.
+//
+// Errors: Conflict if the SR has too little space.
+func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
+	reg, err := t.register(ctx, img)
+	if err != nil {
+		return step.Registration{}, step.During("register image", err)
+	}
+	return reg, nil
+}
+
+// registering is one call of Register.
+type registering struct {
+	*Target
+	p      *pool
+	s      settings
+	img    step.Image
+	digest string // of the disk
+	folder string // the rollout's name
+}
+
+func (t *Target) register(ctx context.Context, img step.Image) (reg step.Registration, err error) {
+	reg = step.Registration{Spec: img.Spec, Digest: img.Digest}
+	if err := img.Valid(); err != nil {
+		return reg, err
+	}
+	if got := step.DigestOf(img.Files); got != img.Digest {
+		return reg, step.Invalid("digest", "deploy again", "the image's files have digest %s, not %s", got, img.Digest)
+	}
+	r := &registering{Target: t, img: img, digest: machine.ContentDigest(img)}
+	if r.s, err = read(img.Spec.Options); err != nil {
+		return reg, err
+	}
+	if r.folder, err = img.Spec.Folder(); err != nil {
+		return reg, err
+	}
+	if _, ok := step.FileNamed(img.Files, packedDisk); !ok || r.s.Type == auto {
+		return reg, step.Invalid("", "only images of the xenserver target can be registered here", "the image has no %s, or no type of VM", packedDisk)
+	}
+	if r.p, err = t.connect(ctx, r.s); err != nil {
+		return reg, err
+	}
+	step.Report(ctx, step.Progress{Note: "asking the pool for the disk"})
+	vdi, rec, err := r.adopt(ctx)
+	if err != nil {
+		return reg, err
+	}
+	if reg.Adopted = vdi != null; !reg.Adopted {
+		if vdi, rec, err = r.make(ctx); err != nil {
+			return reg, err
+		}
+	}
+	reg.ID = rec.UUID
+	return reg, r.p.use(ctx, vdi, img.Spec.Tags)
+}
+
+// adopt returns a whole VDI of the disk, the null reference if there is none. It destroys
+// the half-filled ones of this rollout.
+func (r *registering) adopt(ctx context.Context) (ref, vdiRecord, error) {
+	for pause := 200 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
+		whole, halves, err := r.find(ctx)
+		if err != nil {
+			return null, vdiRecord{}, err
+		}
+		for vdi, rec := range whole {
+			return vdi, rec, r.check(rec, integer(rec.OtherConfig[keyComplete]))
+		}
+		busy := ""
+		for vdi, rec := range halves {
+			err := r.p.call(ctx, nil, "VDI.destroy", vdi)
+			switch {
+			case is(err, "VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS"):
+				busy = rec.UUID // the pool has not seen yet that its import was cut off, or another call fills it
+			case err != nil && !is(err, "HANDLE_INVALID"):
+				return null, vdiRecord{}, err
+			}
+		}
+		if busy == "" {
+			return null, vdiRecord{}, nil
+		}
+		step.Report(ctx, step.Progress{Note: "waiting for the end of an earlier import into " + busy})
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return null, vdiRecord{}, ctx.Err()
+		}
+	}
+}
+
+// find returns the whole VDIs of the disk that the rollout may take, and the half-filled ones
+// of the rollout.
+func (r *registering) find(ctx context.Context) (whole, halves map[ref]vdiRecord, err error) {
+	tags := r.img.Spec.Tags
+	life := tags
+	life.Generation = 0
+	whole, err = r.p.vdis(ctx, life.Match)
+	halves = maps.Clone(whole)
+	maps.DeleteFunc(halves, func(_ ref, rec vdiRecord) bool {
+		of, _ := owner(rec.OtherConfig)
+		return rec.OtherConfig[keyComplete] != "" || of != tags
+	})
+	maps.DeleteFunc(whole, func(_ ref, rec vdiRecord) bool {
+		return rec.OtherConfig[keyComplete] == "" || rec.OtherConfig[keyDigest] != r.digest ||
+			r.s.Type == typeHVM && !slices.Equal(users(rec.OtherConfig), []step.Tags{tags})
+	})
+	return whole, halves, err
+}
+
+// check compares the size of a VDI with the disk's: the pool takes an import that is shorter
+// or longer than its VDI.
+func (r *registering) check(rec vdiRecord, size int64) error {
+	if have := integer(rec.VirtualSize); have < size || size <= 0 {
+		return fmt.Errorf("the VDI %s has %d bytes, and the disk %d", rec.UUID, have, size)
+	}
+	return nil
+}
+
+// make makes a VDI, fills it, and marks it as complete.
+func (r *registering) make(ctx context.Context) (vdi ref, rec vdiRecord, err error) {
+	path, done, err := r.unpack(ctx)
+	if err != nil {
+		return null, rec, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	info, err := os.Stat(path)
+	if err != nil {
+		return null, rec, err
+	}
+	sr, err := r.p.storage(ctx, r.s, info.Size())
+	if err != nil {
+		return null, rec, err
+	}
+	step.Report(ctx, step.Progress{Note: "making the VDI"})
+	tags := r.img.Spec.Tags
+	if err := r.p.call(ctx, &vdi, "VDI.create", newVDI{Name: nameOf(tags), Description: "made by morgana", SR: sr, VirtualSize: info.Size(), Type: "user",
+		OtherConfig: r.s.otherConfig(tags, r.digest), Tags: r.s.tags()}); err != nil {
+		return null, rec, err
+	}
+	if rec, err = one[vdiRecord](ctx, r.p, "VDI", vdi); err != nil {
+		return null, rec, err
+	}
+	if err := r.check(rec, info.Size()); err != nil {
+		return null, rec, err
+	}
+	if err := r.send(ctx, vdi, path, info.Size()); err != nil {
+		return null, rec, err
+	}
+	whole, _, err := r.find(ctx)
+	if err != nil {
+		return null, rec, err
+	}
+	for other, rec := range whole { // another call at the same time was faster
+		return other, rec, unless(r.p.call(ctx, nil, "VDI.destroy", vdi), "HANDLE_INVALID")
+	}
+	return vdi, rec, r.p.set(ctx, "VDI", vdi, keyComplete, strconv.FormatInt(info.Size(), 10))
+}
+
+// newVDI has the fields of a VDI for VDI.create.
+type newVDI struct {
+	Name         string            `xmlrpc:"name_label"`
+	Description  string            `xmlrpc:"name_description"`
+	SR           ref               `xmlrpc:"SR"`
+	VirtualSize  int64             `xmlrpc:"virtual_size"`
+	Type         string            `xmlrpc:"type"`
+	Sharable     bool              `xmlrpc:"sharable"`
+	ReadOnly     bool              `xmlrpc:"read_only"`
+	OtherConfig  map[string]string `xmlrpc:"other_config"`
+	XenstoreData map[string]string `xmlrpc:"xenstore_data"`
+	SMConfig     map[string]string `xmlrpc:"sm_config"`
+	Tags         []string          `xmlrpc:"tags"`
+}
+
+// unpack unpacks the disk, sparse. done removes it.
+func (r *registering) unpack(ctx context.Context) (path string, done func() error, err error) {
+	folder, done, err := r.machines.Scratch(r.img.Spec.Tags)
+	if err != nil {
+		return "", nil, err
+	}
+	path = filepath.Join(folder, "disk")
+	step.Report(ctx, step.Progress{Note: "unpacking the disk"})
+	a, _ := step.FileNamed(r.img.Files, packedDisk)
+	packed, err := r.site.Store.Open(ctx, a)
+	if err == nil {
+		err = errors.Join(disk.Unpack(ctx, packed, path), packed.Close())
+	}
+	if err != nil {
+		return "", nil, errors.Join(machine.TooBig(err, folder, "size", r.s.Size), done())
+	}
+	return path, done, nil
+}
+
+// send sends the disk in the format of the options: with auto, in that of fewer bytes.
+func (r *registering) send(ctx context.Context, vdi ref, path string, size int64) (err error) {
+	format, body := formatRaw, func() (io.ReadCloser, error) { return os.Open(path) }
+	if r.s.Format != formatRaw {
+		vhd, err := disk.OpenVHD(ctx, path)
+		if err != nil {
+			return err
+		}
+		defer vhd.Close() //nolint:errcheck // only read
+		if r.s.Format == formatVHD || vhd.Size < size {
+			format, size, body = formatVHD, vhd.Size, func() (io.ReadCloser, error) { return io.NopCloser(vhd.Reader()), nil }
+		}
+	}
+	p := step.Progress{Total: size, Unit: "bytes", Note: "sending the disk to " + r.s.Host + " as " + format}
+	return r.p.upload(ctx, vdi, importName+r.folder, format, size, body, func(sent int64) {
+		p.Done = sent
+		step.Report(ctx, p)
+	})
+}
