@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 
@@ -53,7 +54,7 @@ func Deployment(ctx workflow.Context, state DeploymentState) error {
 			return workflow.NewContinueAsNewError(ctx, Deployment, d.DeploymentState)
 		case d.watching != nil && d.watching.IsReady():
 			d.watched()
-		case d.due() == 0:
+		case d.until(d.Watch.Due) == 0:
 			d.restart()
 		}
 	}
@@ -75,12 +76,12 @@ type deployment struct {
 	stopWatch workflow.CancelFunc
 }
 
-// await waits for a request, the end of the watch, or the time of a restart. got is false
-// if the first request did not come within the time [abandoned].
+// await waits for a request, the end of the watch, or the time of a restart or of the next
+// watch. got is false if the first request did not come within the time [abandoned].
 func (d *deployment) await() (got bool, err error) {
 	ctx, stopTimer := workflow.WithCancel(d.ctx)
 	defer stopTimer()
-	switch due := d.due(); {
+	switch due := d.until(cmp.Or(d.Watch.Due, d.Watch.Again)); {
 	case d.Last.App == "":
 		return workflow.AwaitWithTimeout(ctx, abandoned, d.wanted)
 	case due >= 0:

@@ -35,14 +35,9 @@ func (d *deployment) pause() time.Duration {
 }
 
 // restart boots the machine of the current generation again. A deploy or destroy that is
-// requested meanwhile interrupts it. If it fails, it is tried again after a pause. If
-// Unwatched is set it only lets the next watch begin.
+// requested meanwhile interrupts it. If it fails, it is tried again after a pause.
 func (d *deployment) restart() {
 	w := &d.Watch
-	if w.Unwatched != "" {
-		d.unwatch()
-		return
-	}
 	ctx, stop := cancelledWhen(d.ctx, func() bool { return d.destroy != nil || len(d.queue) > 0 })
 	defer stop()
 	machine, err := d.bootAgain(ctx, fmt.Sprintf("restart %d: remove what is left of the machine, which is %s", w.InRow+1, w.Ended.Text()))

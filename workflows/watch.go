@@ -20,15 +20,16 @@ type Watch struct {
 	Ended *step.Health `json:"ended,omitempty"`
 	Seen  time.Time    `json:"seen,omitzero"`
 	// Due is when the machine will be restarted, zero while it runs or if it stays ended.
-	// If Unwatched is set, it is when the next watch begins.
 	Due time.Time `json:"due,omitzero"`
 	// InRow counts the restarts, failed ones included, since the machine ran for
 	// [steady].
 	InRow int `json:"inRow,omitempty"`
 	// Failure is the text of the last restart's error, empty if it went well.
 	Failure string `json:"failure,omitempty"`
-	// Unwatched says why the machine is not watched although its policy asks for it.
-	Unwatched string `json:"unwatched,omitempty"`
+	// Unwatched says why the machine is not watched although its policy asks for it, and
+	// Again is when the next watch is tried.
+	Unwatched string    `json:"unwatched,omitempty"`
+	Again     time.Time `json:"again,omitzero"`
 }
 
 // succeeded reports whether the machine has ended with success since its last boot.
@@ -39,11 +40,12 @@ func (w *Watch) succeeded() bool {
 // watch starts the watch of the current machine, unless it runs or is not needed.
 func (d *deployment) watch() {
 	switch {
-	case d.Current == nil, d.watching != nil, !d.Watch.Due.IsZero(), d.destroy != nil, len(d.queue) > 0,
+	case d.Current == nil, d.watching != nil, !d.Watch.Due.IsZero(), d.until(d.Watch.Again) > 0, d.destroy != nil, len(d.queue) > 0,
 		cmp.Or(d.Policy.Restart, step.RestartNever) == step.RestartNever,
 		d.Policy.Restart == step.RestartOnFailure && d.Watch.succeeded():
 		return
 	}
+	d.unwatch()
 	if d.Repeat == nil {
 		d.Watch.Unwatched = "its destroy failed"
 		d.describe()
@@ -68,7 +70,7 @@ func (d *deployment) unwatch() {
 		d.stopWatch()
 	}
 	d.watching, d.stopWatch = nil, nil
-	d.Watch.Due, d.Watch.Unwatched = time.Time{}, ""
+	d.Watch.Due, d.Watch.Again, d.Watch.Unwatched = time.Time{}, time.Time{}, ""
 }
 
 // watched takes the result of the watch and decides whether the machine is restarted.
@@ -99,15 +101,15 @@ func (d *deployment) runs(m step.Machine) {
 }
 
 func (d *deployment) notWatched(why string) {
-	d.Watch.Unwatched, d.Watch.Due = why, workflow.Now(d.ctx).Add(watchAgain)
+	d.Watch.Unwatched, d.Watch.Again = why, workflow.Now(d.ctx).Add(watchAgain)
 }
 
-// due returns how long it is until Due; negative if there is none.
-func (d *deployment) due() time.Duration {
-	if d.Watch.Due.IsZero() {
+// until returns how long it is until t; negative if t is zero.
+func (d *deployment) until(t time.Time) time.Duration {
+	if t.IsZero() {
 		return -1
 	}
-	return max(0, d.Watch.Due.Sub(workflow.Now(d.ctx)))
+	return max(0, t.Sub(workflow.Now(d.ctx)))
 }
 
 // describeWatch adds rows to the table of describe.
@@ -120,7 +122,7 @@ func (d *deployment) describeWatch(b *strings.Builder) {
 	switch {
 	case w.Unwatched != "":
 		fmt.Fprintf(b, "| state | not watched: %s |\n", cell(w.Unwatched))
-	case !w.Due.IsZero() && w.Ended != nil:
+	case !w.Due.IsZero():
 		fmt.Fprintf(b, "| state | %s at %s; restart %d is due at %s |\n", cell(w.Ended.Text()), at(w.Seen), w.InRow+1, at(w.Due))
 	case d.Current.Machine.Ended && w.Ended != nil:
 		fmt.Fprintf(b, "| state | %s at %s |\n", cell(w.Ended.Text()), at(w.Seen))
