@@ -172,16 +172,26 @@ func (d *deployment) rollout() error {
 	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())
 	}
-	// Without a machine, leftovers and further requests the workflow fails. Await lets
-	// requests of the same workflow task come in first.
+	if !d.idle() {
+		return nil
+	}
+	f := Failure(err)
+	_, left := d.unschedule(d.ctx)
+	f.Left = append(f.Left, left...)
+	if !d.idle() { // a request came meanwhile
+		return nil
+	}
+	return Fail(f)
+}
+
+// idle reports whether there is no machine, no leftover and no further request. Requests of
+// the same workflow task come in first.
+func (d *deployment) idle() bool {
 	more := func() bool {
 		return d.Current != nil || len(d.Kept) > 0 || len(d.Remains) > 0 || len(d.queue) > 0 || d.destroy != nil
 	}
 	await := workflow.Await(d.ctx, func() bool { return more() || workflow.AllHandlersFinished(d.ctx) })
-	if await != nil || more() {
-		return nil
-	}
-	return Fail(Failure(err))
+	return await == nil && !more()
 }
 
 // mostRemains bounds the acts for one place that the next rollout tries again.

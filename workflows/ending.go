@@ -120,8 +120,9 @@ func (d *deployment) end(o workflow.ActivityOptions) bool {
 		}
 	}
 	if e.err == nil || e.forget {
-		e.err, e.result.Left = nil, append(e.result.Left, left...)
-		d.unschedule(ctx)
+		removed, stays := d.unschedule(ctx)
+		e.err, e.result.Removed = nil, append(e.result.Removed, removed.Removed...)
+		e.result.Left = slices.Concat(e.result.Left, left, stays)
 	} else {
 		f := Failure(e.err)
 		if sure > 1 || d.ctx.Err() != nil { // else the error names the only place

@@ -158,13 +158,11 @@ func Redeploy(ctx workflow.Context, in RedeployInput) (out RedeployResult, err e
 
 // unschedule removes the schedule of a Deployment that ends. A schedule that stays is
 // listed as left: its redeploys fail, since they find no Deployment.
-func (d *deployment) unschedule(ctx workflow.Context) {
-	var removed step.Destroyed
+func (d *deployment) unschedule(ctx workflow.Context) (removed step.Destroyed, left []string) {
 	ctx = workflow.WithActivityOptions(ctx, unscheduleOptions())
 	err := workflow.ExecuteActivity(ctx, ActivityUnschedule, d.Last.Tags).Get(ctx, &removed)
-	e := &d.destroy.result
-	e.Removed = append(e.Removed, removed.Removed...)
 	if err != nil {
-		e.Left = append(e.Left, fmt.Sprintf("could not remove %s: %s", ScheduleID(d.Last.App, d.Last.Target), Failure(err)))
+		left = append(left, fmt.Sprintf("could not remove %s: %s", ScheduleID(d.Last.App, d.Last.Target), Failure(err)))
 	}
+	return removed, left
 }

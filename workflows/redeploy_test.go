@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/mock"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
@@ -106,6 +107,35 @@ func TestDestroyRemovesTheSchedule(t *testing.T) {
 		if !ok || !slices.Equal(s.unscheduled, []string{"hello/dev"}) || (len(got.Left) == 1) != (cannot != nil) {
 			t.Errorf("destroy %+v, unscheduled %q", destroy, s.unscheduled)
 		}
+	}
+}
+
+// A first deploy that fails ends the Deployment, which removes the schedule that was set
+// meanwhile. A deploy that is accepted during the removal keeps the Deployment.
+func TestAFirstDeployThatFailsRemovesTheSchedule(t *testing.T) {
+	for _, cannot := range []error{nil, FailForGood(&step.Error{Op: "remove", Err: errors.New("refused")})} {
+		s := newSite(t)
+		s.unschedule = cannot
+		s.result[1] = &step.Error{Kind: step.BuildFailed, Err: errors.New("no gcc")}
+		s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+		f := Failure(s.run())
+		if f == nil || f.Error() != "no gcc" || !slices.Equal(s.unscheduled, []string{"hello/dev"}) || (len(f.Left) == 1) != (cannot != nil) {
+			t.Errorf("failure %+v, unscheduled %q", f, s.unscheduled)
+		}
+	}
+	s := newSite(t)
+	s.result[1] = &step.Error{Kind: step.BuildFailed, Err: errors.New("no gcc")}
+	s.env.OnActivity(ActivityUnschedule, mock.Anything, mock.Anything).Return(step.Destroyed{}, nil).After(2 * time.Second).Once()
+	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
+	s.after(s.took+time.Second, func() { s.update(UpdateDeploy, order("/a", "y")) })
+	s.after(time.Hour, func() {
+		if d := s.status(t); d.Machine == nil || d.Machine.Of().Generation != 2 {
+			t.Errorf("status %+v", d)
+		}
+		s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Error(err)
 	}
 }
 
