@@ -46,8 +46,8 @@ server does not answer; with -o json, each line is printed when it changes.`,
 type deploymentLine struct {
 	App    string `json:"app"`
 	Target string `json:"target"`
-	// State is one word: up, ended, gone, unreachable, starting, rolling, failed, destroying or
-	// unknown; for an ended deployment destroyed, failed, canceled, terminated or timedout.
+	// State is one word: up, ended, gone, unreachable, starting, rolling, failed, cancelled,
+	// destroying or unknown; for an ended deployment destroyed, failed, canceled, terminated or timedout.
 	State string `json:"state"`
 	workflows.DeploymentStatus
 	// Health is the machine's state as the target reports it now, nil if it cannot report
@@ -301,8 +301,10 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 		l.State = "destroying"
 	case l.Rolling != nil:
 		l.State = "rolling"
-	case l.Machine == nil && l.Failure != "": // it stays for what its deploy has left
-		l.State = "failed"
+	case l.Machine == nil && l.LastDeploy != "": // it stays for what its deploy has left
+		if l.State = "failed"; l.LastDeploy == workflows.EndCancelled {
+			l.State = string(l.LastDeploy)
+		}
 	case l.Machine != nil && l.Machine.Ended:
 		l.State = "ended"
 	case l.Machine != nil:

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/mock"
+
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -62,6 +64,30 @@ func TestCancelOfTheFirstRollout(t *testing.T) {
 	}
 	if got, ok := cancel.got.(CancelResult); !ok || !slices.Equal(got.Cancelled, []int{1}) {
 		t.Errorf("cancelled: %+v", cancel)
+	}
+}
+
+// A deploy that was cancelled and has left resources was cancelled; it has not failed.
+func TestCancelOfARolloutThatLeavesResources(t *testing.T) {
+	w := newWorld(t)
+	w.env.OnActivity("lab.Boot", mock.Anything, mock.Anything).Return(nil, nil).After(time.Hour)
+	w.after(0, func() { w.deploy("h1", "1") })
+	w.after(time.Hour, func() {
+		w.digest = digest("2")
+		o := w.order("h2", "2")
+		o.Keep, o.Route.Boot.Activity = true, "lab.Boot"
+		w.update(UpdateDeploy, o)
+	})
+	w.after(time.Minute, func() { w.update(UpdateCancel, nil) })
+	w.after(time.Hour, func() {
+		s := w.status(t)
+		if s.LastDeploy != EndCancelled || s.Failure != "" || len(s.Left) != 2 || s.Machine.Of().Generation != 1 {
+			t.Errorf("status %+v", s)
+		}
+		w.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := w.run(); err != nil {
+		t.Error(err)
 	}
 }
 

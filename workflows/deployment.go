@@ -161,13 +161,10 @@ func (d *deployment) rollout() error {
 			Hint: "it is being undone after its deployment was terminated or forgotten; deploy again when it has ended"})
 	}
 	d.failed(next.Spec.Tags, err)
-	if !temporal.IsCanceledError(err) { // a cancelled rollout left nothing, and is no failure
-		d.Failure = Failure(err).Error()
-		if own { // it tells of the stale acts, too
-			d.dropStale()
-		}
-		d.remember(details(err).Remains...)
+	if own { // it tells of the stale acts, too
+		d.dropStale()
 	}
+	d.remember(details(err).Remains...)
 	d.describe()
 	if d.ctx.Err() != nil {
 		return d.cancelled(d.ctx.Err())
@@ -236,7 +233,7 @@ func (d *deployment) dropStale() {
 // made it: a changed step of the new route may not be able to destroy it. Only the steps
 // that look at it are the new route's.
 func (d *deployment) succeeded(did Request, out Outcome) {
-	d.Failure, d.Policy = "", did.Policy
+	d.Policy = did.Policy
 	d.dropStale()
 	d.remember(out.Remains...)
 	g := d.record(did.Spec.Generation)
@@ -269,17 +266,15 @@ func (d *deployment) succeeded(did Request, out Outcome) {
 
 func (d *deployment) status() DeploymentStatus {
 	s := DeploymentStatus{Project: d.Last.Origin.Project, Folder: d.Last.Origin.Folder, Host: d.Last.Origin.Host, Kind: d.Last.Kind,
-		Started: d.Started, Generation: d.Generation, Route: d.LastRoute, Failure: d.Failure, Destroying: d.destroy != nil,
+		Started: d.Started, Generation: d.Generation, Route: d.LastRoute, Destroying: d.destroy != nil,
 		Git: d.Last.Origin.Git, Commit: d.Commit}
 	if d.Current != nil {
 		s.Machine, s.Route, s.Policy, s.Watch = &d.Current.Machine, d.Current.Route, d.Policy, d.Watch
 		g := d.record(d.Current.generation())
 		s.Restarts, s.RolledBackTo = g.Restarts, g.Of
 	}
-	if s.LastDeploy = EndFailed; d.Failure == "" {
-		s.LastDeploy = ""
-	} else if d.rolledBack() {
-		s.LastDeploy = EndRolledBack
+	if g := d.lastRollout(); slices.Contains([]End{EndFailed, EndRolledBack, EndCancelled}, g.End) {
+		s.LastDeploy, s.Failure = g.End, g.Failure
 	}
 	for _, u := range d.Remains {
 		if d.rolling == nil || u.spec().Tags != d.rolling.Spec.Tags {

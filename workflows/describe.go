@@ -116,12 +116,8 @@ func (d *deployment) describe() {
 	if s.Rolling != nil {
 		fmt.Fprintf(&b, "| rolling out | generation %d |\n", s.Rolling.Generation)
 	}
-	if s.Failure != "" {
-		what := "last failure"
-		if s.LastDeploy == EndRolledBack {
-			what = "last deploy rolled back"
-		}
-		fmt.Fprintf(&b, "| %s | %s |\n", what, cell(s.Failure))
+	if s.LastDeploy != "" {
+		fmt.Fprintf(&b, "| last deploy %s | %s |\n", s.LastDeploy, cell(s.Failure))
 	}
 	if s.Destroying {
 		b.WriteString("| | being destroyed |\n")

@@ -32,8 +32,9 @@ type detail struct {
 	// Probed says that the rollout has probed its machine, which may have had the ports and
 	// addresses of the machine before.
 	Probed bool `json:"probed,omitempty"`
-	// Removed is the [step.Destroyed] of a cancelled rollout.
-	Removed []string `json:"removed,omitempty"`
+	// Cancelled says that the rollout was cancelled. Removed is its [step.Destroyed].
+	Cancelled bool     `json:"cancelled,omitempty"`
+	Removed   []string `json:"removed,omitempty"`
 }
 
 // Fail turns err into an ApplicationError whose type is the Kind, non-retryable if the

@@ -119,21 +119,24 @@ func (d *deployment) failed(t step.Tags, err error) {
 	if d.Current != nil {
 		by = d.Current.generation()
 	}
-	if temporal.IsCanceledError(err) {
-		d.ended(t.Generation, EndCancelled, by)
-		return
-	}
 	f, end := Failure(err), EndFailed
-	if by != 0 && f.Kind == step.Unhealthy {
+	switch {
+	case cancelled(err):
+		end = EndCancelled
+	case by != 0 && f.Kind == step.Unhealthy:
 		end = EndRolledBack
+		d.avoid(details(err).Digest)
 	}
 	g := d.ended(t.Generation, end, by)
-	g.Failure, g.Logs, g.Digest = fmt.Sprintf("%.1000s", f), details(err).Logs, details(err).Digest
-	g.Commit = cmp.Or(details(err).Commit, g.Commit)
-	if end == EndRolledBack {
-		d.avoid(g.Digest)
+	g.Logs, g.Digest, g.Commit = details(err).Logs, details(err).Digest, cmp.Or(details(err).Commit, g.Commit)
+	if end != EndCancelled {
+		g.Failure = fmt.Sprintf("%.1000s", f)
 	}
 }
+
+// cancelled reports whether err is that of a rollout that was cancelled. It may have left
+// resources.
+func cancelled(err error) bool { return temporal.IsCanceledError(err) || details(err).Cancelled }
 
 // avoid keeps schedules from rolling out an image that was rolled back.
 func (d *deployment) avoid(digest string) {
@@ -149,15 +152,14 @@ func (d *deployment) allow(digest string) {
 	d.RolledBack = slices.DeleteFunc(d.RolledBack, func(r string) bool { return r == digest })
 }
 
-// rolledBack reports whether the last rollout that has ended and was not cancelled failed by
-// its health.
-func (d *deployment) rolledBack() bool {
+// lastRollout returns the newest generation that does not wait for its rollout or its end.
+func (d *deployment) lastRollout() Generation {
 	for _, g := range slices.Backward(d.History) {
-		if g.End != EndQueued && g.End != EndRolling && g.End != EndCancelled {
-			return g.End == EndRolledBack && g.Failure != ""
+		if g.End != EndQueued && g.End != EndRolling {
+			return g
 		}
 	}
-	return false
+	return Generation{}
 }
 
 // images reports whether the image of a generation is registered.

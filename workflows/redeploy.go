@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -79,7 +78,7 @@ func (r *Request) repeat() *DeployRequest {
 // settle makes the request of a rollout that ended the one to repeat, unless it was
 // cancelled: then the request before it is the last one again.
 func (d *deployment) settle(did *Request, err error) {
-	if d.destroy == nil && (err == nil || !d.cancelling && !temporal.IsCanceledError(err)) {
+	if d.destroy == nil && (err == nil || !d.cancelling && !cancelled(err)) {
 		d.Repeat = did.repeat()
 	}
 	if d.Repeat != nil && len(d.queue) == 0 {

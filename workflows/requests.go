@@ -77,13 +77,13 @@ type DeploymentStatus struct {
 	Route   step.Route    `json:"route"`
 	// RolledBackTo is the earlier generation whose image the machine runs after a rollback.
 	RolledBackTo int `json:"rolledBackTo,omitempty"`
-	// LastDeploy is the end of the rollout that Failure is of: [EndFailed], or
-	// [EndRolledBack] if its app was not healthy.
+	// LastDeploy is how the last rollout ended: [EndFailed], [EndRolledBack] if its app was
+	// not healthy, or [EndCancelled]; empty if it went well.
 	LastDeploy End `json:"lastDeploy,omitempty"`
 	// Rolling is the running rollout, Queued are those that wait for it.
 	Rolling *step.Tags  `json:"rolling,omitempty"`
 	Queued  []step.Tags `json:"queued,omitempty"`
-	// Failure is the text of the last rollout's error, empty if it went well.
+	// Failure is the text of the last rollout's error, empty if it went well or was cancelled.
 	Failure string `json:"failure,omitempty"`
 	// Left lists the resources that rollouts could not remove or were told to keep.
 	Left []string `json:"left,omitempty"`
@@ -106,7 +106,6 @@ type DeploymentState struct {
 	Kept    []*Current `json:"kept,omitempty"`
 	// Remains are the acts that would remove the leftovers of rollouts, in any place.
 	Remains []*Undo `json:"remains,omitempty"`
-	Failure string  `json:"failure,omitempty"`
 	// Commit is that of DeploymentStatus.
 	Commit string `json:"commit,omitempty"`
 	// History lists the last generations, the oldest first.

@@ -268,8 +268,8 @@ func (r *rollout) stage(stage step.Stage) *StageStatus {
 	panic("unknown stage " + stage)
 }
 
-// end removes the resources of a failed rollout, and tries the stale acts again. After a successful rollout it removes
-// the build tree only: the kernel is in the store.
+// end removes the resources of a failed rollout, and tries the stale acts again. After a
+// successful rollout it removes the build tree only: the kernel is in the store.
 func (r *rollout) end(out *Outcome, err error) error {
 	ctx, cancel := workflow.NewDisconnectedContext(r.ctx)
 	defer cancel()
@@ -303,7 +303,9 @@ func (r *rollout) end(out *Outcome, err error) error {
 	if r.ctx.Err() == nil && !r.probed { // else a destroy waits, or the machine before
 		stale = stale.runTogether(ctx, destroyOptions())
 	}
-	return failWith(failure, detail{Remains: append(stale, remains...), Probed: r.probed, Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}, failure.Kind.Final())
+	d := detail{Remains: append(stale, remains...), Probed: r.probed, Cancelled: r.ctx.Err() != nil, Removed: removed.Removed,
+		Commit: r.status.Commit, Logs: r.logs(), Digest: out.Image.Digest}
+	return failWith(failure, d, failure.Kind.Final())
 }
 
 // stay returns how many of Kept stay registered. One of the generations to keep is that of
