@@ -35,7 +35,9 @@ func (t *trust) client() *http.Client {
 		Timeout:       callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialTLSContext: t.dial, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
+			DialTLSContext: t.dial, MaxIdleConnsPerHost: 4,
+			// A connection that the host has just ended costs a try of the step.
+			IdleConnTimeout: 10 * time.Second,
 			// Compression would hide the size of an answer.
 			DisableCompression: true,
 		},
@@ -53,8 +55,6 @@ func post(ctx context.Context, client *http.Client, host *url.URL, out any, meth
 	if err != nil {
 		return err
 	}
-	// A call that may have had its effect is not repeated on another connection.
-	req.GetBody = nil
 	req.Header.Set("Content-Type", "text/xml")
 	req.Header.Set("User-Agent", originator)
 	resp, err := client.Do(req)

@@ -119,7 +119,7 @@ func TestMasterThatEndsIsForgotten(t *testing.T) {
 	require.NoError(t, p.call(t.Context(), nil, "VM.unpause"))
 	at.Store(is)
 	was.Close()
-	told(t, p.call(t.Context(), nil, "VM.unpause"), "", "refused")
+	told(t, p.call(t.Context(), nil, "VM.unpause"), "", was.Listener.Addr().String())
 	require.NoError(t, p.call(t.Context(), nil, "VM.unpause"))
 	assert.Equal(t, []string{"session.login_with_password", "VM.unpause"}, is.called())
 }
@@ -171,7 +171,7 @@ func TestHostsThatAreNone(t *testing.T) {
 		"a web page": {answer: func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("<html></html>")) }, kind: step.InvalidSpec, text: "does not answer as a XenAPI"},
 		"no page":    {answer: http.NotFound, kind: step.InvalidSpec, text: "HTTP 404"},
 		"a redirect": {answer: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, plain.URL, http.StatusFound) }, kind: step.InvalidSpec, text: "HTTP 302"},
-		"it starts":  {answer: func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }, text: "HTTP 503"},
+		"it starts":  {answer: func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, text: "HTTP 503"},
 		"a cut answer": {answer: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = w.Write([]byte("<methodResponse><params><param><value><struct><member>"))
 		}, text: "session.login_with_password"},
