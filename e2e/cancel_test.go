@@ -32,11 +32,11 @@ func TestCancelAndLogs(t *testing.T) {
 
 	l.write(filepath.Join(folder, "build.sh"), "echo second build\nsleep 1000\n")
 	running := l.begin(folder, "deploy")
-	l.eventually(waits, "a build runs", func() bool { return l.runs("sleep 1000") })
+	l.eventually("a build runs", func() bool { return l.runs("sleep 1000") })
 	refusal{code: 2, line: "rollout/cancelled/dev/2 has no log of build", hint: "build still runs"}.
 		matches(t, l.morgana(folder, "logs", "--stage", "build"))
 	queued := l.begin(folder, "deploy", "--set", "dev.memory=72")
-	l.eventually(waits, "a deploy is queued", func() bool { return strings.Contains(queued.out.String(), "generation 3") })
+	l.eventually("a deploy is queued", func() bool { return strings.Contains(queued.out.String(), "generation 3") })
 	r := l.morgana(folder, "cancel", "cancelled/dev", "-o", "json")
 	var got struct {
 		Event, App, Target string

@@ -154,11 +154,11 @@ func TestDetach(t *testing.T) {
 
 	began := time.Now()
 	r := l.deployed(folder, "--detach")
-	if took := time.Since(began); took > 5*time.Second || !strings.HasPrefix(r.out, "slow/dev generation 1") {
+	if took := time.Since(began); took > waits || !strings.HasPrefix(r.out, "slow/dev generation 1") {
 		t.Errorf("detached after %v: %+v", took, r)
 	}
 	watching := l.begin(folder, "deploy")
-	l.eventually(20*time.Second, "it is building", func() bool { return strings.Contains(watching.out.String(), "configure  done") })
+	l.eventually("it is building", func() bool { return strings.Contains(watching.out.String(), "configure  done") })
 	if s := l.morgana(folder, "status", "slow/dev"); !strings.Contains(s.out, "rolling out 1") || s.code != 0 {
 		t.Errorf("status %+v", s)
 	}
@@ -171,7 +171,7 @@ func TestDetach(t *testing.T) {
 	}
 
 	attached := l.begin(folder, "deploy")
-	l.eventually(20*time.Second, "it attached", func() bool { return strings.Contains(attached.out.String(), "going on already") })
+	l.eventually("it attached", func() bool { return strings.Contains(attached.out.String(), "going on already") })
 	l.write(gate, "")
 	if r := l.ends(attached, 0); !strings.Contains(r.out, "slow/dev deployed: machine ") {
 		t.Errorf("attached: %+v", r)
@@ -249,7 +249,7 @@ func TestStatusAndConsole(t *testing.T) {
 	}
 
 	follow := l.begin(t.TempDir(), "console", "talker", "--follow")
-	l.eventually(20*time.Second, "the console is shown", func() bool { return strings.Contains(follow.out.String(), "staying") })
+	l.eventually("the console is shown", func() bool { return strings.Contains(follow.out.String(), "staying") })
 	if err := syscall.Kill(l.machines()[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

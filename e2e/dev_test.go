@@ -164,7 +164,7 @@ func TestOwnServer(t *testing.T) {
 		t.Helper()
 		began := time.Now()
 		r := l.went(folder, "deploy")
-		if took := time.Since(began); took > 9*time.Second || !strings.Contains(r.out, "unchanged, generation 1 is kept") {
+		if took := time.Since(began); took > waits || !strings.Contains(r.out, "unchanged, generation 1 is kept") {
 			t.Errorf("%s: deployed in %v:\n%s", what, took, r.out)
 		}
 		if !strings.HasPrefix(r.errOut, wantSaid) || (wantSaid == "") != (r.errOut == "") {
@@ -189,7 +189,7 @@ func TestOwnServer(t *testing.T) {
 	if err := syscall.Kill(worker, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	l.eventually(5*time.Second, "the worker is dead", func() bool { return len(l.background("morgana-worker")) == 0 })
+	l.eventually("the worker is dead", func() bool { return len(l.background("morgana-worker")) == 0 })
 	again("worker killed", "started a worker on this machine, UI "+said[1])
 	replaced("worker killed")
 	if err := os.Chtimes(filepath.Join(l.bin, "morgana-worker"), time.Now(), time.Now()); err != nil {
@@ -203,7 +203,7 @@ func TestOwnServer(t *testing.T) {
 	if err := syscall.Kill(server, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	l.eventually(5*time.Second, "its port is free", func() bool {
+	l.eventually("its port is free", func() bool {
 		held, err := net.Listen("tcp", at)
 		if err == nil {
 			t.Cleanup(func() { _ = held.Close() }) // nobody spoke to it

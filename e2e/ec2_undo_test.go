@@ -21,7 +21,7 @@ func (e *onEC2) atEC2(kernel []byte, app, options string) (folder string) {
 // comes waits until a call has come once more than before.
 func (e *onEC2) comes(name string, before int) {
 	e.t.Helper()
-	e.eventually(waits, name+" comes", func() bool { return e.count(name) > before })
+	e.eventually(name+" comes", func() bool { return e.count(name) > before })
 }
 
 // kill -9 of the worker in the calls of register, boot and destroy: there is one snapshot,
@@ -82,7 +82,7 @@ func TestCancelAtEC2(t *testing.T) {
 				t.Errorf("%s: %s%s", call, r.out, r.errOut)
 			}
 			e.cloud.Heal()
-			e.eventually(waits, "generation "+app+" is gone", func() bool { return slices.Equal(e.cloud.Resources(), there) })
+			e.eventually("generation "+app+" is gone", func() bool { return slices.Equal(e.cloud.Resources(), there) })
 			if generation == 0 {
 				e.deployed(folder)
 			}
@@ -145,8 +145,8 @@ func TestFailuresAtEC2(t *testing.T) {
 		}
 	}
 	e.cloud.Deny()
-	refusal{code: 1, line: `boot: its console did not match "never said" within 3s`, hint: "hello from a unikernel"}.
-		matches(t, e.morgana(folder, "deploy", "--set", "dev.expect=never said", "--set", "dev.timeout=3s"))
+	refusal{code: 1, line: `boot: its console did not match "never said" within 8s`, hint: "hello from a unikernel"}.
+		matches(t, e.morgana(folder, "deploy", "--set", "dev.expect=never said", "--set", "dev.timeout=8s"))
 	if now := e.cloud.Resources(); !slices.Equal(now, there) {
 		t.Errorf("not ready: %q, before: %q", now, there)
 	}

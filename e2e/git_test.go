@@ -69,7 +69,7 @@ targets:
 	h.Hold(held)
 	deploy := l.begin(folder, "deploy")
 	l.started(c, rollout("prog", 4), "source.Fetch")
-	l.eventually(waits, "a fetch waits for the server", func() bool { return len(fetches(l)) == 1 && h.Held() > 0 })
+	l.eventually("a fetch waits for the server", func() bool { return len(fetches(l)) == 1 && h.Held() > 0 })
 	l.kill(l.worker)
 	close(held)
 	l.startWorker()
@@ -90,7 +90,7 @@ targets:
 	if r := l.morgana(folder, "history", "prog/dev"); strings.Count(r.out, first[:12]) != 3 || strings.Count(r.out, second[:12]) != 1 {
 		t.Errorf("history:\n%s", r.out)
 	}
-	l.eventually(waits, "a search by commit finds the rollout", func() bool {
+	l.eventually("a search by commit finds the rollout", func() bool {
 		found, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Query: "MorganaCommit = '" + second + "'"})
 		return err == nil && len(found.Executions) == 1 && found.Executions[0].Execution.WorkflowId == rollout("prog", 4)
 	})

@@ -28,7 +28,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	}
 	version := func(args, more string) {
 		l.write(filepath.Join(folder, "morgana.yaml"), fmt.Sprintf("app: sick\ntoolchain: {kind: prebuilt, kernel: server}\n"+
-			"targets:\n  dev: {kind: qemu, memory: 256, carrier: linux, linux: %s, ports: ['%d:80'], args: %s, expect: ready, timeout: 90s%s}\n",
+			"targets:\n  dev: {kind: qemu, memory: 256, carrier: linux, linux: %s, ports: ['%d:80'], args: %s, expect: ready, timeout: 5m%s}\n",
 			linux, port, args, more))
 	}
 	version("0 80 0 one", "")
@@ -36,7 +36,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	before := l.one("sick")
 
 	watch := lookAt(port)
-	version("0 80 2 two", ", health: {http: /, interval: 500ms, failures: 2, window: 30s}")
+	version("0 80 2 two", ", health: {http: /, interval: 2s, failures: 2, window: 30m}")
 	began := time.Now()
 	r := l.ends(l.begin(folder, "deploy"), 1)
 	took := time.Since(began)
@@ -54,7 +54,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	if now := l.one("sick"); now != before {
 		t.Errorf("process %d runs, it was %d", now, before)
 	}
-	if gap == 0 || gap > 20*time.Second || watch.bad == 0 || !watch.good {
+	if gap == 0 || gap > waits || watch.bad == 0 || !watch.good {
 		t.Errorf("%v without a good answer, %d bad ones; the last one was good: %v", gap, watch.bad, watch.good)
 	}
 	if s := l.morgana(folder, "status"); !strings.Contains(s.out, "up, last deploy rolled back") {
@@ -78,7 +78,7 @@ type watcher struct {
 
 func lookAt(port int) *watcher {
 	w := &watcher{stop: make(chan struct{})}
-	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	last := time.Now()
 	w.stopped.Go(func() {
 		for {

@@ -57,7 +57,7 @@ func TestBadInput(t *testing.T) {
 		{name: "port taken", code: 2, line: "morgana.yaml:9: ports[0]: tcp:127.0.0.1:" + port + " is taken by another program", hint: "ss -lnp", in: readyMade(kernel, "    ports: ['"+port+":80']\n")},
 		{name: "no QEMU", code: 2, line: "morgana.yaml:9: qemu: qemu-nowhere is not installed", hint: "qemu-system-x86_64", in: readyMade(kernel, "    qemu: qemu-nowhere\n")},
 		{name: "silent console", code: 1, hint: "hello from a unikernel",
-			line: `boot bad.dev.LIFE-1: its console did not match "never" within 2s`, in: readyMade(kernel, "    args: stay\n    expect: never\n    timeout: 2s\n")},
+			line: `boot bad.dev.LIFE-1: its console did not match "never" within 8s`, in: readyMade(kernel, "    args: stay\n    expect: never\n    timeout: 8s\n")},
 		{name: "Temporal away", code: 2, env: []string{"TEMPORAL_ADDRESS=127.0.0.1:1"},
 			line: "connect to Temporal at 127.0.0.1:1: connection refused", hint: "TEMPORAL_ADDRESS", in: readyMade(kernel, "")},
 		{name: "no worker", code: 2, env: empty.env, hint: "morgana-worker",
@@ -78,7 +78,7 @@ func TestBadInput(t *testing.T) {
 	}
 
 	r := l.end(nobody)
-	if took := time.Since(asked); took > 90*time.Second {
+	if took := time.Since(asked); took > waits {
 		t.Errorf("nobody polls it, which took %v to say", took)
 	}
 	refusal{code: 2, line: `morgana.yaml:3: targets.dev.kind: no worker polls task queue "nobody"`, hint: "kind or taskQueue in morgana.yaml"}.matches(t, r)
@@ -104,7 +104,7 @@ func TestBadEnvironment(t *testing.T) {
 	refusal{code: 2, line: "config/morgana/config.yaml:2: stoer: unknown key", hint: `"store"?`}.matches(t, configured.morgana(folder, "status"))
 
 	listening := ""
-	l.eventually(20*time.Second, "the worker listens", func() bool {
+	l.eventually("the worker listens", func() bool {
 		log, _ := os.ReadFile(filepath.Join(l.folder, "morgana-worker.log")) // not yet there
 		if m := regexp.MustCompile(`listen=http://(\S+)`).FindSubmatch(log); m != nil {
 			listening = string(m[1])
@@ -248,7 +248,7 @@ func (l *lab) nothing(app string) {
 	l.t.Helper()
 	l.clean()
 	c := l.client()
-	l.eventually(10*time.Second, "the deployment has ended", func() bool {
+	l.eventually("the deployment has ended", func() bool {
 		about, err := c.DescribeWorkflowExecution(context.Background(), workflows.DeploymentID(app, "dev"), "")
 		return err != nil || about.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 	})
@@ -257,7 +257,7 @@ func (l *lab) nothing(app string) {
 // program runs one of our programs to its end.
 func (l *lab) program(name string, args ...string) result {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), waits)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary(name), args...)
 	var out, errOut strings.Builder

@@ -40,7 +40,7 @@ func TestKillTheWorkerInEveryStage(t *testing.T) {
 	}
 	l.kept(inPackage, "package")
 	l.kept(inRegister, "register")
-	l.eventually(waits, "a build and a boot run", func() bool { return l.runs("sleep 1000") && l.runs("slow-qemu") })
+	l.eventually("a build and a boot run", func() bool { return l.runs("sleep 1000") && l.runs("slow-qemu") })
 	for _, k := range cases {
 		l.started(c, rollout(k.app, 1), k.activity)
 	}
@@ -74,14 +74,14 @@ func TestKillTheServer(t *testing.T) {
 	l := newServerLab(t)
 	folder := l.source("survives", "sleep 3\nmake\n", stays)
 	deploy := l.begin(folder, "deploy")
-	l.eventually(waits, "a build runs", func() bool { return l.runs("sleep 3") })
+	l.eventually("a build runs", func() bool { return l.runs("sleep 3") })
 	at, err := url.Parse("tcp://" + l.ready.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.kill(l.server)
 	// The build ends while the server is down.
-	l.eventually(waits, "the build is over", func() bool { return len(l.processes()) == 0 })
+	l.eventually("the build is over", func() bool { return len(l.processes()) == 0 })
 	l.startServer(at.Port())
 	l.ends(deploy, 0)
 	l.one("survives")
@@ -95,7 +95,7 @@ func TestKillTheStarter(t *testing.T) {
 	l := newLab(t)
 	folder := l.source("unwatched", "sleep 3\nmake\n", stays)
 	first := l.begin(folder, "deploy")
-	l.eventually(waits, "a build runs", func() bool { return l.runs("sleep 3") })
+	l.eventually("a build runs", func() bool { return l.runs("sleep 3") })
 	_ = first.cmd.Process.Kill() // begin waits for it
 	<-first.done                 //nolint:errcheck // killed
 	again := l.ends(l.begin(folder, "deploy", "-o", "json"), 0)
@@ -118,7 +118,7 @@ func TestStopTheWorker(t *testing.T) {
 	l := newLab(t)
 	folder := l.source("handed-over", l.once()+"make\n", stays)
 	deploy := l.begin(folder, "deploy")
-	l.eventually(waits, "a build runs", func() bool { return l.runs("sleep 1000") })
+	l.eventually("a build runs", func() bool { return l.runs("sleep 1000") })
 	old := l.worker
 	if err := old.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestStopTheWorker(t *testing.T) {
 	if err := old.Wait(); err != nil {
 		t.Errorf("the worker that was told to stop: %v", err)
 	}
-	if took := time.Since(began); took > 30*time.Second {
+	if took := time.Since(began); took > waits {
 		t.Errorf("the worker took %v to stop", took)
 	}
 	l.ends(deploy, 0)
@@ -158,7 +158,7 @@ func TestMachinesOutliveWorkers(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	l.eventually(waits, "the machine is gone", func() bool { _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); return err != nil })
+	l.eventually("the machine is gone", func() bool { _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); return err != nil })
 	l.deployed(folder)
 	if now := l.one("outlives"); now == pid {
 		t.Errorf("process %d still runs", now)

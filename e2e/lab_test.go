@@ -101,14 +101,22 @@ func (l *lab) startServer(port string) {
 	_ = os.Remove(file) // there is none the first time
 	l.server = l.start("morgana-devserver", "--port", port, "--ui-port", "0",
 		"--db", filepath.Join(l.folder, "temporal.db"), "--ready-file", file)
-	l.eventually(30*time.Second, "the server is ready", func() bool {
+	l.eventually("the server is ready", func() bool {
 		data, err := os.ReadFile(file)
 		return err == nil && json.Unmarshal(data, &l.ready) == nil
 	})
 }
 
+// startWorker starts a worker, and waits until it works: a deploy waits only 10 s for one.
 func (l *lab) startWorker(args ...string) {
+	l.t.Helper()
+	starts := func() int {
+		log, _ := os.ReadFile(filepath.Join(l.folder, "morgana-worker.log")) // there is none the first time
+		return bytes.Count(log, []byte("worker started"))
+	}
+	before := starts()
 	l.worker = l.start("morgana-worker", append([]string{"--listen", "127.0.0.1:0"}, args...)...)
+	l.eventually("the worker works", func() bool { return starts() > before })
 }
 
 // kill is kill -9.
@@ -152,7 +160,7 @@ type result struct {
 // morgana runs the starter in the folder of a project.
 func (l *lab) morgana(folder string, args ...string) result {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*waits)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary("morgana"), args...)
 	var out, errOut bytes.Buffer
@@ -280,12 +288,12 @@ func (l *lab) client() client.Client {
 	return c
 }
 
-func (l *lab) eventually(within time.Duration, what string, ok func() bool) {
+func (l *lab) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(waits)
 	for !ok() {
 		if time.Now().After(deadline) {
-			l.t.Fatalf("not within %v: %s", within, what)
+			l.t.Fatalf("not within %v: %s", waits, what)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

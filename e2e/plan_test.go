@@ -76,7 +76,7 @@ targets:
 	l.morgana(folder, "destroy", "-t", "dev")
 
 	// Only a deploy puts a kernel that exists already into the store.
-	folder = l.project("app: given\ntoolchain: {kind: prebuilt, kernel: run}\ntargets: {dev: {kind: local, args: ['30'], timeout: 5s}}\n")
+	folder = l.project("app: given\ntoolchain: {kind: prebuilt, kernel: run}\ntargets: {dev: {kind: local, args: ['30']}}\n")
 	sleep, err := os.ReadFile("/bin/sleep")
 	if err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ func (p *pythonLab) startPython(env ...string) {
 	// A Python worker does not stop cleanly before it serves. The worker of
 	// docs/steps.md prints nothing when it serves.
 	if strings.Contains(readAll(p.t, script), `"serving"`) {
-		p.eventually(waits, "the Python worker serves", func() bool { return strings.Contains(said(), "serving pyqemu") })
+		p.eventually("the Python worker serves", func() bool { return strings.Contains(said(), "serving pyqemu") })
 	}
 }
 

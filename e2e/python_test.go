@@ -89,8 +89,8 @@ func TestPythonTargetRefuses(t *testing.T) {
 		c.matches(t, p.morgana(p.folder, "deploy", "-t", "lab"))
 	}
 	// A machine that starts and does not get ready is removed.
-	p.write(file, strings.Replace(whole, "memory: 64", "timeout: 1", 1))
-	refusal{code: 1, line: `boot hello.lab.LIFE-1: within 1 s the console did not have "never"`, hint: "hello from a unikernel"}.
+	p.write(file, strings.Replace(whole, "memory: 64", "timeout: 8", 1))
+	refusal{code: 1, line: `boot hello.lab.LIFE-1: within 8 s the console did not have "never"`, hint: "hello from a unikernel"}.
 		matches(t, p.morgana(p.folder, "deploy", "-t", "lab", "--set", "lab.expect=never"))
 	refusal{code: 1, line: `boot hello.lab.LIFE-1: the machine ended and did not print "never"`, hint: "shutting down"}.
 		matches(t, p.morgana(p.folder, "deploy", "-t", "lab", "--set", "lab.expect=never", "--set", "lab.args=now"))
@@ -104,7 +104,7 @@ func TestKillThePythonWorkerInBoot(t *testing.T) {
 	p := newPythonLab(t)
 	slowly, letGo, hold := p.slowly()
 	wanted := p.begin(p.folder, "deploy", "-t", "lab")
-	p.eventually(waits, "a machine starts", func() bool { return p.runs("-pidfile pid") })
+	p.eventually("a machine starts", func() bool { return p.runs("-pidfile pid") })
 	p.kill(p.worker)
 	if len(p.folders()) != 1 || !p.runs("-pidfile pid") {
 		t.Fatalf("not in the middle of boot: folders %q, processes %q", p.folders(), p.processes())
@@ -119,7 +119,7 @@ func TestKillThePythonWorkerInBoot(t *testing.T) {
 
 	hold()
 	unwanted := p.begin(p.folder, "deploy", "-t", "lab", "--app", "unwanted")
-	p.eventually(waits, "another machine starts", func() bool { return p.runs("-name unwanted.lab.") })
+	p.eventually("another machine starts", func() bool { return p.runs("-name unwanted.lab.") })
 	p.kill(p.worker)
 	destroy := p.begin(p.folder, "destroy", "unwanted/lab")
 	p.startPython(slowly)
@@ -139,7 +139,7 @@ func TestStopThePythonWorkerInBoot(t *testing.T) {
 	p := newPythonLab(t)
 	slowly, letGo, _ := p.slowly()
 	deploy := p.begin(p.folder, "deploy", "-t", "lab")
-	p.eventually(waits, "a machine starts", func() bool { return p.runs("-pidfile pid") })
+	p.eventually("a machine starts", func() bool { return p.runs("-pidfile pid") })
 	old := p.worker
 	p.startPython(slowly)
 	if err := errors.Join(old.Process.Signal(syscall.SIGTERM), old.Wait()); err != nil {

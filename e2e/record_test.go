@@ -99,7 +99,7 @@ func TestRecord(t *testing.T) {
 	if err := syscall.Kill(l.one("kept"), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	l.eventually(waits, "the machine is restarted", func() bool { return l.deployment(c, "kept").Restarts == 1 })
+	l.eventually("the machine is restarted", func() bool { return l.deployment(c, "kept").Restarts == 1 })
 	l.deployed(kept, "--set", "dev.memory=72")
 	l.ends(l.begin(kept, "destroy"), 0)
 	l.record(c, "deployment-restarts", workflows.DeploymentID("kept", "dev"))
@@ -115,7 +115,7 @@ func TestRecord(t *testing.T) {
 	// The worker is killed in the build, and the tree is lost with it.
 	lost := l.source("lost", l.once()+"make\n", stays)
 	deploy = l.begin(lost, "deploy")
-	l.eventually(waits, "a build runs", func() bool { return l.runs("sleep 1000") })
+	l.eventually("a build runs", func() bool { return l.runs("sleep 1000") })
 	l.kill(l.worker)
 	trees, err := filepath.Glob(l.state("command", "lost.dev.*", "tree.json"))
 	if err != nil || len(trees) != 1 {

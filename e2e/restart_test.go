@@ -56,7 +56,7 @@ targets:
 	back := func(restarts int) {
 		t.Helper()
 		for _, app := range []string{"prog", "vm"} {
-			l.eventually(waits, app+" is restarted", func() bool { return l.deployment(c, app).Restarts == restarts })
+			l.eventually(app+" is restarted", func() bool { return l.deployment(c, app).Restarts == restarts })
 		}
 		l.one("vm")
 		if s, state := of("prog/dev"); state != "up" || s.Watch.InRow != restarts || !strings.HasPrefix(s.Watch.Ended.How, "killed") {
@@ -69,7 +69,7 @@ targets:
 
 	began := time.Now()
 	kill(false)
-	l.eventually(waits, "status says that prog/never has ended", func() bool { _, state := of("prog/never"); return state == "ended" })
+	l.eventually("status says that prog/never has ended", func() bool { _, state := of("prog/never"); return state == "ended" })
 	back(1)
 	t.Logf("back %s after the kill", time.Since(began).Round(time.Second))
 
@@ -85,7 +85,7 @@ targets:
 	l.startWorker()
 	back(2)
 	t.Logf("back %s after the worker's start", time.Since(began).Round(time.Second))
-	l.eventually(waits, "three machines run", func() bool { return len(l.programs()) == 2 })
+	l.eventually("three machines run", func() bool { return len(l.programs()) == 2 })
 	if s, state := of("prog/failing"); state != "up" || s.Restarts != 2 {
 		t.Errorf("prog/failing is %s, %d restarts", state, s.Restarts)
 	}
@@ -100,6 +100,6 @@ targets:
 	}
 	l.ends(l.begin(machine, "destroy"), 0)
 	l.ends(l.begin(folder, "destroy"), 0)
-	l.eventually(waits, "the watches end", func() bool { left, _ := filepath.Glob(l.state("watch", "*")); return len(left) == 0 })
+	l.eventually("the watches end", func() bool { left, _ := filepath.Glob(l.state("watch", "*")); return len(left) == 0 })
 	l.gone()
 }

@@ -53,7 +53,7 @@ func (l *lab) scheduled(name string) (s redeploys) {
 // first.
 func (l *lab) redeployed(name string, since time.Time) (done redeploy) {
 	l.t.Helper()
-	l.eventually(waits, "a redeploy of "+name, func() bool {
+	l.eventually("a redeploy of "+name, func() bool {
 		for _, r := range slices.Backward(l.scheduled(name).Last) {
 			if r.Time.After(since) {
 				done = r
@@ -129,10 +129,10 @@ func TestSchedule(t *testing.T) {
 
 	// Over the death of the worker, which a redeploy waits for, and of the server.
 	l.kill(l.worker)
-	at := time.Now()
-	l.eventually(waits, "a redeploy waits for a worker", func() bool {
-		s := l.scheduled("nightly/dev")
-		return s.Last[0].State == "running" && s.Last[0].Time.After(at)
+	var waiting redeploy // of before, or the next
+	l.eventually("a redeploy waits for a worker", func() bool {
+		waiting = l.scheduled("nightly/dev").Last[0]
+		return waiting.State == "running"
 	})
 	address, err := url.Parse("tcp://" + l.ready.Address)
 	if err != nil {
@@ -141,7 +141,7 @@ func TestSchedule(t *testing.T) {
 	l.kill(l.server)
 	l.startServer(address.Port())
 	l.startWorker()
-	if line := l.redeployed("nightly/dev", at).line(); line != "unchanged" {
+	if line := l.redeployed("nightly/dev", waiting.Time.Add(-1)).line(); line != "unchanged" {
 		t.Errorf("a redeploy over the death of worker and server: %s", line)
 	}
 	if line := l.redeployed("nightly/dev", time.Now()).line(); line != "unchanged" {
@@ -164,7 +164,7 @@ func TestSchedule(t *testing.T) {
 	if s := l.scheduled("nightly/dev"); s.Paused || s.Every != "24h" || s.Warning != "" || len(s.Next) == 0 {
 		t.Errorf("set and resumed: %+v", s)
 	}
-	l.eventually(waits, "no redeploy runs", func() bool { return l.scheduled("nightly/dev").Last[0].State != "running" })
+	l.eventually("no redeploy runs", func() bool { return l.scheduled("nightly/dev").Last[0].State != "running" })
 
 	// A rebuild that fails.
 	l.write(filepath.Join(outside, "fail"), "")
@@ -172,7 +172,7 @@ func TestSchedule(t *testing.T) {
 		t.Errorf("a rebuild that fails: %s", line)
 	}
 	kept("after a redeploy that failed")
-	l.eventually(waits, "the failure is found", func() bool {
+	l.eventually("the failure is found", func() bool {
 		found, err := l.client().ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 			Namespace: l.ready.Namespace, Query: "WorkflowType = 'Redeploy' AND ExecutionStatus = 'Failed' AND MorganaApp = 'nightly'"})
 		return err == nil && len(found.GetExecutions()) == 1

@@ -99,14 +99,14 @@ func TestSweep(t *testing.T) {
 
 	tree := l.source("tree", "touch building; sleep 300\n", stays)
 	l.deployed(tree, "--detach")
-	l.eventually(20*time.Second, "the tree is being built", func() bool {
+	l.eventually("the tree is being built", func() bool {
 		at, _ := filepath.Glob(l.state("command", "at-tree-*", "tree", "building"))
 		return len(at) == 1
 	})
 	for app, target := range map[string]string{"gone": "dev", "dead": "t0", "tree": "dev"} {
 		l.terminate(c, app, target)
 	}
-	l.eventually(waits, "the worker has noticed that the rollout is gone", func() bool {
+	l.eventually("the worker has noticed that the rollout is gone", func() bool {
 		at, _ := filepath.Glob(l.state("command", "at-tree-*"))
 		return len(at) == 0
 	})

@@ -78,7 +78,7 @@ func TestTheUIReadsWell(t *testing.T) {
 		"MorganaApp = 'shown' AND WorkflowType = 'Rollout' AND MorganaStage IN ('build', 'boot')",
 		"MorganaApp = 'shown' AND WorkflowType = 'Deployment' AND ExecutionStatus = 'Running'",
 	} {
-		l.eventually(waits, "one workflow fits "+query, func() bool {
+		l.eventually("one workflow fits "+query, func() bool {
 			n, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Namespace: l.ready.Namespace, Query: query})
 			return err == nil && n.GetCount() == 1
 		})

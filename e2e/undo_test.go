@@ -48,8 +48,8 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		{"build", l.source("no-kernel", "echo text > hello\n", stays), 1, []string{"hello"}},
 		{"package", l.source("for-xen", "sed -i '/PHYS32_ENTRY, start_32/d' headers.S\nmake\n", stays), 2,
 			[]string{"qemu cannot boot a Xen PV kernel", "kind xen"}},
-		{"boot", prebuilt("silent", `args: stay, expect: never said, timeout: 2s`), 1,
-			[]string{`its console did not match "never said" within 2s`, "hello from a unikernel"}},
+		{"boot", prebuilt("silent", `args: stay, expect: never said, timeout: 8s`), 1,
+			[]string{`its console did not match "never said" within 8s`, "hello from a unikernel"}},
 		{"boot", prebuilt("ends", `expect: never said`), 1,
 			[]string{`the machine ended and its console did not match "never said"`, "shutting down"}},
 		{"boot", prebuilt("crashes", `args: crash, expect: never said`), 1, []string{"crashing"}},
@@ -168,7 +168,7 @@ func TestCancellingLeavesNothing(t *testing.T) {
 			l.kept(inPackage, "package")
 			l.kept(inRegister, "register")
 			for _, what := range []string{"sleep 1000", "sleep 2000", slow, booting, "in-boot."} {
-				l.eventually(waits, what+" runs", func() bool { return l.runs(what) })
+				l.eventually(what+" runs", func() bool { return l.runs(what) })
 			}
 			for _, k := range cases {
 				l.started(c, rollout(k.app, 1), k.activity)
@@ -195,7 +195,7 @@ func TestCancellingLeavesNothing(t *testing.T) {
 			if _, err := os.Stat(mark); err != nil {
 				t.Errorf("the build was not given the time to end, or its tree was taken away meanwhile: %v", err)
 			}
-			l.eventually(waits, "no deployment runs", func() bool { return l.morgana(t.TempDir(), "status").out == "" })
+			l.eventually("no deployment runs", func() bool { return l.morgana(t.TempDir(), "status").out == "" })
 			l.gone()
 			store.whole(l)
 		})

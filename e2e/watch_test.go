@@ -75,7 +75,7 @@ func (l *lab) end(r *running) result {
 	l.t.Helper()
 	select {
 	case <-r.done: //nolint:errcheck // how it ended is in ProcessState
-	case <-time.After(3 * time.Minute):
+	case <-time.After(2 * waits):
 		l.t.Fatalf("%v has not ended:\n%s%s", r.cmd.Args[1:], r.out, r.errOut)
 	}
 	return result{r.cmd.ProcessState.ExitCode(), r.out.String(), r.errOut.String()}
@@ -160,12 +160,12 @@ func (l *lab) one(app string) (pid int) {
 }
 
 // waits is a limit for steps that take seconds on a quiet machine.
-const waits = 90 * time.Second
+const waits = 5 * time.Minute
 
 // started waits until a worker has taken up a stage's activity.
 func (l *lab) started(c client.Client, rollout, activity string) {
 	l.t.Helper()
-	l.eventually(waits, rollout+" is in "+activity, func() bool {
+	l.eventually(rollout+" is in "+activity, func() bool {
 		about, err := c.DescribeWorkflowExecution(l.t.Context(), rollout, "")
 		if err != nil {
 			return false
@@ -286,7 +286,7 @@ func (l *lab) slowQEMU(option string) (path string, letGo func()) {
 		if l.t.Failed() {
 			l.kill(l.worker)
 			letGo() // the lab's clean-up ends the QEMU
-			l.eventually(waits, "no slow QEMU is left", func() bool { return !l.runs(path) })
+			l.eventually("no slow QEMU is left", func() bool { return !l.runs(path) })
 		}
 	})
 	return path, letGo

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 )
 
 // /healthz fails when Temporal is away. /metrics is in Prometheus's format.
@@ -36,17 +35,17 @@ func TestWorkerTellsHealthAndMetrics(t *testing.T) {
 		}
 		return answer.StatusCode, string(text)
 	}
-	l.eventually(20*time.Second, "the worker is healthy", func() bool {
+	l.eventually("the worker is healthy", func() bool {
 		status, _ := get("/healthz")
 		return status == http.StatusOK
 	})
-	l.eventually(20*time.Second, "the worker's pollers are counted", func() bool {
+	l.eventually("the worker's pollers are counted", func() bool {
 		_, text := get("/metrics")
 		return strings.Contains(text, "\ntemporal_num_pollers{") && strings.Contains(text, `task_queue="qemu"`) &&
 			strings.Contains(text, "\ngo_goroutines ")
 	})
 	l.kill(l.server)
-	l.eventually(20*time.Second, "the worker says that Temporal is gone", func() bool {
+	l.eventually("the worker says that Temporal is gone", func() bool {
 		status, _ := get("/healthz")
 		return status == http.StatusServiceUnavailable
 	})

@@ -39,7 +39,7 @@ targets:
 	x.dom0(`xl destroy "$(xl list | awk '/^packed/ { print $1 }')"`)
 	x.done(x.begin(folder, "deploy", "-t", "hvm"))
 	c := x.client()
-	x.eventually(waits, "the destroyed domain is restarted", func() bool { return x.deployment(c, "packed").Restarts == 1 })
+	x.eventually("the destroyed domain is restarted", func() bool { return x.deployment(c, "packed").Restarts == 1 })
 	modes := map[string]string{"ways/pvh": "xen-pvh", "ways/pv": "xen-pv", "ways/hvm": "xen-hvm-multiboot2",
 		"ways/pygrub": "xen-pv", "ways/hd0": "xen-pv", "ways/hd00": "xen-pv", "packed/dev": "xen-pvh"}
 	for name, mode := range modes {

@@ -18,7 +18,7 @@ func (x *onXen) console() {
 	x.done(x.begin(talker, "deploy"), x.begin(ends, "deploy"), x.begin(crashes, "deploy"), x.begin(kept, "deploy"))
 
 	follow := x.begin(talker, "console", "--follow")
-	x.eventually(waits, "the console is shown", func() bool { return strings.Contains(follow.out.String(), "staying") })
+	x.eventually("the console is shown", func() bool { return strings.Contains(follow.out.String(), "staying") })
 	ended := x.begin(ends, "console", "--follow")
 
 	if r := x.over(failing); r.code != 1 || !strings.Contains(r.errOut, "crashing") ||

@@ -131,7 +131,7 @@ func (x *onXen) killed() {
 		deploys[app] = x.begin(folder, "deploy")
 	}
 	x.kept(inPackage, "package")
-	x.eventually(waits, "a build runs", func() bool { return x.runs("sleep 1000") })
+	x.eventually("a build runs", func() bool { return x.runs("sleep 1000") })
 	// Domains are made one at a time.
 	x.isHeld("unpause.k-unpause")
 	destroy := x.begin(destroyed, "destroy")
