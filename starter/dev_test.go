@@ -149,7 +149,7 @@ func beServer(args []string) {
 	f.String("ui-port", "", "")
 	_ = f.Parse(args) // or it exits
 	if *db == "" {
-		time.Sleep(time.Minute)
+		time.Sleep(10 * time.Minute)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:"+*port)
 	if err == nil {
@@ -292,7 +292,7 @@ func TestClientFollowsTheServer(t *testing.T) {
 		_, err := to.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: to.namespace})
 		return err
 	}
-	if err := list(30 * time.Second); err != nil {
+	if err := list(2 * time.Minute); err != nil {
 		t.Errorf("the client that was connected: %v", err)
 	}
 
