@@ -114,7 +114,7 @@ func (l *Lab) serveCall(host *object, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	method, params, err := readCall(bytes.NewReader(body))
-	if err != nil {
+	if err != nil || method == "" {
 		http.Error(w, "bad XML-RPC", http.StatusInternalServerError)
 		return
 	}

@@ -1,10 +1,14 @@
 package xapilab
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	_ "embed"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/image"
@@ -51,13 +55,45 @@ func hello(t *testing.T, layout disk.Layout, abi string) string {
 	return path
 }
 
-// The official client takes a VM through its whole life.
+// The official client takes a VM through its whole life. The judge finds what it does wrong on
+// purpose.
 func TestOfficialClient(t *testing.T) {
-	l := start(t, Config{Hypervisor: StandIn{Text: func(g Guest) string { return "hello from " + g.Type + "[" + g.Args + "]" }}})
+	c := Config{Hypervisor: StandIn{Text: func(g Guest) string { return "hello from " + g.Type + "[" + g.Args + "]" }}}
+	judged := os.Getenv(modelFolder) != ""
+	if judged {
+		c.Judge = theJudge(t)
+	}
+	l := start(t, c)
+	live(t, l, "pvh", hello(t, disk.Whole, image.XenPV), "hello from pvh[  stay a=b]")
+	want := []string{
+		"VM.create: args: class VM has no field unknown", "VDI.create: args: field SR is missing",
+		"VM.destroy: 1 parameters, not 2", "VM.fly: class VM has no message fly",
+	}
+	if got := l.Judged(); judged && !slices.Equal(got, want) {
+		t.Errorf("judged %q", got)
+	}
+}
+
+// live runs the program of the official client.
+func live(t *testing.T, l *Lab, domainType, boot, expect string) {
+	t.Helper()
 	t.Setenv("SSL_CERT_FILE", l.CA)
-	boot := hello(t, disk.Whole, image.XenPV)
-	need.RunPython(t, requirements, life, "", l.URL, l.Member, l.User, l.Password, l.CA, boot, "pvh", "hello from pvh[  stay a=b]")
+	need.RunPython(t, requirements, life, "", l.URL, l.Member, l.User, l.Password, l.CA, boot, domainType, expect)
 	if left := l.Resources(); len(left) > 0 || l.Sessions() > 0 {
 		t.Errorf("left: %v, %d sessions", left, l.Sessions())
 	}
+}
+
+// client is an HTTP client that trusts the lab's hosts.
+func (l *Lab) client(t *testing.T) *http.Client {
+	t.Helper()
+	ca, err := os.ReadFile(l.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

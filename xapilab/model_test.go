@@ -14,14 +14,17 @@ var update = flag.Bool("update", false, "write model.txt anew")
 
 // excerptClasses are the classes of the lab.
 var excerptClasses = []string{"session", "task", "event", "pool", "host", "host_metrics", "network", "PIF", "SR", "PBD",
-	"VM", "VM_metrics", "VIF", "VDI", "VBD", "console"}
+	"VM", "VM_metrics", "VM_guest_metrics", "VIF", "VDI", "VBD", "console"}
+
+// modelFolder is the variable that names the folder of the model.
+const modelFolder = "MORGANA_XENAPI"
 
 // theJudge returns the judge, or skips the test.
 func theJudge(t *testing.T) *Judge {
 	t.Helper()
-	dir := os.Getenv("MORGANA_XENAPI")
+	dir := os.Getenv(modelFolder)
 	if dir == "" {
-		t.Skip("MORGANA_XENAPI names no folder with the model of XenAPI")
+		t.Skip(modelFolder + " names no folder with the model of XenAPI")
 	}
 	j, err := NewJudge(dir)
 	if err != nil {

@@ -23,6 +23,7 @@ func (l *Lab) furnish() {
 		capabilities := []string{"xen-3.0-x86_64", "hvm-3.0-x86_32", "hvm-3.0-x86_32p", "hvm-3.0-x86_64"}
 		version := map[string]string{
 			"product_brand": "XCP-ng", "product_version": "8.2.1", "platform_name": "XCP", "platform_version": "3.2.1",
+			"build_number": "release", "git_id": "0", "date": "20260101T00:00:00Z", "dbv": "0.0.1", "linux": "4.19.0+1", "network_backend": "openvswitch", "db_schema": "5.762",
 			"xapi": "1.20", "xapi_build": l.config.Version, "xen": "4.17.4", "hostname": fmt.Sprintf("lab-%d", i+1),
 		}
 		if l.config.NoPV {

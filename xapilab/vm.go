@@ -19,9 +19,6 @@ func createVM(c *call) (any, error) {
 	if fields["domain_type"] == "pvh" && c.before("23.9.0") {
 		return nil, fail("INTERNAL_ERROR", `Failure("Unknown tag/contents")`)
 	}
-	if fields["PV_kernel"] != "" && !strings.HasPrefix(fields["PV_kernel"].(string), "/var/lib/xcp/guest/") {
-		return nil, fail("INVALID_VALUE", "PV_kernel", fields["PV_kernel"].(string))
-	}
 	vm := c.add("VM", fields)
 	vm.called = true
 	vm.fields["metrics"] = c.add("VM_metrics", nil).ref
@@ -52,7 +49,7 @@ func typeOf(policy string) string {
 }
 
 func setDomainType(c *call) (any, error) {
-	vm, err := c.halted()
+	vm, err := c.self()
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +63,7 @@ func setDomainType(c *call) (any, error) {
 }
 
 func setBootPolicy(c *call) (any, error) {
-	vm, err := c.halted()
+	vm, err := c.self()
 	if err != nil {
 		return nil, err
 	}
@@ -223,6 +220,7 @@ func startVM(c *call) (any, error) {
 		o := c.add("console", map[string]any{"protocol": protocol, "VM": vm.ref})
 		c.set(o, "location", "https://"+host.text("address")+":"+c.port+"/console?uuid="+o.text("uuid"))
 	}
+	vm.fields["guest_metrics"] = c.add("VM_guest_metrics", map[string]any{"last_updated": now(), "live": true}).ref // no guest has the tools
 	c.set(vm, "power_state", map[bool]string{true: "Paused", false: "Running"}[paused])
 	c.watch(vm, running)
 	return nil, nil
@@ -252,6 +250,8 @@ func (c *call) guest(vm *object, vbds []*object) (Guest, error) {
 	}
 	g.Bootloader, g.BootloaderArgs = vm.text("PV_bootloader"), vm.text("PV_bootloader_args")
 	switch {
+	case g.Bootloader == "" && vm.text("PV_kernel") != "": // this host has no kernels
+		return g, fail("INTERNAL_ERROR", "xenopsd internal error: No such file: "+vm.text("PV_kernel"))
 	case g.Bootloader != "pygrub" && g.Bootloader != "eliloader":
 		return g, fail("UNKNOWN_BOOTLOADER", vm.ref, g.Bootloader)
 	case g.Disk == "":
@@ -286,6 +286,10 @@ func (l *Lab) halt(vm *object) error {
 	for _, o := range l.with("console", "VM", vm.ref) {
 		l.remove(o)
 	}
+	if metrics := l.objects[vm.text("guest_metrics")]; metrics != nil {
+		l.remove(metrics)
+	}
+	vm.fields["guest_metrics"] = null
 	for _, class := range []string{"VBD", "VIF"} {
 		for _, o := range l.with(class, "VM", vm.ref) {
 			l.set(o, "currently_attached", false)

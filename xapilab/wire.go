@@ -32,12 +32,12 @@ func (f failure) Error() string { return strings.Join(f, " ") }
 
 func fail(code string, params ...string) failure { return append(failure{code}, params...) }
 
-// readCall reads a methodCall.
+// readCall reads a methodCall, or a methodResponse, which has no method and one parameter.
 func readCall(r io.Reader) (method string, params []any, err error) {
 	d := xml.NewDecoder(r)
 	for {
 		t, err := d.Token()
-		if errors.Is(err, io.EOF) && method != "" {
+		if errors.Is(err, io.EOF) && (method != "" || len(params) == 1) {
 			return method, params, nil
 		}
 		if err != nil {
@@ -58,7 +58,7 @@ func readCall(r io.Reader) (method string, params []any, err error) {
 				return "", nil, err
 			}
 			params = append(params, v)
-		case "methodCall", "params", "param":
+		case "methodCall", "methodResponse", "params", "param":
 		default:
 			return "", nil, fmt.Errorf("element %s", start.Name.Local)
 		}

@@ -65,10 +65,11 @@ del missing["SR"]
 check("missing", refused(x.VDI.create, missing), ["INTERNAL_ERROR", 'Server_helpers.Dispatcher_FieldNotFound("SR")'])
 check("too big", refused(x.VDI.create, vdi | {"virtual_size": str(1 << 50)})[0], "SR_BACKEND_FAILURE_44")
 vdi = x.VDI.create(vdi)
-vbd = x.VBD.create({"VM": vm, "VDI": vdi, "userdevice": "0", "bootable": True, "mode": "RW", "type": "Disk", "unpluggable": False, "empty": False,
-                    "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}})
-check("device", refused(x.VBD.create, x.VBD.get_record(vbd)), ["DEVICE_ALREADY_EXISTS", "0"])
-vif = x.VIF.create({"device": "0", "network": network, "VM": vm, "MAC": "", "MTU": "1500", "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}})
+vbd = {"VM": vm, "VDI": vdi, "userdevice": "0", "bootable": True, "mode": "RW", "type": "Disk", "unpluggable": False, "empty": False,
+       "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}}
+x.VBD.create(vbd)
+check("device", refused(x.VBD.create, vbd), ["DEVICE_ALREADY_EXISTS", "0"])
+x.VIF.create({"device": "0", "network": network, "VM": vm, "MAC": "", "MTU": "1500", "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}})
 
 # The import: the answer comes before the body is read, and the task has the verdict.
 task = x.task.create("life", "import")
