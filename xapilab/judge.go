@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // Judge judges calls and answers by the API's own model.
@@ -70,6 +73,20 @@ func NewJudge(dir string) (*Judge, error) {
 		j.classes[c.Name] = c
 	}
 	return j, nil
+}
+
+// FindJudge returns the judge of the model that a test finds, nil without one.
+func FindJudge(t testing.TB) *Judge {
+	t.Helper()
+	folder := need.FindXenAPI(t)
+	if folder == "" {
+		return nil
+	}
+	j, err := NewJudge(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
 }
 
 // Exchange returns what is wrong with a call and its answer.

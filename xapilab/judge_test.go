@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // exchange is a call to a real xapi and its answer.
@@ -26,7 +28,7 @@ type exchange struct {
 
 func transcript(t *testing.T) (all []exchange) {
 	t.Helper()
-	file, err := os.Open(filepath.Join(os.Getenv(modelFolder), "transcript.jsonl"))
+	file, err := os.Open(filepath.Join(need.XenAPI(t), "transcript.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ type Config struct {
 	Hypervisor Hypervisor
 	// Dir is the folder of the disks. Default: a folder of its own, which Close removes.
 	Dir string
-	// Judge judges all calls and answers, see [Lab.Judged].
+	// Judge judges all calls and answers, see [Lab.Judged]; nil is none.
 	Judge *Judge
 	// Version is the host's software_version["xapi_build"]. Default: 23.10.0.
 	Version string

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 var update = flag.Bool("update", false, "write model.txt anew")
@@ -16,21 +18,11 @@ var update = flag.Bool("update", false, "write model.txt anew")
 var excerptClasses = []string{"session", "task", "event", "pool", "host", "host_metrics", "network", "PIF", "SR", "PBD",
 	"VM", "VM_metrics", "VM_guest_metrics", "VIF", "VDI", "VBD", "console"}
 
-// modelFolder is the variable that names the folder of the model.
-const modelFolder = "MORGANA_XENAPI"
-
 // theJudge returns the judge, or skips the test.
 func theJudge(t *testing.T) *Judge {
 	t.Helper()
-	dir := os.Getenv(modelFolder)
-	if dir == "" {
-		t.Skip(modelFolder + " names no folder with the model of XenAPI")
-	}
-	j, err := NewJudge(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return j
+	need.XenAPI(t)
+	return FindJudge(t)
 }
 
 // The lab's excerpt of the model is the model's.
