@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -239,10 +240,14 @@ func (d *destroy) terminate(ctx context.Context, all []types.Instance, waiting m
 		case types.InstanceStateNameTerminated:
 			end = d.c.close
 		}
-		if err := end(ctx, id); err != nil && !gone(err) {
-			d.note(kindInstance+" "+id, err)
-			waiting[id] = false
+		err := end(ctx, id)
+		if is == types.InstanceStateNameTerminated && untaggable(err) {
+			err = nil
+		} else if err == nil || gone(err) {
+			continue
 		}
+		d.note(kindInstance+" "+id, err)
+		waiting[id] = false
 	}
 	over = true
 	for id, wait := range waiting {
@@ -253,6 +258,12 @@ func (d *destroy) terminate(ctx context.Context, all []types.Instance, waiting m
 		over = over && (!wait || !living[id])
 	}
 	return over
+}
+
+// untaggable reports whether EC2 refuses a tag because of the state of the instance.
+func untaggable(err error) bool {
+	kind := step.KindOf(err)
+	return strings.HasPrefix(code(err), "Incorrect") || kind.Final() && kind != step.Unauthorized
 }
 
 func (d *destroy) matches(in types.Instance) bool {

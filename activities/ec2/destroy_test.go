@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -332,6 +333,30 @@ func TestBootAfterAnInstanceEndedItself(t *testing.T) {
 			b.g.set("hello", false)
 			if m := b.boot(1); m.Ended || m.ID == first.ID {
 				t.Errorf("booted %s after %s, ended %t", m.ID, first.ID, m.Ended)
+			}
+			b.destroy(0)
+			b.left(b.before)
+		})
+	}
+}
+
+// EC2 may refuse the tag of a terminated instance, which nothing is left of to remove.
+func TestDestroyOfATerminatedInstanceWithoutTags(t *testing.T) {
+	environ(t)
+	for code, kind := range map[string]step.Kind{"IncorrectInstanceState": "", "InvalidInstanceID.NotFound": "", "UnauthorizedOperation": step.Unauthorized} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.options(func(o *Options) { o.Spot = true })
+			m := b.boot(1)
+			b.g.set("hello and good bye", true)
+			b.eventually("the instance has ended", func() bool { return b.instances() == 0 })
+			b.lab.Fault(ec2lab.Fault{Call: "CreateTags", Times: -1, Code: code})
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			done, err := New(b.site).Destroy(ctx, step.Removal{Spec: m.Registration.Spec, KeepImage: true})
+			if step.KindOf(err) != kind || (err == nil) != (kind == "") || err == nil && !slices.Equal(done.Removed, []string{"instance " + m.ID}) {
+				t.Errorf("removed %q, %v", done.Removed, err)
 			}
 			b.destroy(0)
 			b.left(b.before)

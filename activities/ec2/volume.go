@@ -105,11 +105,11 @@ func (d *dance) take(ctx context.Context) (string, error) {
 
 // fill writes the image to a volume, or to a new one if v has no id.
 func (d *dance) fill(ctx context.Context, v types.Volume) (_ types.Volume, err error) {
-	nets, err := d.cloud.helperNets(ctx, d.options)
-	if err != nil {
+	if d.keys, err = d.openKeys(ctx, d.folder); err != nil { // before all that may refuse: see [destroy.awaitGroup]
 		return v, err
 	}
-	if d.keys, err = d.openKeys(ctx, d.folder); err != nil {
+	nets, err := d.cloud.helperNets(ctx, d.options)
+	if err != nil {
 		return v, err
 	}
 	group, err := d.securityGroup(ctx, nets[0].vpc)

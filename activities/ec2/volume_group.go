@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -14,41 +16,35 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// securityGroup returns the security group of the helper, which it makes if there is none.
+// securityGroup makes the security group of the helper, or returns that of an earlier try.
 // Its name is unique in a VPC.
-func (d *dance) securityGroup(ctx context.Context, vpc string) (types.SecurityGroup, error) {
-	name := d.groupName()
-	find := func() ([]types.SecurityGroup, error) {
-		return d.cloud.groups(ctx, filter("group-name", name), filter("vpc-id", vpc))
+func (d *dance) securityGroup(ctx context.Context, vpc string) (made types.SecurityGroup, err error) {
+	step.Report(ctx, step.Progress{Note: "making a security group"})
+	begun, name := d.keys.file(groupBegun), d.groupName()
+	if err := os.WriteFile(begun, nil, 0o600); err != nil { // [destroy.awaitGroup] reads its time
+		return made, err
 	}
-	found, err := find()
+	out, err := d.cloud.ec2.CreateSecurityGroup(ctx, d.groupInput(name, vpc))
+	switch {
+	case err == nil:
+		made.GroupId = out.GroupId
+		return made, nil
+	case code(err) != "InvalidGroup.Duplicate":
+		if err = failed("make the security group "+name, err); step.KindOf(err) != "" {
+			_ = os.Remove(begun) // if it fails, Destroy waits for nothing
+		}
+		return made, err
+	}
+	var found []types.SecurityGroup
+	_, err = poll(ctx, visible, func() (bool, error) {
+		found, err = d.cloud.groups(ctx, filter("group-name", name), filter("vpc-id", vpc))
+		return len(found) > 0, err
+	})
+	if err == nil && len(found) == 0 {
+		err = errors.New("EC2 says that there is a security group " + name + ", but lists none yet")
+	}
 	if err != nil {
-		return types.SecurityGroup{}, err
-	}
-	if len(found) == 0 {
-		step.Report(ctx, step.Progress{Note: "making a security group"})
-		if err := d.keys.touch(); err != nil { // [destroy.awaitGroup] reads the time
-			return types.SecurityGroup{}, err
-		}
-		var made types.SecurityGroup
-		out, err := d.cloud.ec2.CreateSecurityGroup(ctx, d.groupInput(name, vpc))
-		switch {
-		case err == nil:
-			made.GroupId = out.GroupId
-			return made, nil
-		case code(err) != "InvalidGroup.Duplicate":
-			return made, failed("make the security group "+name, err)
-		}
-		_, err = poll(ctx, visible, func() (bool, error) { // an earlier try has made it
-			found, err = find()
-			return len(found) > 0, err
-		})
-		if err == nil && len(found) == 0 {
-			err = errors.New("EC2 says that there is a security group " + name + ", but lists none yet")
-		}
-		if err != nil {
-			return made, err
-		}
+		return made, err
 	}
 	if made, ok := owner(found[0].Tags); !ok || !d.img.Spec.Match(made) {
 		return found[0], &step.Error{Kind: step.Conflict, Err: fmt.Errorf("the security group %s, which morgana did not make, has the name %s", aws.ToString(found[0].GroupId), name),
@@ -68,13 +64,21 @@ func (d *dance) findGroup(ctx context.Context) error {
 	return err
 }
 
-// awaitGroup waits until EC2 lists the security group that a dance began to make a moment ago. The
-// keys on this host have the time. On a host without keys the time is not known, so a dance
-// that has no snapshot is waited for as long as EC2 may take.
+// awaitGroup waits until EC2 lists the security group that a dance began to make a moment ago. It
+// is the first that a dance makes at EC2. The folder of keys on this host tells whether the dance
+// came so far, and when. Without that folder the dance may have been on another host: then one
+// rollout that has no snapshot is waited for as long as EC2 may take. A removal of all
+// rollouts is not: it comes after that of each.
 func (d *destroy) awaitGroup(ctx context.Context) error {
-	at := d.keysTime(d.what.Match)
+	var at time.Time
+	folders := d.keysOf(d.what.Match)
+	for _, folder := range folders {
+		if info, err := os.Stat(filepath.Join(folder, groupBegun)); err == nil && info.ModTime().After(at) {
+			at = info.ModTime()
+		}
+	}
 	if at.IsZero() {
-		if d.c.backing != backingVolume {
+		if d.c.backing != backingVolume || len(folders) > 0 || d.what.Spec.Generation == 0 {
 			return nil
 		}
 		images, err := d.c.images(ctx, d.what.Spec.Tags)

@@ -35,6 +35,8 @@ const (
 	publicFile = ".pub"
 	sshConfig  = "config"
 	knownHosts = "known_hosts"
+	// groupBegun has the time of the last CreateSecurityGroup, unless EC2 refused it.
+	groupBegun = "group"
 )
 
 // newKeys begins the name of a folder whose keys are being made.
@@ -69,12 +71,6 @@ func (t *Target) openKeys(ctx context.Context, folder string) (*helperKeys, erro
 }
 
 func (k *helperKeys) file(name string) string { return filepath.Join(k.folder, name) }
-
-// touch sets the folder's time to now.
-func (k *helperKeys) touch() error {
-	now := time.Now()
-	return os.Chtimes(k.folder, now, now)
-}
 
 // make makes the folder with the keys, whole or not at all.
 func (k *helperKeys) make(ctx context.Context) (err error) {
@@ -141,26 +137,21 @@ func (k *helperKeys) userData() string {
 	return "#cloud-config\nssh_deletekeys: true\nssh_keys:\n  ed25519_private: |\n" + private.String() + "  ed25519_public: " + k.hostPublic
 }
 
-// keysTime returns the newest time of the keys that this host has of matching rollouts, the zero
-// time if it has none.
-func (t *Target) keysTime(match func(step.Tags) bool) (at time.Time) {
-	entries, _ := os.ReadDir(t.keysFolder("")) // after an error there are none
+// keysOf returns the folders of the keys that this host has of matching rollouts.
+func (t *Target) keysOf(match func(step.Tags) bool) (folders []string) {
+	entries, _ := os.ReadDir(t.keysFolder("")) // after an error there are none; sweepKeys tries again
 	for _, e := range entries {
-		of, ok := step.ParseFolder(e.Name())
-		if info, err := e.Info(); ok && match(of) && err == nil && info.ModTime().After(at) {
-			at = info.ModTime()
+		if of, ok := step.ParseFolder(e.Name()); ok && match(of) {
+			folders = append(folders, t.keysFolder(e.Name()))
 		}
 	}
-	return at
+	return folders
 }
 
 // dropKeys removes the keys that this host has of matching rollouts.
 func (t *Target) dropKeys(match func(step.Tags) bool) {
-	entries, _ := os.ReadDir(t.keysFolder("")) // after an error none is removed; sweepKeys tries again
-	for _, e := range entries {
-		if of, ok := step.ParseFolder(e.Name()); ok && match(of) {
-			_ = os.RemoveAll(t.keysFolder(e.Name())) // likewise
-		}
+	for _, folder := range t.keysOf(match) {
+		_ = os.RemoveAll(folder) // sweepKeys tries again
 	}
 	sweepKeys(t.keysFolder(""))
 	_ = os.Remove(t.keysFolder("")) // unless another rollout has keys

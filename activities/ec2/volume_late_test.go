@@ -101,6 +101,48 @@ func TestVolumeDeleted(t *testing.T) {
 	d.once()
 }
 
+// TestVolumeNothingToWaitFor removes nothing at once if the dance did not come to its first act at
+// EC2, and waits only where it may have.
+func TestVolumeNothingToWaitFor(t *testing.T) {
+	environ(t)
+	for name, test := range map[string]struct {
+		register func(d *dancer) // what Register does before
+		all      bool            // generations are removed
+		waits    bool
+	}{
+		"refused before": {func(d *dancer) {
+			d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(`"user"`), []byte(`"subnet":"`+d.lab.PrivateSubnet()+`","user"`), 1)
+		}, false, false},
+		"refused":         {func(d *dancer) { d.lab.Fault(ec2lab.Fault{Call: "CreateSecurityGroup", Code: "UnauthorizedOperation"}) }, false, false},
+		"lost":            {func(d *dancer) { d.lab.Fault(ec2lab.Fault{Call: "CreateSecurityGroup", Lose: ec2lab.Before}) }, false, true},
+		"not here":        {nil, false, true},
+		"all generations": {nil, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDancer(t)
+			if test.register != nil {
+				test.register(d)
+				if _, err := hasty(d.site).Register(t.Context(), d.img); err == nil {
+					t.Fatal("registered")
+				}
+			}
+			what := step.Removal{Spec: d.img.Spec}
+			if test.all {
+				what.Spec.Generation = 0
+			}
+			before := d.count("DescribeSecurityGroups")
+			if done, err := hasty(d.site).Destroy(t.Context(), what); err != nil || len(done.Removed) > 0 {
+				t.Errorf("removed %q, %v", done.Removed, err)
+			}
+			// Once for the last act of the dance, and once for what is left of it.
+			if n := d.count("DescribeSecurityGroups") - before; n > 2 != test.waits {
+				t.Errorf("it listed the security groups %d times", n)
+			}
+		})
+	}
+}
+
 // TestVolumeKeysElsewhere removes old keys of a dance that a worker on another host has ended,
 // when another rollout is destroyed.
 func TestVolumeKeysElsewhere(t *testing.T) {
