@@ -27,6 +27,7 @@ type policy struct {
 	}
 }
 
+// readPolicy reads the policies of docs as one, and the actions that they allow.
 func readPolicy(t *testing.T, files ...string) (p policy, actions []string) {
 	t.Helper()
 	for _, name := range files {
@@ -50,28 +51,32 @@ func readPolicy(t *testing.T, files ...string) (p policy, actions []string) {
 	return p, slices.Compact(actions)
 }
 
-// permit leaves the user of a lab what the policies allow.
-func permit(t *testing.T, lab *ec2lab.Lab, files ...string) {
+// permit leaves the user of a lab what a policy allows.
+func (p policy) permit(t *testing.T, lab *ec2lab.Lab) {
 	t.Helper()
-	var all [][]byte
-	for _, name := range files {
-		data, err := os.ReadFile("../../docs/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, data)
+	data, err := json.Marshal(p)
+	if err == nil {
+		err = lab.Permit(data)
 	}
-	if err := lab.Permit(all...); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// without returns the policy without one of its actions.
+func (p policy) without(statement, action int) policy {
+	p.Statement = slices.Clone(p.Statement)
+	s := &p.Statement[statement]
+	s.Action = slices.Delete(slices.Clone(s.Action), action, action+1)
+	return p
 }
 
 // TestPolicyIsEnoughAndNoMore deploys, redeploys and destroys with the permissions of the
 // policy alone, and compares the policy with the calls that came.
 func TestPolicyIsEnoughAndNoMore(t *testing.T) {
-	_, allowed := readPolicy(t, "iam-policy.json")
+	p, allowed := readPolicy(t, "iam-policy.json")
 	lab := labFor(t)
-	permit(t, lab, "iam-policy.json")
+	p.permit(t, lab)
 	lab.SetConsole(func(string) string { return "hello from a unikernel\n" })
 	before := lab.Resources()
 	site := step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t)}
@@ -119,17 +124,7 @@ func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 		t.Errorf("left behind: %q, before %q", after, before)
 	}
 
-	called := actionsOf(lab)
-	for _, action := range allowed {
-		if !slices.Contains(called, action) && rare[action] == "" {
-			t.Errorf("the policy allows %s, and nothing calls it", action)
-		}
-	}
-	for _, call := range called {
-		if call != "sts:GetCallerIdentity" && !slices.Contains(allowed, call) {
-			t.Errorf("%s is called, and the policy does not allow it", call)
-		}
-	}
+	enoughAndNoMore(t, actionsOf(lab), allowed, allowed)
 }
 
 // permissions are those of the calls of S3 that have another name.
@@ -151,7 +146,7 @@ func actionsOf(lab *ec2lab.Lab) (all []string) {
 func enoughAndNoMore(t *testing.T, called, allowed, besides []string) {
 	t.Helper()
 	for _, action := range besides {
-		if !slices.Contains(called, action) && besideCalls[action] == "" {
+		if !slices.Contains(called, action) && rare[action] == "" {
 			t.Errorf("the policy allows %s, and nothing calls it", action)
 		}
 	}
@@ -165,10 +160,10 @@ func enoughAndNoMore(t *testing.T, called, allowed, besides []string) {
 // TestImportPolicyIsEnoughAndNoMore imports with the permissions of both policies alone.
 func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 	environ(t)
-	_, allowed := readPolicy(t, "iam-policy.json", "iam-policy-import.json")
+	p, allowed := readPolicy(t, "iam-policy.json", "iam-policy-import.json")
 	_, besides := readPolicy(t, "iam-policy-import.json")
 	r := newRegistry(t)
-	permit(t, r.lab, "iam-policy.json", "iam-policy-import.json")
+	p.permit(t, r.lab)
 	r.lab.Fault(ec2lab.Fault{Call: "UploadPart", Lose: ec2lab.Before})
 	img := r.importing(r.image(1, few, fewContent, nil))
 	r.register(img)
@@ -192,9 +187,10 @@ func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 // TestBundlePolicyIsEnoughAndNoMore bundles with the permissions of both policies alone.
 func TestBundlePolicyIsEnoughAndNoMore(t *testing.T) {
 	environ(t)
+	p, allowed := readPolicy(t, "iam-policy.json", "iam-policy-bundle.json")
 	_, besides := readPolicy(t, "iam-policy-bundle.json")
 	b := newBundling(t)
-	permit(t, b.lab, "iam-policy.json", "iam-policy-bundle.json")
+	p.permit(t, b.lab)
 	b.register(b.img)
 	spec := b.img.Spec
 	spec.Origin.ABIs = helloABIs
@@ -202,46 +198,72 @@ func TestBundlePolicyIsEnoughAndNoMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.destroy(b.img.Spec)
-	called := actionsOf(b.lab)
-	for _, action := range besides {
-		if !slices.Contains(called, action) && besideCalls[action] == "" {
-			t.Errorf("the policy allows %s, and nothing calls it", action)
+	enoughAndNoMore(t, actionsOf(b.lab), allowed, besides)
+}
+
+// TestVolumePolicyIsEnoughAndNoMore dances with the permissions of both policies alone. Without
+// any of those of the own policy AWS refuses the dance.
+func TestVolumePolicyIsEnoughAndNoMore(t *testing.T) {
+	environ(t)
+	p, allowed := readPolicy(t, "iam-policy-volume.json", "iam-policy.json")
+	own, besides := readPolicy(t, "iam-policy-volume.json")
+	t.Run("enough", func(t *testing.T) {
+		t.Parallel()
+		d := newDancer(t)
+		p.permit(t, d.lab)
+		if err := d.everything(); err != nil {
+			t.Fatal(err)
+		}
+		d.alone()
+		d.destroyed(false)
+		enoughAndNoMore(t, actionsOf(d.lab), allowed, besides)
+	})
+	for i, s := range own.Statement {
+		for j, action := range s.Action {
+			t.Run(s.Sid+" "+action, func(t *testing.T) {
+				t.Parallel()
+				d := newDancer(t)
+				p.without(i, j).permit(t, d.lab)
+				refusedWith(t, action, d.everything(), step.Error{Kind: step.Unauthorized}, "is not allowed "+action)
+			})
 		}
 	}
 }
 
-// TestVolumePolicyIsEnoughAndNoMore dances with the permissions of both policies alone.
-func TestVolumePolicyIsEnoughAndNoMore(t *testing.T) {
-	environ(t)
-	_, allowed := readPolicy(t, "iam-policy.json", "iam-policy-volume.json")
-	_, besides := readPolicy(t, "iam-policy-volume.json")
-	d := newDancer(t)
-	permit(t, d.lab, "iam-policy.json", "iam-policy-volume.json")
+// everything makes all calls of a dance, and returns the first error that says that one is
+// refused.
+func (d *dancer) everything() error {
 	spec := d.img.Spec
 	spec.Origin.ABIs = helloABIs
-	if _, err := New(d.site).Check(t.Context(), spec); err != nil {
-		t.Fatal(err)
+	if _, err := New(d.site).Check(d.Context(), spec); err != nil {
+		return err
 	}
-	_, err := d.try(t.Context())
-	d.closed(err)
-	d.destroyed(false) // half made
-	_, err = d.try(t.Context())
-	d.closed(err)
-	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(`"user"`), []byte(`"from":"127.0.0.0/8","user"`), 1)
-	_, err = d.try(t.Context())
-	d.closed(err)
-	d.written()
-	if _, err := d.try(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, do := range []func(){
+		func() {},
+		func() {
+			d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(`"user"`), []byte(`"from":"127.0.0.0/8","user"`), 1)
+		},
+		d.written,
+	} {
+		do()
+		if _, err := d.try(d.Context()); step.KindOf(err) == step.Unauthorized {
+			return err
+		} else if err != nil {
+			d.closed(err)
+		}
 	}
-	d.alone()
-	d.destroyed(false)
-	enoughAndNoMore(t, actionsOf(d.lab), allowed, besides)
+	return nil
 }
 
-// besideCalls are the actions that AWS takes in the user's name.
-var besideCalls = map[string]string{"s3:GetBucketLocation": "by ImportSnapshot", "ssm:GetParameters": "by RunInstances",
-	"s3:PutObjectAcl": "with PutObject", "s3:PutBucketOwnershipControls": "with CreateBucket"}
+// rare are the actions that only a broken rollout takes, and those that AWS takes in the user's
+// name.
+var rare = map[string]string{
+	"ec2:DeleteNetworkInterface": "of an instance whose termination left it",
+	"ec2:DeleteVolume":           "of an instance whose termination left it",
+	"s3:GetBucketLocation":       "by ImportSnapshot",
+	"ssm:GetParameters":          "by RunInstances",
+	"s3:PutObjectAcl":            "with PutObject", "s3:PutBucketOwnershipControls": "with CreateBucket",
+}
 
 // deployed takes a kernel through the stages of a target.
 func deployed(t *testing.T, target *Target, k step.Kernel) step.Machine {
@@ -263,12 +285,6 @@ func deployed(t *testing.T, target *Target, k step.Kernel) step.Machine {
 		t.Fatal(err)
 	}
 	return m
-}
-
-// rare are the actions that only a broken rollout takes.
-var rare = map[string]string{
-	"ec2:DeleteNetworkInterface": "of an instance whose termination left it",
-	"ec2:DeleteVolume":           "of an instance whose termination left it",
 }
 
 // What removes or changes something may do so only to resources with our tags. The user
