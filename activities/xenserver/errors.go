@@ -92,7 +92,6 @@ const (
 )
 
 var (
-	full      = answer{kind: step.NoSpace, field: "sr", hint: spaceHint}
 	detached  = answer{kind: step.Unsupported, field: "sr", text: "no host is connected to the SR", hint: "xe pbd-plug, or name another SR"}
 	outdated  = answer{kind: step.Unsupported, field: "host", text: "the pool's XenAPI does not know {0}", hint: newerHint}
 	upgrading = answer{kind: step.Conflict, text: "the pool is being upgraded", hint: "deploy again when the upgrade has ended"}

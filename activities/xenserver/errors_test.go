@@ -58,7 +58,10 @@ func TestRefusals(t *testing.T) {
 		{nil, "", "", "an error without a code", ""},
 	} {
 		t.Run(strings.Join(c.told, " "), func(t *testing.T) {
-			e := told(t, explained(newAPIError(c.told)), c.kind)
+			err := explained(newAPIError(c.told))
+			told(t, err, c.kind)
+			var e *step.Error
+			require.ErrorAs(t, err, &e)
 			assert.Equal(t, c.field, e.Field)
 			assert.Contains(t, e.Err.Error(), c.text)
 			assert.Contains(t, e.Hint, c.hint)
@@ -104,7 +107,7 @@ func TestRecordsAreOfTheModel(t *testing.T) {
 		for i := range of.NumField() {
 			name := of.Field(i).Tag.Get("xmlrpc")
 			want := map[string]string{"string": `^(string|int|float|datetime|enum \w+)$`, "bool": "^bool$", "ref": ` ref$`,
-				"[]string": "^string set$", "[]ref": " ref set$", "map[string]string": `^\(string -> (string|enum \w+)\) map$`}
+				"[]string": `^(string|enum \w+) set$`, "[]ref": " ref set$", "map[string]string": `^\(string -> (string|enum \w+)\) map$`}
 			form := want[strings.ReplaceAll(of.Field(i).Type.String(), "xenserver.", "")]
 			assert.Regexp(t, regexp.MustCompile(form), types[name], "%s.%s", c.Name, name)
 		}

@@ -44,13 +44,17 @@ func (t *Target) connect(ctx context.Context, s settings) (*pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.pools.connect(access{host: s.Host, user: c.user, password: c.password, fingerprints: s.fingerprints, ca: s.CA})
+	p, err := t.pools.connect(access{host: s.Host, user: c.user, password: c.password, fingerprints: s.fingerprints, ca: s.CA})
+	if err == nil {
+		_, err = p.enter(ctx)
+	}
+	return p, err
 }
 
 // Close ends the sessions.
 func (t *Target) Close() error { return t.pools.close(context.Background()) }
 
-// connect returns the pool of a. It logs in at the first call, and not again for the same a.
+// connect returns the pool of a, the same one for the same a. Its first call logs in.
 func (ps *pools) connect(a access) (*pool, error) {
 	host, err := url.Parse(a.host)
 	if err != nil || host.Host == "" {

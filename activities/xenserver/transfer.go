@@ -77,23 +77,23 @@ func (p *pool) put(ctx context.Context, vdi, task ref, format string, size int64
 	query := url.Values{"session_id": {v.session}, "task_id": {string(task)}, "vdi": {string(vdi)}, "format": {format}}
 	host := v.master
 	for followed := false; ; followed = true {
-		to, resp, err := p.request(ctx, host, http.MethodPut, "/import_raw_vdi", query, fmt.Sprintf("Content-Length: %d\r\n", size))
-		if err != nil || resp.StatusCode == http.StatusOK {
+		to, err := p.request(ctx, host, http.MethodPut, "/import_raw_vdi", query, fmt.Sprintf("Content-Length: %d\r\n", size))
+		if err != nil || to.resp.StatusCode == http.StatusOK {
 			return to, err
 		}
 		_ = to.Close()
-		next, err := resp.Location()
-		if followed || resp.StatusCode != http.StatusFound || err != nil || next.Scheme != "https" {
-			return nil, p.refuses(host, resp, v)
+		next, err := to.resp.Location()
+		if followed || to.resp.StatusCode != http.StatusFound || err != nil || next.Scheme != "https" {
+			return nil, p.refuses(to, v)
 		}
 		host = at(next, next.Hostname())
 	}
 }
 
 // refuses returns the error of an answer other than 200.
-func (p *pool) refuses(host *url.URL, resp *http.Response, v visit) error {
-	e := &step.Error{Err: fmt.Errorf("%s answers HTTP %s", host.Host, resp.Status)}
-	switch resp.StatusCode {
+func (p *pool) refuses(s *stream, v visit) error {
+	e := &step.Error{Err: fmt.Errorf("%s answers HTTP %s", s.host.Host, s.resp.Status)}
+	switch s.resp.StatusCode {
 	case http.StatusUnauthorized:
 		p.leave(v) // the next try logs in
 	case http.StatusForbidden:
@@ -121,14 +121,13 @@ func (p *pool) console(ctx context.Context, console ref) (io.ReadCloser, error) 
 	if err != nil {
 		return nil, err
 	}
-	at := at(v.master, address)
-	s, resp, err := p.request(ctx, at, http.MethodConnect, "/console", url.Values{"ref": {string(console)}, "session_id": {v.session}}, "")
-	if err == nil && resp.StatusCode != http.StatusOK {
-		_ = s.Close()
-		err = p.refuses(at, resp, v)
-	}
+	s, err := p.request(ctx, at(v.master, address), http.MethodConnect, "/console", url.Values{"ref": {string(console)}, "session_id": {v.session}}, "")
 	if err != nil {
 		return nil, err
+	}
+	if s.resp.StatusCode != http.StatusOK {
+		_ = s.Close()
+		return nil, p.refuses(s, v)
 	}
 	return s, nil
 }
@@ -138,6 +137,7 @@ func (p *pool) console(ctx context.Context, console ref) (io.ReadCloser, error) 
 type stream struct {
 	net.Conn
 	host *url.URL
+	resp *http.Response // its body is not read
 	in   *bufio.Reader
 	ctx  context.Context
 	stop func() bool
@@ -145,26 +145,24 @@ type stream struct {
 
 // request sends the head of a request to a host and reads that of the answer. net/http
 // would end the connection with the answer, and follow redirects. header has whole lines.
-func (p *pool) request(ctx context.Context, host *url.URL, method, path string, query url.Values, header string) (*stream, *http.Response, error) {
+func (p *pool) request(ctx context.Context, host *url.URL, method, path string, query url.Values, header string) (*stream, error) {
 	conn, err := p.dial(ctx, host)
 	if err != nil {
-		return nil, nil, unreachable(host, err)
+		return nil, unreachable(host, err)
 	}
-	s := &stream{conn, host, bufio.NewReader(conn), ctx, context.AfterFunc(ctx, func() { _ = conn.Close() })}
+	s := &stream{Conn: conn, host: host, in: bufio.NewReader(conn), ctx: ctx, stop: context.AfterFunc(ctx, func() { _ = conn.Close() })}
 	_ = conn.SetDeadline(time.Now().Add(callTimeout)) // an error is one of the write, too
-	var resp *http.Response
 	if _, err = fmt.Fprintf(conn, "%s %s?%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\nConnection: close\r\n%s\r\n", method, path, query.Encode(), host.Host, originator, header); err == nil {
-		// The body belongs to the caller, who reads in.
-		resp, err = http.ReadResponse(s.in, &http.Request{Method: method, URL: host}) //nolint:bodyclose // it is the connection's
+		s.resp, err = http.ReadResponse(s.in, &http.Request{Method: method, URL: host}) //nolint:bodyclose // it is the connection itself
 	}
 	if err == nil {
 		err = conn.SetDeadline(time.Time{})
 	}
 	if err != nil {
 		_ = s.Close()
-		return nil, nil, s.failed(err)
+		return nil, s.failed(err)
 	}
-	return s, resp, nil
+	return s, nil
 }
 
 // failed returns the error of the connection, or that of the context which has ended it.
