@@ -38,6 +38,14 @@ type Target struct {
 	patience time.Duration
 }
 
+var (
+	_ step.Target     = (*Target)(nil)
+	_ step.Observer   = (*Target)(nil)
+	_ step.Lister     = (*Target)(nil)
+	_ step.Forecaster = (*Target)(nil)
+	_ step.Needer     = (*Target)(nil)
+)
+
 // New makes the target of a worker at site.
 func New(site step.Site) *Target {
 	return &Target{site: site, machines: machine.In(site, Kind), patience: patience}

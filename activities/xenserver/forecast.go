@@ -1,0 +1,64 @@
+package xenserver
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Forecast lists the calls of register and boot that create or change something. Their
+// permissions are those of a session, by the names that the pool gives them.
+func (t *Target) Forecast(_ context.Context, spec step.Spec) (all []step.Action, err error) {
+	s, err := read(spec.Options)
+	if err != nil {
+		return nil, step.During("forecast xenserver target", err)
+	}
+	add := func(call, why, permission string) {
+		all = append(all, step.Action{Call: call, Why: why, Permission: permission})
+	}
+	sr, vm := "the pool's default SR", "a "+s.Type+" VM"
+	if s.SR != "" {
+		sr = "SR " + s.SR
+	}
+	if s.Type == auto {
+		vm = "a VM of type " + strings.Join(s.Types, " or ")
+	}
+	const unless = ", unless a rollout of this deployment has made the same disk"
+	add("VDI.create", "make the boot disk in "+sr+unless, "vdi.create")
+	add("PUT /import_raw_vdi", "send the disk"+unless, "http/put_import_raw_vdi")
+	add("VDI.add_to_other_config", "mark the disk as complete, and as this rollout's", "vdi.add_to_other_config")
+	add("VM.create", fmt.Sprintf("make %s with %d MiB", vm, s.Memory), "vm.create")
+	add("VBD.create", "give it the boot disk", "vbd.create")
+	if s.Network != noNetwork {
+		add("VIF.create", fmt.Sprintf("give it %d network interfaces", max(1, len(s.networks))), "vif.create")
+	}
+	add("VM.start", "start it, paused", "vm.start")
+	add("VM.unpause", "let it run, for at most "+s.Timeout+" until it is ready", "vm.unpause")
+	return all, nil
+}
+
+// Needs lists the credentials and the tools that make boot disks. It asks no pool.
+func (t *Target) Needs(ctx context.Context) []step.Need {
+	keys := step.Need{For: "log in to a pool", What: "user and password", Optional: true,
+		Fix: "put server=, username= and password= into ~/.xe or ~/.xe.d/<profile>, each in a line, and chmod 600"}
+	s := settings{Options: Options{Host: "https://host.invalid"}}
+	if c, err := s.login(); err == nil {
+		keys.Found = c.from
+	} else if home, missing := os.UserHomeDir(); missing == nil {
+		profiles, _ := filepath.Glob(filepath.Join(home, ".xe.d", "*")) // the pattern is well-formed
+		keys.Found = strings.Join(profiles, ", ")
+	}
+	if keys.Found != "" {
+		keys.Fix = ""
+	}
+	needs := []step.Need{keys}
+	for _, l := range []disk.Layout{disk.Whole, disk.BIOS} {
+		needs = append(needs, disk.Needs(ctx, l)...)
+	}
+	return needs
+}
