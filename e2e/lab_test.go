@@ -241,7 +241,7 @@ func (l *lab) outside() (left []string) {
 		switch {
 		case rel == "store":
 			return fs.SkipDir
-		case d.IsDir() && slices.Contains([]string{".", "qemu", "local", "watch", "prebuilt", "command", "command/cache", "ec2", "ec2/uploads", "source"}, rel):
+		case d.IsDir() && slices.Contains([]string{".", "qemu", "local", "watch", "prebuilt", "command", "command/cache", "ec2", "ec2/uploads", "xenserver", "source"}, rel):
 		case strings.HasPrefix(rel, "command/cache/"), strings.HasPrefix(rel, "source/") && strings.HasSuffix(rel, ".json"), strings.HasPrefix(rel, "qemu/.facts"), strings.HasPrefix(rel, "watch/"): // a watch ends a look later than its machine
 		default:
 			left = append(left, rel)

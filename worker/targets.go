@@ -14,6 +14,7 @@ import (
 	"github.com/morgana-deploy/morgana/activities/prebuilt"
 	"github.com/morgana-deploy/morgana/activities/qemu"
 	"github.com/morgana-deploy/morgana/activities/xen"
+	"github.com/morgana-deploy/morgana/activities/xenserver"
 	"github.com/morgana-deploy/morgana/probe"
 	"github.com/morgana-deploy/morgana/source"
 	"github.com/morgana-deploy/morgana/step"
@@ -23,7 +24,7 @@ import (
 // kinds is the only list of targets and toolchains, and of the step that fetches sources. A
 // new kind needs a folder under activities/ and a line here. builds is how many builds run
 // at a time. A target's line says how often the machines that are restarted are looked at:
-// processes of this host often, domains by ssh and instances by Amazon's API seldom.
+// processes of this host often, machines by ssh or by an API seldom.
 func kinds(site step.Site, builds int) []kind {
 	builders := newSlots(builds)
 	return []kind{
@@ -37,6 +38,7 @@ func kinds(site step.Site, builds int) []kind {
 		target("qemu", site, qemu.New(site), 2*time.Second),
 		target("xen", site, xen.New(site), 15*time.Second),
 		target("ec2", site, ec2.New(site), time.Minute),
+		target("xenserver", site, xenserver.New(site), 15*time.Second),
 	}
 }
 

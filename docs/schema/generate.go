@@ -19,6 +19,7 @@ import (
 	"github.com/morgana-deploy/morgana/activities/mirage"
 	"github.com/morgana-deploy/morgana/activities/qemu"
 	"github.com/morgana-deploy/morgana/activities/xen"
+	"github.com/morgana-deploy/morgana/activities/xenserver"
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -47,6 +48,7 @@ var (
 		{"qemu", "A machine in QEMU on the worker's host.", qemu.Defaults(), nil},
 		{"xen", "A domain of a Xen host.", xen.Defaults(), nil},
 		{"ec2", "An instance of Amazon EC2.", ec2.Defaults(), nil},
+		{"xenserver", "A VM of XenServer or XCP-ng.", xenserver.Defaults(), nil},
 	}
 )
 

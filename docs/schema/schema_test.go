@@ -78,12 +78,13 @@ var good = map[string]string{
 		"steps: {check: {activity: a, taskQueue: b}}",
 	"beside the stages": head + "targets: {qemu: {steps: {console: {activity: a, taskQueue: b, onHost: true}}}}\n" +
 		"steps: {destroy: {activity: a, taskQueue: b}, clean: {activity: c, taskQueue: b}}",
-	"policy":            head + "targets: {qemu: {restart: always, keep: 3, health: {http: /, interval: 1s}}, moon: {restart: never, health: }}",
-	"template":          string(config.Template{App: "a", Toolchain: "command", Kernel: "k", Kind: "qemu"}.YAML()),
-	"prebuilt template": string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "qemu", Networks: []string{"service", "0"}, Disks: []string{"store"}}.YAML()),
-	"Xen template":      string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "xen", Networks: []string{"0"}}.YAML()),
-	"EC2 template":      string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "ec2"}.YAML()),
-	"mirage template":   string(config.Template{App: "a", Toolchain: "mirage", Kind: "local", Networks: []string{"service", "0"}, Disks: []string{"store"}}.YAML()),
+	"policy":             head + "targets: {qemu: {restart: always, keep: 3, health: {http: /, interval: 1s}}, moon: {restart: never, health: }}",
+	"template":           string(config.Template{App: "a", Toolchain: "command", Kernel: "k", Kind: "qemu"}.YAML()),
+	"prebuilt template":  string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "qemu", Networks: []string{"service", "0"}, Disks: []string{"store"}}.YAML()),
+	"Xen template":       string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "xen", Networks: []string{"0"}}.YAML()),
+	"XenServer template": string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "xenserver"}.YAML()),
+	"EC2 template":       string(config.Template{App: "a", Toolchain: config.Prebuilt, Kernel: "k", Kind: "ec2"}.YAML()),
+	"mirage template":    string(config.Template{App: "a", Toolchain: "mirage", Kind: "local", Networks: []string{"service", "0"}, Disks: []string{"store"}}.YAML()),
 }
 
 const head = "app: a\ntoolchain: {kind: command, build: [[make]], kernel: k}\n"
