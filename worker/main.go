@@ -142,6 +142,15 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		for _, k := range served {
+			if c, ok := k.does.(io.Closer); ok { // it has sessions elsewhere
+				if err := c.Close(); err != nil {
+					log.Warn("a session did not end", "kind", k.name, "error", err)
+				}
+			}
+		}
+	}()
 	if err := tries(site).Resume(ctx, c); err != nil {
 		return step.During("read the watches of the worker before", err)
 	}

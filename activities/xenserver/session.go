@@ -52,7 +52,11 @@ func (t *Target) connect(ctx context.Context, s settings) (*pool, error) {
 }
 
 // Close ends the sessions.
-func (t *Target) Close() error { return t.pools.close(context.Background()) }
+func (t *Target) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), logoutTimeout)
+	defer cancel()
+	return t.pools.close(ctx)
+}
 
 // connect returns the pool of a, the same one for the same a. Its first call logs in.
 func (ps *pools) connect(a access) (*pool, error) {
@@ -136,14 +140,24 @@ func (p *pool) call(ctx context.Context, out any, method string, args ...any) er
 	}
 }
 
-// enter returns the session. It logs in if there is none.
-func (p *pool) enter(ctx context.Context) (visit, error) {
+// take makes p.now the caller's until give.
+func (p *pool) take(ctx context.Context) error {
 	select {
 	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
+		return nil
 	case <-ctx.Done():
-		return visit{}, ctx.Err()
+		return ctx.Err()
 	}
+}
+
+func (p *pool) give() { <-p.turn }
+
+// enter returns the session. It logs in if there is none.
+func (p *pool) enter(ctx context.Context) (visit, error) {
+	if err := p.take(ctx); err != nil {
+		return visit{}, err
+	}
+	defer p.give()
 	if p.now.session != "" {
 		return p.now, nil
 	}
@@ -171,7 +185,7 @@ func (p *pool) enter(ctx context.Context) (visit, error) {
 // leave forgets a session that has ended.
 func (p *pool) leave(v visit) {
 	p.turn <- struct{}{}
-	defer func() { <-p.turn }()
+	defer p.give()
 	if p.now == v {
 		p.now = visit{}
 	}
@@ -179,10 +193,10 @@ func (p *pool) leave(v visit) {
 
 // logout ends the session.
 func (p *pool) logout(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
-	defer cancel()
-	p.turn <- struct{}{}
-	defer func() { <-p.turn }()
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	defer p.give()
 	defer p.client.CloseIdleConnections()
 	v := p.now
 	if p.now = (visit{}); v.session == "" {
