@@ -45,6 +45,7 @@ func (l *Lab) listen() error {
 		der := certificate.Certificate[0]
 		ca = append(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 		*prints[i] = strings.ReplaceAll(fmt.Sprintf("% X", sha256.Sum256(der)), " ", ":")
+		l.add("Certificate", map[string]any{"type": "host", "host": host.ref, "fingerprint": *prints[i]})
 		*urls[i] = "https://" + net.JoinHostPort(addresses[i], l.port)
 		server := &http.Server{
 			Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.serve(host, w, r) }),

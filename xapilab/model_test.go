@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write model.txt anew")
 
 // excerptClasses are the classes of the lab.
 var excerptClasses = []string{"session", "task", "event", "pool", "host", "host_metrics", "network", "PIF", "SR", "PBD",
-	"VM", "VM_metrics", "VM_guest_metrics", "VIF", "VDI", "VBD", "console"}
+	"VM", "VM_metrics", "VM_guest_metrics", "VIF", "VDI", "VBD", "console", "Certificate"}
 
 // theJudge returns the judge, or skips the test.
 func theJudge(t *testing.T) *Judge {
