@@ -6,17 +6,29 @@ import (
 	"time"
 )
 
+const (
+	// maxMissed is how many questions about a task may go unanswered, one after the other:
+	// a try of the step may have sent a disk before.
+	maxMissed      = 5
+	discardTimeout = 5 * time.Second
+)
+
 // await waits until a task has ended, and destroys it. result is what the task made, as a
 // ref; "" if it made nothing. progress is told how far the task is, from 0 to 1; it may be
 // nil. If ctx is done the task stays.
 func (p *pool) await(ctx context.Context, task ref, progress func(float64)) (result string, err error) {
+	missed := 0
 	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 2*time.Second) {
 		t, err := one[taskRecord](ctx, p, "task", task)
-		if err != nil {
-			return "", err
-		}
-		if t.Status != "pending" && t.Status != "cancelling" {
+		switch {
+		case err == nil && t.Status != "pending" && t.Status != "cancelling":
 			return p.verdict(ctx, task, t)
+		case err == nil:
+			missed = 0
+		case code(err) != "" || ctx.Err() != nil || missed == maxMissed:
+			return "", err
+		default:
+			missed++
 		}
 		if done, err := strconv.ParseFloat(t.Progress, 64); err == nil && progress != nil {
 			progress(done)
@@ -29,11 +41,21 @@ func (p *pool) await(ctx context.Context, task ref, progress func(float64)) (res
 	}
 }
 
+// discard destroys a task. An answer that is lost does not undo what the task did, so it is
+// no error: the pool removes tasks that stay after a day.
+func (p *pool) discard(ctx context.Context, task ref) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+	defer cancel()
+	for range 2 {
+		if err := p.call(ctx, nil, "task.destroy", task); err == nil || code(err) != "" {
+			return
+		}
+	}
+}
+
 // verdict returns the end of a task, and destroys the task.
 func (p *pool) verdict(ctx context.Context, task ref, t taskRecord) (result string, err error) {
-	if gone := p.call(ctx, nil, "task.destroy", task); gone != nil && !is(gone, "HANDLE_INVALID") {
-		return "", gone
-	}
+	p.discard(ctx, task)
 	switch t.Status {
 	case "success":
 		return taskResult(t.Result)

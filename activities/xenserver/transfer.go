@@ -31,14 +31,8 @@ func (p *pool) upload(ctx context.Context, vdi ref, name, format string, size in
 		return err
 	}
 	err := p.send(ctx, vdi, task, format, size, body, progress)
-	if err == nil || code(err) != "" {
-		return err
-	}
-	// The task of an import that did not begin stays pending for ever.
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoutTimeout)
-	defer cancel()
-	if left := p.call(after, nil, "task.destroy", task); left != nil && !is(left, "HANDLE_INVALID") {
-		return errors.Join(err, left)
+	if err != nil && code(err) == "" {
+		p.discard(ctx, task) // the task of an import that did not begin stays pending
 	}
 	return err
 }
@@ -62,7 +56,7 @@ func (p *pool) send(ctx context.Context, vdi, task ref, format string, size int6
 		defer cancel()
 	}
 	_, err = p.await(wait, task, func(float64) { progress(size) })
-	if broken != nil && code(err) == "" && ctx.Err() == nil {
+	if broken != nil && code(err) == "" {
 		return broken
 	}
 	return err

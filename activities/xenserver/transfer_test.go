@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ func task(status, result string, info ...string) map[string]any {
 }
 
 func TestAwait(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		tasks []map[string]any
 		want  string
@@ -34,16 +36,25 @@ func TestAwait(t *testing.T) {
 		"empty result": {[]map[string]any{task("success", "<value></value>")}, "", "", ""},
 		"failure":      {[]map[string]any{task("pending", ""), task("failure", "", "SR_FULL", "2097152", "1048576")}, "", "the disk needs 2 MiB", step.NoSpace},
 		"cancelled":    {[]map[string]any{task("cancelling", ""), task("cancelled", "")}, "", "another user has cancelled the task", ""},
+		"lost answers": {[]map[string]any{nil, nil, task("pending", ""), nil, task("success", "<value>OpaqueRef:vm</value>")}, "OpaqueRef:vm", "", ""},
 		"a new status": {[]map[string]any{task("exploded", "", "INTERNAL_ERROR", "why")}, "", "why", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			left := c.tasks
+			left, destroys := c.tasks, 0
 			h := newHost(t, func(method string, args []any) any {
+				if method == "task.destroy" {
+					if destroys++; destroys == 1 { // the verdict is not lost with this answer
+						panic(http.ErrAbortHandler)
+					}
+				}
 				if method != "task.get_record" {
 					return nil
 				}
-				defer func() { left = left[1:] }()
-				return left[0]
+				now := left[0]
+				if left = left[1:]; now == nil {
+					panic(http.ErrAbortHandler)
+				}
+				return now
 			})
 			var done []float64
 			got, err := h.pool(t).await(t.Context(), "OpaqueRef:task", func(f float64) { done = append(done, f) })
@@ -53,10 +64,25 @@ func TestAwait(t *testing.T) {
 				told(t, err, c.kind, c.err)
 			}
 			assert.Equal(t, c.want, got)
-			assert.Len(t, done, len(c.tasks)-1)
-			assert.Equal(t, "task.destroy", h.called()[len(h.called())-1])
+			asked := slices.DeleteFunc(slices.Clone(c.tasks), func(t map[string]any) bool { return t == nil })
+			assert.Len(t, done, len(asked)-1)
+			assert.Equal(t, 2, destroys)
 		})
 	}
+}
+
+// A host that is gone is not asked for ever.
+func TestAwaitGivesUp(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, func(method string, args []any) any {
+		if method == "task.get_record" {
+			panic(http.ErrAbortHandler)
+		}
+		return nil
+	})
+	_, err := h.pool(t).await(t.Context(), "OpaqueRef:task", nil)
+	told(t, err, "", "EOF")
+	assert.Equal(t, maxMissed+1, strings.Count(strings.Join(h.called(), " "), "task.get_record"))
 }
 
 // importer is the import of a host. It acts as xapi: 200 before the body, and the verdict is
