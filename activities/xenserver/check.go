@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,13 +48,16 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if _, err := s.login(); err != nil { // it completes host
 		return spec, err
 	}
-	p, err := t.connect(ctx, s)
+	step.Report(ctx, step.Progress{Note: "asking " + s.Host})
+	p, err := t.insist(ctx, s)
 	if err != nil {
 		return spec, err
 	}
 	c := &checker{pool: p, settings: &s, spec: spec}
-	step.Report(ctx, step.Progress{Note: "asking " + s.Host})
-	for _, ask := range []func(context.Context) error{c.answer, c.role, c.types, c.place, c.alone, c.memory} {
+	if c.hosts, err = all[hostRecord](ctx, p, "host"); err != nil {
+		return spec, err
+	}
+	for _, ask := range []func(context.Context) error{c.role, c.types, c.place, c.alone, c.memory} {
 		if err := ask(ctx); err != nil {
 			return spec, err
 		}
@@ -71,22 +75,26 @@ type checker struct {
 	runs  bool // a VM of the deployment runs: an unchanged rollout needs no other
 }
 
-// answer asks for the hosts until the pool answers, or 5 s have passed. Then the error of a
-// host that does not answer is final: the user is waiting, and no work is lost yet.
-func (c *checker) answer(ctx context.Context) error {
+// insist connects to a pool until it answers, or 5 s have passed. Then the error of a host that
+// does not answer is final: the user is waiting, and no work is lost yet.
+func (t *Target) insist(ctx context.Context, s settings) (*pool, error) {
 	for began := time.Now(); ; {
-		var err error
-		c.hosts, err = all[hostRecord](ctx, c.pool, "host")
+		p, err := t.connect(ctx, s)
 		if err == nil || step.KindOf(err) != "" || ctx.Err() != nil {
-			return err
+			return p, err
 		}
 		if time.Since(began) > 5*time.Second {
-			return &step.Error{Kind: step.NotFound, Field: "host", Err: err, Hint: "correct it, or see that this host reaches it: curl -k " + c.Host}
+			own := step.Error{Err: err}
+			if e := (*step.Error)(nil); errors.As(err, &e) {
+				own = *e
+			}
+			own.Kind, own.Field = step.NotFound, "host"
+			return p, &own
 		}
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			return ctx.Err()
+			return p, ctx.Err()
 		}
 	}
 }
