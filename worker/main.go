@@ -254,13 +254,6 @@ func serve(ctx context.Context, c client.Client, settings config.Settings, serve
 	}
 	_ = os.Remove(ready) // it may be missing; a reader checks the process, too
 	stop(workers)
-	for _, k := range served {
-		if of, ok := k.does.(io.Closer); ok { // it has sessions
-			if closed := of.Close(); closed != nil {
-				log.Warn("sessions were not ended", "kind", k.name, "error", closed)
-			}
-		}
-	}
 	log.Info("worker stopped")
 	return err
 }
