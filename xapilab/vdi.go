@@ -22,6 +22,15 @@ func (l *Lab) inUse(vdi *object) bool {
 	return slices.ContainsFunc(l.with("VBD", "VDI", vdi.ref), func(vbd *object) bool { return vbd.is("currently_attached") })
 }
 
+// shared reports whether all guests that a VBD's VDI is attached to only read it, and so does
+// the VBD.
+func (l *Lab) shared(vbd *object) bool {
+	_, busy := l.busy[l.objects[vbd.text("VDI")]]
+	return !busy && !slices.ContainsFunc(l.with("VBD", "VDI", vbd.text("VDI")), func(o *object) bool {
+		return (o == vbd || o.is("currently_attached")) && o.text("mode") != "RO"
+	})
+}
+
 func createVDI(c *call) (any, error) {
 	fields, err := c.make(c.params[0].(map[string]any))
 	if err != nil {

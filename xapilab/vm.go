@@ -173,7 +173,7 @@ func startVM(c *call) (any, error) {
 	paused := c.params[len(c.params)-2].(bool)
 	vbds := c.with("VBD", "VM", vm.ref)
 	for _, vbd := range vbds {
-		if vdi := c.objects[vbd.text("VDI")]; vdi != nil && c.inUse(vdi) {
+		if vdi := c.objects[vbd.text("VDI")]; vdi != nil && c.inUse(vdi) && !c.shared(vbd) {
 			return nil, fail("VDI_IN_USE", vdi.ref)
 		}
 	}
