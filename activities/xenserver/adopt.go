@@ -39,7 +39,8 @@ func (b *boot) claim(ctx context.Context) (taken bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	vm := null
+	var vm ref // the VM of a call that was cut off, or that goes on
+	var rec vmRecord
 	for r, is := range vms {
 		if have := is.OtherConfig[keyDigest]; have != b.r.Digest {
 			return false, &step.Error{Kind: step.Conflict, Hint: "deploy again", Err: fmt.Errorf("the VM %s has image %s, not %s", is.UUID, have, b.r.Digest)}
@@ -49,18 +50,20 @@ func (b *boot) claim(ctx context.Context) (taken bool, err error) {
 			delete(vms, r)
 			return true, b.discard(ctx, vms)
 		}
-		vm = min(vm, r)
+		if rec.UUID == "" || is.UUID < rec.UUID {
+			vm, rec = r, is
+		}
 	}
-	if vm == null {
-		if vm, vms[vm], err = b.create(ctx); err != nil {
+	if vm == "" {
+		if vm, rec, err = b.create(ctx); err != nil {
 			return false, err
 		}
 	}
-	err = b.p.call(ctx, nil, "VDI.add_to_other_config", b.vdi, next, vms[vm].UUID)
+	err = b.p.call(ctx, nil, "VDI.add_to_other_config", b.vdi, next, rec.UUID)
 	if is(err, "MAP_DUPLICATE_KEY") {
 		return false, nil
 	}
-	b.vm, b.rec, b.created = vm, vms[vm], err == nil
+	b.vm, b.rec, b.created = vm, rec, err == nil
 	return err == nil, err
 }
 

@@ -82,7 +82,7 @@ type boot struct {
 
 	began time.Time // the last start, or that of this call
 	ran   bool      // this call has seen the VM run since
-	whole bool      // this call has read its console since
+	whole bool      // this call unpaused it
 	tape  *tape     // nil if the VM has none
 	at    int64     // where on the tape match has read up to
 	match *machine.Match
@@ -200,9 +200,9 @@ func (b *boot) fits(ctx context.Context) error {
 	return &why
 }
 
-// unpause has the VM run. Its console is read before it prints anything.
+// unpause has the VM run. Its console is read from then on: before, xapi may refuse to show it.
 func (b *boot) unpause(ctx context.Context) error {
-	if err := b.listen(ctx, false); err != nil {
+	if err := b.listen(ctx, false); errors.Is(err, errNoConsole) || ctx.Err() != nil {
 		return err
 	}
 	b.whole = true
@@ -220,10 +220,11 @@ func (b *boot) listen(ctx context.Context, late bool) error {
 		return nil
 	}
 	tp := b.t.tapes.of(b.rec)
+	at := tp.end()
 	err := tp.attach(ctx, b.p, b.rec, late)
 	switch {
 	case err == nil:
-		b.tape, b.at = tp, tp.end()
+		b.tape, b.at = tp, at
 	case b.s.expect == nil && errors.Is(err, errNoConsole):
 		err = nil
 	}
@@ -249,7 +250,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 	if !b.ran {
 		b.ran, b.began = true, time.Now()
 	}
-	if err := b.listen(ctx, true); err != nil {
+	if err := b.listen(ctx, !b.whole); err != nil {
 		return false, err
 	}
 	heard := b.hear()
@@ -278,7 +279,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 func (b *boot) stop(ctx context.Context) error {
 	step.Report(ctx, step.Progress{Note: "starting " + b.rec.Name + " anew"})
 	err := b.p.stop(ctx, b.vm)
-	b.ran, b.tape, b.match = false, nil, machine.NewMatch(b.s.expect)
+	b.ran, b.tape, b.match, b.found = false, nil, machine.NewMatch(b.s.expect), time.Time{}
 	return err
 }
 
@@ -327,7 +328,7 @@ func (b *boot) finish(ctx context.Context, heard bool) error {
 	if b.s.ExpectPort != 0 {
 		all = append(all, fmt.Sprintf("port %d took a connection", b.s.ExpectPort))
 	}
-	b.how = cmp.Or(strings.Join(all, "; "), fmt.Sprintf("ran for %s", silence))
+	b.how = cmp.Or(strings.Join(all, "; "), "ran")
 	if b.tape != nil {
 		if err := b.p.set(ctx, "VM", b.vm, keyConsole, b.tape.save()); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package xenserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -20,6 +21,8 @@ const (
 	keptText = 256 << 10
 	// savedText is how many bytes of a console the pool keeps, in other_config.
 	savedText = 16 << 10
+	// overlap is how many bytes show that a console goes on with what is on a tape.
+	overlap = 256
 	// tick is the time between two looks at a tape.
 	tick = 25 * time.Millisecond
 )
@@ -167,24 +170,37 @@ func (tp *tape) read(ctx context.Context, p *pool, console ref, late bool) error
 		cancel()
 		return err
 	}
-	note := ""
-	if text, _, _ := tp.from(0); late && !strings.HasSuffix(string(text), lost) {
-		note = lost
-	}
-	tp.add([]byte(note), true)
+	tp.add(nil, true)
 	go func() {
 		defer cancel()
 		defer r.Close() //nolint:errcheck // only read
-		piece := make([]byte, consolePiece)
-		for {
-			n, err := r.Read(piece)
-			tp.add(piece[:n], err == nil)
+		for buffer := make([]byte, consolePiece); ; {
+			n, err := r.Read(buffer)
+			piece := buffer[:n]
+			if late && n > 0 {
+				piece, late = tp.follow(piece), false
+			}
+			tp.add(piece, err == nil)
 			if err != nil {
 				return
 			}
 		}
 	}()
 	return nil
+}
+
+// follow returns what of the first piece of a console is not on the tape: it may begin with
+// the last lines that the VM has printed.
+func (tp *tape) follow(piece []byte) []byte {
+	text, _, _ := tp.from(0)
+	last := text[max(0, len(text)-overlap):]
+	if len(last) == 0 {
+		return piece
+	}
+	if i := bytes.LastIndex(piece, last); i >= 0 {
+		return piece[i+len(last):]
+	}
+	return append([]byte(lost), piece...)
 }
 
 // Console returns a piece of the console, as far as a worker has read it: see [tape]. Bytes
@@ -216,7 +232,7 @@ func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.
 			}
 			asked = time.Now()
 		}
-		live := false
+		var live bool
 		text.Text, text.Next, live = t.tapes.of(vm).piece(from.Offset)
 		over := vm.PowerState == halted && !live
 		if text.Text != "" || over || !time.Now().Before(deadline) {

@@ -111,14 +111,10 @@ func (d *destroy) vm(ctx context.Context, vm ref) error {
 	return d.p.call(ctx, nil, "VM.destroy", vm)
 }
 
-// stop halts a VM without asking its guest. A halted one stays so.
+// stop halts a VM without asking its guest. A halted one stays so. The call is no task, which
+// would be left if the answer with its reference were lost.
 func (p *pool) stop(ctx context.Context, vm ref) error {
-	var task ref
-	err := p.call(ctx, &task, "Async.VM.hard_shutdown", vm)
-	if err == nil {
-		_, err = p.await(ctx, task, nil)
-	}
-	return unless(err, "VM_BAD_POWER_STATE")
+	return unless(p.call(ctx, nil, "VM.hard_shutdown", vm), "VM_BAD_POWER_STATE")
 }
 
 // tasks destroys the tasks of imports that were cut off.

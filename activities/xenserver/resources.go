@@ -215,7 +215,10 @@ func (p *pool) nics(ctx context.Context, s settings) (nics []nic, err error) {
 // may have been there. The pool is nil if the options do not name one.
 func (t *Target) reach(ctx context.Context, spec step.Spec) (*pool, settings, error) {
 	var s settings
-	if err := json.Unmarshal(spec.Options, &s.Options); err != nil && len(spec.Options) > 0 || s.readPlace() != nil {
+	if err := json.Unmarshal(spec.Options, &s.Options); err != nil && len(spec.Options) > 0 {
+		return nil, s, nil
+	}
+	if s.readPlace() != nil {
 		return nil, s, nil
 	}
 	p, err := t.connect(ctx, s)

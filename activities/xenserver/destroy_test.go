@@ -1,0 +1,148 @@
+package xenserver
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/xapilab"
+)
+
+// TestDestroyFindsOurs destroys what a rollout made among 50 VMs of other users, whose fields
+// are empty in all ways, and some of which look like ours.
+func TestDestroyFindsOurs(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("ours", usual)
+	ours := func(t step.Tags) map[string]string { return (&settings{}).otherConfig(t, img.Digest) }
+	foreign := img.Spec.Tags
+	foreign.App = "theirs"
+	half := ours(img.Spec.Tags)
+	delete(half, keyLife)
+	alike := []map[string]any{
+		{"name_label": nameOf(img.Spec.Tags)},
+		{"tags": []string{tagged}},
+		{"other_config": map[string]string{keyApp: "ours", keyTarget: "lab"}},
+		{"other_config": half},
+		{"other_config": ours(foreign)},
+		{"other_config": ours(img.Spec.Tags), "is_a_template": true},
+		{"other_config": ours(img.Spec.Tags), "is_a_snapshot": true},
+		{"other_config": ours(img.Spec.Tags), "is_control_domain": true, "power_state": "Running"},
+		{"other_config": map[string]string{"": "", "<&>": "]]>", keyGeneration: ""}},
+		{"name_label": "", "name_description": "", "other_config": map[string]string{}, "tags": []string{}},
+		{"name_label": " \n<value></value>", "tags": []string{"", " "}},
+	}
+	var refs []string
+	for i := range 50 {
+		refs = append(refs, b.lab.AddVM(alike[i%len(alike)]), b.lab.AddVDI(map[string]any{"name_label": "", "tags": []string{""}}))
+	}
+	refs = append(refs, b.lab.AddVDI(map[string]any{"other_config": ours(img.Spec.Tags), "is_a_snapshot": true}),
+		b.lab.AddVDI(map[string]any{"other_config": ours(foreign)}))
+	b.before = b.lab.Resources()
+	var made []string
+	for generation := range 3 {
+		img.Spec.Generation = 1 + generation
+		m := b.boot(b.register(img))
+		made = append(made, "VM "+m.ID, "VDI "+m.Registration.ID)
+	}
+	spec := img.Spec
+	spec.Generation, spec.Life = 0, ""
+	var listed []string
+	all, err := b.target().List(t.Context(), spec)
+	for _, r := range all {
+		listed = append(listed, r.Kind+" "+r.ID)
+	}
+	slices.Sort(made)
+	slices.Sort(listed)
+	if err != nil || !slices.Equal(listed, made) {
+		t.Errorf("listed %q\nmade   %q: %v", listed, made, err)
+	}
+	done, err := b.target().Destroy(t.Context(), step.Removal{Spec: spec})
+	if want := slices.Compact(made); err != nil || !slices.Equal(slices.Sorted(slices.Values(done.Removed)), want) {
+		t.Errorf("destroyed %q, want %q: %v", done.Removed, want, err)
+	}
+	b.asBefore()
+	for _, r := range refs {
+		if b.lab.Get(r, "uuid") == nil {
+			t.Errorf("%s was destroyed", r)
+		}
+	}
+}
+
+// TestDestroyBlocked tells the admin's reason, and removes the rest.
+func TestDestroyBlocked(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("blocked", usual)
+	first := b.boot(b.register(img))
+	second := img
+	second.Spec.Generation = 2
+	b.boot(b.register(second))
+	vm := b.lab.Ref("VM", "morgana-blocked-lab-1")
+	for _, operation := range []string{"hard_shutdown", "destroy"} {
+		b.lab.Set(vm, "blocked_operations", map[string]string{operation: "ask Ann before you touch it"})
+		spec := img.Spec
+		spec.Generation = 0
+		_, err := b.target().Destroy(t.Context(), step.Removal{Spec: spec})
+		var e *step.Error
+		if !errors.As(err, &e) || e.Kind != step.Conflict || !strings.Contains(err.Error()+e.Hint, "ask Ann before you touch it") || !slices.Contains(e.Left, "VM "+first.ID) {
+			t.Errorf("%s blocked: %#v", operation, err)
+		}
+		if b.lab.Ref("VM", "morgana-blocked-lab-2") != "" {
+			t.Error("the other VM is left")
+		}
+	}
+	b.lab.Set(vm, "blocked_operations", map[string]string{})
+	b.destroy(img.Spec)
+}
+
+// TestDestroyWaits waits until a VDI is not in use any more, and not for the VDI of a VM that
+// stays.
+func TestDestroyWaits(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("waits", usual)
+	b.boot(b.register(img))
+	b.lab.Fault(xapilab.Fault{Call: "VDI.destroy", Times: 3, Error: []string{"VDI_IN_USE", "OpaqueRef:1", "destroy"}})
+	b.destroy(img.Spec)
+	if n := b.count("VDI.destroy"); n != 4 {
+		t.Errorf("VDI.destroy was called %d times", n)
+	}
+	img.Spec.Life = "0a1b2c3e"
+	b.boot(b.register(img))
+	b.lab.Set(b.lab.Ref("VM", "morgana-waits-lab-1"), "blocked_operations", map[string]string{"hard_shutdown": "no"})
+	began := time.Now()
+	if _, err := b.target().Destroy(t.Context(), step.Removal{Spec: img.Spec}); step.KindOf(err) != step.Conflict || time.Since(began) > 10*time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	b.lab.Set(b.lab.Ref("VM", "morgana-waits-lab-1"), "blocked_operations", map[string]string{})
+	b.destroy(img.Spec)
+}
+
+// TestObserveEnds observes what becomes of a VM.
+func TestObserveEnds(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	m := b.booted("observed", usual)
+	vm := b.lab.Ref("VM", "morgana-observed-lab-1")
+	for state, want := range map[string]step.Health{
+		"Running": {State: step.Running}, "Halted": {State: step.Ended, How: "shut down", Success: true},
+		"Paused": {State: step.Ended, How: crashed}, "Suspended": {State: step.Running},
+	} {
+		b.lab.Set(vm, "power_state", state)
+		if h, err := b.target().Observe(t.Context(), m); err != nil || fmt.Sprint(h) != fmt.Sprint(want) {
+			t.Errorf("%s: observed %+v, %v", state, h, err)
+		}
+	}
+	b.lab.Set(vm, "power_state", "Running")
+	guest := b.lab.Get(vm, "guest_metrics").(string)
+	b.lab.Set(guest, "networks", map[string]string{"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7", "0/ipv6/0": "2001:db8::7"})
+	if h, err := b.target().Observe(t.Context(), m); err != nil || step.Addresses(h.Addresses, " ") != "192.0.2.7 2001:db8::7" {
+		t.Errorf("observed %+v, %v", h, err)
+	}
+	b.destroy(m.Registration.Spec)
+}
