@@ -218,10 +218,11 @@ func (t *Target) reach(ctx context.Context, spec step.Spec) (*pool, settings, er
 	if err := json.Unmarshal(spec.Options, &s.Options); err != nil && len(spec.Options) > 0 {
 		return nil, s, nil
 	}
-	if s.readPlace() != nil {
-		return nil, s, nil
+	err := s.readPlace()
+	var p *pool
+	if err == nil {
+		p, err = t.connect(ctx, s)
 	}
-	p, err := t.connect(ctx, s)
 	if step.KindOf(err) == step.InvalidSpec {
 		return nil, s, nil
 	}
