@@ -47,7 +47,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint and workflo
 	cd devserver && GOFLAGS=-trimpath CGO_ENABLED=0 $(TOOLS)/golangci-lint run ./...
 	$(TOOLS)/workflowcheck -config workflowcheck.yaml ./workflows/...
 
-bench: build $(TOOLS)/benchstat ## figures, and ratios to peers: the engine, boot, images, the store, EC2, the carrier, Xen
+bench: build $(TOOLS)/benchstat ## figures, and ratios to peers: the engine, boot, images, the store, EC2, XenServer, the carrier, Xen
 	scripts/bench.sh $(TOOLS)
 
 deps: ## install the missing tools (Debian), or print the command

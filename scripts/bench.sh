@@ -14,10 +14,11 @@ measure() {
 		{ cat "$tools/bench.part" >&2; exit 1; }
 	cat "$tools/bench.part" >>"$tools/bench"
 }
-for part in ${*:-Deploy Watch Boot Image ImageMemory Put Upload Backings Carrier Xen}; do
+for part in ${*:-Deploy Watch Boot Image ImageMemory Put Upload Backings Import Carrier Xen}; do
 	echo "bench: $part" >&2
 	case $part in
 	Put) measure 'Put(Again)?' 6 3x ./store ;;
+	Import) measure "$part" 5 1x ./activities/xenserver ;;
 	Upload) measure "$part" 5 1x ./activities/ec2 ;;
 	Backings) measure "$part" 3 1x ./activities/ec2 ;;
 	Deploy) measure "$part" 4 1x ./bench ;;
