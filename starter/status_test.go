@@ -151,7 +151,7 @@ func TestStatusAsksEachTarget(t *testing.T) {
 	}
 	began := time.Now()
 	_, out, errOut := morgana(t, "status", "-o", "json")
-	if took := time.Since(began); took > lookTime {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("status took %s", took)
 	}
 	states := map[string]string{}

@@ -20,7 +20,7 @@ import (
 var inputs embed.FS
 
 // buildTimeout is for a cold build: packages from a slow mirror, on a busy machine.
-const buildTimeout = 15 * time.Minute
+const buildTimeout = 30 * time.Minute
 
 // Missing returns an error that names the first tool that this host lacks for a lab. If
 // there is no saved state, Missing also checks the tools and the permission to build one.

@@ -121,7 +121,7 @@ func TestLab(t *testing.T) {
 	for _, g := range guests {
 		want := "boot mode: " + g.mode + "\ncommand line: [stay a=b]\n"
 		console := "/var/log/xen/console/guest-" + g.name + ".log"
-		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		_, err := l.Run(ctx, "sh", "-c", "until grep -q staying "+console+"; do sleep 1; done")
 		cancel()
 		out := run(t, l, "cat", console)
@@ -187,7 +187,7 @@ func TestLabEndsWithItsProcess(t *testing.T) {
 
 func down(t *testing.T, dir string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		_, err := xenlab.Open(dir)
 		if errors.Is(err, xenlab.ErrDown) {
 			return

@@ -135,7 +135,7 @@ func (l *Lab) process() (*os.Process, error) {
 
 // end kills a lab's QEMU that another process started.
 func (l *Lab) end() error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		p, err := l.process()
 		if errors.Is(err, ErrDown) {
 			return nil

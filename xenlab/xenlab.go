@@ -27,7 +27,7 @@ const Alias = "xenlab"
 
 // bootTimeout is the limit from power-on, or from the saved state, to an answer over ssh.
 // Both take seconds, but longer on a busy machine.
-const bootTimeout = 5 * time.Minute
+const bootTimeout = 10 * time.Minute
 
 // Lab is a Xen host that runs.
 type Lab struct {

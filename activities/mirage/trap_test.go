@@ -373,7 +373,7 @@ func TestWorkerKilled(t *testing.T) {
 				if treetest.Running(pid) {
 					t.Error("the grandchild lives on")
 				}
-				if took := time.Since(begun); took > 5*time.Second {
+				if took := time.Since(begun); took > time.Minute {
 					t.Errorf("took %s", took)
 				}
 			})

@@ -24,7 +24,7 @@ func TestAccelerate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > probeTimeout+2*time.Second {
+	if took := time.Since(began); took > probeTimeout+time.Minute {
 		t.Errorf("took %s", took)
 	}
 	want := map[string]string{"kvm": "host", "tcg": "max"}[with.accel]
@@ -33,7 +33,7 @@ func TestAccelerate(t *testing.T) {
 	}
 	began = time.Now()
 	again, err := q.accelerate(t.Context(), auto)
-	if took := time.Since(began); err != nil || again != with || took > time.Second {
+	if took := time.Since(began); err != nil || again != with || took > 10*time.Second {
 		t.Errorf("again: %+v, %v, in %s", again, err, took)
 	}
 	kvm := auto

@@ -36,8 +36,8 @@ type facts struct {
 	Sandbox bool `json:"sandbox"`
 }
 
-// probeTimeout bounds each question to QEMU.
-const probeTimeout = 5 * time.Second
+// probeTimeout bounds each question to QEMU. Its first start from a slow disk takes long.
+const probeTimeout = 30 * time.Second
 
 // sandbox is the value of -sandbox that libvirt uses: no new programs, privileges or
 // priorities.

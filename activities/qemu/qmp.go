@@ -19,8 +19,8 @@ import (
 )
 
 // qmpPatience bounds a whole conversation with QEMU. QEMU serves one client at
-// a time, and a conversation takes a millisecond.
-const qmpPatience = 3 * time.Second
+// a time, and a conversation takes a millisecond, on a host that is not busy.
+const qmpPatience = 10 * time.Second
 
 // conversation is one on QEMU's control socket.
 type conversation struct {

@@ -58,7 +58,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 	}
 	m.Adopted, m.Ended = how != "created", how == "ended"
 	if m.Ready == "" {
-		w := &wait{k: k, d: d, s: s, name: name, uuid: id, match: machine.NewMatch(s.expect), began: time.Now()}
+		w := &wait{k: k, d: d, s: s, name: name, uuid: id, match: machine.NewMatch(s.expect), began: time.Now(), settled: machine.Settled}
 		if m.Ready, err = w.run(ctx); err != nil {
 			return m, err
 		}
@@ -91,6 +91,7 @@ type wait struct {
 	name, uuid string
 	match      *machine.Match
 	began      time.Time
+	settled    time.Duration
 }
 
 func (w *wait) run(ctx context.Context) (string, error) {
@@ -102,7 +103,7 @@ func (w *wait) run(ctx context.Context) (string, error) {
 			if found.IsZero() {
 				found = time.Now()
 			}
-			left := machine.Settled - time.Since(found)
+			left := w.settled - time.Since(found)
 			if status := machine.Solo5Failure(w.match.Tail()); status != "" {
 				return "", bootFailed(w.tail(), "the kernel ended: %s", status)
 			}

@@ -31,7 +31,10 @@ func TestSolo5UsageMatches(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			k := &talk{out: make(chan []byte), ended: make(chan struct{})}
-			w := &wait{k: k, s: settings{expect: test.expect, timeout: time.Minute}, match: machine.NewMatch(test.expect), began: time.Now()}
+			w := &wait{k: k, s: settings{expect: test.expect, timeout: time.Minute}, match: machine.NewMatch(test.expect), began: time.Now(), settled: machine.Settled}
+			if test.failed != "" {
+				w.settled = time.Hour // it fails, however late its last words come
+			}
 			go func() {
 				for _, piece := range test.said {
 					select {

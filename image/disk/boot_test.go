@@ -22,7 +22,7 @@ const (
 // boot runs QEMU until the kernel ends it, and gives what the console said.
 func boot(t *testing.T, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append([]string{"-accel", "tcg", "-m", "256", "-nodefaults",
 		"-display", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"}, args...)...)
@@ -103,7 +103,7 @@ func TestBootOfNoKernelEnds(t *testing.T) {
 	tools(t, "qemu-system-x86_64")
 	makes(t, BIOS)
 	disk := write(t, BIOS, Boot{Kernel: file(t, 1000), ABI: image.Multiboot2}, 0)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-serial", "stdio",
 		"-drive", "file="+disk+",format=raw,if=ide").CombinedOutput()
