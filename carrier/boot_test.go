@@ -45,7 +45,7 @@ func digest(t *testing.T, paths ...string) [32]byte {
 }
 
 // patience is for a machine that is emulated on a busy host.
-const patience = 4 * time.Minute
+const patience = 10 * time.Minute
 
 // ship makes the carrier of a kernel.
 func ship(t *testing.T, o carrier.Carriage, kernel, args string, interfaces int) (linux, ramdisk string) {

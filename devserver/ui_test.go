@@ -22,7 +22,7 @@ func TestUI(t *testing.T) {
 			if _, err := c.ExecuteWorkflow(t.Context(), runOptions(host), held); err != nil {
 				t.Fatal(err)
 			}
-			browser := &http.Client{Timeout: 20 * time.Second}
+			browser := &http.Client{Timeout: 2 * time.Minute}
 			base := "http://" + net.JoinHostPort(host, port)
 			page, body, cookies := fetch(t, browser, http.MethodGet, base+"/", nil)
 			if page != http.StatusOK || !strings.Contains(body, "<html") {

@@ -85,7 +85,7 @@ func (h *helper) run(command string) string {
 // eventually waits until ready.
 func (h *helper) eventually(ready func() bool) {
 	h.Helper()
-	for end := time.Now().Add(2 * time.Minute); !ready(); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); !ready(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().Before(end) {
 			continue
 		}
@@ -115,7 +115,7 @@ func (h *helper) awaits(volume, state string) {
 
 // dial returns how a connection to port 22 ends.
 func (h *helper) dial() string {
-	ctx, cancel := context.WithTimeout(h.ctx, 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(h.ctx, time.Second)
 	defer cancel()
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", h.address+":22")

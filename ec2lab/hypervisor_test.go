@@ -60,7 +60,7 @@ func startGuest(t *testing.T, m *Machines, g Guest) *process {
 func wait(t *testing.T, p *process, text string) {
 	t.Helper()
 	var out string
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		raw, err := p.Console()
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func ends(t *testing.T, p *process) {
 	t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(2 * time.Minute):
+	case <-time.After(10 * time.Minute):
 		t.Error("the guest runs")
 	}
 }

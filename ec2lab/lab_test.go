@@ -89,11 +89,10 @@ func code(err error) string {
 // until waits until ready.
 func (b *bench) until(ready func() bool) {
 	b.Helper()
-	for range 500 {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if ready() {
 			return
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 	b.Fatalf("it never happens; there is %q", b.Resources())
 }

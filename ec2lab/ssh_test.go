@@ -143,6 +143,7 @@ func TestSilence(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
+	dialer.Timeout = time.Minute
 	if _, err := dialer.DialContext(t.Context(), "tcp", address.String()); err == nil || strings.Contains(err.Error(), "timeout") {
 		t.Errorf("a closed port: %v", err)
 	}

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 
 // contextForChild ends a child whose parent forgot it.
 func contextForChild() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), time.Minute)
+	return context.WithTimeout(context.Background(), 10*time.Minute)
 }
 
 func child(t *testing.T, name, folder string) *exec.Cmd {

@@ -380,7 +380,7 @@ func TestCancelledBoot(t *testing.T) {
 				if done = err == nil; !done && ctx.Err() == nil {
 					t.Fatalf("cancelled after call %d: %v", n, err)
 				}
-				if took := time.Since(began); ctx.Err() != nil && took > 8*time.Second {
+				if took := time.Since(began); ctx.Err() != nil && took > time.Minute {
 					t.Errorf("cancelled after call %d: it took %s", n, took)
 				}
 				if step.KindOf(err).Final() {

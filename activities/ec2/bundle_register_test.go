@@ -245,7 +245,7 @@ func TestBundleKilled(t *testing.T) {
 			if err := c.Start(); err != nil {
 				t.Fatal(err)
 			}
-			for end := time.Now().Add(time.Minute); b.count("PutObject") < kill; time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(5 * time.Minute); b.count("PutObject") < kill; time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatal("nothing is sent")
 				}

@@ -297,8 +297,13 @@ func TestDestroyImportFaults(t *testing.T) {
 				if (call == "CancelImportTask" || call == "AbortMultipartUpload") && (err != nil || len(all) == 0 || all[0].Tags != img.Spec.Tags) {
 					t.Errorf("listed %+v, %v", all, err)
 				}
-				if call == "CreateTags" || call == "DeleteSnapshot" {
-					time.Sleep(200 * time.Millisecond)
+				for end := time.Now().Add(2 * time.Minute); call == "CreateTags" || call == "DeleteSnapshot"; time.Sleep(5 * time.Millisecond) {
+					if strings.Contains(strings.Join(r.lab.Resources(), "\n"), " completed") {
+						break
+					}
+					if time.Now().After(end) {
+						t.Fatalf("the import goes on: %q", r.lab.Resources())
+					}
 				}
 				r.lab.Fault(ec2lab.Fault{Call: call, Lose: lose})
 				r.destroy(img.Spec)

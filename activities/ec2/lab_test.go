@@ -147,7 +147,7 @@ func (b *bench) options(change func(*Options)) {
 	b.Helper()
 	o := Defaults()
 	o.Endpoint, o.Region, o.Account, o.Virtualization, o.BootMode = b.lab.URL(), b.lab.Region(), b.lab.Account(), virtHVM, bootBIOS
-	o.InstanceType, o.Expect, o.Timeout = "t3.micro", "hello", "20s"
+	o.InstanceType, o.Expect, o.Timeout = "t3.micro", "hello", "5m"
 	if change != nil {
 		change(&o)
 	}
@@ -207,11 +207,10 @@ func (b *bench) register() string {
 
 func (b *bench) eventually(what string, is func() bool) {
 	b.Helper()
-	for range 200 {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if is() {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	b.Fatalf("never: %s\n%s", what, strings.Join(b.lab.Resources(), "\n"))
 }

@@ -169,8 +169,15 @@ func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 	r.register(img)
 	img.Spec.Generation, img.Spec.App = 1, "other"
 	r.lab.Fault(ec2lab.Fault{Call: "ImportSnapshot", Stuck: true})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	asked := r.count("DescribeImportSnapshotTasks")
+	go func() { // while the import is stuck
+		for ctx.Err() == nil && r.count("DescribeImportSnapshotTasks") < asked+2 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+	}()
 	if _, err := New(r.site).Register(ctx, img); ctx.Err() == nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func realDancer(t *testing.T) *dancer {
 // patient is a target that waits for a helper as long as QEMU may take.
 func patient(site step.Site) *Target {
 	t := New(site)
-	t.limits.reach, t.limits.grace = 2*time.Minute, time.Second
+	t.limits.reach, t.limits.grace = 5*time.Minute, time.Second
 	return t
 }
 

@@ -67,7 +67,7 @@ func TestVolumeDetachStuck(t *testing.T) {
 	d.lab.Fault(ec2lab.Fault{Call: "DetachVolume", Stuck: true})
 	target := hasty(d.site)
 	target.limits.detached = 500 * time.Millisecond
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if _, err := target.Register(ctx, d.img); err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func TestVolumeDeleted(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	_, err = d.try(ctx)
 	d.closed(err)

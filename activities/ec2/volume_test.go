@@ -51,7 +51,7 @@ func (r *registry) dancing(img step.Image, helper string) step.Image {
 // hasty is a target that does not wait long.
 func hasty(site step.Site) *Target {
 	t := New(site)
-	t.limits.reach, t.limits.grace, t.limits.unlisted, t.limits.detached = time.Millisecond, time.Millisecond, 500*time.Millisecond, 5*time.Second
+	t.limits.reach, t.limits.grace, t.limits.unlisted, t.limits.detached = time.Millisecond, time.Millisecond, 500*time.Millisecond, time.Minute
 	return t
 }
 
