@@ -28,7 +28,7 @@ const linuxArgs = "console=ttyS0,115200 quiet panic=-1 norandmaps mitigations=of
 
 // linuxGuest is a guest with [Linux].
 type linuxGuest struct {
-	*process
+	*qmp.Process
 	ctx     context.Context
 	nitro   bool
 	monitor *qmp.Client
@@ -57,16 +57,16 @@ func MissingLinux(ctx context.Context) error {
 }
 
 // startLinux starts a guest with Linux.
-func startLinux(ctx context.Context, p *process, g Guest) (*linuxGuest, error) {
+func startLinux(ctx context.Context, p *qmp.Process, g Guest) (*linuxGuest, error) {
 	image, err := linux.Build(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("make a Linux: %w", err)
 	}
-	ramdisk := filepath.Join(p.dir, "ramdisk")
+	ramdisk := filepath.Join(p.Dir, "ramdisk")
 	if err := writeRamdisk(ramdisk, image.Ramdisk, g.Linux.Login); err != nil {
 		return nil, err
 	}
-	l := &linuxGuest{process: p, ctx: ctx, nitro: g.Linux.Nitro, here: make(chan struct{}), slots: map[string]string{}, next: 8, waits: map[string]chan struct{}{}}
+	l := &linuxGuest{Process: p, ctx: ctx, nitro: g.Linux.Nitro, here: make(chan struct{}), slots: map[string]string{}, next: 8, waits: map[string]chan struct{}{}}
 	cmd := exec.Command("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max", "-m", "512M", //nolint:noctx // it outlives the call; Stop ends it
 		"-kernel", image.Kernel, "-initrd", ramdisk, "-append", linuxArgs, "-no-reboot", "-S", "-serial", "stdio",
 		"-chardev", "socket,id=init,fd=3", "-serial", "chardev:init", "-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control",
@@ -81,7 +81,7 @@ func startLinux(ctx context.Context, p *process, g Guest) (*linuxGuest, error) {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
 	}
 	l.init = ours[0]
-	if err := p.start(cmd); err != nil {
+	if err := p.Start(cmd); err != nil {
 		return nil, errors.Join(err, ours[0].Close(), ours[1].Close())
 	}
 	l.monitor = qmp.New(ours[1], func(event string, data json.RawMessage) {
@@ -91,7 +91,7 @@ func startLinux(ctx context.Context, p *process, g Guest) (*linuxGuest, error) {
 		}
 	})
 	go func() {
-		<-p.ended // which ends the conversations
+		<-p.Done // which ends the conversations
 		_, _ = ours[0].Close(), ours[1].Close()
 	}()
 	go l.listen(g.Linux)
@@ -185,7 +185,7 @@ func (l *linuxGuest) await(line string, do func() error) error {
 	select {
 	case <-c:
 		return nil
-	case <-l.ended:
+	case <-l.Done:
 		return errors.New("the machine has ended")
 	case <-l.ctx.Done():
 		return l.ctx.Err()
@@ -196,7 +196,7 @@ func (l *linuxGuest) await(line string, do func() error) error {
 func (l *linuxGuest) tell(verb, answer string, d Disk) error {
 	select {
 	case <-l.here:
-	case <-l.ended:
+	case <-l.Done:
 		return errors.New("the machine has ended")
 	case <-l.ctx.Done():
 		return l.ctx.Err()

@@ -18,7 +18,7 @@ const (
 // startQEMU starts a guest with what every instance has: COM1, which is the console, an NVMe
 // disk, and a network interface with DHCP. QEMU has no ENA; vmxnet3 is in its place, for
 // which unikernels have no driver either. No other machine is in the network.
-func (p *process) startQEMU(g Guest) error {
+func startQEMU(p *qmp.Process, g Guest) error {
 	args := []string{"-no-user-config", "-nodefaults", "-display", "none", "-accel", "tcg",
 		"-cpu", "max", // it has RDRAND, as instances have: without it Linux waits long for random numbers
 		"-m", fmt.Sprintf("%dM", g.Memory),
@@ -31,11 +31,11 @@ func (p *process) startQEMU(g Guest) error {
 		if err != nil {
 			return err
 		}
-		vars := filepath.Join(p.dir, "vars")
+		vars := filepath.Join(p.Dir, "vars")
 		if err := os.WriteFile(vars, raw, 0o600); err != nil {
 			return err
 		}
 		args = append(args, "-drive", "if=pflash,format=raw,readonly=on,file="+ovmfCode, "-drive", "if=pflash,format=raw,file="+qmp.Option(vars))
 	}
-	return p.start(exec.Command("qemu-system-x86_64", args...)) //nolint:noctx // it outlives the call; Stop ends it
+	return p.Start(exec.Command("qemu-system-x86_64", args...)) //nolint:noctx // it outlives the call; Stop ends it
 }

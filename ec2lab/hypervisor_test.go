@@ -35,18 +35,17 @@ func helloDisk(t *testing.T, l disk.Layout, abi, args string) string {
 }
 
 // startGuest starts a guest, which the test stops in the end.
-func startGuest(t *testing.T, m *Machines, g Guest) *process {
+func startGuest(t *testing.T, m *Machines, g Guest) Running {
 	t.Helper()
-	r, err := m.Start(t.Context(), g)
+	p, err := m.Start(t.Context(), g)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := r.(*process)
 	t.Cleanup(func() {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
-		if _, err := os.Stat(p.dir); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(m.dir, g.ID)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the guest's folder is left: %v", err)
 		}
 		if !p.Ended() {
@@ -57,7 +56,7 @@ func startGuest(t *testing.T, m *Machines, g Guest) *process {
 }
 
 // wait waits until a guest has printed text.
-func wait(t *testing.T, p *process, text string) {
+func wait(t *testing.T, p Running, text string) {
 	t.Helper()
 	var out string
 	for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -73,12 +72,12 @@ func wait(t *testing.T, p *process, text string) {
 }
 
 // ends waits until a guest has ended by itself.
-func ends(t *testing.T, p *process) {
+func ends(t *testing.T, p Running) {
 	t.Helper()
-	select {
-	case <-p.ended:
-	case <-time.After(10 * time.Minute):
-		t.Error("the guest runs")
+	for end := time.Now().Add(10 * time.Minute); !p.Ended(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the guest runs")
+		}
 	}
 }
 
@@ -115,7 +114,7 @@ func TestXenGuests(t *testing.T) {
 		}
 	})
 	t.Run("guests", func(t *testing.T) { xenGuests(t, m) })
-	left, err := m.xen.Run(t.Context(), "sh", "-c", "xl list | sed 1,2d; ls /root /var/log/xen/console; losetup -a; pgrep -a tail || :")
+	left, err := m.xen.Lab().Run(t.Context(), "sh", "-c", "xl list | sed 1,2d; ls /root /var/log/xen/console; losetup -a; pgrep -a tail || :")
 	if err != nil || strings.Contains(left, "i-0") {
 		t.Errorf("left in dom0:\n%s%v", left, err)
 	}
