@@ -38,7 +38,7 @@ test: $(TOOLS)/gotest deps-test build ## every test that needs no lab: real QEMU
 
 test-all: test ## every test: those on a real Xen as well
 	$(GOTEST) -count 1 ./activities/xen ./xenlab # the cache does not know that a lab has changed
-	$(GOTEST) -count 1 -p 1 -run '^TestXen|^TestQEMU$$' ./ec2lab ./e2e # one Xen at a time: its tests have time limits
+	$(GOTEST) -count 1 -p 1 -run '^TestXen|^TestQEMU$$' ./ec2lab ./xapilab ./e2e # one Xen at a time: its tests have time limits
 	$(GOTEST) -run 'Killed|VolumeByHelper|VolumeResumes|VolumeNotLetIn' ./activities/ec2 # more often than with -short, and with real helpers
 	@echo 'The ten slowest:'; sort -rn $(TIMES) | head -n 10
 

@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/morgana-deploy/morgana/image"
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/need"
+	"github.com/morgana-deploy/morgana/xenlab"
 )
 
 var (
@@ -92,4 +94,21 @@ func (l *Lab) client(t *testing.T) *http.Client {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// The bytes of the VDIs boot in a real Xen.
+func TestXen(t *testing.T) {
+	need.Lab(t, xenlab.Missing(t.Context()))
+	m := NewMachines(t.TempDir())
+	t.Cleanup(func() { // after the lab's end
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	l := start(t, Config{Hypervisor: m})
+	for domainType, mode := range map[string]string{"pv": "xen-pv", "pvh": "xen-pvh"} {
+		begin := time.Now()
+		live(t, l, domainType, hello(t, disk.Whole, image.XenPV), "boot mode: "+mode+"\ncommand line: [stay a=b]")
+		t.Logf("%s took %v", domainType, time.Since(begin))
+	}
 }
