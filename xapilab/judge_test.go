@@ -206,7 +206,7 @@ func beginImport(t *testing.T, l *Lab, request string) io.Closer {
 		t.Fatal(err)
 	}
 	put.ContentLength = 4 << 20
-	answer, err := l.client(t).Do(put)
+	answer, err := l.client(t).Do(put) //nolint:bodyclose // both closes it
 	if err != nil || answer.StatusCode != http.StatusOK {
 		t.Fatal(answer, err)
 	}

@@ -95,7 +95,7 @@ func (d *Domains) Start(ctx context.Context, c Domain) (_ *Started, err error) {
 	if err != nil {
 		err = fmt.Errorf("create domain %s: %w: %s", c.Name, err, strings.TrimSpace(said.String()))
 	} else {
-		err = s.Process.Start(d.lab.Command(s.ctx, "sh", "-c", followConsole, "sh", c.Name))
+		err = s.Start(d.lab.Command(s.ctx, "sh", "-c", followConsole, "sh", c.Name))
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.destroy(), os.RemoveAll(s.Dir))
