@@ -95,19 +95,18 @@ func TestKilled(t *testing.T) {
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- c.Wait() }()
-			for err, running := error(nil), true; running; {
+			for running := true; running; {
 				select {
-				case err = <-ended:
-					if running = false; err != nil {
+				case err := <-ended:
+					if err != nil {
 						t.Fatalf("%v\n%s", err, out.String())
 					}
 					return kills
 				case <-time.After(time.Millisecond):
-					if len(b.lab.Calls())-calls >= after {
+					if running = len(b.lab.Calls())-calls < after; !running {
 						kills++
 						_ = c.Process.Kill() // it may have ended
 						<-ended
-						running = false
 					}
 				}
 			}
