@@ -15,7 +15,7 @@ GOTEST  := $(TOOLS)/gotest $(TIMES) -timeout 30m
 
 export MORGANA_BIN := $(BIN)
 
-.PHONY: help demo build test test-all lint bench deps deps-test clean xenlab xenlab-down ec2lab
+.PHONY: help demo build test test-all lint bench deps deps-test clean xenlab xenlab-down ec2lab xapilab
 
 help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ xenlab-down: ## stop that Xen
 ec2lab: ## run an EC2 on loopback until Ctrl-C, to deploy to (docs/targets/ec2.md)
 	@scripts/deps.sh lab
 	@go run ./ec2lab/lab
+
+xapilab: ## run a XenAPI on loopback until Ctrl-C, to deploy to (docs/targets/xenserver.md)
+	@scripts/deps.sh lab
+	@go run ./xapilab/lab
 
 clean: ## remove bin/ and .bin/
 	rm -rf $(BIN) $(TOOLS)
