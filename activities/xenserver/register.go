@@ -1,6 +1,7 @@
 package xenserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,9 +85,6 @@ func (r *registering) adopt(ctx context.Context) (ref, vdiRecord, error) {
 		if err != nil {
 			return null, vdiRecord{}, err
 		}
-		for vdi, rec := range whole {
-			return vdi, rec, r.check(rec, integer(rec.OtherConfig[keyComplete]))
-		}
 		busy := ""
 		for vdi, rec := range halves {
 			err := r.p.call(ctx, nil, "VDI.destroy", vdi)
@@ -96,6 +94,9 @@ func (r *registering) adopt(ctx context.Context) (ref, vdiRecord, error) {
 			case err != nil && !is(err, "HANDLE_INVALID"):
 				return null, vdiRecord{}, err
 			}
+		}
+		if len(whole) > 0 {
+			return r.pick(ctx, whole)
 		}
 		if busy == "" {
 			return null, vdiRecord{}, nil
@@ -126,6 +127,34 @@ func (r *registering) find(ctx context.Context) (whole, halves map[ref]vdiRecord
 			r.s.Type == typeHVM && !slices.Equal(users(rec.OtherConfig), []step.Tags{tags})
 	})
 	return whole, halves, err
+}
+
+// pick chooses one of whole VDIs, and destroys others that calls at the same time have made of
+// the same rollout. One that a call has returned has the rollout's use key.
+func (r *registering) pick(ctx context.Context, whole map[ref]vdiRecord) (ref, vdiRecord, error) {
+	unused := func(vdi ref) int {
+		if _, used := whole[vdi].OtherConfig[keyUse+r.folder]; used {
+			return 0
+		}
+		return 1
+	}
+	best := slices.SortedFunc(maps.Keys(whole), func(a, b ref) int {
+		return cmp.Or(cmp.Compare(unused(a), unused(b)), cmp.Compare(a, b))
+	})
+	for _, vdi := range best[1:] {
+		if slices.Equal(users(whole[vdi].OtherConfig), []step.Tags{r.img.Spec.Tags}) && len(whole[vdi].VBDs) == 0 {
+			if err := r.discard(ctx, vdi); err != nil {
+				return null, vdiRecord{}, err
+			}
+		}
+	}
+	rec := whole[best[0]]
+	return best[0], rec, r.check(rec, integer(rec.OtherConfig[keyComplete]))
+}
+
+// discard destroys a VDI that another call may have destroyed.
+func (r *registering) discard(ctx context.Context, vdi ref) error {
+	return unless(r.p.call(ctx, nil, "VDI.destroy", vdi), "HANDLE_INVALID")
 }
 
 // check compares the size of a VDI with the disk's: the pool takes an import that is shorter
@@ -171,10 +200,20 @@ func (r *registering) make(ctx context.Context) (vdi ref, rec vdiRecord, err err
 	if err != nil {
 		return null, rec, err
 	}
-	for other, rec := range whole { // another call at the same time was faster
-		return other, rec, unless(r.p.call(ctx, nil, "VDI.destroy", vdi), "HANDLE_INVALID")
+	if len(whole) > 0 { // another call at the same time was faster
+		if err := r.discard(ctx, vdi); err != nil {
+			return null, rec, err
+		}
+		return r.pick(ctx, whole)
 	}
-	return vdi, rec, r.p.set(ctx, "VDI", vdi, keyComplete, strconv.FormatInt(info.Size(), 10))
+	if err := r.p.set(ctx, "VDI", vdi, keyComplete, strconv.FormatInt(info.Size(), 10)); err != nil {
+		return null, rec, err
+	}
+	other, rec, err := r.adopt(ctx) // another call may have done the same
+	if err == nil && other == null {
+		err = fmt.Errorf("the VDI %s was destroyed meanwhile", nameOf(tags))
+	}
+	return other, rec, err
 }
 
 // newVDI has the fields of a VDI for VDI.create.

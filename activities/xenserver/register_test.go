@@ -1,0 +1,215 @@
+package xenserver
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/xapilab"
+)
+
+// disk returns the bytes of a VDI in the lab.
+func (b *bench) disk(r step.Registration) []byte {
+	b.Helper()
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(b.lab.CA), r.ID))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return text
+}
+
+// want returns the raw disk of an image.
+func (b *bench) want(img step.Image) []byte {
+	b.Helper()
+	a, _ := step.FileNamed(img.Files, packedDisk)
+	packed, err := b.site.Store.Open(b.Context(), a)
+	if err != nil {
+		b.Fatal(err)
+	}
+	path := filepath.Join(b.TempDir(), "disk")
+	if err := disk.Unpack(b.Context(), packed, path); err != nil {
+		b.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return text
+}
+
+// TestRegisterFormats sends a disk in each format to the master and to another host.
+func TestRegisterFormats(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	for i, test := range []struct{ options, format string }{
+		{``, "raw"}, // the whole disk is 1 MiB
+		{`,"format":"vhd"`, "vhd"},
+		{`,"size":"64MiB"`, "vhd"},
+		{`,"size":"7MiB"`, "vhd"},
+		{`,"size":"64MiB","format":"raw"`, "raw"},
+		{`,"type":"hvm","size":"5MiB"`, "vhd"},
+	} {
+		for _, redirect := range []bool{false, true} {
+			remove := func() {}
+			if redirect {
+				remove = b.lab.Fault(xapilab.Fault{Call: "PUT /import_raw_vdi", Redirect: true})
+			}
+			img := b.image(fmt.Sprintf("app%d", i), test.options)
+			r := b.register(img)
+			remove()
+			if got, want := b.disk(r), b.want(img); !bytes.Equal(got, want) {
+				t.Errorf("%s: the VDI has %d bytes, not those of the disk of %d", test.options, len(got), len(want))
+			}
+			if call := b.last("PUT /import_raw_vdi"); call.Params[0].(map[string]any)["format"] != test.format {
+				t.Errorf("%s: sent as %v, want %s", test.options, call.Params, test.format)
+			}
+			b.destroy(img.Spec)
+		}
+	}
+}
+
+// last returns the last call of a method.
+func (b *bench) last(method string) (last xapilab.Call) {
+	for _, c := range b.lab.Calls() {
+		if c.Method == method {
+			last = c
+		}
+	}
+	return last
+}
+
+// vdis returns the lines of the VDIs that were made.
+func (b *bench) vdis() (all []string) {
+	for _, line := range b.lab.Resources() {
+		if strings.HasPrefix(line, "VDI ") {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+// TestRegisterCut cuts an upload after any byte, and loses answers. The next try makes the
+// disk whole, and there is one VDI.
+func TestRegisterCut(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("cut", `,"size":"16MiB"`)
+	want := b.want(img)
+	const sent = 512 + 1024 + 512 + 512 + 2<<20 + 512 // a VHD of one block
+	cuts := []int64{1, 511, 512, 1536, 2048, 2560, 1 << 20, sent - 513, sent - 512, sent - 1}
+	for range 10 {
+		cuts = append(cuts, 1+rand.Int64N(sent-1))
+	}
+	faults := []xapilab.Fault{
+		{Call: "PUT /import_raw_vdi", Status: 500},
+		{Call: "PUT /import_raw_vdi", TaskError: []string{"VDI_IO_ERROR", "Device I/O errors"}},
+	}
+	for _, at := range cuts {
+		faults = append(faults, xapilab.Fault{Call: "PUT /import_raw_vdi", Cut: at})
+	}
+	for _, call := range []string{"task.create", "VDI.create", "VDI.get_record", "VDI.add_to_other_config", "PUT /import_raw_vdi", "task.destroy"} {
+		faults = append(faults, xapilab.Fault{Call: call, Lose: xapilab.Before}, xapilab.Fault{Call: call, Lose: xapilab.After})
+	}
+	faults = append(faults, xapilab.Fault{Call: "VDI.add_to_other_config", Skip: 1, Lose: xapilab.After})
+	for _, f := range faults {
+		remove := b.lab.Fault(f)
+		_, first := b.target().Register(t.Context(), img)
+		remove()
+		if step.KindOf(first).Final() {
+			t.Errorf("%+v: a final error: %v", f, first)
+		}
+		r := b.register(img)
+		if got := b.disk(r); !bytes.Equal(got, want) {
+			t.Errorf("%+v: the VDI is not whole, after %v", f, first)
+		}
+		if all := b.vdis(); len(all) != 1 {
+			t.Errorf("%+v: VDIs %q", f, all)
+		}
+		if f.Cut > 0 && first == nil {
+			t.Errorf("%+v: no error", f)
+		}
+		b.destroy(img.Spec)
+	}
+}
+
+// TestRegisterAdopts adopts whole VDIs only.
+func TestRegisterAdopts(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("web", `,"type":"pv"`)
+	first := b.register(img)
+	if again := b.register(img); again.ID != first.ID || !again.Adopted || first.Adopted {
+		t.Errorf("registered as %+v, then as %+v", first, again)
+	}
+	// Another generation whose VM has more memory has the same disk.
+	more := b.image("web", `,"type":"pv","memory":256,"args":"stay"`)
+	more.Spec.Generation = 2
+	if other := b.register(more); other.ID != first.ID || !other.Adopted || more.Digest == img.Digest {
+		t.Errorf("another generation of image %s registered as %+v", more.Digest, other)
+	}
+	// Another life has another disk, and so has another app.
+	life := img
+	life.Spec.Life = "99999999"
+	if other := b.register(life); other.ID == first.ID || other.Adopted {
+		t.Errorf("another life registered as %+v", other)
+	}
+	// An hvm VM writes to its disk.
+	hvm := b.image("hvm", `,"type":"hvm"`)
+	one := b.register(hvm)
+	hvm.Spec.Generation = 2
+	if other := b.register(hvm); other.ID == one.ID || other.Adopted {
+		t.Errorf("another generation of an hvm VM registered as %+v, the first as %s", other, one.ID)
+	}
+	if n := b.count("PUT /import_raw_vdi"); n != 4 {
+		t.Errorf("%d uploads, want 4", n)
+	}
+}
+
+// TestRegisterTogether makes one VDI in calls at the same time. A call may fail, and is retried.
+func TestRegisterTogether(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("web", "")
+	done := make(chan error)
+	for range 4 {
+		go func() {
+			_, err := b.target().Register(t.Context(), img)
+			done <- err
+		}()
+	}
+	failed := 0
+	for range 4 {
+		if err := <-done; err != nil {
+			t.Log(err)
+			failed++
+		}
+	}
+	if failed == 4 {
+		t.Error("no call succeeded")
+	}
+	r := b.register(img)
+	if all := b.vdis(); len(all) != 1 || b.lab.Get(b.lab.Ref("VDI", nameOf(img.Spec.Tags)), "uuid") != r.ID {
+		t.Errorf("%q, registered as %s", all, r.ID)
+	}
+}
+
+func TestRegisterFull(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	b.lab.AddSR("small", 2<<20)
+	img := b.image("web", `,"sr":"small"`)
+	b.lab.AddVDI(map[string]any{"SR": b.lab.Ref("SR", "small"), "virtual_size": int64(2 << 20), "physical_utilisation": int64(2 << 20)})
+	_, err := b.target().Register(t.Context(), img)
+	if step.KindOf(err) != step.Conflict || !strings.Contains(fmt.Sprint(err), "the SR small has 0 MiB left, and the disk needs 1") {
+		t.Errorf("%v", err)
+	}
+	if n := b.count("VDI.create"); n > 0 {
+		t.Errorf("made %d VDIs", n)
+	}
+}
