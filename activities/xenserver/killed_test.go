@@ -105,8 +105,10 @@ func TestKilled(t *testing.T) {
 				case <-time.After(time.Millisecond):
 					if running = len(b.lab.Calls())-calls < after; !running {
 						kills++
-						_ = c.Process.Kill() // it may have ended
-						<-ended
+						_ = c.Process.Kill()
+						if err := <-ended; err == nil { // it had ended
+							return kills - 1
+						}
 					}
 				}
 			}
