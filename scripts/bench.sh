@@ -14,7 +14,7 @@ measure() {
 		{ cat "$tools/bench.part" >&2; exit 1; }
 	cat "$tools/bench.part" >>"$tools/bench"
 }
-for part in ${*:-Deploy Watch Boot Image ImageMemory Put Upload Backings Import Carrier Xen}; do
+for part in ${*:-Deploy Watch Boot Image ImageMemory Put Upload Backings Import Carrier XenServer Xen}; do
 	echo "bench: $part" >&2
 	case $part in
 	Put) measure 'Put(Again)?' 6 3x ./store ;;
@@ -24,7 +24,7 @@ for part in ${*:-Deploy Watch Boot Image ImageMemory Put Upload Backings Import 
 	Deploy) measure "$part" 4 1x ./bench ;;
 	Watch) measure "$part" 1 1x ./bench ;;
 	Boot) measure "$part" 15 1x ./bench ;;
-	Carrier | Xen) measure "$part" 3 1x ./bench ;;
+	Carrier | XenServer | Xen) measure "$part" 3 1x ./bench ;;
 	*) measure "$part" 6 1x ./bench ;;
 	esac
 done
