@@ -9,7 +9,7 @@ import (
 const (
 	// maxMissed is how many questions about a task may go unanswered, one after the other:
 	// a try of the step may have sent a disk before.
-	maxMissed      = 5
+	maxMissed      = 10
 	discardTimeout = 5 * time.Second
 )
 
@@ -18,7 +18,7 @@ const (
 // nil. If ctx is done the task stays.
 func (p *pool) await(ctx context.Context, task ref, progress func(float64)) (result string, err error) {
 	missed := 0
-	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 2*time.Second) {
+	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 2*time.Second) {
 		t, err := one[taskRecord](ctx, p, "task", task)
 		switch {
 		case err == nil && t.Status != "pending" && t.Status != "cancelling":

@@ -96,7 +96,7 @@ func (p *pool) refuses(s *stream, v visit) error {
 	return e
 }
 
-// console connects to a console of protocol vt100 of a VM that runs or is paused. It reads
+// console connects to a console of protocol vt100 of a VM that runs: one that is paused has none. It reads
 // what the VM prints from now on, until it is closed or ctx is done.
 func (p *pool) console(ctx context.Context, console ref) (io.ReadCloser, error) {
 	var host ref

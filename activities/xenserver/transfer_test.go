@@ -3,20 +3,21 @@ package xenserver
 import (
 	"bytes"
 	"context"
-	"errors"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/xapilab"
 )
 
 func task(status, result string, info ...string) map[string]any {
@@ -85,198 +86,124 @@ func TestAwaitGivesUp(t *testing.T) {
 	assert.Equal(t, maxMissed+1, strings.Count(strings.Join(h.called(), " "), "task.get_record"))
 }
 
-// importer is the import of a host. It acts as xapi: 200 before the body, and the verdict is
-// in the task.
-type importer struct {
-	mu     sync.Mutex
-	status string // of the task
-	info   []string
-	got    bytes.Buffer
-	query  string
-	header http.Header
-
-	redirect string // the other host's URL
-	code     int    // instead of 200
-	cut      int64  // the connection ends after so many bytes
+// uploads is a pool of the lab with a VDI.
+type uploads struct {
+	*testing.T
+	lab  *xapilab.Lab
+	p    *pool
+	vdi  ref
+	file string // of the VDI
+	disk []byte
+	sent []int64
 }
 
-func (i *importer) answer(method string, _ []any) any {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	switch method {
-	case "task.create":
-		i.status = "pending"
-		return "OpaqueRef:task"
-	case "task.get_record":
-		return task(i.status, "", i.info...)
-	}
-	return nil
-}
-
-func (i *importer) serve(w http.ResponseWriter, r *http.Request, verdict *importer) {
-	switch {
-	case i.redirect != "":
-		w.Header().Set("Location", i.redirect+r.URL.RequestURI())
-		w.WriteHeader(http.StatusFound)
-		return
-	case i.code != 0:
-		w.WriteHeader(i.code)
-		return
-	}
-	conn, in, err := w.(http.Hijacker).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	defer func() { _ = conn.Close() }()
-	_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\n")
-	time.Sleep(20 * time.Millisecond) // a client that takes the 200 for the end is gone by now
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.query, i.header = r.URL.RawQuery, r.Header
-	n, _ := io.CopyN(&i.got, in, min(r.ContentLength, max(i.cut, 0)+(1<<40)*map[bool]int64{true: 1}[i.cut == 0]))
-	end, info := "success", []string(nil)
-	if n < r.ContentLength {
-		end, info = "failure", []string{"VDI_IO_ERROR", "Device I/O errors"}
-	}
-	if verdict == i {
-		i.status, i.info = end, info
-		return
-	}
-	verdict.mu.Lock()
-	defer verdict.mu.Unlock()
-	verdict.status, verdict.info = end, info
-}
-
-func newImporter(t *testing.T, i, verdict *importer) *host {
+func newUploads(t *testing.T) *uploads {
 	t.Helper()
-	h := newHost(t, i.answer)
-	h.Config.Handler.(*http.ServeMux).HandleFunc("PUT /import_raw_vdi", func(w http.ResponseWriter, r *http.Request) { i.serve(w, r, verdict) })
-	return h
+	dir := t.TempDir()
+	u := &uploads{T: t, lab: newLab(t, xapilab.Config{Dir: dir}), disk: bytes.Repeat([]byte("0123456789abcdef"), 1<<18)}
+	pin, err := hex.DecodeString(strings.ReplaceAll(u.lab.Fingerprint, ":", ""))
+	require.NoError(t, err)
+	u.p = connected(t, access{host: u.lab.URL, user: u.lab.User, password: u.lab.Password, fingerprints: [][32]byte{[32]byte(pin)}})
+	require.NoError(t, u.p.call(t.Context(), &u.vdi, "VDI.create", newVDI{SR: ref(u.lab.Ref("SR", u.lab.SR)), VirtualSize: int64(len(u.disk)), Type: "user"}))
+	files, err := filepath.Glob(filepath.Join(dir, "*", u.lab.Get(string(u.vdi), "uuid").(string)))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	u.file = files[0]
+	return u
 }
 
-// bodyOf is a body that tells how often it was opened.
-func bodyOf(b []byte, opened *int) func() (io.ReadCloser, error) {
-	return func() (io.ReadCloser, error) { *opened++; return io.NopCloser(bytes.NewReader(b)), nil }
+// upload sends the disk, and no more of it than there is in has.
+func (u *uploads) upload(ctx context.Context, has []byte) error {
+	return u.p.upload(ctx, u.vdi, "morgana-hello", "raw", int64(len(u.disk)),
+		func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(has)), nil }, func(n int64) { u.sent = append(u.sent, n) })
+}
+
+// noTask checks that no task is left.
+func (u *uploads) noTask() {
+	u.Helper()
+	assert.Equal(u, []string{"VDI "}, u.lab.Resources())
 }
 
 func TestUpload(t *testing.T) {
-	b := bytes.Repeat([]byte("0123456789abcdef"), 200_000)
-	size := int64(len(b))
-	verdict := &importer{}
-	h := newImporter(t, verdict, verdict)
-	var opened int
-	var sent []int64
-	require.NoError(t, h.pool(t).upload(t.Context(), "OpaqueRef:vdi", "morgana-hello", "vhd", size, bodyOf(b, &opened), func(n int64) { sent = append(sent, n) }))
-	assert.True(t, bytes.Equal(b, verdict.got.Bytes()))
-	assert.Equal(t, "format=vhd&session_id="+strings.ReplaceAll(session, ":", "%3A")+"&task_id=OpaqueRef%3Atask&vdi=OpaqueRef%3Avdi", verdict.query)
-	assert.Empty(t, verdict.header["Transfer-Encoding"])
-	assert.Equal(t, fmt.Sprint(size), verdict.header.Get("Content-Length"))
-	assert.Equal(t, 1, opened)
-	assert.Greater(t, len(sent), 10)
-	assert.Equal(t, size, sent[len(sent)-1])
-	assert.Equal(t, "task.destroy", h.called()[len(h.called())-1])
+	u := newUploads(t)
+	require.NoError(t, u.upload(t.Context(), u.disk))
+	got, err := os.ReadFile(u.file)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(u.disk, got))
+	assert.Greater(t, len(u.sent), 10)
+	assert.Equal(t, int64(len(u.disk)), u.sent[len(u.sent)-1])
+	u.noTask()
 }
 
-// A redirect is followed to a host whose certificate is pinned, or that the master tells.
+// A redirect is followed to a host whose certificate the master tells, and to no other.
 func TestUploadIsRedirected(t *testing.T) {
-	for name, c := range map[string]struct {
-		pinned, told bool
-	}{"pinned": {true, false}, "told": {false, true}, "neither": {}} {
-		t.Run(name, func(t *testing.T) {
-			first := &importer{}
-			second := &importer{}
-			member := newImporter(t, second, first)
-			first.redirect = member.URL
-			var master *host
-			master = newHost(t, func(method string, args []any) any {
-				switch {
-				case method == "Certificate.get_all_records" && c.told:
-					return map[string]any{"OpaqueRef:c": map[string]any{"type": "host", "fingerprint": fingerprint(member.digest())}}
-				case method == "Certificate.get_all_records":
-					return map[string]any{"OpaqueRef:c": map[string]any{"type": "host", "fingerprint": fingerprint(master.digest())},
-						"OpaqueRef:d": map[string]any{"type": "ca", "fingerprint": fingerprint(member.digest())}}
-				}
-				return first.answer(method, args)
-			})
-			master.Config.Handler.(*http.ServeMux).HandleFunc("PUT /import_raw_vdi", func(w http.ResponseWriter, r *http.Request) { first.serve(w, r, first) })
-			p := master.pool(t)
-			if c.pinned {
-				p = master.pool(t, member)
-			}
-			var opened int
-			err := p.upload(t.Context(), "OpaqueRef:vdi", "morgana-hello", "raw", 5, bodyOf([]byte("hello"), &opened), func(int64) {})
-			assert.Contains(t, master.called(), "task.destroy")
-			if !c.pinned && !c.told {
-				told(t, err, step.Unauthorized, "fingerprint: ", fingerprint(member.digest()))
-				assert.Zero(t, opened)
-				return
-			}
-			require.NoError(t, err)
-			assert.Equal(t, "hello", second.got.String())
-			assert.Contains(t, second.query, "task_id=OpaqueRef%3Atask")
-			assert.Equal(t, 1, opened)
-		})
-	}
+	u := newUploads(t)
+	u.lab.Fault(xapilab.Fault{Call: "PUT /import_raw_vdi", Redirect: true, Times: 2})
+	remove := u.lab.Fault(xapilab.Fault{Call: "Certificate.get_all_records", Error: []string{"MESSAGE_METHOD_UNKNOWN", "Certificate.get_all_records"}})
+	told(t, u.upload(t.Context(), u.disk), step.Unauthorized, "fingerprint: ", u.lab.MemberFingerprint)
+	assert.Empty(t, u.sent)
+	u.noTask()
+	remove()
+	require.NoError(t, u.upload(t.Context(), u.disk))
+	got, err := os.ReadFile(u.file)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(u.disk, got))
+	u.noTask()
 }
 
 func TestUploadFails(t *testing.T) {
-	plain := "http://127.0.0.1:1"
-	big := make([]byte, 8<<20)
+	const put = "PUT /import_raw_vdi"
+	u := newUploads(t)
 	for name, c := range map[string]struct {
-		host *importer
-		body io.Reader
-		kind step.Kind
-		text string
+		fault xapilab.Fault
+		short int
+		kind  step.Kind
+		text  string
 	}{
-		"another session": {&importer{code: http.StatusUnauthorized}, nil, "", "HTTP 401"},
-		"another role":    {&importer{code: http.StatusForbidden}, nil, step.Unauthorized, "HTTP 403"},
-		"no such VDI":     {&importer{code: http.StatusInternalServerError}, nil, "", "HTTP 500"},
-		"not by HTTPS":    {&importer{redirect: plain}, nil, "", "HTTP 302"},
-		"a cut":           {&importer{cut: 1 << 20}, nil, "", "could not write the disk"},
-		"a cut at once":   {&importer{cut: -1}, nil, "", "could not write the disk"},
-		"a short body":    {&importer{}, bytes.NewReader(big[:1<<20]), "", "could not write the disk"},
+		"another session":  {xapilab.Fault{Status: http.StatusUnauthorized}, 0, "", "HTTP 401"},
+		"another role":     {xapilab.Fault{Status: http.StatusForbidden}, 0, step.Unauthorized, "HTTP 403"},
+		"no such VDI":      {xapilab.Fault{Status: http.StatusInternalServerError}, 0, "", "HTTP 500"},
+		"a lost answer":    {xapilab.Fault{Lose: xapilab.Before}, 0, "", "EOF"},
+		"a cut":            {xapilab.Fault{Cut: 1 << 20}, 0, "", "could not write the disk"},
+		"a cut at once":    {xapilab.Fault{Cut: 1}, 0, "", "could not write the disk"},
+		"an SR that fills": {xapilab.Fault{TaskError: []string{"SR_BACKEND_FAILURE_44", "", "no space", ""}}, 0, step.NoSpace, "the SR is full"},
+		"a short disk":     {xapilab.Fault{Delay: 1}, 1 << 20, "", "could not write the disk"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := c.host
-			h := newImporter(t, i, i)
-			if c.body == nil {
-				c.body = bytes.NewReader(big)
-			}
-			p := h.pool(t)
-			err := p.upload(t.Context(), "OpaqueRef:vdi", "morgana-hello", "raw", int64(len(big)),
-				func() (io.ReadCloser, error) { return io.NopCloser(c.body), nil }, func(int64) {})
-			told(t, err, c.kind, c.text)
-			assert.Contains(t, h.called(), "task.destroy")
-			if i.code == http.StatusUnauthorized {
-				require.NoError(t, p.call(t.Context(), nil, "VM.unpause"))
-				assert.Equal(t, 2, strings.Count(strings.Join(h.called(), " "), "session.login"), "the next call logs in")
+			c.fault.Call = put
+			u.lab.Fault(c.fault)
+			told(t, u.upload(t.Context(), u.disk[c.short:]), c.kind, c.text)
+			u.noTask()
+			for { // the VDI is in use for a while
+				err := u.upload(t.Context(), u.disk)
+				if err == nil {
+					break
+				}
+				require.ErrorContains(t, err, "HTTP 500")
 			}
 		})
 	}
+	assert.Equal(t, 2, strings.Count(fmt.Sprint(u.lab.Calls()), "session.login"), "after HTTP 401 it logs in")
 }
 
-// A task that stays pending does not hide why the connection broke.
-func TestUploadWithoutBody(t *testing.T) {
-	i := &importer{}
-	h := newImporter(t, i, i)
-	gone := errors.New("the disk is gone")
-	err := h.pool(t).upload(t.Context(), "OpaqueRef:vdi", "morgana-hello", "raw", 5, func() (io.ReadCloser, error) { return nil, gone }, func(int64) {})
-	if code(err) == "" { // else the host was quicker with its verdict
-		assert.ErrorIs(t, err, gone)
-	}
-	assert.Contains(t, h.called(), "task.destroy")
+// A host that does not say where a session goes does not get it.
+func TestUploadIsNotRedirectedToPlainHTTP(t *testing.T) {
+	h := newHost(t, func(method string, args []any) any { return nil })
+	h.Config.Handler.(*http.ServeMux).HandleFunc("PUT /import_raw_vdi", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://"+r.Host+r.URL.RequestURI(), http.StatusFound)
+	})
+	err := h.pool(t).upload(t.Context(), "OpaqueRef:vdi", "morgana-hello", "raw", 5, nil, nil)
+	told(t, err, "", "HTTP 302")
 }
 
 func TestUploadEndsWithItsContext(t *testing.T) {
-	i := &importer{}
-	h := newImporter(t, i, i)
+	u := newUploads(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
-	defer func() { _ = w.Close() }()
-	go func() { _, _ = w.Write(make([]byte, 1<<20)); cancel(); _ = w.Close() }()
-	err := h.pool(t).upload(ctx, "OpaqueRef:vdi", "morgana-hello", "raw", 8<<20, func() (io.ReadCloser, error) { return r, nil }, func(int64) {})
+	go func() { _, _ = w.Write(u.disk[:1<<20]); cancel(); _ = w.Close() }()
+	err := u.p.upload(ctx, u.vdi, "morgana-hello", "raw", int64(len(u.disk)), func() (io.ReadCloser, error) { return r, nil }, func(int64) {})
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.Contains(t, h.called(), "task.destroy")
+	u.noTask()
 }
 
 func TestConsole(t *testing.T) {

@@ -47,11 +47,11 @@ x.VBD.create({"VM": vm, "VDI": vdi, "userdevice": "0", "bootable": True, "mode":
               "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}})
 x.VIF.create({"device": "0", "network": network, "VM": vm, "MAC": "", "MTU": "1500", "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}})
 wait(x.Async.VM.start(vm, True, False))
+x.VM.unpause(vm)
 [console] = [c for c, r in x.console.get_all_records().items() if r["VM"] == vm and r["protocol"] == "vt100"]
 s = tls.wrap_socket(socket.create_connection((at.hostname, at.port)), server_hostname=at.hostname)
 s.sendall(f"CONNECT /console?ref={console}&session_id={session.handle} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
 read = s.recv(1000)
-x.VM.unpause(vm)
 while text.encode() not in read:
     more = s.recv(1000)
     if not more:
