@@ -95,7 +95,7 @@ func replay(t *testing.T, l *Lab, all []exchange) error {
 		}
 		switch {
 		case strings.Contains(e.Resp, "<value>destroy</value>"): // an import began, which is no call
-			put = beginImport(t, l, request)
+			put = beginImport(t, l, request, "")
 		case strings.Contains(e.Resp, "VDI_IO_ERROR"): // and was broken
 			_ = put.Close() // it is there to break
 		}
@@ -191,15 +191,17 @@ func compare(want, got any, where string, ours map[string]string) string {
 	return ""
 }
 
-// beginImport begins the import of the VDI of a request, with the last task that was made.
-func beginImport(t *testing.T, l *Lab, request string) io.Closer {
+// beginImport begins the import of the VDI of a request, with a task, or with the last one that was made.
+func beginImport(t *testing.T, l *Lab, request, task string) io.Closer {
 	t.Helper()
 	_, params, err := readCall(strings.NewReader(request))
 	if err != nil {
 		t.Fatal(err)
 	}
-	tasks := refs(l.all("task"))
-	query := url.Values{"session_id": {params[0].(string)}, "vdi": {params[1].(string)}, "task_id": {tasks[len(tasks)-1]}}
+	if tasks := l.all("task"); task == "" {
+		task = tasks[len(tasks)-1].ref
+	}
+	query := url.Values{"session_id": {params[0].(string)}, "vdi": {params[1].(string)}, "task_id": {task}}
 	body, w := io.Pipe()
 	put, err := http.NewRequestWithContext(t.Context(), http.MethodPut, l.URL+"/import_raw_vdi?"+query.Encode(), body)
 	if err != nil {

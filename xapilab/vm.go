@@ -16,8 +16,8 @@ func createVM(c *call) (any, error) {
 	if state := fields["power_state"]; state != nil && state != "Halted" {
 		return nil, fail("INVALID_VALUE", "power_state", state.(string))
 	}
-	if fields["domain_type"] == "pvh" && c.before("23.9.0") {
-		return nil, fail("INTERNAL_ERROR", `Failure("Unknown tag/contents")`)
+	if err := c.knows(fields["domain_type"]); err != nil {
+		return nil, err
 	}
 	vm := c.add("VM", fields)
 	vm.called = true
@@ -26,6 +26,14 @@ func createVM(c *call) (any, error) {
 		vm.fields["domain_type"] = typeOf(vm.text("HVM_boot_policy"))
 	}
 	return vm.ref, nil
+}
+
+// knows refuses a domain type that the lab's xapi does not know.
+func (l *Lab) knows(domainType any) error {
+	if domainType == "pvh" && l.before("23.9.0") {
+		return fail("INTERNAL_ERROR", `Failure("Unknown tag/contents")`)
+	}
+	return nil
 }
 
 // before reports whether the lab's xapi is older than a version.
@@ -51,6 +59,9 @@ func typeOf(policy string) string {
 func setDomainType(c *call) (any, error) {
 	vm, err := c.self()
 	if err != nil {
+		return nil, err
+	}
+	if err := c.knows(c.text(1)); err != nil {
 		return nil, err
 	}
 	policy := ""
