@@ -86,7 +86,7 @@ func (t Template) target() string {
     host: https://xen1.example.org   # the pool's master; user and password are in ~/.xe of the worker
     # fingerprint: "3F:A2:..."       # of its certificate: openssl x509 -noout -fingerprint -sha256
     # network: Pool-wide network associated with eth0
-` + memory
+`
 	case "local":
 		return "    kind: local\n" +
 			devices("networks", t.Networks, "address: 10.0.#.1/24", "    # networks: [{name: service, tap: auto, address: 10.0.0.1/24}]   # as the kernel's manifest names it\n") +

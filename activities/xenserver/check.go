@@ -183,8 +183,7 @@ func (c *checker) memory(ctx context.Context) error {
 		return nil
 	}
 	var reasons []string
-	for _, r := range slices.Sorted(maps.Keys(c.hosts)) {
-		h := c.hosts[r]
+	for r, h := range c.hosts {
 		if !h.Enabled {
 			reasons = append(reasons, h.Name+" is disabled")
 			continue
@@ -198,6 +197,7 @@ func (c *checker) memory(ctx context.Context) error {
 		}
 		reasons = append(reasons, fmt.Sprintf("%s has %d MiB free", h.Name, integer(free)>>20))
 	}
+	slices.Sort(reasons)
 	return &step.Error{Kind: step.Conflict, Field: "memory", Hint: "less memory, or shut down a VM",
 		Err: fmt.Errorf("no host has %d MiB for the VM: %s", c.Memory, strings.Join(reasons, ", "))}
 }

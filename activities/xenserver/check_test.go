@@ -31,6 +31,10 @@ func TestCheckRefuses(t *testing.T) {
 	b.lab.AddSR("small", 1<<20)
 	b.lab.AddNetwork("twice")
 	b.lab.AddNetwork("twice")
+	away := b.lab.AddSR("unplugged", 1<<30)
+	for _, pbd := range b.lab.Get(away, "PBDs").([]string) {
+		b.lab.Set(pbd, "currently_attached", false)
+	}
 	iso := b.lab.AddSR("iso", 1<<30)
 	b.lab.Set(iso, "content_type", "iso")
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -53,7 +57,8 @@ func TestCheckRefuses(t *testing.T) {
 		{"no SR", string(b.options(`,"sr":"none"`)), nil, step.InvalidSpec, "sr", `no storage repository named "none"*xe sr-list`},
 		{"two SRs", string(b.options(`,"sr":"twice"`)), nil, step.InvalidSpec, "sr", `"twice"*UUID`},
 		{"no SR of this UUID", string(b.options(`,"sr":"11111111-2222-3333-4444-555555555555"`)), nil, step.InvalidSpec, "sr", "no storage repository 11111111"},
-		{"ISO library", string(b.options(`,"sr":"iso"`)), nil, step.Unsupported, "sr", "takes no new disks"},
+		{"ISO library", string(b.options(`,"sr":"iso"`)), nil, step.Unsupported, "sr", "is for ISO images"},
+		{"SR not plugged in", string(b.options(`,"sr":"unplugged"`)), nil, step.Unsupported, "sr", "not plugged in to any host"},
 		{"SR full", string(b.options(`,"sr":"small","size":"1GiB"`)), nil, step.Conflict, "sr", "the SR small has 1 MiB left, and the disk needs 1024"},
 		{"no network", string(b.options(`,"network":"none such"`)), nil, step.InvalidSpec, "network", `no network named "none such"`},
 		{"two networks", string(b.options(`,"networks":[{"network":"twice"}]`)), nil, step.InvalidSpec, "networks[0].network", `"twice"*UUID`},

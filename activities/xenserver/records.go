@@ -47,15 +47,14 @@ type vdiRecord struct {
 }
 
 type srRecord struct {
-	UUID                string   `xmlrpc:"uuid"`
-	Name                string   `xmlrpc:"name_label"`
-	Type                string   `xmlrpc:"type"`
-	ContentType         string   `xmlrpc:"content_type"`
-	Shared              bool     `xmlrpc:"shared"`
-	PhysicalSize        string   `xmlrpc:"physical_size"`
-	PhysicalUtilisation string   `xmlrpc:"physical_utilisation"`
-	PBDs                []ref    `xmlrpc:"PBDs"`
-	AllowedOperations   []string `xmlrpc:"allowed_operations"`
+	UUID                string `xmlrpc:"uuid"`
+	Name                string `xmlrpc:"name_label"`
+	Type                string `xmlrpc:"type"`
+	ContentType         string `xmlrpc:"content_type"`
+	Shared              bool   `xmlrpc:"shared"`
+	PhysicalSize        string `xmlrpc:"physical_size"`
+	PhysicalUtilisation string `xmlrpc:"physical_utilisation"`
+	PBDs                []ref  `xmlrpc:"PBDs"`
 }
 
 type networkRecord struct {

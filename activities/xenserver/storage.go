@@ -3,7 +3,6 @@ package xenserver
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -23,15 +22,33 @@ func (p *pool) storage(ctx context.Context, s settings, size int64) (sr ref, err
 	if err != nil {
 		return sr, err
 	}
+	plugged, err := p.plugged(ctx, rec)
+	if err != nil {
+		return sr, err
+	}
 	free := integer(rec.PhysicalSize) - integer(rec.PhysicalUtilisation)
 	switch {
-	case rec.ContentType == "iso" || len(rec.AllowedOperations) > 0 && !slices.Contains(rec.AllowedOperations, "vdi_create"):
-		return sr, unsupported("sr", "name an SR of disks that is plugged in, by xe sr-list", "the SR %s takes no new disks", rec.Name)
+	case rec.ContentType == "iso" || rec.Type == "udev":
+		return sr, unsupported("sr", "name an SR of disks, by xe sr-list", "the SR %s is for ISO images or removable disks", rec.Name)
+	case !plugged:
+		return sr, unsupported("sr", "xe pbd-plug, or name another SR", "the SR %s is not plugged in to any host", rec.Name)
 	case integer(rec.PhysicalSize) > 0 && free < size: // an SR that does not know its size has 0 or -1
 		return sr, &step.Error{Kind: step.Conflict, Field: "sr", Hint: "free space there, or name another SR",
 			Err: fmt.Errorf("the SR %s has %d MiB left, and the disk needs %d", rec.Name, free>>20, (size+1<<20-1)>>20)}
 	}
 	return sr, nil
+}
+
+// plugged reports whether a host is connected to an SR.
+func (p *pool) plugged(ctx context.Context, sr srRecord) (bool, error) {
+	for _, pbd := range sr.PBDs {
+		var attached bool
+		err := p.call(ctx, &attached, "PBD.get_currently_attached", pbd)
+		if attached || err != nil && !is(err, "HANDLE_INVALID") {
+			return attached, err
+		}
+	}
+	return false, nil
 }
 
 // defaultSR returns the SR that the pool has for new disks.
