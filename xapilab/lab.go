@@ -27,6 +27,8 @@ type Config struct {
 	Version string
 	// NoPV makes it an XCP-ng 8.3, which runs no pv guests.
 	NoPV bool
+	// NoText leaves pvh guests without a vt100 console, as xapi before March 2025 did.
+	NoText bool
 	// Moment is how long the task of an asynchronous call is pending, and a VDI busy after a
 	// broken import. Default: 10 ms.
 	Moment time.Duration

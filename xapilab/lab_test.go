@@ -63,11 +63,13 @@ func TestOfficialClient(t *testing.T) {
 	c := Config{Judge: FindJudge(t), Hypervisor: StandIn{Text: func(g Guest) string { return "hello from " + g.Type + "[" + g.Args + "]" }}}
 	l := start(t, c)
 	live(t, l, "pvh", hello(t, disk.Whole, image.XenPV), "hello from pvh[  stay a=b]")
+	once := len(l.Judged())
+	live(t, l, "hvm", hello(t, disk.BIOS, image.Multiboot2), "")
 	want := []string{
 		"VM.create: args: class VM has no field unknown", "VDI.create: args: field SR is missing",
 		"VM.destroy: 1 parameters, not 2", "VM.fly: class VM has no message fly",
 	}
-	if got := l.Judged(); c.Judge != nil && !slices.Equal(got, want) {
+	if got := l.Judged(); c.Judge != nil && (!slices.Equal(got[:once], want) || !slices.Equal(got[once:], want)) {
 		t.Errorf("judged %q", got)
 	}
 }

@@ -2,8 +2,10 @@ package xapilab
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -215,12 +217,11 @@ func eventsFrom(c *call) (any, error) {
 		found = append(found, c.removed...)
 		slices.SortFunc(found, func(a, b *object) int { return int(a.change - b.change) })
 		for _, o := range found {
-			wanted := slices.Contains(classes, "*") || slices.Contains(classes, o.kind.lower()) || slices.Contains(classes, o.kind.name) ||
-				slices.Contains(classes, o.kind.lower()+"/"+o.ref) || slices.Contains(classes, o.kind.name+"/"+o.ref)
-			if !wanted || o.change <= after {
+			class := o.kind.lower()
+			if o.change <= after || !subscribed(classes, class) && !subscribed(classes, class+"/"+o.ref) {
 				continue
 			}
-			e := record{{"id", o.change}, {"timestamp", "0."}, {"class", o.kind.lower()}, {"operation", "mod"}, {"ref", o.ref}}
+			e := record{{"id", o.change}, {"timestamp", "0."}, {"class", class}, {"operation", "mod"}, {"ref", o.ref}}
 			switch {
 			case c.objects[o.ref] == nil && o.made > after:
 				continue // came and went
@@ -236,9 +237,9 @@ func eventsFrom(c *call) (any, error) {
 		}
 		if len(events) > 0 || time.Now().After(end) || c.ctx.Err() != nil {
 			counts := record{}
-			for _, name := range classes {
-				if k := kinds[name]; k != nil {
-					counts = append(counts, member{k.lower(), int64(len(c.all(name)))})
+			for _, name := range slices.Sorted(maps.Keys(kinds)) {
+				if subscribed(classes, kinds[name].lower()) {
+					counts = append(counts, member{kinds[name].lower(), int32(len(c.all(name)))}) //nolint:gosec // few
 				}
 			}
 			return record{{"events", events}, {"valid_ref_counts", counts}, {"token", strconv.FormatInt(c.change, 10)}}, nil
@@ -252,4 +253,10 @@ func eventsFrom(c *call) (any, error) {
 			}
 		})
 	}
+}
+
+// subscribed reports whether a class, or an object as "vm/OpaqueRef:...", is among those that were
+// asked for.
+func subscribed(classes []string, what string) bool {
+	return slices.ContainsFunc(classes, func(s string) bool { return s == "*" || strings.EqualFold(s, what) })
 }

@@ -109,6 +109,15 @@ func TestVersions(t *testing.T) {
 	recent.refused([]string{"INTERNAL_ERROR", `xenopsd internal error: Xenctrl.Error("22: Invalid argument")`}, "VM.start", recent.bootable(nil), false, false)
 	pvh := recent.bootable(record{{"domain_type", "pvh"}})
 	recent.must("VM.start", pvh, false, false)
+	if consoles := recent.must("VM.get_consoles", pvh).([]any); len(consoles) != 2 {
+		t.Errorf("a pvh VM has the consoles %v", consoles)
+	}
+	silent := login(t, start(t, Config{NoText: true}))
+	pvh = silent.bootable(record{{"domain_type", "pvh"}})
+	silent.must("VM.start", pvh, false, false)
+	if consoles := silent.must("VM.get_consoles", pvh).([]any); len(consoles) != 1 {
+		t.Errorf("a pvh VM of an old xapi has the consoles %v", consoles)
+	}
 	if capabilities := recent.must("host.get_capabilities", recent.lab.master.ref).([]any); len(capabilities) != 3 {
 		t.Errorf("%v", capabilities)
 	}

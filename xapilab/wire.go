@@ -12,7 +12,7 @@ import (
 )
 
 // A value of a call is a string, an int64 (of <int>), a bool, a float64, a stamp, a []any or
-// a map[string]any. An answer may also have a []string, a map[string]string, a record or nil.
+// a map[string]any. An answer may also have an int32, a []string, a map[string]string, a record or nil.
 
 // stamp is a dateTime.iso8601.
 type stamp string
@@ -179,6 +179,8 @@ func encode(out []byte, v any) []byte {
 		out = append(out, escape(v)...)
 	case int64:
 		out = strconv.AppendInt(out, v, 10)
+	case int32:
+		out = fmt.Appendf(out, "<i4>%d</i4>", v)
 	case bool:
 		out = fmt.Appendf(out, "<boolean>%d</boolean>", map[bool]int{true: 1}[v])
 	case float64:

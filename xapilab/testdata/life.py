@@ -93,7 +93,9 @@ verdict = wait(x.Async.VM.start(vm, True, False))
 check("start", [verdict["status"], verdict["error_info"], verdict["result"]], ["success", [], "<value></value>"])
 check("state", [x.VM.get_power_state(vm), x.VM.get_resident_on(vm)], ["Paused", host])
 check("again", refused(x.VM.start, vm, False, False), ["VM_BAD_POWER_STATE", vm, "halted", "paused"])
-events = session.xenapi_request("event.from", (["vm"], token, 5.0))["events"]
+batch = session.xenapi_request("event.from", (["vm"], token, 5.0))
+events = batch["events"]
+check("counts", batch["valid_ref_counts"], {"vm": len(x.VM.get_all())})
 check("events", ["Paused"], [e["snapshot"]["power_state"] for e in events if e["ref"] == vm])
 consoles = {x.console.get_protocol(c): c for c in x.VM.get_consoles(vm)}
 check("consoles", sorted(consoles), ["rfb", "vt100"] if pv else ["rfb"])
