@@ -84,6 +84,31 @@ func (p Prober) probe(ctx context.Context, in step.Probation) (answer string, er
 	}
 }
 
+// addresses is a target that knows before boot where its machines will answer.
+type addresses interface {
+	// Addresses returns the addresses of a machine of spec; known is false if they turn out
+	// at boot.
+	Addresses(spec step.Spec) (all []step.Address, known bool)
+}
+
+// Check refuses a probe that cannot reach a machine of the spec, as far as the target knows
+// that before boot.
+func (p Prober) Check(_ context.Context, in step.ProbeCheck) error {
+	t, ok := p.Target.(addresses)
+	if !ok {
+		return nil
+	}
+	all, known := t.Addresses(in.Spec)
+	if !known {
+		return nil
+	}
+	m := step.Machine{Registration: step.Registration{Spec: in.Spec}, Addresses: all}
+	if _, err := p.way(step.Probation{Machine: m, Probe: in.Probe}); err != nil {
+		return step.During("check the probe", err)
+	}
+	return nil
+}
+
 func unhealthy(format string, args ...any) error {
 	return &step.Error{Kind: step.Unhealthy, Err: fmt.Errorf(format, args...)}
 }

@@ -135,10 +135,42 @@ func TestProbeAsksTheMachineOnly(t *testing.T) {
 			fmt.Sprintf("port %d does not lead to the machine, only 127.0.0.1:1", port)},
 		{"a UDP port", at(step.Address{Kind: "udp", Address: "127.0.0.1", Port: port}), step.InvalidSpec, "does not lead to the machine"},
 	} {
-		out, err := Prober{&lab{}}.Probe(t.Context(), step.Probation{Machine: test.machine,
-			Probe: step.Probe{TCP: port, Interval: "100ms", Failures: 1, Window: "100ms"}})
+		probe := step.Probe{TCP: port, Interval: "100ms", Failures: 1, Window: "100ms"}
+		out, err := Prober{&lab{}}.Probe(t.Context(), step.Probation{Machine: test.machine, Probe: probe})
 		if step.KindOf(err) != test.kind || !strings.Contains(err.Error(), test.say) {
 			t.Errorf("%s: %q, %v", test.name, out.Answer, err)
+		}
+		early := Prober{knowing{addresses: test.machine.Addresses, known: true}}.Check(t.Context(), step.ProbeCheck{Spec: test.machine.Of(), Probe: probe})
+		if step.KindOf(early) != test.kind || !strings.Contains(early.Error(), test.say) {
+			t.Errorf("%s, before boot: %v", test.name, early)
+		}
+	}
+}
+
+// knowing is a target that may know the addresses of its machines before boot.
+type knowing struct {
+	step.Target
+	addresses []step.Address
+	known     bool
+}
+
+func (k knowing) Addresses(step.Spec) ([]step.Address, bool) { return k.addresses, k.known }
+
+// The check before boot refuses no probe that may reach the machine.
+func TestCheckOfAProbe(t *testing.T) {
+	web := []step.Address{{Kind: "tcp", Address: "127.0.0.1", Port: 8080}}
+	for name, test := range map[string]struct {
+		target step.Target
+		probe  step.Probe
+	}{
+		"by console":             {knowing{known: true}, step.Probe{Console: "up"}},
+		"its port":               {knowing{addresses: web, known: true}, step.Probe{TCP: 8080}},
+		"its first port":         {knowing{addresses: web, known: true}, step.Probe{HTTP: "/"}},
+		"an unknown address":     {knowing{}, step.Probe{TCP: 8080}},
+		"a target without check": {&lab{}, step.Probe{TCP: 8080}},
+	} {
+		if err := (Prober{test.target}).Check(t.Context(), step.ProbeCheck{Spec: at().Of(), Probe: test.probe}); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -10,6 +10,13 @@ type Probation struct {
 	Probe   Probe   `json:"probe"`
 }
 
+// ProbeCheck is the input of ProbeCheck: a spec as Check completed it, and the probe of its
+// future machine.
+type ProbeCheck struct {
+	Spec  Spec  `json:"spec"`
+	Probe Probe `json:"probe"`
+}
+
 // Probed is the result of Probe: the app was healthy until the window's end.
 type Probed struct {
 	// Answer is the last answer in one line: "GET http://127.0.0.1:8080/: 200 OK".

@@ -66,6 +66,7 @@ func target(name string, site step.Site, t step.Target, every time.Duration) kin
 		does("Console", t.Console)
 		does("Destroy", t.Destroy)
 		does("Probe", probe.Prober{Target: t}.Probe)
+		does("ProbeCheck", probe.Prober{Target: t}.Check)
 		if o, ok := t.(step.Observer); ok {
 			does("Observe", o.Observe)
 			does("ObserveAll", watch.All(o.Observe))

@@ -11,6 +11,21 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
+// checkProbe refuses a probe that cannot reach the app, as far as the kind can tell that
+// before boot.
+func checkProbe(ctx workflow.Context, route step.Route, h *step.Probe, spec step.Spec) error {
+	s := route.Probe
+	if h == nil || s.Activity == "" {
+		return nil
+	}
+	s.Activity += "Check"
+	err := execute(ctx, s, spec.Host, planOptions(), "health of "+spec.App, step.ProbeCheck{Spec: spec, Probe: *h}, nil)
+	if NotRegistered(err) {
+		return nil
+	}
+	return err
+}
+
 // probe looks at the health of the app on the new machine for the window of the policy's
 // probe. The machine before still runs. An app that is not healthy fails the rollout.
 func (r *rollout) probe(m step.Machine) error {

@@ -75,6 +75,26 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	}
 }
 
+// A probe that cannot reach the machine is refused in check, and by plan, before the build.
+func TestAProbeIsRefusedInCheck(t *testing.T) {
+	refused := step.Invalid("health", "use another", "port 1 does not lead to the machine")
+	w := newProbed(t)
+	register(w.recorded, "ProbeCheck", func(_ context.Context, in step.ProbeCheck) (struct{}, error) { return struct{}{}, refused })
+	w.after(0, func() { w.healthy("1") })
+	f := Failure(w.run())
+	if want := []string{"Place lab", "ProbeCheck lab@h1"}; f == nil || f.Field != "health" || !slices.Equal(w.calls, want) {
+		t.Errorf("failure %+v, calls %q", f, w.calls)
+	}
+	in := w.order("h1", "1")
+	in.Policy.Health = &step.Probe{HTTP: "/"}
+	again := newProbed(t)
+	register(again.recorded, "ProbeCheck", func(_ context.Context, in step.ProbeCheck) (struct{}, error) { return struct{}{}, refused })
+	again.env.ExecuteWorkflow(Plan, PlanRequest{Deploy: in})
+	if f := Failure(again.env.GetWorkflowError()); f == nil || f.Field != "health" {
+		t.Errorf("plan: %+v", f)
+	}
+}
+
 // The machine before may have ended, as for want of its port: it is booted anew, and its
 // new id is known.
 func TestTheMachineBeforeIsBootedAnew(t *testing.T) {

@@ -49,6 +49,9 @@ func Plan(ctx workflow.Context, in PlanRequest) (f Forecast, err error) {
 	if err := blame(route.Check, step.SameOwner(step.Check, in.Deploy.Spec, f.Spec)); err != nil {
 		return f, err
 	}
+	if err := checkProbe(ctx, route, in.Deploy.Policy.Health, f.Spec); err != nil {
+		return f, Fail(Failure(err))
+	}
 	if git := f.Spec.Origin.Git; git != nil && git.Pinned() && in.Current != nil {
 		if was := in.Current.Image.Spec.Origin; was.Git != nil && was.Git.Commit == git.Ref {
 			same := *was.Git

@@ -79,6 +79,10 @@ func (r *rollout) make(in Request) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
+	if err = checkProbe(r.ctx, in.Route, in.Policy.Health, spec); err != nil {
+		r.leave(step.Check, spec, err)
+		return out, err
+	}
 
 	var source step.Source
 	var kernel step.Kernel

@@ -95,6 +95,12 @@ func (t *Target) forecast(spec step.Spec) ([]step.Action, error) {
 	return append(all, starts), nil
 }
 
+// Addresses returns that a Solo5 guest has none.
+func (*Target) Addresses(spec step.Spec) (_ []step.Address, known bool) {
+	abi, err := image.Supports(Kind, spec.Origin.ABIs)
+	return nil, err == nil && len(spec.Origin.ABIs) > 0 && abi != image.LinuxExecutable
+}
+
 // OnHost reports whether the machine's ports are this host's: a program's are, a Solo5
 // guest's are not.
 func (t *Target) OnHost(m step.Machine) bool {

@@ -34,10 +34,21 @@ func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, e
 	if err != nil {
 		return step.Machine{}, err
 	}
-	for _, f := range b.s.forwards {
-		out.Addresses = append(out.Addresses, f.address())
-	}
+	out.Addresses = b.s.addresses()
 	return out, nil
+}
+
+// Addresses returns the ports of the host that lead to a machine.
+func (*Target) Addresses(spec step.Spec) (all []step.Address, known bool) {
+	s, err := read(spec.Options)
+	return s.addresses(), err == nil
+}
+
+func (s *settings) addresses() (all []step.Address) {
+	for _, f := range s.forwards {
+		all = append(all, f.address())
+	}
+	return all
 }
 
 // boot is one call of Boot.

@@ -73,6 +73,12 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 	return m, nil
 }
 
+// Addresses returns the addresses in option vif.
+func (*Target) Addresses(spec step.Spec) (all []step.Address, known bool) {
+	s, err := read(spec.Options)
+	return s.addresses(), err == nil
+}
+
 // addresses returns the addresses in option vif; the domain reports none.
 func (s *settings) addresses() (all []step.Address) {
 	for _, v := range s.Vif {
