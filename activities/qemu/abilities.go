@@ -67,8 +67,7 @@ func (t *Target) observe(ctx context.Context, m step.Machine, h *step.Health) er
 }
 
 // ended is for a QEMU that ended by itself. The folder last changed when QEMU removed its
-// pid file, so that is the time of its end. The guest shut down, unless its last lines
-// say that it failed.
+// pid file, so that is the time of its end. See failure for its success.
 func ended(m machine.Machine) (step.Health, error) {
 	if m.Printed() == 0 {
 		return step.Health{}, nil

@@ -24,6 +24,7 @@ func (b *boot) args(with means, devices []device, uefi firmware) ([]string, erro
 		"-no-user-config", "-nodefaults", "-display", "none", // no configuration files, devices or window
 		"-pidfile", machine.PidFile,
 		"-qmp", "unix:" + qmpFile + ",server=on,wait=off",
+		"-chardev", "stdio,id=events,signal=off", "-mon", "chardev=events,mode=control",
 		"-accel", with.accel, "-cpu", with.cpu,
 		"-m", fmt.Sprintf("%dM", b.s.Memory), "-smp", strconv.Itoa(b.s.CPUs),
 		"-serial", "file:" + machine.ConsoleFile,

@@ -102,14 +102,25 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 		return err
 	}
 	files, err := b.s.openTaps(ctx, b.m.Tags) // first, as tapFile expects
+	opened := []*os.File{log}
 	defer func() {
-		for _, f := range append(files, log) {
+		for _, f := range append(files, opened...) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
 	if err != nil {
 		return err
 	}
+	events, err := os.Create(b.m.File(eventsFile))
+	if err != nil {
+		return err
+	}
+	opened = append(opened, events)
+	capabilities, err := said(`{"execute": "qmp_capabilities"}`) // then QEMU tells its events
+	if err != nil {
+		return err
+	}
+	opened = append(opened, capabilities)
 	disks, err := b.t.machines.TakeDisks(ctx, b.m.Tags, given(b.s.Disks), false)
 	files = append(files, disks...)
 	if err != nil {
@@ -120,8 +131,18 @@ func (b *boot) Start(ctx context.Context, lock *os.File) (err error) {
 		return err
 	}
 	cmd := limited(most, with.qemu, args...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, files
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = capabilities, events, log, files
 	return b.m.Start(cmd, lock)
+}
+
+// said returns the end of a pipe from which a short text is read, and then its end.
+func said(text string) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.WriteString(text)
+	return r, errors.Join(err, w.Close())
 }
 
 // Ready returns how the machine showed that it is ready, and opens its ports.

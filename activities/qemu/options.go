@@ -263,6 +263,6 @@ func (s *settings) readModules() error {
 
 // own reports whether the machine's folder has a file of that name for another purpose.
 func own(name string) bool {
-	return slices.Contains([]string{kernelFile, packedDisk, bootDisk, varsFile, manifestFile, qmpFile, logFile,
+	return slices.Contains([]string{kernelFile, packedDisk, bootDisk, varsFile, manifestFile, qmpFile, logFile, eventsFile,
 		machine.RecordFile, machine.PidFile, machine.ConsoleFile, "ready", "lock"}, name) || dataDiskForm.MatchString(name)
 }

@@ -13,12 +13,15 @@
 //	manifest.json the devices of a Solo5 kernel
 //	qmp.sock      QEMU's control socket
 //	qemu.log      QEMU's own messages
+//	qmp.events    QEMU's events
 //
 // and the modules under their own names. Only QEMU has a tap open, so the tap is gone
 // when QEMU ends.
 //
 // QEMU locks its pid file, and removes it when it ends by itself. So a machine that has
-// printed something and has no pid file ran to its end. It is not started again.
+// printed something and has no pid file ran to its end. It is not started again. A second
+// control channel on QEMU's standard input and output writes its events to a file: the
+// event SHUTDOWN tells a reset or a signal from a power off, when nobody is there to ask.
 //
 // At least the first 64 MiB of the console are kept. QEMU has no limit of its own for the
 // console; the limit is that of all files of the process (RLIMIT_FSIZE), which is the
@@ -56,6 +59,7 @@ const (
 	manifestFile = "manifest.json"
 	qmpFile      = "qmp.sock"
 	logFile      = "qemu.log"
+	eventsFile   = "qmp.events"
 )
 
 // Target is the qemu target. It keeps nothing in memory between calls.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -280,11 +281,47 @@ func TestBatchMachineEnds(t *testing.T) {
 	}
 }
 
+// A restart policy on-failure depends on how the machine ended.
+func TestHowAMachineEnded(t *testing.T) {
+	for args, want := range map[string]step.Health{
+		"once":   {State: step.Ended, Success: true},
+		"reboot": {State: step.Ended, How: "reset, by a reboot or a triple fault"},
+		"stay":   {State: step.Ended, How: "qemu: host-signal"},
+	} {
+		b := newBench(t)
+		r := b.register(b.spec("ends", 1, `{"args":"%s","expect":"command line"}`, args))
+		_, err := New(b.site).Boot(t.Context(), r)
+		if failed := args == "reboot"; err != nil && !failed {
+			t.Fatal(err)
+		}
+		if pid := b.pid(r); args == "stay" {
+			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "the machine ends", func() bool { return b.count("process") == 0 })
+		at, err := New(b.site).machines.Of(r.Spec.Tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		record, err := at.Record()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := New(b.site).Observe(t.Context(), step.Machine{Registration: r, ID: record.UUID()})
+		got.Since = time.Time{}
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v; want %+v", args, got, err, want)
+		}
+	}
+}
+
 func TestBootFailed(t *testing.T) {
 	for _, test := range []struct{ name, options, err, hint string }{
 		{"never matches", `{"args":"stay","expect":"nothing like it","timeout":"1s"}`, `did not match "nothing like it" within 1s`, "command line: [stay]"},
 		{"ends without a match", `{"expect":"nothing like it"}`, `the machine ended and its console did not match`, "command line: []"},
 		{"port never answers", `{"args":"stay","expectPort":80,"timeout":"1s"}`, `its port 80 did not answer within 1s`, "command line: [stay]"},
+		{"reboots", `{"args":"reboot","expect":"rebooting"}`, "the kernel ended: reset, by a reboot or a triple fault", "rebooting"},
 		{"qemu dies", `{"cpu":"max,nope=on"}`, `Property 'max-x86_64-cpu.nope' not found`, "qemu said"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

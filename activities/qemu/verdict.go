@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,10 +45,30 @@ func (b *boot) Ended(ctx context.Context) (string, bool, error) {
 // Held has nothing to do: QEMU has no children.
 func (b *boot) Held(context.Context) error { return nil }
 
-// failure returns the text by which a Solo5 kernel reports that it failed, "" if there is
-// none.
+// failure returns how the machine failed, "" if it did not: the text by which a Solo5 kernel
+// reports it, or QEMU's reason to end, unless the guest powered off. A kernel that ends by
+// the device isa-debug-exit gives no reason.
 func failure(m machine.Machine) string {
-	return machine.Solo5Failure(machine.Tail(m.File(machine.ConsoleFile)))
+	if said := machine.Solo5Failure(machine.Tail(m.File(machine.ConsoleFile))); said != "" {
+		return said
+	}
+	for line := range strings.Lines(machine.Tail(m.File(eventsFile))) {
+		var e struct {
+			Event string
+			Data  struct{ Reason string }
+		}
+		if json.Unmarshal([]byte(line), &e) != nil || e.Event != "SHUTDOWN" { // the first line may be cut
+			continue
+		}
+		switch e.Data.Reason {
+		case "guest-shutdown":
+		case "guest-reset":
+			return "reset, by a reboot or a triple fault"
+		default:
+			return "qemu: " + e.Data.Reason
+		}
+	}
+	return ""
 }
 
 // Died returns the error for a QEMU that was killed, or that ended without a console.
