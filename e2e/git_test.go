@@ -95,6 +95,10 @@ targets:
 		return err == nil && len(found.Executions) == 1 && found.Executions[0].Execution.WorkflowId == rollout("prog", 4)
 	})
 
+	if r := l.morgana(folder, "plan"); r.code != 0 || !strings.Contains(r.out, "nothing to do") || !strings.Contains(r.out, "commit "+second[:12]) {
+		t.Errorf("plan of a branch that has not moved: exit status %d\n%s%s", r.code, r.out, r.errOut)
+	}
+
 	running := l.programs()
 	refused := func(yaml, want string) {
 		t.Helper()
@@ -107,6 +111,10 @@ targets:
 	refused(strings.ReplaceAll(yaml, "path: web", "path: wbe"), `error: morgana.yaml:2: source.path: commit `+second[:12]+` has no folder "wbe"`)
 	know("wrong")
 	refused(yaml, "error: morgana.yaml:2: source.git: the server refuses the credentials")
+	// git has forgotten the credentials that were refused.
+	if r := l.morgana(folder, "plan"); r.code != 2 || !strings.Contains(r.errOut, "error: morgana.yaml:2: source.git: the server wants credentials") {
+		t.Errorf("plan without credentials: exit status %d\n%s%s", r.code, r.out, r.errOut)
+	}
 	if after := l.programs(); len(after) != 1 || after[0] != running[0] {
 		t.Errorf("programs %q, were %q", after, running)
 	}

@@ -61,6 +61,12 @@ func TestPlan(t *testing.T) {
 		t.Errorf("a wrong option: %+v", p.Error)
 	}
 
+	yaml := l.read(folder + "/morgana.yaml")
+	l.write(folder+"/morgana.yaml", strings.Replace(yaml, "memory: 64", "memory: 64, health: {tcp: 1}", 1))
+	if p := planned(2, ""); p.Error == nil || p.Error.Message != "the machine has no address to probe" {
+		t.Errorf("a probe of a port that does not lead to the machine: %+v", p.Error)
+	}
+
 	// A target without credentials does not keep the others from being shown.
 	l.write(folder+"/morgana.yaml", `app: planned
 toolchain: {kind: command, build: [[sh, ./build.sh]], kernel: hello}

@@ -55,6 +55,16 @@ func (*Fetcher) Needs(ctx context.Context) []step.Need { return gitNeeds(ctx) }
 // Unsupported (no git here, a protocol that is not allowed, files in Git LFS without git-lfs).
 // An error without a kind is transient: the server does not answer.
 func (f *Fetcher) Fetch(ctx context.Context, spec step.Spec) (step.Spec, error) {
+	return f.complete(ctx, spec, true)
+}
+
+// FetchCheck returns of Fetch's result what is known without a fetch: the commit, and the rest
+// if that commit was fetched here before. Its errors are those of Fetch.
+func (f *Fetcher) FetchCheck(ctx context.Context, spec step.Spec) (step.Spec, error) {
+	return f.complete(ctx, spec, false)
+}
+
+func (f *Fetcher) complete(ctx context.Context, spec step.Spec, fetch bool) (step.Spec, error) {
 	if spec.Origin.Git == nil {
 		return spec, step.Invalid("source.git", "", "the source is in no git repository")
 	}
@@ -63,7 +73,7 @@ func (f *Fetcher) Fetch(ctx context.Context, spec step.Spec) (step.Spec, error) 
 	}
 	pinned := *spec.Origin.Git
 	spec.Origin.Git = &pinned
-	err := f.fetch(ctx, &spec)
+	err := f.fetch(ctx, &spec, fetch)
 	if ctx.Err() != nil {
 		return spec, ctx.Err()
 	}
@@ -73,7 +83,7 @@ func (f *Fetcher) Fetch(ctx context.Context, spec step.Spec) (step.Spec, error) 
 	return spec, err
 }
 
-func (f *Fetcher) fetch(ctx context.Context, spec *step.Spec) error {
+func (f *Fetcher) fetch(ctx context.Context, spec *step.Spec, whole bool) error {
 	g := spec.Origin.Git
 	if err := os.MkdirAll(f.folder, 0o700); err != nil {
 		return err
@@ -96,7 +106,7 @@ func (f *Fetcher) fetch(ctx context.Context, spec *step.Spec) error {
 		return err
 	}
 	key := *spec
-	if f.recall(ctx, key, c.commit, &spec.Origin) {
+	if f.recall(ctx, key, c.commit, &spec.Origin) || !whole {
 		g.Commit = c.commit
 		return nil
 	}

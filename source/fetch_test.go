@@ -148,7 +148,16 @@ func TestFetchAnUnchangedCommit(t *testing.T) {
 		}
 		return h.Requests.Load() - before, out
 	}
+	check := func(archive *step.Artifact) {
+		t.Helper()
+		out, err := New(s).FetchCheck(t.Context(), in)
+		if err != nil || out.Origin.Git.Commit != commit || (out.Origin.Archive == nil) != (archive == nil) || archive != nil && *out.Origin.Archive != *archive {
+			t.Errorf("%+v, %v; want commit %s and %v", out.Origin, err, commit, archive)
+		}
+	}
+	check(nil)
 	first, one := requests(in)
+	check(one.Origin.Archive)
 	again, two := requests(in)
 	if again >= first || *one.Origin.Archive != *two.Origin.Archive || two.Origin.Git.Commit != commit {
 		t.Errorf("%d requests, then %d: %+v", first, again, two.Origin)

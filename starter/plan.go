@@ -200,6 +200,9 @@ func (l *planLine) fill(in workflows.DeployRequest, now workflows.DeploymentDeta
 		l.Why = "the machine is gone"
 	}
 	l.stages(f, gone)
+	if h := in.Policy.Health; h != nil {
+		l.Stages = append(l.Stages, planStage{step.Probing, !f.Same, "the app is probed for " + h.Window})
+	}
 	if cur := now.Current; cur != nil && !f.Same {
 		m := cur.Machine
 		l.Replaces = &replaced{Generation: m.Registration.Spec.Generation, Machine: m.ID, Addresses: m.Addresses}
@@ -240,6 +243,11 @@ func (l *planLine) stages(f workflows.Forecast, gone bool) {
 		l.Stages = append(l.Stages, planStage{stage, run, does})
 	}
 	add(step.Check, false, cmp.Or(prefixed("on host ", f.Spec.Host), "target "+l.Kind))
+	if o := f.Spec.Origin; o.Git != nil {
+		fetched := o.Archive != nil || o.Kernel != nil
+		does := cmp.Or(prefixed("commit ", shortCommit(o.Git.Commit)), "resolves the commit") + " of " + o.Git.URL
+		l.Stages = slices.Insert(l.Stages, 0, planStage{step.Fetch, !fetched, does})
+	}
 	toolchain := f.Spec.Toolchain.Kind
 	switch b := f.Built; {
 	case b != nil && b.Kernel != nil:
@@ -292,7 +300,7 @@ func (l *planLine) actions(all []step.Action, first bool) {
 		if a.Permission != "" && !slices.Contains(l.Permissions, a.Permission) {
 			l.Permissions = append(l.Permissions, a.Permission)
 		}
-		costs = costs || a.Cost != ""
+		costs = costs || strings.Contains(a.Cost, "$")
 	}
 	switch {
 	case costs:

@@ -24,7 +24,7 @@ func TestPlanLines(t *testing.T) {
 	show := func(now workflows.DeploymentDetails, f workflows.Forecast, source *sending) {
 		l := planLine{App: "hello", Target: "dev", Kind: "ec2", Generation: now.Generation + 1}
 		f.Spec.Toolchain.Kind = "mirage"
-		l.fill(workflows.DeployRequest{}, now, f, source)
+		l.fill(workflows.DeployRequest{Policy: now.Policy}, now, f, source)
 		c.emit(l)
 		for _, line := range l.text() {
 			c.print("%s", line)
@@ -39,6 +39,11 @@ func TestPlanLines(t *testing.T) {
 	show(running, workflows.Forecast{Built: &step.Built{Kernel: &kernel}, Same: true, Health: &step.Health{State: step.Gone}}, nil)
 	running.Rolling = &workflows.Request{Spec: step.Spec{Tags: step.Tags{Generation: 5}}}
 	show(running, workflows.Forecast{Built: &step.Built{Kernel: &kernel}, Unknown: []string{"whether the machine runs: its kind has no Observe"}, Same: true}, nil)
+
+	running.Rolling, running.Policy.Health = nil, &step.Probe{HTTP: "/", Window: "30s"}
+	git := workflows.Forecast{Why: "the kernel is not known before the build"}
+	git.Spec.Origin.Git = &step.Git{URL: "https://example.org/a", Ref: "main", Commit: strings.Repeat("c", 40)}
+	show(running, git, nil)
 
 	const golden = "testdata/plan.txt" // MORGANA_UPDATE=1 writes it anew
 	if os.Getenv("MORGANA_UPDATE") != "" {

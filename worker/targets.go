@@ -53,6 +53,7 @@ type kind struct {
 func fetcher(f *source.Fetcher) kind {
 	return kind{name: source.Kind, does: f, register: func(w worker.ActivityRegistry) {
 		naming(w, source.Kind)("Fetch", f.Fetch)
+		naming(w, source.Kind)("FetchCheck", f.FetchCheck)
 	}}
 }
 

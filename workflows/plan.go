@@ -3,6 +3,7 @@ package workflows
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 
@@ -43,19 +44,23 @@ type Forecast struct {
 func Plan(ctx workflow.Context, in PlanRequest) (f Forecast, err error) {
 	route, tags := in.Deploy.Route, in.Deploy.Spec.Tags
 	summary := tags.App + " on " + tags.Target
-	if err := execute(ctx, route.Check, anyHost, planOptions(), summary, in.Deploy.Spec, &f.Spec); err != nil {
+	spec, err := resolve(ctx, route, in.Deploy.Spec)
+	if err == nil {
+		err = execute(ctx, route.Check, anyHost, planOptions(), summary, spec, &f.Spec)
+	}
+	if err != nil {
 		return f, Fail(Failure(err))
 	}
-	if err := blame(route.Check, step.SameOwner(step.Check, in.Deploy.Spec, f.Spec)); err != nil {
+	if err := blame(route.Check, step.SameOwner(step.Check, spec, f.Spec)); err != nil {
 		return f, err
 	}
 	if err := checkProbe(ctx, route, in.Deploy.Policy.Health, f.Spec); err != nil {
 		return f, Fail(Failure(err))
 	}
-	if git := f.Spec.Origin.Git; git != nil && git.Pinned() && in.Current != nil {
-		if was := in.Current.Image.Spec.Origin; was.Git != nil && was.Git.Commit == git.Ref {
+	if git := f.Spec.Origin.Git; git != nil && in.Current != nil {
+		if was := in.Current.Image.Spec.Origin; was.Git != nil {
 			same := *was.Git
-			same.Commit = git.Commit
+			same.Ref = git.Ref
 			if same == *git { // the fetch would give that source again
 				f.Spec.Origin = was
 			}
@@ -81,7 +86,11 @@ func Plan(ctx workflow.Context, in PlanRequest) (f Forecast, err error) {
 		func(ctx workflow.Context) {
 			s, ok := asksBuilt(route, f.Spec)
 			if o := f.Spec.Origin; o.Git != nil && o.Archive == nil && o.Kernel == nil {
-				f.Unknown = append(f.Unknown, "whether the kernel is built already: deploy resolves the commit of the source in git")
+				why := "deploy resolves the commit of the source in git"
+				if o.Git.Commit != "" {
+					why = fmt.Sprintf("commit %.12s is not fetched yet", o.Git.Commit)
+				}
+				f.Unknown = append(f.Unknown, "whether the kernel is built already: "+why)
 				return
 			}
 			if !ok {
@@ -114,6 +123,25 @@ func Plan(ctx workflow.Context, in PlanRequest) (f Forecast, err error) {
 	f.Why = change(in, f)
 	f.Same = f.Why == ""
 	return f, nil
+}
+
+// resolve completes the origin of a Spec whose source is in a git repository, as far as that
+// is known without a fetch.
+func resolve(ctx workflow.Context, route step.Route, spec step.Spec) (out step.Spec, err error) {
+	if spec.Origin.Git == nil {
+		return spec, nil
+	}
+	s, o := route.Fetch, planOptions()
+	s.Activity += "Check"
+	o.RetryPolicy.MaximumAttempts = 1 // a try waits a minute for a server that does not answer
+	err = execute(ctx, s, anyHost, o, "commit of "+spec.Origin.Git.URL, spec, &out)
+	if NotRegistered(err) {
+		return spec, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	return out, blame(s, step.SameOwner(step.Fetch, spec, out))
 }
 
 // asksBuilt returns the step that asks the toolchain for an earlier build. ok is false if

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -16,7 +17,7 @@ func file(digit string) step.Artifact {
 	return step.Artifact{URI: "file:///s", SHA256: strings.Repeat(digit, 64), Size: 1}
 }
 
-// fromGit makes both sources that of ref, of which the running machine has the commit.
+// fromGit makes both sources that of ref, of which the running machine has the commit c.
 func fromGit(in *PlanRequest, ref string) {
 	git := step.Git{URL: "https://example.org/a", Ref: ref}
 	in.Deploy.Spec.Origin = step.Origin{Git: &git}
@@ -47,7 +48,12 @@ func TestPlan(t *testing.T) {
 		{name: "gone", kernel: "a", state: step.Gone},
 		{name: "ended", kernel: "a", state: step.Ended, why: "the machine has ended"},
 		{name: "a commit that runs", kernel: "a", change: func(in *PlanRequest) { fromGit(in, strings.Repeat("c", 40)) }},
-		{name: "a branch", kernel: "a", change: func(in *PlanRequest) { fromGit(in, "main") }, lacks: "git", why: "the kernel is not known before the build"},
+		{name: "a branch", kernel: "a", change: func(in *PlanRequest) { fromGit(in, "main") }},
+		{name: "a branch that moved", kernel: "a", change: func(in *PlanRequest) { fromGit(in, "moved") }, lacks: "git", why: "the kernel is not known before the build"},
+		{name: "no FetchCheck", kernel: "a", change: func(in *PlanRequest) {
+			fromGit(in, "main")
+			in.Deploy.Route.Fetch.Activity = "x.Fetch"
+		}, lacks: "git", why: "the kernel is not known before the build"},
 		{name: "a scan", kernel: "a", change: func(in *PlanRequest) {
 			in.Deploy.Route.After = map[step.Stage][]step.Step{step.Build: {{Activity: "x.Scan", TaskQueue: "x"}}}
 		}, why: "a step after build may change the image"},
@@ -63,6 +69,10 @@ func TestPlan(t *testing.T) {
 			}
 			return b, nil
 		})
+		r.env.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) {
+			in.Origin.Git.Commit = strings.Repeat(map[string]string{"moved": "d"}[in.Origin.Git.Ref]+"c", 40)[:40]
+			return in, nil
+		}, activity.RegisterOptions{Name: "source.FetchCheck"})
 		register(r, "Forecast", func(context.Context, step.Spec) ([]step.Action, error) {
 			return []step.Action{{Call: "boot"}}, nil
 		})
