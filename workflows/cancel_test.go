@@ -30,15 +30,11 @@ func TestCancelEndsTheRollouts(t *testing.T) {
 	})
 	s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", "u")) })
 	s.after(time.Second, func() { s.update(UpdateCancel, nil) })
-	s.after(time.Hour, func() {
-		if d := s.status(t); d.Machine == nil || d.Machine.Registration.Spec.Generation != 4 || d.Failure != "" {
+	s.until(t, time.Hour, func(d DeploymentStatus) {
+		if d.Machine == nil || d.Machine.Registration.Spec.Generation != 4 || d.Failure != "" {
 			t.Errorf("status %+v", d)
 		}
-		s.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
 	if got, ok := nothing.got.(CancelResult); !ok || nothing.err != nil || len(got.Cancelled) != 0 {
 		t.Errorf("nothing to cancel: %+v", nothing)
 	}
@@ -79,16 +75,11 @@ func TestCancelOfARolloutThatLeavesResources(t *testing.T) {
 		w.update(UpdateDeploy, o)
 	})
 	w.after(time.Minute, func() { w.update(UpdateCancel, nil) })
-	w.after(time.Hour, func() {
-		s := w.status(t)
+	w.until(t, time.Hour, func(s DeploymentStatus) {
 		if s.LastDeploy != EndCancelled || s.Failure != "" || len(s.Left) != 2 || s.Machine.Of().Generation != 1 {
 			t.Errorf("status %+v", s)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }
 
 // The status of a rollout has the logs of configure and build, of a failed stage too.
@@ -136,16 +127,12 @@ func TestACancelledDeployIsNotRepeated(t *testing.T) {
 		foreign = s.update(UpdateDeploy, order("/b", "bad"))
 		s.update(UpdateRedeploy, RedeployRequest{})
 	})
-	s.after(time.Hour, func() {
+	s.until(t, time.Hour, func(d DeploymentStatus) {
 		if got := s.ran[len(s.ran)-1].Spec; string(got.Options) != `{"args":"good"}` || got.Generation != 4 {
 			t.Errorf("the redeploy rolled out generation %d with %s", got.Generation, got.Options)
 		}
-		if d := s.status(t); d.Folder != "/a" || foreign.accepted {
+		if d.Folder != "/a" || foreign.accepted {
 			t.Errorf("status %+v, a deploy of another project: %+v", d, foreign)
 		}
-		s.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := s.run(); err != nil {
-		t.Error(err)
-	}
 }

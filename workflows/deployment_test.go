@@ -99,6 +99,20 @@ func (s *site) run() error {
 	return s.env.GetWorkflowError()
 }
 
+// until destroys the deployment that long after the last call of after, and runs the test.
+func (s *site) until(t *testing.T, d time.Duration, check func(DeploymentStatus)) {
+	t.Helper()
+	s.after(d, func() {
+		if check != nil {
+			check(s.status(t))
+		}
+		s.update(UpdateDestroy, DestroyRequest{})
+	})
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (s *site) status(t *testing.T) (d DeploymentStatus) {
 	t.Helper()
 	v, err := s.env.QueryWorkflow(QueryStatus)
@@ -128,9 +142,7 @@ func TestDeploymentLivesAsLongAsTheMachine(t *testing.T) {
 	if !ok || deploy.err != nil || got.Attached || got.RolloutID != "rollout/hello/dev/1" || len(got.Tags.Life) != 8 {
 		t.Errorf("accepted %+v, %v", deploy.got, deploy.err)
 	}
-	if want := []string{"Destroy lab@h1 generation 0"}; !slices.Equal(s.calls, want) {
-		t.Errorf("calls %q, want %q", s.calls, want)
-	}
+	s.called(t, []string{"Destroy lab@h1 generation 0"})
 	if !destroy.done || destroy.err != nil {
 		t.Errorf("destroy %+v", destroy)
 	}
@@ -151,15 +163,11 @@ func TestDeploymentTakesADeployAsItsFirstFails(t *testing.T) {
 	s.result[1] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
 	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
 	s.after(s.took, func() { s.update(UpdateDeploy, order("/a", "y")) })
-	s.after(time.Hour, func() {
-		if d := s.status(t); d.Machine == nil || d.Machine.Registration.Spec.Generation != 2 {
+	s.until(t, time.Hour, func(d DeploymentStatus) {
+		if d.Machine == nil || d.Machine.Registration.Spec.Generation != 2 {
 			t.Errorf("status %+v", d)
 		}
-		s.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestDeploymentOutlivesALaterFailure(t *testing.T) {
@@ -174,15 +182,11 @@ func TestDeploymentOutlivesALaterFailure(t *testing.T) {
 		}
 		s.update(UpdateDeploy, order("/a", "y")) // the same again is a new try, not the failed one
 	})
-	s.after(time.Hour, func() {
-		if d := s.status(t); d.Machine.Registration.Spec.Generation != 3 || d.Failure != "" {
+	s.until(t, time.Hour, func(d DeploymentStatus) {
+		if d.Machine.Registration.Spec.Generation != 3 || d.Failure != "" {
 			t.Errorf("status %+v", d)
 		}
-		s.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
 	if len(s.ran) != 3 || s.ran[0].Current != nil || s.ran[2].Current == nil {
 		t.Errorf("rollouts %+v", s.ran)
 	}
@@ -200,10 +204,7 @@ func TestDeploymentSerialisesAndAttaches(t *testing.T) {
 			t.Errorf("status %+v", d)
 		}
 	})
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 	for i, want := range []struct {
 		a          *answer
 		generation int
@@ -228,10 +229,7 @@ func TestDeploymentRefusesAnotherFolder(t *testing.T) {
 		in.TakeOver = true
 		taken = s.update(UpdateDeploy, in)
 	})
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 	f := Failure(refused.err)
 	if refused.accepted || f.Kind != step.Conflict || f.Err.Error() != "hello/dev is deployed from another folder: /a on laptop" {
 		t.Errorf("refused %+v: %+v", refused, f)
@@ -316,9 +314,7 @@ func TestCancelledDeploymentDestroys(t *testing.T) {
 	if err := s.run(); !temporal.IsCanceledError(err) {
 		t.Fatalf("want cancelled, got %v", err)
 	}
-	if want := []string{"Destroy lab@h1 generation 0"}; !slices.Equal(s.calls, want) {
-		t.Errorf("calls %q, want %q", s.calls, want)
-	}
+	s.called(t, []string{"Destroy lab@h1 generation 0"})
 }
 
 func TestDestroyFindsLeftoversOfAnEarlierLife(t *testing.T) {

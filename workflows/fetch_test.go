@@ -90,10 +90,7 @@ func TestDeployOfAMovingRef(t *testing.T) {
 	s.after(time.Second, func() { answers = append(answers, asked("main"), asked("main"), asked(aCommit), asked(aCommit)) })
 	s.after(time.Minute*3/2, func() { answers = append(answers, asked(aCommit)) })
 	s.after(time.Second, func() { answers = append(answers, asked(aCommit)) })
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 	for i, want := range []Accepted{{Tags: step.Tags{Generation: 1}}, {Tags: step.Tags{Generation: 2}}, {Tags: step.Tags{Generation: 2}, Attached: true},
 		{Tags: step.Tags{Generation: 3}}, {Tags: step.Tags{Generation: 3}, Attached: true}, {Tags: step.Tags{Generation: 3}, Attached: true},
 		{Tags: step.Tags{Generation: 3}, Attached: true}} {
@@ -129,7 +126,7 @@ func TestStatusHasTheCommit(t *testing.T) {
 		w.fail["Build"] = &step.Error{Kind: step.BuildFailed, Err: errors.New("no luck")}
 		w.update(UpdateDeploy, in)
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(d DeploymentStatus) {
 		var all []Generation
 		if v, err := w.env.QueryWorkflow(QueryHistory); err != nil || v.Get(&all) != nil || len(all) != 3 ||
 			all[0].Commit != aCommit || all[1].Commit != "f"+aCommit[1:] || all[2].Commit != now || all[2].End != EndFailed {
@@ -140,12 +137,8 @@ func TestStatusHasTheCommit(t *testing.T) {
 				t.Errorf("generation %d is from %+v", g.Generation, g.Git)
 			}
 		}
-		if d := w.status(t); d.Commit != "f"+aCommit[1:] {
+		if d.Commit != "f"+aCommit[1:] {
 			t.Errorf("status after a failed deploy: %+v", d)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -48,19 +48,15 @@ func TestCancelledInTheWindow(t *testing.T) {
 	})
 	var cancel *answer
 	w.after(time.Minute, func() { cancel = w.update(UpdateCancel, nil) })
-	w.after(2*time.Hour, func() {
+	w.until(t, 2*time.Hour, func(s DeploymentStatus) {
 		w.expect(t, "cancelled", 1, 1)
-		if s := w.status(t); s.Machine.ID != "anew" || s.Failure != "" {
+		if s.Machine.ID != "anew" || s.Failure != "" {
 			t.Errorf("status %+v", s)
 		}
 		if got, ok := cancel.got.(CancelResult); !ok || len(got.Cancelled) != 1 || len(got.Removed) != 1 {
 			t.Errorf("cancel %+v", cancel)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // The steps after boot, as one that announces the address, run for the machine to which an
@@ -85,16 +81,12 @@ func TestGoingBackRunsInsertedSteps(t *testing.T) {
 		w.fail["Probe"] = sick
 		deploy("2")
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(s DeploymentStatus) {
 		w.expect(t, "unhealthy", 1, 1)
-		if s := w.status(t); announced != 1 || s.Machine.Ready != "announced" {
+		if announced != 1 || s.Machine.Ready != "announced" {
 			t.Errorf("announced is generation %d; the machine that runs is %+v", announced, s.Machine)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }
 
 // A destroy in the window does not boot the machine before.
@@ -206,16 +198,12 @@ func TestUnhealthySaysWhatRuns(t *testing.T) {
 				w.fail["Probe"] = sick
 				w.healthy("2", "lab.Begin")
 			})
-			w.after(time.Hour, func() {
+			w.until(t, time.Hour, func(DeploymentStatus) {
 				f, s := *sick, w.status(t)
 				if s.Back(&f); f.Hint != test.hint || strings.Join(f.Left, "; ") != test.left {
 					t.Errorf("hint %q, left %q", f.Hint, f.Left)
 				}
-				w.update(UpdateDestroy, DestroyRequest{})
 			})
-			if err := w.run(); err != nil {
-				t.Error(err)
-			}
 		})
 	}
 }

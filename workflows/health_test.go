@@ -66,13 +66,9 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 		delete(w.fail, "Probe")
 		w.healthy("3")
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.expect(t, "healthy again", 4, 2, 4)
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.images) > 0 {
-		t.Errorf("%v, images %v", err, w.images)
-	}
 }
 
 // A probe that cannot reach the machine is refused in check, and by plan, before the build.
@@ -106,16 +102,12 @@ func TestTheMachineBeforeIsBootedAnew(t *testing.T) {
 		w.fail["Probe"], ended = sick, true
 		w.healthy("2", "lab.Begin")
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(s DeploymentStatus) {
 		w.expect(t, "unhealthy", 1, 1)
-		if s := w.status(t); s.Machine.ID != "anew" || s.Machine.Ended {
+		if s.Machine.ID != "anew" || s.Machine.Ended {
 			t.Errorf("machine %+v", s.Machine)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Fatal(err)
-	}
 	if want := "Remove lab@h1 generation 1"; !slices.Contains(w.calls, want) {
 		t.Errorf("calls %q lack %q", w.calls, want)
 	}
@@ -155,13 +147,9 @@ func TestScheduleKeepsOffARolledBackImage(t *testing.T) {
 		}
 		w.healthy("2")
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.expect(t, "after the deploy", 4, 1, 4)
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // A redeploy of a deploy that was not healthy is probed as that deploy was, although the
@@ -178,11 +166,7 @@ func TestRedeployKeepsTheProbe(t *testing.T) {
 		w.digest = digest("3") // the branch has moved, and is still sick
 		w.update(UpdateRedeploy, RedeployRequest{})
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.expect(t, "redeploy of a sick app", 1, 1)
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }

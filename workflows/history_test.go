@@ -125,8 +125,5 @@ func TestHistoryIsBounded(t *testing.T) {
 			})
 		}
 	}
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 }

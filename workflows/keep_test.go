@@ -61,13 +61,9 @@ func TestImagesAreKept(t *testing.T) {
 		w.keeping(2, "h1", "6")
 	})
 	w.after(time.Hour, func() { w.keeping(2, "h2", "7") })
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.expect(t, "keep 2", 8, 7, 8)
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.images) > 0 {
-		t.Errorf("%v, images %v", err, w.images)
-	}
 }
 
 // An image that could not be removed is removed later. One whose host is away at destroy
@@ -91,16 +87,12 @@ func TestImagesThatCannotBeRemoved(t *testing.T) {
 		w.failAt["lab@h2"] = away
 		first = w.update(UpdateDestroy, DestroyRequest{})
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		if got := generations(w.images); first.err == nil || !slices.Equal(got, []int{3}) {
 			t.Errorf("destroy %v, images %v", first.err, got)
 		}
 		delete(w.failAt, "lab@h2")
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.images) > 0 {
-		t.Errorf("%v, images %v", err, w.images)
-	}
 }
 
 // A deploy that fails removes its own image only.
@@ -112,13 +104,9 @@ func TestAFailureKeepsTheImages(t *testing.T) {
 		w.fail["Start"] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
 		w.keeping(1, "h1", "3")
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.expect(t, "after a failure", 2, 1, 2)
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.images) > 0 {
-		t.Errorf("%v, images %v", err, w.images)
-	}
 }
 
 // A deployment that still has a kept image must not end by a deploy that fails.
@@ -157,7 +145,7 @@ func TestKeptWithoutCurrent(t *testing.T) {
 		delete(w.failAt, "lab@h1")
 		w.keeping(2, "h2", "3")
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		var all []Generation
 		v, err := w.env.QueryWorkflow(QueryHistory)
 		if err != nil || v.Get(&all) != nil {
@@ -173,9 +161,5 @@ func TestKeptWithoutCurrent(t *testing.T) {
 				t.Errorf("generation %d: history and images %v disagree", g.Generation, w.images)
 			}
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }

@@ -45,9 +45,7 @@ func TestDestroyGoesToEveryPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(s.calls)
-	if want := []string{"Destroy lab@h1 generation 0", "Destroy lab@h2 generation 0"}; !slices.Equal(s.calls, want) {
-		t.Errorf("calls %q, want %q", s.calls, want)
-	}
+	s.called(t, []string{"Destroy lab@h1 generation 0", "Destroy lab@h2 generation 0"})
 	if removed := destroy.got.(DestroyResult).Removed; len(removed) != 2 {
 		t.Errorf("removed %q", removed)
 	}
@@ -114,19 +112,14 @@ func TestStaleIsTriedAgain(t *testing.T) {
 	for _, args := range []string{"y", "kept", "z", "last"} {
 		s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", args)) })
 	}
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 	for i, want := range []int{0, 0, 1, 1, 0} {
 		if got := len(s.ran[i].Stale); got != want {
 			t.Errorf("generation %d has %d acts to try again, want %d", i+1, got, want)
 		}
 	}
 	slices.Sort(s.calls)
-	if want := []string{"Destroy lab@h2 generation 0", "Destroy lab@h3 generation 0"}; !slices.Equal(s.calls, want) {
-		t.Errorf("calls %q, want %q", s.calls, want)
-	}
+	s.called(t, []string{"Destroy lab@h2 generation 0", "Destroy lab@h3 generation 0"})
 }
 
 // A first rollout that left something is not forgotten with its workflow.
@@ -136,10 +129,7 @@ func TestDeploymentLivesOnWithWhatWasKept(t *testing.T) {
 	s.remains[1] = undoList{{Name: "destroy the new machine and its image", Host: "h3", Kept: true,
 		Step: order("", "").Route.Destroy, Machine: &step.Removal{Spec: order("/a", "x").Spec}}}
 	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 	if !slices.Contains(s.calls, "Destroy lab@h3 generation 0") {
 		t.Errorf("calls %q", s.calls)
 	}
@@ -158,13 +148,8 @@ func TestUnchangedKeepsTheRouteThatMadeTheMachine(t *testing.T) {
 	changed.Route.Destroy = step.Step{Activity: "lab.Clean", TaskQueue: "elsewhere"}
 	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
 	s.after(time.Hour, func() { s.update(UpdateDeploy, changed) })
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
-	if want := []string{"Destroy lab@h1 generation 0"}; !slices.Equal(s.calls, want) {
-		t.Errorf("calls %q, want %q", s.calls, want)
-	}
+	s.until(t, time.Hour, nil)
+	s.called(t, []string{"Destroy lab@h1 generation 0"})
 }
 
 // An unchanged deploy of a machine whose route has no watch is watched by the new route.
@@ -203,10 +188,7 @@ func TestDeploymentKnowsTheProjectInAnotherFolder(t *testing.T) {
 	s.after(0, func() { s.update(UpdateDeploy, from("https://example.org/a", "/home/ann/a")) })
 	s.after(time.Hour, func() { same = s.update(UpdateDeploy, from("https://example.org/a", "/builds/7/a")) })
 	s.after(time.Hour, func() { other = s.update(UpdateDeploy, from("https://example.org/b", "/home/ann/b")) })
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 	if !same.accepted || other.accepted || Failure(other.err).Kind != step.Conflict ||
 		!strings.Contains(other.err.Error(), "https://example.org/a") {
 		t.Errorf("same %+v, other %+v", same, other)
@@ -225,8 +207,8 @@ func TestRemainsAreBounded(t *testing.T) {
 	for range nights {
 		w.after(3*time.Hour, func() { w.update(UpdateRedeploy, RedeployRequest{}) })
 	}
-	w.after(3*time.Hour, func() {
-		left := w.status(t).Left
+	w.until(t, 3*time.Hour, func(s DeploymentStatus) {
+		left := s.Left
 		more := func(text string) bool {
 			return strings.HasPrefix(text, "could not remove the build tree, and those of later generations: ")
 		}
@@ -234,11 +216,7 @@ func TestRemainsAreBounded(t *testing.T) {
 			t.Errorf("%d left: %q", len(left), left)
 		}
 		delete(w.fail, "Clean")
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }
 
 // A rollout tries again what an earlier one could not remove, also if it fails itself.
@@ -257,15 +235,11 @@ func TestStaleIsTriedByAFailedRollout(t *testing.T) {
 		delete(w.fail, "Clean")
 		w.deploy("h1", "3")
 	})
-	w.after(3*time.Hour, func() {
-		if left := w.status(t).Left; len(left) > 0 {
+	w.until(t, 3*time.Hour, func(d DeploymentStatus) {
+		if left := d.Left; len(left) > 0 {
 			t.Errorf("after: %q left", left)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }
 
 // Destroy runs one act for a host, however many images with other options are kept there.
@@ -274,14 +248,8 @@ func TestOneDestroyForAPlace(t *testing.T) {
 	for i := range 5 {
 		w.after(time.Duration(min(i, 1))*time.Hour, func() { w.keeping(5, "h1", string(rune('0'+i))) })
 	}
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.calls = nil
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.images) > 0 {
-		t.Errorf("%v, images %v", err, w.images)
-	}
-	if want := []string{"Remove lab@h1 generation 0"}; !slices.Equal(w.calls, want) {
-		t.Errorf("calls %q, want %q", w.calls, want)
-	}
+	w.called(t, []string{"Remove lab@h1 generation 0"})
 }

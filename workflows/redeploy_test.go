@@ -128,15 +128,11 @@ func TestAFirstDeployThatFailsRemovesTheSchedule(t *testing.T) {
 	s.env.OnActivity(ActivityUnschedule, mock.Anything, mock.Anything).Return(step.Destroyed{}, nil).After(2 * time.Second).Once()
 	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
 	s.after(s.took+time.Second, func() { s.update(UpdateDeploy, order("/a", "y")) })
-	s.after(time.Hour, func() {
-		if d := s.status(t); d.Machine == nil || d.Machine.Of().Generation != 2 {
+	s.until(t, time.Hour, func(d DeploymentStatus) {
+		if d.Machine == nil || d.Machine.Of().Generation != 2 {
 			t.Errorf("status %+v", d)
 		}
-		s.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := s.run(); err != nil {
-		t.Error(err)
-	}
 }
 
 // A destroy that fails keeps the schedule, and so does a later rollout that fails.
@@ -209,16 +205,12 @@ func TestNoRedeployAfterADestroyThatFailed(t *testing.T) {
 		}
 		redeploy = w.update(UpdateRedeploy, RedeployRequest{})
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		if f := Failure(redeploy.err); redeploy.accepted || f == nil || f.Kind != step.NotFound || len(w.machines) != 0 {
 			t.Errorf("redeploy %+v, machines %v", redeploy, w.machines)
 		}
 		delete(w.failAt, "lab@h1")
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }
 
 // A redeploy whose answer was lost is not made again, also by the run that follows a

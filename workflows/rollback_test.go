@@ -61,16 +61,12 @@ func TestRollback(t *testing.T) {
 		w.expect(t, "after the second rollback", 5, 4, 5)
 		w.rollback(4) // forward again
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.expect(t, "forward again", 6, 5, 6)
 		if got := w.told(t); !strings.HasSuffix(got, "4 rolled back by 5, 5 replaced by 6 *, 6 current *") {
 			t.Errorf("history %s", got)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.images) > 0 {
-		t.Errorf("%v, images %v", err, w.images)
-	}
 }
 
 // A rollback that fails leaves the machine that runs, and the image that it should boot.
@@ -87,13 +83,9 @@ func TestRollbackFails(t *testing.T) {
 		delete(w.fail, "Start")
 		w.rollback(0)
 	})
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		w.expect(t, "after the next one", 4, 2, 4)
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // A rollback that is impossible is refused with the generations that are possible.

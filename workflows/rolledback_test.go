@@ -31,15 +31,11 @@ func TestAnImageThatIsHealthyAgainIsRedeployed(t *testing.T) {
 	})
 	var re *answer
 	w.after(time.Hour, func() { re = w.update(UpdateRedeploy, RedeployRequest{}) })
-	w.after(time.Hour, func() {
+	w.until(t, time.Hour, func(DeploymentStatus) {
 		if re.err != nil {
 			t.Errorf("a redeploy of the image that is current: %v", re.err)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
 }
 
 // A schedule keeps off the image that was rolled back, however long it is ago.

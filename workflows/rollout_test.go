@@ -109,6 +109,21 @@ func (r *recorded) request() Request {
 	}
 }
 
+// replaces makes the rollout of generation 2 one that replaces generation 1.
+func (in *Request) replaces(image string) {
+	old := step.Registration{Spec: in.Spec, Digest: digest(image)}
+	old.Spec.Generation, old.Spec.Host = 1, "h0"
+	in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
+}
+
+// called compares the calls of the steps.
+func (r *recorded) called(t *testing.T, want []string) {
+	t.Helper()
+	if !slices.Equal(r.calls, want) {
+		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
+	}
+}
+
 func (r *recorded) rollout(in Request) (out Outcome, err error) {
 	r.env.ExecuteWorkflow(Rollout, in)
 	if err := r.env.GetWorkflowError(); err != nil {
@@ -128,9 +143,7 @@ func TestRolloutRunsTheSentence(t *testing.T) {
 	if out.Machine.ID != "machine-2" || out.Unchanged {
 		t.Errorf("outcome %+v", out)
 	}
-	if want := append(slices.Clone(whole), "Destroy lab@h1 generation 0 sparing life aa", "Clean lab@b1"); !slices.Equal(r.calls, want) {
-		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
-	}
+	r.called(t, append(slices.Clone(whole), "Destroy lab@h1 generation 0 sparing life aa", "Clean lab@b1"))
 }
 
 // A failure at each stage undoes what came before and may have happened, last
@@ -153,9 +166,7 @@ func TestRolloutUndoes(t *testing.T) {
 			if f == nil || f.Kind != step.Unsupported || f.Error() != "try: no luck" || f.Hint != "do not" || len(f.Left) != 0 {
 				t.Errorf("failure %+v", f)
 			}
-			if want := append(slices.Clone(whole[:i+1]), undone[stage]...); !slices.Equal(r.calls, want) {
-				t.Errorf("calls\n got %q\nwant %q", r.calls, want)
-			}
+			r.called(t, append(slices.Clone(whole[:i+1]), undone[stage]...))
 		})
 	}
 }
@@ -168,9 +179,7 @@ func TestRolloutCleansWhereConfigureFailed(t *testing.T) {
 	if _, err := r.rollout(r.request()); Failure(err).Host != "b7" || Failure(err).Error() != "toolchain.build[1]: no luck" {
 		t.Errorf("failure %+v", Failure(err))
 	}
-	if want := append(slices.Clone(whole[:2]), "Clean lab@b7"); !slices.Equal(r.calls, want) {
-		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
-	}
+	r.called(t, append(slices.Clone(whole[:2]), "Clean lab@b7"))
 }
 
 // Cancelling in each stage undoes as a failure does. (That undo waits for the
@@ -206,9 +215,7 @@ func TestRolloutKeepLeavesThePieces(t *testing.T) {
 	if f := Failure(err); len(f.Left) != 2 {
 		t.Errorf("want what was kept named, got %+v", f)
 	}
-	if !slices.Equal(r.calls, whole) {
-		t.Errorf("calls %q", r.calls)
-	}
+	r.called(t, whole)
 }
 
 func TestRolloutNamesWhatItCouldNotUndo(t *testing.T) {
@@ -229,11 +236,8 @@ func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := []string{"Configure lab", "Build lab@b1"}
-	want := slices.Concat(whole[:1], again, again, again, whole[3:],
-		[]string{"Destroy lab@h1 generation 0 sparing life aa", "Clean lab@b1", "Clean lab@b1", "Clean lab@b1"})
-	if !slices.Equal(r.calls, want) {
-		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
-	}
+	r.called(t, slices.Concat(whole[:1], again, again, again, whole[3:],
+		[]string{"Destroy lab@h1 generation 0 sparing life aa", "Clean lab@b1", "Clean lab@b1", "Clean lab@b1"}))
 
 	r = newRecorded(t)
 	r.gone = maxConfigures
@@ -245,9 +249,7 @@ func TestRolloutConfiguresAgainWhereTheTreeIsGone(t *testing.T) {
 func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 	r := newRecorded(t)
 	in := r.request()
-	old := step.Registration{Spec: in.Spec, Digest: digest("1")}
-	old.Spec.Generation, old.Spec.Host = 1, "h0"
-	in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
+	in.replaces("1")
 	out, err := r.rollout(in)
 	if err != nil {
 		t.Fatal(err)
@@ -255,10 +257,7 @@ func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 	if !out.Unchanged || out.Machine.ID != "machine-1" {
 		t.Errorf("outcome %+v", out)
 	}
-	want := append(slices.Clone(whole[:4]), "Boot lab@h0", "Clean lab@b1")
-	if !slices.Equal(r.calls, want) {
-		t.Errorf("calls\n got %q\nwant %q", r.calls, want)
-	}
+	r.called(t, append(slices.Clone(whole[:4]), "Boot lab@h0", "Clean lab@b1"))
 }
 
 // Another kind of target knows nothing of the old machine: the steps that made
@@ -266,11 +265,10 @@ func TestRolloutKeepsAnUnchangedMachine(t *testing.T) {
 func TestRolloutRetiresByTheOldPlan(t *testing.T) {
 	r := newRecorded(t)
 	in := r.request()
-	old := step.Registration{Spec: in.Spec, Digest: digest("1")}
-	old.Spec.Generation, old.Spec.Host = 1, "h0"
+	in.replaces("1")
 	before := step.NewRoute("lab", "lab")
 	before.Boot.TaskQueue, before.Destroy.TaskQueue = "old", "old"
-	in.Current = &Current{Machine: step.Machine{Registration: old}, Route: before}
+	in.Current.Route = before
 	if out, err := r.rollout(in); err != nil || out.Unchanged {
 		t.Errorf("outcome %+v, %v", out, err)
 	}
@@ -287,9 +285,7 @@ func TestRolloutDoesNotUndoWhatNeverBegan(t *testing.T) {
 	if _, err := r.rollout(r.request()); Failure(err).Kind != step.NoWorker {
 		t.Errorf("failure %+v", Failure(err))
 	}
-	if want := whole[:1]; !slices.Equal(r.calls, want) {
-		t.Errorf("calls %q, want %q", r.calls, want)
-	}
+	r.called(t, whole[:1])
 }
 
 // A machine that has ended, or is gone, is replaced though the image is the same.
@@ -297,9 +293,7 @@ func TestRolloutReplacesAnUnchangedMachineThatIsGone(t *testing.T) {
 	for _, gone := range []error{nil, &step.Error{Kind: step.NotFound, Err: errors.New("no such machine")}} {
 		r := newRecorded(t)
 		in := r.request()
-		old := step.Registration{Spec: in.Spec, Digest: digest("1")}
-		old.Spec.Generation, old.Spec.Host = 1, "h0"
-		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
+		in.replaces("1")
 		r.env.OnActivity("lab.Boot", mock.Anything, mock.Anything).Return(
 			func(_ context.Context, in step.Registration) (step.Machine, error) {
 				if in.Spec.Generation == 1 {
@@ -323,9 +317,7 @@ func TestRolloutRetiresTheOldMachine(t *testing.T) {
 	for _, denied := range []bool{false, true} {
 		r := newRecorded(t)
 		in := r.request()
-		old := step.Registration{Spec: in.Spec, Digest: digest("0")}
-		old.Spec.Generation, old.Spec.Host = 1, "h0"
-		in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
+		in.replaces("0")
 		if denied {
 			r.fail["Destroy"] = &step.Error{Kind: step.Unauthorized, Err: errors.New("access denied")}
 		}
@@ -333,10 +325,7 @@ func TestRolloutRetiresTheOldMachine(t *testing.T) {
 		if err != nil || out.Machine.ID != "machine-2" || (len(out.Left) == 1) != denied {
 			t.Errorf("outcome %+v, %v", out, err)
 		}
-		want := append(slices.Clone(whole), "Destroy lab@h0 generation 1", "Clean lab@b1")
-		if !slices.Equal(r.calls, want) {
-			t.Errorf("calls\n got %q\nwant %q", r.calls, want)
-		}
+		r.called(t, append(slices.Clone(whole), "Destroy lab@h0 generation 1", "Clean lab@b1"))
 	}
 }
 

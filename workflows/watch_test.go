@@ -77,20 +77,6 @@ func (w *watchedSite) deploy(restart step.RestartPolicy) {
 	w.update(UpdateDeploy, in)
 }
 
-// until destroys the deployment that long after the last call of after, and runs the test.
-func (w *watchedSite) until(t *testing.T, d time.Duration, check func(DeploymentStatus)) {
-	t.Helper()
-	w.after(d, func() {
-		if check != nil {
-			check(w.status(t))
-		}
-		w.update(UpdateDestroy, DestroyRequest{})
-	})
-	if err := w.run(); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestRestartByPolicy(t *testing.T) {
 	for _, test := range []struct {
 		restart  step.RestartPolicy

@@ -65,6 +65,15 @@ func (w *world) order(host, image string) DeployRequest {
 	return o
 }
 
+// until is that of site. Destroy leaves nothing.
+func (w *world) until(t *testing.T, d time.Duration, check func(DeploymentStatus)) {
+	t.Helper()
+	w.site.until(t, d, check)
+	if len(w.machines)+len(w.images) > 0 {
+		t.Errorf("machines %v, images %v", w.machines, w.images)
+	}
+}
+
 // away is the error of a host that does not answer.
 var away = &step.Error{Kind: step.Unauthorized, Err: errors.New("access denied")}
 
@@ -81,15 +90,11 @@ func TestDeployAfterADestroyThatFailed(t *testing.T) {
 		delete(w.failAt, "lab@h1")
 		w.deploy("h1", "2")
 	})
-	w.after(time.Hour, func() {
-		if d := w.status(t); d.Machine == nil || len(w.machines) != 1 || w.machines[d.Machine.Registration.Spec.Tags] != "h1" {
+	w.until(t, time.Hour, func(d DeploymentStatus) {
+		if d.Machine == nil || len(w.machines) != 1 || w.machines[d.Machine.Registration.Spec.Tags] != "h1" {
 			t.Errorf("status %+v, machines %v", d, w.machines)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.machines) > 0 {
-		t.Errorf("%v, machines %v", err, w.machines)
-	}
 }
 
 // So must one that looked for leftovers and found no worker.
@@ -105,15 +110,11 @@ func TestFirstDeployAfterADestroyThatFailed(t *testing.T) {
 		delete(w.failAt, "lab")
 		w.deploy("h1", "1")
 	})
-	w.after(time.Hour, func() {
-		if d := w.status(t); d.Machine == nil || len(w.machines) != 1 {
+	w.until(t, time.Hour, func(d DeploymentStatus) {
+		if d.Machine == nil || len(w.machines) != 1 {
 			t.Errorf("status %+v, machines %v", d, w.machines)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.machines) > 0 {
-		t.Errorf("%v, machines %v", err, w.machines)
-	}
 }
 
 // What could not be removed is tried again also where the machine stays.
@@ -137,15 +138,11 @@ func TestUnchangedDeployRemovesWhatIsStale(t *testing.T) {
 		delete(w.failAt, "lab@h1")
 		w.deploy("h2", "2")
 	})
-	w.after(time.Hour, func() {
-		if d := w.status(t); len(w.machines) != 1 || len(d.Left) > 0 {
+	w.until(t, time.Hour, func(d DeploymentStatus) {
+		if len(w.machines) != 1 || len(d.Left) > 0 {
 			t.Errorf("left %q, machines %v", d.Left, w.machines)
 		}
-		w.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := w.run(); err != nil || len(w.machines) > 0 {
-		t.Errorf("%v, machines %v", err, w.machines)
-	}
 }
 
 // A build host that is gone for good does not hold up destroy; its tree is told.
@@ -178,15 +175,11 @@ func TestDestroyAfterARolloutWasTerminated(t *testing.T) {
 	other.Route.Destroy.TaskQueue = "other"
 	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
 	s.after(time.Hour, func() { s.update(UpdateDeploy, other) })
-	s.after(time.Hour, func() {
-		if left := s.status(t).Left; len(left) == 0 || !strings.Contains(left[0], "terminated") {
+	s.until(t, time.Hour, func(d DeploymentStatus) {
+		if left := d.Left; len(left) == 0 || !strings.Contains(left[0], "terminated") {
 			t.Errorf("left %q", left)
 		}
-		s.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
 	for _, want := range []string{"Destroy lab@h1 generation 0", "Destroy other generation 0"} {
 		if !slices.Contains(s.calls, want) {
 			t.Errorf("calls %q lack %q", s.calls, want)
@@ -202,10 +195,7 @@ func TestAttachedWhileSomethingIsStale(t *testing.T) {
 	s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", "y")) })
 	s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", "z")) })
 	s.after(time.Second, func() { again = s.update(UpdateDeploy, order("/a", "z")) })
-	s.after(time.Hour, func() { s.update(UpdateDestroy, DestroyRequest{}) })
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	s.until(t, time.Hour, nil)
 	if got := again.got.(Accepted); !got.Attached {
 		t.Errorf("%+v", got)
 	}
@@ -242,15 +232,11 @@ func TestKeptPlacesAreRememberedOnce(t *testing.T) {
 	for range 3 {
 		s.after(time.Hour, func() { s.update(UpdateDeploy, order("/a", "k")) })
 	}
-	s.after(time.Hour, func() {
-		if left := s.status(t).Left; len(left) != 1 || !strings.HasSuffix(left[0], " generation 2)") { // a kind without hosts
+	s.until(t, time.Hour, func(d DeploymentStatus) {
+		if left := d.Left; len(left) != 1 || !strings.HasSuffix(left[0], " generation 2)") { // a kind without hosts
 			t.Errorf("left %q", left)
 		}
-		s.update(UpdateDestroy, DestroyRequest{})
 	})
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // A tree is removed where configure ran, also if its next try found no worker.
