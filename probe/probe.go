@@ -46,13 +46,17 @@ func (p Prober) probe(ctx context.Context, in step.Probation) (answer string, er
 		return "", err
 	}
 	interval, window := in.Probe.Times()
+	limit := min(max(interval, time.Second), longest)
+	if in.Probe.Console != "" { // it may be read by ssh, which takes seconds
+		limit = longest
+	}
 	began, failed := time.Now(), 0
 	if last, ok := step.Resume(ctx); ok {
 		began = began.Add(-time.Duration(last.Done) * time.Second)
 		_ = json.Unmarshal(last.State, &failed) // of an earlier form: counted anew
 	}
 	for {
-		answer, err = p.once(ctx, interval, do)
+		answer, err = once(ctx, limit, do)
 		passed := time.Since(began)
 		switch {
 		case ctx.Err() != nil:
@@ -116,8 +120,8 @@ func unhealthy(format string, args ...any) error {
 // way is a way to probe once. It returns the answer, or an error if the app is unhealthy.
 type way func(ctx context.Context) (answer string, err error)
 
-func (p Prober) once(ctx context.Context, interval time.Duration, do way) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(max(interval, time.Second), longest))
+func once(ctx context.Context, limit time.Duration, do way) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return do(ctx)
 }
@@ -286,7 +290,7 @@ func (p Prober) console(in step.Probation) way {
 		for !match.Found() {
 			text, err := p.Target.Console(ctx, from)
 			if err != nil {
-				return "", err
+				return "", fmt.Errorf("read the console: %w", cause(err))
 			}
 			match.Add([]byte(text.Text))
 			from.Offset = text.Next

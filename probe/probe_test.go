@@ -147,6 +147,27 @@ func TestProbeAsksTheMachineOnly(t *testing.T) {
 	}
 }
 
+// far is a lab whose console takes more than a second to read.
+type far struct{ *lab }
+
+func (f far) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
+	select {
+	case <-ctx.Done():
+		return step.ConsoleText{}, ctx.Err()
+	case <-time.After(1200 * time.Millisecond):
+	}
+	return f.lab.Console(ctx, from)
+}
+
+// A console that is slow to read is no failure, whatever the interval.
+func TestProbeOfASlowConsole(t *testing.T) {
+	_, err := Prober{far{&lab{console: "ready"}}}.Probe(t.Context(), step.Probation{Machine: at(),
+		Probe: step.Probe{Console: "ready", Interval: "100ms", Failures: 1, Window: "100ms"}})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // knowing is a target that may know the addresses of its machines before boot.
 type knowing struct {
 	step.Target
