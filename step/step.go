@@ -321,8 +321,7 @@ type Action struct {
 	Call string `json:"call"`
 	// Why is its purpose in one line.
 	Why string `json:"why"`
-	// Permission is the permission it needs: "ec2:RegisterImage", "root"; empty if
-	// none.
+	// Permission is the one it needs: "ec2:RegisterImage", "root"; empty if none.
 	Permission string `json:"permission,omitempty"`
 	// Cost is its cost in words: "$0.05 per GB-month"; empty if it is free.
 	Cost string `json:"cost,omitempty"`
@@ -373,9 +372,7 @@ type Route struct {
 // "<kind>.Boot" on task queue "<kind>", and so on.
 func NewRoute(toolchain, target string) Route {
 	anywhere := func(kind, name string) Step { return Step{Activity: kind + "." + name, TaskQueue: kind} }
-	onHost := func(kind, name string) Step {
-		return Step{Activity: kind + "." + name, TaskQueue: kind, OnHost: true}
-	}
+	onHost := func(kind, name string) Step { return Step{Activity: kind + "." + name, TaskQueue: kind, OnHost: true} }
 	return Route{
 		Fetch:     anywhere("source", "Fetch"),
 		Check:     anywhere(target, "Check"),
@@ -397,21 +394,6 @@ func NewRoute(toolchain, target string) Route {
 
 // Stage returns a pointer to the step of stage s or of [Fetch], nil if s is unknown.
 func (p *Route) Stage(s Stage) *Step {
-	switch s {
-	case Fetch:
-		return &p.Fetch
-	case Check:
-		return &p.Check
-	case Configure:
-		return &p.Configure
-	case Build:
-		return &p.Build
-	case Package:
-		return &p.Package
-	case Register:
-		return &p.Register
-	case Boot:
-		return &p.Boot
-	}
-	return nil
+	return map[Stage]*Step{Fetch: &p.Fetch, Check: &p.Check, Configure: &p.Configure, Build: &p.Build,
+		Package: &p.Package, Register: &p.Register, Boot: &p.Boot}[s]
 }

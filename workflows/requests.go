@@ -135,41 +135,37 @@ type DeploymentDetails struct {
 }
 
 func (d *deployment) listen() error {
-	err := workflow.SetQueryHandler(d.ctx, QueryStatus, func() (DeploymentStatus, error) { return d.status(), nil })
-	if err != nil {
-		return err
+	for _, q := range []struct {
+		name   string
+		answer any
+	}{
+		{QueryStatus, func() (DeploymentStatus, error) { return d.status(), nil }},
+		{QueryHistory, d.history},
+		{QueryDetails, func() (DeploymentDetails, error) {
+			return DeploymentDetails{d.DeploymentState, d.rolling, d.queue}, nil
+		}},
+	} {
+		if err := workflow.SetQueryHandler(d.ctx, q.name, q.answer); err != nil {
+			return err
+		}
 	}
-	if err := workflow.SetQueryHandler(d.ctx, QueryHistory, d.history); err != nil {
-		return err
+	for _, u := range []struct {
+		name        string
+		do, valid   any
+		description string
+	}{
+		{UpdateDeploy, d.accept, d.acceptable, "roll out a new generation"},
+		{UpdateRollback, d.rollBack, d.canRollBack, "boot the image of an earlier generation"},
+		{UpdateCancel, d.cancelRollouts, nil, "cancel the running and queued rollouts; the machine stays"},
+		{UpdateRedeploy, d.redeploy, d.redeployable, "roll out the last request again, and wait for it"},
+		{UpdateDestroy, d.awaitEnd, d.destroyable, "remove the machine and its image, and end"},
+	} {
+		err := workflow.SetUpdateHandlerWithOptions(d.ctx, u.name, u.do, workflow.UpdateHandlerOptions{Validator: u.valid, Description: u.description})
+		if err != nil {
+			return err
+		}
 	}
-	err = workflow.SetQueryHandler(d.ctx, QueryDetails, func() (DeploymentDetails, error) {
-		return DeploymentDetails{d.DeploymentState, d.rolling, d.queue}, nil
-	})
-	if err != nil {
-		return err
-	}
-	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateDeploy, d.accept,
-		workflow.UpdateHandlerOptions{Validator: d.acceptable, Description: "roll out a new generation"})
-	if err != nil {
-		return err
-	}
-	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateRollback, d.rollBack,
-		workflow.UpdateHandlerOptions{Validator: d.canRollBack, Description: "boot the image of an earlier generation"})
-	if err != nil {
-		return err
-	}
-	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateCancel, d.cancelRollouts,
-		workflow.UpdateHandlerOptions{Description: "cancel the running and queued rollouts; the machine stays"})
-	if err != nil {
-		return err
-	}
-	err = workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateRedeploy, d.redeploy,
-		workflow.UpdateHandlerOptions{Validator: d.redeployable, Description: "roll out the last request again, and wait for it"})
-	if err != nil {
-		return err
-	}
-	return workflow.SetUpdateHandlerWithOptions(d.ctx, UpdateDestroy, d.awaitEnd,
-		workflow.UpdateHandlerOptions{Validator: d.destroyable, Description: "remove the machine and its image, and end"})
+	return nil
 }
 
 // acceptable is the validator of deploy. A refused request is not written to history.
