@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,10 +52,10 @@ func TestTellsAsGoTestDoes(t *testing.T) {
 		}
 		return cmd.ProcessState.ExitCode(), out.String()
 	}
-	if code, out := run("./good"); code != 0 || !regexp.MustCompile(`^ok  \tm/good\t0\.\d+s\n$`).MatchString(out) {
+	if code, out := run("./good"); code != 0 || !regexp.MustCompile(`^ok  \tm/good\t[\d.]+s\n$`).MatchString(out) {
 		t.Errorf("exit status %d, %q", code, out)
 	}
-	code, out := run("-timeout", "2s", "./...")
+	code, out := run("-timeout", "5s", "./...")
 	if code != 1 {
 		t.Errorf("exit status %d", code)
 	}
@@ -70,7 +71,8 @@ func TestTellsAsGoTestDoes(t *testing.T) {
 		}
 	}
 	times, err := os.ReadFile(filepath.Join(folder, "times"))
-	if err != nil || !regexp.MustCompile(`(?m)^0\.3\d s m/good\.TestGood/sub\n0\.0\d s m/good\.TestGood\n`).Match(times) {
-		t.Errorf("times: %v\n%s", err, times)
+	var sub, own float64 // own is without sub
+	if _, scans := fmt.Sscanf(string(times), "%f s m/good.TestGood/sub\n%f s m/good.TestGood\n", &sub, &own); err != nil || scans != nil || sub < 0.3 || own >= sub {
+		t.Errorf("times: %v, %v\n%s", err, scans, times)
 	}
 }
