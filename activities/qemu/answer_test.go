@@ -76,8 +76,8 @@ func ask(t *testing.T, address string) string {
 func TestExpectPortUnanswered(t *testing.T) {
 	b := benchOf(t, &answeringHello)
 	for i, args := range []string{"refuse", "mute"} {
-		r := b.register(b.spec("net", i+1, `{"args":"%s","expect":"listening","expectPort":80,"timeout":"3s"}`, args))
-		_, err := New(b.site).Boot(t.Context(), r)
+		r := b.register(b.spec("net", i+1, `{"args":"%s","expect":"listening","expectPort":80,"timeout":"1s"}`, args))
+		err := b.late(r, "listening")
 		if step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "port 80 did not answer") {
 			t.Errorf("%s: %v", args, err)
 		}

@@ -105,7 +105,7 @@ func TestSolo5Devices(t *testing.T) {
 func TestSolo5AbortsAtOthers(t *testing.T) {
 	b := solo5Bench(t, netService)
 	other := b.solo5()
-	img := b.image(b.spec("extra", 1, `{"network":"user","expect":"`+exited+`","timeout":"10s"}`))
+	img := b.image(b.spec("extra", 1, `{"network":"user","expect":"`+exited+`"}`))
 	for i := range img.Files {
 		if img.Files[i].Name == kernelFile {
 			img.Files[i].Artifact = other // wants none, gets one
