@@ -133,7 +133,7 @@ func (c *client) put(vdi, format string, body io.Reader, size int64) (status int
 		_ = answer.Body.Close()           // likewise
 		status, rest = answer.StatusCode, string(raw)
 	}
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		task = c.must("task.get_record", ref).(map[string]any)
 		if status >= 300 || task["status"] != "pending" || time.Now().After(end) {
 			return status, rest, task

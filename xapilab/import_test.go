@@ -78,7 +78,7 @@ func TestImport(t *testing.T) {
 				t.Errorf("whole: %v", got)
 			}
 			// A broken import keeps the VDI for a moment.
-			for end := time.Now().Add(5 * time.Second); ; {
+			for end := time.Now().Add(2 * time.Minute); ; {
 				if _, err := c.call("VDI.destroy", vdi); err == nil || time.Now().After(end) {
 					if err != nil {
 						t.Error(err)
@@ -101,7 +101,7 @@ func TestImportShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	task := l.with("task", "name_label", "import")[0]
-	for end := time.Now().Add(5 * time.Second); l.Get(task.ref, "status") == "pending" && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); l.Get(task.ref, "status") == "pending" && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
 	if got := l.Get(task.ref, "error_info"); fmt.Sprint(got) != "[VDI_IO_ERROR Device I/O errors]" || l.Get(task.ref, "progress") != 1.0 {
 		t.Errorf("%v %v", got, l.Get(task.ref, "progress"))
@@ -236,7 +236,7 @@ func TestConsoleOfTheMember(t *testing.T) {
 	if got := connect(l.URL); got != http.StatusInternalServerError {
 		t.Errorf("at the master: %d", got)
 	}
-	for end := time.Now().Add(5 * time.Second); l.Get(vm, "power_state") != "Halted"; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); l.Get(vm, "power_state") != "Halted"; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it runs for ever")
 		}

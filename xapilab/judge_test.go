@@ -100,7 +100,7 @@ func replay(t *testing.T, l *Lab, all []exchange) error {
 			_ = put.Close() // it is there to break
 		}
 		var differ string
-		for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) { // a task may take longer
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) { // a task may take longer
 			_, got, err := readCall(bytes.NewReader(post(t, client, l.URL, request)))
 			if err != nil {
 				return err

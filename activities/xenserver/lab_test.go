@@ -147,7 +147,7 @@ func (b *bench) target() *Target {
 }
 
 func (b *bench) options(more string) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"host":%q,"fingerprint":%q,"timeout":"20s"%s}`, b.lab.URL, b.lab.Fingerprint+" "+b.lab.MemberFingerprint, more))
+	return json.RawMessage(fmt.Sprintf(`{"host":%q,"fingerprint":%q,"timeout":"5m"%s}`, b.lab.URL, b.lab.Fingerprint+" "+b.lab.MemberFingerprint, more))
 }
 
 // usual are options of a VM that gets ready and stays.
