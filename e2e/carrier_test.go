@@ -22,7 +22,7 @@ func TestCarrier(t *testing.T) {
 	port := freePort(t)
 	folder := l.project(fmt.Sprintf(`app: carried
 toolchain: {kind: prebuilt, kernel: web}
-targets: {dev: {kind: qemu, carrier: linux, linux: %s, accel: tcg, ports: ["%d:80"], expect: listening}}
+targets: {dev: {kind: qemu, carrier: linux, linux: %s, accel: tcg, ports: ["%d:80"], expect: listening, timeout: 5m}}
 `, parts.Linux, port))
 	program, err := os.ReadFile(parts.Web)
 	if err != nil {
