@@ -19,8 +19,8 @@ import (
 )
 
 // Register makes a VDI and sends the disk into it. If a rollout of this life has made a whole
-// one of the same disk, Register adopts it and sends nothing; but an hvm VM can write to its
-// disk, so it gets one that no other rollout uses. What a try that was cut off has left is
+// one of the same disk in the SR of the options, Register adopts it and sends nothing; but an
+// hvm VM can write to its disk, so it gets one that no other rollout uses. What a try that was cut off has left is
 // destroyed: a half-filled VDI looks like a whole one.
 //
 // Errors: Conflict if the SR has too little space.
@@ -40,6 +40,7 @@ type registering struct {
 	img    step.Image
 	digest string // of the disk
 	folder string // the rollout's name
+	sr     ref    // of option sr; "" if that is not given
 }
 
 func (t *Target) register(ctx context.Context, img step.Image) (reg step.Registration, err error) {
@@ -64,6 +65,11 @@ func (t *Target) register(ctx context.Context, img step.Image) (reg step.Registr
 		return reg, err
 	}
 	step.Report(ctx, step.Progress{Note: "asking the pool for the disk"})
+	if r.s.SR != "" {
+		if r.sr, err = r.p.named(ctx, "SR", "sr", r.s.SR); err != nil {
+			return reg, err
+		}
+	}
 	vdi, rec, err := r.adopt(ctx)
 	if err != nil {
 		return reg, err
@@ -123,7 +129,7 @@ func (r *registering) find(ctx context.Context) (whole, halves map[ref]vdiRecord
 		return rec.OtherConfig[keyComplete] != "" || of != tags
 	})
 	maps.DeleteFunc(whole, func(_ ref, rec vdiRecord) bool {
-		return rec.OtherConfig[keyComplete] == "" || rec.OtherConfig[keyDigest] != r.digest ||
+		return rec.OtherConfig[keyComplete] == "" || rec.OtherConfig[keyDigest] != r.digest || r.sr != "" && rec.SR != r.sr ||
 			r.s.Type == typeHVM && !slices.Equal(users(rec.OtherConfig), []step.Tags{tags})
 	})
 	return whole, halves, err
