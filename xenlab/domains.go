@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/qmp"
@@ -147,7 +148,21 @@ func (s *Started) xl(verb string) error {
 
 func (s *Started) destroy() error {
 	_, err := s.lab.Run(s.ctx, "sh", "-c", destroyDomain, "sh", s.name)
+	if err != nil && s.lab.ended() {
+		return nil // the domain ended with it
+	}
 	return err
+}
+
+// ended reports whether the lab's QEMU has ended, as it does with Ctrl-C. The end of its
+// connections comes a moment earlier.
+func (l *Lab) ended() bool {
+	select {
+	case <-l.vm.ended:
+		return true
+	case <-time.After(time.Second):
+		return false
+	}
 }
 
 // Stop ends the domain and removes what there is of it.

@@ -69,3 +69,21 @@ func TestGive(t *testing.T) {
 		}
 	}
 }
+
+// A domain whose lab has ended by itself is gone.
+func TestDomainEndsWithLab(t *testing.T) {
+	need.Tools(t, "ssh")
+	l, err := at(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.vm = &vm{ended: make(chan struct{})}
+	s := &Started{ctx: t.Context(), lab: l, name: "gone"}
+	if s.destroy() == nil {
+		t.Error("a domain that cannot be destroyed is gone")
+	}
+	close(l.vm.ended)
+	if err := s.destroy(); err != nil {
+		t.Error(err)
+	}
+}
