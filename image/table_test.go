@@ -203,8 +203,8 @@ func TestMirageTarget(t *testing.T) {
 
 func TestTargets(t *testing.T) {
 	for want, abis := range map[string][]string{
-		"qemu": MirageABIs("virtio"), "xen": MirageABIs("xen"), "local": MirageABIs("spt"),
-		"qemu xen": {LinuxBzImage}, "": MirageABIs("muen"),
+		"qemu": MirageABIs("virtio"), "xen xenserver": MirageABIs("xen"), "local": MirageABIs("spt"),
+		"qemu xen xenserver": {LinuxBzImage}, "": MirageABIs("muen"),
 	} {
 		if got := strings.Join(Targets(abis), " "); got != want {
 			t.Errorf("%v: got %q, want %q", abis, got, want)
