@@ -115,10 +115,7 @@ func (c *cloud) targets(ctx context.Context, group string) (map[string]*elbtypes
 
 func (c *cloud) addTarget(ctx context.Context, group, id string) error {
 	_, err := c.elb.RegisterTargets(ctx, &elb.RegisterTargetsInput{TargetGroupArn: aws.String(group), Targets: []elbtypes.TargetDescription{{Id: aws.String(id)}}})
-	if err != nil {
-		return failed("add "+id+" to the target group", err)
-	}
-	return nil
+	return failed("add "+id+" to the target group", err)
 }
 
 func (c *cloud) dropTargets(ctx context.Context, group string, ids []string) error {

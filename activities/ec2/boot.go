@@ -3,7 +3,6 @@ package ec2
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/morgana-deploy/morgana/machine"
@@ -59,7 +57,10 @@ func bootOf(ctx context.Context, r step.Registration) (step.Machine, error) {
 		return step.Machine{}, b.failed(ctx, "%s within %s", b.unmet(), s.timeout)
 	}
 	if err := b.finish(ctx); err != nil {
-		return step.Machine{}, retriable(err)
+		if strings.HasPrefix(code(err), "InvalidInstanceID") { // a list has shown it: the next try finds it, or makes another
+			err = passing(err)
+		}
+		return step.Machine{}, err
 	}
 	m := step.Machine{Registration: r, ID: b.id, Ready: b.how(), Adopted: !b.created, Ended: b.ended}
 	if m.Ended {
@@ -262,9 +263,8 @@ func (b *boot) outcome(ctx context.Context) (ready bool, err error) {
 // finish records on the instance that it was ready, and moves the stable addresses.
 func (b *boot) finish(ctx context.Context) error {
 	if value(b.in.Tags, tagReady) == "" && !isDead(b.in) {
-		_, err := b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.id}, Tags: []types.Tag{tag(tagReady, "yes")}})
-		if err != nil {
-			return failed("tag instance "+b.id, err)
+		if err := b.c.tag(ctx, []types.Tag{tag(tagReady, "yes")}, b.id); err != nil {
+			return err
 		}
 	}
 	if b.ended {
@@ -318,21 +318,7 @@ func (b *boot) got(ctx context.Context) error {
 	if len(tags) == 0 {
 		return nil
 	}
-	_, err := b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.id}, Tags: tags})
-	if err != nil {
-		return failed("tag instance "+b.id, err)
-	}
-	return nil
-}
-
-// retriable returns an error without its kind if EC2 did not know the instance. A list has
-// shown the instance, so the next try will find it, or make another.
-func retriable(err error) error {
-	var e *step.Error
-	if strings.HasPrefix(code(err), "InvalidInstanceID") && errors.As(err, &e) {
-		return &step.Error{Op: e.Op, Err: e.Err}
-	}
-	return err
+	return b.c.tag(ctx, tags, b.id)
 }
 
 // failed returns an error of kind BootFailed with the console's last lines as hint.

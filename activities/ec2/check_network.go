@@ -97,10 +97,7 @@ func (k *checker) keyPair(ctx context.Context) error {
 		return nil
 	}
 	_, err := k.ec2.DescribeKeyPairs(ctx, &ec2.DescribeKeyPairsInput{KeyNames: []string{k.KeyName}})
-	if err != nil {
-		return failed("ask about key pair "+k.KeyName, err)
-	}
-	return nil
+	return failed("ask about key pair "+k.KeyName, err)
 }
 
 func (k *checker) placementGroup(ctx context.Context) error {
@@ -108,10 +105,7 @@ func (k *checker) placementGroup(ctx context.Context) error {
 		return nil
 	}
 	_, err := k.ec2.DescribePlacementGroups(ctx, &ec2.DescribePlacementGroupsInput{GroupNames: []string{k.Placement.Group}})
-	if err != nil {
-		return failed("ask about placement group "+k.Placement.Group, err)
-	}
-	return nil
+	return failed("ask about placement group "+k.Placement.Group, err)
 }
 
 // elasticIP sees that the Elastic IP exists, and that nothing but this target uses it.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -136,6 +138,24 @@ func (c *cloud) own(ctx context.Context) error {
 	}
 	c.account = have
 	return nil
+}
+
+// tag gives resources tags. EC2 may not know them yet: then the step is retried.
+func (c *cloud) tag(ctx context.Context, tags []types.Tag, ids ...string) error {
+	_, err := c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: tags})
+	return unseen("tag "+strings.Join(ids, " and "), err)
+}
+
+// known calls do until EC2 knows the resources that it names, which were made a moment ago.
+func known(ctx context.Context, do func() error) error {
+	var err error
+	if _, waited := poll(ctx, visible, func() (bool, error) {
+		err = do()
+		return !gone(err), nil
+	}); waited != nil {
+		return waited
+	}
+	return err
 }
 
 // visible is how long a resource that was just made may be invisible to the calls that

@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -187,8 +188,8 @@ func (d *destroy) end(ctx context.Context, all []types.Instance, list func() ([]
 	return nil
 }
 
-// listed lists the instances. If a rollout called RunInstances a moment ago, listed waits
-// until its instance is among them: the worker may have been killed before the answer.
+// listed lists the instances. If a rollout began to make something a moment ago, listed waits
+// until EC2 lists it: the worker may have been killed before the answer.
 func (d *destroy) listed(ctx context.Context, of step.Tags) (all []types.Instance, err error) {
 	if err := d.awaitGroup(ctx); err != nil {
 		return nil, err
@@ -196,27 +197,7 @@ func (d *destroy) listed(ctx context.Context, of step.Tags) (all []types.Instanc
 	if err := d.c.settle(ctx, d.limits.unlisted, "", d.what.Spec.Tags, d.what.Match); err != nil {
 		return nil, err
 	}
-	if all, err = d.c.allInstances(ctx, of); err != nil || d.what.KeepImage {
-		return all, err
-	}
-	images, err := d.c.images(ctx, d.what.Spec.Tags)
-	if err != nil {
-		return nil, err
-	}
-	_, err = poll(ctx, d.limits.unlisted, func() (bool, error) {
-		for _, r := range images {
-			for u, at := range launches(r.tags) {
-				is := func(in types.Instance) bool { have, _ := owner(in.Tags); return have == u && !isHelper(in) }
-				if d.what.Match(u) && time.Since(at) < d.limits.unlisted && !slices.ContainsFunc(all, is) {
-					step.Report(ctx, step.Progress{Note: "waiting for EC2 to list the last instance"})
-					all, err = d.c.allInstances(ctx, of)
-					return false, err
-				}
-			}
-		}
-		return true, nil
-	})
-	return all, err
+	return d.c.allInstances(ctx, of)
 }
 
 // terminate terminates the instances among all that match and are not terminated yet, and
@@ -263,7 +244,7 @@ func (d *destroy) terminate(ctx context.Context, all []types.Instance, waiting m
 // untaggable reports whether EC2 refuses a tag because of the state of the instance.
 func untaggable(err error) bool {
 	kind := step.KindOf(err)
-	return strings.HasPrefix(code(err), "Incorrect") || kind.Final() && kind != step.Unauthorized
+	return gone(err) || strings.HasPrefix(code(err), "Incorrect") || kind.Final() && kind != step.Unauthorized
 }
 
 func (d *destroy) matches(in types.Instance) bool {
@@ -361,10 +342,7 @@ func (d *destroy) delete(ctx context.Context, r resource) error {
 	case kindSnapshot:
 		return d.deleteSnapshot(ctx, r)
 	}
-	if err != nil {
-		return failed("remove "+r.String(), err)
-	}
-	return nil
+	return failed("remove "+r.String(), err)
 }
 
 // free removes what an instance may have for a moment after its end.
@@ -380,10 +358,7 @@ func (d *destroy) free(ctx context.Context, r resource, remove func() error) err
 	}); waited != nil {
 		return waited
 	}
-	if err != nil {
-		return failed("remove "+r.String(), err)
-	}
-	return nil
+	return failed("remove "+r.String(), err)
 }
 
 // deleteSnapshot removes a snapshot. It is in use until EC2 has noticed that its AMI is gone.
@@ -415,11 +390,7 @@ func (d *destroy) deleteSnapshot(ctx context.Context, r resource) error {
 				}
 			}
 			if len(others) > 0 {
-				_, err := d.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{r.id}, Tags: others})
-				if err != nil {
-					return false, failed("tag "+r.String(), err)
-				}
-				return false, errUsed
+				return false, cmp.Or(d.c.tag(ctx, others, r.id), errUsed)
 			}
 		}
 		return false, nil

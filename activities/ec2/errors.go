@@ -17,12 +17,14 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// failed returns the error of a call to AWS. Its kind is decided by AWS's code. An error
-// without an answer of AWS has no kind, so the step is retried.
+// failed returns the error of a call to AWS, nil for none. Its kind is decided by AWS's code. An
+// error without an answer of AWS has no kind, so the step is retried.
 func failed(op string, err error) error {
 	var told *step.Error
 	var api smithy.APIError
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &told): // of the credentials
 	case errors.As(err, &api) && api.ErrorCode() != "" && api.ErrorCode() != noCode:
 		err = refused(err, api)
@@ -30,6 +32,24 @@ func failed(op string, err error) error {
 		err = unanswered(err)
 	}
 	return step.During(op, err)
+}
+
+// unseen is [failed] for a call that names a resource which EC2 has just listed or made. If
+// another server of EC2 does not know it yet, the step is retried.
+func unseen(op string, err error) error {
+	if err = failed(op, err); gone(err) {
+		return passing(err)
+	}
+	return err
+}
+
+// passing returns an error of [failed] without its kind: the step is retried.
+func passing(err error) error {
+	var e *step.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	return &step.Error{Op: e.Op, Err: e.Err}
 }
 
 // noCode is the SDK's word for a code or a message that an answer lacks.

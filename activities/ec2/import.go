@@ -147,7 +147,7 @@ func (r *registering) begin(ctx context.Context, o *object, before int) (importT
 		ClientToken: &token, Description: aws.String("morgana " + r.folder), RoleName: aws.String(cmp.Or(r.options.Role, defaultRole)),
 		DiskContainer: &types.SnapshotDiskContainer{Format: aws.String("RAW"), UserBucket: &types.UserBucket{S3Bucket: &o.bucket, S3Key: &o.key}},
 		// They are the task's. AWS gives the snapshot no tags.
-		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeImportSnapshotTask, Tags: r.tags}},
+		TagSpecifications: tagged(r.tags, types.ResourceTypeImportSnapshotTask),
 	}
 	if r.ami.Encrypted {
 		in.Encrypted = aws.Bool(true)
@@ -259,14 +259,10 @@ func (c *cloud) claim(ctx context.Context, snapshot string, tags []types.Tag) (b
 	if _, owned := owner(out.Snapshots[0].Tags); owned {
 		return true, nil
 	}
-	_, err = c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{snapshot}, Tags: tags})
-	if gone(err) {
+	if err = c.tag(ctx, tags, snapshot); gone(err) {
 		return false, nil
 	}
-	if err != nil {
-		return false, failed("tag "+snapshot, err)
-	}
-	return true, nil
+	return err == nil, err
 }
 
 // endImport cancels a task and waits until it is over. A snapshot that it made nevertheless
@@ -307,9 +303,8 @@ func (c *cloud) endImport(ctx context.Context, t importTask) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{t.id}, Tags: []types.Tag{tag(tagEnded, "yes")}})
-	if err != nil && code(err) != noTask {
-		return failed("tag "+t.id, err)
+	if err = c.tag(ctx, []types.Tag{tag(tagEnded, "yes")}, t.id); code(err) == noTask {
+		return nil
 	}
-	return nil
+	return err
 }

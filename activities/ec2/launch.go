@@ -41,17 +41,17 @@ type trying struct {
 // create makes the instance in the first subnet that has capacity. dead are the rollout's
 // dead instances.
 func (b *boot) create(ctx context.Context, dead []types.Instance) error {
-	subnets := b.order(ctx, dead)
-	if err := b.announce(ctx, time.Now()); err != nil {
+	use, err := useTag(b.r.Spec.Tags)
+	if err != nil {
 		return err
 	}
+	return b.c.make(ctx, b.r.ID, *use.Key, making{time.Now(), len(dead), kindInstance}, func() error { return b.createSomewhere(ctx, dead) })
+}
+
+func (b *boot) createSomewhere(ctx context.Context, dead []types.Instance) error {
+	subnets := b.order(ctx, dead)
 	var refusals []string
 	var last error
-	defer func() {
-		if slices.Contains(elsewhere, code(last)) || step.KindOf(last) != "" { // no instance will appear
-			_ = b.announce(ctx, time.Time{}) // if it fails, Destroy waits for nothing
-		}
-	}()
 	for _, subnet := range subnets {
 		state, err := json.Marshal(trying{subnet})
 		if err != nil {
@@ -70,28 +70,6 @@ func (b *boot) create(ctx context.Context, dead []types.Instance) error {
 		return &all
 	}
 	return last
-}
-
-// announce records on the AMI when the rollout last called RunInstances, the zero time if
-// EC2 refused. Destroy waits until EC2 lists the instance of a worker that was killed.
-func (b *boot) announce(ctx context.Context, at time.Time) error {
-	use, err := useTag(b.r.Spec.Tags)
-	if err != nil {
-		return err
-	}
-	if !at.IsZero() {
-		use.Value = aws.String(at.UTC().Format(time.RFC3339))
-	}
-	if _, waited := poll(ctx, visible, func() (bool, error) { // EC2 may not know a new AMI yet
-		_, err = b.c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{b.r.ID}, Tags: []types.Tag{use}})
-		return !gone(err), nil
-	}); waited != nil {
-		return waited
-	}
-	if err != nil {
-		return failed("tag "+b.r.ID, err)
-	}
-	return nil
 }
 
 // order returns the subnets, "" if none are given, in the order in which they are tried:
@@ -124,42 +102,54 @@ func (b *boot) order(ctx context.Context, dead []types.Instance) []string {
 // createIn makes the instance in a subnet, or finds the one that an earlier call with the
 // same client token made. attempt is the number of the rollout's dead instances.
 func (b *boot) createIn(ctx context.Context, subnet string, attempt int) error {
-	for n := attempt; n < attempt+maxAttempts; n++ {
-		input, err := b.input(subnet, n)
-		if err != nil {
-			return err
-		}
-		var out *ec2.RunInstancesOutput
-		if _, waited := poll(ctx, visible, func() (bool, error) { // EC2 may not know a new AMI yet
-			out, err = b.c.run(ctx, input)
-			return code(err) != "InvalidAMIID.NotFound", nil
-		}); waited != nil {
-			return waited
-		}
-		switch {
-		case err == nil && len(out.Instances) == 1:
-			b.in = out.Instances[0]
-			b.id, b.known, b.created = aws.ToString(b.in.InstanceId), time.Now(), true
-			return nil
-		case code(err) == "IdempotentInstanceTerminated":
-			continue
-		case code(err) == "IdempotentParameterMismatch":
-			// An earlier call with this token had other parameters, as those of another
-			// version of the worker. Its instance is adopted if there is one.
-			found, err := poll(ctx, visible, func() (bool, error) {
+	in, err := b.c.runNew(ctx, attempt, func(n int) (*ec2.RunInstancesInput, error) { return b.input(subnet, n) },
+		func(err error) bool { return code(err) == "InvalidAMIID.NotFound" }, // EC2 may not know a new AMI yet
+		func() (bool, error) {
+			return poll(ctx, visible, func() (bool, error) {
 				live, _, err := b.list(ctx)
 				return len(live) > 0, err
 			})
-			if found || err != nil {
-				return err
+		})
+	if in != nil {
+		b.in = *in
+		b.id, b.known, b.created = aws.ToString(in.InstanceId), time.Now(), true
+	}
+	return failed("run instance", err)
+}
+
+// runNew runs an instance by the first client token from attempt on that is not a terminated
+// instance's. It waits as long as EC2 does not know what the call names. If an earlier call with a
+// token had other parameters, as those of another version of the worker, adopt is called: it
+// reports whether that call's instance is listed. Then runNew returns none.
+func (c *cloud) runNew(ctx context.Context, attempt int, input func(attempt int) (*ec2.RunInstancesInput, error), unknown func(error) bool, adopt func() (bool, error)) (*types.Instance, error) {
+	for last := attempt + maxAttempts; attempt < last; attempt++ {
+		in, err := input(attempt)
+		if err != nil {
+			return nil, err
+		}
+		var out *ec2.RunInstancesOutput
+		if _, waited := poll(ctx, visible, func() (bool, error) {
+			out, err = c.run(ctx, in)
+			return !unknown(err), nil
+		}); waited != nil {
+			return nil, waited
+		}
+		switch {
+		case err == nil && len(out.Instances) == 1:
+			return &out.Instances[0], nil
+		case code(err) == "IdempotentInstanceTerminated":
+			continue
+		case code(err) == "IdempotentParameterMismatch":
+			if found, err := adopt(); found || err != nil {
+				return nil, err
 			}
 			continue
 		case err == nil:
 			err = fmt.Errorf("EC2 answered with %d instances", len(out.Instances))
 		}
-		return failed("run instance", err)
+		return nil, err
 	}
-	return fmt.Errorf("%d instances of this rollout were terminated", maxAttempts)
+	return nil, fmt.Errorf("%d instances of this rollout were terminated", maxAttempts)
 }
 
 // run calls RunInstances. The call outlives its cancelled ctx for a short time, because EC2
@@ -192,9 +182,7 @@ func (b *boot) input(subnet string, attempt int) (*ec2.RunInstancesInput, error)
 		MetadataOptions: &types.InstanceMetadataOptionsRequest{HttpTokens: types.HttpTokensStateRequired},
 		// A stopped instance keeps its console; a terminated one only for an hour.
 		InstanceInitiatedShutdownBehavior: types.ShutdownBehaviorStop,
-	}
-	for _, kind := range []types.ResourceType{types.ResourceTypeInstance, types.ResourceTypeVolume, types.ResourceTypeNetworkInterface} {
-		in.TagSpecifications = append(in.TagSpecifications, types.TagSpecification{ResourceType: kind, Tags: tags})
+		TagSpecifications:                 tagged(tags, types.ResourceTypeInstance, types.ResourceTypeVolume, types.ResourceTypeNetworkInterface),
 	}
 	if b.s.PublicIP != nil { // only an interface's own parameters have it
 		in.NetworkInterfaces = []types.InstanceNetworkInterfaceSpecification{{

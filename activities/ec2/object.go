@@ -79,10 +79,7 @@ func (o *object) upload(ctx context.Context, disk io.ReaderAt) error {
 	}
 	_, err = o.s3.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{Bucket: &o.bucket, Key: &o.key, UploadId: &id,
 		ExpectedBucketOwner: &o.account, MultipartUpload: &types.CompletedMultipartUpload{Parts: list}})
-	if err != nil {
-		return failed("complete the upload of "+o.String(), err)
-	}
-	return nil
+	return failed("complete the upload of "+o.String(), err)
 }
 
 // begun returns the id of the first upload of the object, or begins one. An upload whose

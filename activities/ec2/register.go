@@ -164,20 +164,7 @@ func (r *registering) images(ctx context.Context, filters ...types.Filter) ([]ty
 // adopt adds the rollout's use to resources. It does so whatever tags they have: an earlier
 // call may have tagged some of them only.
 func (r *registering) adopt(ctx context.Context, ids ...string) error {
-	_, err := r.cloud.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: []types.Tag{r.use}})
-	if err != nil {
-		return unseen("tag the image", err)
-	}
-	return nil
-}
-
-// unseen is [failed] for a call that names a resource which EC2 has just listed. If another
-// server of EC2 does not know it yet, the step is retried.
-func unseen(op string, err error) error {
-	if gone(err) {
-		return passing(failed(op, err))
-	}
-	return failed(op, err)
+	return r.cloud.tag(ctx, []types.Tag{r.use}, ids...)
 }
 
 // image registers an AMI of a snapshot, or of a bundle, which is the place of its manifest.
@@ -193,7 +180,7 @@ func (r *registering) image(ctx context.Context, snapshot, bundle string) (id st
 		BootMode: types.BootModeValues(r.ami.BootMode), RootDeviceName: aws.String(r.ami.rootDevice()),
 		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String(r.ami.rootDevice()),
 			Ebs: &types.EbsBlockDevice{SnapshotId: &snapshot, DeleteOnTermination: aws.Bool(true), VolumeType: types.VolumeTypeGp3}}},
-		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeImage, Tags: r.tags}},
+		TagSpecifications: tagged(r.tags, types.ResourceTypeImage),
 	}
 	if bundle != "" {
 		in.ImageLocation, in.RootDeviceName, in.BlockDeviceMappings = &bundle, nil, nil

@@ -66,10 +66,7 @@ func (c *cloud) allInstances(ctx context.Context, t step.Tags) ([]types.Instance
 // terminate terminates an instance. It does not wait.
 func (c *cloud) terminate(ctx context.Context, id string) error {
 	_, err := c.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
-	if err != nil {
-		return failed("terminate instance "+id, err)
-	}
-	return nil
+	return failed("terminate instance "+id, err)
 }
 
 // isDead reports whether an instance is terminated or will be in a moment.
@@ -86,11 +83,7 @@ func isResult(in types.Instance) bool { return byItself(in) && value(in.Tags, ta
 // close marks an instance that shut itself down: EC2 lists it for an hour, and the next Boot
 // makes another.
 func (c *cloud) close(ctx context.Context, id string) error {
-	_, err := c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: []types.Tag{tag(tagEnded, "yes")}})
-	if err != nil {
-		return failed("tag instance "+id, err)
-	}
-	return nil
+	return c.tag(ctx, []types.Tag{tag(tagEnded, "yes")}, id)
 }
 
 // byEC2 reports whether EC2 itself ended an instance, as for lack of capacity.

@@ -3,7 +3,6 @@ package ec2
 import (
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -57,7 +56,7 @@ func tagsOf(t step.Tags) ([]types.Tag, error) {
 }
 
 // useTag is the tag by which a rollout uses a snapshot and an AMI. The rollout that made
-// them uses them too. The value of an AMI's says when the rollout last called RunInstances.
+// them uses them too. The value of an AMI's may be a [making].
 func useTag(t step.Tags) (types.Tag, error) {
 	folder, err := t.Folder()
 	return tag(tagUse+folder, ""), err
@@ -98,15 +97,10 @@ func users(tags []types.Tag) []step.Tags {
 	return all
 }
 
-// launches returns when the users of an AMI last called RunInstances.
-func launches(tags []types.Tag) map[step.Tags]time.Time {
-	all := map[step.Tags]time.Time{}
-	for _, u := range users(tags) {
-		if use, err := useTag(u); err == nil {
-			if at, err := time.Parse(time.RFC3339, value(tags, *use.Key)); err == nil {
-				all[u] = at
-			}
-		}
+// tagged returns the tags of what a call makes.
+func tagged(tags []types.Tag, kinds ...types.ResourceType) (all []types.TagSpecification) {
+	for _, kind := range kinds {
+		all = append(all, types.TagSpecification{ResourceType: kind, Tags: tags})
 	}
 	return all
 }

@@ -197,17 +197,6 @@ func (u *upload) verdict(ctx context.Context, a attempt) error {
 	return err
 }
 
-// passing returns an error of [failed] without its kind: the step is retried.
-func passing(err error) error {
-	var e *step.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	with := *e
-	with.Kind, with.Hint = "", ""
-	return &with
-}
-
 // report reports the progress. The blocks before were sent by earlier tries.
 func (u *upload) report(ctx context.Context, took time.Duration, before int) {
 	const megabyte = 1e6

@@ -77,7 +77,7 @@ func (r *registering) dropSpares(ctx context.Context, id string) error {
 
 // take begins a snapshot of a volume that has the image.
 func (d *dance) take(ctx context.Context) (string, error) {
-	v, err := d.volume(ctx)
+	v, err := d.volume(ctx, "")
 	if err == nil && value(v.Tags, tagWritten) == "" {
 		v, err = d.fill(ctx, v)
 	}
@@ -147,40 +147,13 @@ func (d *dance) fill(ctx context.Context, v types.Volume) (_ types.Volume, err e
 	if err := d.write(ctx, helper, *v.VolumeId, fresh); err != nil {
 		return v, err
 	}
-	_, err = d.cloud.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{*v.VolumeId}, Tags: []types.Tag{tag(tagWritten, "yes")}})
-	if err != nil {
-		return v, unseen("tag "+*v.VolumeId, err)
-	}
-	return v, nil
-}
-
-// tagged returns the tags of what a call makes.
-func tagged(tags []types.Tag, kinds ...types.ResourceType) (all []types.TagSpecification) {
-	for _, kind := range kinds {
-		all = append(all, types.TagSpecification{ResourceType: kind, Tags: tags})
-	}
-	return all
+	return v, d.cloud.tag(ctx, []types.Tag{tag(tagWritten, "yes")}, *v.VolumeId)
 }
 
 // plain returns the tags of what the dance makes, without those of an image, and more.
 func (d *dance) plain(more ...types.Tag) []types.Tag {
 	own, _ := tagsOf(d.img.Spec.Tags) // prepare has called it
 	return append(own, more...)
-}
-
-// known calls do until EC2 knows the resources that it names, which were made a moment ago.
-func known(ctx context.Context, op string, do func() error) error {
-	var err error
-	if _, waited := poll(ctx, visible, func() (bool, error) {
-		err = do()
-		return !gone(err), nil
-	}); waited != nil {
-		return waited
-	}
-	if err != nil {
-		return unseen(op, err)
-	}
-	return nil
 }
 
 // dismiss begins to terminate the rollout's helpers.

@@ -38,13 +38,16 @@ func (d *dance) volumes(ctx context.Context) ([]types.Volume, error) {
 	return all, err
 }
 
-// volume returns the rollout's volume, one without an id if there is none.
-func (d *dance) volume(ctx context.Context) (v types.Volume, err error) {
+// volume returns the rollout's volume of an id, the first if that is empty. The volume has no id
+// if EC2 lists none.
+func (d *dance) volume(ctx context.Context, id string) (types.Volume, error) {
 	all, err := d.volumes(ctx)
-	if len(all) > 0 {
-		v = all[0]
+	for _, v := range all {
+		if id == "" || *v.VolumeId == id {
+			return v, nil
+		}
 	}
-	return v, err
+	return types.Volume{}, err
 }
 
 // createVolume makes the volume in a zone. EC2 remembers the tokens of the volumes that cannot
@@ -67,7 +70,7 @@ func (d *dance) createVolume(ctx context.Context, zone string) (id *string, err 
 			}
 			id = out.VolumeId
 			listed, err := poll(ctx, d.limits.unlisted, func() (bool, error) {
-				v, err := d.current(ctx, *id)
+				v, err := d.volume(ctx, *id)
 				return v.VolumeId != nil, err
 			})
 			if listed || err != nil {
@@ -94,7 +97,7 @@ func (d *dance) volumeInput(zone string, attempt int) (*ec2.CreateVolumeInput, e
 func (d *dance) attach(ctx context.Context, id, helper string) error {
 	step.Report(ctx, step.Progress{Note: "attaching " + id + " to " + helper})
 	return d.await(ctx, "attached "+id, func() (bool, error) {
-		v, err := d.current(ctx, id)
+		v, err := d.volume(ctx, id)
 		switch {
 		case err != nil:
 			return false, err
@@ -118,7 +121,7 @@ func (d *dance) detach(ctx context.Context, id string) error {
 	step.Report(ctx, step.Progress{Note: "detaching " + id})
 	asked, dismissed, began := false, false, time.Now()
 	return d.await(ctx, "detached "+id, func() (bool, error) {
-		v, err := d.current(ctx, id)
+		v, err := d.volume(ctx, id)
 		if err != nil || v.State == types.VolumeStateAvailable {
 			return err == nil, err
 		}
@@ -145,17 +148,6 @@ func (d *dance) await(ctx context.Context, what string, ask func() (bool, error)
 		err = fmt.Errorf("EC2 has not %s within %s", what, ending)
 	}
 	return err
-}
-
-// current returns a volume as EC2 lists it, one without an id if EC2 does not list it.
-func (d *dance) current(ctx context.Context, id string) (types.Volume, error) {
-	all, err := d.volumes(ctx)
-	for _, v := range all {
-		if *v.VolumeId == id {
-			return v, err
-		}
-	}
-	return types.Volume{}, err
 }
 
 // discard deletes a volume.

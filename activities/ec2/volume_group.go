@@ -53,6 +53,19 @@ func (d *dance) securityGroup(ctx context.Context, vpc string) (made types.Secur
 	return found[0], nil
 }
 
+// make calls do, which makes a resource, unless somebody has deleted the group: after
+// [cloud.make] without it Destroy waits for nothing.
+func (d *dance) make(ctx context.Context, kind string, do func() error) error {
+	if d.group == "" {
+		return do()
+	}
+	n, err := d.cloud.count(ctx, d.img.Spec.Tags, kind)
+	if err != nil {
+		return err
+	}
+	return d.cloud.make(ctx, d.group, tagMaking, making{time.Now(), n, kind}, do)
+}
+
 // findGroup sets group to that of the rollout, if there is one.
 func (d *dance) findGroup(ctx context.Context) error {
 	all, err := d.cloud.groups(ctx, matching(d.img.Spec.Tags)...)
@@ -139,12 +152,12 @@ func (d *dance) admit(ctx context.Context, group types.SecurityGroup, helper typ
 	if there {
 		return nil
 	}
-	return known(ctx, "let "+from+" into the security group", func() error {
+	return known(ctx, func() error {
 		_, err := d.cloud.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group.GroupId,
 			IpPermissions: []types.IpPermission{{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(sshPort), ToPort: aws.Int32(sshPort), IpRanges: []types.IpRange{{CidrIp: &from}}}}})
 		if code(err) == "InvalidPermission.Duplicate" {
 			return nil
 		}
-		return err
+		return unseen("let "+from+" into the security group", err)
 	})
 }

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -125,41 +124,21 @@ func (d *dance) helper(ctx context.Context, nets []subnet, zone string) (types.I
 // rollout's dead helpers.
 func (d *dance) launch(ctx context.Context, nets []subnet, attempt int) (in types.Instance, err error) {
 	err = d.make(ctx, kindHelper, func() error {
-		for _, n := range nets {
-			step.Report(ctx, step.Progress{Note: "running a helper in " + n.zone})
-			if in, err = d.launchIn(ctx, n, attempt); !slices.Contains(elsewhere, code(err)) {
+		for _, net := range nets {
+			step.Report(ctx, step.Progress{Note: "running a helper in " + net.zone})
+			var made *types.Instance
+			made, err = d.cloud.runNew(ctx, attempt, func(n int) (*ec2.RunInstancesInput, error) { return d.helperInput(net.id, n) },
+				unknownPart, func() (bool, error) { return false, nil })
+			if made != nil {
+				in = *made
+			}
+			if err = notRun(err); !slices.Contains(elsewhere, code(err)) {
 				break
 			}
 		}
 		return err
 	})
 	return in, err
-}
-
-func (d *dance) launchIn(ctx context.Context, n subnet, attempt int) (types.Instance, error) {
-	for last := attempt + maxAttempts; attempt < last; attempt++ {
-		in, err := d.helperInput(n.id, attempt)
-		if err != nil {
-			return types.Instance{}, err
-		}
-		var out *ec2.RunInstancesOutput
-		if _, waited := poll(ctx, visible, func() (bool, error) { // EC2 may not know the key pair or the group yet
-			out, err = d.cloud.run(ctx, in)
-			return !unknownPart(err), nil
-		}); waited != nil {
-			return types.Instance{}, waited
-		}
-		switch {
-		case err == nil && len(out.Instances) == 1:
-			return out.Instances[0], nil
-		case code(err) == "IdempotentInstanceTerminated", code(err) == "IdempotentParameterMismatch":
-			continue
-		case err == nil:
-			err = fmt.Errorf("EC2 answered with %d instances", len(out.Instances))
-		}
-		return types.Instance{}, notRun(err)
-	}
-	return types.Instance{}, fmt.Errorf("%d helpers of this rollout were terminated", maxAttempts)
 }
 
 // unknownPart reports whether EC2 does not know the key pair or the group that the dance has made.
@@ -171,9 +150,8 @@ func unknownPart(err error) bool {
 // notRun returns the error of RunInstances. If somebody has deleted what the dance made, the
 // next try makes it again, and no option is to blame.
 func notRun(err error) error {
-	var e *step.Error
-	if err = failed("run the helper", err); unknownPart(err) && errors.As(err, &e) {
-		return &step.Error{Op: e.Op, Err: e.Err}
+	if err = failed("run the helper", err); unknownPart(err) {
+		return passing(err)
 	}
 	return ofHelper(err)
 }
@@ -202,6 +180,9 @@ func (d *dance) helperInput(subnet string, attempt int) (*ec2.RunInstancesInput,
 // helperFields are the helper's options for what EC2 says of an instance.
 var helperFields = map[string]string{"instance_type": "helper.type", "subnets": "helper.subnet", "placement.zone": "helper.subnet", "spot": "helper.type"}
 
+// helperZones is [zones] for the helper.
+const helperZones = "another helper: {type: ...}, or helper: {subnet: ...} in another zone"
+
 // ofHelper returns an error about an instance as one about the helper.
 func ofHelper(err error) error {
 	var e *step.Error
@@ -210,7 +191,9 @@ func ofHelper(err error) error {
 	}
 	with := *e
 	with.Field = cmp.Or(helperFields[e.Field], e.Field)
-	with.Hint = strings.NewReplacer("another instance_type", "another helper: {type: ...}", "name subnets of other zones", "helper: {subnet: ...} in another zone").Replace(e.Hint)
+	if e.Hint == zones {
+		with.Hint = helperZones
+	}
 	if strings.HasPrefix(code(err), "InvalidAMIID") {
 		with.Field, with.Hint = "helper.image", "name an AMI that aws ec2 describe-images lists in the region, or leave it out"
 	}
@@ -355,6 +338,3 @@ func prefixOf(text string) (netip.Prefix, error) {
 	}
 	return p, nil
 }
-
-// soonest is the pause between two tries to log in.
-const soonest = time.Second

@@ -95,39 +95,33 @@ func (w *writing) reach(ctx context.Context, helper types.Instance) error {
 	}
 	w.host = host.With(w.keys.file(sshConfig))
 	began := time.Now()
+	var last error
 	var refusedAt time.Time // the first of the refusals in a row
-	for {
+	reached, err := poll(ctx, w.limits.reach, func() (bool, error) {
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for ssh of the helper %s at %s (%s)", id, address, time.Since(began).Round(time.Second))})
-		err := w.run(ctx, nil, nil, "true")
+		last = w.run(ctx, nil, nil, "true")
 		var exit *remote.Exit
-		refused := errors.As(err, &exit) || step.KindOf(err).Final()
 		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case !refused:
+		case last == nil || ctx.Err() != nil:
+			return last == nil, ctx.Err()
+		case !errors.As(last, &exit) && !step.KindOf(last).Final():
 			refusedAt = time.Time{}
-			if _, err := w.listedHelper(ctx, id); err != nil {
-				return err
-			}
+			_, err := w.listedHelper(ctx, id)
+			return false, err
 		case refusedAt.IsZero():
 			refusedAt = time.Now()
 		}
-		if refused && time.Since(refusedAt) >= w.limits.grace {
-			return refusal(err, id, address, user)
+		if time.Since(refusedAt) >= w.limits.grace {
+			return false, refusal(last, id, address, user)
 		}
-		if time.Since(began) >= w.limits.reach {
-			return &step.Error{Kind: step.NotFound, Field: "helper.subnet", Op: "log in to the helper",
-				Err:  fmt.Errorf("the worker could not reach port %d of %s at %s within %s: %w", sshPort, id, address, w.limits.reach, cause(err)),
-				Hint: "see that the network ACL and the routes of its subnet, and this host's own network, let TCP port 22 through; if AWS sees another address of this host, helper: {from: ...}"}
-		}
-		select {
-		case <-time.After(soonest):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return false, nil
+	})
+	if err == nil && !reached {
+		err = &step.Error{Kind: step.NotFound, Field: "helper.subnet", Op: "log in to the helper",
+			Err:  fmt.Errorf("the worker could not reach port %d of %s at %s within %s: %w", sshPort, id, address, w.limits.reach, cause(last)),
+			Hint: "see that the network ACL and the routes of its subnet, and this host's own network, let TCP port 22 through; if AWS sees another address of this host, helper: {from: ...}"}
 	}
+	return err
 }
 
 // cause returns an error without its operation.
@@ -190,12 +184,17 @@ func (w *writing) lacking(ctx context.Context, list blocks) (lack blocks, err er
 	for _, b := range list {
 		fmt.Fprintln(&asked, b.index)
 	}
-	sums := &counter{report: func(n int) { w.report(ctx, n, len(list), "comparing the blocks on "+w.device) }}
-	if err := w.run(ctx, strings.NewReader(asked.String()), sums, sumBlocks, w.device); err != nil {
+	var sums bytes.Buffer
+	lines := 0
+	count := each(func(p []byte) {
+		lines += bytes.Count(p, []byte("\n"))
+		w.report(ctx, int64(lines)*blockSize, len(list), "comparing the blocks on "+w.device)
+	})
+	if err := w.run(ctx, strings.NewReader(asked.String()), io.MultiWriter(&sums, count), sumBlocks, w.device); err != nil {
 		return nil, lacksTool(err)
 	}
 	has := map[string]bool{}
-	for line := range strings.Lines(sums.text.String()) {
+	for line := range strings.Lines(sums.String()) {
 		if f := strings.Fields(line); len(f) > 1 {
 			has[f[0]+" "+f[1]] = true
 		}
@@ -208,17 +207,12 @@ func (w *writing) lacking(ctx context.Context, list blocks) (lack blocks, err er
 	return lack, nil
 }
 
-// counter keeps a text and counts its lines.
-type counter struct {
-	text   bytes.Buffer
-	lines  int
-	report func(n int)
-}
+// each is a writer that calls a function with what is written.
+type each func(p []byte)
 
-func (c *counter) Write(p []byte) (int, error) {
-	c.lines += bytes.Count(p, []byte("\n"))
-	c.report(c.lines)
-	return c.text.Write(p)
+func (f each) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
 }
 
 // send writes blocks to the device.
@@ -229,17 +223,19 @@ func (w *writing) send(ctx context.Context, list blocks, volume string) (err err
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	var all []io.Reader
-	sent := 0
+	sent := int64(0)
+	count := each(func(p []byte) {
+		sent += int64(len(p))
+		w.report(ctx, sent, len(list), "writing to "+volume)
+	})
 	for from := 0; from < len(list); {
 		to := from + 1
 		for to < len(list) && to-from < longestRun && list[to].index == list[to-1].index+1 {
 			to++
 		}
 		first, n := list[from].index, to-from
-		all = append(all, strings.NewReader(fmt.Sprintf("%d %d\n", first, n)), &told{io.NewSectionReader(disk, int64(first)*blockSize, int64(n)*blockSize), func() {
-			sent += n
-			w.report(ctx, sent, len(list), "writing to "+volume)
-		}})
+		all = append(all, strings.NewReader(fmt.Sprintf("%d %d\n", first, n)),
+			io.TeeReader(io.NewSectionReader(disk, int64(first)*blockSize, int64(n)*blockSize), count))
 		from = to
 	}
 	return lacksTool(w.run(ctx, io.MultiReader(all...), nil, writeBlocks, w.device))
@@ -254,20 +250,6 @@ func lacksTool(err error) error {
 	return err
 }
 
-func (w *writing) report(ctx context.Context, n, of int, note string) {
-	step.Report(ctx, step.Progress{Done: int64(n) * blockSize, Total: int64(of) * blockSize, Unit: "bytes", Note: note})
-}
-
-// told is a reader that tells its end.
-type told struct {
-	io.Reader
-	end func()
-}
-
-func (t *told) Read(p []byte) (int, error) {
-	n, err := t.Reader.Read(p)
-	if errors.Is(err, io.EOF) {
-		t.end()
-	}
-	return n, err
+func (w *writing) report(ctx context.Context, done int64, of int, note string) {
+	step.Report(ctx, step.Progress{Done: done, Total: int64(of) * blockSize, Unit: "bytes", Note: note})
 }
