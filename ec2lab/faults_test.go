@@ -64,8 +64,7 @@ func TestFaults(t *testing.T) {
 	b.Fault(Fault{Call: "CompleteSnapshot", Stuck: true})
 	s, err := b.ebs.StartSnapshot(b.ctx, &ebs.StartSnapshotInput{VolumeSize: aws.Int64(1)})
 	b.no(err)
-	_, err = b.ebs.CompleteSnapshot(b.ctx, &ebs.CompleteSnapshotInput{SnapshotId: s.SnapshotId, ChangedBlocksCount: aws.Int32(0)})
-	b.no(err)
+	b.no(failure(b.ebs.CompleteSnapshot(b.ctx, &ebs.CompleteSnapshotInput{SnapshotId: s.SnapshotId, ChangedBlocksCount: aws.Int32(0)})))
 	time.Sleep(20 * time.Millisecond)
 	if !b.has("snapshot " + *s.SnapshotId + " pending") {
 		t.Errorf("%q", b.Resources())
@@ -83,8 +82,7 @@ func TestHide(t *testing.T) {
 	s, err := b.ebs.StartSnapshot(b.ctx, &ebs.StartSnapshotInput{VolumeSize: aws.Int64(1)})
 	b.no(err)
 	ask := func() error {
-		_, err := b.ec2.DescribeSnapshots(b.ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{*s.SnapshotId}})
-		return err
+		return failure(b.ec2.DescribeSnapshots(b.ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{*s.SnapshotId}}))
 	}
 	if err := ask(); code(err) != "InvalidSnapshot.NotFound" {
 		t.Errorf("at once: %v", err)

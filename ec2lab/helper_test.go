@@ -157,8 +157,7 @@ func TestHelper(t *testing.T) {
 		v, err := b.ec2.CreateVolume(b.ctx, &ec2.CreateVolumeInput{AvailabilityZone: &h.zone, Size: aws.Int32(1)})
 		b.no(err)
 		h.awaits(*v.VolumeId, "available")
-		_, err = b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &h.id, Device: aws.String("/dev/sdh")})
-		b.no(err)
+		b.no(failure(b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &h.id, Device: aws.String("/dev/sdh")})))
 		h.awaits(*v.VolumeId, "attached")
 		if of == "t3.micro" {
 			if got, want := h.run("cat /sys/block/nvme1n1/device/{serial,model}"), strings.Replace(*v.VolumeId, "-", "", 1)+"\nAmazon Elastic Block Store"; !strings.HasPrefix(got, want) {
@@ -166,8 +165,7 @@ func TestHelper(t *testing.T) {
 			}
 		}
 		h.run("set -e; [ $(readlink -f /dev/sdh) = $(readlink -f " + device + ") ]; sudo mkfs.ext2 -q -F " + device + "; sudo mount " + device + " /mnt; echo kernel | sudo tee /mnt/kernel; sync")
-		_, err = b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId})
-		b.no(err)
+		b.no(failure(b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId})))
 		time.Sleep(time.Second)
 		h.awaits(*v.VolumeId, "detaching") // it is mounted
 		h.run("sudo umount /mnt")
@@ -183,8 +181,7 @@ func TestHelper(t *testing.T) {
 			t.Errorf("%v: the snapshot's file system has %q", err, out)
 		}
 		if of == "t3.micro" {
-			_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{h.id}})
-			b.no(err)
+			b.no(failure(b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{h.id}})))
 		} else {
 			_, _ = h.ssh("sudo poweroff") // which ends the connection
 		}
@@ -224,8 +221,7 @@ func TestHelperTrouble(t *testing.T) {
 	b.no(err)
 	h.awaits(*v.VolumeId, "available")
 	attach := func() {
-		_, err = b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &h.id, Device: aws.String("/dev/sdh")})
-		b.no(err)
+		b.no(failure(b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &h.id, Device: aws.String("/dev/sdh")})))
 		h.awaits(*v.VolumeId, "attached")
 	}
 	b.Trouble(Trouble{DeviceDelay: time.Hour})
@@ -233,16 +229,14 @@ func TestHelperTrouble(t *testing.T) {
 	if out := h.run("ls /dev/sdh 2>/dev/null || echo none"); out != "none\n" {
 		t.Errorf("the device is not late: %q", out)
 	}
-	_, err = b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId})
-	b.no(err)
+	b.no(failure(b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId})))
 	h.awaits(*v.VolumeId, "available")
 	b.Trouble(Trouble{})
 	attach()
 	// Force takes a device that is mounted.
 	h.run("sudo mkfs.ext2 -q -F /dev/sdh; sudo mount /dev/sdh /mnt")
 	for _, force := range []bool{false, true} {
-		_, err = b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId, Force: &force})
-		b.no(err)
+		b.no(failure(b.ec2.DetachVolume(b.ctx, &ec2.DetachVolumeInput{VolumeId: v.VolumeId, Force: &force})))
 	}
 	h.awaits(*v.VolumeId, "available")
 }
@@ -251,8 +245,7 @@ func TestHelperTrouble(t *testing.T) {
 func TestUserData(t *testing.T) {
 	b := newBench(t, Options{})
 	b.no(func() error {
-		_, err := b.ec2.ImportKeyPair(b.ctx, &ec2.ImportKeyPairInput{KeyName: aws.String("login"), PublicKeyMaterial: []byte(rsaKey)})
-		return err
+		return failure(b.ec2.ImportKeyPair(b.ctx, &ec2.ImportKeyPairInput{KeyName: aws.String("login"), PublicKeyMaterial: []byte(rsaKey)}))
 	}())
 	for data, want := range map[string]string{
 		"#cloud-config\nssh_keys:\n  ed25519_private: |\n    a\n    b\n  ed25519_public: c\n": `map["ssh_host_ed25519_key":"a\nb\n" "ssh_host_ed25519_key.pub":"c\n"]`,

@@ -108,11 +108,7 @@ func TestQEMU(t *testing.T) {
 func TestXenGuests(t *testing.T) {
 	need.Lab(t, xenlab.Missing(t.Context()))
 	m := NewMachines(t.TempDir())
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closing(t, m)
 	t.Run("guests", func(t *testing.T) { xenGuests(t, m) })
 	left, err := m.xen.Lab().Run(t.Context(), "sh", "-c", "xl list | sed 1,2d; ls /root /var/log/xen/console; losetup -a; pgrep -a tail || :")
 	if err != nil || strings.Contains(left, "i-0") {

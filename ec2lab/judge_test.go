@@ -33,8 +33,7 @@ func TestAnswers(t *testing.T) {
 	}))
 	_, err := b.elb.RegisterTargets(b.ctx, &elb.RegisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: []elbtypes.TargetDescription{{Id: &id}}})
 	b.no(err)
-	_, err = b.ec2.AssociateAddress(b.ctx, &ec2.AssociateAddressInput{AllocationId: aws.String(b.ElasticIP()), InstanceId: &id})
-	b.no(err)
+	b.no(failure(b.ec2.AssociateAddress(b.ctx, &ec2.AssociateAddressInput{AllocationId: aws.String(b.ElasticIP()), InstanceId: &id})))
 	need.RunPython(t, requirements, answers, "", b.URL())
 }
 

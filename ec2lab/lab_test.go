@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,11 +46,7 @@ func newBench(t *testing.T, o Options) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closing(t, l)
 	for _, v := range l.Env() {
 		k, v, _ := strings.Cut(v, "=")
 		t.Setenv(k, v)
@@ -65,6 +62,18 @@ func (b *bench) clients() {
 	b.no(err)
 	b.ec2, b.ebs, b.elb, b.sts = ec2.NewFromConfig(cfg), ebs.NewFromConfig(cfg), elb.NewFromConfig(cfg), sts.NewFromConfig(cfg)
 }
+
+// closing closes something when the test ends.
+func closing(t *testing.T, c io.Closer) {
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// failure is the error of a call whose result does not matter.
+func failure[T any](_ T, err error) error { return err }
 
 func (b *bench) no(err error) {
 	b.Helper()
@@ -218,29 +227,24 @@ func TestWholeDeploy(t *testing.T) {
 	ip, err := b.ec2.AssociateAddress(b.ctx, &ec2.AssociateAddressInput{AllocationId: aws.String(b.ElasticIP()), InstanceId: &id})
 	b.no(err)
 	targets := []elbtypes.TargetDescription{{Id: &id}}
-	_, err = b.elb.RegisterTargets(b.ctx, &elb.RegisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: targets})
-	b.no(err)
+	b.no(failure(b.elb.RegisterTargets(b.ctx, &elb.RegisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: targets})))
 	b.until(func() bool {
 		h, err := b.elb.DescribeTargetHealth(b.ctx, &elb.DescribeTargetHealthInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: targets})
 		b.no(err)
 		return h.TargetHealthDescriptions[0].TargetHealth.State == elbtypes.TargetHealthStateEnumHealthy
 	})
-	_, err = b.elb.DeregisterTargets(b.ctx, &elb.DeregisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: targets})
-	b.no(err)
+	b.no(failure(b.elb.DeregisterTargets(b.ctx, &elb.DeregisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: targets})))
 	if *ip.AssociationId == "" || !b.has("address "+b.ElasticIP()+" "+id) || b.Targets() != nil {
 		t.Errorf("%q, targets %q", b.Resources(), b.Targets())
 	}
 
-	_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
-	b.no(err)
+	b.no(failure(b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})))
 	_, err = b.ec2.DeleteSnapshot(b.ctx, &ec2.DeleteSnapshotInput{SnapshotId: &snapshot})
 	if code(err) != "InvalidSnapshot.InUse" {
 		t.Errorf("a snapshot in use: %v", err)
 	}
-	_, err = b.ec2.DeregisterImage(b.ctx, &ec2.DeregisterImageInput{ImageId: &image})
-	b.no(err)
-	_, err = b.ec2.DeleteSnapshot(b.ctx, &ec2.DeleteSnapshotInput{SnapshotId: &snapshot})
-	b.no(err)
+	b.no(failure(b.ec2.DeregisterImage(b.ctx, &ec2.DeregisterImageInput{ImageId: &image})))
+	b.no(failure(b.ec2.DeleteSnapshot(b.ctx, &ec2.DeleteSnapshotInput{SnapshotId: &snapshot})))
 	b.until(func() bool { return slices.Equal(b.Resources(), before) })
 	gone, err := b.ec2.DescribeInstances(b.ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{id}})
 	b.no(err)

@@ -181,50 +181,39 @@ func TestStates(t *testing.T) {
 		m.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{MarketType: "spot", SpotOptions: &types.SpotMarketOptions{SpotInstanceType: "one-time"}}
 	}))
 	other := change(machineOf(image), func(m *ec2.RunInstancesInput) { m.ClientToken, m.InstanceType = in.ClientToken, "m5.large" })
-	run := func(in *ec2.RunInstancesInput) error { _, err := b.ec2.RunInstances(b.ctx, in); return err }
+	run := func(in *ec2.RunInstancesInput) error { return failure(b.ec2.RunInstances(b.ctx, in)) }
 	associate := func(instance string) error {
-		_, err := b.ec2.AssociateAddress(b.ctx, &ec2.AssociateAddressInput{AllocationId: aws.String(b.ElasticIP()), InstanceId: &instance})
-		return err
+		return failure(b.ec2.AssociateAddress(b.ctx, &ec2.AssociateAddressInput{AllocationId: aws.String(b.ElasticIP()), InstanceId: &instance}))
 	}
 	terminate := func(id string) error {
-		_, err := b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
-		return err
+		return failure(b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}}))
 	}
 	deregister := func(id string) error {
-		_, err := b.ec2.DeregisterImage(b.ctx, &ec2.DeregisterImageInput{ImageId: &id})
-		return err
+		return failure(b.ec2.DeregisterImage(b.ctx, &ec2.DeregisterImageInput{ImageId: &id}))
 	}
 	register := func(id string) error {
-		_, err := b.elb.RegisterTargets(b.ctx, &elb.RegisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: []elbtypes.TargetDescription{{Id: &id}}})
-		return err
+		return failure(b.elb.RegisterTargets(b.ctx, &elb.RegisterTargetsInput{TargetGroupArn: aws.String(b.TargetGroup()), Targets: []elbtypes.TargetDescription{{Id: &id}}}))
 	}
 	console := func(id string) error {
-		_, err := b.ec2.GetConsoleOutput(b.ctx, &ec2.GetConsoleOutputInput{InstanceId: &id, Latest: aws.Bool(true)})
-		return err
+		return failure(b.ec2.GetConsoleOutput(b.ctx, &ec2.GetConsoleOutputInput{InstanceId: &id, Latest: aws.Bool(true)}))
 	}
 	images := func(id string) error {
-		_, err := b.ec2.DescribeImages(b.ctx, &ec2.DescribeImagesInput{ImageIds: []string{id}})
-		return err
+		return failure(b.ec2.DescribeImages(b.ctx, &ec2.DescribeImagesInput{ImageIds: []string{id}}))
 	}
 	filter := func(name string) error {
-		_, err := b.ec2.DescribeImages(b.ctx, &ec2.DescribeImagesInput{Filters: []types.Filter{{Name: &name, Values: []string{"x"}}}})
-		return err
+		return failure(b.ec2.DescribeImages(b.ctx, &ec2.DescribeImagesInput{Filters: []types.Filter{{Name: &name, Values: []string{"x"}}}}))
 	}
 	instances := func(n int32, ids ...string) error {
-		_, err := b.ec2.DescribeInstances(b.ctx, &ec2.DescribeInstancesInput{MaxResults: &n, InstanceIds: ids})
-		return err
+		return failure(b.ec2.DescribeInstances(b.ctx, &ec2.DescribeInstancesInput{MaxResults: &n, InstanceIds: ids}))
 	}
 	tags := func(id, key string) error {
-		_, err := b.ec2.CreateTags(b.ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: []types.Tag{{Key: &key, Value: aws.String("")}}})
-		return err
+		return failure(b.ec2.CreateTags(b.ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: []types.Tag{{Key: &key, Value: aws.String("")}}}))
 	}
 	disk := func(id string) error {
-		_, err := b.ec2.DeleteVolume(b.ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
-		return err
+		return failure(b.ec2.DeleteVolume(b.ctx, &ec2.DeleteVolumeInput{VolumeId: &id}))
 	}
 	card := func(id string) error {
-		_, err := b.ec2.DeleteNetworkInterface(b.ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: &id})
-		return err
+		return failure(b.ec2.DeleteNetworkInterface(b.ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: &id}))
 	}
 	for i, c := range []struct {
 		code string
@@ -281,8 +270,7 @@ func TestBlocksRefuse(t *testing.T) {
 		t.Errorf("the token gives %+v, %v", again, err)
 	}
 	start := func(f func(*ebs.StartSnapshotInput)) error {
-		_, err := b.ebs.StartSnapshot(b.ctx, change(&ebs.StartSnapshotInput{VolumeSize: aws.Int64(1)}, f))
-		return err
+		return failure(b.ebs.StartSnapshot(b.ctx, change(&ebs.StartSnapshotInput{VolumeSize: aws.Int64(1)}, f)))
 	}
 	put := func(f func(*ebs.PutSnapshotBlockInput)) error {
 		_, err := b.ebs.PutSnapshotBlock(b.ctx, change(&ebs.PutSnapshotBlockInput{
@@ -300,8 +288,7 @@ func TestBlocksRefuse(t *testing.T) {
 		return err
 	}
 	list := func(id string) error {
-		_, err := b.ebs.ListSnapshotBlocks(b.ctx, &ebs.ListSnapshotBlocksInput{SnapshotId: &id})
-		return err
+		return failure(b.ebs.ListSnapshotBlocks(b.ctx, &ebs.ListSnapshotBlocksInput{SnapshotId: &id}))
 	}
 	for i, c := range []struct {
 		code string

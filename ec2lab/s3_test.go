@@ -118,8 +118,7 @@ func TestS3Uploads(t *testing.T) {
 		t.Errorf("resources %q", s.Resources())
 	}
 	complete := func(parts ...types.CompletedPart) error {
-		_, err := s.s3.CompleteMultipartUpload(s.ctx, &s3.CompleteMultipartUploadInput{Bucket: mine, Key: key, UploadId: up.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}})
-		return err
+		return failure(s.s3.CompleteMultipartUpload(s.ctx, &s3.CompleteMultipartUploadInput{Bucket: mine, Key: key, UploadId: up.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts}}))
 	}
 	for want, parts := range map[string][]types.CompletedPart{
 		"InvalidPartOrder": {parts[1], parts[0]},
@@ -169,16 +168,13 @@ func TestS3Refusals(t *testing.T) {
 	s.TakeBucket("theirs")
 	s.no(s.put("there", "x"))
 	create := func(name string) error {
-		_, err := s.s3.CreateBucket(s.ctx, &s3.CreateBucketInput{Bucket: &name, CreateBucketConfiguration: &types.CreateBucketConfiguration{LocationConstraint: "eu-west-1"}})
-		return err
+		return failure(s.s3.CreateBucket(s.ctx, &s3.CreateBucketInput{Bucket: &name, CreateBucketConfiguration: &types.CreateBucketConfiguration{LocationConstraint: "eu-west-1"}}))
 	}
 	head := func(bucket, key string) error {
-		_, err := s.s3.HeadObject(s.ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key})
-		return err
+		return failure(s.s3.HeadObject(s.ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key}))
 	}
 	get := func(bucket, key string) error {
-		_, err := s.s3.GetObject(s.ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
-		return err
+		return failure(s.s3.GetObject(s.ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key}))
 	}
 	md5 := "1B2M2Y8AsgTpgAmY7PhCfg==" // of nothing
 	for _, c := range []struct {
@@ -189,8 +185,7 @@ func TestS3Refusals(t *testing.T) {
 		{"BucketAlreadyExists", create("theirs")},
 		{"InvalidBucketName", create("A.B")},
 		{"IllegalLocationConstraintException", func() error {
-			_, err := s.s3.CreateBucket(s.ctx, &s3.CreateBucketInput{Bucket: aws.String("new")})
-			return err
+			return failure(s.s3.CreateBucket(s.ctx, &s3.CreateBucketInput{Bucket: aws.String("new")}))
 		}()},
 		{"NoSuchBucket", get("none", "x")},
 		{"NoSuchKey", get("mine", "x")},
@@ -204,7 +199,7 @@ func TestS3Refusals(t *testing.T) {
 			in.ChecksumSHA256 = aws.String("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")
 		})},
 		{"InvalidDigest", s.put("x", "x", func(in *s3.PutObjectInput) { in.ContentMD5 = aws.String("AAAA") })},
-		{"BucketNotEmpty", func() error { _, err := s.s3.DeleteBucket(s.ctx, &s3.DeleteBucketInput{Bucket: mine}); return err }()},
+		{"BucketNotEmpty", func() error { return failure(s.s3.DeleteBucket(s.ctx, &s3.DeleteBucketInput{Bucket: mine})) }()},
 	} {
 		if got := code(c.err); got != c.want {
 			t.Errorf("%s, want %s: %v", got, c.want, c.err)

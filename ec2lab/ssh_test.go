@@ -88,8 +88,7 @@ func TestLinuxInstance(t *testing.T) {
 		v, err := b.ec2.CreateVolume(b.ctx, &ec2.CreateVolumeInput{AvailabilityZone: zone, Size: aws.Int32(1)})
 		b.no(err)
 		b.until(func() bool { return b.has("volume " + *v.VolumeId + " available") })
-		_, err = b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &id, Device: &device})
-		b.no(err)
+		b.no(failure(b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: v.VolumeId, InstanceId: &id, Device: &device})))
 		b.until(func() bool { return c.has("plug " + *v.VolumeId + " " + device) })
 		ids = append(ids, *v.VolumeId)
 	}
@@ -109,8 +108,7 @@ func TestLinuxInstance(t *testing.T) {
 	}
 	close(c.mounted)
 	b.until(func() bool { return b.has("volume " + ids[0] + " available") })
-	_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
-	b.no(err)
+	b.no(failure(b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})))
 	if !c.has("closed " + address) {
 		t.Error("the port of a terminated instance is open")
 	}

@@ -73,10 +73,8 @@ func TestKeyPairs(t *testing.T) {
 		}
 	}
 	for range 2 { // EC2 says no word of a key pair that is not there
-		_, err = b.ec2.DeleteKeyPair(b.ctx, &ec2.DeleteKeyPairInput{KeyPairId: ed.KeyPairId})
-		b.no(err)
-		_, err = b.ec2.DeleteKeyPair(b.ctx, &ec2.DeleteKeyPairInput{KeyName: aws.String("rsa")})
-		b.no(err)
+		b.no(failure(b.ec2.DeleteKeyPair(b.ctx, &ec2.DeleteKeyPairInput{KeyPairId: ed.KeyPairId})))
+		b.no(failure(b.ec2.DeleteKeyPair(b.ctx, &ec2.DeleteKeyPairInput{KeyName: aws.String("rsa")})))
 	}
 	if got := b.Resources(); !slices.Equal(got, before) {
 		t.Errorf("left: %q", got)
@@ -107,8 +105,7 @@ func TestSecurityGroups(t *testing.T) {
 		return err
 	}
 	drop := func(id string) error {
-		_, err := b.ec2.DeleteSecurityGroup(b.ctx, &ec2.DeleteSecurityGroupInput{GroupId: &id})
-		return err
+		return failure(b.ec2.DeleteSecurityGroup(b.ctx, &ec2.DeleteSecurityGroupInput{GroupId: &id}))
 	}
 	_, twice := add("helper")
 	_, reserved := add("sg-a")
@@ -139,8 +136,7 @@ func TestSecurityGroups(t *testing.T) {
 	if err := drop(id); code(err) != "DependencyViolation" {
 		t.Errorf("in use: %v", err)
 	}
-	_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{machine}})
-	b.no(err)
+	b.no(failure(b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{machine}})))
 	b.until(func() bool { return drop(id) == nil })
 	if got := b.Resources(); !slices.Equal(got, before) {
 		t.Errorf("left: %q", got)
@@ -182,8 +178,7 @@ func TestVolumes(t *testing.T) {
 	}
 	there, elsewhere := place(1), place(0)
 	attach := func(instance, device string) error {
-		_, err := b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: &id, InstanceId: &instance, Device: &device})
-		return err
+		return failure(b.ec2.AttachVolume(b.ctx, &ec2.AttachVolumeInput{VolumeId: &id, InstanceId: &instance, Device: &device}))
 	}
 	detach := func(instance string) error {
 		in := &ec2.DetachVolumeInput{VolumeId: &id}
@@ -193,10 +188,7 @@ func TestVolumes(t *testing.T) {
 		_, err := b.ec2.DetachVolume(b.ctx, in)
 		return err
 	}
-	drop := func() error {
-		_, err := b.ec2.DeleteVolume(b.ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
-		return err
-	}
+	drop := func() error { return failure(b.ec2.DeleteVolume(b.ctx, &ec2.DeleteVolumeInput{VolumeId: &id})) }
 	state := func() string {
 		out, err := b.ec2.DescribeVolumes(b.ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{id}})
 		b.no(err)
@@ -227,8 +219,7 @@ func TestVolumes(t *testing.T) {
 	write := func(text string) {
 		f, err := os.OpenFile(file, os.O_WRONLY, 0)
 		b.no(err)
-		_, err = f.WriteAt([]byte(text), 3*blockSize-2) // in two blocks
-		b.no(err)
+		b.no(failure(f.WriteAt([]byte(text), 3*blockSize-2))) // in two blocks
 		b.no(f.Close())
 	}
 	write("early")
@@ -271,10 +262,8 @@ func TestVolumes(t *testing.T) {
 	if *again.VolumeId != id {
 		t.Errorf("the token of %s makes %s", id, *again.VolumeId)
 	}
-	_, err = b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{there, elsewhere}})
-	b.no(err)
-	_, err = b.ec2.DeleteSnapshot(b.ctx, &ec2.DeleteSnapshotInput{SnapshotId: snapshot.SnapshotId})
-	b.no(err)
+	b.no(failure(b.ec2.TerminateInstances(b.ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{there, elsewhere}})))
+	b.no(failure(b.ec2.DeleteSnapshot(b.ctx, &ec2.DeleteSnapshotInput{SnapshotId: snapshot.SnapshotId})))
 	b.until(func() bool { id = *second.VolumeId; return drop() == nil })
 	b.until(func() bool { return slices.Equal(b.Resources(), before) })
 	Judge(t, b.Calls())
