@@ -93,17 +93,11 @@ func BenchmarkBackings(b *testing.B) {
 	const size = 128 * blockSize
 	path := sparse(b, size, nil)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	for i := range int64(20) {
-		if _, err := f.WriteAt(incompressible(b, blockSize), 6*i*blockSize); err != nil {
-			b.Fatal(err)
-		}
+		no(b, failure(f.WriteAt(incompressible(b, blockSize), 6*i*blockSize)))
 	}
-	if err := f.Close(); err != nil {
-		b.Fatal(err)
-	}
+	no(b, f.Close())
 	for _, backing := range slices.Sorted(maps.Keys(backed)) {
 		if backing == backingDirect {
 			continue
@@ -155,9 +149,7 @@ func register(b *testing.B, backing, path string, size int64) (took registered) 
 func counted(b *testing.B, server string) (url string, sent *atomic.Int64) {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	b.Cleanup(func() { _ = l.Close() }) // ends its goroutine
 	sent = &atomic.Int64{}
 	go func() {
@@ -211,9 +203,7 @@ func compare(b *testing.B, name, unit string, run func(b *testing.B) (ours, peer
 func seconds(b *testing.B, do func() error) float64 {
 	b.Helper()
 	began := time.Now()
-	if err := do(); err != nil {
-		b.Fatal(err)
-	}
+	no(b, do())
 	return time.Since(began).Seconds()
 }
 
@@ -238,9 +228,7 @@ func newWorker(b *testing.B, size int64, n int) *worker {
 	path := sparse(b, size, content)
 	site := step.Site{Host: "testhost", State: b.TempDir(), Store: steptest.NewStore(b)}
 	packed, err := disk.Store(b.Context(), site.Store, path)
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	if w.raw, err = os.Open(path); err != nil {
 		b.Fatal(err)
 	}
@@ -311,8 +299,6 @@ func peak(b *testing.B, do func()) float64 {
 		b.Fatalf("no VmHWM in /proc/self/status: %v", err)
 	}
 	kib, err := strconv.ParseFloat(string(found[1]), 64)
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	return kib / 1024
 }

@@ -18,27 +18,19 @@ import (
 func sparse(t testing.TB, size int64, content map[int32]byte) string {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	defer f.Close() //nolint:errcheck // synced by its size alone
 	for index, fill := range content {
-		if _, err := f.WriteAt(bytes.Repeat([]byte{fill}, blockSize), int64(index)*blockSize); err != nil {
-			t.Fatal(err)
-		}
+		no(t, failure(f.WriteAt(bytes.Repeat([]byte{fill}, blockSize), int64(index)*blockSize)))
 	}
-	if err := f.Truncate(size); err != nil {
-		t.Fatal(err)
-	}
+	no(t, f.Truncate(size))
 	return f.Name()
 }
 
 func list(t testing.TB, path string) blocks {
 	t.Helper()
 	l, _, err := blocksOf(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	return l
 }
 
@@ -56,9 +48,7 @@ func TestBlocksOf(t *testing.T) {
 	}
 	store := steptest.NewStore(t)
 	a, err := store.Put(t.Context(), bytes.NewReader(got.text()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	if back, err := readBlocks(t.Context(), store, a); err != nil || !slices.Equal(back, want) {
 		t.Errorf("readBlocks: %v, %v; want %v", back, err, want)
 	}
@@ -72,9 +62,7 @@ func TestReadBlocksRefuses(t *testing.T) {
 	} {
 		store := steptest.NewStore(t)
 		a, err := store.Put(t.Context(), strings.NewReader(text+"\n"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		if got, err := readBlocks(t.Context(), store, a); step.KindOf(err) != step.InvalidSpec {
 			t.Errorf("readBlocks of %q: %v, %v", text, got, err)
 		}
@@ -120,31 +108,23 @@ func TestSent(t *testing.T) {
 	open := func(folder string, last step.Progress) *sent {
 		t.Helper()
 		s, err := openSent(folder, "snap-0a1b", l, last)
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		return s
 	}
 	s := open(folder, step.Progress{})
 	for _, at := range []int{0, 1, 4} {
-		if err := s.add(at); err != nil {
-			t.Fatal(err)
-		}
+		no(t, s.add(at))
 	}
 	progress := step.Progress{State: s.state("snap-0a1b")}
 	// A line that a power cut has spoilt, one of another list, and one that was cut off.
-	if _, err := s.file.WriteString("3 0000000000000000\n77 " + record(l[2])[2:] + record(l[5])[:6]); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(s.file.WriteString("3 0000000000000000\n77 "+record(l[2])[2:]+record(l[5])[:6])))
 	for name, got := range map[string]*sent{"this host": open(folder, step.Progress{}), "another host": open(t.TempDir(), progress)} {
 		if want := []bool{true, true, false, false, true, false}; !slices.Equal(got.has, want) || got.count != 3 || got.low != 2 {
 			t.Errorf("%s: %v, count %d, low %d; want %v, 3, 2", name, got.has, got.count, got.low, want)
 		}
 	}
 	again := open(folder, step.Progress{})
-	if err := again.add(5); err != nil {
-		t.Fatal(err)
-	}
+	no(t, again.add(5))
 	if got := open(folder, step.Progress{}); !got.has[5] || got.count != 4 {
 		t.Errorf("a line behind one that was cut off is lost: %v", got.has)
 	}

@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -90,9 +91,7 @@ func TestHiddenAfterLongTries(t *testing.T) {
 	environ(t)
 	b := newBench(t)
 	s, err := read(b.spec.Options)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	b.lab.Hide(time.Hour)
 	x := &boot{c: b.c, s: s, r: b.registration(1), began: time.Now().Add(-time.Hour)}
 	for range 2 {
@@ -174,9 +173,7 @@ func TestExpectAndPort(t *testing.T) {
 	environ(t)
 	b := newBench(t)
 	listener, err := net.Listen("tcp", ":0") //nolint:gosec // the lab's instances have addresses of loopback
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	defer listener.Close() //nolint:errcheck // nothing was sent
 	port := listener.Addr().(*net.TCPAddr).Port
 	b.options(func(o *Options) { o.Port, o.Timeout = port, "1s" })
@@ -194,9 +191,7 @@ func TestExpectAndPort(t *testing.T) {
 // An instance without an address is not taken for this host.
 func TestNoAddress(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	defer listener.Close() //nolint:errcheck // nothing was sent
 	port := listener.Addr().(*net.TCPAddr).Port
 	for ip, want := range map[string]bool{"": false, "127.0.0.1": true} {
@@ -297,9 +292,7 @@ func TestClientTokens(t *testing.T) {
 		t.Errorf("tokens %q", tokens)
 	}
 	// Somebody terminates the instance; the next deploy of it makes another.
-	if err := b.c.terminate(t.Context(), first.ID); err != nil {
-		t.Fatal(err)
-	}
+	no(t, b.c.terminate(t.Context(), first.ID))
 	second := b.boot(1)
 	if second.ID == first.ID || second.Adopted {
 		t.Errorf("booted %+v after %s was terminated", second, first.ID)
@@ -333,12 +326,10 @@ func (c *cutter) cut(parent context.Context, n int64) context.Context {
 }
 
 // before starts a proxy with the cutter before a lab.
-func (c *cutter) before(t *testing.T, lab *ec2lab.Lab) *httptest.Server {
+func (c *cutter) before(t testing.TB, lab *ec2lab.Lab) *httptest.Server {
 	t.Helper()
 	target, err := url.Parse(lab.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	return httptest.NewServer(&httputil.ReverseProxy{
 		Transport: &http.Transport{},
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
@@ -349,6 +340,15 @@ func (c *cutter) before(t *testing.T, lab *ec2lab.Lab) *httptest.Server {
 			return nil
 		},
 	})
+}
+
+// through puts a proxy with the cutter between an image's register and the lab, until the test
+// ends.
+func (r *registry) through(c *cutter, img *step.Image) {
+	r.Helper()
+	proxy := c.before(r, r.lab)
+	r.Cleanup(proxy.Close)
+	img.Spec.Options = bytes.Replace(img.Spec.Options, []byte(r.lab.URL()), []byte(proxy.URL), 1)
 }
 
 // through puts a proxy with the cutter between the target and the lab.
@@ -435,14 +435,10 @@ func TestElasticIPOfAnother(t *testing.T) {
 	environ(t)
 	b := newBench(t)
 	out, err := b.c.ec2.RunInstances(t.Context(), &ec2.RunInstancesInput{ImageId: aws.String(b.ami), InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	other := *out.Instances[0].InstanceId
 	b.eventually("the other runs", func() bool { return slices.Contains(b.lab.Resources(), "instance "+other+" running") })
-	if _, err := b.c.moveAddress(t.Context(), b.lab.ElasticIP(), other, nil); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(b.c.moveAddress(t.Context(), b.lab.ElasticIP(), other, nil)))
 	b.options(func(o *Options) { o.ElasticIP = b.lab.ElasticIP() })
 	_, err = New(b.site).Boot(t.Context(), b.registration(1))
 	if step.KindOf(err) != step.Conflict || b.holder() != other {
@@ -506,9 +502,7 @@ func TestTwoInstances(t *testing.T) {
 	first := b.boot(1)
 	time.Sleep(1100 * time.Millisecond) // a launch time is in whole seconds
 	tags, err := tagsOf(b.registration(1).Spec.Tags)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	if _, err := b.c.ec2.RunInstances(t.Context(), &ec2.RunInstancesInput{ImageId: aws.String(b.ami), InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
 		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeInstance, Tags: tags}}}); err != nil {
 		t.Fatal(err)

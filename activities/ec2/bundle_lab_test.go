@@ -25,28 +25,20 @@ import (
 func forLab(t *testing.T, b *bundler, lab *ec2lab.Lab) {
 	t.Helper()
 	text, err := lab.CloudCertificate()
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	path := filepath.Join(t.TempDir(), "ec2.pem")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.WriteFile(path, text, 0o600))
 	if b.cloud, err = cloudKey(lab.Region(), path); err != nil {
 		t.Fatal(err)
 	}
-	if err := lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.user.cert.Raw})); err != nil {
-		t.Fatal(err)
-	}
+	no(t, lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.user.cert.Raw})))
 }
 
 // EC2 takes a bundle as it is, and refuses one with a changed part, manifest, key or ACL.
 func TestLabRefusesAChangedBundle(t *testing.T) {
 	environ(t)
 	lab, err := ec2lab.Start(ec2lab.Options{Moment: time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	defer func() {
 		if err := lab.Close(); err != nil {
 			t.Error(err)
@@ -54,20 +46,14 @@ func TestLabRefusesAChangedBundle(t *testing.T) {
 	}()
 	lab.MakeBucket("mine", lab.Region(), "ObjectWriter")
 	cfg, err := config.LoadDefaultConfig(t.Context(), config.WithBaseEndpoint(lab.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	image := incompressible(t, 1000)
 	b, _ := newBundler(t, int64(len(image)))
 	forLab(t, b, lab)
 	stranger, err := ownIdentity(t.TempDir(), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	other, err := rsa.GenerateKey(rand.Reader, 1024)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	replace := func(old, now string) func([]byte, []byte) []byte {
 		return func(manifest, _ []byte) []byte { return regexp.MustCompile(old).ReplaceAll(manifest, []byte(now)) }
 	}
@@ -102,9 +88,7 @@ func TestLabRefusesAChangedBundle(t *testing.T) {
 			c.acl = types.ObjectCannedACLAwsExecRead
 		}
 		for name, data := range map[string][]byte{"image.part.0": parts[0], manifestName: manifest} {
-			if _, err := s3.NewFromConfig(cfg).PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("mine"), Key: aws.String("x/" + name), ACL: c.acl, Body: bytes.NewReader(data)}); err != nil {
-				t.Fatal(err)
-			}
+			no(t, failure(s3.NewFromConfig(cfg).PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("mine"), Key: aws.String("x/" + name), ACL: c.acl, Body: bytes.NewReader(data)})))
 		}
 		if c.at == "" {
 			c.at = "mine/x/" + manifestName

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,9 +36,7 @@ func newBundling(t *testing.T) *bundling {
 	t.Helper()
 	b := &bundling{registry: newRegistry(t), path: filepath.Join(t.TempDir(), "disk.raw")}
 	const size = 2*bundlePartSize + 1<<20
-	if err := os.WriteFile(b.path, incompressible(t, size), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.WriteFile(b.path, incompressible(t, size), 0o600))
 	b.img = b.bundled(b.path, size)
 	return b
 }
@@ -50,9 +47,7 @@ func (r *registry) bundled(path string, size int64) step.Image {
 	r.trust()
 	cert, err := r.lab.CloudCertificate()
 	pem := filepath.Join(r.TempDir(), "ec2.pem")
-	if err := errors.Join(err, os.WriteFile(pem, cert, 0o600)); err != nil {
-		r.Fatal(err)
-	}
+	no(r, errors.Join(err, os.WriteFile(pem, cert, 0o600)))
 	img := r.imageOf(path, 1, size, func(a *ami) {
 		a.Virtualization, a.BootMode, a.Layout, a.KernelID, a.Backing = virtPV, "", disk.Whole, "aki-dc9ed9af", backingBundle
 	})
@@ -68,9 +63,7 @@ func (r *registry) trust() {
 	if err == nil {
 		err = r.lab.Trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.cert.Raw}))
 	}
-	if err != nil {
-		r.Fatal(err)
-	}
+	no(r, err)
 }
 
 // objects lists the names of the objects and AMIs, without those of folders and ids.
@@ -105,12 +98,9 @@ func (b *bundling) puts() map[string]int {
 func TestBundleRegister(t *testing.T) {
 	environ(t)
 	b := newBundling(t)
-	before := b.without()
 	reg, notes := b.register(b.img)
 	out, err := b.cloud.ec2.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{reg.ID}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	m := out.Images[0]
 	if m.RootDeviceType != types.DeviceTypeInstanceStore || aws.ToString(m.KernelId) != "aki-dc9ed9af" || m.VirtualizationType != types.VirtualizationTypeParavirtual ||
 		!strings.HasPrefix(*m.ImageLocation, "bundles/morgana/hello.prod.00c0ffee-1/") || !strings.HasSuffix(*m.ImageLocation, "/"+manifestName) {
@@ -136,9 +126,7 @@ func TestBundleRegister(t *testing.T) {
 		t.Errorf("the second generation needs all, and there is %q", got)
 	}
 	b.destroy(b.img.Spec)
-	if after := b.without(); !slices.Equal(before, after) {
-		t.Errorf("left %q, before %q", after, before)
-	}
+	b.as(b.before)
 	ec2lab.Judge(t, b.lab.Calls())
 }
 
@@ -181,13 +169,10 @@ func TestDestroyBundleFaults(t *testing.T) {
 			t.Run(fmt.Sprint(call, lose), func(t *testing.T) {
 				t.Parallel()
 				b := newBundling(t)
-				before := b.without()
 				b.register(b.img)
 				b.lab.Fault(ec2lab.Fault{Call: call, Lose: lose})
 				b.destroy(b.img.Spec)
-				if after := b.without(); !slices.Equal(before, after) {
-					t.Errorf("left %q, before %q", after, before)
-				}
+				b.as(b.before)
 			})
 		}
 	}
@@ -197,11 +182,8 @@ func TestDestroyBundleFaults(t *testing.T) {
 func TestBundleCancelled(t *testing.T) {
 	environ(t)
 	b := newBundling(t)
-	before := b.without()
 	at := &cutter{}
-	proxy := at.before(t, b.lab)
-	defer proxy.Close()
-	b.img.Spec.Options = bytes.Replace(b.img.Spec.Options, []byte(b.lab.URL()), []byte(proxy.URL), 1)
+	b.through(at, &b.img)
 	for n := int64(1); ; n++ {
 		b.img.Spec.Generation = int(n)
 		ctx := at.cut(t.Context(), n)
@@ -210,9 +192,7 @@ func TestBundleCancelled(t *testing.T) {
 			t.Fatalf("cancelled after call %d: %v", n, err)
 		}
 		b.destroy(b.img.Spec)
-		if after := b.without(); !slices.Equal(before, after) {
-			t.Fatalf("cancelled after call %d: left %q, before %q", n, after, before)
-		}
+		b.as(b.before)
 		if err == nil {
 			return
 		}
@@ -222,29 +202,16 @@ func TestBundleCancelled(t *testing.T) {
 // TestBundleKilled kills the process in the upload. The next one sends the parts that are
 // not there.
 func TestBundleKilled(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	environ(t)
 	for kill := 1; kill <= 4; kill++ { // in which part, or the manifest
 		t.Run(fmt.Sprint(kill), func(t *testing.T) {
 			t.Parallel()
 			b := newBundling(t)
-			text, err := json.Marshal(victim{b.img, b.site.State, b.store, false})
-			if err != nil {
-				t.Fatal(err)
-			}
 			b.lab.Fault(ec2lab.Fault{Call: "PutObject", Skip: kill - 1, Times: 1, Lose: ec2lab.Before, Delay: time.Hour})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			c := exec.CommandContext(ctx, self) // a done context kills it
-			c.Env = append(os.Environ(), killed+"="+string(text))
-			var out bytes.Buffer
-			c.Stdout, c.Stderr = &out, &out
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
+			c, out := b.victim(ctx, b.img, false)
+			no(t, c.Start())
 			for end := time.Now().Add(5 * time.Minute); b.count("PutObject") < kill; time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatal("nothing is sent")
@@ -270,7 +237,6 @@ func TestBundleKilled(t *testing.T) {
 func TestBundleOfTwoWorkers(t *testing.T) {
 	environ(t)
 	b := newBundling(t)
-	before := b.without()
 	b.lab.Fault(ec2lab.Fault{Call: "PutObject", Skip: 2, Lose: ec2lab.Before})
 	if _, err := New(b.site).Register(t.Context(), b.img); err == nil || step.KindOf(err).Final() {
 		t.Fatal(err)
@@ -282,9 +248,7 @@ func TestBundleOfTwoWorkers(t *testing.T) {
 		t.Errorf("there is %q", got)
 	}
 	b.destroy(b.img.Spec)
-	if after := b.without(); !slices.Equal(before, after) {
-		t.Errorf("left %q, before %q", after, before)
-	}
+	b.as(b.before)
 }
 
 // disks is a hypervisor that keeps the disks of its guests.
@@ -312,21 +276,17 @@ func TestBundleBoots(t *testing.T) {
 	h := &disks{guests: guests{text: "hello\n"}}
 	url := b.lab.URL()
 	b.lab = start(t, h)
+	b.before = b.without()
 	b.img.Spec.Options = bytes.Replace(b.img.Spec.Options, []byte(url), []byte(b.lab.URL()), 1)
 	b.trust()
-	before := b.without()
 	reg, _ := b.register(b.img)
-	if _, err := New(b.site).Boot(t.Context(), reg); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(New(b.site).Boot(t.Context(), reg)))
 	want, err := os.ReadFile(b.path)
 	if err != nil || len(h.all) != 1 || !bytes.Equal(h.all[0], want) {
 		t.Errorf("%d guests, another disk: %v", len(h.all), err)
 	}
 	b.destroy(b.img.Spec)
-	if after := b.without(); !slices.Equal(before, after) {
-		t.Errorf("left %q, before %q", after, before)
-	}
+	b.as(b.before)
 }
 
 // A bundle that this service cannot open, and a bucket without ACLs, are told so.
@@ -363,15 +323,9 @@ func TestCheckBundle(t *testing.T) {
 	lab.MakeBucket("far", "us-west-2", "ObjectWriter")
 	lab.MakeBucket("good", lab.Region(), "ObjectWriter")
 	folder := t.TempDir()
-	if _, err := ownIdentity(folder, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ownIdentity(filepath.Join(folder, "b"), time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ownIdentity(filepath.Join(folder, "c"), time.Now().AddDate(-40, 0, 0)); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(ownIdentity(folder, time.Now())))
+	no(t, failure(ownIdentity(filepath.Join(folder, "b"), time.Now())))
+	no(t, failure(ownIdentity(filepath.Join(folder, "c"), time.Now().AddDate(-40, 0, 0))))
 	mine, other, old := filepath.Join(folder, "bundle.pem"), filepath.Join(folder, "b", "bundle.pem"), filepath.Join(folder, "c", "bundle.pem")
 	for options, want := range map[string]struct {
 		field, says string

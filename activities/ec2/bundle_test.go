@@ -27,22 +27,16 @@ import (
 func incompressible(t testing.TB, n int) []byte {
 	t.Helper()
 	image := make([]byte, n)
-	if _, err := rand.Read(image); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(rand.Read(image)))
 	return image
 }
 
 func newBundler(t *testing.T, size int64) (*bundler, *rsa.PrivateKey) {
 	t.Helper()
 	user, err := ownIdentity(t.TempDir(), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	cloud, err := rsa.GenerateKey(rand.Reader, 1024) // as EC2's
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	return &bundler{account: "111122223333", arch: "x86_64", kernel: "aki-dc9ed9af", digest: "d1", size: size, user: user, cloud: &cloud.PublicKey}, cloud
 }
 
@@ -56,9 +50,7 @@ func bundled(t *testing.T, b *bundler, image []byte) (parts [][]byte, manifest [
 		parts = append(parts, bytes.Clone(p.data))
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	return parts, manifest
 }
 
@@ -130,9 +122,7 @@ func TestOpenStackReadsTheBundle(t *testing.T) {
 	folder := t.TempDir()
 	key := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(cloud)})
 	for name, data := range map[string][]byte{"image.part.0": parts[0], "image.part.1": parts[1], manifestName: manifest, "ec2.pem": key} {
-		if err := os.WriteFile(filepath.Join(folder, name), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		no(t, os.WriteFile(filepath.Join(folder, name), data, 0o600))
 	}
 	c := exec.CommandContext(t.Context(), python, "-W", "ignore", "-c", ec2api, folder)
 	out, err := c.CombinedOutput()
@@ -149,9 +139,7 @@ func TestOpenStackReadsTheBundle(t *testing.T) {
 func TestOwnIdentity(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "ec2")
 	first, err := ownIdentity(folder, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	again, err := ownIdentity(folder, time.Now())
 	if err != nil || !first.key.Equal(again.key) || first.name() != again.name() {
 		t.Errorf("another identity: %v", err)
@@ -172,18 +160,12 @@ func TestOwnIdentity(t *testing.T) {
 func TestIdentityRefusals(t *testing.T) {
 	folder := t.TempDir()
 	mine, err := ownIdentity(folder, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	good := filepath.Join(folder, "bundle.pem")
-	if _, err := ownIdentity(filepath.Join(folder, "other"), time.Now()); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(ownIdentity(filepath.Join(folder, "other"), time.Now())))
 	other := filepath.Join(folder, "other", "bundle.pem")
 	noise := filepath.Join(folder, "noise")
-	if err := os.WriteFile(noise, []byte("-----BEGIN RSA PRIVATE KEY-----\nc2VjcmV0\n-----END RSA PRIVATE KEY-----\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.WriteFile(noise, []byte("-----BEGIN RSA PRIVATE KEY-----\nc2VjcmV0\n-----END RSA PRIVATE KEY-----\n"), 0o600))
 	for _, c := range []struct {
 		cert, key string
 		now       time.Time
@@ -216,9 +198,7 @@ func TestCloudCertificates(t *testing.T) {
 			t.Errorf("%s: %v", region, err)
 		}
 		user, err := ownIdentity(t.TempDir(), time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		bundled(t, &bundler{digest: "d1", size: 1, user: user, cloud: key}, []byte("x"))
 	}
 	if _, err := cloudKey("eu-west-1", "/none"); step.KindOf(err) != step.NotFound {

@@ -30,9 +30,7 @@ func TestCarrier(t *testing.T) {
 	}
 	target := New(step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	f, err := os.Open(parts.NetSPT)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	defer f.Close() //nolint:errcheck // only read
 	kernel := step.Kernel{ABIs: []string{image.Solo5SPT}}
 	if kernel.File, err = target.site.Store.Put(t.Context(), f); err != nil {

@@ -215,9 +215,7 @@ func TestCheckWithBadCredentials(t *testing.T) {
 	refusedWith(t, "bad keys", err, step.Error{Kind: step.Unauthorized}, "get-caller-identity")
 
 	config := filepath.Join(t.TempDir(), "config")
-	if err := os.WriteFile(config, []byte("[profile bad]\naws_access_key_id = AKIAOTHER\naws_secret_access_key = other\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.WriteFile(config, []byte("[profile bad]\naws_access_key_id = AKIAOTHER\naws_secret_access_key = other\n"), 0o600))
 	t.Setenv("AWS_CONFIG_FILE", config)
 	_, err = checked(t, helloABIs, `{"profile":"bad"}`)
 	refusedWith(t, "a profile's bad keys", err, step.Error{Kind: step.Unauthorized, Field: "profile"}, "get-caller-identity")
@@ -247,9 +245,7 @@ func TestInsist(t *testing.T) {
 	}
 	t.Setenv("AWS_ENDPOINT_URL", gone.URL)
 	c, err := open(t.Context(), settings{Options: Options{Region: lab.Region()}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	refusedWith(t, "the worker's", c.insist(t.Context(), "", time.Second), step.Error{Kind: step.NotFound}, "AWS_ENDPOINT_URL is "+gone.URL)
 
 	lab.Fault(ec2lab.Fault{Call: "GetCallerIdentity", Lose: ec2lab.Before, Times: 2})
@@ -266,33 +262,23 @@ func TestInsist(t *testing.T) {
 func TestCheckSeesAnotherLife(t *testing.T) {
 	lab := labFor(t)
 	c, err := open(t.Context(), settings{Options: Options{Region: lab.Region()}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	other := step.Tags{App: "hello", Target: "prod", Life: "ffffffff", Generation: 3}
 	tags, err := tagsOf(other)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	in := &ebs.StartSnapshotInput{VolumeSize: aws.Int64(1)}
 	for _, t := range tags {
 		in.Tags = append(in.Tags, ebstypes.Tag{Key: t.Key, Value: t.Value})
 	}
 	out, err := c.ebs.StartSnapshot(t.Context(), in)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	snapshot := aws.ToString(out.SnapshotId)
 	spec, err := checked(t, helloABIs, `{}`)
 	if err != nil || spec.Alone {
 		t.Errorf("beside %s of another life: alone %v, %v", snapshot, spec.Alone, err)
 	}
-	if _, err := c.ec2.DeleteTags(t.Context(), &ec2.DeleteTagsInput{Resources: []string{snapshot}, Tags: []types.Tag{{Key: aws.String(tagLife)}}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.ec2.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{snapshot}, Tags: []types.Tag{tag(tagLife, "0a1b2c3d")}}); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(c.ec2.DeleteTags(t.Context(), &ec2.DeleteTagsInput{Resources: []string{snapshot}, Tags: []types.Tag{{Key: aws.String(tagLife)}}})))
+	no(t, c.tag(t.Context(), []types.Tag{tag(tagLife, "0a1b2c3d")}, snapshot))
 	if spec, err = checked(t, helloABIs, `{}`); err != nil || !spec.Alone {
 		t.Errorf("beside %s of the same life: alone %v, %v", snapshot, spec.Alone, err)
 	}

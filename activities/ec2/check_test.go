@@ -216,9 +216,7 @@ func TestLetsIn(t *testing.T) {
 func TestNear(t *testing.T) {
 	address := func(cidr string) []net.Addr {
 		ip, in, err := net.ParseCIDR(cidr)
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		return []net.Addr{&net.IPNet{IP: ip, Mask: in.Mask}}
 	}
 	for _, test := range []struct {

@@ -36,9 +36,7 @@ func TestSoonAnswers(t *testing.T) {
 	}))
 	defer server.Close()
 	c, err := open(t.Context(), settings{Options: Options{Endpoint: server.URL, Region: "eu-west-1"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {

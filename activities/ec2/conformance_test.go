@@ -22,9 +22,7 @@ func hello(t *testing.T) string {
 	t.Helper()
 	need.Tools(t, "make", "gcc")
 	folder := filepath.Join(t.TempDir(), "hello")
-	if err := os.CopyFS(folder, os.DirFS("../../examples/hello")); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.CopyFS(folder, os.DirFS("../../examples/hello")))
 	if out, err := exec.Command("make", "-s", "-B", "-C", folder, "hello").CombinedOutput(); err != nil {
 		t.Fatalf("make hello: %v\n%s", err, out)
 	}
@@ -108,13 +106,7 @@ func TestVolumeConformance(t *testing.T) {
 func start(t *testing.T, h ec2lab.Hypervisor) *ec2lab.Lab {
 	t.Helper()
 	lab, err := ec2lab.Start(ec2lab.Options{Hypervisor: h, Moment: 5 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	no(t, err)
+	closing(t, lab)
 	return lab
 }

@@ -139,9 +139,7 @@ func TestLateConsole(t *testing.T) {
 	read := func(offset int64, wait int) step.ConsoleText {
 		t.Helper()
 		text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, Offset: offset, WaitSeconds: wait})
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		return text
 	}
 	first := read(0, 1)

@@ -25,9 +25,7 @@ func TestList(t *testing.T) {
 	b.boot(1)
 	b.boot(2)
 	all, err := New(b.site).List(t.Context(), step.Spec{Options: b.spec.Options})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	var ids, want []string
 	for _, r := range all {
 		ids = append(ids, r.ID)
@@ -75,14 +73,10 @@ func TestDestroyBeforeListed(t *testing.T) {
 	environ(t)
 	b := newBench(t)
 	s, err := read(b.spec.Options)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	x := &boot{c: b.c, s: s, r: b.registration(1)}
 	b.lab.Hide(2 * time.Second)
-	if err := x.create(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	no(t, x.create(t.Context(), nil))
 	b.destroy(1)
 	b.left(b.before)
 }
@@ -111,12 +105,8 @@ func TestDestroyHalfTagged(t *testing.T) {
 	second := b.spec.Tags
 	second.Generation = 2
 	use, err := useTag(second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.c.ec2.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{b.ami}, Tags: []types.Tag{use}}); err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
+	no(t, b.c.tag(t.Context(), []types.Tag{use}, b.ami))
 	began := time.Now()
 	if removed := b.destroy(1); len(removed) != 2 || !strings.HasPrefix(removed[1], "the use of snapshot") || time.Since(began) > visible/2 {
 		t.Errorf("removed %q after %s", removed, time.Since(began))
@@ -140,9 +130,7 @@ func TestDestroyLeavesForeignImages(t *testing.T) {
 			in.TagSpecifications = []types.TagSpecification{{ResourceType: types.ResourceTypeImage, Tags: tags}}
 		}
 		out, err := b.c.ec2.RegisterImage(t.Context(), in)
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		return *out.ImageId
 	}
 	theirs := foreign("theirs")
@@ -156,9 +144,7 @@ func TestDestroyLeavesForeignImages(t *testing.T) {
 		if !slices.ContainsFunc(b.lab.Resources(), func(line string) bool { return strings.HasPrefix(line, "image "+id) }) {
 			t.Errorf("%s was removed", id)
 		}
-		if _, err := b.c.ec2.DeregisterImage(t.Context(), &ec2.DeregisterImageInput{ImageId: &id}); err != nil {
-			t.Fatal(err)
-		}
+		no(t, failure(b.c.ec2.DeregisterImage(t.Context(), &ec2.DeregisterImageInput{ImageId: &id})))
 	}
 	if removed := b.destroy(0); !slices.Equal(removed, []string{"snapshot " + snapshot}) {
 		t.Errorf("removed %q", removed)
@@ -236,9 +222,7 @@ func TestDestroyRemovesParts(t *testing.T) {
 	environ(t)
 	b := newBench(t)
 	tags, err := tagsOf(b.spec.Tags)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	in := &ec2.RunInstancesInput{ImageId: &b.ami, InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
 		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/xvda"), Ebs: &types.EbsBlockDevice{DeleteOnTermination: aws.Bool(false)}}},
 		NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{
@@ -246,9 +230,7 @@ func TestDestroyRemovesParts(t *testing.T) {
 	for _, kind := range []types.ResourceType{types.ResourceTypeInstance, types.ResourceTypeVolume, types.ResourceTypeNetworkInterface} {
 		in.TagSpecifications = append(in.TagSpecifications, types.TagSpecification{ResourceType: kind, Tags: tags})
 	}
-	if _, err := b.c.ec2.RunInstances(t.Context(), in); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(b.c.ec2.RunInstances(t.Context(), in)))
 	for _, call := range []string{"DeleteVolume", "DeleteNetworkInterface"} {
 		b.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.Before})
 		b.lab.Fault(ec2lab.Fault{Call: call, Lose: ec2lab.After})

@@ -25,9 +25,7 @@ import (
 func hermetic(t *testing.T, content string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config")
-	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.WriteFile(file, []byte(content), 0o600))
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
 			t.Setenv(name, "")
@@ -60,9 +58,7 @@ func at(t *testing.T, url string) *cloud {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "key")
 	s := settings{Options: Options{Region: "eu-west-1", Endpoint: url}}
 	c, err := open(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	return c
 }
 
@@ -270,13 +266,9 @@ func TestSSO(t *testing.T) {
 	const start = "https://corp.example.org"
 	hermetic(t, "[profile prod]\nsso_start_url = "+start+"\nsso_region = eu-west-1\nsso_account_id = 111122223333\nsso_role_name = dev\nregion = eu-west-1\n")
 	cache := filepath.Join(os.Getenv("HOME"), ".aws", "sso", "cache")
-	if err := os.MkdirAll(cache, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.MkdirAll(cache, 0o700))
 	name := sha1.Sum([]byte(start)) //nolint:gosec // as AWS's tools name it
-	if err := os.WriteFile(filepath.Join(cache, hex.EncodeToString(name[:])+".json"), []byte(`{"accessToken":"hush","expiresAt":"2999-01-01T00:00:00Z"}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.WriteFile(filepath.Join(cache, hex.EncodeToString(name[:])+".json"), []byte(`{"accessToken":"hush","expiresAt":"2999-01-01T00:00:00Z"}`), 0o600))
 	status, code := 0, ""
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Amzn-ErrorType", code)

@@ -20,21 +20,13 @@ func TestForecast(t *testing.T) {
 			"ec2:ImportKeyPair", "a Linux of type t3.small", "the worker's address alone", "ec2:CreateSnapshot", "remove the security group"},
 	} {
 		s, err := complete(json.RawMessage(options))
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		completed, err := json.Marshal(s.Options)
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		all, err := New(step.Site{}).Forecast(t.Context(), step.Spec{Options: completed})
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		text, err := json.Marshal(all)
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		for _, w := range want {
 			if !strings.Contains(strings.ReplaceAll(string(text), `\"`, `"`), w) {
 				t.Errorf("%s: no %q in %s", options, w, text)

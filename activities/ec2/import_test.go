@@ -3,11 +3,8 @@ package ec2
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -90,7 +87,6 @@ func TestImport(t *testing.T) {
 		if change != nil {
 			change(&a)
 		}
-		before := r.without()
 		reg, notes := r.register(img)
 		got, snapshot := r.ami(reg.ID)
 		if string(got.VirtualizationType) != a.Virtualization || string(got.BootMode) != a.BootMode || aws.ToString(got.KernelId) != a.KernelID ||
@@ -99,9 +95,7 @@ func TestImport(t *testing.T) {
 		}
 		r.same(snapshot, fewContent)
 		out, err := r.cloud.ec2.DescribeSnapshots(t.Context(), &ec2.DescribeSnapshotsInput{SnapshotIds: []string{snapshot}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		s := out.Snapshots[0]
 		if made, _ := owner(s.Tags); made != img.Spec.Tags || !slices.Equal(users(s.Tags), []step.Tags{img.Spec.Tags}) || value(s.Tags, tagDigest) != img.Digest ||
 			aws.ToBool(s.Encrypted) != a.Encrypted {
@@ -114,9 +108,7 @@ func TestImport(t *testing.T) {
 		}
 		r.tidy()
 		r.destroy(img.Spec)
-		if after := r.without(); !slices.Equal(before, after) {
-			t.Errorf("%s: left %q, before %q", a.Layout, after, before)
-		}
+		r.as(r.before)
 	}
 	// What was destroyed can be made again. A later generation sends nothing.
 	img := r.importing(r.image(1, few, fewContent, nil))
@@ -164,15 +156,12 @@ func TestImportFaults(t *testing.T) {
 func TestImportFails(t *testing.T) {
 	environ(t)
 	r := newRegistry(t)
-	before := r.without()
 	img := r.importing(r.image(1, few, fewContent, nil))
 	r.lab.FailImport("ClientError: Disk validation failed [OVF file parsing error]")
 	_, err := New(r.site).Register(t.Context(), img)
 	refusedWith(t, "the client's fault", err, step.Error{Kind: step.Unsupported}, "Disk validation failed [OVF file parsing error]")
 	r.destroy(img.Spec)
-	if after := r.without(); !slices.Equal(before, after) {
-		t.Errorf("left %q, before %q", after, before)
-	}
+	r.as(r.before)
 
 	img.Spec.Generation = 2
 	r.lab.FailImport("ServerError: an internal error has occurred during conversion.")
@@ -216,7 +205,6 @@ func TestImportRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRegistry(t)
-			before := r.without()
 			test.change(r.lab)
 			img := r.importing(r.image(1, few, fewContent, nil))
 			_, err := New(r.site).Register(t.Context(), img)
@@ -228,9 +216,7 @@ func TestImportRefused(t *testing.T) {
 			if name != "bucket of another" {
 				r.destroy(img.Spec)
 			}
-			if after := r.without(); !slices.Equal(before, after) {
-				t.Errorf("left %q, before %q", after, before)
-			}
+			r.as(r.before)
 		})
 	}
 }
@@ -242,13 +228,10 @@ var local = ec2lab.Fault{Call: "ImportSnapshot", Code: "InvalidParameter", Messa
 func TestImportCancelled(t *testing.T) {
 	environ(t)
 	r := newRegistry(t)
-	before := r.without()
 	at := &cutter{}
-	proxy := at.before(t, r.lab)
-	defer proxy.Close()
 	img := r.importing(r.image(1, few, fewContent, nil))
 	r.lab.Fault(ec2lab.Fault{Call: "ImportSnapshot", Times: 3, Stuck: true})
-	img.Spec.Options = bytes.Replace(img.Spec.Options, []byte(r.lab.URL()), []byte(proxy.URL), 1)
+	r.through(at, &img)
 	for n := int64(1); ; n++ {
 		img.Spec.Generation = int(n)
 		ctx := at.cut(t.Context(), n)
@@ -257,9 +240,7 @@ func TestImportCancelled(t *testing.T) {
 			t.Fatalf("cancelled after call %d: %v", n, err)
 		}
 		r.destroy(img.Spec)
-		if after := r.without(); !slices.Equal(before, after) {
-			t.Fatalf("cancelled after call %d: left %q, before %q", n, after, before)
-		}
+		r.as(r.before)
 		if err == nil {
 			break
 		}
@@ -277,7 +258,6 @@ func TestDestroyImportFaults(t *testing.T) {
 			t.Run(fmt.Sprint(call, lose), func(t *testing.T) {
 				t.Parallel()
 				r := newRegistry(t)
-				before := r.without()
 				img := r.importing(r.image(1, few, fewContent, nil))
 				end := ec2lab.Fault{Call: "DescribeImportSnapshotTasks", Skip: 1, Times: -1, Code: "UnauthorizedOperation"} // while it runs
 				stuck := ec2lab.Fault{Call: "ImportSnapshot", Stuck: true}
@@ -307,9 +287,7 @@ func TestDestroyImportFaults(t *testing.T) {
 				}
 				r.lab.Fault(ec2lab.Fault{Call: call, Lose: lose})
 				r.destroy(img.Spec)
-				if after := r.without(); !slices.Equal(before, after) {
-					t.Errorf("left %q, before %q", after, before)
-				}
+				r.as(r.before)
 				if !slices.ContainsFunc(r.lab.Calls(), func(c ec2lab.Call) bool { return c.Name == call && c.Code == "lost" }) {
 					t.Errorf("%s was not lost", call)
 				}
@@ -342,10 +320,6 @@ func TestImportKilled(t *testing.T) {
 	if testing.Short() {
 		kills = 4
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	environ(t)
 	r := newRegistry(t)
 	r.lab.Fault(ec2lab.Fault{Call: "UploadPart", Times: -1, Delay: 50 * time.Millisecond})
@@ -354,17 +328,10 @@ func TestImportKilled(t *testing.T) {
 	for round := 0; kills > 0; round++ {
 		img := r.importing(r.image(1, 150*blockSize, fewContent, nil))
 		img.Spec.App = fmt.Sprintf("hello%d", round)
-		text, err := json.Marshal(victim{img, r.site.State, r.store, false})
-		if err != nil {
-			t.Fatal(err)
-		}
 		uploads, imports := r.count("CreateMultipartUpload"), r.count("ImportSnapshot")
 		for done := false; !done; {
 			ctx, cancel := context.WithCancel(t.Context())
-			c := exec.CommandContext(ctx, self) // a done context kills it
-			c.Env = append(os.Environ(), killed+"="+string(text))
-			var out bytes.Buffer
-			c.Stdout, c.Stderr = &out, &out
+			c, out := r.victim(ctx, img, false)
 			if kills > 0 {
 				time.AfterFunc(rand.N(1200*time.Millisecond), cancel)
 			}

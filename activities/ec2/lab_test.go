@@ -84,6 +84,26 @@ type bench struct {
 	before, made []string
 }
 
+// no fails the test at an error.
+func no(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// closing closes something when the test ends.
+func closing(t testing.TB, c io.Closer) {
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// failure is the error of a call whose result does not matter.
+func failure[T any](_ T, err error) error { return err }
+
 var oneEnviron sync.Once
 
 // environ lets a test run at the same time as others, each with a lab of its own: its
@@ -99,17 +119,13 @@ func labKeys(t testing.TB) {
 	t.Helper()
 	oneEnviron.Do(func() {
 		lab, err := ec2lab.Start(ec2lab.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		for _, e := range lab.Env() {
 			if name, value, _ := strings.Cut(e, "="); name != "AWS_ENDPOINT_URL" {
 				err = errors.Join(err, os.Setenv(name, value)) //nolint:usetesting // for all tests
 			}
 		}
-		if err := errors.Join(err, lab.Close()); err != nil {
-			t.Fatal(err)
-		}
+		no(t, errors.Join(err, lab.Close()))
 	})
 }
 
@@ -121,18 +137,12 @@ func newBench(t *testing.T) *bench {
 	if b.lab, err = ec2lab.Start(ec2lab.Options{Hypervisor: b.g, Moment: time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := b.lab.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closing(t, b.lab)
 	b.site = step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t), Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	b.spec = step.Spec{Kind: Kind, Tags: step.Tags{App: "hello", Target: "prod", Life: "0a1b2c3d", Generation: 1}}
 	b.options(nil)
 	var s settings
-	if err := json.Unmarshal(b.spec.Options, &s.Options); err != nil {
-		t.Fatal(err)
-	}
+	no(t, json.Unmarshal(b.spec.Options, &s.Options))
 	if b.c, err = open(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -172,9 +182,7 @@ func (b *bench) register() string {
 		same = append(same, ebstypes.Tag{Key: t.Key, Value: t.Value})
 	}
 	s, err := b.c.ebs.StartSnapshot(ctx, &ebs.StartSnapshotInput{VolumeSize: aws.Int64(1), Tags: same})
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	block := strings.Repeat("x", 512<<10)
 	sum := sha256.Sum256([]byte(block))
 	_, err = b.c.ebs.PutSnapshotBlock(ctx, &ebs.PutSnapshotBlockInput{
@@ -183,9 +191,7 @@ func (b *bench) register() string {
 	if err == nil {
 		_, err = b.c.ebs.CompleteSnapshot(ctx, &ebs.CompleteSnapshotInput{SnapshotId: s.SnapshotId, ChangedBlocksCount: aws.Int32(1)})
 	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	b.eventually("the snapshot is completed", func() bool {
 		return slices.Contains(b.lab.Resources(), "snapshot "+*s.SnapshotId+" completed")
 	})
@@ -196,9 +202,7 @@ func (b *bench) register() string {
 		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/xvda"), Ebs: &types.EbsBlockDevice{SnapshotId: s.SnapshotId}}},
 		TagSpecifications:   []types.TagSpecification{{ResourceType: types.ResourceTypeImage, Tags: tags}},
 	})
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	b.eventually("the AMI is available", func() bool {
 		return slices.Contains(b.lab.Resources(), "image "+*ami.ImageId+" available")
 	})
@@ -228,13 +232,9 @@ func (b *bench) use(generation int) {
 	t := b.spec.Tags
 	t.Generation = generation
 	use, err := useTag(t)
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	ids := []string{b.ami, b.snapshot()}
-	if _, err := b.c.ec2.CreateTags(b.Context(), &ec2.CreateTagsInput{Resources: ids, Tags: []types.Tag{use}}); err != nil {
-		b.Fatal(err)
-	}
+	no(b, b.c.tag(b.Context(), []types.Tag{use}, ids...))
 }
 
 func (b *bench) snapshot() string {
@@ -320,9 +320,7 @@ func (b *bench) holder() string {
 func (b *bench) holderOf(ip string) string {
 	b.Helper()
 	_, holder, err := b.c.elasticIP(b.Context(), ip)
-	if err != nil {
-		b.Fatal(err)
-	}
+	no(b, err)
 	return holder
 }
 

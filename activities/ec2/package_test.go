@@ -30,26 +30,18 @@ func TestPackage(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	solo5, err := os.ReadFile(old)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	plain, err := os.ReadFile(hello(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	var zipped bytes.Buffer
 	z := gzip.NewWriter(&zipped)
 	_, err = z.Write(plain)
-	if err := errors.Join(err, z.Close()); err != nil {
-		t.Fatal(err)
-	}
+	no(t, errors.Join(err, z.Close()))
 	site := step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t)}
 	put := func(kernel []byte) step.Artifact {
 		t.Helper()
 		a, err := site.Store.Put(t.Context(), bytes.NewReader(kernel))
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		return a
 	}
 	pack := func(kernel []byte, options string) (step.Image, error) {
@@ -83,22 +75,14 @@ func TestPackage(t *testing.T) {
 		file := func(name string) io.ReadCloser {
 			a, _ := step.FileNamed(img.Files, name)
 			r, err := site.Store.Open(t.Context(), a)
-			if err != nil {
-				t.Fatal(err)
-			}
+			no(t, err)
 			return r
 		}
-		if err := json.NewDecoder(file(amiFile)).Decode(&got); err != nil {
-			t.Fatal(err)
-		}
+		no(t, json.NewDecoder(file(amiFile)).Decode(&got))
 		path := filepath.Join(t.TempDir(), "disk")
-		if err := disk.Unpack(t.Context(), file(packedDisk), path); err != nil {
-			t.Fatal(err)
-		}
+		no(t, disk.Unpack(t.Context(), file(packedDisk), path))
 		blocks, size, err := blocksOf(t.Context(), path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		test.want.Architecture, test.want.Size = "x86_64", size
 		if got != test.want || got.gibibytes() != test.gib {
 			t.Errorf("%s: %+v of %d GiB, want %+v of %d", options, got, got.gibibytes(), test.want, test.gib)

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/morgana-deploy/morgana/ec2lab"
 	"github.com/morgana-deploy/morgana/step"
@@ -32,13 +31,9 @@ func readPolicy(t *testing.T, files ...string) (p policy, actions []string) {
 	t.Helper()
 	for _, name := range files {
 		data, err := os.ReadFile("../../docs/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		var one policy
-		if err := json.Unmarshal(data, &one); err != nil {
-			t.Fatal(err)
-		}
+		no(t, json.Unmarshal(data, &one))
 		p.Statement = append(p.Statement, one.Statement...)
 	}
 	for _, s := range p.Statement {
@@ -58,9 +53,7 @@ func (p policy) permit(t *testing.T, lab *ec2lab.Lab) {
 	if err == nil {
 		err = lab.Permit(data)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 }
 
 // without returns the policy without one of its actions.
@@ -81,14 +74,10 @@ func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 	before := lab.Resources()
 	site := step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t)}
 	file, err := os.Open(hello(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	defer file.Close() //nolint:errcheck // read only
 	kernel, err := site.Store.Put(t.Context(), file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	options := func(args string) json.RawMessage {
 		return json.RawMessage(fmt.Sprintf(`{"args":%q,"expect":"hello","key_name":"ann","placement":{"group":"near"},"elastic_ip":%q,"target_group":%q,"timeout":"1m"}`,
 			args, lab.ElasticIP(), lab.TargetGroup()))
@@ -102,9 +91,7 @@ func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 		m = deployed(t, target, step.Kernel{File: kernel, ABIs: helloABIs, Spec: step.Spec{Kind: Kind, Options: options(args),
 			Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: i + 1}}})
 		if i > 0 {
-			if _, err := target.Destroy(t.Context(), step.Removal{Spec: old}); err != nil {
-				t.Fatal(err)
-			}
+			no(t, failure(target.Destroy(t.Context(), step.Removal{Spec: old})))
 		}
 	}
 	spec := m.Registration.Spec
@@ -117,9 +104,7 @@ func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 	if all, err := target.List(t.Context(), step.Spec{Kind: Kind, Options: spec.Options}); err != nil || len(all) == 0 {
 		t.Errorf("list: %v, %v", all, err)
 	}
-	if _, err := target.Destroy(t.Context(), step.Removal{Spec: spec}); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(target.Destroy(t.Context(), step.Removal{Spec: spec})))
 	if after := lab.Resources(); !slices.Equal(before, after) {
 		t.Errorf("left behind: %q, before %q", after, before)
 	}
@@ -171,14 +156,11 @@ func TestImportPolicyIsEnoughAndNoMore(t *testing.T) {
 	r.lab.Fault(ec2lab.Fault{Call: "ImportSnapshot", Stuck: true})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	asked := r.count("DescribeImportSnapshotTasks")
-	go func() { // while the import is stuck
-		for ctx.Err() == nil && r.count("DescribeImportSnapshotTasks") < asked+2 {
-			time.Sleep(10 * time.Millisecond)
+	if _, err := New(r.site).Register(step.WithReporter(ctx, func(p step.Progress) {
+		if strings.HasPrefix(p.Note, "import ") { // it runs
+			cancel()
 		}
-		cancel()
-	}()
-	if _, err := New(r.site).Register(ctx, img); ctx.Err() == nil {
+	}, nil), img); ctx.Err() == nil {
 		t.Fatal(err)
 	}
 	r.destroy(img.Spec)
@@ -201,9 +183,7 @@ func TestBundlePolicyIsEnoughAndNoMore(t *testing.T) {
 	b.register(b.img)
 	spec := b.img.Spec
 	spec.Origin.ABIs = helloABIs
-	if _, err := New(b.site).Check(t.Context(), spec); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(New(b.site).Check(t.Context(), spec)))
 	b.destroy(b.img.Spec)
 	enoughAndNoMore(t, actionsOf(b.lab), allowed, besides)
 }
@@ -218,9 +198,7 @@ func TestVolumePolicyIsEnoughAndNoMore(t *testing.T) {
 		t.Parallel()
 		d := newDancer(t)
 		p.permit(t, d.lab)
-		if err := d.everything(); err != nil {
-			t.Fatal(err)
-		}
+		no(t, d.everything())
 		d.alone()
 		d.destroyed(false)
 		enoughAndNoMore(t, actionsOf(d.lab), allowed, besides)
@@ -280,17 +258,11 @@ func deployed(t *testing.T, target *Target, k step.Kernel) step.Machine {
 		t.Fatal(err)
 	}
 	img, err := target.Package(t.Context(), k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	reg, err := target.Register(t.Context(), img)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	m, err := target.Boot(t.Context(), reg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	return m
 }
 

@@ -30,6 +30,8 @@ type registry struct {
 	store string // its folder
 	cloud *cloud
 	last  *step.Progress // of an earlier try
+	// before is what the lab has, without buckets.
+	before []string
 }
 
 // newRegistry starts a lab. The test has called environ.
@@ -42,33 +44,29 @@ func newRegistry(t testing.TB) *registry {
 func newRegistryOn(t testing.TB, h ec2lab.Hypervisor) *registry {
 	t.Helper()
 	lab, err := ec2lab.Start(ec2lab.Options{Hypervisor: h, Moment: time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	no(t, err)
+	closing(t, lab)
 	r := &registry{TB: t, lab: lab, store: t.TempDir()}
 	r.site = siteOf(t, t.TempDir(), r.store)
-	if r.cloud, err = open(t.Context(), settings{Options: Options{Region: lab.Region(), Endpoint: lab.URL()}}); err != nil {
-		t.Fatal(err)
-	}
+	r.cloud, err = open(t.Context(), settings{Options: Options{Region: lab.Region(), Endpoint: lab.URL()}})
+	no(t, err)
+	r.before = r.without()
 	return r
+}
+
+// as fails the test unless the lab has the same as before, but for buckets.
+func (r *registry) as(before []string) {
+	r.Helper()
+	if now := r.without(); !slices.Equal(now, before) {
+		r.Errorf("left %q, before %q", now, before)
+	}
 }
 
 func siteOf(t testing.TB, state, folder string) step.Site {
 	t.Helper()
 	s, err := store.Open(t.Context(), folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	no(t, err)
+	closing(t, s)
 	return step.Site{Host: "testhost", State: state, Store: s, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 }
 
@@ -86,19 +84,13 @@ func (r *registry) imageOf(path string, generation int, size int64, change func(
 		change(&a)
 	}
 	config, err := json.Marshal(a)
-	if err != nil {
-		r.Fatal(err)
-	}
+	no(r, err)
 	packed, err := disk.Store(r.Context(), r.site.Store, path)
-	if err != nil {
-		r.Fatal(err)
-	}
+	no(r, err)
 	img := step.Image{Format: "disk", Files: []step.File{{Name: packedDisk, Artifact: packed}}}
 	for name, b := range map[string][]byte{blocksFile: list(r, path).text(), amiFile: config} {
 		put, err := r.site.Store.Put(r.Context(), bytes.NewReader(b))
-		if err != nil {
-			r.Fatal(err)
-		}
+		no(r, err)
 		img.Files = append(img.Files, step.File{Name: name, Artifact: put})
 	}
 	img.Digest = step.DigestOf(img.Files)
@@ -160,9 +152,7 @@ var oneOfEach = []string{"image available", "snapshot completed"}
 func (r *registry) same(snapshot string, content map[int32]byte) {
 	r.Helper()
 	path := filepath.Join(r.TempDir(), "bytes")
-	if err := r.lab.WriteSnapshot(snapshot, path); err != nil {
-		r.Fatal(err)
-	}
+	no(r, r.lab.WriteSnapshot(snapshot, path))
 	want := list(r, sparse(r, gibi, content))
 	if got := list(r, path); !slices.Equal(got, want) {
 		r.Errorf("the snapshot has %d blocks that are not zero, want %d", len(got), len(want))
@@ -217,9 +207,7 @@ func TestRegister(t *testing.T) {
 			t.Errorf("%s: blocks were sent as %v", test.name, n)
 		}
 		s, err := r.cloud.ec2.DescribeSnapshots(t.Context(), &ec2.DescribeSnapshotsInput{SnapshotIds: []string{snapshot}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		no(t, err)
 		for what, tags := range map[string][]types.Tag{"AMI": got.Tags, "snapshot": s.Snapshots[0].Tags} {
 			made, _ := owner(tags)
 			if made != img.Spec.Tags || !slices.Equal(users(tags), []step.Tags{img.Spec.Tags}) || value(tags, tagDigest) != img.Digest {
@@ -281,9 +269,7 @@ func TestRegisterParent(t *testing.T) {
 		{"both encrypted", 300 * blockSize, encrypted, encrypted, nil, changed, ""},
 		{"list lost", 300 * blockSize, nil, nil, func(r *registry, first step.Image) {
 			a, _ := step.FileNamed(first.Files, blocksFile)
-			if err := os.Remove(strings.TrimPrefix(a.URI, "file://")); err != nil {
-				r.Fatal(err)
-			}
+			no(r, os.Remove(strings.TrimPrefix(a.URI, "file://")))
 		}, all, "has no list of its blocks in the store"},
 		{"denied", 300 * blockSize, nil, nil, func(r *registry, _ step.Image) {
 			r.lab.Fault(ec2lab.Fault{Call: "StartSnapshot", Code: "AccessDeniedException"})
@@ -374,12 +360,8 @@ func TestRegisterHalfTagged(t *testing.T) {
 	reg, _ := r.register(img)
 	img.Spec.Generation = 2
 	use, err := useTag(img.Spec.Tags)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.cloud.ec2.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{reg.ID}, Tags: []types.Tag{use}}); err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
+	no(t, r.cloud.tag(t.Context(), []types.Tag{use}, reg.ID))
 	r.register(img)
 	all, err := r.cloud.images(t.Context(), img.Spec.Tags)
 	if err != nil || len(all) != 2 {
@@ -451,9 +433,7 @@ func TestRegisterForeign(t *testing.T) {
 	r := newRegistry(t)
 	img := r.image(1, 300*blockSize, map[int32]byte{0: 1}, nil)
 	reg, _ := r.register(img)
-	if _, err := r.cloud.ec2.DeleteTags(t.Context(), &ec2.DeleteTagsInput{Resources: []string{reg.ID}}); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(r.cloud.ec2.DeleteTags(t.Context(), &ec2.DeleteTagsInput{Resources: []string{reg.ID}})))
 	before := r.lab.Resources()
 	_, err := New(r.site).Register(t.Context(), img)
 	refusedWith(t, "register", err, step.Error{Kind: step.Conflict}, reg.ID)

@@ -46,9 +46,7 @@ func TestRegisterCutOff(t *testing.T) {
 			last := r.cutOff(second)
 			list, _ := step.FileNamed(first.Files, blocksFile)
 			if test.lost {
-				if err := os.Remove(strings.TrimPrefix(list.URI, "file://")); err != nil {
-					t.Fatal(err)
-				}
+				no(t, os.Remove(strings.TrimPrefix(list.URI, "file://")))
 			}
 			r.site = siteOf(t, t.TempDir(), r.store)
 			if test.unread {
@@ -118,9 +116,7 @@ func TestParentMissingInAList(t *testing.T) {
 	reg, _ := r.register(first)
 	_, parent := r.ami(reg.ID)
 	g := &registering{Target: New(r.site), img: r.image(2, gibi, map[int32]byte{0: 2}, nil)}
-	if err := g.prepare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	no(t, g.prepare(t.Context()))
 	got, err := g.parentOf(t.Context(), found{begun: &types.Snapshot{Tags: []types.Tag{tag(tagParent, parent)}}})
 	if err != nil || got.id != parent {
 		t.Errorf("the parent is %+v, %v; not %s", got, err, parent)
@@ -141,16 +137,12 @@ func TestRegisterDeletedSnapshot(t *testing.T) {
 	r.cutOff(img)
 	g := &registering{Target: New(r.site), img: img, digest: machine.ContentDigest(img), limits: usual}
 	g.limits.patience = 2 * time.Second
-	if err := g.prepare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	no(t, g.prepare(t.Context()))
 	f, err := g.find(t.Context())
 	if err == nil {
 		err = g.remove(t.Context(), *f.begun.SnapshotId)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	id, err := g.send(t.Context(), found{})
 	if err != nil { // as Temporal does
 		t.Logf("try again: %v", err)
@@ -162,7 +154,7 @@ func TestRegisterDeletedSnapshot(t *testing.T) {
 	r.same(id, content)
 }
 
-// killed has the image, the state folder and the store of a process that registers it.
+// killed has the [victim] of a process of this test.
 const killed = "EC2_REGISTERS"
 
 func TestMain(m *testing.M) {
@@ -181,6 +173,19 @@ type victim struct {
 	Image        step.Image
 	State, Store string
 	Hasty        bool
+}
+
+// victim is a process that registers an image, and that a done context kills.
+func (r *registry) victim(ctx context.Context, img step.Image, hasty bool) (c *exec.Cmd, out *bytes.Buffer) {
+	r.Helper()
+	self, err := os.Executable()
+	no(r, err)
+	text, err := json.Marshal(victim{img, r.site.State, r.store, hasty})
+	no(r, err)
+	out = &bytes.Buffer{}
+	c = exec.CommandContext(ctx, self)
+	c.Env, c.Stdout, c.Stderr = append(os.Environ(), killed+"="+string(text)), out, out
+	return c, out
 }
 
 func registerHere(text string) error {
@@ -208,10 +213,6 @@ func TestRegisterKilled(t *testing.T) {
 		total = 5
 	}
 	kills := total
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	environ(t)
 	r := newRegistry(t)
 	r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 20 * time.Millisecond})
@@ -223,18 +224,9 @@ func TestRegisterKilled(t *testing.T) {
 	for round := 0; kills > 0; round++ {
 		img := r.image(1, 500*blockSize, content, nil)
 		img.Spec.App = fmt.Sprintf("hello%d", round)
-		text, err := json.Marshal(victim{img, r.site.State, r.store, false})
-		if err != nil {
-			t.Fatal(err)
-		}
 		for twice, done := 0, false; !done; {
-			c := exec.CommandContext(t.Context(), self)
-			c.Env = append(os.Environ(), killed+"="+string(text))
-			var out bytes.Buffer
-			c.Stdout, c.Stderr = &out, &out
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
+			c, out := r.victim(t.Context(), img, false)
+			no(t, c.Start())
 			ended := make(chan error, 1)
 			go func() { ended <- c.Wait() }()
 			err, running := error(nil), true

@@ -91,9 +91,7 @@ func serve(t testing.TB, s *bare) (*cloud, string) {
 		t.Setenv(v, "test")
 	}
 	c, err := open(t.Context(), settings{Options: Options{Region: "eu-west-1", Endpoint: server.URL}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	return c, server.URL
 }
 
@@ -106,9 +104,7 @@ func newUpload(t testing.TB, c *cloud, n int) *upload {
 	}
 	name := sparse(t, int64(2*n)*blockSize, content)
 	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	t.Cleanup(func() { _ = f.Close() }) // only read
 	u := &upload{ebs: c.ebs, snapshot: "snap-0a1b", disk: f, blocks: list(t, name), limits: usual}
 	if u.sent, err = openSent(t.TempDir(), u.snapshot, u.blocks, step.Progress{}); err != nil {

@@ -36,9 +36,7 @@ func TestVolumeAdmitsWorkerAlone(t *testing.T) {
 			for i := range foreign.UserIdGroupPairs {
 				foreign.UserIdGroupPairs[i].GroupId = id
 			}
-			if _, err := d.cloud.ec2.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: id, IpPermissions: []types.IpPermission{foreign}}); err != nil {
-				t.Fatal(err)
-			}
+			no(t, failure(d.cloud.ec2.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: id, IpPermissions: []types.IpPermission{foreign}})))
 			_, err := d.try(t.Context())
 			d.closed(err)
 			rules := d.mine().groups[0].IpPermissions

@@ -65,9 +65,7 @@ func TestVolumeCheck(t *testing.T) {
 	before := lab.Resources()
 	with := func(helper string) string { return `{"backing":"volume","helper":{` + helper + `}}` }
 	spec, err := checked(t, helloABIs, `{"backing":"volume"}`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	if !strings.Contains(string(spec.Options), `"helper":{"type":"t3.micro","user":"ec2-user"}`) {
 		t.Errorf("completed to %s", spec.Options)
 	}
@@ -137,9 +135,7 @@ func TestVolumeKeys(t *testing.T) {
 		}
 	}
 	entries, err := os.ReadDir(k.folder)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	for _, e := range entries {
 		info, err := e.Info()
 		if err != nil || info.Mode().Perm()&0o077 != 0 && !strings.HasSuffix(e.Name(), publicFile) {
@@ -160,12 +156,8 @@ func TestVolumeKeys(t *testing.T) {
 		t.Errorf("another rollout has keys %+v, %v", other, err)
 	}
 	old := time.Now().AddDate(0, 0, -8)
-	if err := os.Chtimes(k.folder, old, old); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := target.openKeys(t.Context(), "hello.prod.00c0ffee-3"); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.Chtimes(k.folder, old, old))
+	no(t, failure(target.openKeys(t.Context(), "hello.prod.00c0ffee-3")))
 	left, err := os.ReadDir(filepath.Dir(k.folder))
 	if err != nil || len(left) != 2 {
 		t.Errorf("left are %v, %v; the oldest has no helper any more", left, err)

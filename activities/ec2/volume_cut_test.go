@@ -2,10 +2,7 @@ package ec2
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -20,9 +17,7 @@ func TestVolumeCancelled(t *testing.T) {
 	environ(t)
 	d := newDancer(t)
 	at := &cutter{}
-	proxy := at.before(t, d.lab)
-	defer proxy.Close()
-	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(d.lab.URL()), []byte(proxy.URL), 1)
+	d.through(at, &d.img)
 	steps := int64(1)
 	if testing.Short() {
 		steps = 5
@@ -52,26 +47,14 @@ func TestVolumeCancelled(t *testing.T) {
 // TestVolumeKilled kills the process before the n-th answer, in both parts of a dance. The next
 // try makes one of each.
 func TestVolumeKilled(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	environ(t)
 	d := newDancer(t)
 	at := &cutter{}
-	proxy := at.before(t, d.lab)
-	defer proxy.Close()
-	d.img.Spec.Options = bytes.Replace(d.img.Spec.Options, []byte(d.lab.URL()), []byte(proxy.URL), 1)
+	d.through(at, &d.img)
 	// kill reports whether the process was cut off before its work was done.
 	kill := func(n int64) bool {
-		text, err := json.Marshal(victim{d.img, d.site.State, d.store, true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := exec.CommandContext(at.cut(t.Context(), n), self)
-		c.Env = append(os.Environ(), killed+"="+string(text))
-		out, err := c.CombinedOutput()
-		return err != nil && !strings.Contains(string(out), "could not reach port 22")
+		c, out := d.victim(at.cut(t.Context(), n), d.img, true)
+		return c.Run() != nil && !strings.Contains(out.String(), "could not reach port 22")
 	}
 	steps := int64(1)
 	if testing.Short() {
@@ -87,9 +70,7 @@ func TestVolumeKilled(t *testing.T) {
 		if kill(n) {
 			more = true
 		}
-		if _, err := d.try(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		no(t, failure(d.try(t.Context())))
 		d.alone()
 		d.destroyed(false)
 		if t.Failed() {
@@ -110,9 +91,7 @@ func TestVolumeDestroyFaults(t *testing.T) {
 				_, err := d.try(t.Context())
 				d.closed(err)
 				list, err := hasty(d.site).List(t.Context(), d.img.Spec)
-				if err != nil {
-					t.Fatal(err)
-				}
+				no(t, err)
 				var kinds []string
 				for _, r := range list {
 					if r.Tags != d.img.Spec.Tags {
@@ -130,9 +109,7 @@ func TestVolumeDestroyFaults(t *testing.T) {
 				}
 				d.lab.Fault(ec2lab.Fault{Call: call, Lose: lose})
 				d.destroyed(true)
-				if after := d.lab.Resources(); !slices.Equal(after, d.before) {
-					t.Errorf("left: %q, before: %q", after, d.before)
-				}
+				d.as(d.before)
 			})
 		}
 	}
@@ -172,13 +149,9 @@ func isFound(t *testing.T, call string, elsewhere bool) {
 	if elsewhere {
 		d.site = siteOf(t, t.TempDir(), d.store)
 	}
-	if _, err := waiting().Destroy(t.Context(), step.Removal{Spec: d.img.Spec}); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(waiting().Destroy(t.Context(), step.Removal{Spec: d.img.Spec})))
 	time.Sleep(300 * time.Millisecond)
-	if after := d.lab.Resources(); !slices.Equal(after, d.before) {
-		t.Errorf("left: %q, before: %q", after, d.before)
-	}
+	d.as(d.before)
 }
 
 // TestVolumeElsewhere goes on from another host with another helper, and the volume.
@@ -200,9 +173,7 @@ func TestVolumeElsewhere(t *testing.T) {
 		t.Errorf("the security group lets in %+v", p)
 	}
 	d.written()
-	if _, err := d.try(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(d.try(t.Context())))
 	d.alone()
 }
 
@@ -248,9 +219,7 @@ func TestVolumeOtherZone(t *testing.T) {
 	_, err := d.try(t.Context())
 	d.closed(err)
 	first := d.mine()
-	if err := d.cloud.terminate(t.Context(), *first.helpers[0].InstanceId); err != nil {
-		t.Fatal(err)
-	}
+	no(t, d.cloud.terminate(t.Context(), *first.helpers[0].InstanceId))
 	d.lab.Withdraw("t3.micro", *first.helpers[0].Placement.AvailabilityZone)
 	_, err = d.try(t.Context())
 	d.closed(err)

@@ -16,20 +16,14 @@ import (
 // TestHelperSaysWhyDDFails runs the scripts of the helper on this host with another dd.
 func TestHelperSaysWhyDDFails(t *testing.T) {
 	host, err := remote.Open("")
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	block := bytes.Repeat([]byte("x"), blockSize)
 	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, bytes.Repeat(block, 2), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	no(t, os.WriteFile(file, bytes.Repeat(block, 2), 0o600))
 	sum := sha256.Sum256(block)
 	const broken = "dd: error with '/dev/nvme1n1': Input/output error"
 	dd, err := exec.LookPath("dd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	for name, test := range map[string]struct {
 		dd   string
 		want step.Error
@@ -46,9 +40,7 @@ func TestHelperSaysWhyDDFails(t *testing.T) {
 			if err == nil {
 				err = os.Symlink(path, filepath.Join(bin, tool))
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			no(t, err)
 		}
 		if test.dd != "" {
 			if err := os.WriteFile(filepath.Join(bin, "dd"), []byte(test.dd), 0o700); err != nil { //nolint:gosec // a program

@@ -3,9 +3,6 @@ package ec2
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,9 +35,7 @@ func TestVolumeByHelper(t *testing.T) {
 	var notes []string
 	ctx := step.WithReporter(t.Context(), func(p step.Progress) { notes = append(notes, p.Note) }, nil)
 	reg, err := patient(d.site).Register(ctx, d.img)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	t.Logf("the dance took %s", time.Since(began).Round(time.Millisecond))
 	_, snapshot := d.ami(reg.ID)
 	d.same(snapshot, fewContent)
@@ -79,14 +74,6 @@ func TestVolumeResumes(t *testing.T) {
 
 	v := *d.mine().volumes[0].VolumeId
 	before := d.onDisk(v)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := json.Marshal(victim{d.img, d.site.State, d.store, false})
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
 	go func() {
@@ -95,9 +82,8 @@ func TestVolumeResumes(t *testing.T) {
 		}
 		kill()
 	}()
-	c := exec.CommandContext(ctx, self)
-	c.Env = append(os.Environ(), killed+"="+string(text))
-	if out, err := c.CombinedOutput(); err == nil || c.ProcessState.Exited() {
+	c, out := d.victim(ctx, d.img, false)
+	if err := c.Run(); err == nil || c.ProcessState.Exited() {
 		t.Fatalf("it was not killed: %v\n%s", err, out)
 	}
 
@@ -107,9 +93,7 @@ func TestVolumeResumes(t *testing.T) {
 			total = max(total, p.Total/blockSize)
 		}
 	}, nil), d.img)
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	t.Logf("%d blocks were there after the first try; the last one wrote %d of %d", before, total, all)
 	if before == 0 || total < 0 || total > all-before-10 {
 		t.Error("blocks were written again")

@@ -26,9 +26,7 @@ func TestVolumeAdoptsOtherAMI(t *testing.T) {
 	other := d.img
 	other.Spec.Options = bytes.Replace(other.Spec.Options, []byte(`"backing":"volume","helper":{"type":"t3.micro","user":"ec2-user"}`), []byte(`"backing":"direct"`), 1)
 	other.Spec.Generation = 1
-	if _, err := hasty(d.site).Register(t.Context(), other); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(hasty(d.site).Register(t.Context(), other)))
 	reg, err := d.try(t.Context())
 	if err != nil || !reg.Adopted {
 		t.Fatalf("adopted %t, %v", reg.Adopted, err)
@@ -69,9 +67,7 @@ func TestVolumeDetachStuck(t *testing.T) {
 	target.limits.detached = 500 * time.Millisecond
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	if _, err := target.Register(ctx, d.img); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(target.Register(ctx, d.img)))
 	if n := d.count("DetachVolume"); n != 1 {
 		t.Errorf("DetachVolume was called %d times", n)
 	}
@@ -85,9 +81,7 @@ func TestVolumeDeleted(t *testing.T) {
 	_, err := d.try(t.Context())
 	d.closed(err)
 	first := d.mine().volumes[0].VolumeId
-	if _, err := d.cloud.ec2.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: first}); err != nil {
-		t.Fatal(err)
-	}
+	no(t, failure(d.cloud.ec2.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: first})))
 	if _, err := poll(t.Context(), time.Minute, func() (bool, error) {
 		_, err := d.cloud.ec2.DeleteVolume(t.Context(), &ec2.DeleteVolumeInput{VolumeId: first})
 		return err == nil, nil
@@ -151,9 +145,7 @@ func TestVolumeKeysElsewhere(t *testing.T) {
 	folder := func(name string, age time.Duration) {
 		path := New(d.site).keysFolder(name)
 		at := time.Now().Add(-age)
-		if err := errors.Join(os.MkdirAll(path, 0o700), os.Chtimes(path, at, at)); err != nil {
-			t.Fatal(err)
-		}
+		no(t, errors.Join(os.MkdirAll(path, 0o700), os.Chtimes(path, at, at)))
 	}
 	const young, whole = "hello.test.0a1b2c3d-2", "hello.test.0a1b2c3d-1"
 	folder(whole, 8*24*time.Hour)

@@ -25,8 +25,7 @@ import (
 // is written.
 type dancer struct {
 	*registry
-	img    step.Image
-	before []string
+	img step.Image
 }
 
 func newDancer(t testing.TB) *dancer {
@@ -38,7 +37,6 @@ func newDancerOn(t testing.TB, h ec2lab.Hypervisor) *dancer {
 	t.Helper()
 	d := &dancer{registry: newRegistryOn(t, h)}
 	d.img = d.dancing(d.image(1, few, fewContent, nil), `{"type":"t3.micro","user":"ec2-user"}`)
-	d.before = d.lab.Resources()
 	return d
 }
 
@@ -86,9 +84,7 @@ func (d *dancer) written() {
 		d.Fatalf("%d volumes", len(all))
 	}
 	_, err := d.cloud.ec2.CreateTags(d.Context(), &ec2.CreateTagsInput{Resources: []string{*all[0].VolumeId}, Tags: []types.Tag{tag(tagWritten, "yes")}})
-	if err != nil {
-		d.Fatal(err)
-	}
+	no(d, err)
 }
 
 // things are what a dance has made beside the image.
@@ -102,9 +98,7 @@ type things struct {
 func (d *dancer) mine() (t things) {
 	d.Helper()
 	helpers, err := d.cloud.helpers(d.Context(), d.img.Spec.Tags)
-	if err != nil {
-		d.Fatal(err)
-	}
+	no(d, err)
 	t.helpers = slices.DeleteFunc(helpers, isDead)
 	if t.groups, err = d.cloud.groups(d.Context(), matching(d.img.Spec.Tags)...); err != nil {
 		d.Fatal(err)
@@ -151,11 +145,9 @@ func (d *dancer) destroyed(keepImage bool) {
 			break
 		}
 	}
-	if err != nil {
-		d.Fatal(err)
-	}
-	if after := d.lab.Resources(); !keepImage && !slices.Equal(after, d.before) {
-		d.Errorf("left: %q, before: %q", after, d.before)
+	no(d, err)
+	if !keepImage {
+		d.as(d.before)
 	}
 }
 
@@ -180,9 +172,7 @@ func TestVolumeActs(t *testing.T) {
 	}
 	d.written()
 	reg, err := d.try(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	no(t, err)
 	d.alone()
 	var acts []string
 	for _, c := range d.lab.Calls() {
@@ -255,9 +245,7 @@ func TestVolumeFaults(t *testing.T) {
 			if f.last {
 				lose()
 			}
-			if _, err := d.try(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			no(t, failure(d.try(t.Context())))
 			time.Sleep(f.hide)
 			d.alone()
 			if !slices.ContainsFunc(d.lab.Calls(), func(c ec2lab.Call) bool { return c.Name == f.call && c.Code == "lost" }) {
