@@ -96,7 +96,7 @@ func readModel(t *testing.T) (all []class) {
 func TestRecordsAreOfTheModel(t *testing.T) {
 	records := map[string]any{
 		"VM": vmRecord{}, "VDI": vdiRecord{}, "SR": srRecord{}, "network": networkRecord{}, "host": hostRecord{}, "pool": poolRecord{},
-		"task": taskRecord{}, "console": consoleRecord{}, "VBD": vbdRecord{}, "Certificate": certificateRecord{},
+		"task": taskRecord{}, "console": consoleRecord{}, "Certificate": certificateRecord{},
 	}
 	for _, c := range readModel(t) {
 		if records[c.Name] == nil {

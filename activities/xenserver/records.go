@@ -17,13 +17,10 @@ type vmRecord struct {
 	IsSnapshot      bool              `xmlrpc:"is_a_snapshot"`
 	IsControlDomain bool              `xmlrpc:"is_control_domain"`
 	DomainType      string            `xmlrpc:"domain_type"`
-	Domid           string            `xmlrpc:"domid"`
-	ResidentOn      ref               `xmlrpc:"resident_on"`
 	Consoles        []ref             `xmlrpc:"consoles"`
 	VBDs            []ref             `xmlrpc:"VBDs"`
 	VIFs            []ref             `xmlrpc:"VIFs"`
 	OtherConfig     map[string]string `xmlrpc:"other_config"`
-	Tags            []string          `xmlrpc:"tags"`
 	// CurrentOperations are what calls do to it now, by their tasks.
 	CurrentOperations map[string]string `xmlrpc:"current_operations"`
 	GuestMetrics      ref               `xmlrpc:"guest_metrics"`
@@ -41,69 +38,47 @@ type vdiRecord struct {
 	VBDs        []ref             `xmlrpc:"VBDs"`
 	VirtualSize string            `xmlrpc:"virtual_size"`
 	IsSnapshot  bool              `xmlrpc:"is_a_snapshot"`
-	Managed     bool              `xmlrpc:"managed"`
 	OtherConfig map[string]string `xmlrpc:"other_config"`
-	Tags        []string          `xmlrpc:"tags"`
 }
 
 type srRecord struct {
-	UUID                string `xmlrpc:"uuid"`
 	Name                string `xmlrpc:"name_label"`
 	Type                string `xmlrpc:"type"`
 	ContentType         string `xmlrpc:"content_type"`
-	Shared              bool   `xmlrpc:"shared"`
 	PhysicalSize        string `xmlrpc:"physical_size"`
 	PhysicalUtilisation string `xmlrpc:"physical_utilisation"`
 	PBDs                []ref  `xmlrpc:"PBDs"`
 }
 
 type networkRecord struct {
-	UUID   string `xmlrpc:"uuid"`
-	Name   string `xmlrpc:"name_label"`
-	Bridge string `xmlrpc:"bridge"`
-	PIFs   []ref  `xmlrpc:"PIFs"`
-	MTU    string `xmlrpc:"MTU"`
+	Name string `xmlrpc:"name_label"`
+	PIFs []ref  `xmlrpc:"PIFs"`
+	MTU  string `xmlrpc:"MTU"`
 }
 
 type hostRecord struct {
-	UUID            string            `xmlrpc:"uuid"`
 	Name            string            `xmlrpc:"name_label"`
-	Hostname        string            `xmlrpc:"hostname"`
-	Address         string            `xmlrpc:"address"`
 	Enabled         bool              `xmlrpc:"enabled"`
 	SoftwareVersion map[string]string `xmlrpc:"software_version"`
 	Capabilities    []string          `xmlrpc:"capabilities"`
 }
 
 type poolRecord struct {
-	UUID      string `xmlrpc:"uuid"`
-	Name      string `xmlrpc:"name_label"`
-	Master    ref    `xmlrpc:"master"`
-	DefaultSR ref    `xmlrpc:"default_SR"`
-	HAEnabled bool   `xmlrpc:"ha_enabled"`
+	DefaultSR ref `xmlrpc:"default_SR"`
 }
 
 type taskRecord struct {
-	UUID        string            `xmlrpc:"uuid"`
-	Name        string            `xmlrpc:"name_label"`
-	Status      string            `xmlrpc:"status"` // "pending", "success", "failure", "cancelling" or "cancelled"
-	Progress    string            `xmlrpc:"progress"`
-	Result      string            `xmlrpc:"result"`
-	ErrorInfo   []string          `xmlrpc:"error_info"`
-	OtherConfig map[string]string `xmlrpc:"other_config"`
+	UUID      string   `xmlrpc:"uuid"`
+	Name      string   `xmlrpc:"name_label"`
+	Status    string   `xmlrpc:"status"` // "pending", "success", "failure", "cancelling" or "cancelled"
+	Progress  string   `xmlrpc:"progress"`
+	Result    string   `xmlrpc:"result"`
+	ErrorInfo []string `xmlrpc:"error_info"`
 }
 
 type consoleRecord struct {
 	Protocol string `xmlrpc:"protocol"` // "vt100", "rfb" or "rdp"
-	Location string `xmlrpc:"location"`
 	VM       ref    `xmlrpc:"VM"`
-}
-
-type vbdRecord struct {
-	VM         ref    `xmlrpc:"VM"`
-	VDI        ref    `xmlrpc:"VDI"`
-	Userdevice string `xmlrpc:"userdevice"`
-	Bootable   bool   `xmlrpc:"bootable"`
 }
 
 type certificateRecord struct {
