@@ -22,22 +22,18 @@ func (c *call) text(i int) string { return c.params[i].(string) }
 func (c *call) self() (*object, error) { return c.find(c.class.name, c.text(0)) }
 
 // methods are the messages that the lab knows beside those of all classes: see general.
-var methods map[string]func(*call) (any, error)
-
-func init() { // an initial value would refer to itself
-	methods = map[string]func(*call) (any, error){
-		"session.logout": logout, "session.get_all_subject_identifiers": subjects,
-		"task.create": createTask, "task.destroy": destroyTask, "task.cancel": cancelTask,
-		"event.from": eventsFrom, "event.get_current_id": currentID,
-		"host.compute_free_memory": computeFreeMemory, "host.disable": enableHost, "host.enable": enableHost,
-		"SR.create": createSR, "SR.scan": scan, "network.create": createNetwork,
-		"VM.create": createVM, "VM.destroy": destroyVM, "VM.start": startVM, "VM.start_on": startVM,
-		"VM.pause": pauseVM, "VM.unpause": pauseVM, "VM.hard_shutdown": hardShutdown, "VM.clean_shutdown": cleanShutdown,
-		"VM.set_domain_type": setDomainType, "VM.set_HVM_boot_policy": setBootPolicy,
-		"VM.set_memory_limits": setMemoryLimits, "VM.assert_can_boot_here": canBootHere, "VM.get_possible_hosts": possibleHosts,
-		"VDI.create": createVDI, "VDI.destroy": destroyVDI, "VDI.set_name_label": setName, "VDI.set_name_description": setName,
-		"VBD.create": createVBD, "VBD.destroy": destroyVBD, "VIF.create": createVIF, "VIF.destroy": destroyVIF,
-	}
+var methods = map[string]func(*call) (any, error){
+	"session.logout": logout, "session.get_all_subject_identifiers": subjects,
+	"task.create": createTask, "task.destroy": destroyTask, "task.cancel": cancelTask,
+	"event.from": eventsFrom, "event.get_current_id": currentID,
+	"host.compute_free_memory": computeFreeMemory, "host.disable": enableHost, "host.enable": enableHost,
+	"SR.create": createSR, "SR.scan": scan, "network.create": createNetwork,
+	"VM.create": createVM, "VM.destroy": destroyVM, "VM.start": startVM, "VM.start_on": startVM,
+	"VM.pause": pauseVM, "VM.unpause": pauseVM, "VM.hard_shutdown": hardShutdown, "VM.clean_shutdown": cleanShutdown,
+	"VM.set_domain_type": setDomainType, "VM.set_HVM_boot_policy": setBootPolicy,
+	"VM.set_memory_limits": setMemoryLimits, "VM.assert_can_boot_here": canBootHere, "VM.get_possible_hosts": possibleHosts,
+	"VDI.create": createVDI, "VDI.destroy": destroyVDI, "VDI.set_name_label": setName, "VDI.set_name_description": setName,
+	"VBD.create": createVBD, "VBD.destroy": destroyVBD, "VIF.create": createVIF, "VIF.destroy": destroyVIF,
 }
 
 // noSession are the messages whose first parameter is no session.
@@ -56,7 +52,7 @@ func (l *Lab) run(host *object, method string, params []any, f Fault) (any, erro
 	}
 	c := &call{Lab: l, method: name, class: k}
 	do, types, role := c.lookup(message)
-	if do == nil {
+	if do == nil || async && methods[name] == nil { // reading and setting fields is never asynchronous
 		return nil, fail("MESSAGE_METHOD_UNKNOWN", method)
 	}
 	if len(params) != 1+len(types) {

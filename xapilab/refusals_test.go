@@ -49,6 +49,7 @@ func TestRefusals(t *testing.T) {
 	c.refused([]string{"HANDLE_INVALID", "VM", "OpaqueRef:none"}, "VM.get_record", "OpaqueRef:none")
 	c.refused([]string{"UUID_INVALID", "VM", "none"}, "VM.get_by_uuid", "none")
 	c.refused([]string{"HANDLE_INVALID", "VM", vdi}, "VM.get_record", vdi)
+	c.refused([]string{"MESSAGE_METHOD_UNKNOWN", "Async.VM.get_record"}, "Async.VM.get_record", vm)
 	for _, said := range l.Judged() {
 		t.Error(said)
 	}
