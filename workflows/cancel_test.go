@@ -94,14 +94,8 @@ func TestStagesHaveTheirLogs(t *testing.T) {
 	if logs := details(err).Logs; len(logs) != 2 || logs[0].Name != "configure" || logs[1] != (step.File{Name: "build", Artifact: log}) {
 		t.Errorf("logs %+v", logs)
 	}
-	v, err := r.env.QueryWorkflow(QueryStatus)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var s RolloutStatus
-	if err := v.Get(&s); err != nil {
-		t.Fatal(err)
-	}
+	r.query(t, QueryStatus, &s)
 	for _, st := range s.Stages {
 		switch {
 		case st.Stage == step.Build && (st.Log == nil || *st.Log != log),

@@ -115,14 +115,21 @@ func (s *site) until(t *testing.T, d time.Duration, check func(DeploymentStatus)
 
 func (s *site) status(t *testing.T) (d DeploymentStatus) {
 	t.Helper()
-	v, err := s.env.QueryWorkflow(QueryStatus)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := v.Get(&d); err != nil {
-		t.Fatal(err)
-	}
+	s.query(t, QueryStatus, &d)
 	return d
+}
+
+// continues runs the test until the workflow continues as new, and returns its next state.
+func (s *site) continues(t *testing.T) (state DeploymentState) {
+	t.Helper()
+	next, ok := errors.AsType[*workflow.ContinueAsNewError](s.run())
+	if !ok {
+		t.Fatalf("want continue as new, got %v", s.env.GetWorkflowError())
+	}
+	if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &state); err != nil {
+		t.Fatal(err)
+	}
+	return state
 }
 
 func TestDeploymentLivesAsLongAsTheMachine(t *testing.T) {
@@ -367,14 +374,7 @@ func TestDeploymentContinuesAsNew(t *testing.T) {
 	s := newSite(t)
 	s.after(0, func() { s.update(UpdateDeploy, order("/a", "x")) })
 	s.after(time.Second, func() { s.env.SetContinueAsNewSuggested(true) }) // while a rollout is going on
-	var next *workflow.ContinueAsNewError
-	if err := s.run(); !errors.As(err, &next) {
-		t.Fatalf("want continue as new, got %v", err)
-	}
-	var state DeploymentState
-	if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &state); err != nil {
-		t.Fatal(err)
-	}
+	state := s.continues(t)
 	if state.Generation != 1 || state.Current == nil || len(state.Life) != 8 || state.Last.App != "hello" {
 		t.Errorf("state %+v", state)
 	}

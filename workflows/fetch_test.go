@@ -46,11 +46,8 @@ func TestRolloutFetchesFirst(t *testing.T) {
 	if o := out.Image.Spec.Origin; o.Revision() != aCommit || o.Archive == nil {
 		t.Errorf("origin of the image: %+v", o)
 	}
-	v, err := r.env.QueryWorkflow(QueryStatus)
 	var s RolloutStatus
-	if err != nil || v.Get(&s) != nil {
-		t.Fatal(err)
-	}
+	r.query(t, QueryStatus, &s)
 	if first := s.Stages[0]; s.Commit != aCommit || first.Stage != step.Fetch || first.State != Done || first.Result != "commit "+aCommit+", source 0 bytes" {
 		t.Errorf("status %+v", s)
 	}
@@ -128,9 +125,9 @@ func TestStatusHasTheCommit(t *testing.T) {
 	})
 	w.until(t, time.Hour, func(d DeploymentStatus) {
 		var all []Generation
-		if v, err := w.env.QueryWorkflow(QueryHistory); err != nil || v.Get(&all) != nil || len(all) != 3 ||
-			all[0].Commit != aCommit || all[1].Commit != "f"+aCommit[1:] || all[2].Commit != now || all[2].End != EndFailed {
-			t.Errorf("history %+v, %v", all, err)
+		if w.query(t, QueryHistory, &all); len(all) != 3 || all[0].Commit != aCommit || all[1].Commit != "f"+aCommit[1:] ||
+			all[2].Commit != now || all[2].End != EndFailed {
+			t.Errorf("history %+v", all)
 		}
 		for _, g := range all {
 			if g.Git == nil || *g.Git != (step.Git{URL: "file:///h", Ref: "main", Path: "a"}) {

@@ -7,23 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/converter"
-	"go.temporal.io/sdk/workflow"
-
 	"github.com/morgana-deploy/morgana/step"
 )
 
 // told returns the history in short: "1 replaced by 4, 2 failed".
 func (s *site) told(t *testing.T) string {
 	t.Helper()
-	v, err := s.env.QueryWorkflow(QueryHistory)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var all []Generation
-	if err := v.Get(&all); err != nil {
-		t.Fatal(err)
-	}
+	s.query(t, QueryHistory, &all)
 	var texts []string
 	for _, g := range all {
 		text := fmt.Sprintf("%d %s", g.Generation, g.End)
@@ -59,14 +50,7 @@ func TestHistory(t *testing.T) {
 		}
 		s.env.SetContinueAsNewSuggested(true)
 	})
-	var next *workflow.ContinueAsNewError
-	if err := s.run(); !errors.As(err, &next) {
-		t.Fatalf("want continue as new, got %v", err)
-	}
-	var state DeploymentState
-	if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &state); err != nil {
-		t.Fatal(err)
-	}
+	state := s.continues(t)
 	if g := state.History[1]; g.Failure != "build: exit status 2" || g.Why != ByDeploy || g.Folder != "/a" || g.Ended.Sub(g.Asked) != s.took {
 		t.Errorf("generation 2: %+v", g)
 	}

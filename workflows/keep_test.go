@@ -147,10 +147,7 @@ func TestKeptWithoutCurrent(t *testing.T) {
 	})
 	w.until(t, time.Hour, func(DeploymentStatus) {
 		var all []Generation
-		v, err := w.env.QueryWorkflow(QueryHistory)
-		if err != nil || v.Get(&all) != nil {
-			t.Fatal(err)
-		}
+		w.query(t, QueryHistory, &all)
 		for _, g := range all {
 			for tags := range w.images {
 				if tags.Generation == g.Generation {

@@ -11,9 +11,7 @@ import (
 
 	"github.com/stretchr/testify/mock"
 	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/workflow"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -225,14 +223,7 @@ func TestOneRolloutForARedeploy(t *testing.T) {
 		s.after(time.Hour, func() { first = s.update(UpdateRedeploy, RedeployRequest{ID: "one"}) })
 		s.after(time.Hour, func() { s.env.SetContinueAsNewSuggested(true) })
 		s.after(time.Second, func() { s.update("nothing", nil) }) // a workflow task
-		var anew *workflow.ContinueAsNewError
-		if err := s.run(); !errors.As(err, &anew) {
-			t.Fatalf("want continue as new, got %v", err)
-		}
-		var state DeploymentState
-		if err := converter.GetDefaultDataConverter().FromPayloads(anew.Input, &state); err != nil {
-			t.Fatal(err)
-		}
+		state := s.continues(t)
 		after := newSite(t)
 		after.after(0, func() { again = after.update(UpdateRedeploy, RedeployRequest{ID: "one"}) })
 		after.after(time.Hour, func() { next = after.update(UpdateRedeploy, RedeployRequest{ID: "two"}) })

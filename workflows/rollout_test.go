@@ -116,6 +116,17 @@ func (in *Request) replaces(image string) {
 	in.Current = &Current{Machine: step.Machine{Registration: old, ID: "machine-1"}, Route: in.Route}
 }
 
+func (r *recorded) query(t *testing.T, name string, answer any) {
+	t.Helper()
+	v, err := r.env.QueryWorkflow(name)
+	if err == nil {
+		err = v.Get(answer)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // called compares the calls of the steps.
 func (r *recorded) called(t *testing.T, want []string) {
 	t.Helper()
@@ -377,14 +388,8 @@ func TestStatusTellsTheStages(t *testing.T) {
 	r := newRecorded(t)
 	r.fail["Package"] = &step.Error{Kind: step.Unsupported, Err: errors.New("no such loader")}
 	_, _ = r.rollout(r.request()) // fails, as told above
-	answer, err := r.env.QueryWorkflow(QueryStatus)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var s RolloutStatus
-	if err := answer.Get(&s); err != nil {
-		t.Fatal(err)
-	}
+	r.query(t, QueryStatus, &s)
 	var got []string
 	for _, st := range s.Stages {
 		got = append(got, string(st.Stage)+" "+string(st.State))

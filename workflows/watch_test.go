@@ -319,14 +319,7 @@ func TestContinuingAsNewKeepsThePause(t *testing.T) {
 	w.after(0, func() { w.deploy(step.RestartAlways) })
 	w.after(1000*time.Second, func() { w.env.SetContinueAsNewSuggested(true) }) // in the pause from 811 to 1111 s
 	w.after(time.Second, func() { w.update("nothing", nil) })                   // a workflow task
-	var next *workflow.ContinueAsNewError
-	if err := w.run(); !errors.As(err, &next) {
-		t.Fatalf("want continue as new, got %v", err)
-	}
-	var state DeploymentState
-	if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &state); err != nil {
-		t.Fatal(err)
-	}
+	state := w.continues(t)
 	if state.Watch.InRow < 9 || state.Watch.Due.IsZero() || state.Policy.Restart != step.RestartAlways {
 		t.Fatalf("state %+v", state.Watch)
 	}
