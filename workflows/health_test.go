@@ -66,9 +66,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 		delete(w.fail, "Probe")
 		w.healthy("3")
 	})
-	w.until(t, time.Hour, func(DeploymentStatus) {
-		w.expect(t, "healthy again", 4, 2, 4)
-	})
+	w.until(t, time.Hour, func(DeploymentStatus) { w.expect(t, "healthy again", 4, 2, 4) })
 }
 
 // A probe that cannot reach the machine is refused in check, and by plan, before the build.
@@ -147,9 +145,7 @@ func TestScheduleKeepsOffARolledBackImage(t *testing.T) {
 		}
 		w.healthy("2")
 	})
-	w.until(t, time.Hour, func(DeploymentStatus) {
-		w.expect(t, "after the deploy", 4, 1, 4)
-	})
+	w.until(t, time.Hour, func(DeploymentStatus) { w.expect(t, "after the deploy", 4, 1, 4) })
 }
 
 // A redeploy of a deploy that was not healthy is probed as that deploy was, although the
@@ -166,7 +162,5 @@ func TestRedeployKeepsTheProbe(t *testing.T) {
 		w.digest = digest("3") // the branch has moved, and is still sick
 		w.update(UpdateRedeploy, RedeployRequest{})
 	})
-	w.until(t, time.Hour, func(DeploymentStatus) {
-		w.expect(t, "redeploy of a sick app", 1, 1)
-	})
+	w.until(t, time.Hour, func(DeploymentStatus) { w.expect(t, "redeploy of a sick app", 1, 1) })
 }

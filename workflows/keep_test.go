@@ -61,9 +61,7 @@ func TestImagesAreKept(t *testing.T) {
 		w.keeping(2, "h1", "6")
 	})
 	w.after(time.Hour, func() { w.keeping(2, "h2", "7") })
-	w.until(t, time.Hour, func(DeploymentStatus) {
-		w.expect(t, "keep 2", 8, 7, 8)
-	})
+	w.until(t, time.Hour, func(DeploymentStatus) { w.expect(t, "keep 2", 8, 7, 8) })
 }
 
 // An image that could not be removed is removed later. One whose host is away at destroy
@@ -104,9 +102,7 @@ func TestAFailureKeepsTheImages(t *testing.T) {
 		w.fail["Start"] = &step.Error{Kind: step.BootFailed, Err: errors.New("silent")}
 		w.keeping(1, "h1", "3")
 	})
-	w.until(t, time.Hour, func(DeploymentStatus) {
-		w.expect(t, "after a failure", 2, 1, 2)
-	})
+	w.until(t, time.Hour, func(DeploymentStatus) { w.expect(t, "after a failure", 2, 1, 2) })
 }
 
 // A deployment that still has a kept image must not end by a deploy that fails.

@@ -248,8 +248,6 @@ func TestOneDestroyForAPlace(t *testing.T) {
 	for i := range 5 {
 		w.after(time.Duration(min(i, 1))*time.Hour, func() { w.keeping(5, "h1", string(rune('0'+i))) })
 	}
-	w.until(t, time.Hour, func(DeploymentStatus) {
-		w.calls = nil
-	})
+	w.until(t, time.Hour, func(DeploymentStatus) { w.calls = nil })
 	w.called(t, []string{"Remove lab@h1 generation 0"})
 }

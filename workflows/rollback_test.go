@@ -83,9 +83,7 @@ func TestRollbackFails(t *testing.T) {
 		delete(w.fail, "Start")
 		w.rollback(0)
 	})
-	w.until(t, time.Hour, func(DeploymentStatus) {
-		w.expect(t, "after the next one", 4, 2, 4)
-	})
+	w.until(t, time.Hour, func(DeploymentStatus) { w.expect(t, "after the next one", 4, 2, 4) })
 }
 
 // A rollback that is impossible is refused with the generations that are possible.

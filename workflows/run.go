@@ -123,14 +123,15 @@ type rollout struct {
 
 func begin(ctx workflow.Context, in Request) (*rollout, error) {
 	r := &rollout{ctx: ctx, in: in, at: step.Check, told: step.Check, status: RolloutStatus{Tags: in.Spec.Tags, Commit: in.Spec.Origin.Revision()}}
+	stages := step.Stages[:]
 	if in.Spec.Origin.Git != nil {
-		r.status.Stages = append(r.status.Stages, StageStatus{Stage: step.Fetch, State: Waiting})
-	}
-	for _, s := range step.Stages {
-		r.status.Stages = append(r.status.Stages, StageStatus{Stage: s, State: Waiting})
+		stages = slices.Concat([]step.Stage{step.Fetch}, stages)
 	}
 	if in.Policy.Health != nil {
-		r.status.Stages = append(r.status.Stages, StageStatus{Stage: step.Probing, State: Waiting})
+		stages = slices.Concat(stages, []step.Stage{step.Probing})
+	}
+	for _, s := range stages {
+		r.status.Stages = append(r.status.Stages, StageStatus{Stage: s, State: Waiting})
 	}
 	err := workflow.SetQueryHandler(ctx, QueryStatus, func() (RolloutStatus, error) { return r.status, nil })
 	if err != nil {
