@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,5 +36,21 @@ func TestDetailsOfAWatch(t *testing.T) {
 		if got = strings.TrimSuffix(strings.TrimPrefix(got, "| "), " |\n"); got != test.want {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, got, test.want)
 		}
+	}
+}
+
+func TestStatusTellsTheStages(t *testing.T) {
+	r := newRecorded(t)
+	r.fail["Package"] = &step.Error{Kind: step.Unsupported, Err: errors.New("no such loader")}
+	_, _ = r.rollout(r.request()) // fails, as told above
+	var s RolloutStatus
+	r.query(t, QueryStatus, &s)
+	var got []string
+	for _, st := range s.Stages {
+		got = append(got, string(st.Stage)+" "+string(st.State))
+	}
+	want := []string{"check done", "configure done", "build done", "package failed", "register waiting", "boot waiting"}
+	if !slices.Equal(got, want) || !s.Undoing {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

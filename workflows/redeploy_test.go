@@ -159,7 +159,7 @@ func TestScheduleStaysWithTheDeployment(t *testing.T) {
 func TestRedeploy(t *testing.T) {
 	for _, failure := range []*step.Error{nil, {Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2")}, {Op: "boot", Err: errors.New("took too long")}} {
 		var suite testsuite.WorkflowTestSuite
-		suite.SetLogger(quiet{})
+		suite.SetLogger(quiet)
 		env, tries := suite.NewTestWorkflowEnvironment(), 0
 		env.RegisterActivityWithOptions(func(_ context.Context, in RedeployInput) (RedeployResult, error) {
 			tries++

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 
@@ -39,10 +41,12 @@ type recorded struct {
 	unschedule  error
 }
 
+var quiet = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+
 func newRecorded(t *testing.T) *recorded {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(quiet{})
+	suite.SetLogger(quiet)
 	r := &recorded{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, failAt: map[string]error{}, digest: digest("1")}
 	register(r, "Check", func(_ context.Context, in step.Spec) (step.Spec, error) { in.Host = "h1"; return in, nil })
 	register(r, "Configure", func(_ context.Context, in step.Spec) (step.Source, error) {
@@ -383,26 +387,3 @@ func TestPassingTroubleIsRetried(t *testing.T) {
 		t.Errorf("tries %d, %v", tries, err)
 	}
 }
-
-func TestStatusTellsTheStages(t *testing.T) {
-	r := newRecorded(t)
-	r.fail["Package"] = &step.Error{Kind: step.Unsupported, Err: errors.New("no such loader")}
-	_, _ = r.rollout(r.request()) // fails, as told above
-	var s RolloutStatus
-	r.query(t, QueryStatus, &s)
-	var got []string
-	for _, st := range s.Stages {
-		got = append(got, string(st.Stage)+" "+string(st.State))
-	}
-	want := []string{"check done", "configure done", "build done", "package failed", "register waiting", "boot waiting"}
-	if !slices.Equal(got, want) || !s.Undoing {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}
