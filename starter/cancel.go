@@ -40,7 +40,7 @@ func (c *cli) cancel(ctx context.Context, which string) error {
 	}
 	return c.each(ctx, names, "cancel", func(name string) error {
 		var out workflows.CancelResult
-		if err := to.update(ctx, name, workflows.UpdateCancel, nil, &out, c.waiting(name)); err != nil {
+		if err := to.update(ctx, name, workflows.UpdateCancel, false, nil, &out, c.waiting(name)); err != nil {
 			return err
 		}
 		return c.cancelled(name, out)
@@ -51,13 +51,10 @@ func (c *cli) cancel(ctx context.Context, which string) error {
 // cancelled or left something behind.
 func (c *cli) cancelled(name string, out workflows.CancelResult) error {
 	if c.output == "json" {
-		app, target, _ := strings.Cut(name, "/")
 		c.emit(struct {
-			Event  string `json:"event"`
-			App    string `json:"app"`
-			Target string `json:"target"`
+			about
 			workflows.CancelResult
-		}{"cancelled", app, target, out})
+		}{aboutOf("cancelled", name), out})
 	} else {
 		for _, generation := range out.Cancelled {
 			c.print("%s: cancelled the deploy of generation %d", name, generation)

@@ -79,7 +79,7 @@ func (c *cli) temporalNeed(ctx context.Context, settings config.Settings) step.N
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	options.Logger = silent{}
+	options.Logger = silent
 	dialed, err := client.DialContext(ctx, options)
 	if err != nil {
 		return missing(n.For, n.What, config.Unreachable(ctx, options, "correct TEMPORAL_ADDRESS, --address or your profile", err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"slices"
 	"strings"
@@ -12,8 +13,10 @@ import (
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/taskqueue/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/own"
@@ -43,7 +46,7 @@ func (c *cli) connect(ctx context.Context, start bool) (*connection, error) {
 	}
 	to := &connection{settings: settings, namespace: options.Namespace}
 	hint := "check TEMPORAL_ADDRESS, --address or your profile, or unset them to use a server of our own"
-	options.Logger = silent{}
+	options.Logger = silent
 	dialed := options
 	if !configured {
 		ours, server, err := c.ownServer(ctx, settings, start)
@@ -193,6 +196,46 @@ func (to *connection) refused(op string, err error) error {
 	return &step.Error{Op: op, Err: config.Innermost(err)}
 }
 
+// query asks a workflow; run is empty for its newest run.
+func (to *connection) query(ctx context.Context, id, run, name string, out any) error {
+	answer, err := to.QueryWorkflow(ctx, id, run, name)
+	if err != nil {
+		return err
+	}
+	return answer.Get(out)
+}
+
+// call runs a workflow and returns its result. Its id begins with id.
+func (to *connection) call(ctx context.Context, workflow, id, summary string, in, out any) error {
+	run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: workflows.TaskQueue, StaticSummary: summary,
+		ID: fmt.Sprintf("%s/%d", id, time.Now().UnixNano())}, workflow, in)
+	if err != nil {
+		return to.refused("start "+id, err)
+	}
+	return run.Get(ctx, out)
+}
+
+// list lists workflows, the newest first. Temporal's list lags behind.
+func (to *connection) list(ctx context.Context, query string) (all []*workflowpb.WorkflowExecutionInfo, err error) {
+	var page []byte
+	for {
+		answer, err := to.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: to.namespace, Query: query, NextPageToken: page})
+		if err != nil {
+			return nil, to.refused("list deployments", err)
+		}
+		all = append(all, answer.GetExecutions()...)
+		if page = answer.GetNextPageToken(); len(page) == 0 {
+			return all, nil
+		}
+	}
+}
+
+// absent reports whether err is the server's for a workflow or a schedule that it does not have.
+func absent(err error) bool {
+	_, is := errors.AsType[*serviceerror.NotFound](err)
+	return is
+}
+
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -211,9 +254,4 @@ func (to *connection) link(workflow string) string {
 }
 
 // silent drops the SDK's log: errors of calls are returned and printed.
-type silent struct{}
-
-func (silent) Debug(string, ...any) {}
-func (silent) Info(string, ...any)  {}
-func (silent) Warn(string, ...any)  {}
-func (silent) Error(string, ...any) {}
+var silent = log.NewStructuredLogger(slog.New(slog.DiscardHandler))

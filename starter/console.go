@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -179,13 +178,7 @@ func (c *cli) skip(read piece, first step.ConsoleText) (step.ConsoleText, error)
 
 func consolePart(ctx context.Context, to *connection, in workflows.ConsoleRequest) (text step.ConsoleText, err error) {
 	t := in.From.Machine.Registration.Spec.Tags
-	run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		TaskQueue: workflows.TaskQueue,
-		ID:        fmt.Sprintf("console/%s/%s/%d", t.App, t.Target, time.Now().UnixNano()),
-	}, "Console", in)
-	if err == nil {
-		err = run.Get(ctx, &text)
-	}
+	err = to.call(ctx, "Console", "console/"+t.App+"/"+t.Target, "", in, &text)
 	if ctx.Err() != nil {
 		return text, errDetached
 	}

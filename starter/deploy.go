@@ -209,27 +209,21 @@ func expect(origin *step.Origin, p *config.Project, t config.Target) {
 	}
 }
 
-// update sends a Deployment an update and waits for the answer. It starts the Deployment
-// if it does not run.
-func update(ctx context.Context, to *connection, app, target, name string, arg, answer any, say func(string)) error {
-	start := to.NewWithStartWorkflowOperation(workflows.DeploymentOptions(app, target), "Deployment", workflows.DeploymentState{})
-	return to.ask(ctx, app, target, answer, say, func() (client.WorkflowUpdateHandle, error) {
-		return to.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
-			StartWorkflowOperation: start,
-			UpdateOptions: client.UpdateWorkflowOptions{
-				UpdateName: name, Args: []any{arg}, WaitForStage: client.WorkflowUpdateStageCompleted,
-			},
-		})
-	})
-}
-
-// ask sends a Deployment an update and waits for the answer. While no answer comes it
-// calls say with the reason.
-func (to *connection) ask(ctx context.Context, app, target string, answer any, say func(string),
-	send func() (client.WorkflowUpdateHandle, error)) error {
+// update sends the Deployment of a name an update and waits for the answer. If start is set
+// and none runs, it starts one. While no answer comes it calls say with the reason.
+func (to *connection) update(ctx context.Context, name, verb string, start bool, args []any, answer any, say func(string)) error {
+	app, target, _ := strings.Cut(name, "/")
 	id := workflows.DeploymentID(app, target)
-	err := to.watched(ctx, id, say, func() error {
-		handle, err := send()
+	o := client.UpdateWorkflowOptions{UpdateName: verb, Args: args, WaitForStage: client.WorkflowUpdateStageCompleted}
+	begin := to.NewWithStartWorkflowOperation(workflows.DeploymentOptions(app, target), "Deployment", workflows.DeploymentState{})
+	err := to.watched(ctx, id, say, func() (err error) {
+		var handle client.WorkflowUpdateHandle
+		if start {
+			handle, err = to.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{StartWorkflowOperation: begin, UpdateOptions: o})
+		} else {
+			o.WorkflowID = id
+			handle, err = to.UpdateWorkflow(ctx, o)
+		}
 		if err == nil {
 			err = handle.Get(ctx, answer)
 		}
@@ -244,6 +238,8 @@ func (to *connection) ask(ctx context.Context, app, target string, answer any, s
 	case errors.As(err, &stuck):
 		return &step.Error{Op: "ask " + id, Err: errors.New("its workflow cannot go on"),
 			Hint: "the worker's log and the UI say why; a worker of another version than the one that began it is the usual cause"}
+	case !start && absent(err):
+		return notDeployed(name, nil)
 	}
 	return err
 }

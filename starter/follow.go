@@ -9,7 +9,6 @@ import (
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -42,7 +41,7 @@ type follower struct {
 // and returned.
 func (f *follower) deploy(ctx context.Context, in workflows.DeployRequest, detach bool) error {
 	return f.run(ctx, in.Spec.Tags, detach, func(accepted *workflows.Accepted, say func(string)) error {
-		return update(ctx, f.to, in.Spec.App, in.Spec.Target, workflows.UpdateDeploy, in, accepted, say)
+		return f.to.update(ctx, in.Spec.App+"/"+in.Spec.Target, workflows.UpdateDeploy, true, []any{in}, accepted, say)
 	})
 }
 
@@ -113,8 +112,8 @@ func (f *follower) settled(ctx context.Context, t step.Tags, err error) (s workf
 	defer cancel()
 	for {
 		s = workflows.DeploymentStatus{}
-		answer, err := f.to.QueryWorkflow(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus)
-		if err != nil || answer.Get(&s) != nil || s.Rolling == nil || *s.Rolling != t {
+		err := f.to.query(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus, &s)
+		if err != nil || s.Rolling == nil || *s.Rolling != t {
 			return s
 		}
 		if limit > 5*time.Second && s.Machine != nil {
@@ -196,8 +195,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 			}
 		}
 		cancel()
-		var absent *serviceerror.NotFound
-		if err != nil && !errors.As(err, &absent) && ctx.Err() == nil && !lost(err) {
+		if err != nil && !absent(err) && ctx.Err() == nil && !lost(err) {
 			return nil, err
 		}
 		dropped, ended := f.dropped(ctx, accepted.Tags)
@@ -243,8 +241,7 @@ func (f *follower) dropped(ctx context.Context, t step.Tags) (yes, ended bool) {
 		return true, true
 	}
 	var s workflows.DeploymentStatus
-	answer, err := f.to.QueryWorkflow(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus)
-	if err != nil || answer.Get(&s) != nil {
+	if f.to.query(ctx, workflows.DeploymentID(t.App, t.Target), "", workflows.QueryStatus, &s) != nil {
 		return false, false
 	}
 	f.heard(t)
@@ -252,12 +249,9 @@ func (f *follower) dropped(ctx context.Context, t step.Tags) (yes, ended bool) {
 }
 
 func (f *follower) status(ctx context.Context, id, run string) (s workflows.RolloutStatus, err error) {
-	answer, err := f.to.QueryWorkflow(ctx, id, run, workflows.QueryStatus)
-	if err != nil {
-		return s, err
+	if err = f.to.query(ctx, id, run, workflows.QueryStatus, &s); err == nil {
+		f.heard(s.Tags)
 	}
-	err = answer.Get(&s)
-	f.heard(s.Tags)
 	return s, err
 }
 

@@ -86,7 +86,7 @@ func TestWaitIsSaidInText(t *testing.T) {
 // beWorker serves the workflows and a kind whose Configure never ends, until it
 // is killed.
 func beWorker() {
-	to, err := client.Dial(client.Options{HostPort: os.Getenv("TEMPORAL_ADDRESS"), Namespace: os.Getenv("TEMPORAL_NAMESPACE"), Logger: silent{}})
+	to, err := client.Dial(client.Options{HostPort: os.Getenv("TEMPORAL_ADDRESS"), Namespace: os.Getenv("TEMPORAL_NAMESPACE"), Logger: silent})
 	if err != nil {
 		panic(err)
 	}

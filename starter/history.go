@@ -68,11 +68,10 @@ func (c *cli) history(ctx context.Context, which string) error {
 func (to *connection) history(ctx context.Context, app, target string) (all []workflows.Generation, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	answer, err := to.QueryWorkflow(ctx, workflows.DeploymentID(app, target), "", workflows.QueryHistory)
-	if err != nil {
+	if err := to.query(ctx, workflows.DeploymentID(app, target), "", workflows.QueryHistory, &all); err != nil {
 		return nil, notDeployed(app+"/"+target, err)
 	}
-	return all, answer.Get(&all)
+	return all, nil
 }
 
 func generationCells(g workflows.Generation) []string {

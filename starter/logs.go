@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 	enums "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/converter"
 
 	"github.com/morgana-deploy/morgana/files"
@@ -144,12 +143,10 @@ func noLog(t step.Tags, stages []workflows.StageStatus, stage string, all []work
 
 // statusOf asks a running deployment for its status.
 func (to *connection) statusOf(ctx context.Context, app, target string) (s workflows.DeploymentStatus, err error) {
-	answer, err := to.QueryWorkflow(ctx, workflows.DeploymentID(app, target), "", workflows.QueryStatus)
-	if err != nil {
+	if err := to.query(ctx, workflows.DeploymentID(app, target), "", workflows.QueryStatus, &s); err != nil {
 		return s, notDeployed(app+"/"+target, err)
 	}
-	err = answer.Get(&s)
-	return s, err
+	return s, nil
 }
 
 // stagesOf returns the stages of a deployment's rollout, running or ended. Generation 0 is
@@ -177,15 +174,11 @@ func (to *connection) stagesOf(ctx context.Context, app, target string, generati
 	var s workflows.RolloutStatus
 	asking, cancel := context.WithTimeout(ctx, 2*unanswered)
 	defer cancel()
-	answer, err := to.QueryWorkflow(asking, workflows.RolloutID(t), "", workflows.QueryStatus)
-	if err == nil {
-		err = answer.Get(&s)
-	}
-	var gone *serviceerror.NotFound
+	err = to.query(asking, workflows.RolloutID(t), "", workflows.QueryStatus, &s)
 	switch {
 	case ctx.Err() != nil:
 		return nil, t, errDetached
-	case errors.As(err, &gone), err == nil && s.Tags.Life != t.Life:
+	case absent(err), err == nil && s.Tags.Life != t.Life:
 		if stages := to.keptLogs(ctx, t); len(stages) > 0 {
 			return stages, t, nil
 		}

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
@@ -76,7 +74,10 @@ func (c *cli) destroy(ctx context.Context, which string, targets []string, forge
 	return c.each(ctx, names, "destroy", func(name string) error {
 		request := requests[name]
 		request.Forget = forget
-		removed, err := to.destroy(ctx, name, request, c.waiting(name))
+		// With a Spec, from morgana.yaml, it finds the leftovers of a deployment that does not run.
+		start := request.Spec.App != ""
+		var removed workflows.DestroyResult
+		err := to.update(ctx, name, workflows.UpdateDestroy, start, []any{request}, &removed, c.waiting(name))
 		if err == nil {
 			c.destroyed(name, removed)
 		}
@@ -106,34 +107,6 @@ func (c *cli) each(ctx context.Context, names []string, command string, do func(
 	return c.verdict(ctx, names, failed)
 }
 
-// destroy ends a deployment. A request with a Spec, from morgana.yaml, also finds the
-// leftovers of a deployment that does not run.
-func (to *connection) destroy(ctx context.Context, name string, request workflows.DestroyRequest, say func(string)) (removed workflows.DestroyResult, err error) {
-	if request.Spec.App != "" {
-		app, target, _ := strings.Cut(name, "/")
-		err = update(ctx, to, app, target, workflows.UpdateDestroy, request, &removed, say)
-		return removed, err
-	}
-	err = to.update(ctx, name, workflows.UpdateDestroy, []any{request}, &removed, say)
-	return removed, err
-}
-
-// update sends the running deployment of a name an update and waits for the answer.
-func (to *connection) update(ctx context.Context, name, update string, args []any, answer any, say func(string)) error {
-	app, target, _ := strings.Cut(name, "/")
-	err := to.ask(ctx, app, target, answer, say, func() (client.WorkflowUpdateHandle, error) {
-		return to.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-			WorkflowID: workflows.DeploymentID(app, target), UpdateName: update,
-			Args: args, WaitForStage: client.WorkflowUpdateStageCompleted,
-		})
-	})
-	var gone *serviceerror.NotFound
-	if errors.As(err, &gone) {
-		return notDeployed(name, nil)
-	}
-	return err
-}
-
 // waiting returns a function that shows why a deployment does not answer.
 func (c *cli) waiting(name string) func(note string) {
 	return func(note string) {
@@ -146,15 +119,24 @@ func (c *cli) waiting(name string) func(note string) {
 	}
 }
 
+// about begins a line of -o json about a deployment.
+type about struct {
+	Event  string `json:"event"`
+	App    string `json:"app"`
+	Target string `json:"target"`
+}
+
+func aboutOf(event, name string) about {
+	app, target, _ := strings.Cut(name, "/")
+	return about{event, app, target}
+}
+
 func (c *cli) destroyed(name string, d workflows.DestroyResult) {
 	if c.output == "json" {
-		app, target, _ := strings.Cut(name, "/")
 		c.emit(struct {
-			Event  string `json:"event"`
-			App    string `json:"app"`
-			Target string `json:"target"`
+			about
 			workflows.DestroyResult
-		}{"destroyed", app, target, d})
+		}{aboutOf("destroyed", name), d})
 		return
 	}
 	for _, left := range d.Left {
@@ -216,8 +198,7 @@ func (c *cli) named(ctx context.Context, which string, requests map[string]workf
 }
 
 func notDeployed(name string, err error) error {
-	var absent *serviceerror.NotFound
-	if err == nil || errors.As(err, &absent) {
+	if err == nil || absent(err) {
 		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not deployed", name), Hint: "see morgana status"}
 	}
 	return &step.Error{Op: "ask " + name, Err: config.Innermost(err),

@@ -75,14 +75,18 @@ func (c *cli) onTerminal() bool { return isTerminal(c.out) && os.Getenv("TERM") 
 
 // emit writes a line of -o json. See unwritten for its errors.
 func (c *cli) emit(v any) {
-	line, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // our own structs
-	}
-	line = unescaped.ReplaceAllFunc(line, func(c []byte) []byte {
+	line := unescaped.ReplaceAllFunc([]byte(asJSON(v)), func(c []byte) []byte {
 		return fmt.Appendf(nil, `\u%04x`, []rune(string(c))[0])
 	})
 	_, _ = c.out.Write(append(line, '\n'))
+}
+
+func asJSON(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own structs
+	}
+	return string(text)
 }
 
 // unescaped are the control characters that encoding/json does not escape.

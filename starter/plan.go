@@ -3,17 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
@@ -164,13 +161,7 @@ func (to *connection) planOf(ctx context.Context, p *config.Project, t config.Ta
 	l.Generation = now.Generation + 1
 	in.Spec.Life, in.Spec.Generation = cmp.Or(now.Life, noLife), l.Generation
 	var f workflows.Forecast
-	run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		TaskQueue: workflows.TaskQueue, StaticSummary: p.App + " on " + t.Name,
-		ID: fmt.Sprintf("plan/%s/%s/%d", p.App, t.Name, time.Now().UnixNano()),
-	}, "Plan", workflows.PlanRequest{Deploy: in, Current: now.Current})
-	if err == nil {
-		err = run.Get(ctx, &f)
-	}
+	err = to.call(ctx, "Plan", "plan/"+p.App+"/"+t.Name, p.App+" on "+t.Name, workflows.PlanRequest{Deploy: in, Current: now.Current}, &f)
 	if err != nil {
 		return l, located(p, t, err, false)
 	}
@@ -228,14 +219,6 @@ func (l *planLine) fill(in workflows.DeployRequest, now workflows.DeploymentDeta
 		l.Why = cmp.Or(l.Why, "the policy differs; the machine stays as it is")
 	}
 	l.Change = l.Why != ""
-}
-
-func asJSON(v any) string {
-	text, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // our own structs
-	}
-	return string(text)
 }
 
 func (l *planLine) stages(f workflows.Forecast, gone bool) {

@@ -57,7 +57,7 @@ func (c *cli) rollback(ctx context.Context, which string, request workflows.Roll
 	defer show.close()
 	follow := &follower{to: to, show: show}
 	err = follow.run(ctx, step.Tags{App: app, Target: target}, detach, func(accepted *workflows.Accepted, say func(string)) error {
-		return to.update(ctx, name, workflows.UpdateRollback, []any{request}, accepted, say)
+		return to.update(ctx, name, workflows.UpdateRollback, false, []any{request}, accepted, say)
 	})
 	show.close()
 	if errors.Is(err, errDetached) {

@@ -101,11 +101,10 @@ func (s *schedule) name() string { return s.app + "/" + s.target }
 
 // failed explains why a call to the server about a schedule failed.
 func (s *schedule) failed(ctx context.Context, op string, err error) error {
-	var absent *serviceerror.NotFound
 	switch {
 	case ctx.Err() != nil:
 		return errDetached
-	case errors.As(err, &absent):
+	case absent(err):
 		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s has no schedule", s.name()),
 			Hint: fmt.Sprintf(`morgana schedule list names those there are; morgana schedule set %s --cron "0 4 * * *" makes one`, s.name())}
 	}
@@ -254,7 +253,7 @@ func (c *cli) setSchedule(ctx context.Context, which string, t times) error {
 	defer s.to.Close()
 	switch runs, err := s.deployed(ctx); {
 	case err != nil:
-		return s.failed(ctx, "look for the deployment of", err)
+		return err
 	case !runs:
 		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("%s is not deployed", s.name()), Hint: "deploy it first; see morgana status"}
 	}
@@ -292,38 +291,6 @@ func badArgument(err error) string {
 	return strings.TrimPrefix(strings.TrimPrefix(bad.Message, "Invalid schedule spec: "), "CronString ")
 }
 
-// deployed reports whether the deployment runs.
-func (s *schedule) deployed(ctx context.Context) (bool, error) {
-	about, err := s.to.DescribeWorkflowExecution(ctx, workflows.DeploymentID(s.app, s.target), "")
-	var absent *serviceerror.NotFound
-	if errors.As(err, &absent) {
-		return false, nil
-	}
-	return about.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING, err
-}
-
-// warning says why redeploys fail or cannot change anything, "" if they can or it is not
-// known.
-func (s *schedule) warning(ctx context.Context, rebuild bool) string {
-	ctx, cancel := context.WithTimeout(ctx, unanswered)
-	defer cancel()
-	if runs, err := s.deployed(ctx); err == nil && !runs {
-		return s.name() + " is not deployed, so its redeploys fail"
-	}
-	status, err := s.to.statusOf(ctx, s.app, s.target)
-	builds := status.Route.Build.TaskQueue != "prebuilt"
-	switch {
-	case err != nil:
-	case status.Git == nil && !builds:
-		return s.name() + " is deployed from a kernel file, so its redeploys cannot change anything"
-	case status.Git == nil && !rebuild:
-		return s.name() + " is deployed from a folder, whose source stays that of the last deploy: only --rebuild can change anything"
-	case status.Git != nil && status.Git.Pinned() && (!rebuild || !builds):
-		return s.name() + " is deployed from one commit: a branch as source.ref, or --rebuild, can change something"
-	}
-	return ""
-}
-
 // set makes the schedule or changes it.
 func (s *schedule) set(ctx context.Context, spec *client.ScheduleSpec, rebuild bool) error {
 	attributes := temporal.NewSearchAttributes(workflows.AppAttribute.ValueSet(s.app), workflows.TargetAttribute.ValueSet(s.target))
@@ -356,7 +323,7 @@ func (s *schedule) set(ctx context.Context, spec *client.ScheduleSpec, rebuild b
 // did prints the result of a subcommand. json is the event's name.
 func (c *cli) did(s *schedule, event, format string, args ...any) {
 	if c.output == "json" {
-		c.emit(map[string]string{"event": event, "app": s.app, "target": s.target})
+		c.emit(about{event, s.app, s.target})
 		return
 	}
 	c.print("%s: %s", s.name(), fmt.Sprintf(format, args...))
@@ -407,10 +374,8 @@ func (c *cli) trigger(ctx context.Context, s *schedule) error {
 }
 
 func (c *cli) unschedule(ctx context.Context, s *schedule) error {
-	err := s.Delete(ctx)
-	var absent *serviceerror.NotFound
-	switch {
-	case errors.As(err, &absent):
+	switch err := s.Delete(ctx); {
+	case absent(err):
 		c.did(s, "absent", "there is no schedule, so there is nothing to remove")
 		return nil
 	case err != nil:

@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/common/v1"
 	enums "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 
@@ -101,6 +99,34 @@ func (s *schedule) describe(ctx context.Context, last int) (scheduleLine, error)
 	return l, nil
 }
 
+// deployed reports whether the deployment runs.
+func (s *schedule) deployed(ctx context.Context) (bool, error) {
+	info, err := s.to.newest(ctx, workflows.DeploymentID(s.app, s.target))
+	return info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING, err
+}
+
+// warning says why redeploys fail or cannot change anything, "" if they can or it is not
+// known.
+func (s *schedule) warning(ctx context.Context, rebuild bool) string {
+	ctx, cancel := context.WithTimeout(ctx, unanswered)
+	defer cancel()
+	if runs, err := s.deployed(ctx); err == nil && !runs {
+		return s.name() + " is not deployed, so its redeploys fail"
+	}
+	status, err := s.to.statusOf(ctx, s.app, s.target)
+	builds := status.Route.Build.TaskQueue != "prebuilt"
+	switch {
+	case err != nil:
+	case status.Git == nil && !builds:
+		return s.name() + " is deployed from a kernel file, so its redeploys cannot change anything"
+	case status.Git == nil && !rebuild:
+		return s.name() + " is deployed from a folder, whose source stays that of the last deploy: only --rebuild can change anything"
+	case status.Git != nil && status.Git.Pinned() && (!rebuild || !builds):
+		return s.name() + " is deployed from one commit: a branch as source.ref, or --rebuild, can change something"
+	}
+	return ""
+}
+
 // redeployed returns how a redeploy stands or ended. It asks the server, not a worker.
 func (to *connection) redeployed(ctx context.Context, a client.ScheduleActionResult) redeployLine {
 	l := redeployLine{Workflow: a.StartWorkflowResult.WorkflowID, Run: a.StartWorkflowResult.FirstExecutionRunID,
@@ -108,13 +134,11 @@ func (to *connection) redeployed(ctx context.Context, a client.ScheduleActionRes
 	asking, cancel := context.WithTimeout(ctx, unanswered)
 	defer cancel()
 	about, err := to.DescribeWorkflowExecution(asking, l.Workflow, l.Run)
-	var absent *serviceerror.NotFound
+	if absent(err) {
+		err = &step.Error{Kind: step.NotFound, Err: errors.New("the server keeps its history no more")}
+	}
 	if err != nil {
-		if errors.As(err, &absent) {
-			l.Error = failureJSON(&step.Error{Kind: step.NotFound, Err: errors.New("the server keeps its history no more")})
-		} else {
-			l.Error = failureJSON(workflows.Failure(err))
-		}
+		l.Error = failureJSON(workflows.Failure(err))
 		return l
 	}
 	status := about.GetWorkflowExecutionInfo().GetStatus()
@@ -164,16 +188,7 @@ func (c *cli) listSchedules(ctx context.Context, which string) error {
 		return err
 	}
 	lines, errs := make([]scheduleLine, len(found)), make([]error, len(found))
-	var all sync.WaitGroup
-	free := make(chan struct{}, 16)
-	for i, s := range found {
-		all.Go(func() {
-			free <- struct{}{}
-			lines[i], errs[i] = s.describe(ctx, 1)
-			<-free
-		})
-	}
-	all.Wait()
+	atATime(16, len(found), func(i int) { lines[i], errs[i] = found[i].describe(ctx, 1) })
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
 	head := "APP\tTARGET\tTIMES\tNEXT\tLAST\tRESULT"
 	for i, l := range lines {

@@ -58,7 +58,7 @@ func withServer(t *testing.T) client.Client {
 	t.Setenv("TEMPORAL_NAMESPACE", server.Namespace)
 	t.Setenv("XDG_STATE_HOME", filepath.Join(folder, "state"))
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(folder, "config"))
-	to, err := client.Dial(client.Options{HostPort: server.Address, Namespace: server.Namespace, Logger: silent{}})
+	to, err := client.Dial(client.Options{HostPort: server.Address, Namespace: server.Namespace, Logger: silent})
 	if err != nil {
 		t.Fatal(err)
 	}

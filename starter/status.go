@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 	enums "go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
-	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/converter"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -236,29 +235,18 @@ func (to *connection) deployments(ctx context.Context, app, target string, all b
 	if app != "" { // checked to be a name: needs no quoting
 		query += fmt.Sprintf(" AND WorkflowId STARTS_WITH 'deployment/%s/%s'", app, target)
 	}
-	var page []byte
-	for {
-		answer, err := to.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-			Namespace: to.namespace, Query: query, NextPageToken: page,
-		})
-		if err != nil {
-			return nil, to.refused("list deployments", err)
-		}
-		found := make([]*deploymentLine, len(answer.GetExecutions()))
-		atATime(20, len(found), func(i int) {
-			if l, ok := to.describe(ctx, answer.GetExecutions()[i], all); ok && (target == "" || l.Target == target) {
-				found[i] = &l
-			}
-		})
-		for _, l := range found {
-			if l != nil {
-				lines = append(lines, *l)
-			}
-		}
-		if page = answer.GetNextPageToken(); len(page) == 0 {
-			return lines, nil
+	infos, err := to.list(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	found, listed := make([]deploymentLine, len(infos)), make([]bool, len(infos))
+	atATime(20, len(infos), func(i int) { found[i], listed[i] = to.describe(ctx, infos[i], all) })
+	for i, l := range found {
+		if listed[i] && (target == "" || l.Target == target) {
+			lines = append(lines, l)
 		}
 	}
+	return lines, nil
 }
 
 // describe returns the line of a deployment. ok is false for an ended deployment, unless
@@ -284,10 +272,7 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	}
 	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	answer, err := to.QueryWorkflow(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId(), workflows.QueryStatus)
-	if err == nil {
-		err = answer.Get(&l.DeploymentStatus)
-	}
+	err := to.query(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId(), workflows.QueryStatus, &l.DeploymentStatus)
 	switch {
 	case err != nil:
 		l.State, l.Note = "unknown", "no worker answers"

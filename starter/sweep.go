@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	enums "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -220,13 +219,8 @@ func (to *connection) listPlace(ctx context.Context, p *sweepPlace) (all []step.
 	if err := to.awaitPoller(ctx, time.Now(), queue, enums.TASK_QUEUE_TYPE_ACTIVITY, workflows.NoWorker(queue)); err != nil {
 		return nil, err
 	}
-	run, err := to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: workflows.TaskQueue,
-		ID: fmt.Sprintf("list/%s/%d", queue, time.Now().UnixNano()), StaticSummary: p.String(),
-	}, "List", workflows.ListRequest{Step: p.list, Spec: p.spec})
-	if err != nil {
-		return nil, to.refused("list "+p.String(), err)
-	}
-	return all, run.Get(ctx, &all)
+	err = to.call(ctx, "List", "list/"+queue, p.String(), workflows.ListRequest{Step: p.list, Spec: p.spec}, &all)
+	return all, err
 }
 
 // judge decides which resources are to be removed: those whose deployment and rollout
@@ -342,14 +336,8 @@ func (s *sweeper) remove(ctx context.Context) {
 		for _, a := range chunk {
 			acts = append(acts, a.place.removal(a.tags))
 		}
-		run, err := s.to.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: workflows.TaskQueue,
-			ID: fmt.Sprintf("sweep/%d", time.Now().UnixNano()), StaticSummary: fmt.Sprintf("remove the resources of %d rollouts", len(acts)),
-		}, "Sweep", acts)
 		var results []workflows.Swept
-		if err == nil {
-			err = run.Get(ctx, &results)
-		}
-		if err != nil {
+		if err := s.to.call(ctx, "Sweep", "sweep", fmt.Sprintf("remove the resources of %d rollouts", len(acts)), acts, &results); err != nil {
 			s.trouble(sweepEvent{Event: "failed", Place: "sweep", Message: workflows.Failure(err).Error()})
 			return
 		}

@@ -4,18 +4,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
-	"go.temporal.io/api/workflowservice/v1"
 
 	"github.com/morgana-deploy/morgana/config"
 	"github.com/morgana-deploy/morgana/step"
@@ -26,7 +22,6 @@ import (
 type known struct {
 	info    *workflowpb.WorkflowExecutionInfo
 	details workflows.DeploymentDetails
-	ask     bool // for its details
 }
 
 func (k known) runs() bool { return k.info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING }
@@ -38,61 +33,39 @@ const mostEnded = 1000
 // survey asks all deployments what they know. An ended one answers as long as the server
 // keeps it.
 func (s *sweeper) survey(ctx context.Context) error {
+	infos, err := s.to.list(ctx, "WorkflowType = 'Deployment'")
+	if err != nil {
+		return err
+	}
 	ended := 0
-	var page []byte
-	for {
-		answer, err := s.to.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-			Namespace: s.to.namespace, Query: "WorkflowType = 'Deployment'", NextPageToken: page})
-		if err != nil {
-			return s.to.refused("list deployments", err)
+	var ask []int
+	for i, info := range infos {
+		k := known{info: info}
+		s.deployments = append(s.deployments, k)
+		continued := info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW
+		if !k.runs() && !continued {
+			ended++
 		}
-		for _, info := range answer.GetExecutions() {
-			k := known{info: info}
-			continued := info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW
-			if !k.runs() && !continued {
-				ended++
-			}
-			k.ask = k.runs() || !continued && ended <= mostEnded
-			s.deployments = append(s.deployments, k)
-		}
-		if page = answer.GetNextPageToken(); len(page) == 0 {
-			break
+		if k.runs() || !continued && ended <= mostEnded {
+			ask = append(ask, i)
 		}
 	}
-	var all sync.WaitGroup
-	slots := make(chan struct{}, 16)
-	for i := range s.deployments {
-		k := &s.deployments[i]
-		if !k.ask {
-			continue
+	atATime(16, len(ask), func(i int) {
+		k := &s.deployments[ask[i]]
+		asking, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		id := k.info.GetExecution()
+		err := s.to.query(asking, id.GetWorkflowId(), id.GetRunId(), workflows.QueryDetails, &k.details)
+		if err != nil && k.runs() {
+			s.trouble(sweepEvent{Event: "unreachable", Place: id.GetWorkflowId(), Message: workflows.Failure(err).Error()})
 		}
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			err := s.to.detailsOf(ctx, k.info, &k.details)
-			if err != nil && k.runs() {
-				s.trouble(sweepEvent{Event: "unreachable", Place: k.info.GetExecution().GetWorkflowId(), Message: workflows.Failure(err).Error()})
-			}
-		})
-	}
-	all.Wait()
+	})
 	for _, k := range s.deployments {
 		if d := k.details; d.Life != "" {
 			s.lives[strings.TrimPrefix(k.info.GetExecution().GetWorkflowId(), "deployment/")+"/"+d.Life] = true
 		}
 	}
 	return ctx.Err()
-}
-
-// detailsOf asks one run of a Deployment for its details.
-func (to *connection) detailsOf(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, d *workflows.DeploymentDetails) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	answer, err := to.QueryWorkflow(ctx, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId(), workflows.QueryDetails)
-	if err != nil {
-		return err
-	}
-	return answer.Get(d)
 }
 
 // state says whether the resources of a rollout may still be in use.
@@ -106,7 +79,7 @@ type state struct {
 // stateOf asks Temporal for the Deployment and the rollout of tags. Describe is
 // consistent; a list of workflows lags behind.
 func (to *connection) stateOf(ctx context.Context, t step.Tags) (s state) {
-	info, err := to.running(ctx, workflows.DeploymentID(t.App, t.Target))
+	info, err := to.newest(ctx, workflows.DeploymentID(t.App, t.Target))
 	if err != nil {
 		return state{err: err}
 	}
@@ -118,7 +91,7 @@ func (to *connection) stateOf(ctx context.Context, t step.Tags) (s state) {
 		s.runs = s.runs || info.GetCloseTime() == nil && s.last == t.Life
 	}
 	// The rollout of a Deployment that was terminated still removes its resources.
-	rollout, err := to.running(ctx, workflows.RolloutID(t))
+	rollout, err := to.newest(ctx, workflows.RolloutID(t))
 	if err != nil {
 		return state{err: err}
 	}
@@ -126,11 +99,10 @@ func (to *connection) stateOf(ctx context.Context, t step.Tags) (s state) {
 	return s
 }
 
-// running describes the newest run of a workflow, nil if there is none.
-func (to *connection) running(ctx context.Context, id string) (*workflowpb.WorkflowExecutionInfo, error) {
+// newest describes the newest run of a workflow, nil if there is none.
+func (to *connection) newest(ctx context.Context, id string) (*workflowpb.WorkflowExecutionInfo, error) {
 	answer, err := to.DescribeWorkflowExecution(ctx, id, "")
-	var gone *serviceerror.NotFound
-	if errors.As(err, &gone) {
+	if absent(err) {
 		return nil, nil
 	}
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/morgana-deploy/morgana/config"
@@ -92,37 +91,27 @@ func (s *sweeper) needed(ctx context.Context) (map[string]bool, error) {
 	for _, k := range s.deployments {
 		ids[k.info.GetExecution().GetWorkflowId()] = true
 	}
-	var all sync.WaitGroup
-	slots := make(chan struct{}, 16)
-	for _, id := range slices.Sorted(maps.Keys(ids)) {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			text, d, err := s.to.knows(ctx, id)
-			add(err, text)
-			for _, t := range rolloutsOf(d) {
-				history, err := s.to.events(ctx, workflows.RolloutID(t))
-				add(err, history...)
-			}
-		})
-	}
-	all.Wait()
+	all := slices.Sorted(maps.Keys(ids))
+	atATime(16, len(all), func(i int) {
+		text, d, err := s.to.knows(ctx, all[i])
+		add(err, text)
+		for _, t := range rolloutsOf(d) {
+			history, err := s.to.events(ctx, workflows.RolloutID(t))
+			add(err, history...)
+		}
+	})
 	return needed, failed
 }
 
 // knows returns all that a running Deployment knows, nothing if it has ended.
 func (to *connection) knows(ctx context.Context, id string) (text json.RawMessage, d workflows.DeploymentDetails, err error) {
-	info, err := to.running(ctx, id)
+	info, err := to.newest(ctx, id)
 	if err != nil || info == nil || info.GetCloseTime() != nil {
 		return nil, d, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	answer, err := to.QueryWorkflow(ctx, id, "", workflows.QueryDetails)
-	if err == nil {
-		err = answer.Get(&text)
-	}
-	if err != nil {
+	if err := to.query(ctx, id, "", workflows.QueryDetails, &text); err != nil {
 		return nil, d, &step.Error{Op: "ask " + id, Err: config.Innermost(err)}
 	}
 	return text, d, json.Unmarshal(text, &d)
@@ -153,8 +142,7 @@ func (to *connection) events(ctx context.Context, id string) (texts [][]byte, er
 	events := to.GetWorkflowHistory(ctx, id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
 		event, err := events.Next()
-		var gone *serviceerror.NotFound
-		if errors.As(err, &gone) {
+		if absent(err) {
 			return nil, nil
 		}
 		if err != nil {

@@ -110,7 +110,7 @@ func TestSweepFlags(t *testing.T) {
 	for _, k := range []struct{ args, want string }{
 		{"--older-than 1d", "error: --older-than: 24h is too short\nhint: 48h or more"},
 		{"--older-than soon", "error: --older-than: \"soon\" is no length of time\n"},
-		{"--older-than 3d nosuch", "error: \"nosuch\" is no kind to sweep\nhint: one of command, ec2, local, mirage, qemu, store, xen\n"},
+		{"--older-than 3d nosuch", "error: \"nosuch\" is no kind to sweep\nhint: one of command, ec2, local, mirage, qemu, store, xen"},
 	} {
 		status, out, errOut := morgana(t, append([]string{"sweep", "--yes"}, strings.Fields(k.args)...)...)
 		if status != 2 || out != "" || !strings.HasPrefix(errOut, k.want) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -89,12 +88,8 @@ func (c *cli) emitChanges(lines []deploymentLine, printed map[string]string) {
 	for _, l := range lines {
 		name := l.App + "/" + l.Target
 		listed[name] = true
-		text, err := json.Marshal(l)
-		if err != nil {
-			panic(err) // our own structs
-		}
-		if printed[name] != string(text) {
-			printed[name] = string(text)
+		if text := asJSON(l); printed[name] != text {
+			printed[name] = text
 			c.emit(l)
 		}
 	}
