@@ -3,6 +3,7 @@ package ec2
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,6 +101,20 @@ func open(ctx context.Context, s settings) (*cloud, error) {
 		o.UsePathStyle = o.BaseEndpoint != nil // few other services have a host for each bucket
 	})
 	return c, nil
+}
+
+// reach opens the account and region of a spec, even of a spec that Check refuses: an
+// earlier generation may have been there. The cloud is nil if the options cannot be parsed.
+func reach(ctx context.Context, spec step.Spec) (*cloud, settings, error) {
+	var s settings
+	if err := json.Unmarshal(spec.Options, &s.Options); err != nil && len(spec.Options) > 0 {
+		return nil, s, nil
+	}
+	c, err := open(ctx, s)
+	if err == nil {
+		err = c.own(ctx)
+	}
+	return c, s, err
 }
 
 // plainBody hides method WriteTo of a request's body. smithy-go's WriteTo returns io.EOF if

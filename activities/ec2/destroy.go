@@ -3,7 +3,6 @@ package ec2
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -100,20 +99,6 @@ func (d *destroy) parts(ctx context.Context) error {
 	}
 	d.dropKeys(d.what.Match)
 	return nil
-}
-
-// reach opens the account and region of a spec, even of a spec that Check refuses: an
-// earlier generation may have been there. The cloud is nil if the options cannot be parsed.
-func reach(ctx context.Context, spec step.Spec) (*cloud, settings, error) {
-	var s settings
-	if err := json.Unmarshal(spec.Options, &s.Options); err != nil && len(spec.Options) > 0 {
-		return nil, s, nil
-	}
-	c, err := open(ctx, s)
-	if err == nil {
-		err = c.own(ctx)
-	}
-	return c, s, err
 }
 
 // note records that a resource was removed or that it was not. A resource that another call
@@ -308,10 +293,7 @@ func (d *destroy) image(ctx context.Context, r resource) bool {
 		}
 	}
 	_, err := d.c.ec2.DeleteTags(ctx, &ec2.DeleteTagsInput{Resources: []string{r.id}, Tags: mine})
-	if err != nil {
-		err = failed("untag "+r.String(), err)
-	}
-	d.note("the use of "+r.String(), err)
+	d.note("the use of "+r.String(), failed("untag "+r.String(), err))
 	return false
 }
 
@@ -395,14 +377,11 @@ func (d *destroy) deleteSnapshot(ctx context.Context, r resource) error {
 		}
 		return false, nil
 	})
-	if waited == nil && (err == nil || gone(err)) {
+	if waited != nil {
+		return waited
+	}
+	if err == nil || gone(err) {
 		d.dropSent(r.id)
 	}
-	switch {
-	case waited != nil:
-		return waited
-	case err != nil:
-		return failed("remove "+r.String(), err)
-	}
-	return nil
+	return failed("remove "+r.String(), err)
 }
