@@ -93,6 +93,14 @@ func newCertificate(address string) (tls.Certificate, error) {
 
 // serve answers a request to a host.
 func (l *Lab) serve(host *object, w http.ResponseWriter, r *http.Request) {
+	l.mu.Lock()
+	if l.ctx.Err() != nil {
+		l.mu.Unlock()
+		return
+	}
+	l.work.Add(1) // Close waits for what a call starts
+	l.mu.Unlock()
+	defer l.work.Done()
 	name := r.Method + " " + r.URL.Path
 	switch {
 	case r.Method == http.MethodPost && slices.Contains([]string{"/", "/RPC2"}, r.URL.Path):

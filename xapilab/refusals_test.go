@@ -2,7 +2,9 @@ package xapilab
 
 import (
 	"bytes"
+	"context"
 	"testing"
+	"time"
 )
 
 // The lab refuses what xapi refuses.
@@ -121,5 +123,43 @@ func TestVersions(t *testing.T) {
 	}
 	if capabilities := recent.must("host.get_capabilities", recent.lab.master.ref).([]any); len(capabilities) != 3 {
 		t.Errorf("%v", capabilities)
+	}
+}
+
+// late is a hypervisor whose guests are made when the lab ends.
+type late struct {
+	begun   chan struct{}
+	stopped bool
+}
+
+func (h *late) Start(ctx context.Context, _ Guest) (Running, error) {
+	close(h.begun)
+	<-ctx.Done()
+	time.Sleep(50 * time.Millisecond)
+	return h, nil
+}
+
+func (h *late) Pause() error             { return nil }
+func (h *late) Unpause() error           { return nil }
+func (h *late) Console() ([]byte, error) { return nil, nil }
+func (h *late) Ended() bool              { return false }
+func (h *late) Stop() error              { h.stopped = true; return nil }
+
+// The end of a lab ends a VM whose start goes on.
+func TestCloseDuringStart(t *testing.T) {
+	h := &late{begun: make(chan struct{})}
+	l, err := Start(t.Context(), Config{Hypervisor: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := login(t, l)
+	vm := c.bootable(nil)
+	go func() { _, _ = c.call("VM.start", vm, false, false) }() // the lab ends before it answers
+	<-h.begun
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !h.stopped {
+		t.Error("the guest is left")
 	}
 }
