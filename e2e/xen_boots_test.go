@@ -30,12 +30,14 @@ targets:
   same: {`+all+`, type: pv, via: disk, bootloader: `+xenlab.PVGrubHD0+`}
 `)
 	packed := x.project("app: packed\ntoolchain: {kind: prebuilt, kernel: kernel}\n" +
-		"targets:\n  dev: {restart: on-failure, " + all + "}\n")
+		"targets:\n  dev: {restart: on-failure, health: {console: staying, interval: 500ms, window: 2s}, " + all + "}\n")
 	x.gzip(filepath.Join(packed, "kernel"))
 
-	deploys := []*running{x.begin(packed, "deploy"),
-		x.begin(folder, "deploy", "-t", "pvh", "-t", "pv", "-t", "pygrub", "-t", "hd0", "-t", "hd00")}
-	x.done(deploys...)
+	probed := x.begin(packed, "deploy")
+	x.done(x.begin(folder, "deploy", "-t", "pvh", "-t", "pv", "-t", "pygrub", "-t", "hd0", "-t", "hd00"))
+	if r := x.over(probed); r.code != 0 || !strings.Contains(r.out, "packed/dev health     done") || !strings.Contains(r.out, `console matched "staying"`) {
+		x.t.Fatalf("a deploy with a probe ended with %d:\n%s%s", r.code, r.out, r.errOut)
+	}
 	x.dom0(`xl destroy "$(xl list | awk '/^packed/ { print $1 }')"`)
 	x.done(x.begin(folder, "deploy", "-t", "hvm"))
 	c := x.client()
