@@ -110,7 +110,7 @@ func (c *cli) init(folder, app, kernel, kind string, force bool) error {
 	if _, err := os.Stat(kernel); kernel != "" && errors.Is(err, fs.ErrNotExist) {
 		c.say("%s does not exist: build it before you deploy", kernel)
 	}
-	if ours := []string{"local", "qemu", "xen", "ec2", "xenserver"}; !slices.Contains(ours, t.Kind) {
+	if ours := kinds("target"); !slices.Contains(ours, t.Kind) {
 		c.say("kind %s is not one of Morgana's own (%s): a worker of yours must serve it", t.Kind, step.OneOf(t.Kind, ours...))
 	}
 	return nil

@@ -72,7 +72,7 @@ func TestInitSaysWhatLacks(t *testing.T) {
 		"--kernel none":  "none does not exist: build it",
 		"--kernel there": "",
 		"--kind ec3":     `kind ec3 is not one of Morgana's own (did you mean "ec2"?)`,
-		"--kind acme":    "(one of local, qemu, xen, ec2, xenserver): a worker of yours",
+		"--kind acme":    "(one of ec2, local, qemu, xen, xenserver): a worker of yours",
 		"--kind ec2":     "",
 	} {
 		status, _, errOut := morgana(t, append([]string{"init", "--force"}, strings.Fields(args)...)...)
