@@ -44,7 +44,7 @@ func (p *pool) send(ctx context.Context, vdi, task ref, format string, size int6
 	if err != nil {
 		return err
 	}
-	// Bytes that the host has not read are lost at the end of the connection, so it
+	// Bytes that the host has not read may be lost at the end of the connection, so it
 	// stays for the verdict.
 	defer to.Close() //nolint:errcheck // nothing more is sent
 	wait := ctx
