@@ -87,3 +87,16 @@ func TestForecast(t *testing.T) {
 		t.Errorf("got %q, want %q", calls, want)
 	}
 }
+
+// Only a Solo5 guest is known before boot to have no address.
+func TestAddressesBeforeBoot(t *testing.T) {
+	for abi, want := range map[string]bool{image.LinuxExecutable: false, image.Solo5SPT: true, image.Solo5HVT: true, "": false} {
+		var spec step.Spec
+		if abi != "" {
+			spec.Origin.ABIs = []string{abi}
+		}
+		if all, known := new(Target).Addresses(spec); len(all) > 0 || known != want {
+			t.Errorf("%q: %v, known %t", abi, all, known)
+		}
+	}
+}
