@@ -93,7 +93,7 @@ verdict = wait(x.Async.VM.start(vm, True, False))
 check("start", [verdict["status"], verdict["error_info"], verdict["result"]], ["success", [], "<value></value>"])
 check("state", [x.VM.get_power_state(vm), x.VM.get_resident_on(vm)], ["Paused", host])
 check("again", refused(x.VM.start, vm, False, False), ["VM_BAD_POWER_STATE", vm, "halted", "paused"])
-batch = session.xenapi_request("event.from", (["vm"], token, 5.0))
+batch = session.xenapi_request("event.from", (["vm"], token, 300.0))
 events = batch["events"]
 check("counts", batch["valid_ref_counts"], {"vm": len(x.VM.get_all())})
 check("events", ["Paused"], [e["snapshot"]["power_state"] for e in events if e["ref"] == vm])
@@ -104,7 +104,7 @@ check("consoles", sorted(consoles), ["rfb", "vt100"] if pv else ["rfb"])
 def attach(ref):
     s = tls.wrap_socket(socket.create_connection((at.hostname, at.port)), server_hostname=at.hostname)
     s.sendall(f"CONNECT /console?ref={ref}&session_id={session.handle} HTTP/1.1\r\nHost: lab\r\n\r\n".encode())
-    s.settimeout(30)
+    s.settimeout(300)
     return s
 
 
