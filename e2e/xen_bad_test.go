@@ -7,45 +7,40 @@ import (
 	"testing"
 )
 
-// undone fails and cancels first deploys that have made something on the host. The
-// host must then be as before.
+// undone fails, cancels and destroys first deploys that have made something on the host.
+// The host must then be as before.
 func (x *onXen) undone() {
-	c := x.client()
+	c, before := x.client(), x.there()
 	const never = "args: stay, expect: never said, vif: [{}]"
-	silent := x.begin(x.on("silent", xenDev(never)), "deploy", "--set", "dev.timeout=10s")
-	if r := x.over(silent); r.code != 1 || !strings.Contains(r.errOut, `its console did not match "never said" within 10s`) ||
+	sent := x.large("sent", never)
+	made, booted := x.on("made", xenDev(never)), x.on("booted", xenDev(never))
+	deploys := []*running{x.begin(sent, "deploy")}
+	_, goOn := x.midway()
+	deploys = append(deploys, x.begin(booted, "deploy"))
+	silent := x.begin(x.on("silent", xenDev(never)), "deploy", "--set", "dev.timeout=20s")
+	x.await(`grep -qs staying /var/lib/morgana/domains/booted.*/console.log`)
+	letGo := x.hold("create.made")
+	deploys = append(deploys, x.begin(made, "deploy"))
+	x.isHeld("create.made")
+	for _, app := range []string{"sent", "booted"} {
+		if err := c.CancelWorkflow(x.t.Context(), rollout(app, 1), ""); err != nil {
+			x.t.Fatal(err)
+		}
+	}
+	destroy := x.begin(made, "destroy")
+	goOn()
+	letGo()
+	for _, d := range deploys {
+		if r := x.over(d); r.code != 1 || !strings.Contains(r.errOut, "cancelled") || strings.Contains(r.errOut, "left:") {
+			x.t.Errorf("%q: exit status %d\n%s%s", d.cmd.Dir, r.code, r.out, r.errOut)
+		}
+	}
+	x.done(destroy)
+	if r := x.over(silent); r.code != 1 || !strings.Contains(r.errOut, `its console did not match "never said" within 20s`) ||
 		!strings.Contains(r.errOut, "command line: [stay]") || strings.Contains(r.errOut, "left:") {
 		x.t.Errorf("exit status %d\n%s%s", r.code, r.out, r.errOut)
 	}
-	before := x.there()
-	for _, how := range []string{"cancel", "destroy"} {
-		sent := x.large("sent-"+how, never)
-		made, booted := x.on("made-"+how, xenDev(never)), x.on("booted-"+how, xenDev(never))
-		deploys := []*running{x.begin(sent, "deploy")}
-		_, goOn := x.midway()
-		deploys = append(deploys, x.begin(booted, "deploy"))
-		x.await(`grep -qs staying /var/lib/morgana/domains/booted-` + how + `.*/console.log`)
-		letGo := x.hold("create.made-" + how)
-		deploys = append(deploys, x.begin(made, "deploy"))
-		x.isHeld("create.made-" + how)
-		var destroys []*running
-		for app, folder := range map[string]string{"sent-": sent, "made-": made, "booted-": booted} {
-			if how == "destroy" {
-				destroys = append(destroys, x.begin(folder, "destroy"))
-			} else if err := c.CancelWorkflow(x.t.Context(), rollout(app+how, 1), ""); err != nil {
-				x.t.Fatal(err)
-			}
-		}
-		goOn()
-		letGo()
-		for _, d := range deploys {
-			if r := x.over(d); r.code != 1 || !strings.Contains(r.errOut, "cancelled") || strings.Contains(r.errOut, "left:") {
-				x.t.Errorf("%s: exit status %d\n%s%s", how, r.code, r.out, r.errOut)
-			}
-		}
-		x.done(destroys...)
-		x.asBefore(before)
-	}
+	x.asBefore(before)
 }
 
 // onHosts are further hosts of the ssh configuration: the lab under other names.

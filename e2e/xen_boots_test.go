@@ -16,7 +16,7 @@ func (x *onXen) boots() {
 		x.t.Fatal(err)
 	}
 	folder := x.hello()
-	const all = "kind: xen, host: 'ssh://xenlab', memory: 64, timeout: 5m, args: stay a b, expect: staying"
+	const all = "kind: xen, host: 'ssh://xenlab', memory: 64, timeout: 20m, args: stay a b, expect: staying"
 	x.write(filepath.Join(folder, "morgana.yaml"), `app: ways
 toolchain: {kind: command, build: [[make]], kernel: hello}
 targets:

@@ -103,7 +103,7 @@ func (x *onXen) crowd() {
 // count counts the domains of apps, again and again. The returned function ends
 // that and gives the largest number.
 func (x *onXen) count() func() int {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	x.t.Cleanup(cancel)
 	x.dom0("rm -f /run/stop; mkdir -p /run/counts")
 	most := make(chan string, 1)

@@ -53,7 +53,7 @@ func (x *onXen) isHeld(names ...string) {
 // await waits on the host until a command succeeds.
 func (x *onXen) await(command string) {
 	x.t.Helper()
-	x.dom0("n=0\nuntil " + command + "; do\n\tn=$((n + 1))\n\t[ $n -lt 600 ] || exit 1\n\tsleep 0.2\ndone")
+	x.dom0("n=0\nuntil " + command + "; do\n\tn=$((n + 1))\n\t[ $n -lt 3000 ] || exit 1\n\tsleep 0.2\ndone")
 }
 
 // large is a project whose kernel takes seconds to send.

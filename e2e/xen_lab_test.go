@@ -197,7 +197,7 @@ func (x *onXen) on(app, targets string) (folder string) {
 
 // xenDev is a target dev with options.
 func xenDev(options string) string {
-	return "  dev: {kind: xen, host: 'ssh://xenlab', memory: 32, timeout: 120s, " + options + "}\n"
+	return "  dev: {kind: xen, host: 'ssh://xenlab', memory: 32, timeout: 10m, " + options + "}\n"
 }
 
 // over waits for a command's end, with the patience that an emulated host needs.
@@ -205,7 +205,7 @@ func (x *onXen) over(r *running) result {
 	x.t.Helper()
 	select {
 	case <-r.done: //nolint:errcheck // how it ended is in ProcessState
-	case <-time.After(10 * time.Minute):
+	case <-time.After(20 * time.Minute):
 		x.t.Fatalf("%v has not ended:\n%s%s", r.cmd.Args[1:], r.out, r.errOut)
 	}
 	return result{r.cmd.ProcessState.ExitCode(), r.out.String(), r.errOut.String()}

@@ -127,10 +127,10 @@ func newDom0Tests(t *testing.T) dom0Tests {
 // test is a run of those that a pattern of -test.run names; pid is the file that gets
 // its process's number, if any.
 func (d dom0Tests) test(t *testing.T, pattern, pid string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	t.Cleanup(cancel)
 	return d.l.Command(ctx, "sh", "-c", `cd "$1" && echo $$ >"${3:-/dev/null}" && PATH="$1/bin:$PATH" TMPDIR="$1/tmp" MORGANA_REQUIRE=all `+
-		hereVar+`="$1/hello" exec ./xen.test -test.v -test.timeout 5m -test.run "$2"`, "sh", away, pattern, pid)
+		hereVar+`="$1/hello" exec ./xen.test -test.v -test.timeout 15m -test.run "$2"`, "sh", away, pattern, pid)
 }
 
 // killed kills a worker while its xl create runs, which goes on: it is in a session
@@ -146,7 +146,7 @@ func (d dom0Tests) killed(t *testing.T) {
 	}
 	// await prints the number of the process that waits in heldXL, if it is not $1.
 	const await = `n=0
-	until pid=$(ls held | grep -vxF "$1"); do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.2; done
+	until pid=$(ls held | grep -vxF "$1"); do n=$((n + 1)); [ $n -lt 3000 ]; sleep 0.2; done
 	echo "$pid"`
 	run(`printf %s "$1" >bin/xl; chmod 755 bin/xl`, heldXL)
 	first := d.test(t, "^TestBootHere$", away+"/pid")
@@ -169,7 +169,7 @@ func (d dom0Tests) killed(t *testing.T) {
 	}
 	run(await, orphan)
 	// Were it still there, it would make its domain now.
-	run(`rm -f held/"$1"; n=0; while kill -0 "$1" 2>/dev/null; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.2; done; rm -f held/*`, orphan)
+	run(`rm -f held/"$1"; n=0; while kill -0 "$1" 2>/dev/null; do n=$((n + 1)); [ $n -lt 3000 ]; sleep 0.2; done; rm -f held/*`, orphan)
 	if err := second.Wait(); err != nil || !strings.Contains(out.String(), "--- PASS: TestBootHere") {
 		t.Errorf("the second worker: %v\n%s", err, out.String())
 	}
