@@ -106,6 +106,7 @@ func TestQEMU(t *testing.T) {
 }
 
 func TestXenGuests(t *testing.T) {
+	t.Parallel()
 	need.Lab(t, xenlab.Missing(t.Context()))
 	m := NewMachines(t.TempDir())
 	closing(t, m)

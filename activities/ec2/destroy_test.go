@@ -334,7 +334,7 @@ func TestDestroyOfATerminatedInstanceWithoutTags(t *testing.T) {
 			b.g.set("hello and good bye", true)
 			b.eventually("the instance has ended", func() bool { return b.instances() == 0 })
 			b.lab.Fault(ec2lab.Fault{Call: "CreateTags", Times: -1, Code: code})
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			done, err := New(b.site).Destroy(ctx, step.Removal{Spec: m.Registration.Spec, KeepImage: true})
 			if step.KindOf(err) != kind || (err == nil) != (kind == "") || err == nil && !slices.Equal(done.Removed, []string{"instance " + m.ID}) {

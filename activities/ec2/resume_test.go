@@ -208,7 +208,7 @@ func registerHere(text string) error {
 // TestRegisterKilled kills the process at random moments. The next one goes on, and sends
 // at most those blocks again that were on the way.
 func TestRegisterKilled(t *testing.T) {
-	total := 40
+	total := 20
 	if testing.Short() {
 		total = 5
 	}
