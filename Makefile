@@ -10,8 +10,11 @@ TOOLS   := $(CURDIR)/.bin
 
 # Packages with goroutines or locks of their own: the race detector is for them.
 RACE    := ./activities/local ./activities/xen ./machine ./remote ./starter ./step/... ./tree ./worker
+# More often than with -short, and with real helpers.
+EC2LABS := Killed|VolumeByHelper|VolumeResumes|VolumeNotLetIn
 TIMES   := $(TOOLS)/times
-GOTEST  := $(TOOLS)/gotest $(TIMES) -timeout 30m
+# Make lint vets as well.
+GOTEST  := $(TOOLS)/gotest $(TIMES) -timeout 60m -vet off
 
 export MORGANA_BIN := $(BIN)
 
@@ -38,8 +41,7 @@ test: $(TOOLS)/gotest deps-test build ## every test that needs no lab: real QEMU
 
 test-all: test ## every test: those on a real Xen as well
 	$(GOTEST) -count 1 ./activities/xen ./xenlab # the cache does not know that a lab has changed
-	$(GOTEST) -count 1 -p 1 -run '^TestXen|^TestQEMU$$' ./ec2lab ./xapilab ./e2e # one Xen at a time: its tests have time limits
-	$(GOTEST) -run 'Killed|VolumeByHelper|VolumeResumes|VolumeNotLetIn' ./activities/ec2 # more often than with -short, and with real helpers
+	$(GOTEST) -count 1 -p 2 -run '^TestXen|^TestQEMU$$|$(EC2LABS)' ./e2e ./ec2lab ./xapilab ./activities/ec2
 	@echo 'The ten slowest:'; sort -rn $(TIMES) | head -n 10
 
 lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## golangci-lint and workflowcheck
