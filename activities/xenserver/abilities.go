@@ -10,45 +10,6 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Observe asks the pool for the VM's state. A VM that shut itself down is Ended until it is
-// destroyed, as one that somebody halted. One that crashed is paused, and Ended.
-func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
-	h, err := t.observe(ctx, m)
-	if err != nil {
-		return step.Health{}, step.During("observe VM", err)
-	}
-	return h, nil
-}
-
-func (t *Target) observe(ctx context.Context, m step.Machine) (h step.Health, err error) {
-	h.State = step.Gone
-	p, s, err := t.reach(ctx, m.Registration.Spec)
-	if err != nil || p == nil {
-		return h, err
-	}
-	r, vm, err := p.vm(ctx, m)
-	if err != nil || r == null {
-		return h, err
-	}
-	switch vm.PowerState {
-	case halted:
-		h = step.Health{State: step.Ended, How: "shut down", Success: true}
-		if text, _, _ := t.tapes.of(vm).from(0); text != nil {
-			match := machine.NewMatch(nil)
-			match.Add(text)
-			if status := machine.Solo5Failure(match.Tail()); status != "" {
-				h.How, h.Success = status, false
-			}
-		}
-	case paused:
-		h = step.Health{State: step.Ended, How: crashed}
-	default:
-		h.State = step.Running
-		h.Addresses, err = p.addresses(ctx, s, vm)
-	}
-	return h, err
-}
-
 // addresses returns the address of option address, or those that the guest's tools tell.
 func (p *pool) addresses(ctx context.Context, s settings, vm vmRecord) (all []step.Address, err error) {
 	kind := "ip"

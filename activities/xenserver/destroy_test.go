@@ -2,7 +2,6 @@ package xenserver
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -121,28 +120,4 @@ func TestDestroyWaits(t *testing.T) {
 	}
 	b.lab.Set(b.lab.Ref("VM", "morgana-waits-lab-1"), "blocked_operations", map[string]string{})
 	b.destroy(img.Spec)
-}
-
-// TestObserveEnds observes what becomes of a VM.
-func TestObserveEnds(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, xapilab.Config{})
-	m := b.booted("observed", usual)
-	vm := b.lab.Ref("VM", "morgana-observed-lab-1")
-	for state, want := range map[string]step.Health{
-		"Running": {State: step.Running}, "Halted": {State: step.Ended, How: "shut down", Success: true},
-		"Paused": {State: step.Ended, How: crashed}, "Suspended": {State: step.Running},
-	} {
-		b.lab.Set(vm, "power_state", state)
-		if h, err := b.target().Observe(t.Context(), m); err != nil || fmt.Sprint(h) != fmt.Sprint(want) {
-			t.Errorf("%s: observed %+v, %v", state, h, err)
-		}
-	}
-	b.lab.Set(vm, "power_state", "Running")
-	guest := b.lab.Get(vm, "guest_metrics").(string)
-	b.lab.Set(guest, "networks", map[string]string{"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7", "0/ipv6/0": "2001:db8::7"})
-	if h, err := b.target().Observe(t.Context(), m); err != nil || step.Addresses(h.Addresses, " ") != "192.0.2.7 2001:db8::7" {
-		t.Errorf("observed %+v, %v", h, err)
-	}
-	b.destroy(m.Registration.Spec)
 }

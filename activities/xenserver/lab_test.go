@@ -80,7 +80,7 @@ func (g *guest) Ended() bool {
 }
 
 // newLab starts a lab whose calls and answers are judged in the end.
-func newLab(t *testing.T, c xapilab.Config) *xapilab.Lab {
+func newLab(t testing.TB, c xapilab.Config) *xapilab.Lab {
 	t.Helper()
 	if folder := need.FindXenAPI(t); folder != "" {
 		var err error
@@ -108,7 +108,7 @@ func newLab(t *testing.T, c xapilab.Config) *xapilab.Lab {
 
 // bench is a lab with rollouts.
 type bench struct {
-	*testing.T
+	testing.TB
 	lab    *xapilab.Lab
 	site   step.Site
 	kernel step.Artifact
@@ -121,11 +121,11 @@ var environ = sync.OnceFunc(func() {
 	_ = os.Setenv("XENSERVER_PASSWORD", "secret") //nolint:usetesting // likewise
 })
 
-func newBench(t *testing.T, c xapilab.Config) *bench {
+func newBench(t testing.TB, c xapilab.Config) *bench {
 	t.Helper()
 	environ()
 	need.Tools(t, "make", "gcc", "mke2fs")
-	b := &bench{T: t, lab: newLab(t, c), site: step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t),
+	b := &bench{TB: t, lab: newLab(t, c), site: step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}}
 	kernel, err := hello()
 	if err == nil {

@@ -81,7 +81,7 @@ func (ps *pools) connect(a access) (*pool, error) {
 	if p := ps.all[key]; p != nil {
 		return p, nil
 	}
-	p := &pool{access: a, first: host, trust: t, client: t.client(), turn: make(chan struct{}, 1)}
+	p := &pool{access: a, first: host, trust: t, client: t.client(), turn: make(chan struct{}, 1), watch: watch{turn: make(chan struct{}, 1)}}
 	if ps.all == nil {
 		ps.all = map[string]*pool{}
 	}
@@ -109,6 +109,8 @@ type pool struct {
 
 	turn chan struct{} // is full while now is used
 	now  visit
+
+	watch watch
 }
 
 // visit is a session at the pool's master.

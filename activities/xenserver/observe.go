@@ -1,0 +1,117 @@
+package xenserver
+
+import (
+	"context"
+	"time"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
+)
+
+// Observe asks the pool for the VM's state. A VM that shut itself down is Ended until it is
+// destroyed, as one that somebody halted. One that crashed is paused, and Ended.
+func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
+	h, err := t.observe(ctx, m)
+	if err != nil {
+		return step.Health{}, step.During("observe VM", err)
+	}
+	return h, nil
+}
+
+func (t *Target) observe(ctx context.Context, m step.Machine) (h step.Health, err error) {
+	h.State = step.Gone
+	p, s, err := t.reach(ctx, m.Registration.Spec)
+	if err != nil || p == nil {
+		return h, err
+	}
+	vm, there, err := p.watch.vm(ctx, p, m)
+	if err != nil || !there {
+		return h, err
+	}
+	switch vm.PowerState {
+	case halted:
+		h = step.Health{State: step.Ended, How: "shut down", Success: true}
+		if text, _, _ := t.tapes.of(vm).from(0); text != nil {
+			match := machine.NewMatch(nil)
+			match.Add(text)
+			if status := machine.Solo5Failure(match.Tail()); status != "" {
+				h.How, h.Success = status, false
+			}
+		}
+	case paused:
+		h = step.Health{State: step.Ended, How: crashed}
+	default:
+		h.State = step.Running
+		h.Addresses, err = p.addresses(ctx, s, vm)
+	}
+	return h, err
+}
+
+// watch has the pool's VMs that rollouts made, as the last event.from of a worker told. That
+// call tells only what has changed since the call before: looks at a thousand VMs at the same
+// time cost two calls.
+type watch struct {
+	turn  chan struct{} // is full while the rest is used
+	token string        // of the last call, "" before the first
+	began time.Time     // when the last call began
+	vms   map[ref]vmRecord
+}
+
+// batch is the result of event.from.
+type batch struct {
+	Token  string `xmlrpc:"token"`
+	Events []struct {
+		Operation string   `xmlrpc:"operation"`
+		Ref       ref      `xmlrpc:"ref"`
+		Snapshot  vmRecord `xmlrpc:"snapshot"`
+	} `xmlrpc:"events"`
+}
+
+// vm returns the VM of a machine as it is now, false if there is none.
+func (w *watch) vm(ctx context.Context, p *pool, m step.Machine) (vm vmRecord, there bool, err error) {
+	asked := time.Now()
+	select {
+	case w.turn <- struct{}{}:
+		defer func() { <-w.turn }()
+	case <-ctx.Done():
+		return vm, false, ctx.Err()
+	}
+	if !w.began.After(asked) {
+		if err := w.update(ctx, p); err != nil {
+			return vm, false, err
+		}
+	}
+	for _, vm := range w.vms {
+		if (m.ID == "" || m.ID == vm.UUID) && m.Registration.Spec.Match(rolloutOf(vm)) {
+			return vm, true, nil
+		}
+	}
+	return vm, false, nil
+}
+
+// update asks for what has changed since the last call, or for all.
+func (w *watch) update(ctx context.Context, p *pool) error {
+	w.began = time.Now()
+	var changes batch
+	err := p.call(ctx, &changes, "event.from", []string{"vm"}, w.token, 0.0)
+	if err != nil && code(err) != "" && w.token != "" { // the pool has forgotten the token
+		w.token = ""
+		err = p.call(ctx, &changes, "event.from", []string{"vm"}, w.token, 0.0)
+	}
+	if err != nil {
+		w.token = ""
+		return err
+	}
+	if w.token == "" {
+		w.vms = map[ref]vmRecord{}
+	}
+	w.token = changes.Token
+	for _, e := range changes.Events {
+		if e.Operation != "del" && isOurs(e.Snapshot) {
+			w.vms[e.Ref] = e.Snapshot
+		} else {
+			delete(w.vms, e.Ref)
+		}
+	}
+	return nil
+}

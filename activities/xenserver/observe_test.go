@@ -1,0 +1,67 @@
+package xenserver
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/xapilab"
+)
+
+// TestObserveEnds observes what becomes of a VM.
+func TestObserveEnds(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	m := b.booted("observed", usual)
+	vm := b.lab.Ref("VM", "morgana-observed-lab-1")
+	for state, want := range map[string]step.Health{
+		"Running": {State: step.Running}, "Halted": {State: step.Ended, How: "shut down", Success: true},
+		"Paused": {State: step.Ended, How: crashed}, "Suspended": {State: step.Running},
+	} {
+		b.lab.Set(vm, "power_state", state)
+		if h, err := b.target().Observe(t.Context(), m); err != nil || fmt.Sprint(h) != fmt.Sprint(want) {
+			t.Errorf("%s: observed %+v, %v", state, h, err)
+		}
+	}
+	b.lab.Set(vm, "power_state", "Running")
+	guest := b.lab.Get(vm, "guest_metrics").(string)
+	b.lab.Set(guest, "networks", map[string]string{"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7", "0/ipv6/0": "2001:db8::7"})
+	if h, err := b.target().Observe(t.Context(), m); err != nil || step.Addresses(h.Addresses, " ") != "192.0.2.7 2001:db8::7" {
+		t.Errorf("observed %+v, %v", h, err)
+	}
+	b.destroy(m.Registration.Spec)
+}
+
+// TestObserveMany observes many VMs at the same time with few calls, also after the pool has
+// forgotten the token, or the session.
+func TestObserveMany(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	m := b.booted("many", usual)
+	target := b.target()
+	look := func(want step.State, most int) {
+		t.Helper()
+		calls := b.count("event.from")
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() {
+				if h, err := target.Observe(t.Context(), m); err != nil || h.State != want {
+					t.Errorf("observed %+v, %v; not %s", h, err, want)
+				}
+			})
+		}
+		all.Wait()
+		if n := b.count("event.from") - calls; n > most {
+			t.Errorf("%d calls of event.from", n)
+		}
+	}
+	look(step.Running, 10)
+	look(step.Running, 10)
+	b.lab.Fault(xapilab.Fault{Call: "event.from", Error: []string{"EVENTS_LOST"}})
+	look(step.Running, 11)
+	b.lab.Expire()
+	look(step.Running, 11)
+	b.destroy(m.Registration.Spec)
+	look(step.Gone, 10)
+}
