@@ -30,6 +30,7 @@ func TestXen(t *testing.T) {
 	x.part("killed in every stage", x.killed)
 	x.part("failed and cancelled", x.undone)
 	x.part("bad input", x.refuses)
+	x.part("a pool of XenServer", x.pools)
 }
 
 // onXen is a lab whose worker deploys to a Xen host.

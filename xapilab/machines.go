@@ -20,6 +20,9 @@ type Machines struct{ xen *xenlab.Domains }
 // NewMachines returns the hypervisor. It keeps its files in dir.
 func NewMachines(dir string) *Machines { return &Machines{xenlab.NewDomains(dir, nil)} }
 
+// MachinesOf returns a hypervisor of domains in a Xen that runs.
+func MachinesOf(domains *xenlab.Domains) *Machines { return &Machines{domains} }
+
 // Start implements [Hypervisor]. A guest's interfaces are all on the bridge xenbr0.
 func (m *Machines) Start(ctx context.Context, g Guest) (Running, error) {
 	config := []string{"type=" + quote(g.Type), fmt.Sprintf("memory=%d", min(max(g.Memory>>20, 1), xenMemory)), fmt.Sprintf("vcpus=%d", g.VCPUs)}

@@ -21,8 +21,9 @@ type Domains struct {
 	dir     string
 	prepare func(context.Context, *Lab) error
 
-	mu  sync.Mutex // held while a domain is created
-	lab *Lab
+	mu   sync.Mutex // held while a domain is created
+	lab  *Lab
+	lent bool
 }
 
 // NewDomains returns the domains of a lab in dir. It calls prepare, unless that is nil, once
@@ -30,6 +31,9 @@ type Domains struct {
 func NewDomains(dir string, prepare func(context.Context, *Lab) error) *Domains {
 	return &Domains{dir: dir, prepare: prepare}
 }
+
+// DomainsOf returns the domains of a lab that runs and outlasts them.
+func DomainsOf(lab *Lab, dir string) *Domains { return &Domains{dir: dir, lab: lab, lent: true} }
 
 // Domain says how to make a domain.
 type Domain struct {
@@ -129,7 +133,7 @@ func (d *Domains) Lab() *Lab { return d.lab }
 func (d *Domains) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.lab == nil {
+	if d.lab == nil || d.lent {
 		return nil
 	}
 	return d.lab.Close()
