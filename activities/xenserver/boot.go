@@ -83,7 +83,8 @@ type boot struct {
 	began time.Time // the last start, or that of this call
 	ran   bool      // this call has seen the VM run since
 	whole bool      // this call unpaused it
-	tape  *tape     // nil if the VM has none
+	tape  *tape     // nil if its console is not read
+	deaf  error     // why not
 	at    int64     // where on the tape match has read up to
 	match *machine.Match
 	found time.Time // when match found option expect, or any text without it
@@ -115,13 +116,14 @@ func (b *boot) run(ctx context.Context) error {
 // look looks at the VM once, and starts it if it has not run yet. It reports whether the VM
 // is ready, or was.
 func (b *boot) look(ctx context.Context) (ready bool, err error) {
-	b.rec, err = one[vmRecord](ctx, b.p, "VM", b.vm)
+	rec, err := one[vmRecord](ctx, b.p, "VM", b.vm)
 	if is(err, "HANDLE_INVALID") {
-		return false, fmt.Errorf("the VM %s was destroyed meanwhile", b.rec.Name) // the next try makes another
+		return false, fmt.Errorf("the VM %s was destroyed meanwhile", b.rec.UUID) // the next try makes another
 	}
 	if err != nil {
 		return false, err
 	}
+	b.rec = rec
 	if b.how = b.rec.OtherConfig[keyReady]; b.how != "" {
 		return true, nil
 	}
@@ -161,7 +163,9 @@ func (b *boot) start(ctx context.Context) error {
 	if err == nil {
 		_, err = b.p.await(ctx, task, nil)
 	}
-	b.began = time.Now()
+	if err == nil {
+		b.began = time.Now()
+	}
 	if err == nil || is(err, "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS") { // another worker started it
 		return ctx.Err()
 	}
@@ -200,35 +204,35 @@ func (b *boot) fits(ctx context.Context) error {
 	return &why
 }
 
-// unpause has the VM run. Its console is read from then on: before, xapi may refuse to show it.
+// unpause has the VM run. Its console is read at once: xapi shows that of no paused VM.
 func (b *boot) unpause(ctx context.Context) error {
-	if err := b.listen(ctx, false); errors.Is(err, errNoConsole) || ctx.Err() != nil {
+	err := b.p.call(ctx, nil, "VM.unpause", b.vm)
+	if is(err, "VM_BAD_POWER_STATE") { // another worker did it
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	b.whole = true
-	b.began = time.Now()
-	err := b.p.call(ctx, nil, "VM.unpause", b.vm)
-	if err == nil {
-		b.ran = true
-	}
-	return unless(err, "VM_BAD_POWER_STATE") // another worker did it
+	b.ran, b.whole, b.began = true, true, time.Now()
+	return b.listen(ctx)
 }
 
-// listen has the VM's console read.
-func (b *boot) listen(ctx context.Context, late bool) error {
+// listen has the VM's console read. If the pool does not show it yet, the next call tries
+// again.
+func (b *boot) listen(ctx context.Context) error {
 	if b.tape != nil {
 		return nil
 	}
 	tp := b.t.tapes.of(b.rec)
 	at := tp.end()
-	err := tp.attach(ctx, b.p, b.rec, late)
-	switch {
-	case err == nil:
+	if b.deaf = tp.attach(ctx, b.p, b.rec, !b.whole); b.deaf == nil {
 		b.tape, b.at = tp, at
-	case b.s.expect == nil && errors.Is(err, errNoConsole):
-		err = nil
+		return nil
 	}
-	return err
+	if errors.Is(b.deaf, errNoConsole) && b.s.expect == nil || !step.KindOf(b.deaf).Final() {
+		return ctx.Err()
+	}
+	return b.deaf
 }
 
 // hear reports whether the console has what makes the VM ready.
@@ -250,7 +254,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 	if !b.ran {
 		b.ran, b.began = true, time.Now()
 	}
-	if err := b.listen(ctx, !b.whole); err != nil {
+	if err := b.listen(ctx); err != nil {
 		return false, err
 	}
 	heard := b.hear()
@@ -339,11 +343,14 @@ func (b *boot) finish(ctx context.Context, heard bool) error {
 
 // failed returns an error of kind BootFailed with the console's last lines as hint.
 func (b *boot) failed(format string, args ...any) error {
-	hint := "the console is empty: the kernel printed nothing"
-	if text := b.match.Tail(); text != "" {
+	hint := ""
+	switch text := b.match.Tail(); {
+	case text != "":
 		hint = "the console's last lines:\n" + text
-	} else if b.tape == nil {
-		hint = ""
+	case b.tape != nil:
+		hint = "the console is empty: the kernel printed nothing"
+	case b.deaf != nil && !errors.Is(b.deaf, errNoConsole):
+		hint = "the console cannot be read: " + b.deaf.Error()
 	}
 	return machine.BootFailed(hint, format, args...)
 }

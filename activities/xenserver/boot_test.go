@@ -1,6 +1,7 @@
 package xenserver
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -130,6 +131,9 @@ func TestBootFails(t *testing.T) {
 		"the bootloader": {options: usual, prepare: func(b *bench) {
 			b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Error: []string{"BOOTLOADER_FAILED", "OpaqueRef:1", "Unable to find partition containing kernel"}})
 		}, text: "Unable to find partition containing kernel"},
+		"another operation": {options: usual + `,"timeout":"1s"`, prepare: func(b *bench) {
+			b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Times: -1, Error: []string{"OTHER_OPERATION_IN_PROGRESS", "VM", "OpaqueRef:1"}})
+		}, text: "the VM did not run within 1s", kind: step.BootFailed},
 		"no hosts": {options: usual, prepare: func(b *bench) {
 			b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Error: []string{"NO_HOSTS_AVAILABLE"}})
 		}, text: "no host"},
@@ -261,4 +265,20 @@ func TestAnswersLost(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestConsoleOfMember reads the console of a VM at the other host of the pool, which refuses it
+// at first. The master tells that host's certificate.
+func TestConsoleOfMember(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	b.lab.Fault(xapilab.Fault{Call: "CONNECT /console", Times: 2, Status: 500})
+	r := b.register(b.image("member", usual+`,"affinity":"lab-2"`))
+	r.Spec.Options = json.RawMessage(strings.Replace(string(r.Spec.Options), " "+b.lab.MemberFingerprint, "", 1))
+	m := b.boot(r)
+	host := b.lab.Get(b.lab.Ref("VM", "morgana-member-lab-1"), "resident_on")
+	if m.Ready != `console matched "staying"` || host != b.lab.Ref("host", "lab-2") || b.count("CONNECT /console") != 3 {
+		t.Errorf("booted on %s: %+v", host, m)
+	}
+	b.destroy(r.Spec)
 }
