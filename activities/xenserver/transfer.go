@@ -2,6 +2,7 @@ package xenserver
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func (p *pool) send(ctx context.Context, vdi, task ref, format string, size int6
 	}
 	_, err = p.await(wait, task, func(float64) { progress(size) })
 	if broken != nil && code(err) == "" {
-		return broken
+		return cmp.Or(ctx.Err(), broken) // the end of ctx may show as an error of the body
 	}
 	return err
 }
