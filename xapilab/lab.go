@@ -239,11 +239,14 @@ func (l *Lab) AddVDI(fields map[string]any) (ref string) {
 	return ref
 }
 
-// Get returns the value of a field of an object.
+// Get returns the value of a field of an object, nil if the object does not exist.
 func (l *Lab) Get(ref, field string) any {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.value(l.objects[ref], field)
+	if o := l.objects[ref]; o != nil {
+		return l.value(o, field)
+	}
+	return nil
 }
 
 // Set sets a field of an object.
