@@ -53,9 +53,7 @@ func (t *Target) connect(ctx context.Context, s settings) (*pool, error) {
 
 // Close ends the sessions.
 func (t *Target) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), logoutTimeout)
-	defer cancel()
-	return t.pools.close(ctx)
+	return t.pools.close(context.Background())
 }
 
 // connect returns the pool of a, the same one for the same a. Its first call logs in.
@@ -81,7 +79,7 @@ func (ps *pools) connect(a access) (*pool, error) {
 	if p := ps.all[key]; p != nil {
 		return p, nil
 	}
-	p := &pool{access: a, first: host, trust: t, client: t.client(), turn: make(chan struct{}, 1), watch: watch{turn: make(chan struct{}, 1)}}
+	p := &pool{access: a, first: host, trust: t, client: t.client(), watch: watch{turn: make(chan struct{}, 1)}}
 	if ps.all == nil {
 		ps.all = map[string]*pool{}
 	}
@@ -107,8 +105,9 @@ type pool struct {
 	trust  *trust
 	client *http.Client
 
-	turn chan struct{} // is full while now is used
-	now  visit
+	mu    sync.Mutex
+	now   visit
+	login *login // that goes on; nil if none does
 
 	watch watch
 }
@@ -133,8 +132,11 @@ func (p *pool) call(ctx context.Context, out any, method string, args ...any) er
 			return nil
 		}
 		ended := is(err, "SESSION_INVALID", "HOST_IS_SLAVE")
-		if ended || code(err) == "" && v.master != p.first { // the pool may have another master by now
+		if ended {
 			p.leave(v)
+		} else if code(err) == "" && v.master != p.first && ctx.Err() == nil { // the pool may have another master by now
+			p.leave(v)
+			_ = p.end(ctx, v) // the call's own error counts
 		}
 		if again || !ended {
 			return explained(err)
@@ -142,29 +144,52 @@ func (p *pool) call(ctx context.Context, out any, method string, args ...any) er
 	}
 }
 
-// take makes p.now the caller's until give.
-func (p *pool) take(ctx context.Context) error {
+// login is a login that goes on. Its result is set when done is closed.
+type login struct {
+	done   chan struct{}
+	cancel context.CancelFunc
+	visit  visit
+	err    error
+}
+
+// enter returns the session. If there is none, it logs in: calls at the same time wait for the
+// same login, which does not end with one of them.
+func (p *pool) enter(ctx context.Context) (visit, error) {
+	p.mu.Lock()
+	v, l := p.now, p.login
+	if v.session == "" && l == nil {
+		l = p.begin(ctx)
+	}
+	p.mu.Unlock()
+	if v.session != "" {
+		return v, nil
+	}
 	select {
-	case p.turn <- struct{}{}:
-		return nil
+	case <-l.done:
+		return l.visit, l.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return v, explained(unreachable(p.first, ctx.Err()))
 	}
 }
 
-func (p *pool) give() { <-p.turn }
+// begin begins a login. The caller has locked p.mu.
+func (p *pool) begin(ctx context.Context) *login {
+	l := &login{done: make(chan struct{})}
+	ctx, l.cancel = context.WithTimeout(context.WithoutCancel(ctx), loginTimeout)
+	p.login = l
+	go func() {
+		defer close(l.done)
+		defer l.cancel()
+		l.visit, l.err = p.arrive(ctx)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.now, p.login = l.visit, nil
+	}()
+	return l
+}
 
-// enter returns the session. It logs in if there is none.
-func (p *pool) enter(ctx context.Context) (visit, error) {
-	if err := p.take(ctx); err != nil {
-		return visit{}, err
-	}
-	defer p.give()
-	if p.now.session != "" {
-		return p.now, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
-	defer cancel()
+// arrive logs in at the pool's master. The visit has no session if there is an error.
+func (p *pool) arrive(ctx context.Context) (visit, error) {
 	v := visit{master: p.first}
 	for followed := false; ; followed = true {
 		err := post(ctx, p.client, v.master, &v.session, "session.login_with_password", p.access.user, p.access.password, apiVersion, originator)
@@ -172,7 +197,6 @@ func (p *pool) enter(ctx context.Context) (visit, error) {
 		var unknown *step.Error
 		switch {
 		case err == nil:
-			p.now = v
 			return v, nil
 		case !followed && errors.As(err, &refused) && refused.code == "HOST_IS_SLAVE" && refused.param(0) != "":
 			v.master = at(p.first, refused.param(0))
@@ -180,14 +204,14 @@ func (p *pool) enter(ctx context.Context) (visit, error) {
 		case followed && errors.As(err, &unknown) && errors.As(err, new(untrusted)):
 			unknown.Err = fmt.Errorf("%s is a member of a pool, and its master %w", p.first.Host, unknown.Err)
 		}
-		return v, explained(err)
+		return visit{}, explained(err)
 	}
 }
 
 // leave forgets a session that has ended.
 func (p *pool) leave(v visit) {
-	p.turn <- struct{}{}
-	defer p.give()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.now == v {
 		p.now = visit{}
 	}
@@ -195,18 +219,26 @@ func (p *pool) leave(v visit) {
 
 // logout ends the session.
 func (p *pool) logout(ctx context.Context) error {
-	if err := p.take(ctx); err != nil {
-		return err
-	}
-	defer p.give()
 	defer p.client.CloseIdleConnections()
-	v := p.now
-	if p.now = (visit{}); v.session == "" {
+	p.mu.Lock()
+	v, l := p.now, p.login
+	p.now = visit{}
+	p.mu.Unlock()
+	if l != nil {
+		l.cancel()
+		<-l.done
+		v = l.visit
+		p.leave(v)
+	}
+	if v.session == "" {
 		return nil
 	}
-	err := post(ctx, p.client, v.master, nil, "session.logout", v.session)
-	if is(err, "SESSION_INVALID") {
-		return nil
-	}
-	return explained(err)
+	return p.end(ctx, v)
+}
+
+// end ends a session, also after the end of ctx.
+func (p *pool) end(ctx context.Context, v visit) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoutTimeout)
+	defer cancel()
+	return explained(unless(post(ctx, p.client, v.master, nil, "session.logout", v.session), "SESSION_INVALID"))
 }
