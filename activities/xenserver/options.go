@@ -131,7 +131,7 @@ func readOver(under Options, options json.RawMessage) (s settings, err error) {
 	if err = step.Decode(options, &s.Options); err != nil {
 		return s, err
 	}
-	for _, read := range []func() error{s.readPlace, s.readBoot, s.readFiles, s.readNetworks, s.readVM, s.readReady} {
+	for _, read := range []func() error{s.readPlace, s.readBoot, s.readFiles, s.readNetworks, s.readTexts, s.readVM, s.readReady} {
 		if err = read(); err != nil {
 			return s, err
 		}

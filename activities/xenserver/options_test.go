@@ -32,7 +32,13 @@ func TestReadRefuses(t *testing.T) {
 		{`{"format":"qcow2"}`, "format", "auto, vhd, raw"},
 		{`{"size":"1GB"}`, "size", "1GiB"},
 		{`{"size":"3TiB"}`, "size", "2040GiB"},
-		{`{"args":"a\u0000"}`, "args", "NUL"},
+		{`{"host":"http://root:secret@xen1"}`, "host", "leave out the user and the password"},
+		{`{"host":"https://root:secret@xen1:x"}`, "host", "leave out the user and the password"},
+		{`{"args":"a\u0000"}`, "args", `'\x00'`},
+		{`{"args":"a\u001bb"}`, "args", `'\x1b'`},
+		{`{"folder":"/a\u0001"}`, "folder", `'\x01'`},
+		{`{"tags":["a","b\u0001"]}`, "tags[1]", `'\x01'`},
+		{`{"networks":[{"network":"\u0001"}]}`, "networks[0].network", `'\x01'`},
 		{`{"modules":["../a"]}`, "modules[0]", "initrd.img"},
 		{`{"modules":["a","a"]}`, "modules[1]", "twice"},
 		{`{"network":"a","networks":[{"network":"b"}]}`, "network", "either"},
@@ -53,7 +59,7 @@ func TestReadRefuses(t *testing.T) {
 	} {
 		_, err := complete(json.RawMessage(test.options))
 		var e *step.Error
-		if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Error()+"\n"+e.Hint, test.text) {
+		if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Error()+"\n"+e.Hint, test.text) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: got %v, want field %s and %q", test.options, err, test.field, test.text)
 		}
 	}

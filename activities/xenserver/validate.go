@@ -50,10 +50,10 @@ func checkHost(field, host string) error {
 	}
 	u, err := url.Parse(host)
 	switch {
+	case strings.Contains(host, "@"): // it may have a password, which no error tells
+		return step.Invalid(field, "leave out the user and the password: the profile has them", "a URL with a user")
 	case err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
 		return step.Invalid(field, `the URL of the pool's master, as "https://xen1.example.org"`, "%q is no https URL of a host", host)
-	case u.User != nil:
-		return step.Invalid(field, "leave out the user and the password: the profile has them", "a URL with a user")
 	}
 	return nil
 }
@@ -95,9 +95,6 @@ func (s *settings) readFiles() (err error) {
 		if s.size > maxDisk {
 			return step.Invalid("size", `at most "2040GiB"`, "%s is more than a VDI holds", s.Size)
 		}
-	}
-	if strings.ContainsRune(s.Args, 0) {
-		return step.Invalid("args", "", "a command line cannot hold a NUL")
 	}
 	for i, name := range s.Modules {
 		field := fmt.Sprintf("modules[%d]", i)
@@ -143,6 +140,23 @@ func (s *settings) readNetworks() error {
 	return nil
 }
 
+// readTexts refuses texts that cannot be sent.
+func (s *settings) readTexts() error {
+	texts := [][2]string{{"args", s.Args}, {"folder", s.Folder}, {"sr", s.SR}, {"network", s.Network}, {"affinity", s.Affinity}}
+	for i, n := range s.Networks {
+		texts = append(texts, [2]string{fmt.Sprintf("networks[%d].network", i), n.Network})
+	}
+	for i, tag := range s.Tags {
+		texts = append(texts, [2]string{fmt.Sprintf("tags[%d]", i), tag})
+	}
+	for _, o := range texts {
+		if err := carried(o[1]); err != nil {
+			return step.Invalid(o[0], "", "%w", err)
+		}
+	}
+	return nil
+}
+
 // readVM checks the VM's own options.
 func (s *settings) readVM() error {
 	switch {
@@ -156,7 +170,7 @@ func (s *settings) readVM() error {
 		return step.Invalid("folder", `as "/web/prod"`, "%q is no folder of XenCenter", s.Folder)
 	}
 	for i, tag := range s.Tags {
-		if strings.TrimSpace(tag) == "" || strings.ContainsAny(tag, ",\n\x00") {
+		if strings.TrimSpace(tag) == "" || strings.ContainsAny(tag, ",\n") {
 			return step.Invalid(fmt.Sprintf("tags[%d]", i), "a word or several, without commas", "%q is no tag", tag)
 		}
 	}

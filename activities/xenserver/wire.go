@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"reflect"
 	"time"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
 const (
@@ -49,7 +51,7 @@ func (t *trust) client() *http.Client {
 func post(ctx context.Context, client *http.Client, host *url.URL, out any, method string, args ...any) error {
 	body, err := encode(method, args)
 	if err != nil {
-		return fmt.Errorf("%s: %w", method, err)
+		return step.Invalid("", "", "%s: %w", method, err)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, host.String(), bytes.NewReader(body))
 	if err != nil {

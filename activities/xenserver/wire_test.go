@@ -204,6 +204,55 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	assert.ErrorIs(t, p.call(ctx, nil, "VM.unpause"), context.DeadlineExceeded)
 }
 
+// Callers that come together share the outcome of one login.
+func TestCallersShareAFailedLogin(t *testing.T) {
+	var logins atomic.Int32
+	all := make(chan struct{})
+	h := newHost(t, func(method string, _ []any) any {
+		logins.Add(1)
+		<-all
+		return refuse{"SESSION_AUTHENTICATION_FAILED"}
+	})
+	p := h.pool(t)
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			_, err := p.enter(t.Context())
+			told(t, err, step.Unauthorized, "the user or the password")
+		})
+	}
+	time.Sleep(50 * time.Millisecond)
+	close(all)
+	callers.Wait()
+	assert.EqualValues(t, 1, logins.Load())
+}
+
+// A call that is cancelled keeps the session at a master that was followed. One that the master
+// does not answer ends it.
+func TestSessionAtAFollowedMaster(t *testing.T) {
+	lost, cancel := context.WithCancel(t.Context())
+	master := newHost(t, func(method string, _ []any) any {
+		switch method {
+		case "VM.pause":
+			cancel()
+			time.Sleep(50 * time.Millisecond)
+		case "VM.unpause":
+			panic(http.ErrAbortHandler)
+		}
+		return nil
+	})
+	p := newHost(t, func(string, []any) any { return refuse{"HOST_IS_SLAVE", master.Listener.Addr().String()} }).pool(t, master)
+	require.ErrorIs(t, p.call(lost, nil, "VM.pause"), context.Canceled)
+	told(t, p.call(t.Context(), nil, "VM.unpause"), "", "EOF")
+	assert.Equal(t, []string{"session.login_with_password", "VM.pause", "VM.unpause", "session.logout"}, master.called())
+}
+
+// A text that XML cannot carry is a mistake of the user's.
+func TestCallThatCannotBeWritten(t *testing.T) {
+	p := newHost(t, func(string, []any) any { return nil }).pool(t)
+	told(t, p.call(t.Context(), nil, "VM.set_name_label", "a\x01"), step.InvalidSpec, "VM.set_name_label")
+}
+
 func TestAt(t *testing.T) {
 	for _, c := range []struct{ first, address, want string }{
 		{"https://xen1", "xen1", "https://xen1:443/"},
