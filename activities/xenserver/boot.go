@@ -23,6 +23,10 @@ const (
 	// patience is how long another worker may take to get a VM ready that runs. Then it is
 	// started anew: nobody may have read the text that shows that it is ready.
 	patience = 10 * time.Second
+	// consoleDelay is how long after the start of a VM the pool may not show its console yet.
+	consoleDelay = 5 * time.Second
+	// maxStarts is how many times one call starts the VM. Somebody else halts it each time.
+	maxStarts = 3
 )
 
 // crashed says why a VM that has run is paused. See newVM.AfterCrash.
@@ -31,7 +35,8 @@ const crashed = "crashed, or was paused"
 // Boot makes the rollout's VM, or adopts it, starts it, and waits until it is ready. A VM
 // that ran to its end is not started again: it is returned as Ended if it was ready, else the
 // error is BootFailed. A VM that runs and has not been ready is started anew if its console
-// has to match: see patience.
+// has to match: see patience. So is one that is paused and that this call did not start: it
+// may have crashed.
 func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
 	m, err := t.boot(ctx, r)
 	if err != nil {
@@ -80,14 +85,16 @@ type boot struct {
 	created bool     // this call made the VM the rollout's
 	how     string   // how the VM became ready
 
-	began time.Time // the last start, or that of this call
-	ran   bool      // this call has seen the VM run since
-	whole bool      // this call unpaused it
-	tape  *tape     // nil if its console is not read
-	deaf  error     // why not
-	at    int64     // where on the tape match has read up to
-	match *machine.Match
-	found time.Time // when match found option expect, or any text without it
+	began  time.Time // the last start, or that of this call
+	starts int       // how many times this call started it
+	idle   time.Time // when this call first saw it paused by another start
+	ran    bool      // this call has seen the VM run since
+	whole  bool      // this call unpaused it
+	tape   *tape     // nil if its console is not read
+	deaf   error     // why not
+	at     int64     // where on the tape match has read up to
+	match  *machine.Match
+	found  time.Time // when match found option expect, or any text without it
 }
 
 // run looks at the VM until it is ready. It looks at the tape more often.
@@ -118,7 +125,7 @@ func (b *boot) run(ctx context.Context) error {
 func (b *boot) look(ctx context.Context) (ready bool, err error) {
 	rec, err := one[vmRecord](ctx, b.p, "VM", b.vm)
 	if is(err, "HANDLE_INVALID") {
-		return false, fmt.Errorf("the VM %s was destroyed meanwhile", b.rec.UUID) // the next try makes another
+		return false, fmt.Errorf("the VM %s was destroyed meanwhile", b.rec.Name) // the next try makes another
 	}
 	if err != nil {
 		return false, err
@@ -134,13 +141,21 @@ func (b *boot) look(ctx context.Context) (ready bool, err error) {
 			return b.outcome(ctx, "has ended")
 		case len(b.rec.CurrentOperations) > 0: // another worker's start
 			return false, nil
+		case b.starts == maxStarts:
+			return false, b.failed("the VM was halted %d times before it was ready", b.starts)
 		}
 		return false, b.start(ctx)
 	case paused:
-		if b.ran && b.whole { // see newVM.AfterCrash
+		switch {
+		case b.ran && b.whole: // see newVM.AfterCrash
 			return b.outcome(ctx, crashed)
+		case b.starts > 0 && !b.ran:
+			return false, b.unpause(ctx)
+		case b.idle.IsZero():
+			b.idle = time.Now()
+		case time.Since(b.idle) > b.t.patience: // it crashed, or another worker died before it unpaused it
+			return false, b.stop(ctx)
 		}
-		return false, b.unpause(ctx)
 	case running:
 		return b.probe(ctx)
 	case suspended:
@@ -164,13 +179,14 @@ func (b *boot) start(ctx context.Context) error {
 		_, err = b.p.await(ctx, task, nil)
 	}
 	if err == nil {
-		b.began = time.Now()
+		b.starts, b.began = b.starts+1, time.Now()
 	}
 	if err == nil || is(err, "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS") { // another worker started it
 		return ctx.Err()
 	}
 	// A task may say that it failed while the VM runs.
 	if vm, wrong := one[vmRecord](ctx, b.p, "VM", b.vm); wrong == nil && vm.PowerState != halted {
+		b.starts++
 		return nil
 	}
 	if is(err, "NO_HOSTS_AVAILABLE") {
@@ -180,6 +196,7 @@ func (b *boot) start(ctx context.Context) error {
 }
 
 // fits returns the reasons if no host of the pool can run the VM. VM.start does not tell them.
+// The error is final only if the reasons of all hosts are.
 func (b *boot) fits(ctx context.Context) error {
 	hosts, err := all[hostRecord](ctx, b.p, "host")
 	if err != nil {
@@ -195,7 +212,9 @@ func (b *boot) fits(ctx context.Context) error {
 		}
 		var refused *step.Error
 		if errors.As(err, &refused) {
-			why = step.Error{Kind: cmp.Or(refused.Kind, why.Kind), Field: refused.Field, Hint: refused.Hint}
+			if len(reasons) == 0 || why.Kind.Final() && !refused.Kind.Final() {
+				why = step.Error{Kind: refused.Kind, Field: refused.Field, Hint: refused.Hint}
+			}
 			err = refused.Err
 		}
 		reasons = append(reasons, fmt.Sprintf("%s: %v", hosts[r].Name, err))
@@ -207,7 +226,7 @@ func (b *boot) fits(ctx context.Context) error {
 // unpause has the VM run. Its console is read at once: xapi shows that of no paused VM.
 func (b *boot) unpause(ctx context.Context) error {
 	err := b.p.call(ctx, nil, "VM.unpause", b.vm)
-	if is(err, "VM_BAD_POWER_STATE") { // another worker did it
+	if is(err, "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS") { // another worker did it, or a user is at it
 		return nil
 	}
 	if err != nil {
@@ -229,7 +248,8 @@ func (b *boot) listen(ctx context.Context) error {
 		b.tape, b.at = tp, at
 		return nil
 	}
-	if errors.Is(b.deaf, errNoConsole) && b.s.expect == nil || !step.KindOf(b.deaf).Final() {
+	soon := b.rec.DomainType != typeHVM && time.Since(b.began) < consoleDelay
+	if errors.Is(b.deaf, errNoConsole) && (b.s.expect == nil || soon) || !step.KindOf(b.deaf).Final() {
 		return ctx.Err()
 	}
 	return b.deaf
@@ -283,7 +303,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 func (b *boot) stop(ctx context.Context) error {
 	step.Report(ctx, step.Progress{Note: "starting " + b.rec.Name + " anew"})
 	err := b.p.stop(ctx, b.vm)
-	b.ran, b.tape, b.match, b.found = false, nil, machine.NewMatch(b.s.expect), time.Time{}
+	b.ran, b.idle, b.tape, b.match, b.found = false, time.Time{}, nil, machine.NewMatch(b.s.expect), time.Time{}
 	return err
 }
 
@@ -369,7 +389,7 @@ func (b *boot) awaited() string {
 // unmet says why the VM is not ready.
 func (b *boot) unmet() string {
 	switch {
-	case b.rec.PowerState == halted && !b.ran:
+	case !b.ran:
 	case b.s.expect != nil && b.found.IsZero():
 		return fmt.Sprintf("its console did not match %q", b.s.expect)
 	case b.s.ExpectPort != 0:

@@ -134,6 +134,12 @@ func TestBootFails(t *testing.T) {
 		"another operation": {options: usual + `,"timeout":"1s"`, prepare: func(b *bench) {
 			b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Times: -1, Error: []string{"OTHER_OPERATION_IN_PROGRESS", "VM", "OpaqueRef:1"}})
 		}, text: "the VM did not run within 1s", kind: step.BootFailed},
+		"another operation on the paused VM": {options: usual + `,"timeout":"1s"`, prepare: func(b *bench) {
+			b.lab.Fault(xapilab.Fault{Call: "VM.unpause", Times: -1, Error: []string{"OTHER_OPERATION_IN_PROGRESS", "VM", "OpaqueRef:1"}})
+		}, text: "the VM did not run within 1s", kind: step.BootFailed},
+		"destroyed": {options: usual, prepare: func(b *bench) {
+			b.lab.Fault(xapilab.Fault{Call: "VM.get_record", Skip: 1, Error: []string{"HANDLE_INVALID", "VM", "OpaqueRef:1"}})
+		}, text: "the VM morgana-fails-lab-1 was destroyed meanwhile"},
 		"no hosts": {options: usual, prepare: func(b *bench) {
 			b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Error: []string{"NO_HOSTS_AVAILABLE"}})
 		}, text: "no host"},
@@ -154,6 +160,41 @@ func TestBootFails(t *testing.T) {
 			b.destroy(img.Spec)
 		})
 	}
+}
+
+// TestOneHostMayComeBack tries again if one host is too small and another does not answer.
+func TestOneHostMayComeBack(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	r := b.register(b.image("back", usual))
+	away, small := []string{"HOST_NOT_LIVE", "OpaqueRef:1"}, []string{"HOST_NOT_ENOUGH_FREE_MEMORY", "134217728", "1048576"}
+	for _, answers := range [][][]string{{away, small}, {small, away}} {
+		for _, answer := range answers {
+			b.lab.Fault(xapilab.Fault{Call: "VM.assert_can_boot_here", Error: answer})
+		}
+		_, err := b.target().Boot(t.Context(), r)
+		var e *step.Error
+		if !errors.As(err, &e) || e.Kind != "" || e.Field != "" || !strings.Contains(e.Hint, "metrics-live") {
+			t.Errorf("%q: %#v", answers, err)
+		}
+	}
+	b.destroy(r.Spec)
+}
+
+// TestCrashedBefore starts a VM anew that has crashed after the first Boot was cut off.
+func TestCrashedBefore(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	r := b.register(b.image("crashed", usual))
+	b.lab.Fault(xapilab.Fault{Call: "VM.unpause", Lose: xapilab.After})
+	if m, err := b.target().Boot(t.Context(), r); err == nil {
+		t.Fatalf("a lost answer: %+v", m)
+	}
+	b.lab.Set(b.lab.Ref("VM", nameOf(r.Spec.Tags)), "power_state", paused)
+	if m := b.boot(r); m.Ended || b.count("Async.VM.start") != 2 {
+		t.Errorf("started %d times: %+v", b.count("Async.VM.start"), m)
+	}
+	b.destroy(r.Spec)
 }
 
 // TestEnded returns a VM that ran to its end as ended, and does not start it again.
