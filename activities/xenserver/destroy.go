@@ -12,7 +12,8 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// busy is how long a VDI may be in use after its VM was destroyed or its import was cut off.
+// busy is how long a VDI may be in use after its VM was destroyed or its import was cut off, and
+// a VM by another call.
 const busy = 2 * time.Minute
 
 // Destroy halts and destroys the VMs whose tags match. Then each VDI loses its use by these
@@ -108,13 +109,30 @@ func (d *destroy) vm(ctx context.Context, vm ref) error {
 	if err := d.p.stop(ctx, vm); err != nil {
 		return err
 	}
-	return d.p.call(ctx, nil, "VM.destroy", vm)
+	return d.p.whenFree(ctx, busy, "VM.destroy", vm)
 }
 
 // stop halts a VM without asking its guest. A halted one stays so. The call is no task, which
 // would be left if the answer with its reference were lost.
 func (p *pool) stop(ctx context.Context, vm ref) error {
-	return unless(p.call(ctx, nil, "VM.hard_shutdown", vm), "VM_BAD_POWER_STATE")
+	return unless(p.whenFree(ctx, busy, "VM.hard_shutdown", vm), "VM_BAD_POWER_STATE")
+}
+
+// whenFree calls a method of an object again and again, up to a limit, as long as another call
+// uses the object.
+func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string, of ref) error {
+	end := time.Now().Add(limit)
+	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
+		err := p.call(ctx, nil, method, of)
+		if !is(err, "VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS") || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // tasks destroys the tasks of imports that were cut off.
@@ -164,19 +182,9 @@ func (d *destroy) disuse(ctx context.Context, vdi ref, rec vdiRecord) error {
 // free destroys a VDI. It is in use for a moment after its VM was destroyed, and until the
 // pool has noticed that its import was cut off.
 func (d *destroy) free(ctx context.Context, vdi ref) error {
-	limit := time.Now().Add(busy)
+	limit := busy
 	if len(d.left) > 0 { // a VM may have it
-		limit = time.Now()
+		limit = 0
 	}
-	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
-		err := d.p.call(ctx, nil, "VDI.destroy", vdi)
-		if !is(err, "VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS") || time.Now().After(limit) {
-			return err
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return d.p.whenFree(ctx, limit, "VDI.destroy", vdi)
 }

@@ -99,17 +99,18 @@ func TestDestroyBlocked(t *testing.T) {
 	b.destroy(img.Spec)
 }
 
-// TestDestroyWaits waits until a VDI is not in use any more, and not for the VDI of a VM that
+// TestDestroyWaits waits until a VM and a VDI are not in use any more, and not for the VDI of a VM that
 // stays.
 func TestDestroyWaits(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xapilab.Config{})
 	img := b.image("waits", usual)
 	b.boot(b.register(img))
+	b.lab.Fault(xapilab.Fault{Call: "VM.hard_shutdown", Times: 2, Error: []string{"OTHER_OPERATION_IN_PROGRESS", "VM", "OpaqueRef:1"}})
 	b.lab.Fault(xapilab.Fault{Call: "VDI.destroy", Times: 3, Error: []string{"VDI_IN_USE", "OpaqueRef:1", "destroy"}})
 	b.destroy(img.Spec)
-	if n := b.count("VDI.destroy"); n != 4 {
-		t.Errorf("VDI.destroy was called %d times", n)
+	if n, m := b.count("VM.hard_shutdown"), b.count("VDI.destroy"); n != 3 || m != 4 {
+		t.Errorf("VM.hard_shutdown was called %d times and VDI.destroy %d times", n, m)
 	}
 	img.Spec.Life = "0a1b2c3e"
 	b.boot(b.register(img))
