@@ -22,9 +22,14 @@ func (b *boot) find(ctx context.Context) error {
 		}
 	}
 	if is(err, "UUID_INVALID", "HANDLE_INVALID") {
-		return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("the pool has no VDI %s", b.r.ID), Hint: "deploy again"}
+		return b.noVDI()
 	}
 	return err
+}
+
+// noVDI returns the error of a VDI that was destroyed.
+func (b *boot) noVDI(left ...string) error {
+	return &step.Error{Kind: step.NotFound, Err: fmt.Errorf("the pool has no VDI %s", b.r.ID), Hint: "deploy again", Left: left}
 }
 
 // claim takes the rollout's VM. It returns false if another call has just chosen another.
@@ -60,8 +65,16 @@ func (b *boot) claim(ctx context.Context) (taken bool, err error) {
 		}
 	}
 	err = b.p.call(ctx, nil, "VDI.add_to_other_config", b.vdi, next, rec.UUID)
-	if is(err, "MAP_DUPLICATE_KEY") {
+	switch {
+	case is(err, "MAP_DUPLICATE_KEY"):
 		return false, nil
+	case is(err, "HANDLE_INVALID"): // Destroy has removed the VDI, and did not see this VM
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+		defer cancel()
+		if b.discard(ctx, map[ref]vmRecord{vm: rec}) != nil {
+			return false, b.noVDI("VM " + rec.UUID)
+		}
+		return false, b.noVDI()
 	}
 	b.vm, b.rec, b.created = vm, rec, err == nil
 	return err == nil, err

@@ -1,6 +1,7 @@
 package xenserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,17 +52,9 @@ func (d *destroy) run(ctx context.Context) (err error) {
 	if d.p, _, err = d.t.reach(ctx, spec); err != nil || d.p == nil {
 		return err
 	}
-	vms, err := d.p.vms(ctx, d.what.Match)
-	if err != nil {
-		return err
-	}
-	for _, vm := range slices.Sorted(maps.Keys(vms)) {
-		step.Report(ctx, step.Progress{Note: "destroying " + vms[vm].Name})
-		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm))
-		d.t.tapes.drop(vms[vm].UUID)
-	}
-	if d.what.KeepImage {
-		return ctx.Err()
+	left, err := d.vms(ctx, nil)
+	if err != nil || d.what.KeepImage {
+		return cmp.Or(err, ctx.Err())
 	}
 	if err := d.tasks(ctx); err != nil {
 		return err
@@ -73,7 +66,24 @@ func (d *destroy) run(ctx context.Context) (err error) {
 	for _, vdi := range slices.Sorted(maps.Keys(vdis)) {
 		d.vdi(ctx, vdi, vdis[vdi])
 	}
-	return ctx.Err()
+	// A Boot that goes on may have made a VM after the first look. It makes none without its VDI.
+	_, err = d.vms(ctx, left)
+	return cmp.Or(err, ctx.Err())
+}
+
+// vms destroys the VMs but those of left. It returns those that are left.
+func (d *destroy) vms(ctx context.Context, left map[ref]vmRecord) (map[ref]vmRecord, error) {
+	vms, err := d.p.vms(ctx, d.what.Match)
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(vms, func(vm ref, _ vmRecord) bool { _, known := left[vm]; return known })
+	for _, vm := range slices.Sorted(maps.Keys(vms)) {
+		step.Report(ctx, step.Progress{Note: "destroying " + vms[vm].Name})
+		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm))
+		d.t.tapes.drop(vms[vm].UUID)
+	}
+	return vms, nil
 }
 
 // note records that a resource was removed or that it was not. A resource that another call

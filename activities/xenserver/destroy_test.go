@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -121,4 +122,25 @@ func TestDestroyWaits(t *testing.T) {
 	}
 	b.lab.Set(b.lab.Ref("VM", "morgana-waits-lab-1"), "blocked_operations", map[string]string{})
 	b.destroy(img.Spec)
+}
+
+// TestDestroyDuringBoot destroys a rollout before and after its Boot makes the VM. No VM is left.
+func TestDestroyDuringBoot(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	for _, call := range []string{"VM.create", "VM.get_record"} {
+		img := b.image("late", usual)
+		r := b.register(img)
+		x := newBetween(t, b.lab)
+		once := sync.OnceFunc(func() { b.destroy(img.Spec) })
+		x.before = func(method string) {
+			if method == call {
+				once()
+			}
+		}
+		if m, err := b.target().Boot(t.Context(), x.through(r)); step.KindOf(err) != step.NotFound {
+			t.Errorf("destroyed before %s: %+v, %v", call, m, err)
+		}
+		b.asBefore()
+	}
 }
