@@ -23,12 +23,11 @@ type Config struct {
 	Dir string
 	// Judge judges all calls and answers, see [Lab.Judged]; nil is none.
 	Judge *Judge
-	// Version is the host's software_version["xapi_build"]. Default: 23.10.0.
+	// Version is the hosts' software_version["xapi_build"]. Before 23.9.0 there are no pvh
+	// guests, and before 25.14.0 theirs have no vt100 console. Default: 25.14.0.
 	Version string
 	// NoPV makes it an XCP-ng 8.3, which runs no pv guests.
 	NoPV bool
-	// NoText leaves pvh guests without a vt100 console, as xapi before March 2025 did.
-	NoText bool
 	// Moment is how long the task of an asynchronous call is pending, and a VDI busy after a
 	// broken import. Default: 10 ms.
 	Moment time.Duration
@@ -89,7 +88,7 @@ type Call struct {
 // Start starts a lab. It ends with Close or with ctx.
 func Start(ctx context.Context, c Config) (l *Lab, err error) {
 	c.Moment = cmp.Or(c.Moment, 10*time.Millisecond)
-	c.Version = cmp.Or(c.Version, "23.10.0")
+	c.Version = cmp.Or(c.Version, "25.14.0")
 	if c.Hypervisor == nil {
 		c.Hypervisor = StandIn{}
 	}

@@ -115,7 +115,7 @@ func TestVersions(t *testing.T) {
 	if consoles := recent.must("VM.get_consoles", pvh).([]any); len(consoles) != 2 {
 		t.Errorf("a pvh VM has the consoles %v", consoles)
 	}
-	silent := login(t, start(t, Config{NoText: true}))
+	silent := login(t, start(t, Config{Version: "25.13.0"}))
 	pvh = silent.bootable(record{{"domain_type", "pvh"}})
 	silent.must("VM.start", pvh, false, false)
 	if consoles := silent.must("VM.get_consoles", pvh).([]any); len(consoles) != 1 {

@@ -224,7 +224,7 @@ func startVM(c *call) (any, error) {
 		c.set(vif, "currently_attached", true)
 	}
 	protocols := []string{"rfb", "vt100"}
-	if guest.Type == "hvm" || guest.Type == "pvh" && c.config.NoText {
+	if guest.Type == "hvm" || guest.Type == "pvh" && c.before("25.14.0") {
 		protocols = protocols[:1]
 	}
 	for _, protocol := range protocols {

@@ -129,11 +129,16 @@ func (c *checker) role(ctx context.Context) error {
 func (c *checker) types(ctx context.Context) error {
 	runs, why := slices.Clone(allTypes), map[string]string{}
 	for _, h := range c.hosts {
-		_, not := h.runs()
-		maps.Copy(why, not)
+		maps.Copy(why, h.refuses(c.expect != nil))
 	}
 	runs = slices.DeleteFunc(runs, func(t string) bool { return why[t] != "" })
 	hint := "type: " + strings.Join(runs, " or ")
+	if c.expect != nil {
+		hint = "expectPort with address instead of expect"
+		if slices.Contains(runs, typePV) {
+			hint = "type: pv; or " + hint
+		}
+	}
 	if why[c.Type] != "" {
 		return unsupported("type", hint, "%s", why[c.Type])
 	}
@@ -147,6 +152,9 @@ func (c *checker) types(ctx context.Context) error {
 	}
 	if len(c.spec.Origin.ABIs) > 0 {
 		vm, _, err := c.choose(c.spec.Origin.ABIs)
+		if err != nil && c.Type == auto && why[vm] != "" {
+			return unsupported("type", hint, "the kernel boots in a %s VM, and %s", vm, why[vm])
+		}
 		if err != nil {
 			return err
 		}

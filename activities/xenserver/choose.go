@@ -32,7 +32,7 @@ func (s *settings) choose(abis []string) (vm, abi string, err error) {
 		case vm == typeHVM && s.expect != nil:
 			return "", "", unsupported("expect", "expectPort with address", "the kernel boots in an hvm VM, which has no console of text")
 		case !slices.Contains(s.Types, vm):
-			return "", "", unsupported("type", "a pool that runs "+vm+" VMs, or a kernel that boots in one of the others", "the kernel boots in a %s VM, and the VM may be %s only", vm, strings.Join(s.Types, " or "))
+			return vm, "", unsupported("type", "a pool that runs "+vm+" VMs, or a kernel that boots in one of the others", "the kernel boots in a %s VM, and the VM may be %s only", vm, strings.Join(s.Types, " or "))
 		default:
 			return vm, abi, nil
 		}
@@ -63,13 +63,19 @@ func layout(vm string) disk.Layout {
 	return disk.Whole
 }
 
-// runs returns the types of VM that a pool runs, in the order in which auto prefers them, and
-// for each other type why not.
-func (h *hostRecord) runs() (types []string, why map[string]string) {
-	why = map[string]string{}
+// refuses says of each type of VM that a host does not run why not. With expect a VM needs a
+// console of text, which an hvm VM never has.
+func (h *hostRecord) refuses(expect bool) map[string]string {
+	why := map[string]string{}
 	version, is := h.SoftwareVersion, func(capability string) bool { return slices.Contains(h.Capabilities, capability) }
-	if build := version["xapi_build"]; !atLeast(build, 23, 9) {
-		why[typePVH] = fmt.Sprintf("a pvh VM needs xapi 23.9, and %s has %s", h.Name, cmp.Or(build, "an older one"))
+	for _, need := range []struct {
+		what         string
+		major, minor int
+		of           bool
+	}{{"a pvh VM with a console of text", 25, 14, expect}, {"a pvh VM", 23, 9, true}} {
+		if build := version["xapi_build"]; need.of && !atLeast(build, need.major, need.minor) {
+			why[typePVH] = fmt.Sprintf("%s needs xapi %d.%d, and %s has %s", need.what, need.major, need.minor, h.Name, cmp.Or(build, "an older one"))
+		}
 	}
 	switch {
 	case version["product_brand"] == "XCP-ng" && atLeast(version["product_version"], 8, 3):
@@ -82,12 +88,7 @@ func (h *hostRecord) runs() (types []string, why map[string]string) {
 			why[t] = h.Name + " runs no " + t + " VMs: hvm-3.0-x86_64 is not among its capabilities"
 		}
 	}
-	for _, t := range allTypes {
-		if why[t] == "" {
-			types = append(types, t)
-		}
-	}
-	return types, why
+	return why
 }
 
 // atLeast reports whether a version as "23.9.0" is major.minor or later. A version that

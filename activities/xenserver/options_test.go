@@ -69,7 +69,8 @@ func TestReadRefuses(t *testing.T) {
 func TestChoose(t *testing.T) {
 	hello, mirage := []string{image.Multiboot2, image.PVH, image.XenPV, image.XenPVH}, []string{image.Solo5Xen, image.XenPVH}
 	old, modern := hostRecord{Name: "old", SoftwareVersion: map[string]string{"xapi_build": "23.8.1"}, Capabilities: []string{"xen-3.0-x86_64", "hvm-3.0-x86_64"}},
-		hostRecord{Name: "new", SoftwareVersion: map[string]string{"xapi_build": "24.11.0", "product_brand": "XCP-ng", "product_version": "8.3.0"}, Capabilities: []string{"hvm-3.0-x86_64"}}
+		hostRecord{Name: "modern", SoftwareVersion: map[string]string{"xapi_build": "24.11.0", "product_brand": "XCP-ng", "product_version": "8.3.0"}, Capabilities: []string{"hvm-3.0-x86_64"}}
+	trial := hostRecord{Name: "trial", SoftwareVersion: map[string]string{"xapi_build": "23.10.0"}, Capabilities: old.Capabilities}
 	for _, test := range []struct {
 		host    hostRecord
 		options string
@@ -82,9 +83,15 @@ func TestChoose(t *testing.T) {
 		{old, `{}`, []string{image.XenPV}, "pv by xen-pv"},
 		{old, `{}`, mirage, "hvm by solo5-xen"},
 		{modern, `{}`, mirage, "pvh by xen-pvh"},
-		{modern, `{}`, []string{image.XenPV}, "the kernel boots in a pv VM, and the VM may be pvh or hvm only"},
-		{modern, `{"type":"pv"}`, hello, "new is XCP-ng 8.3.0, which runs no pv VMs"},
+		{modern, `{}`, []string{image.XenPV}, "the kernel boots in a pv VM, and modern is XCP-ng 8.3.0"},
+		{modern, `{"type":"pv"}`, hello, "modern is XCP-ng 8.3.0, which runs no pv VMs"},
 		{old, `{"type":"pvh"}`, hello, "a pvh VM needs xapi 23.9, and old has 23.8.1"},
+		{trial, `{"expect":"up"}`, hello, "pv by xen-pv"},
+		{trial, `{}`, hello, "pvh by xen-pvh"},
+		{trial, `{"expect":"up"}`, nil, "auto of [pv hvm]"},
+		{trial, `{"expect":"up","type":"pvh"}`, hello, "a pvh VM with a console of text needs xapi 25.14, and trial has 23.10.0\ntype: pv; or expectPort"},
+		{trial, `{"expect":"up"}`, []string{image.XenPVH}, "the kernel boots in a pvh VM, and a pvh VM with a console of text needs xapi 25.14"},
+		{modern, `{"expect":"up","type":"pvh"}`, hello, "modern has 24.11.0\nexpectPort with address"},
 		{old, `{"types":["hvm","pvh"]}`, hello, "type: pv or hvm"},
 		{old, `{"types":["hvm","pv"]}`, hello, "hvm by multiboot2"},
 		{old, `{"type":"pv"}`, mirage, "PVH only"},

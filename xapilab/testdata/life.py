@@ -36,7 +36,7 @@ session = XenAPI.Session(url)
 session.login_with_password(user, password, "1.0", "life")
 x = session.xenapi
 host = x.pool.get_master(x.pool.get_all()[0])
-check("version", x.host.get_software_version(host)["xapi_build"], "23.10.0")
+check("version", x.host.get_software_version(host)["xapi_build"], "25.14.0")
 sr = x.pool.get_default_SR(x.pool.get_all()[0])
 [network] = x.network.get_by_name_label("Pool-wide network associated with eth0")
 with open(disk, "rb") as file:
