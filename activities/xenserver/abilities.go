@@ -68,7 +68,7 @@ func (t *Target) list(ctx context.Context, spec step.Spec) (found []step.Resourc
 		return nil, err
 	}
 	for _, vdi := range vdis {
-		for _, of := range users(vdi.OtherConfig) {
+		for _, of := range users(vdi) {
 			add(of, "VDI", vdi.UUID)
 		}
 	}

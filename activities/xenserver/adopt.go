@@ -60,9 +60,19 @@ func (b *boot) claim(ctx context.Context) (taken bool, err error) {
 		}
 	}
 	if vm == "" {
-		if vm, rec, err = b.create(ctx); err != nil {
+		if vm, err = b.create(ctx); err != nil {
 			return false, err
 		}
+		rec, err = one[vmRecord](ctx, b.p, "VM", vm)
+	}
+	if err == nil && rec.OtherConfig[keyUUID] == "" {
+		err = b.p.set(ctx, "VM", vm, keyUUID, rec.UUID)
+	}
+	if is(err, "HANDLE_INVALID") { // another call has chosen another, or the rollout is destroyed
+		return false, nil
+	}
+	if err != nil {
+		return false, err
 	}
 	err = b.p.call(ctx, nil, "VDI.add_to_other_config", b.vdi, next, rec.UUID)
 	switch {
@@ -95,19 +105,16 @@ func (b *boot) chosen(otherConfig map[string]string) (uuid, next string) {
 }
 
 // create makes a VM, which is halted.
-func (b *boot) create(ctx context.Context) (vm ref, rec vmRecord, err error) {
+func (b *boot) create(ctx context.Context) (vm ref, err error) {
 	affinity := null
 	if b.s.Affinity != "" {
 		if affinity, err = b.p.named(ctx, "host", "affinity", b.s.Affinity); err != nil {
-			return vm, rec, err
+			return vm, err
 		}
 	}
 	step.Report(ctx, step.Progress{Note: "making the VM"})
-	if err = b.p.call(ctx, &vm, "VM.create", b.s.vm(b.r.Spec.Tags, b.r.Digest, affinity)); err != nil {
-		return vm, rec, err
-	}
-	rec, err = one[vmRecord](ctx, b.p, "VM", vm)
-	return vm, rec, err
+	err = b.p.call(ctx, &vm, "VM.create", b.s.vm(b.r.Spec.Tags, b.r.Digest, affinity))
+	return vm, err
 }
 
 // discard removes VMs that were not chosen.

@@ -64,7 +64,7 @@ func newBetween(t testing.TB, lab *xapilab.Lab) *between {
 		_, _ = w.Write(answer) // the client may be gone
 	}))
 	x.StartTLS()
-	t.Cleanup(x.Server.Close)
+	t.Cleanup(x.Close)
 	return x
 }
 

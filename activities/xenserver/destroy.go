@@ -162,7 +162,7 @@ func (d *destroy) tasks(ctx context.Context) error {
 // vdi ends the use of a VDI by the rollouts, and destroys it if it has no other user.
 func (d *destroy) vdi(ctx context.Context, vdi ref, rec vdiRecord) {
 	what := "VDI " + rec.UUID
-	if slices.ContainsFunc(users(rec.OtherConfig), func(u step.Tags) bool { return !d.what.Match(u) }) {
+	if slices.ContainsFunc(users(rec), func(u step.Tags) bool { return !d.what.Match(u) }) {
 		d.note(ctx, "the use of "+what, d.disuse(ctx, vdi, rec))
 		return
 	}

@@ -2,6 +2,7 @@ package xenserver
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -142,5 +143,29 @@ func TestDestroyDuringBoot(t *testing.T) {
 			t.Errorf("destroyed before %s: %+v, %v", call, m, err)
 		}
 		b.asBefore()
+	}
+}
+
+// TestCopies leaves copies of a rollout's VM and VDI alone: they have its other_config.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("copied", usual)
+	m := b.boot(b.register(img))
+	vm, vdi := b.lab.Ref("VM", nameOf(img.Spec.Tags)), b.lab.Ref("VDI", nameOf(img.Spec.Tags))
+	for i := range 4 { // one of them may have the least reference or UUID
+		b.lab.AddVM(map[string]any{"name_label": fmt.Sprint("copy ", i), "other_config": b.lab.Get(vm, "other_config")})
+		b.lab.AddVDI(map[string]any{"name_label": fmt.Sprint("copy ", i), "other_config": b.lab.Get(vdi, "other_config"), "virtual_size": b.lab.Get(vdi, "virtual_size")})
+	}
+	if again := b.boot(b.register(img)); again.ID != m.ID || again.Registration.ID != m.Registration.ID {
+		t.Errorf("a copy was adopted: %+v after %+v", again, m)
+	}
+	b.destroy(img.Spec)
+	for i := range 4 {
+		for _, class := range []string{"VM", "VDI"} {
+			if name := fmt.Sprint("copy ", i); b.lab.Ref(class, name) == "" {
+				t.Errorf("the %s %s was destroyed", class, name)
+			}
+		}
 	}
 }

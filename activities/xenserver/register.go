@@ -125,14 +125,19 @@ func (r *registering) find(ctx context.Context) (whole, halves map[ref]vdiRecord
 	whole, err = r.p.vdis(ctx, life.Match)
 	halves = maps.Clone(whole)
 	maps.DeleteFunc(halves, func(_ ref, rec vdiRecord) bool {
-		of, _ := owner(rec.OtherConfig)
-		return rec.OtherConfig[keyComplete] != "" || of != tags
+		of, _ := owner(rec.UUID, rec.OtherConfig)
+		return isWhole(rec) || of != tags
 	})
 	maps.DeleteFunc(whole, func(_ ref, rec vdiRecord) bool {
-		return rec.OtherConfig[keyComplete] == "" || rec.OtherConfig[keyDigest] != r.digest || r.sr != "" && rec.SR != r.sr ||
-			r.s.Type == typeHVM && !slices.Equal(users(rec.OtherConfig), []step.Tags{tags})
+		return !isWhole(rec) || rec.OtherConfig[keyDigest] != r.digest || r.sr != "" && rec.SR != r.sr ||
+			r.s.Type == typeHVM && !slices.Equal(users(rec), []step.Tags{tags})
 	})
 	return whole, halves, err
+}
+
+// isWhole reports whether a VDI has the whole disk.
+func isWhole(vdi vdiRecord) bool {
+	return vdi.OtherConfig[keyComplete] != "" && vdi.OtherConfig[keyUUID] == vdi.UUID
 }
 
 // pick chooses one of whole VDIs, and destroys others that calls at the same time have made of
@@ -148,7 +153,7 @@ func (r *registering) pick(ctx context.Context, whole map[ref]vdiRecord) (ref, v
 		return cmp.Or(cmp.Compare(unused(a), unused(b)), cmp.Compare(a, b))
 	})
 	for _, vdi := range best[1:] {
-		if slices.Equal(users(whole[vdi].OtherConfig), []step.Tags{r.img.Spec.Tags}) && len(whole[vdi].VBDs) == 0 {
+		if slices.Equal(users(whole[vdi]), []step.Tags{r.img.Spec.Tags}) && len(whole[vdi].VBDs) == 0 {
 			if err := r.discard(ctx, vdi); err != nil {
 				return null, vdiRecord{}, err
 			}
@@ -197,6 +202,9 @@ func (r *registering) make(ctx context.Context) (vdi ref, rec vdiRecord, err err
 		return null, rec, err
 	}
 	if err := r.check(rec, info.Size()); err != nil {
+		return null, rec, err
+	}
+	if err := r.p.set(ctx, "VDI", vdi, keyUUID, rec.UUID); err != nil {
 		return null, rec, err
 	}
 	if err := r.send(ctx, vdi, path, info.Size()); err != nil {

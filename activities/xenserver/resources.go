@@ -41,17 +41,20 @@ func (p *pool) set(ctx context.Context, class string, of ref, key, value string)
 	return unless(p.call(ctx, nil, class+".add_to_other_config", of, key, value), "MAP_DUPLICATE_KEY")
 }
 
-// users returns the rollouts that use a VDI with this other_config: its owner if it is half
-// made.
-func users(otherConfig map[string]string) (all []step.Tags) {
-	for key := range otherConfig {
+// users returns the rollouts that use a VDI: its owner if it is half made.
+func users(vdi vdiRecord) (all []step.Tags) {
+	of, ours := owner(vdi.UUID, vdi.OtherConfig)
+	if !ours {
+		return nil
+	}
+	for key := range vdi.OtherConfig {
 		if folder, ok := strings.CutPrefix(key, keyUse); ok {
 			if of, ok := step.ParseFolder(folder); ok {
 				all = append(all, of)
 			}
 		}
 	}
-	if of, ok := owner(otherConfig); ok && len(all) == 0 {
+	if len(all) == 0 {
 		all = append(all, of)
 	}
 	return all
@@ -83,14 +86,14 @@ func (p *pool) vms(ctx context.Context, match func(step.Tags) bool) (map[ref]vmR
 	return found, err
 }
 
-// isOurs reports whether a rollout made a VM. A template or a snapshot may have its tags.
+// isOurs reports whether a rollout made a VM. A template or a snapshot may have its keys.
 func isOurs(vm vmRecord) bool {
-	_, ours := owner(vm.OtherConfig)
+	_, ours := owner(vm.UUID, vm.OtherConfig)
 	return ours && !vm.IsTemplate && !vm.IsSnapshot && !vm.IsControlDomain
 }
 
 func rolloutOf(vm vmRecord) step.Tags {
-	t, _ := owner(vm.OtherConfig)
+	t, _ := owner(vm.UUID, vm.OtherConfig)
 	return t
 }
 
@@ -98,8 +101,7 @@ func rolloutOf(vm vmRecord) step.Tags {
 func (p *pool) vdis(ctx context.Context, match func(step.Tags) bool) (map[ref]vdiRecord, error) {
 	found, err := all[vdiRecord](ctx, p, "VDI")
 	maps.DeleteFunc(found, func(_ ref, vdi vdiRecord) bool {
-		_, ours := owner(vdi.OtherConfig)
-		return !ours || vdi.IsSnapshot || !slices.ContainsFunc(users(vdi.OtherConfig), match)
+		return vdi.IsSnapshot || !slices.ContainsFunc(users(vdi), match)
 	})
 	return found, err
 }

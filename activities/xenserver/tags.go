@@ -14,6 +14,9 @@ const (
 	keyTarget     = "morgana:target"
 	keyLife       = "morgana:life"
 	keyGeneration = "morgana:generation"
+	// keyUUID has the object's own UUID, from the moment after its creation. A copy that a user
+	// makes of it, as by VM.copy or for a backup, has the key of the original.
+	keyUUID = "morgana:uuid"
 	// keyDigest is the digest of the image.
 	keyDigest = "morgana:digest"
 	// keyComplete is that of a VDI which has the whole image.
@@ -45,11 +48,12 @@ func (s *settings) tags() []string {
 	return slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(s.Tags), tagged))))
 }
 
-// owner returns the tags of the rollout that made an object with this other_config, false if
-// no rollout did.
-func owner(otherConfig map[string]string) (step.Tags, bool) {
+// owner returns the tags of the rollout that made an object, false if no rollout did. An
+// object without [keyUUID] was just made.
+func owner(uuid string, otherConfig map[string]string) (step.Tags, bool) {
 	generation, err := strconv.Atoi(otherConfig[keyGeneration])
 	t := step.Tags{App: otherConfig[keyApp], Target: otherConfig[keyTarget], Life: otherConfig[keyLife], Generation: generation}
 	_, named := t.Folder()
-	return t, err == nil && named == nil
+	own, ok := otherConfig[keyUUID]
+	return t, err == nil && named == nil && (!ok || own == uuid)
 }
