@@ -176,7 +176,12 @@ func (b *boot) start(ctx context.Context) error {
 	var task ref
 	err := b.p.call(ctx, &task, "Async.VM.start", b.vm, true, false)
 	if err == nil {
-		_, err = b.p.await(ctx, task, nil)
+		if err = b.p.set(ctx, "VM", b.vm, keyStart+string(task), ""); err == nil {
+			_, err = b.p.await(ctx, task, nil)
+		}
+		if err != nil { // the end of ctx, too
+			b.p.discard(ctx, task)
+		}
 	}
 	if err == nil {
 		b.starts, b.began = b.starts+1, time.Now()

@@ -1,6 +1,7 @@
 package xenserver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -299,7 +300,7 @@ func TestAnswersLost(t *testing.T) {
 				}
 				// A task whose reference is lost cannot be told from those of others: xapi
 				// removes it an hour after its end.
-				if now := b.lab.Resources(); slices.Equal(now, []string{"task Async.VM.start"}) && (call.method == "task.destroy" || call.method == "Async.VM.start" && lose == xapilab.After) {
+				if now := b.lab.Resources(); slices.Equal(now, []string{"task Async.VM.start"}) && call.method == "Async.VM.start" && lose == xapilab.After {
 					return
 				}
 				b.asBefore()
@@ -322,4 +323,32 @@ func TestConsoleOfMember(t *testing.T) {
 		t.Errorf("booted on %s: %+v", host, m)
 	}
 	b.destroy(r.Spec)
+}
+
+// TestStartCutOff ends a boot while the pool starts its VM, by a context and as by a kill. The
+// task of the start is gone at once, or after Destroy.
+func TestStartCutOff(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	for _, killed := range []bool{false, true} {
+		img := b.image("cut", usual)
+		r := b.register(img)
+		ctx, cancel := context.WithCancel(t.Context())
+		x := newBetween(t, b.lab)
+		x.before = func(method string) {
+			if method == "task.get_record" {
+				cancel()
+			}
+		}
+		if killed {
+			t.Cleanup(b.lab.Fault(xapilab.Fault{Call: "task.destroy", Times: 2, Lose: xapilab.Before}))
+		}
+		if _, err := b.target().Boot(ctx, x.through(r)); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if left := slices.Contains(b.lab.Resources(), "task Async.VM.start"); left != killed {
+			t.Errorf("killed: %t, the task is left: %t", killed, left)
+		}
+		b.destroy(img.Spec)
+	}
 }

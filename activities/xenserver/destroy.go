@@ -80,7 +80,7 @@ func (d *destroy) vms(ctx context.Context, left map[ref]vmRecord) (map[ref]vmRec
 	maps.DeleteFunc(vms, func(vm ref, _ vmRecord) bool { _, known := left[vm]; return known })
 	for _, vm := range slices.Sorted(maps.Keys(vms)) {
 		step.Report(ctx, step.Progress{Note: "destroying " + vms[vm].Name})
-		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm))
+		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm, vms[vm].OtherConfig))
 		d.t.tapes.drop(vms[vm].UUID)
 	}
 	return vms, nil
@@ -114,10 +114,17 @@ func (d *destroy) failure() error {
 	return &e
 }
 
-// vm halts and destroys a VM.
-func (d *destroy) vm(ctx context.Context, vm ref) error {
+// vm halts a VM, destroys the tasks of its starts, and destroys it.
+func (d *destroy) vm(ctx context.Context, vm ref, otherConfig map[string]string) error {
 	if err := d.p.stop(ctx, vm); err != nil {
 		return err
+	}
+	for key := range otherConfig {
+		if task, ok := strings.CutPrefix(key, keyStart); ok {
+			if err := unless(d.p.call(ctx, nil, "task.destroy", ref(task)), "HANDLE_INVALID"); err != nil {
+				return err
+			}
+		}
 	}
 	return d.p.whenFree(ctx, busy, "VM.destroy", vm)
 }

@@ -21,6 +21,9 @@ const (
 	// keyVM, a rollout's folder name and a number make the key of a VDI that has the UUID of
 	// a VM of that rollout. The VM of the highest number is the rollout's.
 	keyVM = "morgana:vm:"
+	// keyStart and the reference of a task make the key of a VM which that task starts, or has
+	// started. A worker that dies leaves the task, so Destroy removes it.
+	keyStart = "morgana:start:"
 	// keyReady says how a VM became ready.
 	keyReady = "morgana:ready"
 	// keyConsole has what a VM had printed when it was ready. See [tape].
