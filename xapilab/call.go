@@ -58,14 +58,15 @@ func (l *Lab) run(host *object, method string, params []any, f Fault) (any, erro
 	if len(params) != 1+len(types) {
 		return nil, fail("MESSAGE_PARAMETER_COUNT_MISMATCH", name, strconv.Itoa(len(types)), strconv.Itoa(max(0, len(params)-1)))
 	}
-	var ok bool
-	if c.session, ok = params[0].(string); !ok || !l.sessions[c.session] {
+	c.session, _ = params[0].(string)
+	user, ok := l.sessions[c.session]
+	if !ok {
 		return nil, fail("SESSION_INVALID", c.session)
 	}
 	if host != l.master {
 		return nil, fail("HOST_IS_SLAVE", l.master.text("address"))
 	}
-	if err := l.permit(name, role); err != nil {
+	if err := permit(user, name, role); err != nil {
 		return nil, err
 	}
 	for i, typ := range types {
@@ -84,19 +85,19 @@ func (l *Lab) run(host *object, method string, params []any, f Fault) (any, erro
 // roles are the roles, each with all permissions of the next.
 var roles = []string{"pool-admin", "pool-operator", "vm-power-admin", "vm-admin", "vm-operator", "read-only"}
 
-// permit refuses a message whose least role is more than that of the user.
-func (l *Lab) permit(name, least string) error {
+// permit refuses a user of a role a message that needs at least another one.
+func permit(role, name, least string) error {
 	at := slices.Index(roles, least)
-	if at < 0 || slices.Index(roles, l.role) <= at && slices.Contains(roles, l.role) {
+	if at < 0 || slices.Index(roles, role) <= at && slices.Contains(roles, role) {
 		return nil
 	}
 	return fail("RBAC_PERMISSION_DENIED", strings.ToLower(name), "No permission in user session. (Roles with this permission: "+strings.Join(roles[:at+1], ", ")+")")
 }
 
-// permissions lists what the role of the user may do.
-func (l *Lab) permissions() (all []string) {
+// permissions lists what a role may do.
+func permissions(role string) (all []string) {
 	add := func(name, least string) {
-		if l.permit(name, least) == nil {
+		if permit(role, name, least) == nil {
 			all = append(all, strings.ToLower(name))
 		}
 	}

@@ -209,7 +209,7 @@ func (l *Lab) serveStream(host *object, name string, w http.ResponseWriter, r *h
 		return
 	}
 	l.mu.Lock()
-	known := l.sessions[get("session_id")]
+	_, known := l.sessions[get("session_id")]
 	other := l.member
 	if host == l.member {
 		other = l.master
@@ -260,7 +260,7 @@ func (l *Lab) importer(r *http.Request, get func(string) string, f Fault) (func(
 		return nil, http.StatusNotFound
 	}
 	vdi, err := l.find("VDI", get("vdi"))
-	if err != nil || l.permit("http/put_import_raw_vdi", "vm-admin") != nil || l.inUse(vdi) {
+	if err != nil || permit(l.sessions[get("session_id")], "http/put_import_raw_vdi", "vm-admin") != nil || l.inUse(vdi) {
 		return nil, http.StatusInternalServerError
 	}
 	task, err := l.find("task", get("task_id"))

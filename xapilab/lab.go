@@ -62,7 +62,7 @@ type Lab struct {
 	change         int64
 	changed        chan struct{} // closed at the next change
 	master, member *object
-	sessions       map[string]bool
+	sessions       map[string]string // their roles
 	role           string
 	guests         map[*object]Running
 	busy           map[*object]string // operations that go on
@@ -99,7 +99,7 @@ func Start(ctx context.Context, c Config) (l *Lab, err error) {
 	l = &Lab{
 		User: "root", Password: "secret", SR: "Local storage", Network: "Pool-wide network associated with eth0",
 		config: c, dir: dir, CA: filepath.Join(dir, "ca.pem"),
-		objects: map[string]*object{}, changed: make(chan struct{}), sessions: map[string]bool{}, role: roles[0],
+		objects: map[string]*object{}, changed: make(chan struct{}), sessions: map[string]string{}, role: roles[0],
 		guests: map[*object]Running{}, busy: map[*object]string{},
 	}
 	l.ctx, l.close = context.WithCancel(ctx)
@@ -203,7 +203,8 @@ func (l *Lab) Sessions() int {
 // Expire ends all sessions: the next call with one is answered with SESSION_INVALID.
 func (l *Lab) Expire() { l.locked(func() { clear(l.sessions) }) }
 
-// Role sets the role of the sessions, such as "vm-operator". It is "pool-admin" at first.
+// Role sets the role of the user, such as "vm-operator". Later sessions have it, as those of a
+// real pool. It is "pool-admin" at first.
 func (l *Lab) Role(name string) { l.locked(func() { l.role = name }) }
 
 // AddSR adds a storage repository of size bytes and returns its reference.

@@ -118,11 +118,11 @@ func (l *Lab) login(host *object, params []any) (any, error) {
 		return nil, fail("SESSION_AUTHENTICATION_FAILED", fmt.Sprint(params[0]), "Authentication failure")
 	}
 	s := l.add("session", map[string]any{"this_host": l.master.ref, "is_local_superuser": l.role == roles[0], "auth_user_name": l.User,
-		"rbac_permissions": l.permissions()})
+		"rbac_permissions": permissions(l.role)})
 	if len(params) > 3 {
 		l.set(s, "originator", params[3])
 	}
-	l.sessions[s.ref] = true
+	l.sessions[s.ref] = l.role
 	return s.ref, nil
 }
 

@@ -92,6 +92,7 @@ func TestRoles(t *testing.T) {
 		{"vm-admin", "host.disable", "pool-admin, pool-operator"},
 	} {
 		l.Role(step.role)
+		c.session = login(t, l).session
 		params := map[string][]any{"Async.VM.start": {vm, false, false}, "VM.destroy": {vm}, "host.disable": {l.master.ref}}[step.method]
 		permission := map[string]string{"Async.VM.start": "vm.start", "VM.destroy": "vm.destroy", "host.disable": "host.disable"}[step.method]
 		c.refused([]string{"RBAC_PERMISSION_DENIED", permission, "No permission in user session. (Roles with this permission: " + step.least + ")"}, step.method, params...)

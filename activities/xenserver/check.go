@@ -103,26 +103,38 @@ func (t *Target) insist(ctx context.Context, s settings) (*pool, error) {
 // same roles.
 var permissions = []string{"vdi.create", "http/put_import_raw_vdi", "vm.create", "vbd.create", "vif.create", "vm.start", "vm.destroy", "vdi.destroy"}
 
-// role refuses a session without the permissions of a rollout. A local superuser has all.
+// role refuses a user without the permissions of a rollout.
 func (c *checker) role(ctx context.Context) error {
-	v, err := c.enter(ctx)
-	if err != nil {
-		return err
-	}
-	session, err := one[sessionRecord](ctx, c.pool, "session", ref(v.session))
-	if err != nil {
-		return err
-	}
-	if session.IsLocalSuperuser || len(session.Permissions) == 0 {
-		return nil
-	}
-	for _, need := range permissions {
-		if !slices.ContainsFunc(session.Permissions, func(has string) bool { return strings.EqualFold(has, need) }) {
+	for again := false; ; again = true {
+		v, err := c.enter(ctx)
+		if err != nil {
+			return err
+		}
+		session, err := one[sessionRecord](ctx, c.pool, "session", ref(v.session))
+		need := session.lacks()
+		if err != nil || need == "" {
+			return err
+		}
+		if again {
 			return &step.Error{Kind: step.Unauthorized, Field: "profile", Err: fmt.Errorf("the role of user %s lacks the permission %s", c.access.user, need),
 				Hint: "give the user the role vm-admin, by xe subject-role-add; or name a profile of another user"}
 		}
+		c.forget(ctx, v) // it has the role that the user had at the login
 	}
-	return nil
+}
+
+// lacks returns a permission that the session needs and has not, "" if there is none. A local
+// superuser has all.
+func (s *sessionRecord) lacks() string {
+	if s.IsLocalSuperuser || len(s.Permissions) == 0 {
+		return ""
+	}
+	for _, need := range permissions {
+		if !slices.ContainsFunc(s.Permissions, func(has string) bool { return strings.EqualFold(has, need) }) {
+			return need
+		}
+	}
+	return ""
 }
 
 // types chooses the type of the VM, or completes the types that auto chooses from.

@@ -107,9 +107,6 @@ func TestCheckPools(t *testing.T) {
 		b.expect(t, string(b.options("")), nil, step.Unauthorized, "profile", "lacks the permission vdi.create*vm-admin")
 	}
 	b.lab.Role("vm-admin")
-	if _, err := b.check(string(b.options(""))); err != nil {
-		t.Error(err)
-	}
 	b.lab.Set(b.lab.Ref("pool", "lab"), "default_SR", string(null))
 	b.expect(t, string(b.options("")), nil, step.InvalidSpec, "sr", "the pool has no default SR")
 
@@ -132,6 +129,36 @@ func TestCheckPools(t *testing.T) {
 	var s Options
 	if err != nil || json.Unmarshal(spec.Options, &s) != nil || s.Type != auto || !slices.Equal(s.Types, []string{"pv", "hvm"}) {
 		t.Errorf("checked before the build: %s, %v", spec.Options, err)
+	}
+}
+
+// A session keeps the role that its user had at the login, also when the user gets another one.
+func TestRoleChanges(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	target := b.target()
+	s, err := complete(b.options(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, needs := range map[string]func(*pool) error{
+		"check": func(p *pool) error { return (&checker{pool: p}).role(t.Context()) },
+		"call":  func(p *pool) error { return unless(p.call(t.Context(), nil, "VDI.destroy", null), "HANDLE_INVALID") },
+	} {
+		b.lab.Expire()
+		for _, role := range []string{"vm-operator", "vm-admin"} {
+			b.lab.Role(role)
+			p, err := target.connect(t.Context(), s)
+			if err == nil {
+				err = needs(p)
+			}
+			if role == "vm-admin" && err != nil || role != "vm-admin" && step.KindOf(err) != step.Unauthorized {
+				t.Errorf("%s of a %s: %v", name, role, err)
+			}
+		}
+	}
+	if n := b.lab.Sessions(); n != 1 {
+		t.Errorf("%d sessions, want 1", n)
 	}
 }
 

@@ -132,16 +132,22 @@ func (p *pool) call(ctx context.Context, out any, method string, args ...any) er
 			return nil
 		}
 		ended := is(err, "SESSION_INVALID", "HOST_IS_SLAVE")
+		denied := is(err, "RBAC_PERMISSION_DENIED") // by the role that the user had at the login
 		if ended {
 			p.leave(v)
-		} else if code(err) == "" && v.master != p.first && ctx.Err() == nil { // the pool may have another master by now
-			p.leave(v)
-			_ = p.end(ctx, v) // the call's own error counts
+		} else if denied && !again || code(err) == "" && v.master != p.first && ctx.Err() == nil { // the pool may have another master by now
+			p.forget(ctx, v)
 		}
-		if again || !ended {
+		if again || !ended && !denied {
 			return explained(err)
 		}
 	}
+}
+
+// forget ends a session, so that the next call logs in anew.
+func (p *pool) forget(ctx context.Context, v visit) {
+	p.leave(v)
+	_ = p.end(ctx, v) // the pool ends it later
 }
 
 // login is a login that goes on. Its result is set when done is closed.
