@@ -84,19 +84,21 @@ func (t *Target) register(ctx context.Context, img step.Image) (reg step.Registr
 }
 
 // adopt returns a whole VDI of the disk, the null reference if there is none. It destroys
-// the half-filled ones of this rollout.
+// the half-filled ones of this rollout. One that stays in use for [busy] it leaves: Destroy
+// removes it later.
 func (r *registering) adopt(ctx context.Context) (ref, vdiRecord, error) {
+	end := time.Now().Add(r.busy)
 	for pause := 200 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
 		whole, halves, err := r.find(ctx)
 		if err != nil {
 			return null, vdiRecord{}, err
 		}
-		busy := ""
+		used := ""
 		for vdi, rec := range halves {
 			err := r.p.call(ctx, nil, "VDI.destroy", vdi)
 			switch {
 			case is(err, "VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS"):
-				busy = rec.UUID // the pool has not seen yet that its import was cut off, or another call fills it
+				used = rec.UUID // the pool has not seen yet that its import was cut off, or another call fills it
 			case err != nil && !is(err, "HANDLE_INVALID"):
 				return null, vdiRecord{}, err
 			}
@@ -104,10 +106,10 @@ func (r *registering) adopt(ctx context.Context) (ref, vdiRecord, error) {
 		if len(whole) > 0 {
 			return r.pick(ctx, whole)
 		}
-		if busy == "" {
+		if used == "" || time.Now().After(end) {
 			return null, vdiRecord{}, nil
 		}
-		step.Report(ctx, step.Progress{Note: "waiting for the end of an earlier import into " + busy})
+		step.Report(ctx, step.Progress{Note: "waiting for the end of an earlier import into " + used})
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -154,7 +156,12 @@ func (r *registering) pick(ctx context.Context, whole map[ref]vdiRecord) (ref, v
 	})
 	for _, vdi := range best[1:] {
 		if slices.Equal(users(whole[vdi]), []step.Tags{r.img.Spec.Tags}) && len(whole[vdi].VBDs) == 0 {
-			if err := r.discard(ctx, vdi); err != nil {
+			// A call that has listed fewer may have returned it meanwhile.
+			now, err := one[vdiRecord](ctx, r.p, "VDI", vdi)
+			if _, used := now.OtherConfig[keyUse+r.folder]; used && unused(vdi) == 1 {
+				return r.adopt(ctx)
+			}
+			if err = unless(cmp.Or(err, r.discard(ctx, vdi)), "HANDLE_INVALID"); err != nil {
 				return null, vdiRecord{}, err
 			}
 		}

@@ -2,13 +2,17 @@ package xenserver
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/morgana-deploy/morgana/image/disk"
 	"github.com/morgana-deploy/morgana/step"
@@ -210,5 +214,68 @@ func TestRegisterFull(t *testing.T) {
 	}
 	if n := b.count("VDI.create"); n > 0 {
 		t.Errorf("made %d VDIs", n)
+	}
+}
+
+// TestRegisterBusy fills another VDI if a half-filled one stays in use, as by a user.
+func TestRegisterBusy(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("busy", usual)
+	b.lab.Fault(xapilab.Fault{Call: "PUT /import_raw_vdi", Cut: 1000})
+	if _, err := b.target().Register(t.Context(), img); err == nil {
+		t.Fatal("the upload was not cut")
+	}
+	half := b.lab.Ref("VDI", nameOf(img.Spec.Tags))
+	remove := b.lab.Fault(xapilab.Fault{Call: "VDI.destroy", Times: -1, Error: []string{"VDI_IN_USE", half, "destroy"}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	target := b.target()
+	target.busy = time.Second
+	r, err := target.Register(ctx, img)
+	if err != nil || r.ID == b.lab.Get(half, "uuid") || !bytes.Equal(b.disk(r), b.want(img)) {
+		t.Errorf("registered %+v: %v", r, err)
+	}
+	remove()
+	b.destroy(img.Spec)
+}
+
+// TestRegisterSpares destroys no VDI that another call has returned since the list of VDIs.
+func TestRegisterSpares(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("spares", usual)
+	r := b.register(img)
+	first := b.lab.Ref("VDI", nameOf(img.Spec.Tags))
+	use := keyUse + must(img.Spec.Folder())
+	// more is another VDI, which comes before the first.
+	config := b.lab.Get(first, "other_config").(map[string]string)
+	delete(config, use)
+	b.lab.Set(first, "other_config", config)
+	var more string
+	for more == "" || more > first {
+		more = b.lab.AddVDI(map[string]any{"virtual_size": b.lab.Get(first, "virtual_size")})
+	}
+	config = maps.Clone(config)
+	config[keyUUID] = b.lab.Get(more, "uuid").(string)
+	b.lab.Set(more, "other_config", config)
+	x := newBetween(t, b.lab)
+	once := sync.OnceFunc(func() {
+		config := maps.Clone(b.lab.Get(first, "other_config").(map[string]string))
+		config[use] = ""
+		b.lab.Set(first, "other_config", config)
+	})
+	x.after = func(method, answer string) string {
+		if method == "VDI.get_all_records" {
+			once()
+		}
+		return answer
+	}
+	img.Spec.Options = x.options(img.Spec.Options)
+	if other, err := b.target().Register(t.Context(), img); err != nil || other.ID != r.ID {
+		t.Errorf("registered %+v after %+v: %v", other, r, err)
+	}
+	if b.lab.Ref("VDI", nameOf(img.Spec.Tags)) != first {
+		t.Error("the VDI that another call returned was destroyed")
 	}
 }

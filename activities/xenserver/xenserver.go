@@ -36,6 +36,7 @@ type Target struct {
 	pools    pools
 	tapes    tapes
 	patience time.Duration
+	busy     time.Duration
 }
 
 var (
@@ -48,5 +49,5 @@ var (
 
 // New makes the target of a worker at site.
 func New(site step.Site) *Target {
-	return &Target{site: site, machines: machine.In(site, Kind), patience: patience}
+	return &Target{site: site, machines: machine.In(site, Kind), patience: patience, busy: busy}
 }
