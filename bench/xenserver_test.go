@@ -42,6 +42,7 @@ func BenchmarkXenServer(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = x.lab.Close() }) // its folder goes now
+	b.Setenv("XENSERVER_HOST", x.lab.URL)
 	b.Setenv("XENSERVER_USERNAME", x.lab.User)
 	b.Setenv("XENSERVER_PASSWORD", x.lab.Password)
 	if x.store, err = store.Open(b.Context(), filepath.Join(x.folder, "store")); err != nil {

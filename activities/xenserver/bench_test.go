@@ -57,6 +57,7 @@ func newSender(b *testing.B, format string, data int64) *sender {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = lab.Close() })
+	b.Setenv("XENSERVER_HOST", lab.URL)
 	b.Setenv("XENSERVER_PASSWORD", lab.Password)
 	s := &sender{lab: lab, path: filepath.Join(b.TempDir(), "disk"), size: 256 << 20}
 	f, err := os.Create(s.path)

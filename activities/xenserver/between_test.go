@@ -101,7 +101,7 @@ func (x *between) options(of json.RawMessage) json.RawMessage {
 	if err := json.Unmarshal(of, &o); err != nil {
 		panic(err)
 	}
-	o["host"] = x.URL
+	o["host"], o["profile"] = x.URL, profile(x.URL)
 	o["fingerprint"] = fingerprint(sha256.Sum256(x.Certificate().Raw)) + " " + x.lab.Fingerprint + " " + x.lab.MemberFingerprint
 	return must(json.Marshal(o))
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -44,6 +45,9 @@ func TestCheckRefuses(t *testing.T) {
 	_ = closed.Close()
 	web := httptest.NewTLSServer(http.NotFoundHandler())
 	defer web.Close()
+	at := func(host, fingerprint string) string {
+		return fmt.Sprintf(`{"host":%q,"profile":%q,"fingerprint":%q}`, host, profile(host), fingerprint)
+	}
 	for _, test := range []struct {
 		name, options string
 		abis          []string
@@ -51,9 +55,9 @@ func TestCheckRefuses(t *testing.T) {
 		field         string
 		want          string // parts of the error and its hint, with * between
 	}{
-		{"host down", `{"host":"https://` + closed.Addr().String() + `"}`, nil, step.NotFound, "host", "connection refused*the worker can reach it"},
-		{"not XenAPI", `{"host":"` + web.URL + `","fingerprint":"` + fingerprint(digestOf(web)) + `"}`, nil, step.InvalidSpec, "host", "HTTP 404"},
-		{"wrong certificate", `{"host":"` + b.lab.URL + `","fingerprint":"` + b.lab.MemberFingerprint + `"}`, nil, step.Unauthorized, "fingerprint", "with the SHA-256 fingerprint " + b.lab.Fingerprint},
+		{"host down", at("https://"+closed.Addr().String(), ""), nil, step.NotFound, "host", "connection refused*the worker can reach it"},
+		{"not XenAPI", at(web.URL, fingerprint(digestOf(web))), nil, step.InvalidSpec, "host", "HTTP 404"},
+		{"wrong certificate", at(b.lab.URL, b.lab.MemberFingerprint), nil, step.Unauthorized, "fingerprint", "with the SHA-256 fingerprint " + b.lab.Fingerprint},
 		{"no SR", string(b.options(`,"sr":"none"`)), nil, step.InvalidSpec, "sr", `no storage repository named "none"*xe sr-list`},
 		{"two SRs", string(b.options(`,"sr":"twice"`)), nil, step.InvalidSpec, "sr", `"twice"*UUID`},
 		{"no SR of this UUID", string(b.options(`,"sr":"11111111-2222-3333-4444-555555555555"`)), nil, step.InvalidSpec, "sr", "no storage repository 11111111"},

@@ -14,108 +14,83 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// credentials are a user and a password as one source has them. The sources are
+// credentials are a user and a password. They are sent to their server alone: a Spec may name
+// any host, and a certificate of that. The sources are
 //
 //   - ~/.xe.d/<profile>, if the target has a profile, and then no other
 //   - XENSERVER_HOST, XENSERVER_USERNAME and XENSERVER_PASSWORD, as the providers of
 //     Terraform and Ansible have them
-//   - XE_EXTRA_ARGS, as "server=xen1,username=root,passwordfile=/root/pw", then ~/.xe, which
-//     are those of the tool xe
+//   - ~/.xe, the file of the tool xe
 //
-// A file has lines as "username=root", as ~/.xe does, or is a password file as xe -pwf takes
-// it: the user in its first line and the password in its second. Credentials with a server
-// are sent to no other host.
+// A file has lines as "username=root". passwordfile= names a file as xe -pwf takes it: the
+// user in its first line and the password in its second.
 type credentials struct {
 	from           string // the source, for errors
-	server         string // its URL; "" if the source names none
+	server         string // its URL, once it was checked
 	user, password string
-	passwordFile   string
-	port           string
-	there          bool
 }
 
-// login sets s.Host if the options do not, and returns the credentials for it.
+// login sets s.Host if the options do not, and returns the credentials for it. The error is
+// InvalidSpec if nothing names a host, else Unauthorized.
 func (s *settings) login() (credentials, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return credentials{}, step.Invalid("profile", "give the worker a HOME", "%w", err)
+		return credentials{}, denied("give the worker a HOME", "%w", err)
 	}
+	sources := []func() (credentials, error){environment, func() (credentials, error) { return fileCredentials(filepath.Join(home, ".xe")) }}
 	if s.Profile != "" {
-		c, err := fileCredentials(filepath.Join(home, ".xe.d", s.Profile))
-		switch {
-		case err == nil && !c.there:
-			err = step.Invalid("profile", "put username= and password= there, each in a line, and server= with the host; chmod 600", "the worker has no file ~/.xe.d/%s", s.Profile)
-		case err == nil:
-			_, err = s.take(&c)
-		}
-		return c, err
+		sources = []func() (credentials, error){func() (credentials, error) { return fileCredentials(filepath.Join(home, ".xe.d", s.Profile)) }}
 	}
 	var others []string
-	rc, err := fileCredentials(filepath.Join(home, ".xe"))
-	if err != nil {
-		return rc, err
-	}
-	for _, c := range []credentials{environment(), extraArgs(), rc} {
-		if !c.there {
-			continue
+	for _, source := range sources {
+		c, err := source()
+		if err == nil && c != (credentials{}) {
+			err = c.check()
 		}
-		fits, err := s.take(&c)
-		if fits || err != nil {
+		switch {
+		case err != nil:
 			return c, err
+		case c == credentials{}:
+		case s.Host == "" || sameHost(s.Host, c.server):
+			s.Host = cmp.Or(s.Host, c.server)
+			return c, nil
+		default:
+			others = append(others, fmt.Sprintf("%s is for %s", c.from, c.server))
 		}
-		others = append(others, fmt.Sprintf("%s is for %s", c.from, c.server))
 	}
-	if s.Host == "" {
+	const hint = "put server=, username= and password= there, each in a line; chmod 600"
+	switch {
+	case s.Profile != "" && others == nil:
+		return credentials{}, denied(hint, "the worker has no file ~/.xe.d/%s", s.Profile)
+	case s.Host == "":
 		return credentials{}, step.Invalid("host", `the URL of the pool's master, as "https://xen1.example.org"`, "needed: the worker's environment and ~/.xe name none")
 	}
 	text := "the worker has no password for " + s.Host
 	if others != nil {
 		text += ": " + strings.Join(others, ", ")
 	}
-	return credentials{}, &step.Error{Kind: step.Unauthorized, Field: "profile", Err: errors.New(text),
-		Hint: "name a profile, a file in ~/.xe.d of the worker's user with lines server=, username= and password=; or give the worker XENSERVER_USERNAME and XENSERVER_PASSWORD, and start it again"}
+	return credentials{}, denied("name a profile, a file in ~/.xe.d of the worker's user: "+hint, "%s", text)
 }
 
-// take completes the credentials and sets s.Host if it is empty. fits is false for those of
-// another host.
-func (s *settings) take(c *credentials) (fits bool, err error) {
-	if c.server != "" {
-		if !strings.Contains(c.server, "://") {
-			c.server = "https://" + c.server
-		}
-		if err := checkHost("host", c.server); err != nil {
-			return false, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%s: %w", c.from, err), Hint: `a server as "xen1.example.org"`}
-		}
-		u, err := url.Parse(c.server)
-		if err != nil {
-			return false, err
-		}
-		if u.Port() == "" && c.port != "" {
-			u.Host += ":" + c.port
-		}
-		c.server = u.String()
-		if s.Host = cmp.Or(s.Host, c.server); !sameHost(s.Host, c.server) {
-			if s.Profile != "" {
-				err = step.Invalid("host", "leave out host, or name another profile", "profile %s is for %s, not for %s", s.Profile, c.server, s.Host)
-			}
-			return false, err
-		}
+func denied(hint, format string, args ...any) error {
+	return &step.Error{Kind: step.Unauthorized, Field: "profile", Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+// check refuses credentials without a password or a server.
+func (c *credentials) check() error {
+	switch {
+	case c.password == "":
+		return denied("add password= there", "%s has no password", c.from)
+	case c.server == "":
+		return denied("add server= there, or set XENSERVER_HOST beside XENSERVER_PASSWORD: a password is sent to its server alone", "%s names no server", c.from)
+	case !strings.Contains(c.server, "://"):
+		c.server = "https://" + c.server
 	}
-	if s.Host == "" {
-		return true, step.Invalid("host", `the URL of the pool's master, as "https://xen1.example.org"`, "needed: %s names no server", c.from)
-	}
-	if c.passwordFile != "" {
-		of, err := fileCredentials(c.passwordFile)
-		if err != nil {
-			return true, err
-		}
-		c.user, c.password = of.user, of.password
+	if err := checkHost("", c.server); err != nil {
+		return denied(`a server as "xen1.example.org"`, "%s: %w", c.from, err)
 	}
 	c.user = cmp.Or(c.user, "root") // as xe and Ansible
-	if c.password == "" {
-		return true, &step.Error{Kind: step.Unauthorized, Field: "profile", Err: fmt.Errorf("%s has no password", c.from), Hint: "add it there"}
-	}
-	return true, nil
+	return nil
 }
 
 func sameHost(a, b string) bool {
@@ -124,68 +99,58 @@ func sameHost(a, b string) bool {
 	return err == nil && wrong == nil && strings.EqualFold(at(u, u.Host).Host, at(v, v.Host).Host)
 }
 
-func environment() credentials {
-	c := credentials{from: "XENSERVER_PASSWORD of the worker", server: os.Getenv("XENSERVER_HOST"), password: os.Getenv("XENSERVER_PASSWORD"),
-		user: cmp.Or(os.Getenv("XENSERVER_USERNAME"), os.Getenv("XENSERVER_USER"))}
-	c.there = c.password != ""
-	return c
-}
-
-// extraArgs reads XE_EXTRA_ARGS. A backslash before a comma makes it a part of the value.
-func extraArgs() credentials {
-	const hidden = "\x00"
-	c := credentials{from: "XE_EXTRA_ARGS of the worker"}
-	for arg := range strings.SplitSeq(strings.ReplaceAll(os.Getenv("XE_EXTRA_ARGS"), `\,`, hidden), ",") {
-		c.set(strings.ReplaceAll(strings.ReplaceAll(arg, `\`, ""), hidden, ","))
+func environment() (c credentials, err error) {
+	if password := os.Getenv("XENSERVER_PASSWORD"); password != "" {
+		c = credentials{from: "XENSERVER_PASSWORD of the worker", server: os.Getenv("XENSERVER_HOST"), password: password,
+			user: cmp.Or(os.Getenv("XENSERVER_USERNAME"), os.Getenv("XENSERVER_USER"))}
 	}
-	return c
+	return c, nil
 }
 
-// set takes a setting as "username=root". It ignores those of xe that are no credentials.
-func (c *credentials) set(setting string) {
-	key, value, _ := strings.Cut(setting, "=")
-	switch strings.TrimSpace(key) {
-	case "server":
-		c.server = strings.TrimSpace(value)
-	case "port":
-		c.port = strings.TrimSpace(value)
-	case "username":
-		c.user = value
-	case "password":
-		c.password = value
-	case "passwordfile":
-		c.passwordFile = strings.TrimSpace(value)
-	default:
-		return
+// fileCredentials reads a file. Those of a file that does not exist are zero.
+func fileCredentials(path string) (c credentials, err error) {
+	lines, err := secretLines(path)
+	if err != nil || lines == nil {
+		return c, err
 	}
-	c.there = c.there || c.password != "" || c.passwordFile != ""
+	c.from = path
+	for _, line := range lines {
+		key, value, _ := strings.Cut(line, "=")
+		switch strings.TrimSpace(key) {
+		case "server":
+			c.server = strings.TrimSpace(value)
+		case "username":
+			c.user = value
+		case "password":
+			c.password = value
+		case "passwordfile":
+			two, err := secretLines(strings.TrimSpace(value))
+			if err != nil {
+				return c, err
+			}
+			if len(two) > 1 {
+				c.user, c.password = two[0], two[1]
+			}
+		}
+	}
+	return c, nil
 }
 
-// fileCredentials reads a file of either form. A file that does not exist has none.
-func fileCredentials(path string) (credentials, error) {
-	c := credentials{from: path}
+// secretLines returns the lines of a file that no other user may read, nil if it does not exist.
+func secretLines(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
+		return nil, nil
 	}
 	var text []byte
 	if err == nil {
 		text, err = files.Read(path, 64<<10)
 	}
 	if err != nil {
-		return c, &step.Error{Kind: step.Unauthorized, Field: "profile", Err: err, Hint: "let the worker's user read it"}
+		return nil, denied("let the worker's user read it", "%w", err)
 	}
 	if info.Mode()&0o077 != 0 {
-		return c, &step.Error{Kind: step.Unauthorized, Field: "profile", Err: fmt.Errorf("others may read %s", path), Hint: "chmod 600 " + path}
+		return nil, denied("chmod 600 "+path, "others may read %s", path)
 	}
-	lines := strings.Split(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n")
-	for _, line := range lines {
-		if !strings.HasPrefix(line, "#") {
-			c.set(line)
-		}
-	}
-	if !c.there && c.server == "" && c.user == "" && len(lines) > 1 {
-		c.user, c.password, c.there = lines[0], lines[1], true
-	}
-	return c, nil
+	return strings.Split(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n"), nil
 }

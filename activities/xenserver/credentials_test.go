@@ -1,7 +1,11 @@
 package xenserver
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,31 +26,31 @@ func TestLogin(t *testing.T) {
 	}{
 		"environment":            {Options{}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_USERNAME": "ann", "XENSERVER_PASSWORD": "p=1,2"}, nil, "ann:p=1,2@" + a, ""},
 		"a URL and no user":      {Options{}, map[string]string{"XENSERVER_HOST": a, "XENSERVER_PASSWORD": "p"}, nil, "root:p@" + a, ""},
-		"no server is for any":   {Options{Host: b}, map[string]string{"XENSERVER_PASSWORD": "p"}, nil, "root:p@" + b, ""},
+		"no server":              {Options{Host: b}, map[string]string{"XENSERVER_PASSWORD": "p"}, nil, "names no server\nadd server=", step.Unauthorized},
 		"another form of a host": {Options{Host: "https://A.example.org:443/"}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"}, nil, "root:p@https://A.example.org:443/", ""},
 		"another host's are not sent": {Options{Host: b}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"}, nil,
 			"the worker has no password for " + b + ": XENSERVER_PASSWORD of the worker is for " + a, step.Unauthorized},
 		"the next source is": {Options{Host: b}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"},
 			map[string]string{".xe": "server=b.example.org\nusername=bob\npassword=q\n"}, "bob:q@" + b, ""},
-		"extra args":         {Options{}, map[string]string{"XE_EXTRA_ARGS": `server=a.example.org,port=8443,username=ann,password=a\,b,nossl=false`}, nil, "ann:a,b@" + a + ":8443", ""},
-		"password file":      {Options{}, map[string]string{"XE_EXTRA_ARGS": "server=a.example.org,passwordfile=~/pw"}, map[string]string{"pw": "ann\np w\n"}, "ann:p w@" + a, ""},
-		"rc file":            {Options{}, nil, map[string]string{".xe": "# mine\nserver=a.example.org\r\nusername=ann\r\npassword=p#\r\n"}, "ann:p#@" + a, ""},
-		"profile":            {Options{Profile: "prod"}, map[string]string{"XENSERVER_PASSWORD": "other"}, map[string]string{".xe.d/prod": "server=a.example.org\npassword=p"}, "root:p@" + a, ""},
-		"profile of xe -pwf": {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod": "ann\np=q\n"}, "ann:p=q@" + a, ""},
+		"password file":    {Options{}, nil, map[string]string{".xe": "server=a.example.org:8443\npasswordfile=~/pw", "pw": "ann\np=w \n"}, "ann:p=w @" + a + ":8443", ""},
+		"no password file": {Options{}, nil, map[string]string{".xe": "server=a.example.org\npasswordfile=~/pw"}, "has no password", step.Unauthorized},
+		"rc file":          {Options{}, nil, map[string]string{".xe": "# mine\nserver=a.example.org\r\nusername=ann\r\npassword=p#\r\n"}, "ann:p#@" + a, ""},
+		"profile":          {Options{Profile: "prod"}, map[string]string{"XENSERVER_PASSWORD": "other"}, map[string]string{".xe.d/prod": "server=a.example.org\npassword=p"}, "root:p@" + a, ""},
 		"profile for another host": {Options{Profile: "prod", Host: b}, nil, map[string]string{".xe.d/prod": "server=a.example.org\npassword=p"},
-			"profile prod is for " + a + ", not for " + b, step.InvalidSpec},
-		"no profile":      {Options{Profile: "prod", Host: a}, nil, nil, "no file ~/.xe.d/prod", step.InvalidSpec},
-		"no host":         {Options{Profile: "prod"}, nil, map[string]string{".xe.d/prod": "ann\np\n"}, "names no server", step.InvalidSpec},
-		"nothing":         {Options{}, nil, nil, "https://xen1.example.org", step.InvalidSpec},
-		"no password":     {Options{Host: a}, nil, nil, "no password for " + a, step.Unauthorized},
-		"others may read": {Options{Profile: "open", Host: a}, nil, map[string]string{".xe.d/open": "ann\np\n"}, "chmod 600", step.Unauthorized},
-		"no server":       {Options{}, map[string]string{"XENSERVER_HOST": "http://a", "XENSERVER_PASSWORD": "p"}, nil, "no https URL", step.InvalidSpec},
+			"no password for " + b + ": ~/.xe.d/prod is for " + a, step.Unauthorized},
+		"no profile":                   {Options{Profile: "prod", Host: a}, map[string]string{"XENSERVER_HOST": a, "XENSERVER_PASSWORD": "p"}, nil, "no file ~/.xe.d/prod", step.Unauthorized},
+		"profile without a server":     {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod": "username=ann\npassword=p\n"}, "names no server\nadd server=", step.Unauthorized},
+		"the form of xe -pwf has none": {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod": "ann\np\n"}, "has no password", step.Unauthorized},
+		"nothing":                      {Options{}, nil, nil, "https://xen1.example.org", step.InvalidSpec},
+		"no password":                  {Options{Host: a}, nil, nil, "no password for " + a, step.Unauthorized},
+		"others may read":              {Options{Profile: "open", Host: a}, nil, map[string]string{".xe.d/open": "ann\np\n"}, "chmod 600", step.Unauthorized},
+		"no https":                     {Options{}, map[string]string{"XENSERVER_HOST": "http://a", "XENSERVER_PASSWORD": "p"}, nil, "no https URL", step.Unauthorized},
 	} {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
 			t.Setenv("HOME", home)
-			for _, key := range []string{"XENSERVER_HOST", "XENSERVER_USERNAME", "XENSERVER_USER", "XENSERVER_PASSWORD", "XE_EXTRA_ARGS"} {
-				t.Setenv(key, strings.Replace(test.env[key], "~", home, 1))
+			for _, key := range []string{"XENSERVER_HOST", "XENSERVER_USERNAME", "XENSERVER_USER", "XENSERVER_PASSWORD"} {
+				t.Setenv(key, test.env[key])
 			}
 			for file, text := range test.files {
 				path := filepath.Join(home, file)
@@ -54,7 +58,7 @@ func TestLogin(t *testing.T) {
 				if file == ".xe.d/open" {
 					mode = 0o644
 				}
-				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), mode)); err != nil {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(strings.Replace(text, "~", home, 1)), mode)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -67,9 +71,27 @@ func TestLogin(t *testing.T) {
 				return
 			}
 			var e *step.Error
-			if !errors.As(err, &e) || e.Kind != test.kind || !strings.Contains(e.Error()+"\n"+e.Hint, test.want) {
+			if !errors.As(err, &e) || e.Kind != test.kind || !strings.Contains(strings.ReplaceAll(e.Error()+"\n"+e.Hint, home, "~"), test.want) {
 				t.Errorf("got %v, want %s with %q", err, test.kind, test.want)
 			}
 		})
+	}
+}
+
+// Destroy of what it cannot see is no success.
+func TestDestroyWithoutAPool(t *testing.T) {
+	web := httptest.NewTLSServer(http.NotFoundHandler())
+	defer web.Close()
+	for _, test := range []struct {
+		options string
+		kind    step.Kind
+		text    string
+	}{
+		{`{"host":"https://xen1","profile":"gone"}`, step.Unauthorized, "no file ~/.xe.d/gone"},
+		{fmt.Sprintf(`{"host":%q,"profile":%q,"fingerprint":%q}`, web.URL, profile(web.URL), fingerprint(digestOf(web))), step.InvalidSpec, "HTTP 404"},
+	} {
+		spec := step.Spec{Tags: step.Tags{App: "web", Target: "lab"}, Kind: Kind, Options: json.RawMessage(test.options)}
+		_, err := New(step.Site{Host: "testhost", State: t.TempDir()}).Destroy(t.Context(), step.Removal{Spec: spec})
+		told(t, err, test.kind, test.text)
 	}
 }

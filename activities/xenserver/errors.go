@@ -83,7 +83,7 @@ type answer struct {
 }
 
 const (
-	credentialsHint = "correct the user and the password where the worker finds them: the profile's file in ~/.xe.d, XENSERVER_USERNAME and XENSERVER_PASSWORD, XE_EXTRA_ARGS, or ~/.xe"
+	credentialsHint = "correct the user and the password where the worker finds them: the profile's file in ~/.xe.d, XENSERVER_USERNAME and XENSERVER_PASSWORD, or ~/.xe"
 	spaceHint       = "remove VDIs that nothing uses, or name another SR: xe sr-list params=name-label,physical-size,physical-utilisation"
 	memoryHint      = "less memory, or shut down another VM: xe host-list params=name-label,memory-free; a redeploy needs both machines for a while"
 	newerHint       = "update the hosts of the pool"

@@ -46,13 +46,17 @@ func (t *Target) Forecast(_ context.Context, spec step.Spec) (all []step.Action,
 func (t *Target) Needs(ctx context.Context) []step.Need {
 	keys := step.Need{For: "log in to a pool", What: "user and password", Optional: true,
 		Fix: "put server=, username= and password= into ~/.xe or ~/.xe.d/<profile>, each in a line, and chmod 600"}
-	s := settings{Options: Options{Host: "https://host.invalid"}}
-	if c, err := s.login(); err == nil {
-		keys.Found = c.from
-	} else if home, missing := os.UserHomeDir(); missing == nil {
-		profiles, _ := filepath.Glob(filepath.Join(home, ".xe.d", "*")) // the pattern is well-formed
-		keys.Found = strings.Join(profiles, ", ")
+	var found []string
+	if c, _ := environment(); c.password != "" { // it never fails
+		found = append(found, c.from)
 	}
+	if home, err := os.UserHomeDir(); err == nil {
+		for _, pattern := range []string{".xe", filepath.Join(".xe.d", "*")} {
+			paths, _ := filepath.Glob(filepath.Join(home, pattern)) // the pattern is well-formed
+			found = append(found, paths...)
+		}
+	}
+	keys.Found = strings.Join(found, ", ")
 	if keys.Found != "" {
 		keys.Fix = ""
 	}

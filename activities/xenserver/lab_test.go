@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -115,15 +116,26 @@ type bench struct {
 	before []string
 }
 
-// environ lets a test run beside others: all labs have the same user and password.
-var environ = sync.OnceFunc(func() {
-	_ = os.Setenv("XENSERVER_USERNAME", "root")   //nolint:usetesting // for all tests
-	_ = os.Setenv("XENSERVER_PASSWORD", "secret") //nolint:usetesting // likewise
-})
+var profiles sync.Mutex
+
+// profile makes the profile of a host, and returns its name. Tests that run at the same time
+// have one environment, and all labs have the same user and password.
+func profile(host string) string {
+	profiles.Lock()
+	defer profiles.Unlock()
+	name := strings.NewReplacer("https://", "", ":", "-").Replace(host)
+	path := filepath.Join(os.Getenv("HOME"), ".xe.d", name)
+	if _, err := os.Stat(path); err == nil {
+		return name
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("server="+host+"\nusername=root\npassword=secret\n"), 0o600)); err != nil {
+		panic(err)
+	}
+	return name
+}
 
 func newBench(t testing.TB, c xapilab.Config) *bench {
 	t.Helper()
-	environ()
 	need.Tools(t, "make", "gcc", "mke2fs")
 	b := &bench{TB: t, lab: newLab(t, c), site: step.Site{Host: "testhost", State: t.TempDir(), Store: steptest.NewStore(t),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}}
@@ -147,7 +159,7 @@ func (b *bench) target() *Target {
 }
 
 func (b *bench) options(more string) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"host":%q,"fingerprint":%q,"timeout":"5m"%s}`, b.lab.URL, b.lab.Fingerprint+" "+b.lab.MemberFingerprint, more))
+	return json.RawMessage(fmt.Sprintf(`{"host":%q,"profile":%q,"fingerprint":%q,"timeout":"5m"%s}`, b.lab.URL, profile(b.lab.URL), b.lab.Fingerprint+" "+b.lab.MemberFingerprint, more))
 }
 
 // usual are options of a VM that gets ready and stays.

@@ -12,12 +12,11 @@ import (
 // docs/targets/xenserver.md of the comments.
 type Options struct {
 	// Host is the URL of the pool's master, as "https://xen1.example.org". Default: that
-	// of the profile, else XENSERVER_HOST of the worker, else the server of XE_EXTRA_ARGS
-	// or of ~/.xe of the worker.
+	// of the profile, else XENSERVER_HOST of the worker, else the server of its ~/.xe.
 	Host string `json:"host,omitempty" example:"https://xen1.example.org"`
-	// Profile is the name of a file with the user and the password in ~/.xe.d of the
-	// worker's user, as "prod". Default: XENSERVER_USERNAME and XENSERVER_PASSWORD of the
-	// worker, else its XE_EXTRA_ARGS, else its ~/.xe.
+	// Profile is the name of a file with the server, the user and the password in ~/.xe.d of
+	// the worker's user, as "prod". Default: XENSERVER_HOST, XENSERVER_USERNAME and
+	// XENSERVER_PASSWORD of the worker, else its ~/.xe.
 	Profile string `json:"profile,omitempty"`
 	// Fingerprint is the SHA-256 of the master's certificate, as "3F:A2:...". Those of
 	// further hosts of the pool follow it, with blanks between them. Default: the

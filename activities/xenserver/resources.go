@@ -224,12 +224,15 @@ func (t *Target) reach(ctx context.Context, spec step.Spec) (*pool, settings, er
 		return nil, s, nil
 	}
 	err := s.readPlace()
-	var p *pool
 	if err == nil {
-		p, err = t.connect(ctx, s)
+		_, err = s.login()
 	}
 	if step.KindOf(err) == step.InvalidSpec {
 		return nil, s, nil
+	}
+	var p *pool
+	if err == nil {
+		p, err = t.connect(ctx, s)
 	}
 	return p, s, err
 }
