@@ -43,7 +43,7 @@ func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.Con
 		if err != nil {
 			return step.ConsoleText{}, step.During(op, err)
 		}
-		text, next, err := m.consoleAt(from.Offset)
+		text, next, err := m.ConsoleAt(from.Offset)
 		if err != nil {
 			return step.ConsoleText{}, step.During(op, err)
 		}
@@ -68,8 +68,8 @@ func (m Machine) Printed() int64 {
 	return info.Size()
 }
 
-// consoleAt reads at most 32 KiB, cut between characters; "" if there is no console yet.
-func (m Machine) consoleAt(offset int64) (text string, next int64, err error) {
+// ConsoleAt reads at most 32 KiB, cut between characters; "" if there is no console yet.
+func (m Machine) ConsoleAt(offset int64) (text string, next int64, err error) {
 	f, err := os.Open(m.File(ConsoleFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", 0, nil

@@ -59,7 +59,7 @@ func (t *Target) boot(ctx context.Context, r step.Registration) (m step.Machine,
 	if err := b.find(ctx); err != nil {
 		return m, err
 	}
-	b.match = machine.NewMatch(b.s.expect)
+	b.tape, b.match = t.tape(b.rec), machine.NewMatch(b.s.expect)
 	if err := b.run(ctx); err != nil {
 		return m, err
 	}
@@ -85,19 +85,20 @@ type boot struct {
 	created bool     // this call made the VM the rollout's
 	how     string   // how the VM became ready
 
-	began  time.Time // the last start, or that of this call
-	starts int       // how many times this call started it
-	idle   time.Time // when this call first saw it paused by another start
-	ran    bool      // this call has seen the VM run since
-	whole  bool      // this call unpaused it
-	tape   *tape     // nil if its console is not read
-	deaf   error     // why not
-	at     int64     // where on the tape match has read up to
+	began  time.Time       // the last start, or that of this call
+	starts int             // how many times this call started it
+	idle   time.Time       // when this call first saw it paused by another start
+	ran    bool            // this call has seen the VM run since
+	whole  bool            // this call unpaused it
+	tape   machine.Machine // its console
+	deaf   error           // why its console is not read
+	heard  bool            // its console has been read
+	at     int64           // up to where match has read it
 	match  *machine.Match
 	found  time.Time // when match found option expect, or any text without it
 }
 
-// run looks at the VM until it is ready. It looks at the tape more often.
+// run looks at the VM until it is ready. It looks at its console more often.
 func (b *boot) run(ctx context.Context) error {
 	pause := 2 * tick
 	for next := b.began; ; {
@@ -244,14 +245,15 @@ func (b *boot) unpause(ctx context.Context) error {
 // listen has the VM's console read. If the pool does not show it yet, the next call tries
 // again.
 func (b *boot) listen(ctx context.Context) error {
-	if b.tape != nil {
+	if !b.heard && !b.whole {
+		b.at = b.tape.Printed() // the text may be that of an earlier start
+	}
+	if b.deaf = b.t.attach(ctx, b.p, b.rec, b.whole && !b.heard); b.deaf == nil {
+		b.heard = true
 		return nil
 	}
-	tp := b.t.tapes.of(b.rec)
-	at := tp.end()
-	if b.deaf = tp.attach(ctx, b.p, b.rec, !b.whole); b.deaf == nil {
-		b.tape, b.at = tp, at
-		return nil
+	if b.heard { // the VM has just ended, or its host does not answer
+		return ctx.Err()
 	}
 	soon := b.rec.DomainType != typeHVM && time.Since(b.began) < consoleDelay
 	if errors.Is(b.deaf, errNoConsole) && (b.s.expect == nil || soon) || !step.KindOf(b.deaf).Final() {
@@ -262,12 +264,17 @@ func (b *boot) listen(ctx context.Context) error {
 
 // hear reports whether the console has what makes the VM ready.
 func (b *boot) hear() bool {
-	if b.tape == nil {
+	if !b.heard {
 		return false
 	}
-	text, at, _ := b.tape.from(b.at)
-	b.match.Add(text)
-	b.at = at + int64(len(text))
+	for {
+		text, next, err := b.tape.ConsoleAt(b.at)
+		if text == "" || err != nil {
+			break
+		}
+		b.match.Add([]byte(text))
+		b.at = next
+	}
 	if b.match.Found() && b.found.IsZero() {
 		b.found = time.Now()
 	}
@@ -308,7 +315,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 func (b *boot) stop(ctx context.Context) error {
 	step.Report(ctx, step.Progress{Note: "starting " + b.rec.Name + " anew"})
 	err := b.p.stop(ctx, b.vm)
-	b.ran, b.idle, b.tape, b.match, b.found = false, time.Time{}, nil, machine.NewMatch(b.s.expect), time.Time{}
+	b.ran, b.idle, b.heard, b.at, b.match, b.found = false, time.Time{}, false, 0, machine.NewMatch(b.s.expect), time.Time{}
 	return err
 }
 
@@ -325,10 +332,7 @@ func (b *boot) connects(ctx context.Context) bool {
 
 // outcome reports whether a VM that does not run any more was ready. how says how it ended.
 func (b *boot) outcome(ctx context.Context, how string) (ready bool, err error) {
-	for end := time.Now().Add(2 * time.Second); b.tape != nil && time.Now().Before(end); {
-		if _, _, live := b.tape.from(b.at); !live { // all that it printed has come
-			break
-		}
+	for end := time.Now().Add(2 * time.Second); isRead(b.tape) && time.Now().Before(end); { // its last text comes
 		select {
 		case <-time.After(tick):
 		case <-ctx.Done():
@@ -358,11 +362,6 @@ func (b *boot) finish(ctx context.Context, heard bool) error {
 		all = append(all, fmt.Sprintf("port %d took a connection", b.s.ExpectPort))
 	}
 	b.how = cmp.Or(strings.Join(all, "; "), "ran")
-	if b.tape != nil {
-		if err := b.p.set(ctx, "VM", b.vm, keyConsole, b.tape.save()); err != nil {
-			return err
-		}
-	}
 	return b.p.set(ctx, "VM", b.vm, keyReady, b.how)
 }
 
@@ -372,7 +371,7 @@ func (b *boot) failed(format string, args ...any) error {
 	switch text := b.match.Tail(); {
 	case text != "":
 		hint = "the console's last lines:\n" + text
-	case b.tape != nil:
+	case b.heard:
 		hint = "the console is empty: the kernel printed nothing"
 	case b.deaf != nil && !errors.Is(b.deaf, errNoConsole):
 		hint = "the console cannot be read: " + b.deaf.Error()

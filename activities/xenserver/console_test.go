@@ -1,82 +1,59 @@
 package xenserver
 
 import (
+	"bytes"
 	"strings"
 	"testing"
-	"unicode/utf8"
+
+	"github.com/morgana-deploy/morgana/machine"
+	"github.com/morgana-deploy/morgana/step"
 )
 
-// TestTapePieces reads a tape to its end, in pieces.
-func TestTapePieces(t *testing.T) {
-	whole := strings.Repeat("é\r\n", 20_000)
-	tp := &tape{}
-	for rest := whole; rest != ""; { // cut within characters, too
-		n := min(len(rest), 4095)
-		tp.add([]byte(rest[:n]), true)
-		rest = rest[n:]
-	}
-	var got strings.Builder
-	offset := int64(0)
-	for {
-		text, next, live := tp.piece(offset)
-		if text == "" {
-			if next != offset || !live {
-				t.Errorf("at the end: next %d after %d, live %v", next, offset, live)
+// TestRecord appends consoles to a file with the text of an earlier worker.
+func TestRecord(t *testing.T) {
+	t.Parallel()
+	long, line := strings.Repeat("x", 300)+"end\r\n", "more\r\n"
+	for name, test := range map[string]struct {
+		before, printed, want string
+		late                  bool
+	}{
+		"a console from its beginning":    {printed: long, want: long},
+		"a later one without a file":      {printed: long, want: long, late: true},
+		"one that goes on":                {before: long, printed: long[20:] + line, want: long + line, late: true},
+		"one of which text is missing":    {before: long, printed: line, want: long + lost + line, late: true},
+		"one that prints more than fits":  {before: strings.Repeat("y", keptText-2), printed: line, want: lost + line},
+		"one that fits":                   {before: long, printed: line, want: long + line},
+		"one that says nothing any more":  {before: long, want: long, late: true},
+		"one that prints the same anew":   {before: long, printed: long, want: long, late: true},
+		"one with the file's last prompt": {before: "> ", printed: "> ", want: "> ", late: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tape := New(step.Site{State: t.TempDir()}).tape(vmRecord{UUID: "../a"})
+			f, err := open(tape)
+			if err == nil {
+				_, err = f.WriteString(test.before)
 			}
-			break
-		}
-		if len(text) > consolePiece || !utf8.ValidString(text) {
-			t.Fatalf("a piece of %d bytes, valid %v", len(text), utf8.ValidString(text))
-		}
-		got.WriteString(text)
-		offset = next
-	}
-	if got.String() != whole {
-		t.Errorf("read %d bytes that differ from the %d that were printed", got.Len(), len(whole))
-	}
-	if text, next, _ := tp.piece(1 << 30); text != "" || next != 1<<30 {
-		t.Errorf("beyond the end: %q, next %d", text, next)
-	}
-}
-
-// TestTapeForgets says where text is missing that the tape has not kept.
-func TestTapeForgets(t *testing.T) {
-	tp := &tape{}
-	tp.add([]byte(strings.Repeat("a", 1000)), true)
-	tp.add([]byte(strings.Repeat("b", keptText-500)), true)
-	text, next, _ := tp.piece(0)
-	if !strings.HasPrefix(text, lost+"a") || strings.Count(text, "a")-strings.Count(lost, "a") != 500 || len(text) > consolePiece {
-		t.Errorf("the beginning is %.120q", text)
-	}
-	if text, _, _ := tp.piece(next); !strings.HasPrefix(text, "bbb") {
-		t.Errorf("after it comes %.60q", text)
-	}
-	if text, _, _ := tp.piece(tp.end() - 3); text != "bbb" {
-		t.Errorf("the end is %q", text)
-	}
-}
-
-// TestTapeOfAnotherWorker begins with what the worker that booted the VM has saved.
-func TestTapeOfAnotherWorker(t *testing.T) {
-	tp := &tape{}
-	tp.add([]byte("\x00\x1b[2J\xff"+strings.Repeat("x", savedText)+"ready\r\n"), true)
-	saved := tp.save()
-	if strings.IndexFunc(saved, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
-		t.Error("the saved text is not plain")
-	}
-	other := loadTape(saved)
-	if other.end() != tp.end() {
-		t.Errorf("it ends at %d, not at %d", other.end(), tp.end())
-	}
-	for _, offset := range []int64{0, 10, tp.end() - 7} {
-		want, _, _ := tp.piece(max(offset, other.begin))
-		if got, _, _ := other.piece(offset); strings.TrimPrefix(got, lost) != want || strings.HasPrefix(got, lost) != (offset < other.begin) {
-			t.Errorf("from %d on: %.60q, want %.60q", offset, got, want)
-		}
-	}
-	for _, wrong := range []string{"", "x", "1", "-1 YQ==", "1 ?"} {
-		if tp := loadTape(wrong); wrong != "1" && tp.end() != 0 {
-			t.Errorf("%q is a tape that ends at %d", wrong, tp.end())
-		}
+			if err != nil || !isRead(tape) {
+				t.Fatalf("the file is not locked: %v", err)
+			}
+			if other, err := open(tape); other != nil || err != nil {
+				t.Errorf("another call has it, too: %v", err)
+			}
+			if err := record(f, bytes.NewReader([]byte(test.printed)), test.late); err == nil || f.Close() != nil || isRead(tape) {
+				t.Errorf("it has not ended: %v", err)
+			}
+			var got strings.Builder
+			for next := int64(0); ; {
+				var text string
+				if text, next, err = tape.ConsoleAt(next); text == "" || err != nil {
+					break
+				}
+				got.WriteString(text)
+			}
+			if got.String() != test.want || machine.Tail(tape.File(machine.ConsoleFile)) == "" {
+				t.Errorf("%.400q, want %.400q", got.String(), test.want)
+			}
+		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -81,7 +82,7 @@ func (d *destroy) vms(ctx context.Context, left map[ref]vmRecord) (map[ref]vmRec
 	for _, vm := range slices.Sorted(maps.Keys(vms)) {
 		step.Report(ctx, step.Progress{Note: "destroying " + vms[vm].Name})
 		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm, vms[vm].OtherConfig))
-		d.t.tapes.drop(vms[vm].UUID)
+		_ = os.RemoveAll(d.t.tape(vms[vm]).Path) // a console that stays does no harm
 	}
 	return vms, nil
 }

@@ -31,12 +31,8 @@ func (t *Target) observe(ctx context.Context, m step.Machine) (h step.Health, er
 	switch vm.PowerState {
 	case halted:
 		h = step.Health{State: step.Ended, How: "shut down", Success: true}
-		if text, _, _ := t.tapes.of(vm).from(0); text != nil {
-			match := machine.NewMatch(nil)
-			match.Add(text)
-			if status := machine.Solo5Failure(match.Tail()); status != "" {
-				h.How, h.Success = status, false
-			}
+		if status := machine.Solo5Failure(machine.Tail(t.tape(vm).File(machine.ConsoleFile))); status != "" {
+			h.How, h.Success = status, false
 		}
 	case paused:
 		h = step.Health{State: step.Ended, How: crashed}

@@ -26,8 +26,6 @@ const (
 	keyStart = "morgana:start:"
 	// keyReady says how a VM became ready.
 	keyReady = "morgana:ready"
-	// keyConsole has what a VM had printed when it was ready. See [tape].
-	keyConsole = "morgana:console"
 )
 
 // use records that a rollout uses a VDI. Register calls it for the VDI that it returns.

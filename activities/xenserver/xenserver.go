@@ -34,7 +34,6 @@ type Target struct {
 	site     step.Site
 	machines *machine.Machines // makes scratch folders
 	pools    pools
-	tapes    tapes
 	patience time.Duration
 	busy     time.Duration
 }
