@@ -182,6 +182,26 @@ func TestOneHostMayComeBack(t *testing.T) {
 	b.destroy(r.Spec)
 }
 
+// TestConsoleComesLate waits for a console that the pool does not show at once.
+func TestConsoleComesLate(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	x := newBetween(t, b.lab)
+	looks := 0
+	x.after = func(method, answer string) string {
+		if method != "console.get_record" || looks == 4 {
+			return answer
+		}
+		looks++ // the calls of a Boot come one after the other
+		return strings.Replace(answer, "vt100", "rfb", 1)
+	}
+	r := b.register(b.image("slow", usual))
+	if m, err := b.target().Boot(t.Context(), x.through(r)); err != nil || looks != 4 {
+		t.Errorf("after %d looks: %+v, %v", looks, m, err)
+	}
+	b.destroy(r.Spec)
+}
+
 // TestCrashedBefore starts a VM anew that has crashed after the first Boot was cut off.
 func TestCrashedBefore(t *testing.T) {
 	t.Parallel()
