@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
@@ -112,4 +113,24 @@ func TestHostileValuesDoNotReachAStep(t *testing.T) {
 func registration() step.Registration {
 	return step.Registration{Digest: strings.Repeat("0", 64), Spec: step.Spec{Kind: "lab",
 		Tags: step.Tags{App: "hello", Target: "dev", Life: "aa", Generation: 1}}}
+}
+
+// A step whose context ends says which of Temporal and the worker has ended it.
+func TestEndedSaysWhy(t *testing.T) {
+	for _, test := range []struct {
+		cause error
+		want  string
+	}{
+		{errStopping, "the worker stopped"},
+		{context.Canceled, "the worker stopped"}, // as the SDK ends steps of a worker that stops
+		{context.DeadlineExceeded, "the Temporal server did not accept the heartbeat: context deadline exceeded"},
+		{serviceerror.NewUnavailable("no connection"), "the Temporal server did not accept the heartbeat: no connection"},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(test.cause)
+		f := workflows.Failure(ended(ctx, "h1", step.During("boot", ctx.Err()), true))
+		if f.Err == nil || f.Err.Error() != test.want || f.Kind.Final() {
+			t.Errorf("%v: %+v", test.cause, f)
+		}
+	}
 }

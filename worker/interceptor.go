@@ -84,6 +84,9 @@ func (i *stepInbound) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 	beat.Wait() // or it may send an older heartbeat after the last
 	info := activity.GetInfo(ctx)
 	again := h.failed(ctx.Err() == nil && step.KindOf(err) == "" && boundedByTime(info.ActivityType.Name), time.Now())
+	if ctx.Err() != nil { // the step's own error may not tell
+		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+	}
 	i.log.Warn("step", "activity", info.ActivityType.Name, "workflow", info.WorkflowExecution.ID,
 		"attempt", info.Attempt, "error", err)
 	return nil, ended(ctx, i.host, err, again)
@@ -127,8 +130,8 @@ func handOver(ctx context.Context, stopping <-chan struct{}, cancel context.Canc
 var errStopping = errors.New("the worker stopped")
 
 // ended converts the error of a step for Temporal. If the workflow cancelled the step,
-// the error is final. If the worker is stopping, the step is retried by another worker.
-// Otherwise the step is retried if the error's kind is not final and again is set.
+// the error is final. If the worker is stopping, or Temporal did not accept a heartbeat, the
+// step is retried. Otherwise the step is retried if the error's kind is not final and again is set.
 func ended(ctx context.Context, host string, err error, again bool) error {
 	if ctx.Err() == nil {
 		if made, ok := errors.AsType[*temporal.ApplicationError](err); ok { // a redeploy's
@@ -140,13 +143,16 @@ func ended(ctx context.Context, host string, err error, again bool) error {
 		return workflows.FailForGood(at(host, err))
 	}
 	var canceled *temporal.CanceledError
+	cause := context.Cause(ctx)
 	switch {
-	case errors.As(context.Cause(ctx), &canceled):
+	case errors.As(cause, &canceled):
 		return workflows.Cancelled(host, at(host, err).Log)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return workflows.Fail(&step.Error{Err: errors.New("took too long")})
+	case errors.Is(cause, errStopping), errors.Is(cause, context.Canceled): // the latter is the SDK's
+		return workflows.Fail(&step.Error{Err: errStopping})
 	}
-	return workflows.Fail(&step.Error{Err: errStopping})
+	return workflows.Fail(&step.Error{Err: fmt.Errorf("the Temporal server did not accept the heartbeat: %w", cause)})
 }
 
 // at adds the host to err: undo goes there to remove the step's leftovers.
