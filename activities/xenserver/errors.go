@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -219,8 +220,12 @@ func unreachable(host *url.URL, err error) error {
 	var wrong untrusted
 	switch {
 	case errors.As(err, &wrong):
-		return &step.Error{Kind: step.Unauthorized, Field: "fingerprint", Err: wrong,
-			Hint: "compare it with that of the host: openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem; if they are the same, set fingerprint: " + fingerprint(wrong.seen)}
+		e := &step.Error{Kind: step.Unauthorized, Field: "fingerprint", Err: wrong,
+			Hint: "compare it with that of the host: openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem; if they are the same, " + wrong.cure}
+		if errors.As(wrong.err, new(x509.HostnameError)) {
+			e.Field, e.Hint = "host", "set host to a name that the certificate has; or "+e.Hint
+		}
+		return e
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, new(tls.RecordHeaderError)):
 		return step.Invalid("host", "the https URL of the pool's master", "%s does not speak TLS", host.Host)
 	case errors.Is(err, context.Canceled):

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +43,8 @@ type untrusted struct {
 	host string // with its port
 	seen [32]byte
 	err  error // of the verification by roots; nil with pins
+	// cure says what to set if the certificate is the host's own.
+	cure string
 }
 
 func (u untrusted) Error() string {
@@ -57,6 +60,15 @@ func (u untrusted) Unwrap() error { return u.err }
 // fingerprint writes a digest as openssl does: "AB:CD:...".
 func fingerprint(digest [32]byte) string {
 	return strings.ReplaceAll(fmt.Sprintf("% X", digest), " ", ":")
+}
+
+// fingerprints writes digests as option fingerprint has them in YAML.
+func fingerprints(digests [][32]byte) string {
+	var all []string
+	for _, d := range digests {
+		all = append(all, fingerprint(d))
+	}
+	return strconv.Quote(strings.Join(all, " "))
 }
 
 // dial connects to a host and verifies its certificate.
@@ -81,14 +93,22 @@ func (t *trust) verify(address, host string, chain []*x509.Certificate) error {
 		return nil
 	}
 	if len(t.pins) > 0 {
-		return untrusted{address, seen, nil}
+		return untrusted{address, seen, nil, "set fingerprint: " + fingerprints(append(slices.Clone(t.pins), seen))}
 	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	if _, err := chain[0].Verify(x509.VerifyOptions{DNSName: host, Roots: t.roots, Intermediates: between}); err != nil {
-		return untrusted{address, seen, err}
+	signed := x509.VerifyOptions{Roots: t.roots, Intermediates: between}
+	cure := "set fingerprint: " + fingerprints([][32]byte{seen})
+	if t.roots != nil {
+		cure += " instead of ca, or add the certificate to the file that ca names"
+	}
+	if _, err := chain[0].Verify(signed); err != nil {
+		return untrusted{address, seen, err, cure}
+	}
+	if err := chain[0].VerifyHostname(host); err != nil {
+		return untrusted{address, seen, err, cure}
 	}
 	return nil
 }

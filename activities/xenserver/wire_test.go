@@ -133,14 +133,19 @@ func TestTrust(t *testing.T) {
 	require.NoError(t, connected(t, access{host: h.URL, fingerprints: [][32]byte{{1}, h.digest()}}).call(t.Context(), nil, "VM.unpause"))
 	require.NoError(t, connected(t, access{host: h.URL, ca: own}).call(t.Context(), nil, "VM.unpause"))
 	seen := len(h.called())
-	for name, a := range map[string]access{
-		"another pin": {fingerprints: [][32]byte{{1}}},
-		"another CA":  {ca: other},
-		"the system":  {},
+	localhost, now := strings.Replace(h.URL, "127.0.0.1", "localhost", 1), fingerprint(h.digest())
+	for name, c := range map[string]struct {
+		access
+		field, cure string
+	}{
+		"another pin":  {access{host: h.URL, fingerprints: [][32]byte{{1}}}, "fingerprint: ", `, set fingerprint: "` + fingerprint([32]byte{1}) + " " + now + `"`},
+		"another CA":   {access{host: h.URL, ca: other}, "fingerprint: ", `, set fingerprint: "` + now + `" instead of ca, or add the certificate to the file`},
+		"the system":   {access{host: h.URL}, "fingerprint: ", `, set fingerprint: "` + now + `"`},
+		"another name": {access{host: localhost, ca: own}, "host: ", "set host to a name that the certificate has; or "},
+		"both":         {access{host: localhost, ca: other}, "fingerprint: ", "instead of ca"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a.host = h.URL
-			told(t, connected(t, a).call(t.Context(), nil, "VM.unpause"), step.Unauthorized, "fingerprint: ", "has a certificate that is not trusted", fingerprint(h.digest()))
+			told(t, connected(t, c.access).call(t.Context(), nil, "VM.unpause"), step.Unauthorized, c.field, "has a certificate that is not trusted", now, c.cure)
 		})
 	}
 	assert.Len(t, h.called(), seen, "no password goes to a host that is not trusted")
