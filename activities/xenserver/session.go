@@ -79,7 +79,7 @@ func (ps *pools) connect(a access) (*pool, error) {
 	if p := ps.all[key]; p != nil {
 		return p, nil
 	}
-	p := &pool{access: a, first: host, trust: t, client: t.client(), watch: watch{turn: make(chan struct{}, 1)}}
+	p := &pool{access: a, first: host, trust: t, client: t.client(), grace: verdictTimeout, watch: watch{turn: make(chan struct{}, 1)}}
 	if ps.all == nil {
 		ps.all = map[string]*pool{}
 	}
@@ -110,6 +110,7 @@ type pool struct {
 	login *login // that goes on; nil if none does
 
 	watch watch
+	grace time.Duration // see verdictTimeout
 }
 
 // visit is a session at the pool's master.

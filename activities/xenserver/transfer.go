@@ -18,7 +18,8 @@ import (
 const (
 	// stall is how long a host may take none of the bytes that are sent: an SR may be slow.
 	stall = 5 * time.Minute
-	// verdictTimeout is how long the pool may take to fail an import whose connection broke.
+	// verdictTimeout is how long the pool may take to end the task of an import after the end
+	// of its connection.
 	verdictTimeout = 20 * time.Second
 )
 
@@ -48,17 +49,26 @@ func (p *pool) send(ctx context.Context, vdi, task ref, format string, size int6
 	// Bytes that the host has not read may be lost at the end of the connection, so it
 	// stays for the verdict.
 	defer to.Close() //nolint:errcheck // nothing more is sent
-	wait := ctx
 	broken := to.copy(size, body, progress)
 	if broken != nil {
 		_ = to.Close()
-		var cancel context.CancelFunc
-		wait, cancel = context.WithTimeout(ctx, verdictTimeout)
-		defer cancel()
 	}
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		_, _ = io.Copy(io.Discard, to) // the connection ends with the import, or with the host
+		select {
+		case <-time.After(p.grace):
+			cancel()
+		case <-wait.Done():
+		}
+	}()
 	_, err = p.await(wait, task, func(float64) { progress(size) })
-	if broken != nil && code(err) == "" {
+	switch {
+	case broken != nil && code(err) == "":
 		return cmp.Or(ctx.Err(), broken) // the end of ctx may show as an error of the body
+	case err != nil && code(err) == "" && wait.Err() != nil && ctx.Err() == nil:
+		return unreachable(to.host, errors.New("the host ended the connection, and the import's task goes on"))
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package xenserver
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -194,6 +196,25 @@ func TestUploadIsNotRedirectedToPlainHTTP(t *testing.T) {
 	})
 	err := h.pool(t).upload(t.Context(), "OpaqueRef:vdi", "morgana-hello", "raw", 5, nil, nil)
 	told(t, err, "", "HTTP 302")
+}
+
+// A host that ends after the last byte leaves its task pending.
+func TestUploadWithoutVerdict(t *testing.T) {
+	u := newUploads(t)
+	x := newBetween(t, u.lab)
+	x.after = func(method, answer string) string {
+		if method == "task.get_record" {
+			answer = strings.ReplaceAll(answer, "success", "pending")
+		}
+		return answer
+	}
+	pin := sha256.Sum256(x.Certificate().Raw)
+	u.p = connected(t, access{host: x.URL, user: u.lab.User, password: u.lab.Password, fingerprints: [][32]byte{pin}})
+	u.p.grace = time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	told(t, u.upload(ctx, u.disk), "", "the host ended the connection, and the import's task goes on")
+	u.noTask()
 }
 
 func TestUploadEndsWithItsContext(t *testing.T) {
