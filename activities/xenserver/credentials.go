@@ -58,18 +58,17 @@ func (s *settings) login() (credentials, error) {
 			others = append(others, fmt.Sprintf("%s is for %s", c.from, c.server))
 		}
 	}
-	const hint = "put server=, username= and password= there, each in a line; chmod 600"
+	const lines = "put the lines server=, username= and password= into "
 	switch {
-	case s.Profile != "" && others == nil:
-		return credentials{}, denied(hint, "the worker has no file ~/.xe.d/%s", s.Profile)
+	case others != nil:
+		return credentials{}, denied("correct server= or XENSERVER_HOST there, with the port unless it is 443; or "+lines+"~/.xe.d/NAME, chmod 600, and set profile: NAME",
+			"the worker has no password for %s: %s", s.Host, strings.Join(others, ", "))
+	case s.Profile != "":
+		return credentials{}, denied(lines+"it; chmod 600", "the worker has no file ~/.xe.d/%s", s.Profile)
 	case s.Host == "":
 		return credentials{}, step.Invalid("host", `the URL of the pool's master, as "https://xen1.example.org"`, "needed: the worker's environment and ~/.xe name none")
 	}
-	text := "the worker has no password for " + s.Host
-	if others != nil {
-		text += ": " + strings.Join(others, ", ")
-	}
-	return credentials{}, denied("name a profile, a file in ~/.xe.d of the worker's user: "+hint, "%s", text)
+	return credentials{}, denied(lines+"~/.xe; chmod 600", "the worker has no password for %s", s.Host)
 }
 
 func denied(hint, format string, args ...any) error {
@@ -80,7 +79,7 @@ func denied(hint, format string, args ...any) error {
 func (c *credentials) check() error {
 	switch {
 	case c.password == "":
-		return denied("add password= there", "%s has no password", c.from)
+		return denied("add the line password=...", "%s has no password", c.from)
 	case c.server == "":
 		return denied("add server= there, or set XENSERVER_HOST beside XENSERVER_PASSWORD: a password is sent to its server alone", "%s names no server", c.from)
 	case !strings.Contains(c.server, "://"):
@@ -124,9 +123,13 @@ func fileCredentials(path string) (c credentials, err error) {
 		case "password":
 			c.password = value
 		case "passwordfile":
-			two, err := secretLines(strings.TrimSpace(value))
+			name := strings.TrimSpace(value)
+			two, err := secretLines(name)
 			if err != nil {
 				return c, err
+			}
+			if two == nil {
+				return c, denied("correct passwordfile= there", "%s: no such file as %s", path, name)
 			}
 			if len(two) > 1 {
 				c.user, c.password = two[0], two[1]
@@ -147,7 +150,7 @@ func secretLines(path string) ([]string, error) {
 		text, err = files.Read(path, 64<<10)
 	}
 	if err != nil {
-		return nil, denied("let the worker's user read it", "%w", err)
+		return nil, denied("put a file there that the worker's user may read", "%w", err)
 	}
 	if info.Mode()&0o077 != 0 {
 		return nil, denied("chmod 600 "+path, "others may read %s", path)

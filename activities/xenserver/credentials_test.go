@@ -29,11 +29,11 @@ func TestLogin(t *testing.T) {
 		"no server":              {Options{Host: b}, map[string]string{"XENSERVER_PASSWORD": "p"}, nil, "names no server\nadd server=", step.Unauthorized},
 		"another form of a host": {Options{Host: "https://A.example.org:443/"}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"}, nil, "root:p@https://A.example.org:443/", ""},
 		"another host's are not sent": {Options{Host: b}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"}, nil,
-			"the worker has no password for " + b + ": XENSERVER_PASSWORD of the worker is for " + a, step.Unauthorized},
+			"the worker has no password for " + b + ": XENSERVER_PASSWORD of the worker is for " + a + "\ncorrect server= or XENSERVER_HOST there", step.Unauthorized},
 		"the next source is": {Options{Host: b}, map[string]string{"XENSERVER_HOST": "a.example.org", "XENSERVER_PASSWORD": "p"},
 			map[string]string{".xe": "server=b.example.org\nusername=bob\npassword=q\n"}, "bob:q@" + b, ""},
 		"password file":    {Options{}, nil, map[string]string{".xe": "server=a.example.org:8443\npasswordfile=~/pw", "pw": "ann\np=w \n"}, "ann:p=w @" + a + ":8443", ""},
-		"no password file": {Options{}, nil, map[string]string{".xe": "server=a.example.org\npasswordfile=~/pw"}, "has no password", step.Unauthorized},
+		"no password file": {Options{}, nil, map[string]string{".xe": "server=a.example.org\npasswordfile=~/pw"}, "~/.xe: no such file as ~/pw\ncorrect passwordfile=", step.Unauthorized},
 		"rc file":          {Options{}, nil, map[string]string{".xe": "# mine\nserver=a.example.org\r\nusername=ann\r\npassword=p#\r\n"}, "ann:p#@" + a, ""},
 		"profile":          {Options{Profile: "prod"}, map[string]string{"XENSERVER_PASSWORD": "other"}, map[string]string{".xe.d/prod": "server=a.example.org\npassword=p"}, "root:p@" + a, ""},
 		"profile for another host": {Options{Profile: "prod", Host: b}, nil, map[string]string{".xe.d/prod": "server=a.example.org\npassword=p"},
@@ -41,8 +41,10 @@ func TestLogin(t *testing.T) {
 		"no profile":                   {Options{Profile: "prod", Host: a}, map[string]string{"XENSERVER_HOST": a, "XENSERVER_PASSWORD": "p"}, nil, "no file ~/.xe.d/prod", step.Unauthorized},
 		"profile without a server":     {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod": "username=ann\npassword=p\n"}, "names no server\nadd server=", step.Unauthorized},
 		"the form of xe -pwf has none": {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod": "ann\np\n"}, "has no password", step.Unauthorized},
+		"an empty profile":             {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod": ""}, "~/.xe.d/prod has no password\nadd the line password=...", step.Unauthorized},
+		"a profile that is a folder":   {Options{Profile: "prod", Host: a}, nil, map[string]string{".xe.d/prod/a": ""}, "~/.xe.d/prod: is a directory\nput a file there", step.Unauthorized},
 		"nothing":                      {Options{}, nil, nil, "https://xen1.example.org", step.InvalidSpec},
-		"no password":                  {Options{Host: a}, nil, nil, "no password for " + a, step.Unauthorized},
+		"no password":                  {Options{Host: a}, nil, nil, "no password for " + a + "\nput the lines server=, username= and password= into ~/.xe;", step.Unauthorized},
 		"others may read":              {Options{Profile: "open", Host: a}, nil, map[string]string{".xe.d/open": "ann\np\n"}, "chmod 600", step.Unauthorized},
 		"no https":                     {Options{}, map[string]string{"XENSERVER_HOST": "http://a", "XENSERVER_PASSWORD": "p"}, nil, "no https URL", step.Unauthorized},
 	} {
@@ -75,6 +77,19 @@ func TestLogin(t *testing.T) {
 				t.Errorf("got %v, want %s with %q", err, test.kind, test.want)
 			}
 		})
+	}
+}
+
+// A host without credentials cannot deploy.
+func TestNeedsCredentials(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XENSERVER_PASSWORD", "")
+	if keys := new(Target).Needs(t.Context())[0]; keys.Found != "" || keys.Optional || !strings.Contains(keys.Fix, "~/.xe") {
+		t.Errorf("got %+v", keys)
+	}
+	t.Setenv("XENSERVER_PASSWORD", "p")
+	if keys := new(Target).Needs(t.Context())[0]; !strings.Contains(keys.Found, "XENSERVER_PASSWORD") || keys.Fix != "" {
+		t.Errorf("got %+v", keys)
 	}
 }
 

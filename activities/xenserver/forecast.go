@@ -44,7 +44,7 @@ func (t *Target) Forecast(_ context.Context, spec step.Spec) (all []step.Action,
 
 // Needs lists the credentials and the tools that make boot disks. It asks no pool.
 func (t *Target) Needs(ctx context.Context) []step.Need {
-	keys := step.Need{For: "log in to a pool", What: "user and password", Optional: true,
+	keys := step.Need{For: "log in to a pool", What: "user and password",
 		Fix: "put server=, username= and password= into ~/.xe or ~/.xe.d/<profile>, each in a line, and chmod 600"}
 	var found []string
 	if c, _ := environment(); c.password != "" { // it never fails
