@@ -314,7 +314,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 // stop halts a VM that is to be started anew.
 func (b *boot) stop(ctx context.Context) error {
 	step.Report(ctx, step.Progress{Note: "starting " + b.rec.Name + " anew"})
-	err := b.p.stop(ctx, b.vm)
+	err := b.p.stop(ctx, b.vm, b.rec.Name)
 	b.ran, b.idle, b.heard, b.at, b.match, b.found = false, time.Time{}, false, 0, machine.NewMatch(b.s.expect), time.Time{}
 	return err
 }

@@ -3,6 +3,7 @@ package xenserver
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,6 +25,9 @@ const busy = 2 * time.Minute
 // blocked_operations forbid it, is in Error.Left with its VDI; the rest is removed.
 func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
 	d := &destroy{t: t, what: what}
+	if last, ok := step.Resume(ctx); ok {
+		_ = json.Unmarshal(last.State, &d.done.Removed) // without it the report lacks what an earlier try removed
+	}
 	err := d.run(ctx)
 	if err == nil {
 		err = d.failure()
@@ -81,7 +85,7 @@ func (d *destroy) vms(ctx context.Context, left map[ref]vmRecord) (map[ref]vmRec
 	maps.DeleteFunc(vms, func(vm ref, _ vmRecord) bool { _, known := left[vm]; return known })
 	for _, vm := range slices.Sorted(maps.Keys(vms)) {
 		step.Report(ctx, step.Progress{Note: "destroying " + vms[vm].Name})
-		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm, vms[vm].OtherConfig))
+		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm, vms[vm]))
 		_ = os.RemoveAll(d.t.tape(vms[vm]).Path) // a console that stays does no harm
 	}
 	return vms, nil
@@ -93,6 +97,8 @@ func (d *destroy) note(ctx context.Context, what string, err error) {
 	switch {
 	case err == nil:
 		d.done.Removed = append(d.done.Removed, what)
+		state, _ := json.Marshal(d.done.Removed) // strings
+		step.Report(ctx, step.Progress{Note: "destroyed " + what, State: state})
 	case !is(err, "HANDLE_INVALID") && ctx.Err() == nil:
 		d.left = append(d.left, what)
 		if d.err == nil {
@@ -115,36 +121,43 @@ func (d *destroy) failure() error {
 	return &e
 }
 
-// vm halts a VM, destroys the tasks of its starts, and destroys it.
-func (d *destroy) vm(ctx context.Context, vm ref, otherConfig map[string]string) error {
-	if err := d.p.stop(ctx, vm); err != nil {
-		return err
-	}
-	for key := range otherConfig {
+// vm halts a VM, destroys the tasks of its starts, and destroys it. A start that was cut off may
+// have it run after it was halted.
+func (d *destroy) vm(ctx context.Context, vm ref, rec vmRecord) error {
+	for key := range rec.OtherConfig {
 		if task, ok := strings.CutPrefix(key, keyStart); ok {
 			if err := unless(d.p.call(ctx, nil, "task.destroy", ref(task)), "HANDLE_INVALID"); err != nil {
 				return err
 			}
 		}
 	}
-	return d.p.whenFree(ctx, busy, "VM.destroy", vm)
+	for again := false; ; again = true {
+		err := d.p.stop(ctx, vm, rec.Name)
+		if err == nil {
+			err = d.p.whenFree(ctx, busy, "VM.destroy", vm, "VM "+rec.Name)
+		}
+		if again || !is(err, "VM_BAD_POWER_STATE") {
+			return err
+		}
+	}
 }
 
 // stop halts a VM without asking its guest. A halted one stays so. The call is no task, which
 // would be left if the answer with its reference were lost.
-func (p *pool) stop(ctx context.Context, vm ref) error {
-	return unless(p.whenFree(ctx, busy, "VM.hard_shutdown", vm), "VM_BAD_POWER_STATE")
+func (p *pool) stop(ctx context.Context, vm ref, name string) error {
+	return unless(p.whenFree(ctx, busy, "VM.hard_shutdown", vm, "VM "+name), "VM_BAD_POWER_STATE")
 }
 
 // whenFree calls a method of an object again and again, up to a limit, as long as another call
 // uses the object.
-func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string, of ref) error {
+func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string, of ref, name string) error {
 	end := time.Now().Add(limit)
 	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
 		err := p.call(ctx, nil, method, of)
 		if !is(err, "VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS") || time.Now().After(end) {
 			return err
 		}
+		step.Report(ctx, step.Progress{Note: name + " is busy with another operation"})
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -175,7 +188,7 @@ func (d *destroy) vdi(ctx context.Context, vdi ref, rec vdiRecord) {
 		return
 	}
 	step.Report(ctx, step.Progress{Note: "destroying " + rec.Name})
-	d.note(ctx, what, d.free(ctx, vdi))
+	d.note(ctx, what, d.free(ctx, vdi, rec.Name))
 }
 
 // disuse removes the keys of the rollouts from a VDI.
@@ -199,10 +212,10 @@ func (d *destroy) disuse(ctx context.Context, vdi ref, rec vdiRecord) error {
 
 // free destroys a VDI. It is in use for a moment after its VM was destroyed, and until the
 // pool has noticed that its import was cut off.
-func (d *destroy) free(ctx context.Context, vdi ref) error {
+func (d *destroy) free(ctx context.Context, vdi ref, name string) error {
 	limit := busy
 	if len(d.left) > 0 { // a VM may have it
 		limit = 0
 	}
-	return d.p.whenFree(ctx, limit, "VDI.destroy", vdi)
+	return d.p.whenFree(ctx, limit, "VDI.destroy", vdi, "VDI "+name)
 }

@@ -110,7 +110,15 @@ func TestDestroyWaits(t *testing.T) {
 	b.boot(b.register(img))
 	b.lab.Fault(xapilab.Fault{Call: "VM.hard_shutdown", Times: 2, Error: []string{"OTHER_OPERATION_IN_PROGRESS", "VM", "OpaqueRef:1"}})
 	b.lab.Fault(xapilab.Fault{Call: "VDI.destroy", Times: 3, Error: []string{"VDI_IN_USE", "OpaqueRef:1", "destroy"}})
-	b.destroy(img.Spec)
+	var notes []string
+	ctx := step.WithReporter(t.Context(), func(p step.Progress) { notes = append(notes, p.Note) }, nil)
+	_, err := b.target().Destroy(ctx, step.Removal{Spec: img.Spec})
+	for _, want := range []string{"VM morgana-waits-lab-1 is busy with another operation", "VDI morgana-waits-lab-1 is busy with another operation"} {
+		if err != nil || !slices.Contains(notes, want) {
+			t.Errorf("no note %q in %q: %v", want, notes, err)
+		}
+	}
+	b.asBefore()
 	if n, m := b.count("VM.hard_shutdown"), b.count("VDI.destroy"); n != 3 || m != 4 {
 		t.Errorf("VM.hard_shutdown was called %d times and VDI.destroy %d times", n, m)
 	}
@@ -166,6 +174,27 @@ func TestCopies(t *testing.T) {
 			if name := fmt.Sprint("copy ", i); b.lab.Ref(class, name) == "" {
 				t.Errorf("the %s %s was destroyed", class, name)
 			}
+		}
+	}
+}
+
+// TestDestroyReportsAllTries tells in the end what a failed try before has removed, too.
+func TestDestroyReportsAllTries(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	m := b.booted("tries", usual)
+	b.lab.Fault(xapilab.Fault{Call: "VDI.destroy", Error: []string{"INTERNAL_ERROR", "no"}})
+	var last step.Progress
+	for _, fails := range []bool{true, false} {
+		ctx := step.WithReporter(t.Context(), func(p step.Progress) {
+			if p.State != nil { // as the worker keeps it
+				last = p
+			}
+		}, &last)
+		done, err := b.target().Destroy(ctx, step.Removal{Spec: m.Registration.Spec})
+		want := []string{"VM " + m.ID, "VDI " + m.Registration.ID}
+		if failed := err != nil; failed != fails || !fails && !slices.Equal(done.Removed, want) {
+			t.Errorf("removed %q, want %q: %v", done.Removed, want, err)
 		}
 	}
 }

@@ -151,6 +151,9 @@ var answers = map[string]answer{
 	"FEATURE_RESTRICTED":    lacks,
 	"TASK_CANCELLED":        {text: "another user has cancelled the task"},
 
+	// Other calls at the same time.
+	"OTHER_OPERATION_IN_PROGRESS": {text: "the {0} is busy with another operation"},
+
 	// Objects.
 	"UUID_INVALID":        {kind: step.NotFound, text: "the pool has no {0} with UUID {1}"},
 	"HANDLE_INVALID":      {text: "the {0} does not exist any more"},
