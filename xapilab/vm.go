@@ -214,6 +214,7 @@ func startVM(c *call) (any, error) {
 		return nil, err
 	}
 	c.guests[vm] = running
+	c.set(c.objects[vm.text("metrics")], "start_time", now())
 	c.domains++
 	vm.fields["domid"], vm.fields["resident_on"] = c.domains, host.ref
 	for i, vbd := range vbds {

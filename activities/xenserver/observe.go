@@ -2,6 +2,8 @@ package xenserver
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/morgana-deploy/morgana/machine"
@@ -9,7 +11,8 @@ import (
 )
 
 // Observe asks the pool for the VM's state. A VM that shut itself down is Ended until it is
-// destroyed, as one that somebody halted. One that crashed is paused, and Ended.
+// destroyed, as one that somebody halted. It is no success if a host has failed meanwhile, which
+// halts its VMs too. One that crashed is paused, and Ended.
 func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
 	h, err := t.observe(ctx, m)
 	if err != nil {
@@ -33,6 +36,8 @@ func (t *Target) observe(ctx context.Context, m step.Machine) (h step.Health, er
 		h = step.Health{State: step.Ended, How: "shut down", Success: true}
 		if status := machine.Solo5Failure(machine.Tail(t.tape(vm).File(machine.ConsoleFile))); status != "" {
 			h.How, h.Success = status, false
+		} else if h.Success, err = p.outlived(ctx, vm); err == nil && !h.Success {
+			h.How = "halted; its host may have failed"
 		}
 	case paused:
 		h = step.Health{State: step.Ended, How: crashed}
@@ -41,6 +46,31 @@ func (t *Target) observe(ctx context.Context, m step.Machine) (h step.Health, er
 		h.Addresses, err = p.addresses(ctx, s, vm)
 	}
 	return h, err
+}
+
+// outlived reports whether the hosts of the pool have run since a VM was started. Nothing tells
+// which of them a halted VM was on.
+func (p *pool) outlived(ctx context.Context, vm vmRecord) (bool, error) {
+	began, err := one[vmMetricsRecord](ctx, p, "VM_metrics", vm.Metrics)
+	if err != nil {
+		return false, unless(err, "HANDLE_INVALID")
+	}
+	since, err := time.Parse("20060102T15:04:05Z", strings.ReplaceAll(began.StartTime, "-", ""))
+	if err != nil {
+		return false, nil //nolint:nilerr // a time that cannot be read proves nothing
+	}
+	hosts, err := all[hostRecord](ctx, p, "host")
+	if err != nil {
+		return false, err
+	}
+	metrics, err := all[hostMetricsRecord](ctx, p, "host_metrics")
+	for _, h := range hosts {
+		booted, _ := strconv.ParseFloat(h.OtherConfig["boot_time"], 64) // 0 if the host does not tell it
+		if !metrics[h.Metrics].Live || booted > float64(since.Unix()) {
+			return false, err
+		}
+	}
+	return err == nil, err
 }
 
 // watch has the pool's VMs that rollouts made, as the last event.from of a worker told. That

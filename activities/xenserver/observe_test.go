@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/xapilab"
@@ -24,6 +25,21 @@ func TestObserveEnds(t *testing.T) {
 			t.Errorf("%s: observed %+v, %v", state, h, err)
 		}
 	}
+	b.lab.Set(vm, "power_state", "Halted")
+	host := b.lab.Ref("host", "lab-2")
+	metrics := b.lab.Get(host, "metrics").(string)
+	for _, test := range []struct {
+		booted time.Time
+		live   bool
+		want   bool
+	}{{time.Now().Add(-time.Hour), true, true}, {time.Now().Add(time.Hour), true, false}, {time.Now().Add(-time.Hour), false, false}} {
+		b.lab.Set(host, "other_config", map[string]string{"boot_time": fmt.Sprintf("%d.", test.booted.Unix())})
+		b.lab.Set(metrics, "live", test.live)
+		if h, err := b.target().Observe(t.Context(), m); err != nil || h.State != step.Ended || h.Success != test.want {
+			t.Errorf("host booted %s, live %v: observed %+v, %v", test.booted, test.live, h, err)
+		}
+	}
+	b.lab.Set(metrics, "live", true)
 	b.lab.Set(vm, "power_state", "Running")
 	guest := b.lab.Get(vm, "guest_metrics").(string)
 	b.lab.Set(guest, "networks", map[string]string{"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7", "0/ipv6/0": "2001:db8::7"})

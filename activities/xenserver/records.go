@@ -10,6 +10,7 @@ import (
 // [integer].
 
 type vmRecord struct {
+	Metrics         ref               `xmlrpc:"metrics"`
 	UUID            string            `xmlrpc:"uuid"`
 	Name            string            `xmlrpc:"name_label"`
 	PowerState      string            `xmlrpc:"power_state"` // "Halted", "Paused", "Running" or "Suspended"
@@ -24,6 +25,10 @@ type vmRecord struct {
 	// CurrentOperations are what calls do to it now, by their tasks.
 	CurrentOperations map[string]string `xmlrpc:"current_operations"`
 	GuestMetrics      ref               `xmlrpc:"guest_metrics"`
+}
+
+type vmMetricsRecord struct {
+	StartTime string `xmlrpc:"start_time"` // as "20261126T13:00:00Z"
 }
 
 // guestRecord is what a guest's tools tell.
@@ -61,6 +66,12 @@ type hostRecord struct {
 	Enabled         bool              `xmlrpc:"enabled"`
 	SoftwareVersion map[string]string `xmlrpc:"software_version"`
 	Capabilities    []string          `xmlrpc:"capabilities"`
+	Metrics         ref               `xmlrpc:"metrics"`
+	OtherConfig     map[string]string `xmlrpc:"other_config"`
+}
+
+type hostMetricsRecord struct {
+	Live bool `xmlrpc:"live"` // the master hears of the host
 }
 
 type poolRecord struct {
