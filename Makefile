@@ -11,7 +11,7 @@ TOOLS   := $(CURDIR)/.bin
 # Packages with goroutines or locks of their own: the race detector is for them.
 RACE    := ./activities/local ./activities/xen ./machine ./remote ./starter ./step/... ./tree ./worker
 # More often than with -short, and with real helpers.
-EC2LABS := Killed|VolumeByHelper|VolumeResumes|VolumeNotLetIn
+EC2LABS := ^TestHelper|Killed|VolumeByHelper|VolumeResumes|VolumeNotLetIn
 TIMES   := $(TOOLS)/times
 # Make lint vets as well.
 GOTEST  := $(TOOLS)/gotest $(TIMES) -timeout 60m -vet off
