@@ -8,9 +8,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -20,7 +20,6 @@ var (
 	zoneAtEnd   = regexp.MustCompile(`^([a-z]+(?:-[a-z]+)+-[0-9]+)[a-z]$`)
 	accountForm = regexp.MustCompile(`^[0-9]{12}$`)
 	typeForm    = regexp.MustCompile(`^[a-z][a-z0-9-]*\.[a-z0-9-]+$`)
-	fileForm    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}$`)
 	profileForm = regexp.MustCompile(`^[\w+=,.@-]{1,128}$`)
 	arnForm     = regexp.MustCompile(`^arn:[a-z-]+:elasticloadbalancing:([a-z0-9-]+):([0-9]{12}):targetgroup/[A-Za-z0-9-]+/[0-9a-f]+$`)
 	bucketForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
@@ -199,16 +198,7 @@ func (s *settings) readFiles() (err error) {
 	if strings.ContainsRune(s.Args, 0) {
 		return step.Invalid("args", "", "a command line cannot hold a NUL")
 	}
-	for i, name := range s.Modules {
-		field := fmt.Sprintf("modules[%d]", i)
-		switch {
-		case !fileForm.MatchString(name):
-			return step.Invalid(field, `the plain name of a file that comes with the kernel, as "initrd.img"`, "%q cannot be the name of a file", name)
-		case slices.Contains(s.Modules[:i], name):
-			return step.Invalid(field, "", "%q is given twice", name)
-		}
-	}
-	return nil
+	return machine.CheckModules(s.Modules)
 }
 
 // readNetwork checks the options of the network interface and of stable addresses.
@@ -275,16 +265,9 @@ func (s *settings) readInstance() error {
 
 // readReady checks how the instance is known to be ready.
 func (s *settings) readReady() (err error) {
-	if s.Expect != "" {
-		if s.expect, err = regexp.Compile(s.Expect); err != nil {
-			return step.Invalid("expect", "a regular expression as in https://github.com/google/re2/wiki/Syntax", "%w", err)
-		}
-	}
 	if s.Port < 0 || s.Port > 65535 {
 		return step.Invalid("port", "1 to 65535", "%d is no TCP port", s.Port)
 	}
-	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
-	}
-	return nil
+	s.expect, s.timeout, err = machine.ReadReady(s.Expect, s.Timeout)
+	return err
 }

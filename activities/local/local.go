@@ -206,14 +206,8 @@ func (s *settings) parse() error {
 		return err
 	}
 	var err error
-	if s.Expect != "" {
-		if s.expect, err = regexp.Compile(s.Expect); err != nil {
-			return &step.Error{Kind: step.InvalidSpec, Field: "expect", Err: err,
-				Hint: "a regular expression as in https://github.com/google/re2/wiki/Syntax"}
-		}
-	}
-	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
+	if s.expect, s.timeout, err = machine.ReadReady(s.Expect, s.Timeout); err != nil {
+		return err
 	}
 	if s.Memory < 0 || s.Memory > 1<<20 {
 		return step.Invalid("memory", "memory is in MiB, as 512", "%d is no size", s.Memory)

@@ -2,11 +2,9 @@ package qemu
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strings"
 	"time"
@@ -174,20 +172,8 @@ func (s settings) parse() (settings, error) {
 			return s, err
 		}
 	}
-	if s.Expect != "" {
-		if s.expect, err = regexp.Compile(s.Expect); err != nil {
-			var wrong *syntax.Error
-			if errors.As(err, &wrong) {
-				err = fmt.Errorf("%s: %s", wrong.Code, wrong.Expr)
-			}
-			return s, &step.Error{Kind: step.InvalidSpec, Field: "expect", Err: err,
-				Hint: `a regular expression, as "listening on \\d+": https://github.com/google/re2/wiki/Syntax`}
-		}
-	}
-	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return s, step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
-	}
-	return s, nil
+	s.expect, s.timeout, err = machine.ReadReady(s.Expect, s.Timeout)
+	return s, err
 }
 
 // normal is the JSON of the options with all defaults filled in.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -188,15 +189,8 @@ func readOver(under Options, options json.RawMessage) (settings, error) {
 			return s, err
 		}
 	}
-	if s.Expect != "" {
-		if s.expect, err = regexp.Compile(s.Expect); err != nil {
-			return s, step.Invalid("expect", "a regular expression as in https://github.com/google/re2/wiki/Syntax", "%w", err)
-		}
-	}
-	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return s, step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
-	}
-	return s, nil
+	s.expect, s.timeout, err = machine.ReadReady(s.Expect, s.Timeout)
+	return s, err
 }
 
 // disk reports whether the domain boots from a disk.

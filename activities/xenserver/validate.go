@@ -10,15 +10,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/morgana-deploy/morgana/image/disk"
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
 var (
 	profileForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
-	fileForm    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}$`)
 	nameForm    = regexp.MustCompile(`^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$`)
 )
 
@@ -96,16 +95,7 @@ func (s *settings) readFiles() (err error) {
 			return step.Invalid("size", `at most "2040GiB"`, "%s is more than a VDI holds", s.Size)
 		}
 	}
-	for i, name := range s.Modules {
-		field := fmt.Sprintf("modules[%d]", i)
-		switch {
-		case !fileForm.MatchString(name):
-			return step.Invalid(field, `a name as "initrd.img"`, "%q is no name of a module", name)
-		case slices.Contains(s.Modules[:i], name):
-			return step.Invalid(field, "", "%q is given twice", name)
-		}
-	}
-	return nil
+	return machine.CheckModules(s.Modules)
 }
 
 // readNetworks checks network and networks, and sets s.networks from them.
@@ -192,13 +182,6 @@ func (s *settings) readReady() (err error) {
 	case s.Expect != "" && s.Type == typeHVM:
 		return step.Invalid("expect", "expectPort with address; or type: pv or pvh", "an hvm VM has no console of text")
 	}
-	if s.Expect != "" {
-		if s.expect, err = regexp.Compile(s.Expect); err != nil {
-			return step.Invalid("expect", "a regular expression as in https://github.com/google/re2/wiki/Syntax", "%w", err)
-		}
-	}
-	if s.timeout, err = time.ParseDuration(s.Timeout); err != nil || s.timeout <= 0 {
-		return step.Invalid("timeout", `a number with its unit, as "90s" or "5m"`, "%q is no duration", s.Timeout)
-	}
-	return nil
+	s.expect, s.timeout, err = machine.ReadReady(s.Expect, s.Timeout)
+	return err
 }
