@@ -89,6 +89,7 @@ const (
 	memoryHint      = "less memory, or shut down another VM: xe host-list params=name-label,memory-free; a redeploy needs both machines for a while"
 	newerHint       = "update the hosts of the pool"
 	licenceHint     = "xe host-license-view shows what the licence has"
+	haHint          = "high availability of the pool forbids it: xe pool-param-list uuid=... shows ha-plan-exists-for and ha-overcommitted"
 	blockedHint     = "ask the pool's administrator; xe vm-param-get param-name=blocked-operations uuid=... shows what is blocked"
 )
 
@@ -130,6 +131,8 @@ var answers = map[string]answer{
 	"HOST_CANNOT_ATTACH_NETWORK":     {step.Unsupported, "network", "the host cannot attach the network", "name another network, or affinity: a host that has it"},
 	"TOO_MANY_PENDING_TASKS":         {step.Exhausted, "", "the pool has too many tasks that wait", "nothing needs to be done"},
 
+	"HA_OPERATION_WOULD_BREAK_FAILOVER_PLAN": {step.Conflict, "", "high availability would not hold with this VM", haHint},
+
 	// Storage.
 	"SR_FULL":                    {step.NoSpace, "sr", "the SR is full: the disk needs {0 MiB}, and the SR has {1 MiB}", spaceHint},
 	"SR_BACKEND_FAILURE_44":      {step.NoSpace, "sr", "the SR is full", spaceHint},
@@ -141,7 +144,7 @@ var answers = map[string]answer{
 	"VDI_IO_ERROR":               {text: "the pool could not write the disk, or did not get all of it"},
 
 	// The start of a VM.
-	"BOOTLOADER_FAILED":     {kind: step.BootFailed, text: "the boot loader says: {1}"},
+	"BOOTLOADER_FAILED":     {step.BootFailed, "", "the boot loader says: {1}", "a kernel that pygrub can load, or type: hvm"},
 	"UNKNOWN_BOOTLOADER":    {step.Unsupported, "type", "the host has no boot loader {1}", "type: hvm"},
 	"DOMAIN_BUILDER_ERROR":  {step.BootFailed, "", "Xen cannot build the domain: {0}: {2}", "see whether the host runs VMs of this type, and the file /var/log/daemon.log of it"},
 	"VM_BAD_POWER_STATE":    {text: "the VM is {2}, not {1}"},
@@ -158,7 +161,6 @@ var answers = map[string]answer{
 	"UUID_INVALID":        {kind: step.NotFound, text: "the pool has no {0} with UUID {1}"},
 	"HANDLE_INVALID":      {text: "the {0} does not exist any more"},
 	"VALUE_NOT_SUPPORTED": refusal, "INVALID_VALUE": refusal,
-	"MAC_INVALID": {step.InvalidSpec, "networks", "{0} is no MAC address", `as "00:16:3e:12:34:56"`},
 }
 
 // answerTo returns the meaning of a code. The API has hundreds, and their forms tell enough.
@@ -168,7 +170,9 @@ func answerTo(code string) answer {
 	}
 	switch {
 	case strings.HasPrefix(code, "HA_"):
-		return answer{kind: step.Conflict, hint: "high availability of the pool forbids it: xe pool-param-list uuid=... shows ha-plan-exists-for and ha-overcommitted"}
+		return answer{kind: step.Conflict, hint: haHint}
+	case strings.HasPrefix(code, "MAC_"):
+		return answer{kind: step.InvalidSpec, field: "networks[].mac", hint: "give another mac, or leave it out"}
 	case strings.HasPrefix(code, "LICEN"):
 		return answer{kind: step.Unsupported, hint: licenceHint}
 	case strings.HasPrefix(code, "MEMORY_CONSTRAINT_VIOLATION"):
@@ -202,7 +206,7 @@ func explained(err error) error {
 		// A Python program's message is the last line of many.
 		if lines := strings.Split(strings.TrimSpace(refused.param(1)), "\n"); len(lines) > 1 {
 			e.Err = &apiError{refused.code, []string{refused.param(0), lines[len(lines)-1]}}
-			e.Hint = strings.Join(lines[max(0, len(lines)-20):], "\n")
+			e.Hint += "\n" + strings.Join(lines[max(0, len(lines)-20):], "\n")
 		}
 	}
 	return e

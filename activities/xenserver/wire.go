@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -98,7 +99,11 @@ func result(host *url.URL, method string, answer []byte, out any) error {
 	case status == "Success":
 		return nil
 	case status == "Failure":
-		return newAPIError(got.Elem().Field(1).Interface().([]string))
+		refused := newAPIError(got.Elem().Field(1).Interface().([]string))
+		if strings.HasPrefix(refused.code, "MESSAGE_") && len(refused.params) == 0 {
+			refused.params = []string{method}
+		}
+		return refused
 	}
 	return unreadable(host, method, answer, errors.New("no status "+got.Elem().FieldByName("Fault").String()))
 }

@@ -93,6 +93,17 @@ func TestSessionIsRenewedOnce(t *testing.T) {
 	}
 }
 
+// The answer to a call that a later xapi does not have any more names no call.
+func TestRemovedCallIsNamed(t *testing.T) {
+	h := newHost(t, func(method string, args []any) any {
+		if method == "VM.unpause" {
+			return refuse{"MESSAGE_REMOVED"}
+		}
+		return nil
+	})
+	told(t, h.pool(t).call(t.Context(), nil, "VM.unpause", ref("OpaqueRef:vm")), step.Unsupported, "does not know VM.unpause")
+}
+
 func TestSlaveIsFollowedOnce(t *testing.T) {
 	master := newHost(t, func(method string, args []any) any { return nil })
 	slave := newHost(t, func(method string, args []any) any { return refuse{"HOST_IS_SLAVE", master.Listener.Addr().String()} })
