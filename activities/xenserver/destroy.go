@@ -83,12 +83,45 @@ func (d *destroy) vms(ctx context.Context, left map[ref]vmRecord) (map[ref]vmRec
 		return nil, err
 	}
 	maps.DeleteFunc(vms, func(vm ref, _ vmRecord) bool { _, known := left[vm]; return known })
+	if err := d.moved(ctx, vms); err != nil {
+		return nil, err
+	}
 	for _, vm := range slices.Sorted(maps.Keys(vms)) {
 		step.Report(ctx, step.Progress{Note: "destroying " + vms[vm].Name})
 		d.note(ctx, "VM "+vms[vm].UUID, d.vm(ctx, vm, vms[vm]))
 		_ = os.RemoveAll(d.t.tape(vms[vm]).Path) // a console that stays does no harm
 	}
 	return vms, nil
+}
+
+// moved gives the VDIs of VMs their own UUIDs as [keyUUID]. One that a user has moved to another
+// SR has another UUID than before.
+func (d *destroy) moved(ctx context.Context, vms map[ref]vmRecord) error {
+	var vbds []ref
+	for _, vm := range vms {
+		vbds = append(vbds, vm.VBDs...)
+	}
+	if len(vbds) == 0 {
+		return nil
+	}
+	vdis, err := all[vdiRecord](ctx, d.p, "VDI")
+	if err != nil {
+		return err
+	}
+	for vdi, rec := range vdis {
+		before := rec.OtherConfig[keyUUID]
+		_, made := owner(before, rec.OtherConfig)
+		if !made || before == "" || before == rec.UUID || !slices.ContainsFunc(rec.VBDs, func(vbd ref) bool { return slices.Contains(vbds, vbd) }) {
+			continue
+		}
+		if err := d.p.call(ctx, nil, "VDI.remove_from_other_config", vdi, keyUUID); err != nil {
+			return err
+		}
+		if err := d.p.set(ctx, "VDI", vdi, keyUUID, rec.UUID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // note records that a resource was removed or that it was not. A resource that another call

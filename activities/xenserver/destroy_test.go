@@ -3,6 +3,7 @@ package xenserver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -197,4 +198,16 @@ func TestDestroyReportsAllTries(t *testing.T) {
 			t.Errorf("removed %q, want %q: %v", done.Removed, want, err)
 		}
 	}
+}
+
+// TestDestroyMoved destroys a VDI that a user has moved to another SR: it has another UUID.
+func TestDestroyMoved(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	m := b.booted("moved", usual)
+	vdi := b.lab.Ref("VDI", nameOf(m.Registration.Spec.Tags))
+	config := maps.Clone(b.lab.Get(vdi, "other_config").(map[string]string))
+	config[keyUUID] = "b9bd2a6d-0000-0000-0000-000000000000"
+	b.lab.Set(vdi, "other_config", config)
+	b.destroy(m.Registration.Spec)
 }
