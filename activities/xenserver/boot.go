@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,6 +175,10 @@ func (b *boot) start(ctx context.Context) error {
 	if err := b.fits(ctx); err != nil {
 		return err
 	}
+	// The text of an earlier start would match. A reader of that start ends with it.
+	if err := os.Truncate(b.tape.File(machine.ConsoleFile), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	step.Report(ctx, step.Progress{Note: "starting " + b.rec.Name})
 	var task ref
 	err := b.p.call(ctx, &task, "Async.VM.start", b.vm, true, false)
@@ -248,7 +254,7 @@ func (b *boot) listen(ctx context.Context) error {
 	if !b.heard && !b.whole {
 		b.at = b.tape.Printed() // the text may be that of an earlier start
 	}
-	if b.deaf = b.t.attach(ctx, b.p, b.rec, b.whole && !b.heard); b.deaf == nil {
+	if b.deaf = b.t.attach(ctx, b.p, b.rec); b.deaf == nil {
 		b.heard = true
 		return nil
 	}

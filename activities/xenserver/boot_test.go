@@ -202,6 +202,30 @@ func TestConsoleComesLate(t *testing.T) {
 	b.destroy(r.Spec)
 }
 
+// TestEarlierText boots a VM while the console of its earlier start is still being read. The
+// text of that start does not make it ready.
+func TestEarlierText(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	r := b.register(b.image("earlier", `,"args":"stay","expect":"never","timeout":"1s"`))
+	b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Error: []string{"INTERNAL_ERROR", "no"}})
+	if m, err := b.target().Boot(t.Context(), r); err == nil {
+		t.Fatalf("booted %+v", m)
+	}
+	f, err := open(b.target().tape(vmRecord{UUID: b.lab.Get(b.lab.Ref("VM", nameOf(r.Spec.Tags)), "uuid").(string)}))
+	if err == nil {
+		_, err = f.WriteString("never\n")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // after the test
+	if m, err := b.target().Boot(t.Context(), r); step.KindOf(err) != step.BootFailed {
+		t.Errorf("booted %+v, %v", m, err)
+	}
+	b.destroy(r.Spec)
+}
+
 // TestCrashedBefore starts a VM anew that has crashed after the first Boot was cut off.
 func TestCrashedBefore(t *testing.T) {
 	t.Parallel()

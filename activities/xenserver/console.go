@@ -68,27 +68,20 @@ func isRead(tape machine.Machine) bool {
 // errNoConsole says that a VM has no console of text.
 var errNoConsole = errors.New("the pool shows no console of text")
 
-// attach has the console of a VM that runs read, unless it is being read. begin says that the
-// VM has just been started.
-func (t *Target) attach(ctx context.Context, p *pool, vm vmRecord, begin bool) error {
+// attach has the console of a VM that runs read, unless it is being read.
+func (t *Target) attach(ctx context.Context, p *pool, vm vmRecord) error {
 	f, err := open(t.tape(vm))
 	if f == nil || err != nil {
 		return err
 	}
-	if begin {
-		err = f.Truncate(0)
-	}
-	var r io.ReadCloser
-	if err == nil {
-		r, err = p.text(ctx, vm)
-	}
+	r, err := p.text(ctx, vm)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
 	go func() {
 		defer f.Close() //nolint:errcheck // a text that was not written is lost
 		defer r.Close() //nolint:errcheck // only read
-		_ = record(f, r, !begin)
+		_ = record(f, r)
 	}()
 	return nil
 }
@@ -122,19 +115,20 @@ func (p *pool) text(ctx context.Context, vm vmRecord) (io.ReadCloser, error) {
 	return nil, &step.Error{Kind: step.Unsupported, Hint: hint, Err: fmt.Errorf("%w of the %s VM %s", errNoConsole, vm.DomainType, vm.Name)}
 }
 
-// record appends a console to a file until the console ends. late says that the VM has run
-// before.
-func record(f *os.File, r io.Reader, late bool) error {
-	for buffer := make([]byte, 32<<10); ; {
+// record appends a console to a file until the console ends.
+func record(f *os.File, r io.Reader) error {
+	buffer := make([]byte, 32<<10)
+	for first := true; ; {
 		n, ended := r.Read(buffer)
 		piece := buffer[:n]
 		info, err := f.Stat()
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case late && n > 0:
-			piece, late = follow(f, info.Size(), piece), false
-		case info.Size()+int64(n) > keptText:
+		}
+		if first && n > 0 {
+			piece, first = follow(f, info.Size(), piece), false
+		}
+		if info.Size()+int64(len(piece)) > keptText {
 			piece, err = append([]byte(lost), piece...), f.Truncate(0)
 		}
 		if err == nil {
@@ -216,7 +210,7 @@ func (t *Target) listen(ctx context.Context, p *pool, m step.Machine) (vmRecord,
 		return vm, &step.Error{Kind: step.NotFound, Err: fmt.Errorf("the VM %s does not exist", m.ID), Hint: "it was destroyed; deploy it again"}
 	}
 	if vm.PowerState == running {
-		err = t.attach(ctx, p, vm, false)
+		err = t.attach(ctx, p, vm)
 	}
 	return vm, err
 }

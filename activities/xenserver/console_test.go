@@ -1,7 +1,6 @@
 package xenserver
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 
@@ -13,19 +12,13 @@ import (
 func TestRecord(t *testing.T) {
 	t.Parallel()
 	long, line := strings.Repeat("x", 300)+"end\r\n", "more\r\n"
-	for name, test := range map[string]struct {
-		before, printed, want string
-		late                  bool
-	}{
-		"a console from its beginning":    {printed: long, want: long},
-		"a later one without a file":      {printed: long, want: long, late: true},
-		"one that goes on":                {before: long, printed: long[20:] + line, want: long + line, late: true},
-		"one of which text is missing":    {before: long, printed: line, want: long + lost + line, late: true},
-		"one that prints more than fits":  {before: strings.Repeat("y", keptText-2), printed: line, want: lost + line},
-		"one that fits":                   {before: long, printed: line, want: long + line},
-		"one that says nothing any more":  {before: long, want: long, late: true},
-		"one that prints the same anew":   {before: long, printed: long, want: long, late: true},
-		"one with the file's last prompt": {before: "> ", printed: "> ", want: "> ", late: true},
+	for name, test := range map[string]struct{ before, printed, want string }{
+		"a console without a file":          {printed: long, want: long},
+		"one that goes on":                  {before: long, printed: long[20:] + line, want: long + line},
+		"one of which text is missing":      {before: long, printed: line, want: long + lost + line},
+		"one that prints more than is kept": {before: strings.Repeat("y", keptText-2), printed: strings.Repeat("y", overlap) + line, want: lost + line},
+		"one that says nothing any more":    {before: long, want: long},
+		"one with the file's last prompt":   {before: "> ", printed: "> ", want: "> "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -40,7 +33,7 @@ func TestRecord(t *testing.T) {
 			if other, err := open(tape); other != nil || err != nil {
 				t.Errorf("another call has it, too: %v", err)
 			}
-			if err := record(f, bytes.NewReader([]byte(test.printed)), test.late); err == nil || f.Close() != nil || isRead(tape) {
+			if err := record(f, strings.NewReader(test.printed)); err == nil || f.Close() != nil || isRead(tape) {
 				t.Errorf("it has not ended: %v", err)
 			}
 			var got strings.Builder
