@@ -80,7 +80,7 @@ type sending struct {
 	To   string `json:"to"`
 	// Bytes is nil if the size is not known before the build.
 	Bytes *int64 `json:"bytes"`
-	// About says that the size is an estimate.
+	// About says that Bytes is that of the kernel, and the image has more.
 	About bool `json:"about,omitempty"`
 }
 
@@ -317,7 +317,7 @@ func (l *planLine) text() []string {
 		if s.Bytes != nil {
 			size = workflows.Size(*s.Bytes)
 			if s.About {
-				size = "about " + size
+				size = "at least " + size
 			}
 		}
 		lines = append(lines, fmt.Sprintf("  sends      %s to %s: %s", s.What, s.To, size))

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
+	"github.com/morgana-deploy/morgana/xapilab"
 )
 
 // TestPackage compares the images of options with that of a pvh VM.
@@ -101,6 +104,32 @@ func TestPackageRefuses(t *testing.T) {
 		var e *step.Error
 		if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Error()+"\n"+e.Hint, test.want) || strings.Contains(e.Hint, "via") {
 			t.Errorf("%s: %v (%+v)", test.options, err, e)
+		}
+	}
+}
+
+// TestForecast tells the default SR, the least size of the disk, and the number of interfaces.
+func TestForecast(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	b.lab.AddNetwork("a")
+	b.lab.AddNetwork("b")
+	for _, test := range []struct {
+		more string
+		want []string
+	}{
+		{"", []string{"boot disk of at least 1 MiB in the pool's default SR, " + b.lab.SR + ",", "give it 1 network interface"}},
+		{`,"type":"hvm"`, []string{"boot disk of at least 2 MiB in "}},
+		{`,"size":"1GiB","sr":"` + b.lab.SR + `"`, []string{"boot disk of 1GiB in SR " + b.lab.SR + ","}},
+		{`,"networks":[{"network":"a"},{"network":"b"}]`, []string{"give it 2 network interfaces"}},
+	} {
+		spec, err := b.target().Check(t.Context(), step.Spec{Tags: step.Tags{App: "web", Target: "lab", Life: "0a1b2c3d", Generation: 1}, Kind: Kind, Options: b.options(test.more)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := b.target().Forecast(t.Context(), spec)
+		if got := fmt.Sprintf("%+v", all); err != nil || slices.ContainsFunc(test.want, func(w string) bool { return !strings.Contains(got, w) }) {
+			t.Errorf("%s: %s, want %q: %v", test.more, got, test.want, err)
 		}
 	}
 }
