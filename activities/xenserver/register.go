@@ -80,7 +80,7 @@ func (t *Target) register(ctx context.Context, img step.Image) (reg step.Registr
 		}
 	}
 	reg.ID = rec.UUID
-	return reg, r.p.use(ctx, vdi, img.Spec.Tags)
+	return reg, r.p.set(ctx, "VDI", vdi, keyUse+r.folder, "")
 }
 
 // adopt returns a whole VDI of the disk, the null reference if there is none. It destroys

@@ -28,15 +28,6 @@ const (
 	keyReady = "morgana:ready"
 )
 
-// use records that a rollout uses a VDI. Register calls it for the VDI that it returns.
-func (p *pool) use(ctx context.Context, vdi ref, t step.Tags) error {
-	folder, err := t.Folder()
-	if err != nil {
-		return err
-	}
-	return p.set(ctx, "VDI", vdi, keyUse+folder, "")
-}
-
 // set adds a key to the other_config of an object, unless it has the key.
 func (p *pool) set(ctx context.Context, class string, of ref, key, value string) error {
 	return unless(p.call(ctx, nil, class+".add_to_other_config", of, key, value), "MAP_DUPLICATE_KEY")

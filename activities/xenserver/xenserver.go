@@ -10,7 +10,8 @@
 //   - tasks of the import and of the start, which it destroys
 //
 // VDI and VM have the tags of the rollout in their other_config from the moment they exist,
-// and the tag "morgana". Destroy finds them by other_config alone. A VDI that an import has
+// and the tag "morgana". Destroy finds them by other_config alone. [keyUUID] tells them from
+// copies that users make of them. A VDI that an import has
 // not filled has no key [keyComplete]; it is never used.
 //
 // # Credentials
