@@ -44,12 +44,20 @@ func (e *apiError) Error() string {
 	if text := answerTo(e.code).text; text != "" {
 		var pairs []string
 		for i := range 4 {
-			pairs = append(pairs, fmt.Sprintf("{%d}", i), e.param(i), fmt.Sprintf("{%d MiB}", i), fmt.Sprintf("%d MiB", integer(e.param(i))>>20))
+			pairs = append(pairs, fmt.Sprintf("{%d}", i), e.param(i), fmt.Sprintf("{%d MiB}", i), mebibytes(integer(e.param(i))))
 		}
 		return plain(strings.NewReplacer(pairs...).Replace(text))
 	}
 	told := slices.DeleteFunc(slices.Clone(e.params), func(p string) bool { return p == "" || strings.HasPrefix(p, "OpaqueRef:") })
 	return plain("the pool answers " + strings.Join(append([]string{e.code}, told...), ": "))
+}
+
+// mebibytes returns a size in MiB, in bytes if it is less than 1 MiB.
+func mebibytes(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
 }
 
 // references are those of the pool. They tell users nothing, and a session's is a secret.

@@ -35,6 +35,7 @@ func TestRefusals(t *testing.T) {
 		{refuse{"UUID_INVALID", "SR", "66"}, step.NotFound, "sr", "the pool has no SR with UUID 66", ""},
 		{refuse{"UUID_INVALID", "network", "66"}, step.NotFound, "network", "the pool has no network with UUID 66", ""},
 		{refuse{"HOST_NOT_ENOUGH_FREE_MEMORY", "1610612736", "536870912"}, step.Unsupported, "memory", "the VM needs 1536 MiB, and the host has 512 MiB free", "shut down another VM"},
+		{refuse{"HOST_NOT_ENOUGH_FREE_MEMORY", "1610612736", "4096"}, step.Unsupported, "memory", "the VM needs 1536 MiB, and the host has 4096 bytes free", "shut down another VM"},
 		{refuse{"HOST_NOT_ENOUGH_PCPUS", "8", "2"}, step.Unsupported, "vcpus", "the VM needs 8 processors, and the host has 2", "vcpus: 2"},
 		{refuse{"NO_HOSTS_AVAILABLE"}, step.Unsupported, "", "no host of the pool can run the VM", "memory"},
 		{refuse{"HOST_DISABLED", of}, step.Conflict, "", "the host is disabled, as for maintenance", "xe host-enable"},
