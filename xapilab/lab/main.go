@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/morgana-deploy/morgana/xapilab"
@@ -30,7 +31,7 @@ func run(ctx context.Context) (err error) {
 	}
 	machines := xapilab.NewMachines(dir)
 	defer func() { err = errors.Join(err, machines.Close(), os.RemoveAll(dir)) }()
-	lab, err := xapilab.Start(context.WithoutCancel(ctx), xapilab.Config{Hypervisor: machines})
+	lab, err := xapilab.Start(context.WithoutCancel(ctx), xapilab.Config{Hypervisor: &teller{Machines: machines}})
 	if err != nil {
 		return err
 	}
@@ -40,4 +41,16 @@ func run(ctx context.Context) (err error) {
 	fmt.Printf("# the target in morgana.yaml: {kind: xenserver, host: %q, fingerprint: %q}\n", lab.URL, lab.Fingerprint)
 	<-ctx.Done()
 	return nil
+}
+
+// teller says that the first VM takes longer.
+type teller struct {
+	*xapilab.Machines
+	first sync.Once
+}
+
+// Start implements [xapilab.Hypervisor].
+func (t *teller) Start(ctx context.Context, g xapilab.Guest) (xapilab.Running, error) {
+	t.first.Do(func() { fmt.Println("# starting Xen in QEMU for the first VM: it may take minutes") })
+	return t.Machines.Start(ctx, g)
 }
