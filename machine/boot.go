@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/morgana-deploy/morgana/step"
@@ -92,6 +96,30 @@ func (m Machine) boot(ctx context.Context, reg step.Registration, enter func(Mac
 // BootFailed returns an error of that kind. The hint is usually the console's tail.
 func BootFailed(hint, format string, args ...any) error {
 	return &step.Error{Kind: step.BootFailed, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+// Connects reports whether a TCP port of a remote machine takes a connection.
+func Connects(ctx context.Context, address string, port int) bool {
+	dialer := net.Dialer{Timeout: 2 * time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// Met says how a remote machine became ready: by a match of its console, unless expect is nil,
+// and by a connection to a port, unless that is 0. It is "" with neither.
+func Met(expect *regexp.Regexp, port int) string {
+	var all []string
+	if expect != nil {
+		all = append(all, fmt.Sprintf("console matched %q", expect))
+	}
+	if port != 0 {
+		all = append(all, fmt.Sprintf("port %d took a connection", port))
+	}
+	return strings.Join(all, "; ")
 }
 
 // boot is one call of Boot.

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -62,7 +60,7 @@ func bootOf(ctx context.Context, r step.Registration) (step.Machine, error) {
 		}
 		return step.Machine{}, err
 	}
-	m := step.Machine{Registration: r, ID: b.id, Ready: b.how(), Adopted: !b.created, Ended: b.ended}
+	m := step.Machine{Registration: r, ID: b.id, Ready: cmp.Or(machine.Met(s.expect, s.Port), "the instance runs"), Adopted: !b.created, Ended: b.ended}
 	if m.Ended {
 		m.Ready += "; the instance has ended"
 	} else {
@@ -204,18 +202,9 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 
 // connects reports whether the port of the instance takes a connection.
 func (b *boot) connects(ctx context.Context) bool {
-	dialer := net.Dialer{Timeout: 2 * time.Second}
 	// With a public address the private one may be another host's in the worker's network.
 	ip := cmp.Or(aws.ToString(b.in.PublicIpAddress), aws.ToString(b.in.PrivateIpAddress), aws.ToString(b.in.Ipv6Address))
-	if ip == "" { // it would be this host
-		return false
-	}
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(b.s.Port)))
-	if err != nil {
-		return false
-	}
-	_ = conn.Close()
-	return true
+	return ip != "" && machine.Connects(ctx, ip, b.s.Port) // without an address it would be this host
 }
 
 // readConsole sets printed, and reports whether the console is up to date. A kernel that says that
@@ -369,16 +358,4 @@ func (b *boot) unmet() string {
 		return fmt.Sprintf("the worker could not connect to its port %d", b.s.Port)
 	}
 	return "the instance did not run"
-}
-
-// how says how a ready instance became so.
-func (b *boot) how() string {
-	var all []string
-	if b.s.expect != nil {
-		all = append(all, fmt.Sprintf("console matched %q", b.s.expect))
-	}
-	if b.s.Port != 0 {
-		all = append(all, fmt.Sprintf("port %d took a connection", b.s.Port))
-	}
-	return cmp.Or(strings.Join(all, "; "), "the instance runs")
 }

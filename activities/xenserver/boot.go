@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -308,7 +307,7 @@ func (b *boot) probe(ctx context.Context) (ready bool, err error) {
 		}
 		return false, nil
 	case b.s.ExpectPort != 0:
-		if !b.connects(ctx) {
+		if !machine.Connects(ctx, b.s.Address, b.s.ExpectPort) {
 			return false, ctx.Err()
 		}
 	case !heard && time.Since(b.began) < silence:
@@ -323,17 +322,6 @@ func (b *boot) stop(ctx context.Context) error {
 	err := b.p.stop(ctx, b.vm, b.rec.Name)
 	b.ran, b.idle, b.heard, b.at, b.match, b.found = false, time.Time{}, false, 0, machine.NewMatch(b.s.expect), time.Time{}
 	return err
-}
-
-// connects reports whether the port of option expectPort takes a connection.
-func (b *boot) connects(ctx context.Context) bool {
-	dialer := net.Dialer{Timeout: 2 * time.Second}
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(b.s.Address, strconv.Itoa(b.s.ExpectPort)))
-	if err != nil {
-		return false
-	}
-	_ = conn.Close()
-	return true
 }
 
 // outcome reports whether a VM that does not run any more was ready. how says how it ended.
@@ -357,17 +345,13 @@ func (b *boot) outcome(ctx context.Context, how string) (ready bool, err error) 
 
 // finish records with the VM how it became ready.
 func (b *boot) finish(ctx context.Context, heard bool) error {
-	var all []string
+	b.how = machine.Met(b.s.expect, b.s.ExpectPort)
 	switch {
-	case b.s.expect != nil:
-		all = append(all, fmt.Sprintf("console matched %q", b.s.expect))
-	case heard && b.s.ExpectPort == 0:
-		all = append(all, "console printed")
+	case b.how == "" && heard:
+		b.how = "console printed"
+	case b.how == "":
+		b.how = "ran"
 	}
-	if b.s.ExpectPort != 0 {
-		all = append(all, fmt.Sprintf("port %d took a connection", b.s.ExpectPort))
-	}
-	b.how = cmp.Or(strings.Join(all, "; "), "ran")
 	return b.p.set(ctx, "VM", b.vm, keyReady, b.how)
 }
 
