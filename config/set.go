@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,6 +61,7 @@ const setFlag = "--set "
 
 // setPlace returns the place of a value that --set gives.
 func setPlace(assignment string) string {
+	assignment = withoutUsers(assignment)
 	if len(assignment) > maxPlace {
 		assignment = strings.ToValidUTF8(assignment[:maxPlace], "") + "..."
 	}
@@ -82,8 +84,13 @@ func SetHint(place, hint string) string {
 
 // quotedSet returns the --set of a text as a user types it into a shell.
 func quotedSet(path, value string) string {
-	return setFlag + "'" + strings.ReplaceAll(path+"="+strconv.Quote(value), "'", `'\''`) + "'"
+	return setFlag + "'" + strings.ReplaceAll(path+"="+strconv.Quote(withoutUsers(value)), "'", `'\''`) + "'"
 }
+
+var urlUser = regexp.MustCompile(`://\S*@`)
+
+// withoutUsers leaves the user out of a URL: a password may be with it.
+func withoutUsers(text string) string { return urlUser.ReplaceAllString(text, "://...@") }
 
 // segment is an element of a path: a mapping's key or a list's index.
 type segment struct {

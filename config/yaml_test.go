@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -112,6 +113,25 @@ func TestLongSet(t *testing.T) {
 	}
 	if at := p.Locate("dev", "args"); len(at) > 80 || !utf8.ValidString(at) || !strings.HasPrefix(at, "--set dev.args=éé") || !strings.HasSuffix(at, "é...") {
 		t.Errorf("it is at %s", at)
+	}
+}
+
+// A password in a URL is not shown.
+func TestSecretSet(t *testing.T) {
+	alone(t)
+	p := load(t, hello)
+	for set, want := range map[string]string{
+		"dev.host=https://root:s@cret@xen1": "--set dev.host=https://...@xen1",
+		"dev.host=https://xen1/a":           "--set dev.host=https://xen1/a",
+	} {
+		if err := p.Set(set); err != nil || p.Locate("dev", "host") != want {
+			t.Errorf("%s: at %s, %v", set, p.Locate("dev", "host"), err)
+		}
+	}
+	err := p.Set(`dev.host="https://root:secret@xen1`)
+	var e *step.Error
+	if !errors.As(err, &e) || strings.Contains(e.Error()+e.Hint, "secret") || !strings.Contains(e.Hint, "...@xen1") {
+		t.Errorf("got %v, %+v", err, e)
 	}
 }
 
