@@ -57,7 +57,7 @@ func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 	if c.hosts, err = all[hostRecord](ctx, p, "host"); err != nil {
 		return spec, err
 	}
-	for _, ask := range []func(context.Context) error{c.role, c.types, c.place, c.alone, c.memory} {
+	for _, ask := range []func(context.Context) error{c.role, c.types, c.place, c.alone, c.processors, c.memory} {
 		if err := ask(ctx); err != nil {
 			return spec, err
 		}
@@ -193,6 +193,18 @@ func (c *checker) place(ctx context.Context) error {
 		if _, err := c.named(ctx, "host", "affinity", c.Affinity); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// processors refuses a VM for which no host has the processors.
+func (c *checker) processors(context.Context) error {
+	var most int64
+	for _, h := range c.hosts {
+		most = max(most, integer(h.CPUInfo["cpu_count"]))
+	}
+	if most > 0 && int64(c.VCPUs) > most {
+		return unsupported("vcpus", fmt.Sprintf("at most %d", most), "no host of the pool has %d processors", c.VCPUs)
 	}
 	return nil
 }

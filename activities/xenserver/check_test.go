@@ -68,6 +68,7 @@ func TestCheckRefuses(t *testing.T) {
 		{"two networks", string(b.options(`,"networks":[{"network":"twice"}]`)), nil, step.InvalidSpec, "networks[0].network", `"twice"*UUID`},
 		{"no host", string(b.options(`,"affinity":"xen9"`)), nil, step.InvalidSpec, "affinity", `no host named "xen9"`},
 		{"memory", string(b.options(`,"memory":8192`)), nil, step.Conflict, "memory", "no host has 8192 MiB for the VM: lab-1 has 4096 MiB free, lab-2 has 4096 MiB free"},
+		{"processors", string(b.options(`,"vcpus":64`)), nil, step.Unsupported, "vcpus", "no host of the pool has 64 processors*at most 4"},
 		{"kernel", string(b.options("")), []string{image.Multiboot1, image.Solo5Virtio}, step.Unsupported, "", "no virtio devices"},
 		{"kernel and type", string(b.options(`,"type":"pv"`)), []string{image.Solo5Xen, image.XenPVH}, step.Unsupported, "type", "PVH only*type: pvh"},
 		{"via", string(b.options(`,"via":"kernel"`)), nil, step.InvalidSpec, "via", "the XenAPI takes no kernel*target of kind xen"},

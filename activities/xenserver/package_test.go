@@ -95,12 +95,12 @@ func TestPackageRefuses(t *testing.T) {
 	target, kernel := packager(t)
 	for _, test := range []struct{ options, field, want string }{
 		{`{"type":"pvh","modules":["initrd.img"]}`, "modules[0]", "no file"},
-		{`{"type":"pvh","memory":1}`, "memory", "too little"},
+		{`{"type":"pvh","memory":4,"modules":["large.img"]}`, "memory", "too little"},
 		{`{"type":"hvm","size":"1MiB"}`, "size", "too small"},
 		{`{"type":"hvm","args":"'a'"}`, "args", "GRUB"},
 	} {
 		spec := step.Spec{Tags: step.Tags{App: "web", Target: "lab", Life: "0a1b2c3d", Generation: 1}, Kind: Kind, Options: completed(t, test.options)}
-		_, err := target.Package(t.Context(), step.Kernel{Spec: spec, File: kernel})
+		_, err := target.Package(t.Context(), step.Kernel{Spec: spec, File: kernel, Files: []step.File{{Name: "large.img", Artifact: step.Artifact{Size: 4 << 20}}}})
 		var e *step.Error
 		if !errors.As(err, &e) || e.Kind != step.InvalidSpec || e.Field != test.field || !strings.Contains(e.Error()+"\n"+e.Hint, test.want) || strings.Contains(e.Hint, "via") {
 			t.Errorf("%s: %v (%+v)", test.options, err, e)

@@ -66,6 +66,7 @@ type hostRecord struct {
 	Enabled         bool              `xmlrpc:"enabled"`
 	SoftwareVersion map[string]string `xmlrpc:"software_version"`
 	Capabilities    []string          `xmlrpc:"capabilities"`
+	CPUInfo         map[string]string `xmlrpc:"cpu_info"`
 	Metrics         ref               `xmlrpc:"metrics"`
 	OtherConfig     map[string]string `xmlrpc:"other_config"`
 }

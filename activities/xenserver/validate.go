@@ -82,8 +82,12 @@ func (s *settings) readBoot() error {
 	return nil
 }
 
-// maxDisk is the largest disk that the readers of VHDs take.
-const maxDisk = 2040 << 30
+// minDisk is the size of the disk of the smallest kernel, and maxDisk the largest that the
+// readers of VHDs take.
+const (
+	minDisk = 1 << 20
+	maxDisk = 2040 << 30
+)
 
 // readFiles checks what is on the boot disk.
 func (s *settings) readFiles() (err error) {
@@ -91,8 +95,8 @@ func (s *settings) readFiles() (err error) {
 		if s.size, err = disk.ParseSize("size", s.Size); err != nil {
 			return err
 		}
-		if s.size > maxDisk {
-			return step.Invalid("size", `at most "2040GiB"`, "%s is more than a VDI holds", s.Size)
+		if s.size < minDisk || s.size > maxDisk {
+			return step.Invalid("size", `"1MiB" to "2040GiB", or leave it out for as small as it may be`, "%s is no size of a boot disk", s.Size)
 		}
 	}
 	return machine.CheckModules(s.Modules)
@@ -150,8 +154,8 @@ func (s *settings) readTexts() error {
 // readVM checks the VM's own options.
 func (s *settings) readVM() error {
 	switch {
-	case s.Memory < 1 || s.Memory > 1<<24:
-		return step.Invalid("memory", "memory is in MiB, as 128", "%d is no size of memory", s.Memory)
+	case s.Memory < 4 || s.Memory > 1<<24: // a domain's own pages take some of it
+		return step.Invalid("memory", "a number of MiB as 128, at least 4", "%d MiB is no size of memory", s.Memory)
 	case s.Type == typeHVM && s.Memory < 128:
 		return step.Invalid("memory", "at least 128", "%d MiB is too little for an hvm VM", s.Memory)
 	case s.VCPUs < 1 || s.VCPUs > 64:
