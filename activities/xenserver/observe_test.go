@@ -72,12 +72,12 @@ func TestObserveMany(t *testing.T) {
 			t.Errorf("%d calls of event.from", n)
 		}
 	}
-	look(step.Running, 10)
-	look(step.Running, 10)
+	look(step.Running, 25)
+	look(step.Running, 25)
 	b.lab.Fault(xapilab.Fault{Call: "event.from", Error: []string{"EVENTS_LOST"}})
-	look(step.Running, 11)
+	look(step.Running, 26)
 	b.lab.Expire()
-	look(step.Running, 11)
+	look(step.Running, 26)
 	b.destroy(m.Registration.Spec)
-	look(step.Gone, 10)
+	look(step.Gone, 25)
 }
