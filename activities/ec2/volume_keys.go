@@ -39,7 +39,8 @@ const (
 	groupBegun = "group"
 )
 
-// newKeys begins the name of a folder whose keys are being made.
+// newKeys begins the name of a folder whose keys are being made. The rollout's folder and a
+// tilde follow.
 const newKeys = ".new-"
 
 // knownName is the helper's name in known_hosts, whatever its address is.
@@ -79,7 +80,7 @@ func (k *helperKeys) make(ctx context.Context) (err error) {
 		return err
 	}
 	sweepKeys(parent)
-	folder, err := os.MkdirTemp(parent, newKeys) // 0700
+	folder, err := os.MkdirTemp(parent, newKeys+filepath.Base(k.folder)+"~") // 0700
 	if err != nil {
 		return err
 	}
@@ -137,11 +138,13 @@ func (k *helperKeys) userData() string {
 	return "#cloud-config\nssh_deletekeys: true\nssh_keys:\n  ed25519_private: |\n" + private.String() + "  ed25519_public: " + k.hostPublic
 }
 
-// keysOf returns the folders of the keys that this host has of matching rollouts.
+// keysOf returns the folders of the keys that this host has of matching rollouts, also of keys
+// that were not made whole.
 func (t *Target) keysOf(match func(step.Tags) bool) (folders []string) {
 	entries, _ := os.ReadDir(t.keysFolder("")) // after an error there are none; sweepKeys tries again
 	for _, e := range entries {
-		if of, ok := step.ParseFolder(e.Name()); ok && match(of) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(e.Name(), newKeys), "~")
+		if of, ok := step.ParseFolder(name); ok && match(of) {
 			folders = append(folders, t.keysFolder(e.Name()))
 		}
 	}

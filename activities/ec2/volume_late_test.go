@@ -138,7 +138,7 @@ func TestVolumeNothingToWaitFor(t *testing.T) {
 }
 
 // TestVolumeKeysElsewhere removes old keys of a dance that a worker on another host has ended,
-// when another rollout is destroyed.
+// when another rollout is destroyed, and keys of that rollout whose making was cut off.
 func TestVolumeKeysElsewhere(t *testing.T) {
 	environ(t)
 	d := newDancer(t)
@@ -150,7 +150,10 @@ func TestVolumeKeysElsewhere(t *testing.T) {
 	const young, whole = "hello.test.0a1b2c3d-2", "hello.test.0a1b2c3d-1"
 	folder(whole, 8*24*time.Hour)
 	folder(young, 6*24*time.Hour)
-	folder(newKeys+"1", 2*time.Hour)
+	folder(newKeys+"hello.test.0a1b2c3d-3~1", 2*time.Hour)
+	own, err := d.img.Spec.Folder()
+	no(t, err)
+	folder(newKeys+own+"~1", 0)
 	d.destroyed(false)
 	left, err := os.ReadDir(New(d.site).keysFolder(""))
 	if err != nil || len(left) != 1 || left[0].Name() != young {
