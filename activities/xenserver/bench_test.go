@@ -115,7 +115,8 @@ func (s *sender) curl(ctx context.Context, vdi ref) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "curl", "-sSf", "--cacert", s.lab.CA, "-T", s.path, "-o", os.DevNull, "-K", "-")
+	// By itself curl waits a second for an answer to its header Expect before it sends.
+	cmd := exec.CommandContext(ctx, "curl", "-sSf", "--http1.1", "-H", "Expect:", "--cacert", s.lab.CA, "-T", s.path, "-o", os.DevNull, "-K", "-")
 	cmd.Stdin = strings.NewReader(fmt.Sprintf("url = \"%s/import_raw_vdi?session_id=%s&task_id=%s&vdi=%s&format=raw\"\n", s.lab.URL, v.session, task, vdi))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("curl: %w: %s", err, out)
