@@ -72,6 +72,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		}
 		l.gone()
 	}
+	l.nothing("bad-cpu") // the last: its deployment ends soon after its rollout
 	if s := l.morgana(t.TempDir(), "status"); s.out != "" {
 		t.Errorf("deployments run:\n%s", s.out)
 	}
