@@ -20,8 +20,8 @@ import (
 
 // Register makes a VDI and sends the disk into it. If a rollout of this life has made a whole
 // one of the same disk in the SR of the options, Register adopts it and sends nothing; but an
-// hvm VM can write to its disk, so it gets one that no other rollout uses. What a try that was cut off has left is
-// destroyed: a half-filled VDI looks like a whole one.
+// hvm VM can write to its disk, so it gets one that no other rollout uses. A half-filled VDI
+// of a try that was cut off is destroyed: it looks like a whole one.
 //
 // Errors: Conflict if the SR has too little space.
 func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
