@@ -146,3 +146,17 @@ func During(op string, err error) error {
 	}
 	return e
 }
+
+// Leaving returns err with the names of the resources that are left, nil if err is nil.
+func Leaving(err error, left []string) error {
+	if err == nil {
+		return nil
+	}
+	e := Error{Err: err}
+	var first *Error
+	if errors.As(err, &first) {
+		e = *first
+	}
+	e.Left = left
+	return &e
+}

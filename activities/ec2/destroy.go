@@ -29,7 +29,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 	d := &destroy{Target: t, what: what}
 	err := d.run(ctx)
 	if err == nil {
-		err = d.failure()
+		err = step.Leaving(d.err, d.left)
 	}
 	if err != nil {
 		return d.done, step.During(op, err)
@@ -115,21 +115,6 @@ func (d *destroy) note(what string, err error) {
 	}
 }
 
-// failure returns the first error with all that is left.
-func (d *destroy) failure() error {
-	if d.err == nil {
-		return nil
-	}
-	e := &step.Error{Err: d.err}
-	var first *step.Error
-	if errors.As(d.err, &first) {
-		copied := *first
-		e = &copied
-	}
-	e.Left = d.left
-	return e
-}
-
 // instances terminates the instances and waits until they are terminated. It lists them
 // again and again: EC2 may list one late.
 func (d *destroy) instances(ctx context.Context) error {
@@ -146,7 +131,7 @@ func (d *destroy) instances(ctx context.Context) error {
 			}
 		}
 		d.err = err
-		return d.failure()
+		return step.Leaving(d.err, d.left)
 	}
 	return d.end(ctx, all, func() ([]types.Instance, error) { return d.c.allInstances(ctx, of) })
 }

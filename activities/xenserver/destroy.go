@@ -30,7 +30,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed
 	}
 	err := d.run(ctx)
 	if err == nil {
-		err = d.failure()
+		err = step.Leaving(d.err, d.left)
 	}
 	if err != nil {
 		return d.done, step.During(fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target), err)
@@ -138,20 +138,6 @@ func (d *destroy) note(ctx context.Context, what string, err error) {
 			d.err = err
 		}
 	}
-}
-
-// failure returns the first error with all that is left.
-func (d *destroy) failure() error {
-	if d.err == nil {
-		return nil
-	}
-	e := step.Error{Err: d.err}
-	var first *step.Error
-	if errors.As(d.err, &first) {
-		e = *first
-	}
-	e.Left = d.left
-	return &e
 }
 
 // vm halts a VM, destroys the tasks of its starts, and destroys it. A start that was cut off may
