@@ -201,7 +201,14 @@ func (l *Lab) Sessions() int {
 }
 
 // Expire ends all sessions: the next call with one is answered with SESSION_INVALID.
-func (l *Lab) Expire() { l.locked(func() { clear(l.sessions) }) }
+func (l *Lab) Expire() {
+	l.locked(func() {
+		for ref := range l.sessions {
+			l.remove(l.objects[ref])
+		}
+		clear(l.sessions)
+	})
+}
 
 // Role sets the role of the user, such as "vm-operator". Later sessions have it, as those of a
 // real pool. It is "pool-admin" at first.

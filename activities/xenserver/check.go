@@ -111,6 +111,9 @@ func (c *checker) role(ctx context.Context) error {
 			return err
 		}
 		session, err := one[sessionRecord](ctx, c.pool, "session", ref(v.session))
+		if is(err, "HANDLE_INVALID") && !again { // v had ended, and the call logged in anew
+			continue
+		}
 		need := session.lacks()
 		if err != nil || need == "" {
 			return err
