@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
+	"google.golang.org/grpc"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -98,4 +101,24 @@ func (h *heart) failed(byItself bool, now time.Time) (again bool) {
 	h.mu.Unlock()
 	h.send()
 	return again
+}
+
+// accepted is how long the server may take to accept a heartbeat. After another pulse the
+// heartbeat timeout has passed, and the server gives the activity to another worker.
+const accepted = 4 * pulse
+
+// patient gives the call of a heartbeat the time accepted. The SDK gives it half a pulse and
+// then ends the try, so a server that hangs or restarts would end every build and upload.
+func patient(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if method != workflowservice.WorkflowService_RecordActivityTaskHeartbeat_FullMethodName {
+		return invoke(ctx, method, req, reply, conn, opts...)
+	}
+	longer, cancel := context.WithTimeout(context.WithoutCancel(ctx), accepted)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) { // the activity has ended
+			cancel()
+		}
+	})()
+	return invoke(longer, method, req, reply, conn, opts...)
 }

@@ -4,17 +4,25 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
+	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/worker"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
@@ -50,6 +58,67 @@ func TestReportDoesNotWaitForTemporal(t *testing.T) {
 	if _, err := env.ExecuteActivity("boot", registration()); err != nil || took > time.Minute {
 		t.Errorf("%v, took %s", err, took)
 	}
+}
+
+// A server that refuses heartbeats for a moment, as while it starts, does not end a try: the
+// call goes on when the SDK's time for it is over. Other calls keep their time, and a
+// cancelled one ends.
+func TestAHeartbeatHasTime(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	starting, server := &startingServer{}, grpc.NewServer()
+	time.AfterFunc(500*time.Millisecond, func() { starting.ready.Store(true) })
+	workflowservice.RegisterWorkflowServiceServer(server, starting)
+	go server.Serve(listener) //nolint:errcheck // until Stop
+	defer server.Stop()
+	c, err := dial(t.Context(), client.Options{HostPort: listener.Addr().String(), Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const sdks = 50 * time.Millisecond
+	within := func(call func(ctx context.Context) error) error {
+		ctx, cancel := context.WithTimeout(t.Context(), sdks)
+		defer cancel()
+		return call(ctx)
+	}
+	beat := func(ctx context.Context) error { return c.RecordActivityHeartbeat(ctx, []byte("token")) }
+	if err := within(beat); err != nil {
+		t.Errorf("a heartbeat: %v", err)
+	}
+	starting.ready.Store(false)
+	if err := within(func(ctx context.Context) error { return c.TerminateWorkflow(ctx, "id", "", "") }); err == nil {
+		t.Error("another call succeeds")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(sdks, cancel)
+	began := time.Now()
+	if err := beat(ctx); err == nil || time.Since(began) > accepted/2 {
+		t.Errorf("a cancelled heartbeat: %v after %s", err, time.Since(began))
+	}
+}
+
+// startingServer is a Temporal server that is unavailable until it is ready.
+type startingServer struct {
+	workflowservice.UnimplementedWorkflowServiceServer
+	ready atomic.Bool
+}
+
+func (s *startingServer) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
+	return &workflowservice.GetSystemInfoResponse{}, nil
+}
+
+func (s *startingServer) RecordActivityTaskHeartbeat(context.Context, *workflowservice.RecordActivityTaskHeartbeatRequest) (*workflowservice.RecordActivityTaskHeartbeatResponse, error) {
+	if !s.ready.Load() {
+		return nil, status.Error(codes.Unavailable, "it starts")
+	}
+	return &workflowservice.RecordActivityTaskHeartbeatResponse{}, nil
+}
+
+func (s *startingServer) TerminateWorkflowExecution(context.Context, *workflowservice.TerminateWorkflowExecutionRequest) (*workflowservice.TerminateWorkflowExecutionResponse, error) {
+	return nil, status.Error(codes.Unavailable, "it starts")
 }
 
 // Register and boot may fail by themselves for a while without getting further.

@@ -33,6 +33,7 @@ import (
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+	"google.golang.org/grpc"
 
 	"github.com/morgana-deploy/morgana/activities/local"
 	"github.com/morgana-deploy/morgana/config"
@@ -162,6 +163,8 @@ func dial(ctx context.Context, options client.Options, ours own.Folder) (client.
 	if ours != "" {
 		dialed = ours.Options(options)
 	}
+	// It is called before the SDK's own interceptors, which are chained: their retries get its deadline.
+	dialed.ConnectionOptions.DialOptions = append(dialed.ConnectionOptions.DialOptions, grpc.WithUnaryInterceptor(patient))
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	c, err := client.DialContext(ctx, dialed)
