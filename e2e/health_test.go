@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,7 +37,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	l.deployed(folder)
 	before := l.one("sick")
 
-	watch := lookAt(port)
+	watch := lookAt(fmt.Sprintf("127.0.0.1:%d", port))
 	version("0 80 2 two", ", health: {http: /, interval: 2s, failures: 2, window: 30m}")
 	began := time.Now()
 	r := l.ends(l.begin(folder, "deploy"), 1)
@@ -76,13 +78,13 @@ type watcher struct {
 	good    bool // the last answer was good
 }
 
-func lookAt(port int) *watcher {
+func lookAt(address string) *watcher {
 	w := &watcher{stop: make(chan struct{})}
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	last := time.Now()
 	w.stopped.Go(func() {
 		for {
-			answer, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+			answer, err := client.Get("http://" + address)
 			if w.good = err == nil && answer.StatusCode == http.StatusOK; w.good {
 				w.gap = max(w.gap, time.Since(last))
 				last = time.Now()
@@ -106,6 +108,57 @@ func (w *watcher) end() time.Duration {
 	close(w.stop)
 	w.stopped.Wait()
 	return w.gap
+}
+
+// An app on EC2 that is bad on its second instance is rolled back within its window. The Elastic
+// IP and the place in the target group go back to the first instance, which answers. The test
+// prints the time without a good answer.
+func TestUnhealthyIsRolledBackAtEC2(t *testing.T) {
+	t.Parallel()
+	e := newEC2(t, nil)
+	id := e.cloud.ElasticIP()
+	folder := e.atEC2(e.kernel(), "sick", fmt.Sprintf("elastic_ip: %s, target_group: %q", id, e.cloud.TargetGroup()))
+	e.deployed(folder)
+	there, first := e.cloud.Resources(), e.cloud.Targets()
+	if len(first) != 1 || !slices.Contains(there, "address "+id+" "+first[0]) {
+		t.Fatalf("targets %q; in the account: %q", first, there)
+	}
+	listener, err := net.Listen("tcp", e.deployment(e.client(), "sick").Machine.Addresses[0].Address+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !slices.Contains(e.cloud.Resources(), "address "+id+" "+first[0]) {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})}
+	go app.Serve(listener) //nolint:errcheck // until Close
+	defer app.Close()      //nolint:errcheck // only read
+
+	address := listener.Addr().String()
+	_, port, _ := net.SplitHostPort(address)
+	yaml := e.read(folder + "/morgana.yaml")
+	e.write(folder+"/morgana.yaml", strings.Replace(yaml, "kind: ec2", "kind: ec2, health: {http: ':"+port+"/', interval: 500ms, failures: 2, window: 30m}", 1))
+	watch := lookAt(address)
+	r := e.ends(e.begin(folder, "deploy", "--set", "dev.args=stay anew"), 1)
+	gap := watch.end()
+	t.Logf("%v without a good answer", gap.Round(10*time.Millisecond))
+	for _, want := range []string{"sick/dev health     failed", "GET http://" + address + "/: 500 Internal Server Error, 2 times in a row", "hint: rolled back: generation 1 runs at "} {
+		if !strings.Contains(r.out+r.errOut, want) {
+			t.Errorf("no %q in:\n%s%s", want, r.out, r.errOut)
+		}
+	}
+	if now := e.cloud.Resources(); !slices.Equal(now, there) {
+		t.Errorf("in the account: %q, before: %q", now, there)
+	}
+	if now := e.cloud.Targets(); !slices.Equal(now, first) {
+		t.Errorf("in the target group: %q, before: %q", now, first)
+	}
+	if gap == 0 || gap > waits || watch.bad == 0 || !watch.good {
+		t.Errorf("%v without a good answer, %d bad ones; the last one was good: %v", gap, watch.bad, watch.good)
+	}
+	e.ends(e.begin(folder, "destroy"), 0)
+	e.asBefore()
 }
 
 // The worker is killed in the window of a healthy version, and in that of a bad one.
