@@ -256,6 +256,9 @@ func TestStatusAndConsole(t *testing.T) {
 	if r := l.ends(follow, 0); strings.Count(r.out, "hello from a unikernel") != 1 || r.errOut != "" {
 		t.Errorf("followed %+v", r)
 	}
+	if r := l.morgana(folder, "status"); !strings.Contains(r.out, " ended ") || !strings.Contains(r.out, "killed") {
+		t.Errorf("status after kill -9: %+v", r)
+	}
 	if r := l.morgana(folder, "destroy"); r.code != 0 {
 		t.Errorf("destroy %+v", r)
 	}

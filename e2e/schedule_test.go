@@ -244,9 +244,9 @@ func TestScheduleWithoutDeployment(t *testing.T) {
 	l.gone()
 }
 
-// A schedule follows a branch in git. A branch that was moved by force is deployed, and a
-// branch that was deleted, or credentials that are refused, is one line that leaves the
-// program alone.
+// A schedule follows a branch in git. A branch that was moved by force is deployed. A submodule
+// without a repository, a branch that was deleted, or credentials that are refused is one line
+// and leaves the program alone.
 func TestScheduleFromGit(t *testing.T) {
 	t.Parallel()
 	l := emptyLab(t)
@@ -288,6 +288,11 @@ func TestScheduleFromGit(t *testing.T) {
 	forced := repo.Commit(map[string]string{"prog.c": saying("forced")})
 	fires("by-http", forced, "deployed")
 	running := l.programs()
+	repo.Git("-c", "protocol.file.allow=always", "submodule", "add", "-q", repo.Folder, "lib")
+	repo.Git("config", "-f", ".gitmodules", "submodule.lib.url", "../missing")
+	repo.Commit(nil)
+	fires("by-http", "", "failed: fetch "+http.URL("hello")+": source.git: submodule lib: there is no repository")
+	repo.Git("reset", "-q", "--hard", forced)
 	repo.Git("branch", "-q", "-m", "main", "other")
 	fires("by-http", "", "failed: fetch "+http.URL("hello")+`: source.ref: the repository has no branch or tag "main"`)
 	repo.Git("branch", "-q", "-m", "other", "main")
