@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/morgana-deploy/morgana/workflows"
+	"github.com/morgana-deploy/morgana/xapilab"
 )
 
 // aged makes all files of the store old.
@@ -194,6 +195,42 @@ func TestSweepAtEC2(t *testing.T) {
 	e.holds(1)
 	e.ends(e.begin(live, "destroy"), 0)
 	e.asBefore()
+}
+
+// A terminated deployment in a pool of XenServer leaves a VM and its disk.
+func TestSweepAtXenServer(t *testing.T) {
+	t.Parallel()
+	pool, err := xapilab.Start(t.Context(), xapilab.Config{Hypervisor: xapilab.StandIn{Text: func(xapilab.Guest) string { return "hello from a unikernel\n" }}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close() //nolint:errcheck // it ends with the process at the latest
+	l := newLab(t)
+	l.restartWorker([]string{"XENSERVER_HOST=" + pool.URL, "XENSERVER_USERNAME=" + pool.User, "XENSERVER_PASSWORD=" + pool.Password})
+	kernel := l.kernel()
+	deploy := func(app string) (folder string) {
+		folder, _ = l.built(kernel, app, "")
+		l.write(folder+"/morgana.yaml", fmt.Sprintf("app: %s\ntoolchain: {kind: prebuilt, kernel: kernel}\n"+
+			"targets: {dev: {kind: xenserver, fingerprint: %q, args: stay, expect: hello from a unikernel}}\n", app, pool.Fingerprint+" "+pool.MemberFingerprint))
+		l.deployed(folder)
+		return folder
+	}
+	live := deploy("live")
+	there := pool.Resources()
+	deploy("gone")
+	l.terminate(l.client(), "gone", "dev")
+	want := []string{"found xenserver VDI gone", "found xenserver VM gone"}
+	if got := l.swept(3, "--dry-run", "xenserver"); !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	l.swept(0, "--yes", "xenserver")
+	if now := pool.Resources(); !slices.Equal(now, there) {
+		t.Errorf("in the pool: %q, before: %q", now, there)
+	}
+	l.ends(l.begin(live, "destroy"), 0)
+	if left := pool.Resources(); len(left) > 0 {
+		t.Errorf("left in the pool: %q", left)
+	}
 }
 
 // sweeps removes what a terminated deployment left on a Xen host.
