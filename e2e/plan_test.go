@@ -76,7 +76,7 @@ targets:
 `)
 	r := l.morgana(folder, "plan", "--all")
 	if r.code != 2 || !strings.Contains(r.errOut, "error: planned/cloud: ") || !strings.Contains(r.errOut, "no AWS credentials") ||
-		!strings.Contains(r.out, "planned/dev: generation 2, the kernel is built\n") {
+		!strings.Contains(r.out, "planned/dev: generation 2, the kernel is built\n") || !strings.Contains(r.out, "no prices are known for kind qemu\n") {
 		t.Errorf("exit %d:\n%s%s", r.code, r.out, r.errOut)
 	}
 	l.morgana(folder, "destroy", "-t", "dev")
