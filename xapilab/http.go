@@ -210,9 +210,9 @@ func (l *Lab) serveStream(host *object, name string, w http.ResponseWriter, r *h
 	}
 	l.mu.Lock()
 	_, known := l.sessions[get("session_id")]
-	other := l.member
+	other := l.member.text("address")
 	if host == l.member {
-		other = l.master
+		other = l.master.text("address")
 	}
 	l.mu.Unlock()
 	if !known {
@@ -220,7 +220,7 @@ func (l *Lab) serveStream(host *object, name string, w http.ResponseWriter, r *h
 		return
 	}
 	if f.Redirect {
-		w.Header().Set("Location", "https://"+net.JoinHostPort(other.text("address"), l.port)+r.URL.RequestURI())
+		w.Header().Set("Location", "https://"+net.JoinHostPort(other, l.port)+r.URL.RequestURI())
 		stop(http.StatusFound)
 		return
 	}
@@ -269,13 +269,14 @@ func (l *Lab) importer(r *http.Request, get func(string) string, f Fault) (func(
 		task.called = false
 	}
 	l.busy[vdi] = "import"
+	path, limit := l.path(vdi), vdi.int("virtual_size")
 	return func(conn net.Conn, in io.Reader) {
 		_, _ = io.WriteString(conn, okHeader+"task-id: "+task.ref+"\r\ncontent-type: application/octet-stream\r\n\r\n") // the client may be gone
 		body := io.LimitReader(in, r.ContentLength)
 		if f.Cut > 0 {
 			body = io.LimitReader(body, f.Cut)
 		}
-		written := l.importBody(vdi, task, format, body, r.ContentLength)
+		written := l.importBody(path, limit, task, format, body, r.ContentLength)
 		var failed failure
 		if written != nil {
 			failed = fail("VDI_IO_ERROR", "Device I/O errors")
@@ -295,9 +296,9 @@ func (l *Lab) importer(r *http.Request, get func(string) string, f Fault) (func(
 	}, http.StatusOK
 }
 
-// importBody writes a body into a VDI.
-func (l *Lab) importBody(vdi, task *object, format string, body io.Reader, size int64) (err error) {
-	file, err := os.OpenFile(l.path(vdi), os.O_WRONLY, 0)
+// importBody writes a body into the file of a VDI with limit bytes.
+func (l *Lab) importBody(path string, limit int64, task *object, format string, body io.Reader, size int64) (err error) {
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -305,7 +306,6 @@ func (l *Lab) importBody(vdi, task *object, format string, body io.Reader, size 
 	read := &counter{r: body, tell: func(n int64) {
 		l.locked(func() { l.set(task, "progress", float64(n*100/max(size, 1))/100) })
 	}}
-	limit := vdi.int("virtual_size")
 	if format == "vhd" {
 		return readVHD(read, file, limit)
 	}

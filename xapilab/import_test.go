@@ -67,7 +67,7 @@ func TestImport(t *testing.T) {
 			}
 			status, rest, task := c.put(vdi, test.format, bytes.NewReader(body), int64(test.said))
 			// The end of a connection may overtake the answer.
-			early := test.format == "vhd" || test.fault.Cut > 0
+			early := test.format == "vhd" || test.fault.Cut > 0 || status == 0 && test.status >= 300
 			if more := strings.HasPrefix(rest, "HTTP/1.1 500"); !early && (status != test.status || more != (test.said > test.sent)) {
 				t.Errorf("status %d, then %q", status, rest)
 			}
@@ -92,7 +92,7 @@ func TestImport(t *testing.T) {
 
 // A body that is shorter than it said is broken, and its VDI is busy for a moment.
 func TestImportShort(t *testing.T) {
-	l := start(t, Config{Moment: 100 * time.Millisecond})
+	l := start(t, Config{Moment: time.Hour})
 	c := login(t, l)
 	vdi := c.vdi(4 << 20)
 	put := beginImport(t, l, callText("VDI.destroy", c.session, vdi), c.must("task.create", "import", "").(string))
@@ -100,11 +100,11 @@ func TestImportShort(t *testing.T) {
 	if err := put.Close(); err != nil {
 		t.Fatal(err)
 	}
-	task := l.with("task", "name_label", "import")[0]
-	for end := time.Now().Add(2 * time.Minute); l.Get(task.ref, "status") == "pending" && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	task := l.Ref("task", "import")
+	for end := time.Now().Add(2 * time.Minute); l.Get(task, "status") == "pending" && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
-	if got := l.Get(task.ref, "error_info"); fmt.Sprint(got) != "[VDI_IO_ERROR Device I/O errors]" || l.Get(task.ref, "progress") != 1.0 {
-		t.Errorf("%v %v", got, l.Get(task.ref, "progress"))
+	if got := l.Get(task, "error_info"); fmt.Sprint(got) != "[VDI_IO_ERROR Device I/O errors]" || l.Get(task, "progress") != 1.0 {
+		t.Errorf("%v %v", got, l.Get(task, "progress"))
 	}
 	c.refused([]string{"VDI_IN_USE", vdi, "destroy"}, "VDI.destroy", vdi) // for a moment
 }

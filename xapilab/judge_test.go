@@ -198,8 +198,8 @@ func beginImport(t *testing.T, l *Lab, request, task string) io.Closer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tasks := l.all("task"); task == "" {
-		task = tasks[len(tasks)-1].ref
+	if task == "" {
+		l.locked(func() { tasks := l.all("task"); task = tasks[len(tasks)-1].ref })
 	}
 	query := url.Values{"session_id": {params[0].(string)}, "vdi": {params[1].(string)}, "task_id": {task}}
 	body, w := io.Pipe()
