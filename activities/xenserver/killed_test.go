@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
@@ -69,8 +68,8 @@ func work(text string) error {
 	return err
 }
 
-// TestKilled kills the process that deploys, and that which destroys, after each number of
-// calls. The next process goes on: there is one VDI and one VM, and then nothing.
+// TestKilled kills the process that deploys, and that which destroys, after a number of calls,
+// which grows. The next process goes on: there is one VDI and one VM, and then nothing.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()
@@ -85,20 +84,20 @@ func TestKilled(t *testing.T) {
 	if b.kernel, err = b.site.Store.Put(t.Context(), bytes.NewReader(must(hello()))); err != nil {
 		t.Fatal(err)
 	}
-	b.lab.Fault(xapilab.Fault{Times: -1, Delay: 2 * time.Millisecond})
 	img := b.image("killed", usual)
 	// kill runs a process until it has ended by itself, and kills it before.
-	kill := func(v victim, least int) (kills int) {
+	kill := func(v victim) (kills int) {
 		text, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for after := least; ; after += 1 + rand.N(4) {
+		for after := 1; ; after += 2 {
 			c := exec.CommandContext(t.Context(), self)
 			c.Env = append(os.Environ(), killed+"="+string(text))
 			var out bytes.Buffer
 			c.Stdout, c.Stderr = &out, &out
 			calls := len(b.lab.Calls())
+			remove := b.lab.Fault(xapilab.Fault{Skip: after, Times: -1, Delay: time.Hour}) // the next call waits for the kill
 			if err := c.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -107,6 +106,7 @@ func TestKilled(t *testing.T) {
 			for running := true; running; {
 				select {
 				case err := <-ended:
+					remove()
 					if err != nil {
 						t.Fatalf("%v\n%s", err, out.String())
 					}
@@ -115,7 +115,9 @@ func TestKilled(t *testing.T) {
 					if running = len(b.lab.Calls())-calls < after; !running {
 						kills++
 						_ = c.Process.Kill()
-						if err := <-ended; err == nil { // it had ended
+						err := <-ended
+						remove()
+						if err == nil { // it had ended
 							return kills - 1
 						}
 					}
@@ -123,7 +125,7 @@ func TestKilled(t *testing.T) {
 			}
 		}
 	}
-	deploys := kill(victim{Image: img, State: b.site.State, Store: url}, 1)
+	deploys := kill(victim{Image: img, State: b.site.State, Store: url})
 	all, err := b.target().List(t.Context(), img.Spec)
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +135,7 @@ func TestKilled(t *testing.T) {
 	if len(all) != 2 || all[0].Kind != "VM" || all[1].Kind != "VDI" {
 		t.Errorf("listed %+v", all)
 	}
-	destroys := kill(victim{Image: img, State: b.site.State, Store: url, Destroy: true}, 1)
+	destroys := kill(victim{Image: img, State: b.site.State, Store: url, Destroy: true})
 	t.Logf("%d kills of deploy and %d of destroy", deploys, destroys)
 	if deploys < 5 || destroys < 2 {
 		t.Error("too few kills")

@@ -16,13 +16,16 @@ func TestObserveEnds(t *testing.T) {
 	b := newBench(t, xapilab.Config{})
 	m := b.booted("observed", usual)
 	vm := b.lab.Ref("VM", "morgana-observed-lab-1")
-	for state, want := range map[string]step.Health{
-		"Running": {State: step.Running}, "Halted": {State: step.Ended, How: "shut down", Success: true},
-		"Paused": {State: step.Ended, How: crashed}, "Suspended": {State: step.Running},
+	for _, test := range []struct {
+		state string
+		want  step.Health
+	}{
+		{"Running", step.Health{State: step.Running}}, {"Halted", step.Health{State: step.Ended, How: "shut down", Success: true}},
+		{"Paused", step.Health{State: step.Ended, How: crashed}}, {"Suspended", step.Health{State: step.Running}},
 	} {
-		b.lab.Set(vm, "power_state", state)
-		if h, err := b.target().Observe(t.Context(), m); err != nil || fmt.Sprint(h) != fmt.Sprint(want) {
-			t.Errorf("%s: observed %+v, %v", state, h, err)
+		b.lab.Set(vm, "power_state", test.state)
+		if h, err := b.target().Observe(t.Context(), m); err != nil || fmt.Sprint(h) != fmt.Sprint(test.want) {
+			t.Errorf("%s: observed %+v, %v", test.state, h, err)
 		}
 	}
 	b.lab.Set(vm, "power_state", "Halted")
@@ -55,6 +58,7 @@ func TestObserveMany(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xapilab.Config{})
 	m := b.booted("many", usual)
+	b.lab.Fault(xapilab.Fault{Call: "event.from", Times: -1, Delay: 100 * time.Millisecond}) // all ask while the first waits
 	target := b.target()
 	look := func(want step.State, most int) {
 		t.Helper()

@@ -180,13 +180,15 @@ func TestRegisterTogether(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xapilab.Config{})
 	img := b.image("web", "")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
 	done := make(chan error)
 	for range 4 {
 		go func() {
-			_, err := b.target().Register(t.Context(), img)
-			for tries := 1; err != nil && tries < 20 && !step.KindOf(err).Final(); tries++ {
+			_, err := b.target().Register(ctx, img)
+			for err != nil && ctx.Err() == nil && !step.KindOf(err).Final() {
 				t.Log(err)
-				_, err = b.target().Register(t.Context(), img)
+				_, err = b.target().Register(ctx, img)
 			}
 			done <- err
 		}()
@@ -228,7 +230,7 @@ func TestRegisterBusy(t *testing.T) {
 	}
 	half := b.lab.Ref("VDI", nameOf(img.Spec.Tags))
 	remove := b.lab.Fault(xapilab.Fault{Call: "VDI.destroy", Times: -1, Error: []string{"VDI_IN_USE", half, "destroy"}})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	target := b.target()
 	target.busy = time.Second

@@ -156,22 +156,23 @@ func TestUploadIsRedirected(t *testing.T) {
 func TestUploadFails(t *testing.T) {
 	const put = "PUT /import_raw_vdi"
 	u := newUploads(t)
-	for name, c := range map[string]struct {
+	for _, c := range []struct {
+		name  string
 		fault xapilab.Fault
 		short int
 		kind  step.Kind
 		text  string
 	}{
-		"another session":  {xapilab.Fault{Status: http.StatusUnauthorized}, 0, "", "HTTP 401"},
-		"another role":     {xapilab.Fault{Status: http.StatusForbidden}, 0, step.Unauthorized, "HTTP 403"},
-		"no such VDI":      {xapilab.Fault{Status: http.StatusInternalServerError}, 0, "", "HTTP 500"},
-		"a lost answer":    {xapilab.Fault{Lose: xapilab.Before}, 0, "", "EOF"},
-		"a cut":            {xapilab.Fault{Cut: 1 << 20}, 0, "", "could not write the disk"},
-		"a cut at once":    {xapilab.Fault{Cut: 1}, 0, "", "could not write the disk"},
-		"an SR that fills": {xapilab.Fault{TaskError: []string{"SR_BACKEND_FAILURE_44", "", "no space", ""}}, 0, step.NoSpace, "the SR is full"},
-		"a short disk":     {xapilab.Fault{Delay: 1}, 1 << 20, "", "could not write the disk"},
+		{"another session", xapilab.Fault{Status: http.StatusUnauthorized}, 0, "", "HTTP 401"},
+		{"another role", xapilab.Fault{Status: http.StatusForbidden}, 0, step.Unauthorized, "HTTP 403"},
+		{"no such VDI", xapilab.Fault{Status: http.StatusInternalServerError}, 0, "", "HTTP 500"},
+		{"a lost answer", xapilab.Fault{Lose: xapilab.Before}, 0, "", "EOF"},
+		{"a cut", xapilab.Fault{Cut: 1 << 20}, 0, "", "could not write the disk"},
+		{"a cut at once", xapilab.Fault{Cut: 1}, 0, "", "could not write the disk"},
+		{"an SR that fills", xapilab.Fault{TaskError: []string{"SR_BACKEND_FAILURE_44", "", "no space", ""}}, 0, step.NoSpace, "the SR is full"},
+		{"a short disk", xapilab.Fault{Delay: 1}, 1 << 20, "", "could not write the disk"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			c.fault.Call = put
 			u.lab.Fault(c.fault)
 			told(t, u.upload(t.Context(), u.disk[c.short:]), c.kind, c.text)
@@ -211,7 +212,7 @@ func TestUploadWithoutVerdict(t *testing.T) {
 	pin := sha256.Sum256(x.Certificate().Raw)
 	u.p = connected(t, access{host: x.URL, user: u.lab.User, password: u.lab.Password, fingerprints: [][32]byte{pin}})
 	u.p.grace = time.Second
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	told(t, u.upload(ctx, u.disk), "", "the host ended the connection, and the import's task goes on")
 	u.noTask()

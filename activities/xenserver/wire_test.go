@@ -172,15 +172,13 @@ func TestTrust(t *testing.T) {
 func TestHostsThatAreNone(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(plain.Close)
-	closed := httptest.NewServer(nil)
-	closed.Close()
 	for name, c := range map[string]struct {
 		answer http.HandlerFunc
 		url    string
 		kind   step.Kind
 		text   string
 	}{
-		"down":       {url: "https://" + closed.Listener.Addr().String(), text: "connection refused"},
+		"down":       {url: "https://127.0.0.1:1", text: "connection refused"},
 		"no name":    {url: "https://xen1.invalid", text: "xen1.invalid"},
 		"no TLS":     {url: "https://" + plain.Listener.Addr().String(), kind: step.InvalidSpec, text: "does not speak TLS"},
 		"a web page": {answer: func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("<html></html>")) }, kind: step.InvalidSpec, text: "does not answer as a XenAPI"},
@@ -230,35 +228,49 @@ func TestCallersShareAFailedLogin(t *testing.T) {
 		return refuse{"SESSION_AUTHENTICATION_FAILED"}
 	})
 	p := h.pool(t)
-	var callers sync.WaitGroup
+	var callers, wait sync.WaitGroup
 	for range 4 {
+		wait.Add(1)
 		callers.Go(func() {
-			_, err := p.enter(t.Context())
+			_, err := p.enter(waiting{t.Context(), wait.Done})
 			told(t, err, step.Unauthorized, "the user or the password")
 		})
 	}
-	time.Sleep(50 * time.Millisecond)
+	wait.Wait()
 	close(all)
 	callers.Wait()
 	assert.EqualValues(t, 1, logins.Load())
+}
+
+// waiting is a context that tells when somebody waits for its end.
+type waiting struct {
+	context.Context
+	tell func()
+}
+
+func (w waiting) Done() <-chan struct{} {
+	w.tell()
+	return w.Context.Done()
 }
 
 // A call that is cancelled keeps the session at a master that was followed. One that the master
 // does not answer ends it.
 func TestSessionAtAFollowedMaster(t *testing.T) {
 	lost, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{}) // the call is
 	master := newHost(t, func(method string, _ []any) any {
 		switch method {
 		case "VM.pause":
 			cancel()
-			time.Sleep(50 * time.Millisecond)
+			<-ended
 		case "VM.unpause":
 			panic(http.ErrAbortHandler)
 		}
 		return nil
 	})
 	p := newHost(t, func(string, []any) any { return refuse{"HOST_IS_SLAVE", master.Listener.Addr().String()} }).pool(t, master)
-	require.ErrorIs(t, p.call(lost, nil, "VM.pause"), context.Canceled)
+	assert.ErrorIs(t, p.call(lost, nil, "VM.pause"), context.Canceled)
+	close(ended)
 	told(t, p.call(t.Context(), nil, "VM.unpause"), "", "EOF")
 	assert.Equal(t, []string{"session.login_with_password", "VM.pause", "VM.unpause", "session.logout"}, master.called())
 }
