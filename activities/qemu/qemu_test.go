@@ -335,12 +335,24 @@ func TestHowAMachineEnded(t *testing.T) {
 	}
 }
 
+// A kernel that failed is not ready, though its console matches.
+func TestMatchedAndFailed(t *testing.T) {
+	b := newBench(t)
+	r := b.register(b.spec("fails", 1, `{"args":"reboot","expect":"nothing like it"}`))
+	for range 2 {
+		if _, err := New(b.site).Boot(t.Context(), r); err == nil || !strings.Contains(err.Error(), "the kernel ended: reset") {
+			t.Fatal(err)
+		}
+		r.Spec.Options = bytes.Replace(r.Spec.Options, []byte("nothing like it"), []byte("rebooting"), 1)
+	}
+}
+
 func TestBootFailed(t *testing.T) {
 	for _, test := range []struct{ name, options, err, hint string }{
 		{"never matches", `{"args":"stay","expect":"nothing like it","timeout":"1s"}`, `did not match "nothing like it" within 1s`, "command line: [stay]"},
 		{"ends without a match", `{"expect":"nothing like it"}`, `the machine ended and its console did not match`, "command line: []"},
 		{"port never answers", `{"args":"stay","expectPort":80,"timeout":"1s"}`, `its port 80 did not answer within 1s`, "command line: [stay]"},
-		{"reboots", `{"args":"reboot","expect":"rebooting"}`, "the kernel ended: reset, by a reboot or a triple fault", "rebooting"},
+		{"reboots", `{"args":"reboot","expect":"nothing like it"}`, "the kernel ended: reset, by a reboot or a triple fault", "rebooting"},
 		{"qemu dies", `{"cpu":"max,nope=on"}`, `Property 'max-x86_64-cpu.nope' not found`, "qemu said"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
