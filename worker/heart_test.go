@@ -94,9 +94,8 @@ func TestAHeartbeatHasTime(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(sdks, cancel)
-	began := time.Now()
-	if err := beat(ctx); err == nil || time.Since(began) > accepted/2 {
-		t.Errorf("a cancelled heartbeat: %v after %s", err, time.Since(began))
+	if err := beat(ctx); !errors.As(err, new(*serviceerror.Canceled)) {
+		t.Errorf("a cancelled heartbeat: %v", err)
 	}
 }
 
