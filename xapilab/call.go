@@ -11,7 +11,8 @@ import (
 type call struct {
 	*Lab
 	session string
-	method  string // without Async.
+	task    *object // of an asynchronous call, else nil
+	method  string  // without Async.
 	class   *kind
 	params  []any // without the session
 }
@@ -24,7 +25,7 @@ func (c *call) self() (*object, error) { return c.find(c.class.name, c.text(0)) 
 // methods are the messages that the lab knows beside those of all classes: see general.
 var methods = map[string]func(*call) (any, error){
 	"session.logout": logout, "session.get_all_subject_identifiers": subjects,
-	"task.create": createTask, "task.destroy": destroyTask, "task.cancel": cancelTask,
+	"task.create": createTask, "task.destroy": destroyTask, "task.cancel": cancelTask, "task.set_status": setStatus,
 	"event.from": eventsFrom, "event.get_current_id": currentID,
 	"host.compute_free_memory": computeFreeMemory, "host.disable": enableHost, "host.enable": enableHost,
 	"SR.create": createSR, "SR.scan": scan, "network.create": createNetwork,

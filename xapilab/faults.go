@@ -33,12 +33,21 @@ type Fault struct {
 // Lose says when a connection is closed.
 type Lose int
 
-// A call is lost before or after its effect.
+// A call is lost before or after its effect, or before it by a [Lab.Restart].
 const (
 	Nothing Lose = iota
 	Before
 	After
+	Restarts
 )
+
+// lost waits for the delay of a fault, and reports whether the call is lost without an effect.
+func (l *Lab) lost(f Fault) bool {
+	if f.Lose == Restarts {
+		l.Restart()
+	}
+	return !l.sleep(f.Delay) || f.Lose == Before || f.Lose == Restarts
+}
 
 // Fault adds a fault. Remove takes it away. If several are for one call, the first has
 // effect; delays add up.

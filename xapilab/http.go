@@ -128,7 +128,7 @@ func (l *Lab) serveCall(host *object, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f := l.fault(method)
-	if !l.sleep(f.Delay) || f.Lose == Before {
+	if l.lost(f) {
 		l.note(method, params, "lost")
 		panic(http.ErrAbortHandler)
 	}
@@ -195,7 +195,7 @@ func (l *Lab) serveStream(host *object, name string, w http.ResponseWriter, r *h
 	}
 	get := func(k string) string { v, _ := query[k].(string); return v }
 	f := l.fault(name)
-	if !l.sleep(f.Delay) || f.Lose == Before {
+	if l.lost(f) {
 		l.note(name, []any{query}, "lost")
 		panic(http.ErrAbortHandler)
 	}
@@ -259,19 +259,37 @@ func (l *Lab) importer(r *http.Request, get func(string) string, f Fault) (func(
 	if format != "" && format != "raw" && format != "vhd" {
 		return nil, http.StatusNotFound
 	}
+	task, none := l.find("task", get("task_id"))
+	if denied := permit(l.sessions[get("session_id")], "http/put_import_raw_vdi", "vm-admin"); denied != nil {
+		if none == nil { // xapi_http.ml
+			l.endTask(task, "", asFailure(denied))
+		}
+		return nil, http.StatusForbidden
+	}
 	vdi, err := l.find("VDI", get("vdi"))
-	if err != nil || permit(l.sessions[get("session_id")], "http/put_import_raw_vdi", "vm-admin") != nil || l.inUse(vdi) {
+	if err != nil {
 		return nil, http.StatusInternalServerError
 	}
-	task, err := l.find("task", get("task_id"))
-	if err != nil {
-		task = l.newTask("Importing raw VDI", false)
+	if none != nil {
+		task = l.newTask("Importing raw VDI", get("session_id"), false)
 		task.called = false
 	}
-	l.busy[vdi] = "import"
 	path, limit := l.path(vdi), vdi.int("virtual_size")
 	return func(conn net.Conn, in io.Reader) {
 		_, _ = io.WriteString(conn, okHeader+"task-id: "+task.ref+"\r\ncontent-type: application/octet-stream\r\n\r\n") // the client may be gone
+		// xapi attaches the VDI to the host's own domain after the answer (import_raw_vdi.ml).
+		var vbd *object
+		l.locked(func() {
+			if l.inUse(vdi) {
+				l.endTask(task, "", fail("VDI_IN_USE", vdi.ref, ""))
+				return
+			}
+			vbd = l.add("VBD", map[string]any{"VM": l.with("VM", "is_control_domain", true)[0].ref, "VDI": vdi.ref, "mode": "RW", "currently_attached": true})
+		})
+		if vbd == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n") // likewise
+			return
+		}
 		body := io.LimitReader(in, r.ContentLength)
 		if f.Cut > 0 {
 			body = io.LimitReader(body, f.Cut)
@@ -284,9 +302,9 @@ func (l *Lab) importer(r *http.Request, get func(string) string, f Fault) (func(
 			failed = f.TaskError
 		}
 		if written == nil || f.Lose == After {
-			l.locked(func() { delete(l.busy, vdi) })
+			l.locked(func() { l.remove(vbd) })
 		} else {
-			l.later(l.config.Moment, func() { delete(l.busy, vdi) })
+			l.later(l.config.Moment, func() { l.remove(vbd) })
 		}
 		l.locked(func() { l.endTask(task, "", failed) })
 		if written != nil && f.Cut == 0 {

@@ -28,8 +28,8 @@ type Config struct {
 	Version string
 	// NoPV makes it an XCP-ng 8.3, which runs no pv guests.
 	NoPV bool
-	// Moment is how long the task of an asynchronous call is pending, and a VDI busy after a
-	// broken import. Default: 10 ms.
+	// Moment is how long an asynchronous start lasts, and a VDI is busy after a broken import.
+	// Default: 10 ms.
 	Moment time.Duration
 }
 
@@ -65,8 +65,7 @@ type Lab struct {
 	sessions       map[string]string // their roles
 	role           string
 	guests         map[*object]Running
-	busy           map[*object]string // operations that go on
-	domains        int64              // that were started
+	domains        int64 // that were started
 	faults         []*Fault
 	calls          []Call
 	judged         []string
@@ -100,7 +99,7 @@ func Start(ctx context.Context, c Config) (l *Lab, err error) {
 		User: "root", Password: "secret", SR: "Local storage", Network: "Pool-wide network associated with eth0",
 		config: c, dir: dir, CA: filepath.Join(dir, "ca.pem"),
 		objects: map[string]*object{}, changed: make(chan struct{}), sessions: map[string]string{}, role: roles[0],
-		guests: map[*object]Running{}, busy: map[*object]string{},
+		guests: map[*object]Running{},
 	}
 	l.ctx, l.close = context.WithCancel(ctx)
 	l.furnish()
@@ -201,12 +200,25 @@ func (l *Lab) Sessions() int {
 }
 
 // Expire ends all sessions: the next call with one is answered with SESSION_INVALID.
-func (l *Lab) Expire() {
+func (l *Lab) Expire() { l.locked(l.expire) }
+
+func (l *Lab) expire() {
+	for ref := range l.sessions {
+		l.remove(l.objects[ref])
+	}
+	clear(l.sessions)
+}
+
+// Restart is that of xapi, as after an update or on another master. Sessions and tasks are not in its
+// database's file, and neither is which objects were removed: event.from does not tell them any more.
+// VMs and imports go on.
+func (l *Lab) Restart() {
 	l.locked(func() {
-		for ref := range l.sessions {
-			l.remove(l.objects[ref])
+		l.expire()
+		for _, t := range l.all("task") {
+			l.remove(t)
 		}
-		clear(l.sessions)
+		l.removed = nil
 	})
 }
 

@@ -138,8 +138,9 @@ func subjects(*call) (any, error) { return []string{}, nil }
 
 // startTask makes the task of an asynchronous call and carries the call out.
 func (l *Lab) startTask(c *call, do func(*call) (any, error), f Fault) string {
-	t := l.newTask("Async."+c.method, true)
-	l.later(l.config.Moment, func() {
+	t := l.newTask("Async."+c.method, c.session, true)
+	c.task = t
+	l.later(0, func() {
 		if f.Error != nil {
 			l.endTask(t, nil, f.Error)
 			return
@@ -153,18 +154,27 @@ func (l *Lab) startTask(c *call, do func(*call) (any, error), f Fault) string {
 	return t.ref
 }
 
-func (l *Lab) newTask(name string, cancel bool) *object {
+func (l *Lab) newTask(name, session string, cancel bool) *object {
 	t := l.add("task", map[string]any{"name_label": name, "created": now(), "status": "pending", "resident_on": l.master.ref,
 		"type": "<none/>", "backtrace": "()"})
 	if cancel {
 		l.set(t, "allowed_operations", []string{"cancel"})
 	}
-	t.called = true
+	t.called, t.owner = true, session
 	return t
 }
 
 // endTask gives a task its result, as the text of an XML value, or its error.
 func (l *Lab) endTask(t *object, v any, failed failure) {
+	switch {
+	case l.objects[t.ref] != t:
+		return // destroyed
+	case t.table("current_operations")["task"] == "destroy": // see destroyTask
+		l.remove(t)
+		return
+	case t.text("status") != "pending": // see setStatus
+		return
+	}
 	t.fields["finished"], t.fields["progress"], t.fields["allowed_operations"] = now(), 1.0, []string{}
 	if failed != nil {
 		t.fields["error_info"] = []string(failed)
@@ -176,22 +186,53 @@ func (l *Lab) endTask(t *object, v any, failed failure) {
 }
 
 func createTask(c *call) (any, error) {
-	t := c.newTask(c.text(0), false)
+	t := c.newTask(c.text(0), c.session, false)
 	c.set(t, "name_description", c.text(1))
 	return t.ref, nil
 }
 
-func destroyTask(c *call) (any, error) {
+// ownTask returns the task that a call changes. xapi compares the users of the task's session
+// and of the call's; a task whose session has ended is nobody's (taskHelper.ml). All sessions of the
+// lab have the same user.
+func (c *call) ownTask() (*object, error) {
 	t, err := c.self()
-	if err == nil {
+	if err != nil {
+		return nil, err
+	}
+	if _, lasts := c.sessions[t.owner]; !lasts {
+		err = permit(c.sessions[c.session], "task.destroy/any", "pool-operator")
+	}
+	return t, err
+}
+
+// destroyTask only marks a task that is pending. xapi removes it when it has ended, or after a
+// day (xapi_task.ml, db_gc_util.ml).
+func destroyTask(c *call) (any, error) {
+	t, err := c.ownTask()
+	switch {
+	case err != nil:
+		return nil, err
+	case t.text("status") != "pending":
 		c.remove(t)
+	case t.table("current_operations")["task"] != "":
+		return nil, fail("MAP_DUPLICATE_KEY", "task", "current_operations", t.ref, "task")
+	default:
+		c.put(t, "current_operations", "task", "destroy")
+	}
+	return nil, nil
+}
+
+func setStatus(c *call) (any, error) {
+	t, err := c.ownTask()
+	if err == nil {
+		c.set(t, "status", c.text(1))
 	}
 	return nil, err
 }
 
 // cancelTask only asks for the end of a task, and no act of the lab's listens.
 func cancelTask(c *call) (any, error) {
-	t, err := c.self()
+	t, err := c.ownTask()
 	if err == nil {
 		c.put(t, "current_operations", "DummyRef:|"+newUUID()+"|task.cancel", "cancel")
 	}

@@ -14,9 +14,10 @@ type object struct {
 	kind   *kind
 	ref    string
 	fields map[string]any
-	called bool  // it was made by a call
-	change int64 // the number of its last change
-	made   int64 // the number of its first one
+	called bool   // it was made by a call
+	owner  string // the session of a task
+	change int64  // the number of its last change
+	made   int64  // the number of its first one
 }
 
 // add makes an object with the defaults of the fields that are not given.

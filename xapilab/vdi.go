@@ -16,17 +16,13 @@ func (l *Lab) path(vdi *object) string { return filepath.Join(l.dir, vdi.text("u
 
 // inUse reports whether a VDI is attached to a guest or to an import.
 func (l *Lab) inUse(vdi *object) bool {
-	if _, busy := l.busy[vdi]; busy {
-		return true
-	}
 	return slices.ContainsFunc(l.with("VBD", "VDI", vdi.ref), func(vbd *object) bool { return vbd.is("currently_attached") })
 }
 
 // shared reports whether all guests that a VBD's VDI is attached to only read it, and so does
 // the VBD.
 func (l *Lab) shared(vbd *object) bool {
-	_, busy := l.busy[l.objects[vbd.text("VDI")]]
-	return !busy && !slices.ContainsFunc(l.with("VBD", "VDI", vbd.text("VDI")), func(o *object) bool {
+	return !slices.ContainsFunc(l.with("VBD", "VDI", vbd.text("VDI")), func(o *object) bool {
 		return (o == vbd || o.is("currently_attached")) && o.text("mode") != "RO"
 	})
 }

@@ -112,13 +112,26 @@ func (c *call) vm(states ...string) (*object, error) {
 	if vm.is("is_a_template") && slices.Contains([]string{"start", "start_on", "pause", "unpause", "hard_shutdown", "clean_shutdown"}, operation) {
 		return nil, fail("VM_IS_TEMPLATE", vm.ref)
 	}
-	if _, busy := c.busy[vm]; busy {
-		return nil, fail("OTHER_OPERATION_IN_PROGRESS", "VM", vm.ref)
-	}
+	// In this order: xapi_vm_lifecycle.ml.
 	if state := vm.text("power_state"); !slices.Contains(states, state) {
 		return nil, fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(strings.Join(states, ", ")), strings.ToLower(state))
 	}
+	for _, other := range vm.table("current_operations") {
+		return nil, fail("OTHER_OPERATION_IN_PROGRESS", "VM", vm.ref, other)
+	}
 	return vm, nil
+}
+
+// during shows an operation in the VM's current_operations while the lab is unlocked for it.
+// The key is the task, which only an asynchronous call has in the pool.
+func (l *Lab) during(vm, task *object, operation string, do func()) {
+	key := "DummyRef:|" + newUUID() + "|VM." + operation
+	if task != nil {
+		key = task.ref
+	}
+	l.put(vm, "current_operations", key, operation)
+	l.unlocked(do)
+	l.set(vm, "current_operations", map[string]string{})
 }
 
 // assertCanBoot says why a host cannot run a VM.
@@ -196,14 +209,15 @@ func startVM(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.busy[vm] = "start"
 	var running Running
-	c.unlocked(func() {
+	c.during(vm, c.task, "start", func() {
+		if c.task != nil {
+			c.sleep(c.config.Moment)
+		}
 		if running, err = c.config.Hypervisor.Start(c.ctx, guest); err == nil && !paused {
 			err = running.Unpause()
 		}
 	})
-	delete(c.busy, vm)
 	if err != nil {
 		if running != nil {
 			_ = running.Stop() // the first error says why
@@ -295,6 +309,10 @@ func (l *Lab) watch(vm *object, running Running) {
 func (l *Lab) halt(vm *object) error {
 	running := l.guests[vm]
 	delete(l.guests, vm)
+	var err error
+	if running != nil { // not a VM of AddVM
+		l.during(vm, nil, "hard_shutdown", func() { err = running.Stop() })
+	}
 	for _, o := range l.with("console", "VM", vm.ref) {
 		l.remove(o)
 	}
@@ -309,13 +327,6 @@ func (l *Lab) halt(vm *object) error {
 	}
 	vm.fields["domid"], vm.fields["resident_on"] = int64(-1), null
 	l.set(vm, "power_state", "Halted")
-	if running == nil { // of a VM of AddVM
-		return nil
-	}
-	l.busy[vm] = "shutdown"
-	defer delete(l.busy, vm)
-	var err error
-	l.unlocked(func() { err = running.Stop() })
 	return err
 }
 

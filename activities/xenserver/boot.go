@@ -141,8 +141,8 @@ func (b *boot) look(ctx context.Context) (ready bool, err error) {
 		switch {
 		case b.ran:
 			return b.outcome(ctx, "has ended")
-		case len(b.rec.CurrentOperations) > 0: // another worker's start
-			return false, nil
+		case len(b.rec.CurrentOperations) > 0: // a start of another worker, or whose answer was lost
+			return false, b.keep(ctx)
 		case b.starts == maxStarts:
 			return false, b.failed("the VM was halted %d times before it was ready", b.starts)
 		}
@@ -195,15 +195,27 @@ func (b *boot) start(ctx context.Context) error {
 	if err == nil || is(err, "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS") { // another worker started it
 		return ctx.Err()
 	}
-	// A task may say that it failed while the VM runs.
-	if vm, wrong := one[vmRecord](ctx, b.p, "VM", b.vm); wrong == nil && vm.PowerState != halted {
-		b.starts++
-		return nil
+	// A task may say that it failed while the VM runs. If the answer was lost the start may go on.
+	if vm, wrong := one[vmRecord](ctx, b.p, "VM", b.vm); wrong == nil && (vm.PowerState != halted || code(err) == "" && len(vm.CurrentOperations) > 0) {
+		b.starts, b.rec = b.starts+1, vm
+		return b.keep(ctx)
 	}
 	if is(err, "NO_HOSTS_AVAILABLE") {
 		err = cmp.Or(b.fits(ctx), err)
 	}
 	return err
+}
+
+// keep writes the tasks that start the VM to it, as start does.
+func (b *boot) keep(ctx context.Context) error {
+	for task, operation := range b.rec.CurrentOperations {
+		if operation == "start" {
+			if err := b.p.set(ctx, "VM", b.vm, keyStart+task, ""); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // fits returns the reasons if no host of the pool can run the VM. VM.start does not tell them.

@@ -111,6 +111,18 @@ func TestStartTaskLies(t *testing.T) {
 	b.destroy(img.Spec)
 }
 
+// TestStartAnswerLost goes on with a start whose answer was lost, and destroys its task.
+func TestStartAnswerLost(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{Moment: time.Second})
+	r := b.register(b.image("lost", usual))
+	b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Lose: xapilab.After})
+	if m := b.boot(r); m.Ended || b.count("Async.VM.start") != 1 {
+		t.Errorf("started %d times: %+v", b.count("Async.VM.start"), m)
+	}
+	b.destroy(r.Spec)
+}
+
 // TestBootFails says why a VM does not get ready, and Destroy removes it.
 func TestBootFails(t *testing.T) {
 	const port = 1 // nobody listens there
@@ -278,7 +290,7 @@ func mutates(method string) bool {
 }
 
 // TestAnswersLost loses each mutating call of a rollout and its destruction once, before and
-// after its effect. Each step is tried again by another worker.
+// after its effect, and by a restart of xapi. Each step is tried again by another worker.
 func TestAnswersLost(t *testing.T) {
 	type nth struct {
 		method string
@@ -330,8 +342,9 @@ func TestAnswersLost(t *testing.T) {
 			seen[c.Method]++
 		}
 	}
+	calls = append(calls, nth{"task.get_record", 0}) // that of the import
 	for _, call := range calls {
-		for when, lose := range map[string]xapilab.Lose{"before": xapilab.Before, "after": xapilab.After} {
+		for when, lose := range map[string]xapilab.Lose{"before": xapilab.Before, "after": xapilab.After, "restart": xapilab.Restarts} {
 			t.Run(fmt.Sprintf("%s %d %s", call.method, call.skip, when), func(t *testing.T) {
 				t.Parallel()
 				b := newBench(t, xapilab.Config{})
@@ -342,8 +355,8 @@ func TestAnswersLost(t *testing.T) {
 				if call.method != "PUT /import_raw_vdi" && !slices.ContainsFunc(b.lab.Calls(), func(c xapilab.Call) bool { return c.Code == "lost" }) {
 					t.Errorf("no call was lost")
 				}
-				// A task whose reference is lost cannot be told from those of others: xapi
-				// removes it an hour after its end.
+				// A task whose reference is lost cannot be told from those of others after its
+				// end: xapi removes it an hour later.
 				if now := b.lab.Resources(); slices.Equal(now, []string{"task Async.VM.start"}) && call.method == "Async.VM.start" && lose == xapilab.After {
 					return
 				}
@@ -370,7 +383,7 @@ func TestConsoleOfMember(t *testing.T) {
 }
 
 // TestStartCutOff ends a boot while the pool starts its VM, by a context and as by a kill. The
-// task of the start is gone at once, or after Destroy.
+// task of the start is gone when it has ended, or after Destroy.
 func TestStartCutOff(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xapilab.Config{})
@@ -390,8 +403,11 @@ func TestStartCutOff(t *testing.T) {
 		if _, err := b.target().Boot(ctx, x.through(r)); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		if left := slices.Contains(b.lab.Resources(), "task Async.VM.start"); left != killed {
-			t.Errorf("killed: %t, the task is left: %t", killed, left)
+		left := func() bool { return slices.Contains(b.lab.Resources(), "task Async.VM.start") }
+		for end := time.Now().Add(time.Minute); left() && !killed && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		}
+		if left() != killed {
+			t.Errorf("killed: %t, the task is left: %t", killed, left())
 		}
 		b.destroy(img.Spec)
 	}

@@ -145,7 +145,8 @@ func (d *destroy) note(ctx context.Context, what string, err error) {
 func (d *destroy) vm(ctx context.Context, vm ref, rec vmRecord) error {
 	for key := range rec.OtherConfig {
 		if task, ok := strings.CutPrefix(key, keyStart); ok {
-			if err := unless(d.p.call(ctx, nil, "task.destroy", ref(task)), "HANDLE_INVALID"); err != nil {
+			// One that goes on is only marked. A second mark is refused.
+			if err := unless(d.p.call(ctx, nil, "task.destroy", ref(task)), "HANDLE_INVALID", "MAP_DUPLICATE_KEY", foreignTask); err != nil {
 				return err
 			}
 		}
@@ -185,6 +186,10 @@ func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string,
 	}
 }
 
+// foreignTask is the refusal to destroy a task whose session has ended, unless the user is a pool
+// operator. The pool removes it after a day.
+const foreignTask = "RBAC_PERMISSION_DENIED"
+
 // tasks destroys the tasks of imports that were cut off.
 func (d *destroy) tasks(ctx context.Context) error {
 	tasks, err := all[taskRecord](ctx, d.p, "task")
@@ -193,7 +198,9 @@ func (d *destroy) tasks(ctx context.Context) error {
 	}
 	for r, task := range tasks {
 		if of, ok := importOf(task); ok && d.what.Match(of) {
-			d.note(ctx, "task "+task.UUID, d.p.call(ctx, nil, "task.destroy", r))
+			if err := d.p.abandon(ctx, r); !is(err, foreignTask) {
+				d.note(ctx, "task "+task.UUID, err)
+			}
 		}
 	}
 	return nil

@@ -211,3 +211,28 @@ func TestDestroyMoved(t *testing.T) {
 	b.lab.Set(vdi, "other_config", config)
 	b.destroy(m.Registration.Spec)
 }
+
+// TestDestroyAfterSession destroys a rollout as a vm-admin whose earlier session has ended: xapi
+// does not let this role destroy the tasks of that session.
+func TestDestroyAfterSession(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	b.lab.Role("vm-admin")
+	img := b.image("ended", usual)
+	b.lab.Fault(xapilab.Fault{Call: "task.set_status", Lose: xapilab.Before})
+	b.lab.Fault(xapilab.Fault{Call: "PUT /import_raw_vdi", Status: 500})
+	if r, err := b.target().Register(t.Context(), img); err == nil {
+		t.Fatalf("registered %+v", r)
+	}
+	b.lab.Fault(xapilab.Fault{Call: "task.destroy", Skip: 1, Times: 2, Lose: xapilab.Before}) // the first is that of the import
+	b.boot(b.register(img))
+	b.lab.Expire()
+	if _, err := b.target().Destroy(t.Context(), step.Removal{Spec: img.Spec}); err != nil {
+		t.Error(err)
+	}
+	b.before = []string{"task Async.VM.start", "task " + importName + must(img.Spec.Folder())}
+	b.asBefore()
+	if n := b.count("session.login_with_password"); n > 5 {
+		t.Errorf("%d logins", n)
+	}
+}

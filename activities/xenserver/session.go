@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -133,7 +134,8 @@ func (p *pool) call(ctx context.Context, out any, method string, args ...any) er
 			return nil
 		}
 		ended := is(err, "SESSION_INVALID", "HOST_IS_SLAVE")
-		denied := is(err, "RBAC_PERMISSION_DENIED") // by the role that the user had at the login
+		// By the role that the user had at the login; but a task may be of an ended session.
+		denied := is(err, "RBAC_PERMISSION_DENIED") && !strings.HasPrefix(method, "task.")
 		if ended {
 			p.leave(v)
 		} else if denied && !again || code(err) == "" && v.master != p.first && ctx.Err() == nil { // the pool may have another master by now

@@ -41,8 +41,8 @@ func (p *pool) await(ctx context.Context, task ref, progress func(float64)) (res
 	}
 }
 
-// discard destroys a task. An answer that is lost does not undo what the task did, so it is
-// no error: the pool removes tasks that stay after a day.
+// discard destroys a task, when it has ended. An answer that is lost does not undo what the task
+// did, so it is no error: the pool removes tasks that stay after a day.
 func (p *pool) discard(ctx context.Context, task ref) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
@@ -51,6 +51,17 @@ func (p *pool) discard(ctx context.Context, task ref) {
 			return
 		}
 	}
+}
+
+// abandon destroys the task of an import that does not end it any more. Its status is set first:
+// xapi only marks a pending task that is destroyed, and waits for its end.
+func (p *pool) abandon(ctx context.Context, task ref) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+	defer cancel()
+	if err := p.call(ctx, nil, "task.set_status", task, "cancelled"); err != nil {
+		return err
+	}
+	return p.call(ctx, nil, "task.destroy", task)
 }
 
 // verdict returns the end of a task, and destroys the task.

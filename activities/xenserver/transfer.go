@@ -34,7 +34,7 @@ func (p *pool) upload(ctx context.Context, vdi ref, name, format string, size in
 	}
 	err := p.send(ctx, vdi, task, format, size, body, progress)
 	if err != nil && code(err) == "" {
-		p.discard(ctx, task) // the task of an import that did not begin stays pending
+		_ = p.abandon(ctx, task) // that of an import that did not begin stays pending; Destroy removes it, too
 	}
 	return err
 }

@@ -182,7 +182,7 @@ func TestUploadFails(t *testing.T) {
 				if err == nil {
 					break
 				}
-				require.ErrorContains(t, err, "HTTP 500")
+				require.ErrorContains(t, err, "the VDI is in use")
 			}
 		})
 	}
