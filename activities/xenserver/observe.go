@@ -77,10 +77,11 @@ func (p *pool) outlived(ctx context.Context, vm vmRecord) (bool, error) {
 // call tells only what has changed since the call before: looks at a thousand VMs at the same
 // time cost two calls.
 type watch struct {
-	turn  chan struct{} // is full while the rest is used
-	token string        // of the last call, "" before the first
-	began time.Time     // when the last call began
-	vms   map[ref]vmRecord
+	turn    chan struct{} // is full while the rest is used
+	session string        // of the last call
+	token   string        // of the last call, "" before the first
+	began   time.Time     // when the last call began
+	vms     map[ref]vmRecord
 }
 
 // batch is the result of event.from.
@@ -117,13 +118,8 @@ func (w *watch) vm(ctx context.Context, p *pool, m step.Machine) (vm vmRecord, t
 
 // update asks for what has changed since the last call, or for all.
 func (w *watch) update(ctx context.Context, p *pool) error {
-	w.began = time.Now()
-	var changes batch
-	err := p.call(ctx, &changes, "event.from", []string{"vm"}, w.token, 0.0)
-	if err != nil && code(err) != "" && w.token != "" { // the pool has forgotten the token
-		w.token = ""
-		err = p.call(ctx, &changes, "event.from", []string{"vm"}, w.token, 0.0)
-	}
+	began := time.Now()
+	changes, err := w.ask(ctx, p)
 	if err != nil {
 		w.token = ""
 		return err
@@ -131,7 +127,7 @@ func (w *watch) update(ctx context.Context, p *pool) error {
 	if w.token == "" {
 		w.vms = map[ref]vmRecord{}
 	}
-	w.token = changes.Token
+	w.began, w.token = began, changes.Token
 	for _, e := range changes.Events {
 		if e.Operation != "del" && isOurs(e.Snapshot) {
 			w.vms[e.Ref] = e.Snapshot
@@ -140,4 +136,27 @@ func (w *watch) update(ctx context.Context, p *pool) error {
 		}
 	}
 	return nil
+}
+
+// ask calls event.from. With another session it asks for all: xapi may have restarted, or another
+// host may be the master, which neither knows what was destroyed before nor counts changes as before.
+func (w *watch) ask(ctx context.Context, p *pool) (changes batch, err error) {
+	for {
+		v, err := p.enter(ctx)
+		if err != nil {
+			return changes, err
+		}
+		if v.session != w.session {
+			w.session, w.token = v.session, ""
+		}
+		changes = batch{}
+		err = p.call(ctx, &changes, "event.from", []string{"vm"}, w.token, 0.0)
+		if w.token == "" || err != nil && code(err) == "" {
+			return changes, err
+		}
+		if now, _ := p.enter(ctx); err == nil && now == v {
+			return changes, nil
+		}
+		w.token = "" // the pool has forgotten it, or the session had ended
+	}
 }
