@@ -150,9 +150,50 @@ func (l *Lab) connect(ctx context.Context, cache string) (err error) {
 	if err := l.writeSSH(cache, port); err != nil {
 		return err
 	}
-	for {
-		// The clock of the saved state shows the time of the save, so it is set.
+	// The clock of the saved state shows the time of the save, so it is set.
+	return l.await(ctx, func() error {
 		_, err := l.Run(ctx, "date", "-u", "-s", fmt.Sprintf("@%.3f", float64(time.Now().UnixMilli())/1000))
+		return err
+	})
+}
+
+// Reboot resets the machine and waits until it answers over ssh again. The disk keeps what
+// was synced. Only the process that started the lab can reboot it.
+func (l *Lab) Reboot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("no answer over ssh within %v", bootTimeout))
+	defer cancel()
+	const bootID = "/proc/sys/kernel/random/boot_id"
+	was, err := l.Run(ctx, "cat", bootID)
+	if err != nil {
+		return err
+	}
+	onReset := func(action string) error { // overrides -no-reboot
+		_, err := l.vm.monitor.Execute("set-action", map[string]string{"reboot": action})
+		return err
+	}
+	if err := onReset("reset"); err != nil {
+		return err
+	}
+	if _, err := l.vm.monitor.Execute("system_reset", nil); err != nil {
+		return err
+	}
+	err = l.await(ctx, func() error {
+		is, err := l.Run(ctx, "cat", bootID)
+		if err == nil && is == was {
+			return errors.New("the machine is not reset")
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reboot xenlab: %w%s", err, l.lastWords())
+	}
+	return onReset("shutdown")
+}
+
+// await tries until it succeeds, the lab ends or ctx is done.
+func (l *Lab) await(ctx context.Context, try func() error) error {
+	for {
+		err := try()
 		if err == nil {
 			return nil
 		}
