@@ -38,7 +38,9 @@ targets:
 	if r := x.over(probed); r.code != 0 || !strings.Contains(r.out, "packed/dev health     done") || !strings.Contains(r.out, `console matched "staying"`) {
 		x.t.Fatalf("a deploy with a probe ended with %d:\n%s%s", r.code, r.out, r.errOut)
 	}
+	x.kill(x.worker)
 	x.dom0(`xl destroy "$(xl list | awk '/^packed/ { print $1 }')"`)
+	x.startWorker("--builds", "4")
 	x.done(x.begin(folder, "deploy", "-t", "hvm"))
 	c := x.client()
 	x.eventually("the destroyed domain is restarted", func() bool { return x.deployment(c, "packed").Restarts == 1 })

@@ -31,6 +31,7 @@ func TestXen(t *testing.T) {
 	x.part("failed and cancelled", x.undone)
 	x.part("bad input", x.refuses)
 	x.part("a pool of XenServer", x.pools)
+	x.part("the host reboots", x.reboots)
 }
 
 // onXen is a lab whose worker deploys to a Xen host.
