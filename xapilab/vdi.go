@@ -40,7 +40,7 @@ func createVDI(c *call) (any, error) {
 	if size <= 0 {
 		return nil, fail("SR_BACKEND_FAILURE_79", "", fmt.Sprintf("VDI Invalid size [opterr=VDI size must be between 1 MB and 2088960 MB, got %d]", size), "")
 	}
-	size = (size + 4095) &^ 4095
+	size = (size + vhdBlock - 1) &^ (vhdBlock - 1) // as the SRs do that keep VHDs (sm's vhdutil.py)
 	if free := sr.int("physical_size") - c.value(sr, "physical_utilisation").(int64); size > free {
 		return nil, fail("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
 	}

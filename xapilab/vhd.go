@@ -14,6 +14,9 @@ import (
 // vhdSector is the unit of a VHD's offsets.
 const vhdSector = 512
 
+// vhdBlock is the size of the blocks of a VHD that an SR makes.
+const vhdBlock = 2 << 20
+
 // readVHD reads a dynamic VHD from its first to its last byte and writes its blocks.
 func readVHD(r io.Reader, to *os.File, limit int64) error {
 	head := make([]byte, 3*vhdSector)

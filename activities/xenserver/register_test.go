@@ -29,6 +29,11 @@ func (b *bench) disk(r step.Registration) []byte {
 	return text
 }
 
+// holds reports whether a VDI has a disk and zeros behind it: an SR rounds sizes up.
+func holds(vdi, disk []byte) bool {
+	return bytes.HasPrefix(vdi, disk) && len(bytes.Trim(vdi[len(disk):], "\x00")) == 0
+}
+
 // want returns the raw disk of an image.
 func (b *bench) want(img step.Image) []byte {
 	b.Helper()
@@ -65,7 +70,7 @@ func TestRegisterFormats(t *testing.T) {
 		}
 		img := b.image(fmt.Sprintf("app%d", i), test.options)
 		r := b.register(img)
-		if got, want := b.disk(r), b.want(img); !bytes.Equal(got, want) {
+		if got, want := b.disk(r), b.want(img); !holds(got, want) {
 			t.Errorf("%s: the VDI has %d bytes, not those of the disk of %d", test.options, len(got), len(want))
 		}
 		if call := b.last("PUT /import_raw_vdi"); call.Params[0].(map[string]any)["format"] != test.format {
@@ -121,7 +126,7 @@ func TestRegisterCut(t *testing.T) {
 			t.Errorf("%+v: a final error: %v", f, first)
 		}
 		r := b.register(img)
-		if got := b.disk(r); !bytes.Equal(got, want) {
+		if got := b.disk(r); !holds(got, want) {
 			t.Errorf("%+v: the VDI is not whole, after %v", f, first)
 		}
 		if all := b.vdis(); len(all) != 1 {
@@ -235,7 +240,7 @@ func TestRegisterBusy(t *testing.T) {
 	target := b.target()
 	target.busy = time.Second
 	r, err := target.Register(ctx, img)
-	if err != nil || r.ID == b.lab.Get(half, "uuid") || !bytes.Equal(b.disk(r), b.want(img)) {
+	if err != nil || r.ID == b.lab.Get(half, "uuid") || !holds(b.disk(r), b.want(img)) {
 		t.Errorf("registered %+v: %v", r, err)
 	}
 	remove()
