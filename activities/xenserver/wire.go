@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// callTimeout is the limit of one call. Long work is in tasks; a slow SR may take a
-	// minute to make a VDI.
+	// callTimeout is the limit of one call. Long work is in tasks.
 	callTimeout = 2 * time.Minute
+	// makeTimeout is that of VDI.create: an SR may be slow, or busy with other VDIs. A call that is
+	// given up makes its VDI nevertheless, and the next try makes another, as slowly.
+	makeTimeout = 15 * time.Minute
 	// maxAnswer is the limit of an answer: that of VDI.get_all_records of a large pool has
 	// some 2 KiB for each VDI.
 	maxAnswer = 64 << 20
@@ -35,7 +37,6 @@ const null ref = "OpaqueRef:NULL"
 // that was not verified.
 func (t *trust) client() *http.Client {
 	return &http.Client{
-		Timeout:       callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialTLSContext: t.dial, MaxIdleConnsPerHost: 4,
@@ -54,6 +55,12 @@ func post(ctx context.Context, client *http.Client, host *url.URL, out any, meth
 	if err != nil {
 		return step.Invalid("", "", "%s: %w", method, err)
 	}
+	limit := callTimeout
+	if method == "VDI.create" {
+		limit = makeTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, host.String(), bytes.NewReader(body))
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -216,6 +217,28 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	told(t, p.call(ctx, nil, "VM.unpause"), "", "no answer in time")
 	cancel()
 	assert.ErrorIs(t, p.call(ctx, nil, "VM.unpause"), context.DeadlineExceeded)
+}
+
+// sees is a transport that sees a request, which fails.
+type sees func(*http.Request)
+
+func (s sees) RoundTrip(r *http.Request) (*http.Response, error) {
+	s(r)
+	return nil, io.ErrUnexpectedEOF
+}
+
+// A call that makes a VDI may take longer than others.
+func TestTimeouts(t *testing.T) {
+	for method, want := range map[string]time.Duration{"VDI.create": makeTimeout, "VDI.destroy": callTimeout} {
+		var left time.Duration
+		client := &http.Client{Transport: sees(func(r *http.Request) {
+			if end, limited := r.Context().Deadline(); limited {
+				left = time.Until(end)
+			}
+		})}
+		told(t, post(t.Context(), client, &url.URL{Scheme: "https", Host: "xen1"}, nil, method), "", "EOF")
+		assert.True(t, left <= want && left > want-time.Minute, "%s: %s", method, left)
+	}
 }
 
 // Callers that come together share the outcome of one login.
