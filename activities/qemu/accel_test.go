@@ -33,7 +33,7 @@ func TestAccelerate(t *testing.T) {
 	}
 	began = time.Now()
 	again, err := q.accelerate(t.Context(), auto)
-	if took := time.Since(began); err != nil || again != with || took > 10*time.Second {
+	if took := time.Since(began); err != nil || again != with || took > time.Minute {
 		t.Errorf("again: %+v, %v, in %s", again, err, took)
 	}
 	kvm := auto

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -14,7 +15,7 @@ import (
 
 func TestExpectPort(t *testing.T) {
 	b := benchOf(t, &answeringHello)
-	port := freePort(t)
+	port := need.Port(t)
 	for _, test := range []struct{ options, ready, addresses string }{
 		{`{"expectPort":80}`, "port 80 answered", "[]"},
 		{`{"expectPort":80,"expect":"listening"}`, `console matched "listening", port 80 answered`, "[]"},

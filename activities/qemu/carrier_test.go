@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/carrier/carriertest"
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // carrierBench is a site with a kernel that a carrier runs, and the options for that.
@@ -31,7 +32,7 @@ const solo5Devices = `"networks":[{"name":"service","kind":"user"}],"disks":[{"n
 // A Solo5 spt kernel serves through the host's port.
 func TestCarrierOfSolo5(t *testing.T) {
 	b, options := carrierBench(t, func(p carriertest.Parts) string { return p.SPT })
-	port := freePort(t)
+	port := need.Port(t)
 	m := b.boot(b.register(b.spec("carried", 1, `{%s,%s,"args":"--ipv4={address}","ports":["%d:80"],"expect":"listening"}`, options, solo5Devices, port)))
 	if got := get(t, port); got != "\x00\x00\x00\x00\x00" { // of the new disk
 		t.Errorf("it answers %q", got)
@@ -46,7 +47,7 @@ func TestCarrierOfSolo5(t *testing.T) {
 func TestCarrierOfLinuxProgram(t *testing.T) {
 	needDisk(t, viaUEFI)
 	b, options := carrierBench(t, func(p carriertest.Parts) string { return p.Web })
-	port := freePort(t)
+	port := need.Port(t)
 	b.boot(b.register(b.spec("carried", 1, `{%s,"via":"uefi","memory":256,"ports":["%d:80"],"expectPort":80}`, options, port)))
 	if got := get(t, port); got != "hello from a Linux program\n" {
 		t.Errorf("it answers %q", got)

@@ -189,7 +189,8 @@ func TestTaps(t *testing.T) {
 // boots: an unchanged deploy keeps the machine.
 func TestTapOfTheMachineBefore(t *testing.T) {
 	needTaps(t)
-	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "mgqemutap1"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
+	name := fmt.Sprintf("mgqt%d", os.Getpid())
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
 	if err := netlink.LinkAdd(tap); err != nil {
 		t.Fatal(err)
 	}
@@ -199,9 +200,9 @@ func TestTapOfTheMachineBefore(t *testing.T) {
 		}
 	})
 	b := newBench(t)
-	const options = `{"args":"stay","expect":"staying","networks":[{"kind":"tap","tap":"mgqemutap1"}]}`
-	b.boot(b.register(b.spec("before", 1, options)))
-	next := b.spec("before", 2, options)
+	options := `{"args":"stay","expect":"staying","networks":[{"kind":"tap","tap":"` + name + `"}]}`
+	b.boot(b.register(b.spec("before", 1, "%s", options)))
+	next := b.spec("before", 2, "%s", options)
 	if _, err := New(b.site).Check(t.Context(), next); err != nil {
 		t.Errorf("check: %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -44,7 +45,7 @@ func (b *bench) expectHolder(when, app string, port int, want string) {
 
 func TestPortsBetweenGenerations(t *testing.T) {
 	b := newBench(t)
-	port, second := freePort(t), freePort(t)
+	port, second := need.Port(t), need.Port(t)
 	options := fmt.Sprintf(`{"args":"stay","expect":"stay","ports":["%d:80"]}`, port)
 	both := fmt.Sprintf(`{"args":"stay","expect":"stay","ports":["0.0.0.0:%d:81","%d:53/udp"]}`, port, second)
 	never := fmt.Sprintf(`{"args":"stay","expect":"never","timeout":"1s","ports":["%d:80"]}`, port)
@@ -83,7 +84,7 @@ func TestPortsBetweenGenerations(t *testing.T) {
 // A worker dies between any two moves; the same step done again ends right.
 func TestPortsHalfMoved(t *testing.T) {
 	b := newBench(t)
-	port := freePort(t)
+	port := need.Port(t)
 	options := fmt.Sprintf(`{"args":"stay","expect":"stay","ports":["%d:80"]}`, port)
 	r1 := b.register(b.spec("web", 1, "%s", options))
 	b.boot(r1)
@@ -121,7 +122,7 @@ func TestPortsHalfMoved(t *testing.T) {
 
 func TestPortConflicts(t *testing.T) {
 	b := newBench(t)
-	ours := freePort(t)
+	ours := need.Port(t)
 	b.boot(b.register(b.spec("first", 4, `{"args":"stay","expect":"stay","ports":["%d:80"]}`, ours)))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -142,14 +143,14 @@ func TestPortConflicts(t *testing.T) {
 		{fmt.Sprintf("0.0.0.0:%d:80", ours), step.Conflict, "first.dev.00c0ffee-4"},
 		{"192.0.2.1:8080:80", step.InvalidSpec, "no address of this host"},
 	} {
-		spec := b.spec("other", 1, `{"ports":["%d:1","%s"]}`, freePort(t), test.port)
+		spec := b.spec("other", 1, `{"ports":["%d:1","%s"]}`, need.Port(t), test.port)
 		_, err := New(b.site).Check(t.Context(), spec)
 		if e := detail(err); e.Kind != test.kind || e.Field != "ports[1]" || !strings.Contains(e.Error(), test.words) {
 			t.Errorf("%s: %#v", test.port, err)
 		}
 	}
 	// Taken after Check: Boot says the same, and starts nothing.
-	port := freePort(t)
+	port := need.Port(t)
 	r := b.register(b.spec("other", 1, `{"args":"stay","ports":["%d:80"]}`, port))
 	late, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {

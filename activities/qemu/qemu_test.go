@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
 )
@@ -25,7 +26,7 @@ import (
 func TestConformance(t *testing.T) {
 	const secret = "s3cr3t-of-the-worker"
 	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
-	port := freePort(t)
+	port := need.Port(t)
 	options := func(s string) json.RawMessage {
 		return withTCG(fmt.Sprintf(s, port))
 	}
@@ -252,18 +253,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("%s: not within 2 minutes", what)
 		}
 	}
-}
-
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 func listens(port int) bool {

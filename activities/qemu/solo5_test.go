@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/image"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -64,7 +65,7 @@ func TestSolo5Devices(t *testing.T) {
 		console []string
 	}{
 		{"none", nil, ``, nil},
-		{"ports alone", []string{netService}, fmt.Sprintf(`,"ports":["%d:80"]`, freePort(t)), []string{"net service"}},
+		{"ports alone", []string{netService}, fmt.Sprintf(`,"ports":["%d:80"]`, need.Port(t)), []string{"net service"}},
 		{"bound by name", []string{netService, netUplink},
 			`,"networks":[{"name":"uplink","mac":"52:54:00:00:00:02"},{"name":"service","mac":"52:54:00:00:00:01"}]`,
 			[]string{"net service: 52:54:00:00:00:01", "net uplink: 52:54:00:00:00:02"}},
