@@ -35,7 +35,7 @@ func TestConsoleSaysTheEnd(t *testing.T) {
 			}
 			follow := func(offset int64) string {
 				var all strings.Builder
-				for from := (step.ConsoleFrom{Machine: m, Offset: offset, WaitSeconds: 10}); ; {
+				for from := (step.ConsoleFrom{Machine: m, Offset: offset, WaitSeconds: 120}); ; {
 					piece, err := b.target().Console(t.Context(), from)
 					if err != nil {
 						t.Fatal(err)

@@ -278,17 +278,17 @@ func TestDestroyEnds(t *testing.T) {
 		name, args string
 		quit       time.Duration
 	}{
-		{"one that listens", `"stay"`, long},
-		{"one that does not", `"ignore-term","stay"`, time.Second},
-		{"one with children", `"leave","child","stay"`, long},
-		{"one with a daemon", `"leave","daemon","stay"`, long},
-		{"one with children that do not", `"ignore-term","leave","child","stay"`, time.Second},
+		{"one that listens", `"say","x"`, long},
+		{"one that does not", `"ignore-term"`, time.Second},
+		{"one with children", `"leave","child"`, long},
+		{"one with a daemon", `"leave","daemon"`, long},
+		{"one with children that do not", `"ignore-term","leave","child"`, time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
 			b.quit = test.quit
-			spec := b.spec(`{"args":["hello",` + test.args + `]}`)
+			spec := b.spec(`{"args":[` + test.args + `,"hello","stay"]}`)
 			m := b.boot(b.register(linux, spec))
 			text := b.console(m)
 			began := time.Now()

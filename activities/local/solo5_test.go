@@ -38,7 +38,7 @@ func TestSolo5Devices(t *testing.T) {
 	for _, test := range []struct{ name, network, block string }{
 		{"by fd", `"by":"fd","address":"10.213.8.1/24"`, `"size":1`},
 		{"by name", `"address":"10.213.8.1/24"`, `"path":"` + mine + `"`},
-		{"by a name of mine", `"by":"name","tap":"mglocaltap0","address":"10.213.8.1/24"`, `"size":2`},
+		{"by a name of mine", `"by":"name","tap":"mglu` + life + `","address":"10.213.8.1/24"`, `"size":2`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := os.WriteFile(mine, []byte("my bytes"+strings.Repeat("\x00", 4096-8)), 0o600); err != nil {
@@ -96,8 +96,9 @@ func TestLinuxProgramWithTaps(t *testing.T) {
 // A tap that the user made is used and left as it is; a bridge is joined.
 func TestTapOfTheUserAndBridge(t *testing.T) {
 	needTaps(t)
-	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "mglocaltap1"}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "mglocalbr1"}}
+	tapName, bridgeName := "mglt"+life, "mglb"+life
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tapName}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
 	for _, link := range []netlink.Link{tap, bridge} {
 		if err := netlink.LinkAdd(link); err != nil {
 			t.Fatal(err)
@@ -118,14 +119,14 @@ func TestTapOfTheUserAndBridge(t *testing.T) {
 	}
 	b := newBench(t)
 	spec := b.spec(`{"args":["arp-name","{tap:service}","stay"],"expect":"answered",
-		"networks":[{"name":"service","tap":"mglocaltap1"},{"name":"second","by":"fd","bridge":"mglocalbr1"}]}`)
+		"networks":[{"name":"service","tap":"` + tapName + `"},{"name":"second","by":"fd","bridge":"` + bridgeName + `"}]}`)
 	r := b.register(linux, spec)
 	b.boot(r)
 	made, err := netlink.LinkByName(machine.TapConfig{Tags: spec.Tags, Index: 1}.Interface())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if at, err := netlink.LinkByIndex(made.Attrs().MasterIndex); err != nil || at.Attrs().Name != "mglocalbr1" {
+	if at, err := netlink.LinkByIndex(made.Attrs().MasterIndex); err != nil || at.Attrs().Name != bridgeName {
 		t.Errorf("the tap is in %+v (%v)", at, err)
 	}
 	later := spec
@@ -136,7 +137,7 @@ func TestTapOfTheUserAndBridge(t *testing.T) {
 	other := spec
 	other.Target = "other"
 	_, err = b.target().Check(t.Context(), other)
-	wantError(t, err, step.Conflict, "networks[0].tap", "the running machine localtest.dev."+life+"-1 has mglocaltap1", "morgana destroy localtest/dev,")
+	wantError(t, err, step.Conflict, "networks[0].tap", "the running machine localtest.dev."+life+"-1 has "+tapName, "morgana destroy localtest/dev,")
 }
 
 // hvt needs KVM, which decides what happens here.
