@@ -135,6 +135,17 @@ func TestAdopt(t *testing.T) {
 	b.left(b.before)
 }
 
+// late returns the error of a boot that ends in time. The time of the first call may have been
+// over before its instance ran.
+func (b *bench) late(generation int) error {
+	b.Helper()
+	_ = failure(New(b.site).Boot(b.Context(), b.registration(generation)))
+	b.eventually("the instance runs, or has ended", func() bool {
+		return strings.Contains(strings.Join(b.lab.Resources(), "\n")+"\n", " running\n") || b.g.Ended()
+	})
+	return failure(New(b.site).Boot(b.Context(), b.registration(generation)))
+}
+
 func TestBootFails(t *testing.T) {
 	environ(t)
 	for name, test := range map[string]struct {
@@ -154,7 +165,7 @@ func TestBootFails(t *testing.T) {
 			b := newBench(t)
 			b.options(test.options)
 			b.g.set(test.text, test.ends)
-			_, err := New(b.site).Boot(t.Context(), b.registration(1))
+			err := b.late(1)
 			var e *step.Error
 			if !errors.As(err, &e) || e.Kind != step.BootFailed || !strings.Contains(err.Error(), test.says) || !strings.Contains(e.Hint, test.hint) {
 				t.Fatalf("%v\n%+v", err, e)
@@ -178,10 +189,11 @@ func TestExpectAndPort(t *testing.T) {
 	port := listener.Addr().(*net.TCPAddr).Port
 	b.options(func(o *Options) { o.Port, o.Timeout = port, "1s" })
 	b.g.set("", false)
-	if _, err := New(b.site).Boot(t.Context(), b.registration(1)); step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "console did not match") {
+	if err := b.late(1); step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "console did not match") {
 		t.Errorf("without a console: %v", err)
 	}
 	b.g.set("hello", false)
+	b.options(func(o *Options) { o.Port = port })
 	m := b.boot(1)
 	if m.Ready != fmt.Sprintf(`console matched "hello"; port %d took a connection`, port) || m.Addresses[0].Kind != "tcp" || m.Addresses[0].Port != port {
 		t.Errorf("booted %+v", m)
@@ -380,7 +392,7 @@ func TestCancelledBoot(t *testing.T) {
 				if done = err == nil; !done && ctx.Err() == nil {
 					t.Fatalf("cancelled after call %d: %v", n, err)
 				}
-				if took := time.Since(began); ctx.Err() != nil && took > time.Minute {
+				if took := time.Since(began); ctx.Err() != nil && took > 2*time.Minute {
 					t.Errorf("cancelled after call %d: it took %s", n, took)
 				}
 				if step.KindOf(err).Final() {
@@ -537,6 +549,8 @@ func TestUnhealthy(t *testing.T) {
 	change := func(o *Options) { o.TargetGroup, o.ElasticIP = b.lab.TargetGroup(), b.lab.ElasticIP() }
 	b.options(change)
 	first := b.boot(1)
+	b.options(nil)
+	b.boot(2) // so that the time below is the target group's alone
 	b.options(func(o *Options) { change(o); o.Timeout = "1s" })
 	b.lab.Fault(ec2lab.Fault{Call: "RegisterTargets", Stuck: true})
 	_, err := New(b.site).Boot(t.Context(), b.registration(2))

@@ -51,7 +51,7 @@ func (r *registry) bundled(path string, size int64) step.Image {
 	img := r.imageOf(path, 1, size, func(a *ami) {
 		a.Virtualization, a.BootMode, a.Layout, a.KernelID, a.Backing = virtPV, "", disk.Whole, "aki-dc9ed9af", backingBundle
 	})
-	img.Spec.Options = json.RawMessage(fmt.Sprintf(`{"backing":"bundle","bucket":"bundles","cloud_cert":%q,"virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af","instance_type":"m1.small","endpoint":%q,"region":%q,"account":%q,"timeout":"1m"}`,
+	img.Spec.Options = json.RawMessage(fmt.Sprintf(`{"backing":"bundle","bucket":"bundles","cloud_cert":%q,"virtualization":"paravirtual","layout":"hd0","kernel_id":"aki-dc9ed9af","instance_type":"m1.small","endpoint":%q,"region":%q,"account":%q,"timeout":"10m"}`,
 		pem, r.lab.URL(), r.lab.Region(), r.lab.Account()))
 	return img
 }

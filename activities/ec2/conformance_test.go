@@ -32,7 +32,7 @@ func hello(t *testing.T) string {
 // conform runs the conformance suite against a lab. All options have those of backing.
 func conform(t *testing.T, lab *ec2lab.Lab, backing string) {
 	options := func(add string) json.RawMessage {
-		return json.RawMessage(fmt.Sprintf(`{"endpoint":%q,"timeout":"1m"%s%s}`, lab.URL(), backing, add))
+		return json.RawMessage(fmt.Sprintf(`{"endpoint":%q,"timeout":"10m"%s%s}`, lab.URL(), backing, add))
 	}
 	secret := ""
 	for _, e := range lab.Env() {

@@ -58,6 +58,16 @@ func (r *registry) tidy() {
 	}
 }
 
+// came returns how often a call came.
+func (r *registry) came(name string) (n int) {
+	for _, c := range r.lab.Calls() {
+		if c.Name == name {
+			n++
+		}
+	}
+	return n
+}
+
 // count returns how often a call was done.
 func (r *registry) count(name string) (n int) {
 	for _, c := range r.lab.Calls() {
@@ -314,7 +324,7 @@ func TestImportResumes(t *testing.T) {
 	}
 }
 
-// TestImportKilled kills the process at random moments, in the upload and while it polls.
+// TestImportKilled kills the process in the upload, while it polls, and at random moments.
 func TestImportKilled(t *testing.T) {
 	kills := 16
 	if testing.Short() {
@@ -322,18 +332,35 @@ func TestImportKilled(t *testing.T) {
 	}
 	environ(t)
 	r := newRegistry(t)
-	r.lab.Fault(ec2lab.Fault{Call: "UploadPart", Times: -1, Delay: 50 * time.Millisecond})
-	r.lab.Fault(ec2lab.Fault{Call: "DescribeImportSnapshotTasks", Times: -1, Delay: 50 * time.Millisecond})
+	const part, look = "UploadPart", "DescribeImportSnapshotTasks"
 	inUpload, inPoll := 0, 0
 	for round := 0; kills > 0; round++ {
 		img := r.importing(r.image(1, 150*blockSize, fewContent, nil))
 		img.Spec.App = fmt.Sprintf("hello%d", round)
 		uploads, imports := r.count("CreateMultipartUpload"), r.count("ImportSnapshot")
 		for done := false; !done; {
+			r.lab.Heal()
+			for _, call := range []string{part, look} {
+				r.lab.Fault(ec2lab.Fault{Call: call, Times: -1, Delay: 50 * time.Millisecond})
+			}
 			ctx, cancel := context.WithCancel(t.Context())
 			c, out := r.victim(ctx, img, false)
-			if kills > 0 {
-				time.AfterFunc(rand.N(1200*time.Millisecond), cancel)
+			at := ec2lab.Fault{Call: part, Skip: rand.N(5), Times: -1, Delay: time.Hour, Lose: ec2lab.Before} // it waits for the kill
+			switch after := rand.N(1200 * time.Millisecond); {
+			case kills == 0:
+			case kills%2 == 1:
+				time.AfterFunc(after, cancel)
+			default:
+				if kills%4 != 0 {
+					at.Call, at.Skip = look, 1 // the first is before the upload
+				}
+				r.lab.Fault(at)
+				go func(before int) {
+					for ctx.Err() == nil && r.came(at.Call) <= before+at.Skip {
+						time.Sleep(2 * time.Millisecond)
+					}
+					cancel()
+				}(r.came(at.Call))
 			}
 			err := c.Run()
 			cancel()
@@ -352,6 +379,7 @@ func TestImportKilled(t *testing.T) {
 				inPoll++
 			}
 		}
+		r.lab.Heal()
 		reg, err := New(r.site).Register(t.Context(), img)
 		if err != nil || !reg.Adopted {
 			t.Fatalf("register again: %+v, %v", reg, err)
@@ -367,7 +395,7 @@ func TestImportKilled(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills left an upload unfinished, %d came after the import began", inUpload, inPoll)
-	if !testing.Short() && (inUpload == 0 || inPoll == 0) {
+	if inUpload == 0 || inPoll == 0 {
 		t.Error("no kill was in the upload, or none while it polled")
 	}
 }

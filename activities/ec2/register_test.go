@@ -95,7 +95,7 @@ func (r *registry) imageOf(path string, generation int, size int64, change func(
 	}
 	img.Digest = step.DigestOf(img.Files)
 	img.Spec = step.Spec{Kind: Kind, Tags: step.Tags{App: "hello", Target: "prod", Life: "00c0ffee", Generation: generation},
-		Options: json.RawMessage(fmt.Sprintf(`{"backing":"direct","virtualization":"hvm","endpoint":%q,"region":%q,"account":%q,"timeout":"1m"}`,
+		Options: json.RawMessage(fmt.Sprintf(`{"backing":"direct","virtualization":"hvm","endpoint":%q,"region":%q,"account":%q,"timeout":"10m"}`,
 			r.lab.URL(), r.lab.Region(), r.lab.Account()))}
 	return img
 }

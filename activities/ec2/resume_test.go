@@ -215,7 +215,6 @@ func TestRegisterKilled(t *testing.T) {
 	kills := total
 	environ(t)
 	r := newRegistry(t)
-	r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 20 * time.Millisecond})
 	content := map[int32]byte{}
 	for i := range 150 {
 		content[int32(3*i)] = byte(i + 1)
@@ -225,21 +224,25 @@ func TestRegisterKilled(t *testing.T) {
 		img := r.image(1, 500*blockSize, content, nil)
 		img.Spec.App = fmt.Sprintf("hello%d", round)
 		for twice, done := 0, false; !done; {
+			r.lab.Heal()
+			r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Times: -1, Delay: 20 * time.Millisecond})
+			// Half of the kills wait for a number of blocks, the first kill too, the others for a time.
+			after, more, byBlocks := rand.N(time.Second), 1+rand.N(len(content)/4), kills > 0 && kills%2 == total%2
+			if byBlocks { // the next block waits for the kill
+				r.lab.Fault(ec2lab.Fault{Call: "PutSnapshotBlock", Skip: more, Times: -1, Delay: time.Hour, Lose: ec2lab.Before})
+			}
+			more += puts(r.putsOf(img.Spec.App))
 			c, out := r.victim(t.Context(), img, false)
 			no(t, c.Start())
 			ended := make(chan error, 1)
 			go func() { ended <- c.Wait() }()
 			err, running := error(nil), true
-			// Half of the kills wait for a number of blocks, the others for a time.
-			after, more := rand.N(time.Second), puts(r.putsOf(img.Spec.App))+1+rand.N(len(content)/4)
 			for began := time.Now(); running; {
 				select {
 				case err = <-ended:
 					running = false
 				case <-time.After(2 * time.Millisecond):
-					byBlocks := kills%2 == total%2 && // the first kill is one of these
-						puts(r.putsOf(img.Spec.App)) >= more
-					if byTime := kills%2 != total%2 && time.Since(began) > after; kills > 0 && (byBlocks || byTime) {
+					if byBlocks && puts(r.putsOf(img.Spec.App)) >= more || !byBlocks && kills > 0 && time.Since(began) > after {
 						kills--
 						_ = c.Process.Kill() // it may have ended
 						err, running = <-ended, false
@@ -256,10 +259,11 @@ func TestRegisterKilled(t *testing.T) {
 			}
 			now := puts(sent) - len(sent)
 			if worst = max(worst, now-twice); now-twice > maxConnections {
-				t.Errorf("%d blocks were sent again after a kill, more than can have been on the way", now-twice)
+				t.Errorf("%d blocks were sent again after a kill at block %d or %s, more than can have been on the way", now-twice, more, after)
 			}
 			twice = now
 		}
+		r.lab.Heal()
 		reg, err := New(r.site).Register(t.Context(), img)
 		if err != nil || !reg.Adopted {
 			t.Fatalf("register again: %+v, %v", reg, err)

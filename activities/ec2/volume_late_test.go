@@ -126,7 +126,9 @@ func TestVolumeNothingToWaitFor(t *testing.T) {
 				what.Spec.Generation = 0
 			}
 			before := d.count("DescribeSecurityGroups")
-			if done, err := hasty(d.site).Destroy(t.Context(), what); err != nil || len(done.Removed) > 0 {
+			target := hasty(d.site)
+			target.limits.unlisted = 3 * time.Second
+			if done, err := target.Destroy(t.Context(), what); err != nil || len(done.Removed) > 0 {
 				t.Errorf("removed %q, %v", done.Removed, err)
 			}
 			// Once for the last act of the dance, and once for what is left of it.
