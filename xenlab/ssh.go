@@ -42,7 +42,7 @@ func sshPath(path string) string { return `"` + strings.ReplaceAll(path, "%", "%
 
 // Command returns an ssh that runs argv in dom0 as root; without argv, a login shell.
 func (l *Lab) Command(ctx context.Context, argv ...string) *exec.Cmd {
-	args := []string{"-F", l.Config, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", Alias}
+	args := []string{"-F", l.Config, "-o", "BatchMode=yes", "-o", "ConnectTimeout=30", Alias}
 	for i, arg := range argv {
 		if i == 0 {
 			args = append(args, "--")
