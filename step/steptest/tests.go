@@ -238,7 +238,7 @@ func (s *suite) cancelled() {
 		{"register", func(ctx context.Context) error { _, err := s.c.New(broken).Register(ctx, elsewhere); return err }},
 		{"boot", func(ctx context.Context) error { _, err := s.target().Boot(ctx, r); return err }},
 		{"console", func(ctx context.Context) error {
-			_, err := s.target().Console(ctx, step.ConsoleFrom{Machine: m, Offset: 1 << 30, WaitSeconds: 60})
+			_, err := s.target().Console(ctx, step.ConsoleFrom{Machine: m, Offset: 1 << 30, WaitSeconds: 600})
 			return err
 		}},
 		{"destroy", func(ctx context.Context) error {
