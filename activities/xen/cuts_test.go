@@ -31,7 +31,7 @@ func TestCrashedIsNotAdopted(t *testing.T) {
 	img := b.with("crashed", `"args":"crash","expect":"crashing","on_crash":"preserve","timeout":"5m"`)
 	r := b.register(img)
 	b.boot(r)
-	b.dom0(`for i in $(seq 100); do xl list "$1" | grep -q -- 'c-' && exit; sleep 0.1; done; exit 1`, "crashed.lab.0a1b2c3d-1")
+	b.dom0(`for i in $(seq 2000); do xl list "$1" | grep -q -- 'c-' && exit; sleep 0.1; done; exit 1`, "crashed.lab.0a1b2c3d-1")
 	if m := b.boot(r); !m.Ended || !m.Adopted {
 		t.Errorf("booted again: %+v, want it ended", m)
 	}
@@ -49,7 +49,7 @@ func TestConsoleReaderEnds(t *testing.T) {
 		ended <- err
 	}()
 	dir := Root + "/domains/unread.lab.0a1b2c3d-1"
-	b.dom0(`for i in $(seq 300); do [ -e "$1/created" ] && break; sleep 0.1; done; kill "$(cat "$1/console.pid")"`, dir)
+	b.dom0(`for i in $(seq 3000); do [ -e "$1/created" ] && break; sleep 0.1; done; kill "$(cat "$1/console.pid")"`, dir)
 	err := <-ended
 	if step.KindOf(err) != step.BootFailed || !strings.Contains(err.Error(), "its console is kept no longer") {
 		t.Errorf("%v, want BootFailed that says why nothing more came", err)
@@ -69,13 +69,13 @@ func TestCreateOutlivesItsCall(t *testing.T) {
 	b := newBench(t)
 	img := b.image("orphan")
 	r := b.register(img)
-	unwrap := b.wrap("xl", `[ "$1" != create ] || [ -e /run/once ] || { touch /run/once; sleep 4; }`)
+	unwrap := b.wrap("xl", `[ "$1" != create ] || [ -e /run/once ] || { touch /run/once; until [ -e /run/go ]; do sleep 0.2; done; }`)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := New(b.site).Boot(b.Context(), r)
 		ended <- err
 	}()
-	b.dom0(`for i in $(seq 300); do [ -e /run/once ] && break; sleep 0.1; done
+	b.dom0(`for i in $(seq 3000); do [ -e /run/once ] && break; sleep 0.1; done
 		for f in $(grep -lzxF "$1" /proc/[0-9]*/cmdline); do
 			! grep -qzxF boot "$f" || { p=${f#/proc/}; kill -9 ${p%/cmdline}; }
 		done`, "orphan.lab.0a1b2c3d-1")
@@ -83,9 +83,10 @@ func TestCreateOutlivesItsCall(t *testing.T) {
 		t.Errorf("a killed call: %v, want an error that is tried again", err)
 	}
 	m := b.boot(r)
+	b.dom0("touch /run/go")
 	time.Sleep(5 * time.Second) // what was to be made would be by now
 	unwrap()
-	b.dom0("rm /run/once")
+	b.dom0("rm /run/once /run/go")
 	if n := b.dom0(`xl list | grep -c '^orphan\.'`); n != "1" || m.Adopted {
 		t.Errorf("%s domains, %+v", n, m)
 	}

@@ -171,15 +171,15 @@ func TestDomainThatEnds(t *testing.T) {
 			t.Errorf("%v has no console in its hint", err)
 		}
 		if err == nil {
-			b.dom0(`for i in $(seq 100); do xl domid "$1" >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1`, "ends.lab.0a1b2c3d-1")
+			b.dom0(`for i in $(seq 2000); do xl domid "$1" >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1`, "ends.lab.0a1b2c3d-1")
 			if again := b.boot(r); !again.Ended || !again.Adopted || !strings.HasPrefix(again.Ready, "console matched") {
 				t.Errorf("booted again after it ended: %+v (first %+v)", again, m)
 			}
-			text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, WaitSeconds: 5})
+			text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, WaitSeconds: 60})
 			if err != nil || !strings.Contains(text.Text, "hello from a unikernel") {
 				t.Errorf("console of the ended: %q, %v", text.Text, err)
 			}
-			text, err = New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, Offset: text.Next, WaitSeconds: 5})
+			text, err = New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, Offset: text.Next, WaitSeconds: 60})
 			if err != nil || !text.Ended || text.Text != "" {
 				t.Errorf("behind the end: %+v, %v", text, err)
 			}

@@ -56,7 +56,7 @@ func TestSolo5XenFromDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := b.boot(b.register(img))
-	text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, WaitSeconds: 1})
+	text, err := New(b.site).Console(t.Context(), step.ConsoleFrom{Machine: m, WaitSeconds: 60})
 	if err != nil || !strings.Contains(text.Text, "started by multiboot\r\ncommand line: [--ipv4=10.0.0.2/24 a]") {
 		t.Errorf("console: %q, %v", text.Text, err)
 	}
