@@ -147,6 +147,13 @@ func During(op string, err error) error {
 	return e
 }
 
+// SetOp sets *err to [During] with op, unless it is nil. A step defers it.
+func SetOp(op string, err *error) {
+	if *err != nil {
+		*err = During(op, *err)
+	}
+}
+
 // Leaving returns err with the names of the resources that are left, nil if err is nil.
 func Leaving(err error, left []string) error {
 	if err == nil {

@@ -17,20 +17,21 @@ import (
 
 // Observe asks EC2 for the instance's state. An instance that shut itself down is Ended
 // until it is destroyed; a spot instance, for about an hour.
-func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
+func (t *Target) Observe(ctx context.Context, m step.Machine) (_ step.Health, err error) {
+	defer step.SetOp("observe instance", &err)
 	c, s, err := reach(ctx, m.Registration.Spec)
 	var in types.Instance
 	if err == nil && c != nil {
 		in, err = c.instance(ctx, m)
 	}
 	if err != nil {
-		return step.Health{}, step.During("observe instance", err)
+		return step.Health{}, err
 	}
 	h := healthOf(in, s.Port)
 	if h.Success {
 		text, _, err := c.console(ctx, in)
 		if err != nil && !gone(err) { // EC2 forgets a console before its instance
-			return step.Health{}, step.During("observe instance", err)
+			return step.Health{}, err
 		}
 		if status := kernelFailure(text); status != "" {
 			h.How, h.Success = status, false
@@ -106,16 +107,13 @@ func endedAt(in types.Instance) time.Time {
 // in the region, and what backing volume has for a while, half-made ones too; of backing
 // import also the import tasks that run and what is in the bucket. An AMI or snapshot is listed once for each rollout that
 // uses it. Terminated instances are not listed.
-func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
+func (t *Target) List(ctx context.Context, spec step.Spec) (all []step.Resource, err error) {
+	defer step.SetOp("list resources", &err)
 	c, _, err := reach(ctx, spec)
-	var all []step.Resource
 	if err == nil && c != nil {
 		all, err = c.list(ctx, spec.Tags)
 	}
-	if err != nil {
-		return nil, step.During("list resources", err)
-	}
-	return all, nil
+	return all, err
 }
 
 func (c *cloud) list(ctx context.Context, t step.Tags) (all []step.Resource, err error) {

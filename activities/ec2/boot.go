@@ -22,15 +22,8 @@ const maxDied = 5
 // ready. Then the Elastic IP and the place in the target group move to it. An instance that
 // shut itself down is not started again: it is returned as Ended if it was ready, else the
 // error is BootFailed. An instance that somebody stopped or terminated is replaced.
-func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
-	m, err := bootOf(ctx, r)
-	if err != nil {
-		return step.Machine{}, step.During("boot", err)
-	}
-	return m, nil
-}
-
-func bootOf(ctx context.Context, r step.Registration) (step.Machine, error) {
+func (t *Target) Boot(ctx context.Context, r step.Registration) (_ step.Machine, err error) {
+	defer step.SetOp("boot", &err)
 	s, err := read(r.Spec.Options)
 	if err != nil {
 		return step.Machine{}, err

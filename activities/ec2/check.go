@@ -31,15 +31,8 @@ import (
 // The permission to start an instance is asked for only if the target has an AMI already:
 // the dry run of RunInstances needs one. EC2's API does not tell the quota of vCPUs or the
 // capacity of a zone.
-func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
-	done, err := t.check(ctx, spec)
-	if err != nil {
-		return spec, step.During("check ec2 target", err)
-	}
-	return done, nil
-}
-
-func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+func (t *Target) Check(ctx context.Context, spec step.Spec) (_ step.Spec, err error) {
+	defer step.SetOp("check ec2 target", &err)
 	if _, err := spec.Folder(); err != nil {
 		return spec, err
 	}

@@ -38,15 +38,8 @@ const lost = "\n[text is missing here: EC2 keeps the last 64 KiB of a console]\n
 // Console returns a piece of the console. EC2 keeps its last 64 KiB; a line says where text
 // is missing. Bytes that are not UTF-8 become U+FFFD. The console of a destroyed instance is
 // NotFound.
-func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
-	text, err := consoleOf(ctx, from)
-	if err != nil {
-		return step.ConsoleText{}, step.During("read console", err)
-	}
-	return text, nil
-}
-
-func consoleOf(ctx context.Context, from step.ConsoleFrom) (text step.ConsoleText, err error) {
+func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (text step.ConsoleText, err error) {
+	defer step.SetOp("read console", &err)
 	if from.Offset < 0 {
 		return text, step.Invalid("offset", "0 or more", "%d is no offset", from.Offset)
 	}

@@ -24,17 +24,13 @@ const ending = 10 * time.Minute
 // other instance of the same life that had it. Then each AMI and snapshot loses its use by these
 // rollouts; one that no rollout uses any more is removed. With KeepImage AMIs and snapshots
 // stay as they are. Error.Left names what could not be removed; the rest is removed.
-func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
-	op := fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target)
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (_ step.Destroyed, err error) {
+	defer step.SetOp(fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target), &err)
 	d := &destroy{Target: t, what: what}
-	err := d.run(ctx)
-	if err == nil {
+	if err = d.run(ctx); err == nil {
 		err = step.Leaving(d.err, d.left)
 	}
-	if err != nil {
-		return d.done, step.During(op, err)
-	}
-	return d.done, nil
+	return d.done, err
 }
 
 // destroy is one call of Destroy.

@@ -19,15 +19,9 @@ import (
 //
 // Errors: Unsupported if GRUB or pv-grub cannot start the kernel. InvalidSpec if a module
 // is missing or the disk is too small.
-func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
-	img, err := t.pack(ctx, k)
-	if err != nil {
-		return step.Image{}, step.During("package for ec2", image.WithoutVia(err))
-	}
-	return img, nil
-}
-
-func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+	defer func() { err = image.WithoutVia(err) }()
+	defer step.SetOp("package for ec2", &err)
 	s, err := read(k.Spec.Options)
 	if err != nil {
 		return img, err

@@ -16,21 +16,6 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Register makes a snapshot or a bundle of the disk and an AMI of it. If a rollout of this
-// life has made them of the same image, it adopts them and sends nothing. An upload that
-// was cut off goes on, and a snapshot of an earlier image of this life is its parent: only
-// blocks that differ are sent.
-//
-// Errors: Unauthorized names the missing permission. Conflict: another AMI of the account
-// has the name.
-func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
-	reg, err := t.register(ctx, img)
-	if err != nil {
-		return step.Registration{}, step.During("register image", err)
-	}
-	return reg, nil
-}
-
 // registering is one call of Register.
 type registering struct {
 	*Target
@@ -53,7 +38,15 @@ var backings = map[string]func(r *registering, ctx context.Context, f found) (id
 	backingVolume: (*registering).danced,
 }
 
-func (t *Target) register(ctx context.Context, img step.Image) (step.Registration, error) {
+// Register makes a snapshot or a bundle of the disk and an AMI of it. If a rollout of this
+// life has made them of the same image, it adopts them and sends nothing. An upload that
+// was cut off goes on, and a snapshot of an earlier image of this life is its parent: only
+// blocks that differ are sent.
+//
+// Errors: Unauthorized names the missing permission. Conflict: another AMI of the account
+// has the name.
+func (t *Target) Register(ctx context.Context, img step.Image) (_ step.Registration, err error) {
+	defer step.SetOp("register image", &err)
 	reg := step.Registration{Spec: img.Spec, Digest: img.Digest}
 	if err := img.Valid(); err != nil {
 		return reg, err

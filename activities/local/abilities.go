@@ -49,15 +49,8 @@ func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, err
 }
 
 // Forecast lists the actions of Register and Boot.
-func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
-	all, err := t.forecast(spec)
-	if err != nil {
-		return nil, step.During("forecast local target", err)
-	}
-	return all, nil
-}
-
-func (t *Target) forecast(spec step.Spec) ([]step.Action, error) {
+func (t *Target) Forecast(_ context.Context, spec step.Spec) (_ []step.Action, err error) {
+	defer step.SetOp("forecast local target", &err)
 	s, err := readOptions(spec.Options)
 	if err != nil {
 		return nil, err

@@ -17,15 +17,8 @@ import (
 // that is not there (NotFound) or that another machine has (Conflict). Faults that depend
 // on a kernel not built yet are left to Package and Boot. The spec returned has Host,
 // Alone, and all options written out.
-func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
-	checked, err := t.check(ctx, spec)
-	if err != nil {
-		return spec, step.During("check local target", err)
-	}
-	return checked, nil
-}
-
-func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+func (t *Target) Check(ctx context.Context, spec step.Spec) (_ step.Spec, err error) {
+	defer step.SetOp("check local target", &err)
 	if _, err := t.machines.Of(spec.Tags); err != nil {
 		return spec, err
 	}

@@ -16,15 +16,8 @@ import (
 // written out, and the kernel's ABI. It refuses a kernel that cannot run here
 // (Unsupported). It refuses options that do not fit the kernel: devices other than those of
 // its manifest, or another kernel's tender (InvalidSpec).
-func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
-	img, err := t.pack(ctx, k)
-	if err != nil {
-		return step.Image{}, step.During("package for local", err)
-	}
-	return img, nil
-}
-
-func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+	defer step.SetOp("package for local", &err)
 	if _, err := image.Supports(Kind, k.ABIs); err != nil {
 		return img, err
 	}

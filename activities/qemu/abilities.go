@@ -90,15 +90,8 @@ func (t *Target) List(_ context.Context, spec step.Spec) ([]step.Resource, error
 }
 
 // Forecast lists the actions of Register and Boot.
-func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
-	all, err := t.forecast(spec)
-	if err != nil {
-		return nil, step.During("forecast qemu target", err)
-	}
-	return all, nil
-}
-
-func (t *Target) forecast(spec step.Spec) ([]step.Action, error) {
+func (t *Target) Forecast(_ context.Context, spec step.Spec) (_ []step.Action, err error) {
+	defer step.SetOp("forecast qemu target", &err)
 	s, err := read(spec.Options)
 	if err != nil {
 		return nil, err

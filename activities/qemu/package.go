@@ -19,16 +19,8 @@ import (
 // Errors: Unsupported if QEMU, or GRUB, cannot start the kernel. InvalidSpec if a module
 // or a device of a Solo5 kernel is missing, or if the memory or the boot disk is too
 // small for the kernel and its modules.
-func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
-	const op = "package for qemu"
-	img, err := t.pack(ctx, k)
-	if err != nil {
-		return step.Image{}, step.During(op, err)
-	}
-	return img, nil
-}
-
-func (t *Target) pack(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+	defer step.SetOp("package for qemu", &err)
 	s, err := read(k.Spec.Options)
 	if err != nil {
 		return img, err

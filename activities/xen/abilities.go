@@ -14,16 +14,10 @@ import (
 
 // Observe asks Xen for the domain's state. A domain that ended by itself is Ended until
 // it is destroyed. With tool xl, xl's log gives the reason and the time.
-func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
-	h, err := t.observe(ctx, m.Registration.Spec)
-	if err != nil {
-		return step.Health{}, step.During("observe domain", err)
-	}
-	return h, nil
-}
-
-func (t *Target) observe(ctx context.Context, spec step.Spec) (step.Health, error) {
+func (t *Target) Observe(ctx context.Context, m step.Machine) (_ step.Health, err error) {
+	defer step.SetOp("observe domain", &err)
 	gone := step.Health{State: step.Gone}
+	spec := m.Registration.Spec
 	name, id, err := identify(spec.Tags)
 	if err != nil {
 		return gone, err
@@ -171,18 +165,19 @@ func (d *dom0) list(ctx context.Context) (all []step.Resource, err error) {
 }
 
 // Forecast returns the actions of register and boot on the host.
-func (t *Target) Forecast(_ context.Context, spec step.Spec) ([]step.Action, error) {
+func (t *Target) Forecast(_ context.Context, spec step.Spec) (_ []step.Action, err error) {
+	defer step.SetOp("forecast", &err)
 	s, err := read(spec.Options)
 	if err != nil {
-		return nil, step.During("forecast", err)
+		return nil, err
 	}
 	d, err := t.dom0(s.Host, s.Tool)
 	if err != nil {
-		return nil, step.During("forecast", err)
+		return nil, err
 	}
 	name, _, err := identify(spec.Tags)
 	if err != nil {
-		return nil, step.During("forecast", err)
+		return nil, err
 	}
 	what := "the kernel"
 	if s.disk() {

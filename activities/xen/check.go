@@ -22,15 +22,8 @@ import (
 //   - a host that does not answer; a missing bridge, disk or boot loader (NotFound)
 //   - too little memory, a disk that another deployment's domain writes to, or a foreign
 //     domain of our name (Conflict)
-func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
-	done, err := t.check(ctx, spec)
-	if err != nil {
-		return spec, step.During("check xen target", err)
-	}
-	return done, nil
-}
-
-func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+func (t *Target) Check(ctx context.Context, spec step.Spec) (_ step.Spec, err error) {
+	defer step.SetOp("check xen target", &err)
 	name, id, err := identify(spec.Tags)
 	if err != nil {
 		return spec, err

@@ -18,15 +18,8 @@ const (
 
 // Console returns a piece of the domain's console log, which the host keeps. Bytes that
 // are not UTF-8 become U+FFFD. The console of a destroyed domain is NotFound.
-func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
-	text, err := t.console(ctx, from)
-	if err != nil {
-		return step.ConsoleText{}, step.During("read console", err)
-	}
-	return text, nil
-}
-
-func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.ConsoleText, err error) {
+func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (text step.ConsoleText, err error) {
+	defer step.SetOp("read console", &err)
 	spec := from.Machine.Registration.Spec
 	name, _, err := identify(spec.Tags)
 	if err != nil {

@@ -20,18 +20,9 @@ const grace = 10 * time.Second
 // after the grace period. Unless KeepImage is set, it also removes their folders, and the
 // images that no rollout uses any more. A foreign domain with the name of a rollout is
 // left alone and is a Conflict; the rest is still removed.
-func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (done step.Destroyed, err error) {
 	spec := what.Spec
-	op := fmt.Sprintf("destroy %s.%s", spec.App, spec.Target)
-	done, err := t.destroy(ctx, what)
-	if err != nil {
-		return done, step.During(op, err)
-	}
-	return done, nil
-}
-
-func (t *Target) destroy(ctx context.Context, what step.Removal) (done step.Destroyed, err error) {
-	spec := what.Spec
+	defer step.SetOp(fmt.Sprintf("destroy %s.%s", spec.App, spec.Target), &err)
 	// Without app and target the tags would match other deployments.
 	if err := errors.Join(step.CheckName("app", spec.App), step.CheckName("target", spec.Target)); err != nil {
 		return done, err

@@ -29,16 +29,8 @@ const (
 // The error is Unsupported if the kernel cannot start as the options say. It is
 // InvalidSpec if a file is missing, or if a network or block device of the xl.in is not
 // bound.
-func (t *Target) Package(ctx context.Context, k step.Kernel) (step.Image, error) {
-	const op = "package for xen"
-	img, err := pack(ctx, t.site.Store, t.machines, k)
-	if err != nil {
-		return step.Image{}, step.During(op, err)
-	}
-	return img, nil
-}
-
-func pack(ctx context.Context, store step.Store, machines *machine.Machines, k step.Kernel) (img step.Image, err error) {
+func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, err error) {
+	defer step.SetOp("package for xen", &err)
 	s, err := read(k.Spec.Options)
 	if err != nil {
 		return img, err
@@ -46,9 +38,9 @@ func pack(ctx context.Context, store step.Store, machines *machine.Machines, k s
 	if _, err := s.chooseStart(k.ABIs, ""); err != nil {
 		return img, err // before anything is fetched
 	}
-	p := &packing{store: store, s: s, k: k}
+	p := &packing{store: t.site.Store, s: s, k: k}
 	var done func() error
-	if p.kernel, done, err = machines.Kernel(ctx, k.Spec.Tags, k.File); err != nil {
+	if p.kernel, done, err = t.machines.Kernel(ctx, k.Spec.Tags, k.File); err != nil {
 		return img, err
 	}
 	defer func() { err = errors.Join(err, done()) }()
@@ -70,7 +62,7 @@ func pack(ctx context.Context, store step.Store, machines *machine.Machines, k s
 	if err != nil {
 		return img, err
 	}
-	a, err := store.Put(ctx, bytes.NewReader(config))
+	a, err := t.site.Store.Put(ctx, bytes.NewReader(config))
 	if err != nil {
 		return img, err
 	}

@@ -15,7 +15,6 @@ import (
 	"testing"
 
 	"github.com/morgana-deploy/morgana/image"
-	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/step/steptest"
 )
@@ -44,7 +43,7 @@ func (w workshop) pack(kernel []byte, options string, files ...step.File) (step.
 	w.Helper()
 	k := step.Kernel{File: w.put(kernel), Files: files, Spec: step.Spec{Kind: Kind, Options: completed(w.T, options),
 		Tags: step.Tags{App: "hello", Target: "xen", Life: "00c0ffee", Generation: 1}}}
-	img, err := pack(w.Context(), w.site.Store, machine.In(w.site, Kind), k)
+	img, err := New(w.site).Package(w.Context(), k)
 	if left, _ := filepath.Glob(filepath.Join(w.site.State, Kind, "*")); len(left) > 0 {
 		w.Errorf("left: %q", left)
 	}
@@ -219,7 +218,8 @@ func TestUnpackingCancelled(t *testing.T) {
 	w := newWorkshop(t)
 	k := step.Kernel{File: w.put(zipped.Bytes()), Spec: step.Spec{Kind: Kind, Options: completed(t, `{"via":"disk","expect":"x","type":"hvm"}`),
 		Tags: step.Tags{App: "hello", Target: "xen", Life: "00c0ffee", Generation: 1}}}
-	_, err = pack(ctx, untouched{w.site.Store, t}, machine.In(w.site, Kind), k)
+	w.site.Store = untouched{w.site.Store, t}
+	_, err = New(w.site).Package(ctx, k)
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

@@ -30,16 +30,8 @@ func uuidOf(name string) string { return uuid.NewSHA1(namespace, []byte(name)).S
 // Register puts the image's files into a folder of the Xen host, which verifies their
 // digests, and writes the domain's configuration. A transfer that broke off is resumed,
 // and files that are there are not sent again. NoSpace if the host's disk is full.
-func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
-	const op = "register on xen host"
-	reg, err := t.register(ctx, img)
-	if err != nil {
-		return step.Registration{}, step.During(op, err)
-	}
-	return reg, nil
-}
-
-func (t *Target) register(ctx context.Context, img step.Image) (step.Registration, error) {
+func (t *Target) Register(ctx context.Context, img step.Image) (_ step.Registration, err error) {
+	defer step.SetOp("register on xen host", &err)
 	reg := step.Registration{Spec: img.Spec, Digest: img.Digest}
 	if err := img.Valid(); err != nil {
 		return reg, err

@@ -37,15 +37,8 @@ func (p *pool) addresses(ctx context.Context, s settings, vm vmRecord) (all []st
 
 // List returns the VMs, VDIs and tasks of rollouts in the pool, half-made ones too. A VDI is
 // listed once for each rollout that uses it.
-func (t *Target) List(ctx context.Context, spec step.Spec) ([]step.Resource, error) {
-	all, err := t.list(ctx, spec)
-	if err != nil {
-		return nil, step.During("list pool", err)
-	}
-	return all, nil
-}
-
-func (t *Target) list(ctx context.Context, spec step.Spec) (found []step.Resource, err error) {
+func (t *Target) List(ctx context.Context, spec step.Spec) (found []step.Resource, err error) {
+	defer step.SetOp("list pool", &err)
 	p, s, err := t.reach(ctx, spec)
 	if err != nil || p == nil {
 		return nil, err

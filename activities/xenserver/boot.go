@@ -38,15 +38,8 @@ const crashed = "crashed, or was paused"
 // error is BootFailed. A VM that runs and has not been ready is started anew if its console
 // has to match: see patience. So is one that is paused and that this call did not start: it
 // may have crashed.
-func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
-	m, err := t.boot(ctx, r)
-	if err != nil {
-		return step.Machine{}, step.During("boot", err)
-	}
-	return m, nil
-}
-
-func (t *Target) boot(ctx context.Context, r step.Registration) (m step.Machine, err error) {
+func (t *Target) Boot(ctx context.Context, r step.Registration) (m step.Machine, err error) {
+	defer step.SetOp("boot", &err)
 	b := &boot{t: t, r: r, began: time.Now()}
 	if b.s, err = read(r.Spec.Options); err != nil {
 		return m, err

@@ -26,15 +26,8 @@ import (
 //   - a kernel that no VM of the pool boots, and a type of VM that the pool does not run
 //     (Unsupported)
 //   - an SR or hosts with too little space or memory (Conflict)
-func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
-	done, err := t.check(ctx, spec)
-	if err != nil {
-		return spec, step.During("check xenserver target", err)
-	}
-	return done, nil
-}
-
-func (t *Target) check(ctx context.Context, spec step.Spec) (step.Spec, error) {
+func (t *Target) Check(ctx context.Context, spec step.Spec) (_ step.Spec, err error) {
+	defer step.SetOp("check xenserver target", &err)
 	if _, err := spec.Folder(); err != nil {
 		return spec, err
 	}

@@ -155,15 +155,8 @@ func follow(f *os.File, size int64, piece []byte) []byte {
 
 // Console returns a piece of the console, as far as a worker has read it: see
 // [Target.tape]. Bytes that are not UTF-8 become U+FFFD. The console of a destroyed VM is NotFound.
-func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
-	text, err := t.console(ctx, from)
-	if err != nil {
-		return step.ConsoleText{}, step.During("read console", err)
-	}
-	return text, nil
-}
-
-func (t *Target) console(ctx context.Context, from step.ConsoleFrom) (text step.ConsoleText, err error) {
+func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (text step.ConsoleText, err error) {
+	defer step.SetOp("read console", &err)
 	if from.Offset < 0 {
 		return text, step.Invalid("offset", "0 or more", "%d is no offset", from.Offset)
 	}

@@ -23,19 +23,16 @@ const busy = 2 * time.Minute
 // rollouts; one that no rollout uses any more is destroyed, and so are the tasks of imports.
 // With KeepImage VDIs and tasks stay. A VM that cannot be destroyed, as one whose
 // blocked_operations forbid it, is in Error.Left with its VDI; the rest is removed.
-func (t *Target) Destroy(ctx context.Context, what step.Removal) (step.Destroyed, error) {
+func (t *Target) Destroy(ctx context.Context, what step.Removal) (_ step.Destroyed, err error) {
+	defer step.SetOp(fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target), &err)
 	d := &destroy{t: t, what: what}
 	if last, ok := step.Resume(ctx); ok {
 		_ = json.Unmarshal(last.State, &d.done.Removed) // without it the report lacks what an earlier try removed
 	}
-	err := d.run(ctx)
-	if err == nil {
+	if err = d.run(ctx); err == nil {
 		err = step.Leaving(d.err, d.left)
 	}
-	if err != nil {
-		return d.done, step.During(fmt.Sprintf("destroy %s.%s", what.Spec.App, what.Spec.Target), err)
-	}
-	return d.done, nil
+	return d.done, err
 }
 
 // destroy is one call of Destroy.

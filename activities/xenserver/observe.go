@@ -13,15 +13,8 @@ import (
 // Observe asks the pool for the VM's state. A VM that shut itself down is Ended until it is
 // destroyed, as one that somebody halted. It is no success if a host has failed meanwhile, which
 // halts its VMs too. One that crashed is paused, and Ended.
-func (t *Target) Observe(ctx context.Context, m step.Machine) (step.Health, error) {
-	h, err := t.observe(ctx, m)
-	if err != nil {
-		return step.Health{}, step.During("observe VM", err)
-	}
-	return h, nil
-}
-
-func (t *Target) observe(ctx context.Context, m step.Machine) (h step.Health, err error) {
+func (t *Target) Observe(ctx context.Context, m step.Machine) (h step.Health, err error) {
+	defer step.SetOp("observe VM", &err)
 	h.State = step.Gone
 	p, s, err := t.reach(ctx, m.Registration.Spec)
 	if err != nil || p == nil {
