@@ -56,7 +56,7 @@ const CommandLine = "console=ttyS0,115200 quiet panic=10 random.trust_cpu=on nvm
 func (o Carriage) Carried() bool { return o.Carrier != "" }
 
 // Read refuses options that are wrong on any host: InvalidSpec.
-func (o Carriage) Read() error {
+func (o *Carriage) Read() error {
 	switch {
 	case !o.Carried() && (o.Linux != "" || o.Tender != "" || o.Respawn):
 		field := "respawn"

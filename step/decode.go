@@ -31,8 +31,18 @@ func CheckName(field, name string) error {
 // nearest known name as Hint. A value of the wrong type is InvalidSpec with a valid
 // value as Hint: that of the field's tag example if it has one. The error's Field is the whole path, as "args[2]" or "disks[0].size".
 // Names are case-sensitive, unlike in encoding/json. Empty or null options leave *into
-// as it is.
-func Decode(options json.RawMessage, into any) error {
+// as it is. Then Decode calls the checks in their order, up to the first that fails.
+func Decode(options json.RawMessage, into any, checks ...func() error) error {
+	err := decode(options, into)
+	for _, check := range checks {
+		if err == nil {
+			err = check()
+		}
+	}
+	return err
+}
+
+func decode(options json.RawMessage, into any) error {
 	if trimmed := bytes.TrimSpace(options); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
 		return nil
 	}

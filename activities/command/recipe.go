@@ -15,10 +15,7 @@ import (
 
 func read(spec step.Spec) (tree.Recipe, error) {
 	var o Options
-	if err := step.Decode(spec.Toolchain.Options, &o); err != nil {
-		return tree.Recipe{}, err
-	}
-	if err := o.check(); err != nil {
+	if err := step.Decode(spec.Toolchain.Options, &o, o.check); err != nil {
 		return tree.Recipe{}, err
 	}
 	timeout, err := tree.Timeout("timeout", o.Timeout)

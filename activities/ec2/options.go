@@ -200,15 +200,8 @@ func read(options json.RawMessage) (settings, error) { return readOver(Options{}
 // readOver decodes options over under, and refuses wrong ones without asking EC2.
 func readOver(under Options, options json.RawMessage) (s settings, err error) {
 	s.Options = under
-	if err = step.Decode(options, &s.Options); err != nil {
-		return s, err
-	}
-	for _, read := range []func() error{s.Read, s.readPlace, s.readBoot, s.readFiles, s.readBundle, s.readHelper, s.readNetwork, s.readInstance, s.readReady} {
-		if err = read(); err != nil {
-			return s, err
-		}
-	}
-	return s, nil
+	err = step.Decode(options, &s.Options, s.Read, s.readPlace, s.readBoot, s.readFiles, s.readBundle, s.readHelper, s.readNetwork, s.readInstance, s.readReady)
+	return s, err
 }
 
 // layout returns the layout of the boot disk. Check has set Virtualization.

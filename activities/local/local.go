@@ -181,21 +181,15 @@ func complete(options json.RawMessage) (settings, error) {
 
 // readOptions decodes options that complete has completed, and refuses those that are
 // wrong on any host and for any kernel. It knows no defaults.
-func readOptions(options json.RawMessage) (settings, error) {
-	var s settings
-	if err := step.Decode(options, &s.Options); err != nil {
-		return s, err
-	}
-	return s, s.parse()
+func readOptions(options json.RawMessage) (s settings, err error) {
+	err = step.Decode(options, &s.Options, s.parse)
+	return s, err
 }
 
 // readRecord decodes the options in a machine's record.
-func readRecord(options json.RawMessage) (settings, error) {
-	var s settings
-	if err := step.Decode(options, &s); err != nil {
-		return s, err
-	}
-	return s, s.parse()
+func readRecord(options json.RawMessage) (s settings, err error) {
+	err = step.Decode(options, &s, s.parse)
+	return s, err
 }
 
 func (s *settings) parse() error {

@@ -127,13 +127,6 @@ func read(options json.RawMessage) (settings, error) { return readOver(Options{}
 // readOver decodes options over under, and refuses wrong ones without asking the pool.
 func readOver(under Options, options json.RawMessage) (s settings, err error) {
 	s.Options = under
-	if err = step.Decode(options, &s.Options); err != nil {
-		return s, err
-	}
-	for _, read := range []func() error{s.readPlace, s.readBoot, s.readFiles, s.readNetworks, s.readTexts, s.readVM, s.readReady} {
-		if err = read(); err != nil {
-			return s, err
-		}
-	}
-	return s, nil
+	err = step.Decode(options, &s.Options, s.readPlace, s.readBoot, s.readFiles, s.readNetworks, s.readTexts, s.readVM, s.readReady)
+	return s, err
 }
