@@ -22,8 +22,12 @@ import (
 
 // Image makes an image. It has the files parts, and a file with the options, in which
 // every default is written out. The digest depends on these alone.
-func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options json.RawMessage, parts ...step.File) (step.Image, error) {
-	config, err := r.store.Put(ctx, bytes.NewReader(options))
+func (r *Machines) Image(ctx context.Context, spec step.Spec, format string, options any, parts ...step.File) (step.Image, error) {
+	b, err := json.Marshal(options)
+	if err != nil {
+		return step.Image{}, err
+	}
+	config, err := r.store.Put(ctx, bytes.NewReader(b))
 	if err != nil {
 		return step.Image{}, err
 	}

@@ -95,11 +95,7 @@ func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, er
 		files = append(files, step.File{Name: f.name, Artifact: put})
 	}
 	s.Profile, s.Endpoint, s.Helper = "", "", Helper{} // the way to the account is not a part of the instance
-	options, err := json.Marshal(s.Options)
-	if err != nil {
-		return img, err
-	}
-	return t.machines.Image(ctx, k.Spec, "disk", options, files...)
+	return t.machines.Image(ctx, k.Spec, "disk", s.Options, files...)
 }
 
 // rootDevice returns the name of the root device. pv-grub of a whole disk looks for a

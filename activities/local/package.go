@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -41,11 +40,7 @@ func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, er
 	if err := kernel.Unpack(ctx); err != nil {
 		return img, err
 	}
-	options, err := json.Marshal(s)
-	if err != nil {
-		return img, err
-	}
-	return t.machines.Image(ctx, k.Spec, s.ABI, options, step.File{Name: kernelFile, Artifact: kernel.File})
+	return t.machines.Image(ctx, k.Spec, s.ABI, s, step.File{Name: kernelFile, Artifact: kernel.File})
 }
 
 // fit sets the ABI by which the kernel is started, or says why these options do not fit it.

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,7 +46,7 @@ func (t *Target) Check(ctx context.Context, spec step.Spec) (step.Spec, error) {
 		}
 	}
 	spec.Host = t.site.Host
-	if spec.Options, err = s.normal(); err == nil {
+	if spec.Options, err = json.Marshal(s.Options); err == nil {
 		spec.Alone, err = t.machines.Alone(spec.Tags)
 	}
 	return spec, err

@@ -176,9 +176,6 @@ func (s settings) parse() (settings, error) {
 	return s, err
 }
 
-// normal is the JSON of the options with all defaults filled in.
-func (s settings) normal() (json.RawMessage, error) { return json.Marshal(s.Options) }
-
 // disk reports whether the machine boots from a disk.
 func (s *settings) disk() bool { return s.Via != viaKernel }
 

@@ -28,10 +28,6 @@ func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, er
 	if _, err := s.starts(k.ABIs); err != nil {
 		return img, err // before anything is fetched
 	}
-	options, err := s.normal()
-	if err != nil {
-		return img, err
-	}
 	p := &packing{t: t, s: s}
 	var done func() error
 	if p.kernel, done, err = t.machines.Kernel(ctx, k.Spec.Tags, k.File); err != nil {
@@ -80,7 +76,7 @@ func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, er
 		}
 		files = append(files, step.File{Name: manifestFile, Artifact: a})
 	}
-	return t.machines.Image(ctx, k.Spec, format, options, files...)
+	return t.machines.Image(ctx, k.Spec, format, s.Options, files...)
 }
 
 // packing is one call of Package.

@@ -135,7 +135,7 @@ func (b *bench) spec(app string, generation int, options string, args ...any) st
 	spec := step.Spec{Tags: step.Tags{App: app, Target: "dev", Life: "00c0ffee", Generation: generation}, Kind: Kind,
 		Options: withTCG(fmt.Sprintf(options, args...))}
 	if s, err := complete(spec.Options); err == nil { // else the test is about that
-		spec.Options, err = s.normal()
+		spec.Options, err = json.Marshal(s.Options)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -60,11 +60,7 @@ func (t *Target) Package(ctx context.Context, k step.Kernel) (img step.Image, er
 	}
 	// The way to the pool is not a part of the VM.
 	s.Host, s.Profile, s.Fingerprint, s.CA, s.Format = "", "", "", "", ""
-	options, err := json.Marshal(s.Options)
-	if err != nil {
-		return img, err
-	}
-	return t.machines.Image(ctx, k.Spec, "disk", options, step.File{Name: packedDisk, Artifact: packed})
+	return t.machines.Image(ctx, k.Spec, "disk", s.Options, step.File{Name: packedDisk, Artifact: packed})
 }
 
 // settle sets Type for a kernel, and refuses a kernel that the loader of its VM cannot start.
