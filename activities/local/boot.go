@@ -128,7 +128,7 @@ func (b *boot) Ready(context.Context) (string, error) {
 		if met, err = b.console.Matched(); err != nil {
 			return "", err
 		}
-		how = b.matched()
+		how = machine.Met(b.s.expect, 0)
 	}
 	if met && b.met.IsZero() {
 		b.met = time.Now()
@@ -151,5 +151,3 @@ func (b *boot) Ready(context.Context) (string, error) {
 	}
 	return "", nil
 }
-
-func (b *boot) matched() string { return fmt.Sprintf("console matched %q", b.s.Expect) }

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,7 +29,7 @@ func (b *boot) Ended(ctx context.Context) (how string, ended bool, err error) {
 			if matched, err = b.console.Matched(); err != nil {
 				return "", true, err
 			}
-			how = b.matched()
+			how = machine.Met(b.s.expect, 0)
 		}
 		switch {
 		case !matched || end.Status != 0 && b.s.expect == nil:
@@ -75,10 +76,7 @@ func (b *boot) unmet() string {
 
 // consoleTail is the console's last lines for an error's hint.
 func (b *boot) consoleTail(ctx context.Context) string {
-	if lines := b.t.machines.ConsoleTail(ctx, b.m); lines != "" {
-		return lines
-	}
-	return "the console is empty: the program printed nothing"
+	return cmp.Or(b.t.machines.ConsoleTail(ctx, b.m), "the console is empty: the program printed nothing")
 }
 
 // readOutcome reads the status file; nil if the program has not ended, or the file is not

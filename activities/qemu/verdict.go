@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,10 +89,7 @@ func (b *boot) Died(ctx context.Context) error {
 
 // consoleTail returns the console's last lines for an error's hint.
 func (b *boot) consoleTail(ctx context.Context) string {
-	if lines := b.t.machines.ConsoleTail(ctx, b.m.Machine); lines != "" {
-		return lines
-	}
-	return "the console is empty: the kernel printed nothing on the first serial port (COM1)"
+	return cmp.Or(b.t.machines.ConsoleTail(ctx, b.m.Machine), "the console is empty: the kernel printed nothing on the first serial port (COM1)")
 }
 
 // Late returns the error for a machine that is not ready in time.

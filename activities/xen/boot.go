@@ -114,7 +114,7 @@ func (w *wait) run(ctx context.Context) (string, error) {
 				return "", bootFailed(w.tail(), "the kernel ended: %s", status)
 			}
 			if over || left <= 0 || !w.match.Solo5() {
-				return w.how(), nil
+				return cmp.Or(machine.Met(w.s.expect, 0), "console printed"), nil
 			}
 			var err error
 			if piece, over, err = w.next(ctx, left); err != nil {
@@ -193,13 +193,6 @@ func (w *wait) awaited() string {
 		return "the console"
 	}
 	return fmt.Sprintf("the console to match %q", w.s.expect)
-}
-
-func (w *wait) how() string {
-	if w.s.expect == nil {
-		return "console printed"
-	}
-	return fmt.Sprintf("console matched %q", w.s.expect)
 }
 
 func (w *wait) unmet() string {
