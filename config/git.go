@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"path"
 	"path/filepath"
 
@@ -49,13 +48,7 @@ func (p *Project) readGit(settings *layers) (*step.Git, error) {
 
 // located adds to an error the place of its field.
 func (p *Project) located(err error) error {
-	var e *step.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	located := *e
-	located.Op = p.Locate("", e.Field)
-	return &located
+	return step.Amend(err, func(e *step.Error) { e.Op = p.Locate("", e.Field) })
 }
 
 // prebuiltInGit moves the kernel's path from the project to its repository.

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"maps"
 	"strconv"
 
@@ -135,12 +134,5 @@ func wantName(f *field, path string) error {
 }
 
 func checkName(at, path, name string) error {
-	err := step.CheckName(path, name)
-	var e *step.Error
-	if errors.As(err, &e) {
-		located := *e
-		located.Op = at
-		return &located
-	}
-	return err
+	return step.Amend(step.CheckName(path, name), func(e *step.Error) { e.Op = at })
 }

@@ -108,16 +108,12 @@ func CheckGRUB(info Info) error {
 // WithoutVia returns an error about a boot disk, of [CheckGRUB] or of package disk, for a target
 // that boots from a disk only.
 func WithoutVia(err error) error {
-	var e *step.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	own := *e
-	own.Hint = strings.TrimPrefix(e.Hint, "via: kernel, or ")
-	if e.Field == "via" {
-		own.Field = ""
-	}
-	return &own
+	return step.Amend(err, func(e *step.Error) {
+		e.Hint = strings.TrimPrefix(e.Hint, "via: kernel, or ")
+		if e.Field == "via" {
+			e.Field = ""
+		}
+	})
 }
 
 // CheckMemory refuses a machine with mib MiB of memory if the kernel and its modules need

@@ -299,12 +299,7 @@ func fail(op string, err error, space string) error {
 	}
 	var e *step.Error
 	if errors.As(err, &e) {
-		if e.Op == "" {
-			c := *e
-			c.Op = op
-			return &c
-		}
-		return e
+		return step.During(op, err)
 	}
 	e = &step.Error{Op: op, Err: err}
 	var p *fs.PathError

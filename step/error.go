@@ -128,9 +128,7 @@ func During(op string, err error) error {
 		if e.Op != "" {
 			return err
 		}
-		with := *e
-		with.Op = op
-		return &with
+		return Amend(err, func(e *Error) { e.Op = op })
 	}
 	e = &Error{Op: op, Err: err}
 	where := "the state folder"
@@ -145,6 +143,17 @@ func During(op string, err error) error {
 		e.Kind, e.Hint = Unauthorized, "let the worker's user write to "+where
 	}
 	return e
+}
+
+// Amend returns a changed copy of the first [*Error] in err's chain, err itself if it has none.
+func Amend(err error, change func(*Error)) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	own := *e
+	change(&own)
+	return &own
 }
 
 // SetOp sets *err to [During] with op, unless it is nil. A step defers it.

@@ -63,11 +63,8 @@ func (b *boot) createSomewhere(ctx context.Context, dead []types.Instance) error
 		}
 		refusals = append(refusals, fmt.Sprintf("%s: %v", subnet, errors.Unwrap(last)))
 	}
-	var e *step.Error
-	if len(subnets) > 1 && errors.As(last, &e) {
-		all := *e
-		all.Err = errors.New(strings.Join(refusals, "; "))
-		return &all
+	if len(subnets) > 1 {
+		last = step.Amend(last, func(e *step.Error) { e.Err = errors.New(strings.Join(refusals, "; ")) })
 	}
 	return last
 }

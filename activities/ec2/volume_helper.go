@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -185,25 +184,20 @@ const helperZones = "another helper: {type: ...}, or helper: {subnet: ...} in an
 
 // ofHelper returns an error about an instance as one about the helper.
 func ofHelper(err error) error {
-	var e *step.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	with := *e
-	with.Field = cmp.Or(helperFields[e.Field], e.Field)
-	if e.Hint == zones {
-		with.Hint = helperZones
-	}
-	if strings.HasPrefix(code(err), "InvalidAMIID") {
-		with.Field, with.Hint = "helper.image", "name an AMI that aws ec2 describe-images lists in the region, or leave it out"
-	}
-	switch code(err) {
-	case "Unsupported":
-		with.Field = "helper.type"
-	case "InvalidVolume.ZoneMismatch":
-		with.Kind, with.Hint = step.Conflict, "a volume is for instances of its own zone: destroy this rollout and deploy again"
-	}
-	return &with
+	return step.Amend(err, func(e *step.Error) {
+		e.Field = cmp.Or(helperFields[e.Field], e.Field)
+		if e.Hint == zones {
+			e.Hint = helperZones
+		}
+		switch is := code(err); {
+		case strings.HasPrefix(is, "InvalidAMIID"):
+			e.Field, e.Hint = "helper.image", "name an AMI that aws ec2 describe-images lists in the region, or leave it out"
+		case is == "Unsupported":
+			e.Field = "helper.type"
+		case is == "InvalidVolume.ZoneMismatch":
+			e.Kind, e.Hint = step.Conflict, "a volume is for instances of its own zone: destroy this rollout and deploy again"
+		}
+	})
 }
 
 // running waits until a helper runs.

@@ -2,7 +2,6 @@ package xenserver
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +22,7 @@ func (s *settings) choose(abis []string) (vm, abi string, err error) {
 	}
 	if s.Type != auto {
 		abi, err = image.Supports(loaders[s.Type], abis)
-		return s.Type, abi, blame("type", err)
+		return s.Type, abi, step.Amend(err, func(e *step.Error) { e.Field = "type" })
 	}
 	for _, vm := range append(slices.Clone(s.Types), allTypes...) {
 		abi, err := image.Supports(loaders[vm], abis)
@@ -42,17 +41,6 @@ func (s *settings) choose(abis []string) (vm, abi string, err error) {
 
 func unsupported(field, hint, format string, args ...any) error {
 	return &step.Error{Kind: step.Unsupported, Field: field, Hint: hint, Err: fmt.Errorf(format, args...)}
-}
-
-// blame names the option that a refusal is about.
-func blame(field string, err error) error {
-	var e *step.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	own := *e
-	own.Field = field
-	return &own
 }
 
 // layout returns the layout of the boot disk of a VM of this type.
