@@ -149,10 +149,8 @@ func (b *boot) run(ctx context.Context) (how string, err error) {
 			return "", b.p.Late(ctx)
 		}
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", b.p.Awaited(), waited.Round(time.Second))})
-		select {
-		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-time.After(pause):
+		if err := step.Pause(ctx, pause); err != nil {
+			return "", err
 		}
 	}
 }

@@ -29,8 +29,6 @@ func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.Con
 	}
 	op := "read console of " + m.Name()
 	deadline := time.Now().Add(time.Duration(from.WaitSeconds) * time.Second)
-	every := time.NewTicker(tick)
-	defer every.Stop()
 	for {
 		if _, err := m.Record(); err != nil {
 			return step.ConsoleText{}, step.During(op, err)
@@ -51,10 +49,8 @@ func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.Con
 		if text != "" || gone || !time.Now().Before(deadline) {
 			return step.ConsoleText{Text: text, Next: next, Ended: gone && text == ""}, nil
 		}
-		select {
-		case <-ctx.Done():
-			return step.ConsoleText{}, step.During(op, ctx.Err())
-		case <-every.C:
+		if err := step.Pause(ctx, tick); err != nil {
+			return step.ConsoleText{}, step.During(op, err)
 		}
 	}
 }

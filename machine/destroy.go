@@ -104,8 +104,6 @@ func (m Machine) destroy(ctx context.Context, quit Quit, keep bool) (pid int, er
 func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, err error) {
 	began := time.Now()
 	told, killed := false, false
-	every := time.NewTicker(tick)
-	defer every.Stop()
 	for {
 		lock, err := m.Lock()
 		if !errors.Is(err, ErrHeld) {
@@ -137,10 +135,8 @@ func (m Machine) end(ctx context.Context, quit Quit) (ended int, lock *os.File, 
 		if since > quit.Grace+killGrace {
 			return ended, nil, fmt.Errorf("%s does not end (process %d)", m.Name(), pid)
 		}
-		select {
-		case <-ctx.Done():
-			return ended, nil, ctx.Err()
-		case <-every.C:
+		if err := step.Pause(ctx, tick); err != nil {
+			return ended, nil, err
 		}
 	}
 }

@@ -170,8 +170,6 @@ func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.F
 	if d.ReadOnly {
 		lock = files.LockShared
 	}
-	every := time.NewTicker(tick)
-	defer every.Stop()
 	for began := time.Now(); ; {
 		late := time.Since(began) > r.patience
 		err := lock(f)
@@ -193,10 +191,8 @@ func (r *Machines) lockDisk(ctx context.Context, tags step.Tags, d Disk, f *os.F
 		case late:
 			return d.failed(step.Conflict, d.or("end it first: morgana destroy, if it is a machine", " on both"), "another machine or program has %s", d.Path)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-every.C:
+		if err := step.Pause(ctx, tick); err != nil {
+			return err
 		}
 	}
 }

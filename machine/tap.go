@@ -168,10 +168,8 @@ func (c TapConfig) take(ctx context.Context) (*os.File, owner, error) {
 		if time.Since(began) > letGo {
 			return nil, whose, c.held()
 		}
-		select {
-		case <-ctx.Done():
-			return nil, whose, ctx.Err()
-		case <-time.After(tick):
+		if err := step.Pause(ctx, tick); err != nil {
+			return nil, whose, err
 		}
 	}
 }

@@ -80,10 +80,8 @@ func (p Prober) probe(ctx context.Context, in step.Probation) (answer string, er
 		if failed == 0 {
 			pause = min(pause, window-passed)
 		}
-		select {
-		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-time.After(pause):
+		if err := step.Pause(ctx, pause); err != nil {
+			return "", err
 		}
 	}
 }

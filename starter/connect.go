@@ -162,7 +162,7 @@ func (to *connection) awaitPoller(ctx context.Context, deadline time.Time, queue
 		if time.Now().After(deadline) {
 			return none
 		}
-		if err := sleep(ctx, 300*time.Millisecond); err != nil {
+		if err := step.Pause(ctx, 300*time.Millisecond); err != nil {
 			return errDetached
 		}
 	}
@@ -234,15 +234,6 @@ func (to *connection) list(ctx context.Context, query string) (all []*workflowpb
 func absent(err error) bool {
 	_, is := errors.AsType[*serviceerror.NotFound](err)
 	return is
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 // link returns the URL of a workflow in our own server's UI, "" with another server.

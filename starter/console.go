@@ -93,7 +93,7 @@ func (c *cli) printConsole(ctx context.Context, read piece, f consoleFlags) erro
 		}
 		wait := 0
 		if !full(text) { // let text gather for a second, then wait up to 20 s
-			if wait = 20; sleep(ctx, time.Second) != nil {
+			if wait = 20; step.Pause(ctx, time.Second) != nil {
 				return errDetached
 			}
 		}

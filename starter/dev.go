@@ -195,7 +195,7 @@ func (d dev) stopWorker(ctx context.Context) bool {
 func port(ctx context.Context, last, usual string) string {
 	if _, before, err := net.SplitHostPort(last); err == nil {
 		for !free(before) {
-			if sleep(ctx, 50*time.Millisecond) != nil {
+			if step.Pause(ctx, 50*time.Millisecond) != nil {
 				break
 			}
 		}

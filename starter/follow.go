@@ -119,7 +119,7 @@ func (f *follower) settled(ctx context.Context, t step.Tags, err error) (s workf
 		if limit > 5*time.Second && s.Machine != nil {
 			f.waits(t, "failed; booting the machine before")
 		}
-		if sleep(ctx, look/5) != nil {
+		if step.Pause(ctx, look/5) != nil {
 			return s
 		}
 	}
@@ -165,7 +165,7 @@ func (f *follower) follow(ctx context.Context, accepted workflows.Accepted) (out
 				return e.out, e.err
 			}
 			// The call gave up. look says why, and the server may come back.
-			if sleep(ctx, time.Second) != nil {
+			if step.Pause(ctx, time.Second) != nil {
 				return out, errDetached
 			}
 			go await()
@@ -222,7 +222,7 @@ func (f *follower) find(ctx context.Context, accepted workflows.Accepted) (clien
 		case time.Since(since) > 2*time.Second:
 			f.waits(accepted.Tags, "waiting for the rollout that is going on (morgana status)")
 		}
-		if sleep(ctx, look/2) != nil {
+		if step.Pause(ctx, look/2) != nil {
 			return nil, errDetached
 		}
 	}

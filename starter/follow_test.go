@@ -35,7 +35,7 @@ func TestWaitingIsSaidOnce(t *testing.T) {
 			}
 			for i := range 6 {
 				activity.RecordHeartbeat(ctx, step.Progress{Note: fmt.Sprint("tree ", i)})
-				if err := sleep(ctx, 2*look); err != nil {
+				if err := step.Pause(ctx, 2*look); err != nil {
 					return step.Destroyed{}, err
 				}
 			}
@@ -65,7 +65,7 @@ func TestWaitIsSaidInText(t *testing.T) {
 		w.RegisterActivityWithOptions(func(ctx context.Context, _ step.Spec) (step.Source, error) {
 			for _, p := range []step.Progress{{Note: "looking"}, {Note: "waiting for the switch of two/high's build", Waiting: true}, {Note: "command 1"}, {Note: "command 2"}} {
 				activity.RecordHeartbeat(ctx, p)
-				if err := sleep(ctx, 4*look); err != nil {
+				if err := step.Pause(ctx, 4*look); err != nil {
 					return step.Source{}, err
 				}
 			}
@@ -99,7 +99,7 @@ func beWorker() {
 	kind.RegisterActivityWithOptions(func(ctx context.Context, _ step.Spec) (step.Source, error) {
 		for i := 0; ; i++ {
 			activity.RecordHeartbeat(ctx, step.Progress{Note: fmt.Sprint("file ", i)})
-			if err := sleep(ctx, time.Second); err != nil {
+			if err := step.Pause(ctx, time.Second); err != nil {
 				return step.Source{}, err
 			}
 		}

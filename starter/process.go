@@ -133,7 +133,7 @@ func stopProcess(ctx context.Context, pid int, started string) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			return
 		}
-		if sleep(ctx, 50*time.Millisecond) != nil {
+		if step.Pause(ctx, 50*time.Millisecond) != nil {
 			return // SIGTERM was sent, and the caller waits no longer
 		}
 	}
@@ -151,7 +151,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, files.ErrLocked) || sleep(ctx, 50*time.Millisecond) != nil {
+		if !errors.Is(err, files.ErrLocked) || step.Pause(ctx, 50*time.Millisecond) != nil {
 			_ = f.Close() // nothing was written
 			if ctx.Err() != nil {
 				err = errDetached

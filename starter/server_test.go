@@ -50,7 +50,7 @@ func withServer(t *testing.T) client.Client {
 		if time.Now().After(deadline) {
 			t.Fatal("no server after a minute")
 		}
-		if sleep(t.Context(), 50*time.Millisecond) != nil {
+		if step.Pause(t.Context(), 50*time.Millisecond) != nil {
 			t.Fatal(t.Context().Err())
 		}
 	}

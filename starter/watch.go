@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/morgana-deploy/morgana/step"
 	"github.com/morgana-deploy/morgana/workflows"
 )
 
@@ -52,7 +53,7 @@ func (c *cli) watch(ctx context.Context, which string, look func() ([]deployment
 		if _, broken := c.out.Write(nil); err != nil || broken != nil { // emit does not return it
 			return cmp.Or(err, broken)
 		}
-		if sleep(ctx, watchPause) != nil {
+		if step.Pause(ctx, watchPause) != nil {
 			return errDetached
 		}
 	}

@@ -43,6 +43,16 @@ func WithReporter(ctx context.Context, report func(Progress), last *Progress) co
 	return context.WithValue(ctx, reporterKey{}, reporter{report, last})
 }
 
+// Pause waits for d. If ctx ends before, it returns the error of ctx.
+func Pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Report reports how far the step is. It is cheap and may be called often.
 func Report(ctx context.Context, p Progress) {
 	if r, ok := ctx.Value(reporterKey{}).(reporter); ok {

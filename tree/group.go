@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/files"
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // groupFile is the file in a rollout's folder that records the running process group.
@@ -118,8 +119,6 @@ func (g group) members() ([]int, error) {
 func (g group) kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("they were sent SIGKILL 3s ago"))
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
 	for {
 		pids, err := g.members()
 		if err != nil || len(pids) == 0 {
@@ -128,10 +127,8 @@ func (g group) kill(ctx context.Context) error {
 		if err := unix.Kill(-g.ID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("end process group %d: %w", g.ID, err)
 		}
-		select {
-		case <-ctx.Done():
+		if step.Pause(ctx, 10*time.Millisecond) != nil {
 			return fmt.Errorf("processes %v do not end: %w", pids, context.Cause(ctx))
-		case <-tick.C:
 		}
 	}
 }

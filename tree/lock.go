@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/files"
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // lock is an exclusive flock. It ends with the process that holds it: commands
@@ -71,8 +72,6 @@ func (l *lock) sign(who string) {
 // waitLock takes the lock at path as soon as it is free. About once a second it calls
 // waiting.
 func waitLock(ctx context.Context, path, who string, waiting func(holder string)) (*lock, error) {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
 	for n := 0; ; n++ {
 		l, err := tryLock(path, who)
 		var held *heldError
@@ -83,10 +82,8 @@ func waitLock(ctx context.Context, path, who string, waiting func(holder string)
 		if n%10 == 1 {
 			waiting(held.by)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (%w)", ctx.Err(), held)
-		case <-tick.C:
+		if err := step.Pause(ctx, 100*time.Millisecond); err != nil {
+			return nil, fmt.Errorf("%w (%w)", err, held)
 		}
 	}
 }

@@ -73,8 +73,6 @@ func (r rollout) lock(ctx context.Context) (*lock, error) {
 // remove ends the processes in the folder and removes it. If a worker has the lock,
 // remove fails with a heldError; with force it ends that worker's commands instead.
 func (r rollout) remove(ctx context.Context, force bool) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
 	for {
 		l, err := tryLock(r.file(lockFile), "clean of "+r.name())
 		switch {
@@ -90,10 +88,8 @@ func (r rollout) remove(ctx context.Context, force bool) error {
 		if err := killGroup(ctx, r.file(groupFile)); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if step.Pause(ctx, 50*time.Millisecond) != nil {
 			return fmt.Errorf("a build still runs there: %w", context.Cause(ctx))
-		case <-tick.C:
 		}
 	}
 }

@@ -189,10 +189,8 @@ func poll(ctx context.Context, limit time.Duration, ask func() (done bool, err e
 		if left <= 0 {
 			return false, nil
 		}
-		select {
-		case <-time.After(min(pause, left)):
-		case <-ctx.Done():
-			return false, ctx.Err()
+		if err := step.Pause(ctx, min(pause, left)); err != nil {
+			return false, err
 		}
 	}
 }

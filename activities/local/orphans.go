@@ -46,8 +46,6 @@ func (t *Target) held(ctx context.Context, m machine.Machine) error {
 // cannot be removed. wanted selects the machines by their tags; their folders may be gone
 // already.
 func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) error {
-	again := time.NewTicker(5 * time.Millisecond)
-	defer again.Stop()
 	// Again until there is none: a process may have started others before its end.
 	for began := time.Now(); ; {
 		found, err := t.killOrphans(ctx, wanted)
@@ -57,10 +55,8 @@ func (t *Target) endOrphans(ctx context.Context, wanted func(step.Tags) bool) er
 		if time.Since(began) > orphanGrace {
 			return &step.Error{Left: found, Err: errors.New("what the program had started does not end"), Hint: "end these processes: " + strings.Join(found, ", ")}
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-again.C:
+		if err := step.Pause(ctx, 5*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

@@ -133,10 +133,8 @@ func (d *dom0) insist(ctx context.Context, name, uuid string, bridges, paths []s
 			break
 		}
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("asking %s again: %v", d.host, err)})
-		select {
-		case <-ctx.Done():
-			return f, ctx.Err()
-		case <-time.After(pause):
+		if err := step.Pause(ctx, pause); err != nil {
+			return f, err
 		}
 	}
 	byHand := d.host.ByHand("xl", "list")

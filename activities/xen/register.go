@@ -66,10 +66,8 @@ func (t *Target) Register(ctx context.Context, img step.Image) (_ step.Registrat
 			return reg, err
 		}
 		step.Report(ctx, step.Progress{Note: "another deploy sends the same image"})
-		select {
-		case <-ctx.Done():
-			return reg, ctx.Err()
-		case <-time.After(time.Duration(tries) * 100 * time.Millisecond):
+		if err := step.Pause(ctx, time.Duration(tries)*100*time.Millisecond); err != nil {
+			return reg, err
 		}
 	}
 }

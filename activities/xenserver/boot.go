@@ -107,10 +107,8 @@ func (b *boot) run(ctx context.Context) error {
 			return b.failed("%s within %s", b.unmet(), b.s.timeout)
 		}
 		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", b.awaited(), time.Since(b.began).Round(time.Second))})
-		select {
-		case <-time.After(tick):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := step.Pause(ctx, tick); err != nil {
+			return err
 		}
 	}
 }
@@ -332,10 +330,8 @@ func (b *boot) stop(ctx context.Context) error {
 // outcome reports whether a VM that does not run any more was ready. how says how it ended.
 func (b *boot) outcome(ctx context.Context, how string) (ready bool, err error) {
 	for end := time.Now().Add(2 * time.Second); isRead(b.tape) && time.Now().Before(end); { // its last text comes
-		select {
-		case <-time.After(tick):
-		case <-ctx.Done():
-			return false, ctx.Err()
+		if err := step.Pause(ctx, tick); err != nil {
+			return false, err
 		}
 	}
 	heard := b.hear()

@@ -84,10 +84,8 @@ func (t *Target) insist(ctx context.Context, s settings) (*pool, error) {
 			own.Kind, own.Field = step.NotFound, "host"
 			return p, &own
 		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return p, ctx.Err()
+		if err := step.Pause(ctx, time.Second); err != nil {
+			return p, err
 		}
 	}
 }

@@ -165,8 +165,6 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (text step.
 		return text, err
 	}
 	deadline := time.Now().Add(time.Duration(from.WaitSeconds) * time.Second)
-	every := time.NewTicker(tick)
-	defer every.Stop()
 	var vm vmRecord
 	for asked := (time.Time{}); ; {
 		if time.Since(asked) > time.Second {
@@ -184,10 +182,8 @@ func (t *Target) Console(ctx context.Context, from step.ConsoleFrom) (text step.
 			return text, nil
 		}
 		step.Report(ctx, step.Progress{Note: "waiting for the console"})
-		select {
-		case <-every.C:
-		case <-ctx.Done():
-			return text, ctx.Err()
+		if err := step.Pause(ctx, tick); err != nil {
+			return text, err
 		}
 	}
 }

@@ -175,10 +175,8 @@ func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string,
 			return err
 		}
 		step.Report(ctx, step.Progress{Note: name + " is busy with another operation"})
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := step.Pause(ctx, pause); err != nil {
+			return err
 		}
 	}
 }
