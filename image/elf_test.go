@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"slices"
+	"testing"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
 // testELF describes an ELF file to build. Contents are laid out behind the
@@ -192,4 +196,83 @@ func solo5Kernel(target uint32, header []byte, more ...testPart) []byte {
 		{kind: uint32(elf.PT_NOTE), bytes: manifestNote(Device{"service", NetBasic}, Device{"data", BlockBasic}), align: 8},
 		note(solo5Note(target)),
 	}, more...)}.build()
+}
+
+// GRUB stumbles over a segment of no size, unless it does not read the segments.
+func TestEmptyLoad(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		segments []testPart
+		want     bool
+	}{
+		{"none", []testPart{load(someCode), note(pvhNote)}, false},
+		{"first", []testPart{load(nil), load(someCode)}, true},
+		{"last", []testPart{load(someCode), load(nil)}, true},
+		{"notes of no size", []testPart{load(someCode), note(nil)}, false},
+		{"multiboot 1", []testPart{load(mb1), load(nil)}, true},
+		{"multiboot 1 with addresses", []testPart{load(mb1AOut), load(nil)}, false},
+		{"and multiboot2, by which GRUB reads them", []testPart{{kind: uint32(elf.PT_LOAD), bytes: slices.Concat(mb2, mb1AOut), align: 8}, load(nil)}, true},
+	} {
+		for _, class := range []elf.Class{elf.ELFCLASS32, elf.ELFCLASS64} {
+			info, err := identify(testELF{class: class, segments: c.segments}.build())
+			if err != nil || info.EmptyLoad != c.want {
+				t.Errorf("%s, %v: got %v, %v", c.name, class, info.EmptyLoad, err)
+			}
+			if err := CheckGRUB(info); (err != nil) != c.want {
+				t.Errorf("%s, %v: %v", c.name, class, err)
+			}
+		}
+	}
+	info, err := identify(solo5Kernel(3, mb1AOut))
+	if err != nil || CheckGRUB(info) != nil {
+		t.Errorf("Solo5 virtio: %+v, %v", info, err)
+	}
+}
+
+func TestEnd(t *testing.T) {
+	addresses := func(loadEnd, bssEnd uint32) []byte {
+		return words(0x1badb002, 1<<16, -(0x1badb002+1<<16)&0xffffffff, 4<<20, 4<<20, loadEnd, bssEnd, 4<<20, 0)
+	}
+	big := linux(0x20f, 1)
+	binary.LittleEndian.PutUint64(big[0x258:], 16<<20)
+	binary.LittleEndian.PutUint32(big[0x260:], 40<<20)
+	old := bytes.Clone(big)
+	binary.LittleEndian.PutUint16(old[0x206:], 0x209)
+	nowhere := bytes.Clone(big)
+	binary.LittleEndian.PutUint64(nowhere[0x258:], 1<<63)
+	segments := []testPart{load(someCode), {kind: uint32(elf.PT_LOAD), bytes: someCode, zeros: 2 << 20}}
+	for _, c := range []struct {
+		name   string
+		kernel []byte
+		end    uint64
+	}{
+		{"ELF", testELF{segments: segments}.build(), 3<<20 + 64},
+		{"ELF and addresses", testELF{segments: append(segments, load(addresses(5<<20, 6<<20)))}.build(), 6 << 20},
+		{"addresses", addresses(5<<20, 6<<20), 6 << 20},
+		{"no zeros behind", addresses(5<<20, 0), 5 << 20},
+		{"the whole file", addresses(0, 0), 4<<20 + 36},
+		{"ends before it begins", addresses(1<<20, 0), 0},
+		{"Linux", big, 56 << 20},
+		{"Linux of protocol 2.9", old, 0},
+		{"Linux that is cut off", big[:0x250], 0},
+		{"Linux of no address", nowhere, 0},
+	} {
+		info, err := identify(c.kernel)
+		if err != nil || info.End != c.end {
+			t.Errorf("%s: %#x, %v, want %#x", c.name, info.End, err, c.end)
+		}
+		if c.end == 0 {
+			continue
+		}
+		mib := int(c.end+1<<20-1) >> 20
+		if err := CheckMemory(info, mib, nil); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err := CheckMemory(info, mib, []step.File{{Artifact: step.Artifact{Size: 2 << 20}}}); err == nil {
+			t.Errorf("%s: the module is not counted", c.name)
+		}
+		if err := CheckMemory(info, mib-1, nil); err == nil {
+			t.Errorf("%s: %d MiB is taken for enough", c.name, mib-1)
+		}
+	}
 }

@@ -293,69 +293,6 @@ type writer func()
 
 func (w writer) Write(p []byte) (int, error) { w(); return len(p), nil }
 
-func TestCancelLeavesNoProcess(t *testing.T) {
-	test := func(t *testing.T, h *Host, left func() []int) {
-		ctx, cancel := context.WithCancel(t.Context())
-		pid := make(chan int, 1)
-		ended := make(chan error, 1)
-		started := new(bytes.Buffer)
-		go func() {
-			ended <- h.Run(ctx, Command{
-				Argv: []string{"sh", "-c", "sleep 1000 & echo $!; echo; cat"}, Stdin: forever{ctx},
-				Stdout: io.MultiWriter(started, writer(func() {
-					if n, err := strconv.Atoi(strings.TrimSpace(started.String())); err == nil {
-						select {
-						case pid <- n:
-						default:
-						}
-					}
-				}))})
-		}()
-		sleep := <-pid
-		cancel()
-		now := time.Now()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("cancelled: %v", err)
-		}
-		if d := time.Since(now); d > time.Minute {
-			t.Errorf("it took %v", d)
-		}
-		if pids := left(); len(pids) > 0 {
-			t.Errorf("processes %v are left", pids)
-		}
-		alive := func() bool {
-			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", sleep))
-			return len(stat) > 0 && !bytes.Contains(stat, []byte(") Z "))
-		}
-		if h.Local() {
-			wait(t, "the command's child is gone", func() bool { return !alive() })
-		}
-		if !h.Local() {
-			if !alive() { // as Run's doc says
-				t.Error("a remote command that neither reads nor writes was killed")
-			}
-			_ = syscall.Kill(sleep, syscall.SIGKILL)
-		}
-	}
-	t.Run("here", func(t *testing.T) { test(t, &Host{}, func() []int { return nil }) })
-	t.Run("ssh", func(t *testing.T) {
-		s := serve(t)
-		test(t, s.host(), func() []int {
-			var left []int
-			for _, pid := range s.clients() {
-				if !strings.Contains(fmt.Sprint(s.masters()), strconv.Itoa(pid)) {
-					left = append(left, pid)
-				}
-			}
-			return left
-		})
-		output(t, s.host(), "true")
-		if n := s.logins(); n != 1 {
-			t.Errorf("%d logins: the connection was cancelled as well", n)
-		}
-	})
-}
-
 func TestOutputKeptOpen(t *testing.T) {
 	var out bytes.Buffer
 	err := (&Host{}).Run(t.Context(), Command{Argv: []string{"sh", "-c", "setsid sleep 1000 & echo $!"}, Stdout: &out})

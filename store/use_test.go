@@ -2,7 +2,9 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -156,4 +158,81 @@ func TestRemoveS3(t *testing.T) {
 		t.Errorf("renew of a removed artifact: %v", err)
 	}
 	wantEmpty(t, s)
+}
+
+func TestOpenSweepsLeftovers(t *testing.T) {
+	s, folder := openFile(t)
+	a := put(t, s, []byte("x"))
+	in := func(name string) string { return filepath.Join(folder, filepath.Dir(key(a.SHA256)), name) }
+	left, foreign := in(a.SHA256+".18a0.tmp"), in("notes.tmp")
+	for _, path := range []string{left, foreign} {
+		if err := os.WriteFile(path, []byte("y"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for _, err := range s.List(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 1 {
+		t.Errorf("listed %d, want the artifact alone", n)
+	}
+	again, err := Open(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLater(t, again)
+	for path, want := range map[string]bool{left: false, foreign: true, in(a.SHA256): true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: there %v, want %v", filepath.Base(path), err == nil, want)
+		}
+	}
+}
+
+// A sweep that comes while a file is written leaves it alone; if one comes
+// before the file is locked, the Put begins anew, but not for ever.
+func TestSweepDuringPut(t *testing.T) {
+	s, folder := openFile(t)
+	half := func(do func()) *passes {
+		r := &passes{Reader: bytes.NewReader(content(2 << 20))}
+		r.second = func() {
+			if r.Len() < 1<<20 {
+				do()
+			}
+		}
+		return r
+	}
+	swept := false
+	if _, err := s.Put(t.Context(), half(func() { sweep(t.Context(), folder); swept = true })); err != nil || !swept {
+		t.Errorf("put: %v; swept %v", err, swept)
+	}
+	if err := os.RemoveAll(filepath.Join(folder, "sha256")); err != nil {
+		t.Fatal(err)
+	}
+	wipe := func() {
+		for _, name := range filesIn(t, folder) {
+			if err := os.Remove(filepath.Join(folder, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var each *passes
+	each = half(func() {
+		wipe()
+		each.starts = 1 // the next pass is a second one again
+	})
+	_, err := s.Put(t.Context(), each)
+	if !errors.Is(err, errSwept) || step.KindOf(err).Final() {
+		t.Errorf("put of a file that is swept each time: %v, kind %q", err, step.KindOf(err))
+	}
+	a, err := s.Put(t.Context(), half(wipe))
+	if err != nil {
+		t.Fatalf("put of a file that was swept once: %v", err)
+	}
+	if got := filesIn(t, folder); len(got) != 1 || filepath.Base(got[0]) != a.SHA256 {
+		t.Errorf("the store has %q", got)
+	}
 }

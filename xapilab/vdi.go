@@ -1,8 +1,11 @@
 package xapilab
 
 import (
+	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -162,4 +165,41 @@ func destroyVIF(c *call) (any, error) {
 	}
 	c.remove(o)
 	return nil, nil
+}
+
+// counter tells how many bytes were read, once a mebibyte.
+type counter struct {
+	r       io.Reader
+	n, told int64
+	tell    func(n int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.n-c.told >= 1<<20 {
+		c.told = c.n
+		c.tell(c.n)
+	}
+	return n, err
+}
+
+// copySparse copies to a file without writing zeros.
+func copySparse(to *os.File, from io.Reader) (n int64, err error) {
+	block, zero := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		m, err := io.ReadFull(from, block)
+		if m > 0 && !bytes.Equal(block[:m], zero[:m]) {
+			if _, err := to.WriteAt(block[:m], n); err != nil {
+				return n, err
+			}
+		}
+		n += int64(m)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -328,43 +327,6 @@ func resources(t *testing.T, site step.Site) (all []string) {
 		}
 	}
 	return all
-}
-
-// processes are those that stand in a machine's folder, also a removed one.
-func processes(t *testing.T, site step.Site) (pids []int) {
-	t.Helper()
-	state, err := filepath.EvalSymlinks(site.State)
-	if err != nil {
-		t.Fatal(err)
-	}
-	folders, err := filepath.Glob("/proc/[0-9]*/cwd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, cwd := range folders {
-		pid, _ := strconv.Atoi(strings.Split(cwd, "/")[2])
-		if at, err := os.Readlink(cwd); err == nil && strings.HasPrefix(at, state+"/") && !zombie(pid) {
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	return pids
-}
-
-// stat is the fields of /proc/PID/stat from the state on.
-func stat(pid int) []string {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return append(strings.Fields(rest), "", "")
-}
-
-func zombie(pid int) bool { return stat(pid)[0] == "Z" }
-
-func gone(pid int) bool { return zombie(pid) || parent(pid) == 0 }
-
-func parent(pid int) int {
-	n, _ := strconv.Atoi(stat(pid)[1])
-	return n
 }
 
 // until waits for an event.

@@ -1,10 +1,14 @@
 package local
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -65,4 +69,63 @@ func TestConsoleSaysTheEnd(t *testing.T) {
 	b := newBench(t)
 	r := b.register(linux, b.spec(`{"args":["hello"],"expect":"ended with"}`))
 	b.refused(r, step.BootFailed, "did not match", "hello from")
+}
+
+// The console has an end, the program has not.
+func TestConsoleIsCut(t *testing.T) {
+	b := newBench(t)
+	r := b.register(linux, b.spec(`{"args":["hello","flood","70","complain","exit","0"],"expect":"hello"}`))
+	b.boot(r)
+	b.until("its end", func() bool { return len(processes(t, b.site)) == 0 })
+	if m := b.boot(r); !strings.Contains(m.Ready, "ended with status 0") {
+		t.Errorf("got %+v", m)
+	}
+	tail := machine.Tail(r.ID + "/console.log")
+	if size := b.machine(r).Printed(); size < consoleLimit || size > consoleLimit+100 || !strings.HasSuffix(tail, "\n[morgana: the console is cut here, at 64 MiB; the program runs on]") {
+		t.Errorf("%d bytes, at the end %q", size, tail[max(0, len(tail)-200):])
+	}
+}
+
+// A console that somebody else has as well must not keep the machine.
+func TestConsoleThatSomebodyKeeps(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "console.log")
+	c, err := openConsole(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := syscall.Dup(int(c.in.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(kept) //nolint:errcheck // nothing is in it
+	if _, err := c.in.WriteString("last words"); err != nil {
+		t.Fatal(err)
+	}
+	for size := int64(0); size == 0; { // until it is read
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size = info.Size()
+	}
+	if err := c.close(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(path); string(got) != "last words" {
+		t.Errorf("got %q (%v)", got, err)
+	}
+}
+
+// A console that cannot be written must not stop the program.
+func TestConsoleThatCannotBeWritten(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close() //nolint:errcheck // nothing is in it
+	r := strings.NewReader(strings.Repeat("x", 1<<20))
+	if err := keep(full, r, 1<<19); !errors.Is(err, syscall.ENOSPC) || r.Len() != 0 {
+		t.Errorf("%v, %d bytes not read", err, r.Len())
+	}
 }

@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -386,83 +385,5 @@ func TestSizeNeeded(t *testing.T) {
 			t.Errorf("%s: %v (%s) does not say %s", l, e, e.Hint, want)
 		}
 		_ = write(t, l, b, info.Size())
-	}
-}
-
-// A tool that fails, or never ends, leaves nothing.
-func TestToolFails(t *testing.T) {
-	makes(t, both...)
-	kernel := file(t, 1000)
-	for name, script := range map[string]string{
-		"fails":   "#!/bin/sh\necho first >&2; echo second >&2; exit 3\n",
-		"hangs":   "#!/bin/sh\nexec /bin/sleep 600\n",
-		"missing": "",
-	} {
-		for l, tool := range map[Layout]string{BIOS: "grub-mkimage", UEFI: "mcopy"} {
-			t.Run(name+" "+tool, func(t *testing.T) {
-				h := host{path: []string{t.TempDir()}, grub: thisHost().grub}
-				for _, other := range toolsOf(l) {
-					if strings.Contains(other.name, "/") {
-						continue
-					}
-					if other.name != tool {
-						found, err := thisHost().find(other.name)
-						if err == nil {
-							err = os.Symlink(found, filepath.Join(h.path[0], other.name))
-						}
-						if err != nil {
-							t.Fatal(err)
-						}
-					} else if script != "" {
-						if err := os.WriteFile(filepath.Join(h.path[0], tool), []byte(script), 0o755); err != nil {
-							t.Fatal(err)
-						}
-					}
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-				defer cancel()
-				if name != "hangs" {
-					ctx = t.Context()
-				}
-				dir := t.TempDir()
-				begin := time.Now()
-				err := h.write(ctx, filepath.Join(dir, "disk"), l, Boot{Kernel: kernel, ABI: abiFor(l)}, 0)
-				switch name {
-				case "fails":
-					if e := wantError(t, err, "", ""); e.Error() != "run "+tool+": exit status 3: second" {
-						t.Error(e)
-					}
-				case "hangs":
-					if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > time.Minute {
-						t.Errorf("%v after %v", err, time.Since(begin))
-					}
-				case "missing":
-					e := wantError(t, err, step.Unsupported, "")
-					if !strings.Contains(e.Error(), tool) || !strings.HasPrefix(e.Hint, "apt-get install ") {
-						t.Errorf("%v (%s)", e, e.Hint)
-					}
-				}
-				empty(t, dir)
-			})
-		}
-	}
-}
-
-func TestNeeds(t *testing.T) {
-	h := host{path: []string{t.TempDir(), "."}, grub: t.TempDir()}
-	for l, want := range map[Layout]string{
-		BIOS: "apt-get install grub-common grub-pc-bin",
-		UEFI: "apt-get install grub-common grub-efi-amd64-bin mtools",
-	} {
-		if e := wantError(t, missing(l, h.needs(l)), step.Unsupported, ""); e.Hint != want {
-			t.Errorf("%s: %s, want %s", l, e.Hint, want)
-		}
-	}
-	t.Setenv("PATH", "/usr/bin:/bin") // as users have it who are not root
-	for _, l := range both {
-		makes(t, l)
-		if needs := Needs(t.Context(), l); slices.ContainsFunc(needs, func(n step.Need) bool { return n.Found == "" || n.Fix != "" || n.For == "" }) {
-			t.Errorf("%+v", needs)
-		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -385,21 +384,4 @@ func FuzzUnpack(f *testing.F) {
 			t.Error("it came back as another one")
 		}
 	})
-}
-
-// TestBlocks reads blocks with data at their start, at their end, over two of them and in a
-// short last one, and a block of zeros that is no hole.
-func TestBlocks(t *testing.T) {
-	const block = 512 << 10
-	const size = 20*block + 4096
-	path := sparse(t, size, map[int64]string{0: "start", 3*block - 1: "xy", 9*block + 4096: "\x00", 20*block + 100: "end"})
-	got := map[int64]int{}
-	n, err := Blocks(t.Context(), path, block, func(index int64, data []byte) error {
-		got[index] = len(data)
-		return nil
-	})
-	want := map[int64]int{0: block, 2: block, 3: block, 20: 4096}
-	if err != nil || n != size || !maps.Equal(got, want) {
-		t.Errorf("Blocks: %v, size %d, error %v; want %v, size %d", got, n, err, want, size)
-	}
 }

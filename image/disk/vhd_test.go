@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -78,5 +79,22 @@ func TestVHDEndsWithTheDisk(t *testing.T) {
 	}
 	if _, err := OpenVHD(t.Context(), sparse(t, 100, map[int64]string{})); err == nil {
 		t.Error("100 bytes: no error")
+	}
+}
+
+// TestBlocks reads blocks with data at their start, at their end, over two of them and in a
+// short last one, and a block of zeros that is no hole.
+func TestBlocks(t *testing.T) {
+	const block = 512 << 10
+	const size = 20*block + 4096
+	path := sparse(t, size, map[int64]string{0: "start", 3*block - 1: "xy", 9*block + 4096: "\x00", 20*block + 100: "end"})
+	got := map[int64]int{}
+	n, err := Blocks(t.Context(), path, block, func(index int64, data []byte) error {
+		got[index] = len(data)
+		return nil
+	})
+	want := map[int64]int{0: block, 2: block, 3: block, 20: 4096}
+	if err != nil || n != size || !maps.Equal(got, want) {
+		t.Errorf("Blocks: %v, size %d, error %v; want %v, size %d", got, n, err, want, size)
 	}
 }
