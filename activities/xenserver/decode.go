@@ -35,179 +35,104 @@ func decode(answer []byte, out any) error {
 // empty value, trims text without a type, and does not read base64, CDATA and empty keys. All
 // scalars but booleans become strings, because xapi gives few of them a type.
 func normalize(answer []byte) ([]byte, error) {
-	n := normalizer{in: xml.NewDecoder(bytes.NewReader(answer))}
-	n.out.Grow(len(answer) + len(answer)/2)
+	in := xml.NewDecoder(bytes.NewReader(answer))
+	var out bytes.Buffer
+	out.Grow(len(answer) + len(answer)/2)
+	var open []*element // from the first value on
 	for {
-		tok, err := n.in.Token()
-		if errors.Is(err, io.EOF) {
+		tok, err := in.Token()
+		switch {
+		case errors.Is(err, io.EOF) && out.Len() == 0:
 			return nil, errors.New("no value")
-		}
-		if err != nil {
+		case errors.Is(err, io.EOF): // an answer that was cut has another error
+			return out.Bytes(), nil
+		case err != nil:
 			return nil, err
 		}
-		if start, ok := tok.(xml.StartElement); ok && start.Name.Local == "value" {
-			break
-		}
-	}
-	if err := n.value(0); err != nil {
-		return nil, err
-	}
-	// The rest must be well-formed: an answer that was cut has no end.
-	for {
-		if _, err := n.in.Token(); errors.Is(err, io.EOF) {
-			return n.out.Bytes(), nil
-		} else if err != nil {
-			return nil, err
-		}
-	}
-}
-
-type normalizer struct {
-	in  *xml.Decoder
-	out bytes.Buffer
-}
-
-// value copies the value whose start was read, with its end.
-func (n *normalizer) value(depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("values are nested more than %d deep", maxDepth)
-	}
-	text, child, err := n.text()
-	if err != nil {
-		return err
-	}
-	n.out.WriteString("<value>")
-	switch child {
-	case "":
-		n.scalar("string", text)
-	case "struct":
-		err = n.members(depth)
-	case "array":
-		err = n.items(depth)
-	default:
-		if text, err = n.leaf(); err == nil {
-			if child == "base64" {
-				text, err = unbase64(text)
+		if start, ok := tok.(xml.StartElement); ok && (len(open) > 0 || out.Len() == 0 && start.Name.Local == "value") {
+			e := &element{name: start.Name.Local}
+			if len(open) > 0 {
+				if err := open[len(open)-1].add(e); err != nil {
+					return nil, err
+				}
 			}
-			n.scalar(child, text)
-		}
-	}
-	if err == nil && child != "" {
-		err = n.end()
-	}
-	n.out.WriteString("</value>")
-	return err
-}
-
-// text reads up to the next start or end of an element: child is the name of the one that
-// starts, "" for an end.
-func (n *normalizer) text() (text, child string, err error) {
-	var b strings.Builder
-	for {
-		tok, err := n.in.Token()
-		if err != nil {
-			return "", "", err
-		}
-		switch t := tok.(type) {
-		case xml.CharData:
-			b.Write(t)
-		case xml.StartElement:
-			return b.String(), t.Name.Local, nil
-		case xml.EndElement:
-			return b.String(), "", nil
+			if open = append(open, e); len(open)/3 > maxDepth { // a value in a value is the third element in it
+				return nil, fmt.Errorf("values are nested more than %d deep", maxDepth)
+			}
+			if !e.scalar {
+				out.WriteString("<" + e.name + ">")
+			}
+		} else if len(open) > 0 {
+			switch t := tok.(type) {
+			case xml.CharData:
+				open[len(open)-1].text.Write(t)
+			case xml.EndElement:
+				if err := open[len(open)-1].end(&out); err != nil {
+					return nil, err
+				}
+				open = open[:len(open)-1]
+			}
 		}
 	}
 }
 
-// leaf reads the text of an element up to its end.
-func (n *normalizer) leaf() (string, error) {
-	text, child, err := n.text()
-	if err == nil && child != "" {
-		err = fmt.Errorf("element %s in a text", child)
+// element is an element of an answer whose end was not read yet.
+type element struct {
+	name     string
+	scalar   bool // a value has it, and it is neither a struct nor an array
+	text     strings.Builder
+	children int
+}
+
+// add adds a child, unless another one belongs there.
+func (e *element) add(child *element) error {
+	belongs := false
+	switch {
+	case e.scalar:
+	case e.name == "value":
+		child.scalar = child.name != "struct" && child.name != "array"
+		belongs = e.children == 0
+	case e.name == "struct":
+		belongs = child.name == "member"
+	case e.name == "member":
+		belongs = e.children == 0 && child.name == "name" || e.children == 1 && child.name == "value"
+	case e.name == "array":
+		belongs = e.children == 0 && child.name == "data"
+	case e.name == "data":
+		belongs = child.name == "value"
 	}
-	return text, err
-}
-
-// end reads the end of an element that has no more children.
-func (n *normalizer) end() error {
-	_, err := n.leaf()
-	return err
-}
-
-// next reads up to the next child, which must have the name. It returns false at the end.
-func (n *normalizer) next(name string) (bool, error) {
-	_, child, err := n.text()
-	if err == nil && child != "" && child != name {
-		err = fmt.Errorf("element %s where %s belongs", child, name)
+	if !belongs {
+		return fmt.Errorf("element %s does not belong into element %s", child.name, e.name)
 	}
-	return child != "", err
+	e.children++
+	return nil
 }
 
-func (n *normalizer) scalar(kind, text string) {
-	if kind == "boolean" {
+// end writes what was not written of an element, and its end.
+func (e *element) end(out *bytes.Buffer) (err error) {
+	text := e.text.String()
+	switch {
+	case e.scalar && e.name == "boolean":
 		if b, err := strconv.ParseBool(strings.TrimSpace(text)); err == nil {
-			fmt.Fprintf(&n.out, "<boolean>%t</boolean>", b)
-			return
-		}
-	}
-	n.out.WriteString("<string>")
-	_ = xml.EscapeText(&n.out, []byte(text)) // a buffer takes all
-	n.out.WriteString("</string>")
-}
-
-func (n *normalizer) members(depth int) error {
-	n.out.WriteString("<struct>")
-	for {
-		more, err := n.next("member")
-		if err != nil {
-			return err
-		}
-		if !more {
-			n.out.WriteString("</struct>")
+			fmt.Fprintf(out, "<boolean>%t</boolean>", b)
 			return nil
 		}
-		if more, err = n.next("name"); err != nil || !more {
-			return cmp.Or(err, errors.New("a member without a name"))
-		}
-		name, err := n.leaf()
-		if err != nil {
-			return err
-		}
-		if name == "" {
-			name = noKey
-		}
-		n.out.WriteString("<member><name>")
-		_ = xml.EscapeText(&n.out, []byte(name)) // a buffer takes all
-		n.out.WriteString("</name>")
-		if more, err = n.next("value"); err != nil || !more {
-			return cmp.Or(err, errors.New("a member without a value"))
-		}
-		if err = n.value(depth + 1); err != nil {
-			return err
-		}
-		if err = n.end(); err != nil {
-			return err
-		}
-		n.out.WriteString("</member>")
+	case e.scalar && e.name == "base64":
+		text, err = unbase64(text)
+	case e.scalar:
+	case e.name == "name":
+		out.WriteString(escape(cmp.Or(text, noKey)))
+	case e.name == "array" && e.children == 0:
+		out.WriteString("<data></data>")
+	case e.name == "member" && e.children < 2:
+		return errors.New("a member without a name or a value")
 	}
-}
-
-func (n *normalizer) items(depth int) error {
-	n.out.WriteString("<array><data>")
-	data, err := n.next("data")
-	for data && err == nil {
-		var more bool
-		if more, err = n.next("value"); !more {
-			break
-		}
-		if err == nil {
-			err = n.value(depth + 1)
-		}
+	if e.scalar || e.name == "value" && e.children == 0 {
+		out.WriteString("<string>" + escape(text) + "</string>")
 	}
-	if err == nil && data {
-		err = n.end()
+	if !e.scalar {
+		out.WriteString("</" + e.name + ">")
 	}
-	n.out.WriteString("</data></array>")
 	return err
 }
 
