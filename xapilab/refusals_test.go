@@ -21,7 +21,7 @@ func TestRefusals(t *testing.T) {
 	c.refused([]string{"VM_BAD_POWER_STATE", vm, "running", "halted"}, "VM.pause", vm)
 	c.refused([]string{"VM_BAD_POWER_STATE", vm, "paused", "halted"}, "VM.unpause", vm)
 	c.refused([]string{"VM_BAD_POWER_STATE", vm, "paused, suspended, running", "halted"}, "VM.hard_shutdown", vm)
-	c.refused([]string{"VM_IS_TEMPLATE", template}, "VM.start", template, false, false)
+	c.refused([]string{"VM_IS_TEMPLATE", template, "start"}, "VM.start", template, false, false)
 	c.refused([]string{"OPERATION_NOT_ALLOWED", "*"}, "VM.hard_shutdown", dom0)
 	c.refused([]string{"UNKNOWN_BOOTLOADER", "*", "grub"}, "VM.start", c.bootable(record{{"PV_bootloader", "grub"}}), false, false)
 	c.refused([]string{"MEMORY_CONSTRAINT_VIOLATION", "*"}, "VM.start", c.bootable(record{{"memory_dynamic_max", "1"}}), false, false)

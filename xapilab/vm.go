@@ -110,14 +110,14 @@ func (c *call) vm(states ...string) (*object, error) {
 		return nil, fail("OPERATION_NOT_ALLOWED", "This operation is not allowed on a control domain")
 	}
 	if vm.is("is_a_template") && slices.Contains([]string{"start", "start_on", "pause", "unpause", "hard_shutdown", "clean_shutdown"}, operation) {
-		return nil, fail("VM_IS_TEMPLATE", vm.ref)
+		return nil, fail("VM_IS_TEMPLATE", vm.ref, operation)
 	}
 	// In this order: xapi_vm_lifecycle.ml.
 	if state := vm.text("power_state"); !slices.Contains(states, state) {
 		return nil, fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(strings.Join(states, ", ")), strings.ToLower(state))
 	}
 	for _, other := range vm.table("current_operations") {
-		return nil, fail("OTHER_OPERATION_IN_PROGRESS", "VM", vm.ref, other)
+		return nil, fail("OTHER_OPERATION_IN_PROGRESS", "VM."+other, vm.ref)
 	}
 	return vm, nil
 }

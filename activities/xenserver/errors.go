@@ -125,6 +125,7 @@ var answers = map[string]answer{
 	"HOST_DISABLED":                  {step.Conflict, "", "the host is disabled, as for maintenance", "xe host-enable"},
 	"HOST_DISABLED_UNTIL_REBOOT":     {step.Conflict, "", "the host is disabled until it is rebooted", "reboot the host"},
 	"HOST_NOT_LIVE":                  {text: "the host does not answer the pool's master", hint: "see that the host runs: xe host-list params=name-label,enabled,host-metrics-live"},
+	"HOST_STILL_BOOTING":             {text: "the host is still booting"},
 	"HOST_OFFLINE":                   {text: "the host is offline", hint: "see that the host runs: xe host-list params=name-label,enabled,host-metrics-live"},
 	"NOT_SUPPORTED_DURING_UPGRADE":   upgrading,
 	"VM_HOST_INCOMPATIBLE_VERSION":   upgrading,
@@ -163,7 +164,7 @@ var answers = map[string]answer{
 	"TASK_CANCELLED":        {text: "another user has cancelled the task"},
 
 	// Other calls at the same time.
-	"OTHER_OPERATION_IN_PROGRESS": {text: "the {0} is busy with another operation"},
+	"OTHER_OPERATION_IN_PROGRESS": {text: "another operation goes on: {0}"},
 
 	// Objects.
 	"UUID_INVALID":        {kind: step.NotFound, text: "the pool has no {0} with UUID {1}"},

@@ -57,7 +57,8 @@ func TestRefusals(t *testing.T) {
 		{refuse{"VDI_IN_USE", of}, "", "", "the VDI is in use", ""},
 		{refuse{"VM_BAD_POWER_STATE", of, "halted", "running"}, "", "", "the VM is running, not halted", ""},
 		{refuse{"HANDLE_INVALID", "session", session}, "", "", "the session does not exist any more", ""},
-		{refuse{"OTHER_OPERATION_IN_PROGRESS", "VM", of}, "", "", "the VM is busy with another operation", ""},
+		{refuse{"OTHER_OPERATION_IN_PROGRESS", "VM.start", of}, "", "", "another operation goes on: VM.start", ""},
+		{refuse{"HOST_STILL_BOOTING"}, "", "", "the host is still booting", ""},
 		{refuse{"INTERNAL_ERROR", "Not_found in " + session}, "", "", "the pool answers INTERNAL_ERROR: Not_found in", ""},
 		{nil, "", "", "an error without a code", ""},
 	} {

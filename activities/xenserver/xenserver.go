@@ -9,10 +9,10 @@
 //   - a VM with a VBD of that VDI and its network interfaces
 //   - tasks of the import and of the start, which it destroys
 //
-// VDI and VM have the tags of the rollout in their other_config from the moment they exist,
-// and the tag "morgana". Destroy finds them by other_config alone. [keyUUID] tells them from
-// copies that users make of them. A VDI that an import has
-// not filled has no key [keyComplete]; it is never used.
+// VDI and VM have the tags of the rollout in their other_config from the moment they exist, a VDI
+// from the end of VDI.create on, and the tag "morgana". Destroy finds them by other_config alone.
+// [keyUUID] tells them from copies that users make of them. A VDI that an import has not filled has
+// no key [keyComplete]; it is never used.
 //
 // # Credentials
 //
