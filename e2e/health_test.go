@@ -138,12 +138,12 @@ func TestUnhealthyIsRolledBackAtEC2(t *testing.T) {
 	address := listener.Addr().String()
 	_, port, _ := net.SplitHostPort(address)
 	yaml := e.read(folder + "/morgana.yaml")
-	e.write(folder+"/morgana.yaml", strings.Replace(yaml, "kind: ec2", "kind: ec2, health: {http: ':"+port+"/', interval: 500ms, failures: 2, window: 30m}", 1))
+	e.write(folder+"/morgana.yaml", strings.Replace(yaml, "kind: ec2", "kind: ec2, health: {http: ':"+port+"/', interval: 1s, failures: 2, window: 30m}", 1))
 	watch := lookAt(address)
 	r := e.ends(e.begin(folder, "deploy", "--set", "dev.args=stay anew"), 1)
 	gap := watch.end()
 	t.Logf("%v without a good answer", gap.Round(10*time.Millisecond))
-	for _, want := range []string{"sick/dev health     failed", "GET http://" + address + "/: 500 Internal Server Error, 2 times in a row", "hint: rolled back: generation 1 runs at "} {
+	for _, want := range []string{"sick/dev health     failed", "error: probe generation 2: GET http://" + address + "/: ", ", 2 times in a row", "hint: rolled back: generation 1 runs at "} {
 		if !strings.Contains(r.out+r.errOut, want) {
 			t.Errorf("no %q in:\n%s%s", want, r.out, r.errOut)
 		}

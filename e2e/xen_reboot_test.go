@@ -36,9 +36,9 @@ func (x *onXen) reboots() {
 	if names := x.domains(); len(names) != 1 {
 		x.t.Errorf("domains %q", names)
 	}
-	status := x.morgana(kept, "status").out
-	if !strings.Contains(lineWith(status, "kept-up "), " up ") || !strings.Contains(lineWith(status, "left-down "), " ended ") {
-		x.t.Errorf("status:\n%s", status)
-	}
+	x.eventually("status says that one is up and one has ended", func() bool {
+		status := x.morgana(kept, "status").out
+		return strings.Contains(lineWith(status, "kept-up "), " up ") && strings.Contains(lineWith(status, "left-down "), " ended ")
+	})
 	x.done(x.begin(kept, "destroy"), x.begin(left, "destroy"))
 }
