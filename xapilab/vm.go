@@ -96,8 +96,29 @@ func setMemoryLimits(c *call) (any, error) {
 
 func (c *call) halted() (*object, error) { return c.vm("Halted") }
 
-// vm returns the VM, if it may do the call: it is in one of the states, and nothing blocks it.
+// vm returns the VM, if it may do the call: it is in one of the states, and nothing blocks it. While
+// another operation goes on the call waits, as xapi's do for up to two hours (helpers.ml).
 func (c *call) vm(states ...string) (*object, error) {
+	for {
+		vm, err := c.allowed(states)
+		if err != nil || len(vm.table("current_operations")) == 0 {
+			return vm, err
+		}
+		changed := c.changed
+		c.unlocked(func() {
+			select {
+			case <-changed:
+			case <-c.ctx.Done():
+			}
+		})
+		if c.ctx.Err() != nil {
+			return nil, c.ctx.Err()
+		}
+	}
+}
+
+// allowed returns the VM unless its fields forbid the call, in the order of xapi_vm_lifecycle.ml.
+func (c *call) allowed(states []string) (*object, error) {
 	vm, err := c.self()
 	if err != nil {
 		return nil, err
@@ -112,12 +133,8 @@ func (c *call) vm(states ...string) (*object, error) {
 	if vm.is("is_a_template") && slices.Contains([]string{"start", "start_on", "pause", "unpause", "hard_shutdown", "clean_shutdown"}, operation) {
 		return nil, fail("VM_IS_TEMPLATE", vm.ref, operation)
 	}
-	// In this order: xapi_vm_lifecycle.ml.
 	if state := vm.text("power_state"); !slices.Contains(states, state) {
 		return nil, fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(strings.Join(states, ", ")), strings.ToLower(state))
-	}
-	for _, other := range vm.table("current_operations") {
-		return nil, fail("OTHER_OPERATION_IN_PROGRESS", "VM."+other, vm.ref)
 	}
 	return vm, nil
 }

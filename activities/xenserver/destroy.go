@@ -166,11 +166,19 @@ func (p *pool) stop(ctx context.Context, vm ref, name string) error {
 }
 
 // whenFree calls a method of an object again and again, up to a limit, as long as another call
-// uses the object.
+// uses the object. It looks for operations first: xapi itself waits for their end, for hours.
 func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string, of ref, name string) error {
 	end := time.Now().Add(limit)
+	class, _, _ := strings.Cut(method, ".")
 	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
-		err := p.call(ctx, nil, method, of)
+		var others map[string]string
+		err := p.call(ctx, &others, class+".get_current_operations", of)
+		for _, operation := range others {
+			err = explained(&apiError{"OTHER_OPERATION_IN_PROGRESS", []string{class + "." + operation}})
+		}
+		if err == nil {
+			err = p.call(ctx, nil, method, of)
+		}
 		if !is(err, "VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS") || time.Now().After(end) {
 			return err
 		}
