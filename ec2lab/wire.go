@@ -70,7 +70,6 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	call, parsed := r.read()
 
 	l.mu.Lock()
-	l.settle()
 	f := l.fault(r.name)
 	l.calls = append(l.calls, call)
 	at := len(l.calls) - 1
@@ -257,6 +256,7 @@ func (r *request) act() (any, error) {
 	}
 	r.lab.mu.Lock()
 	defer r.lab.mu.Unlock()
+	r.lab.settle()
 	if !a.late {
 		if err := r.allow("*"); err != nil {
 			return nil, err

@@ -37,7 +37,7 @@ func TestCarrier(t *testing.T) {
 		t.Fatal(err)
 	}
 	kernel.Spec = step.Spec{Kind: Kind, Tags: step.Tags{App: "carried", Target: "prod", Life: "0a1b2c3d", Generation: 1},
-		Options: json.RawMessage(fmt.Sprintf(`{"carrier":"linux","linux":%q,"args":"--ipv4={address}","expect":"listening","timeout":"4m"}`, parts.Linux)),
+		Options: json.RawMessage(fmt.Sprintf(`{"carrier":"linux","linux":%q,"args":"--ipv4={address}","expect":"listening","timeout":"10m"}`, parts.Linux)),
 		Origin:  step.Origin{ABIs: kernel.ABIs}}
 	if kernel.Spec, err = target.Check(t.Context(), kernel.Spec); err != nil {
 		t.Fatal(err)

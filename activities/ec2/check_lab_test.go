@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,10 +227,9 @@ func TestCheckWithBadCredentials(t *testing.T) {
 // Nobody waits minutes for a service that is not there.
 func TestInsist(t *testing.T) {
 	lab := labFor(t)
-	gone := httptest.NewServer(nil)
-	gone.Close()
+	const nobody = "http://127.0.0.1:1"
 	for url, says := range map[string]string{
-		gone.URL: "connection refused",
+		nobody: "connection refused",
 		// RFC 6761 keeps .invalid for names that do not exist.
 		"http://ec2.eu-west-9.invalid": "ec2.eu-west-9.invalid",
 	} {
@@ -243,10 +241,10 @@ func TestInsist(t *testing.T) {
 			t.Errorf("cancelled: %v", err)
 		}
 	}
-	t.Setenv("AWS_ENDPOINT_URL", gone.URL)
+	t.Setenv("AWS_ENDPOINT_URL", nobody)
 	c, err := open(t.Context(), settings{Options: Options{Region: lab.Region()}})
 	no(t, err)
-	refusedWith(t, "the worker's", c.insist(t.Context(), "", time.Second), step.Error{Kind: step.NotFound}, "AWS_ENDPOINT_URL is "+gone.URL)
+	refusedWith(t, "the worker's", c.insist(t.Context(), "", time.Second), step.Error{Kind: step.NotFound}, "AWS_ENDPOINT_URL is "+nobody)
 
 	lab.Fault(ec2lab.Fault{Call: "GetCallerIdentity", Lose: ec2lab.Before, Times: 2})
 	for _, pair := range lab.Env() {

@@ -202,11 +202,10 @@ func TestNoAnswer(t *testing.T) {
 	err = answering(t, 407, map[string]string{"Content-Type": "text/plain"}, "who are you?").own(t.Context())
 	same(t, "proxy before STS", err, step.Error{}, "an answer that is not AWS's (HTTP 407)", "HTTPS_PROXY")
 
-	gone := httptest.NewServer(http.NotFoundHandler())
-	gone.Close()
-	c := at(t, gone.URL)
+	const nobody = "127.0.0.1:1"
+	c := at(t, "http://"+nobody)
 	_, err = c.ec2.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{})
-	same(t, "gone", err, step.Error{}, strings.TrimPrefix(gone.URL, "http://")+": dial tcp", "")
+	same(t, "gone", err, step.Error{}, nobody+": dial tcp", "")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -79,7 +79,7 @@ func TestPolicyIsEnoughAndNoMore(t *testing.T) {
 	kernel, err := site.Store.Put(t.Context(), file)
 	no(t, err)
 	options := func(args string) json.RawMessage {
-		return json.RawMessage(fmt.Sprintf(`{"args":%q,"expect":"hello","key_name":"ann","placement":{"group":"near"},"elastic_ip":%q,"target_group":%q,"timeout":"1m"}`,
+		return json.RawMessage(fmt.Sprintf(`{"args":%q,"expect":"hello","key_name":"ann","placement":{"group":"near"},"elastic_ip":%q,"target_group":%q,"timeout":"10m"}`,
 			args, lab.ElasticIP(), lab.TargetGroup()))
 	}
 
