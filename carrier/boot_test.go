@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -82,7 +81,7 @@ type guest struct {
 func start(t *testing.T, args ...string) *guest {
 	t.Helper()
 	need.Tools(t, "qemu-system-x86_64")
-	g := &guest{t, filepath.Join(t.TempDir(), "console"), freePort(t), make(chan error, 1)}
+	g := &guest{t, filepath.Join(t.TempDir(), "console"), need.Port(t), make(chan error, 1)}
 	cmd := exec.CommandContext(t.Context(), "qemu-system-x86_64", append([]string{"-accel", "tcg", "-cpu", "max", "-m", "128",
 		"-nodefaults", "-display", "none", "-serial", "file:" + g.console, "-no-reboot",
 		"-netdev", "user,id=n,hostfwd=tcp:127.0.0.1:" + strconv.Itoa(g.port) + "-:80", "-device", "virtio-net-pci,netdev=n,mac=52:54:00:aa:bb:cc"}, args...)...)
@@ -102,16 +101,6 @@ func start(t *testing.T, args ...string) *guest {
 	g.await("listening\r\n")
 	t.Logf("the kernel's line after %.1f s", time.Since(began).Seconds())
 	return g
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // nothing was sent
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // await waits until the console has the text, and returns the console.

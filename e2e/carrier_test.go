@@ -19,7 +19,7 @@ func TestCarrier(t *testing.T) {
 	need.Tools(t, binary("morgana-carrier"))
 	parts := carriertest.Make(t)
 	l := newLab(t)
-	port := freePort(t)
+	port := need.Port(t)
 	folder := l.project(fmt.Sprintf(`app: carried
 toolchain: {kind: prebuilt, kernel: web}
 targets: {dev: {kind: qemu, carrier: linux, linux: %s, accel: tcg, ports: ["%d:80"], expect: listening, timeout: 5m}}

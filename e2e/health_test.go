@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/morgana-deploy/morgana/carrier/carriertest"
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // An app whose HTTP turns bad two seconds after its boot is rolled back within its window,
@@ -22,7 +23,7 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	t.Parallel()
 	linux := carriertest.Linux(t)
 	l := newLab(t)
-	port := freePort(t)
+	port := need.Port(t)
 	folder := l.project("")
 	l.write(filepath.Join(folder, "server.c"), server)
 	if out, err := exec.Command("cc", "-static", "-o", filepath.Join(folder, "server"), filepath.Join(folder, "server.c")).CombinedOutput(); err != nil {
@@ -166,7 +167,7 @@ func TestWorkerDiesInTheWindow(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	c := l.client()
-	first, second := freePort(t), freePort(t)
+	first, second := need.Port(t), need.Port(t)
 	folder := l.serving("window", fmt.Sprintf(`"0", "%d", "0", one`, first), "")
 	l.deployed(folder)
 	deploy := func(generation, status int, args string, port int) result {

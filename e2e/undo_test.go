@@ -207,7 +207,7 @@ func TestCancellingLeavesNothing(t *testing.T) {
 func TestTheMachineBeforeSurvivesAFailure(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	port := freePort(t)
+	port := need.Port(t)
 	folder, _ := l.built(l.kernel(), "lives-on", stays+fmt.Sprintf(`, ports: ["127.0.0.1:%d:80"]`, port))
 	l.deployed(folder)
 	pid := l.one("lives-on")
@@ -237,7 +237,7 @@ func TestTheMachineBeforeSurvivesAFailure(t *testing.T) {
 func TestPortsMoveToTheNewGeneration(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	port := freePort(t)
+	port := need.Port(t)
 	folder, _ := l.built(l.kernel(), "moves", stays+fmt.Sprintf(`, keep: 1, ports: ["127.0.0.1:%d:80"]`, port))
 	l.deployed(folder)
 	before := l.one("moves")
@@ -254,16 +254,6 @@ func TestPortsMoveToTheNewGeneration(t *testing.T) {
 		t.Errorf("process %d still listens", holder)
 	}
 	l.gone()
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // nothing was sent
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // --keep leaves the pieces of a failed deploy and names them; destroy finds them.
