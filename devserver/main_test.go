@@ -203,6 +203,26 @@ func TestRefusesTakenPort(t *testing.T) {
 	}
 }
 
+// A connection of another program takes no port before the server does.
+func TestPortsAreNotGivenOut(t *testing.T) {
+	lowest, err := lowestGiven()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lowest < 20000 {
+		t.Skipf("Linux gives out the ports from %d", lowest)
+	}
+	p, err := choosePorts(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []int{p.frontend, p.ui, p.history, p.matching, p.worker} {
+		if port >= lowest {
+			t.Errorf("%+v: Linux gives out the ports from %d", p, lowest)
+		}
+	}
+}
+
 func TestRefusesWhatIsNoDatabase(t *testing.T) {
 	dir := t.TempDir()
 	text := filepath.Join(dir, "notes.txt")

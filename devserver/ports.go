@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"syscall"
 )
@@ -29,6 +31,16 @@ func address(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(p
 // the server takes port numbers, not listeners.
 func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
 	var p ports
+	own := ownPorts()
+	listen := func(want int) (net.Listener, error) {
+		for want == 0 && len(own) > 0 {
+			l, err := new(net.ListenConfig).Listen(ctx, "tcp4", address(own[0]))
+			if own = own[1:]; err == nil {
+				return l, nil
+			}
+		}
+		return new(net.ListenConfig).Listen(ctx, "tcp4", address(want))
+	}
 	for _, c := range []struct {
 		flag string
 		want int
@@ -40,7 +52,7 @@ func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
 		{"a port within", 0, &p.matching},
 		{"a port within", 0, &p.worker},
 	} {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", address(c.want))
+		l, err := listen(c.want)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return ports{}, inputErrorf("port %d of %s is taken: choose another with %s, or %s 0 for any free one",
 				c.want, loopback, c.flag, c.flag)
@@ -51,4 +63,27 @@ func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
 		*c.got = l.Addr().(*net.TCPAddr).Port
 	}
 	return p, nil
+}
+
+// ownPorts returns ports for this process, which other servers do not choose. Linux does not
+// give them to connections: a connection could take a port between its release and the
+// server's bind. There are none if Linux is set to give out these ports too.
+func ownPorts() (all []int) {
+	const first, count, each = 10000, 10000, 8
+	if lowest, err := lowestGiven(); err != nil || lowest < first+count {
+		return nil
+	}
+	for i := range each {
+		all = append(all, first+os.Getpid()*each%count+i)
+	}
+	return all
+}
+
+// lowestGiven returns the lowest port that Linux gives to connections.
+func lowestGiven() (port int, err error) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &port)
+	}
+	return port, err
 }
