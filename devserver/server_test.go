@@ -262,7 +262,8 @@ func TestKilledServerResumes(t *testing.T) {
 
 // The server's own limit of reads per queue and second makes these activities
 // take twelve seconds and more, one or two without it. Updates of a workflow, which no
-// such queue serves, show how fast this host is meanwhile.
+// such queue serves, show how fast this host is meanwhile. On a busy host the figures vary,
+// so that one good run of three is enough.
 func TestQueuesAreNotThrottled(t *testing.T) {
 	const count = 300
 	s := start(t, filepath.Join(t.TempDir(), "t.db"))
@@ -292,26 +293,29 @@ func TestQueuesAreNotThrottled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
-	run, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{TaskQueue: queue}, "long")
-	if err != nil {
-		t.Fatal(err)
-	}
 	ask := client.UpdateWorkflowOptions{WorkflowID: asked.GetID(), UpdateName: "ask", WaitForStage: client.WorkflowUpdateStageCompleted}
-	for range count {
-		if _, err := c.UpdateWorkflow(t.Context(), ask); err != nil {
+	for range 3 {
+		began := time.Now()
+		run, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{TaskQueue: queue}, "long")
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	updates := time.Since(began)
-	if err := run.Get(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(began); took > 2*updates+2*time.Second {
-		t.Errorf("%d activities took %v, as many updates %v", count, took, updates)
-	} else {
+		for range count {
+			if _, err := c.UpdateWorkflow(t.Context(), ask); err != nil {
+				t.Fatal(err)
+			}
+		}
+		updates := time.Since(began)
+		if err := run.Get(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(began)
 		t.Logf("%d activities took %v, as many updates %v", count, took, updates)
+		if took <= 2*updates+2*time.Second {
+			return
+		}
 	}
+	t.Error("the activities are throttled")
 }
 
 func waitFor(t *testing.T, ok func() (bool, error)) {
