@@ -1,25 +1,20 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/morgana-deploy/morgana/need"
 )
 
 // /healthz fails when Temporal is away. /metrics is in Prometheus's format.
 func TestWorkerTellsHealthAndMetrics(t *testing.T) {
 	t.Parallel()
 	l := newServerLab(t)
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := port.Addr().String()
-	if err := port.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address := fmt.Sprintf("127.0.0.1:%d", need.Port(t))
 	l.kill(l.worker)
 	l.worker = l.start("morgana-worker", "--listen", address)
 

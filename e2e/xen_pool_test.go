@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -94,13 +95,7 @@ targets:
 // hello has no network.
 func (p *onPool) portOfHVM() string {
 	p.t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	_, port, _ := net.SplitHostPort(address)
-	_ = listener.Close() // until then connections are refused
+	port := strconv.Itoa(need.Port(p.t)) // until then connections are refused
 	ended := make(chan struct{})
 	p.t.Cleanup(func() { close(ended) })
 	go func() {
@@ -108,7 +103,8 @@ func (p *onPool) portOfHVM() string {
 			consoles, _ := filepath.Glob(filepath.Join(p.dir, "*", "console"))
 			for _, console := range consoles {
 				if text, err := os.ReadFile(console); err == nil && bytes.Contains(text, []byte("boot mode: xen-hvm-multiboot2")) && bytes.Contains(text, []byte("[stay a b]")) {
-					if listener, err = net.Listen("tcp", address); err != nil {
+					listener, err := net.Listen("tcp", "127.0.0.1:"+port)
+					if err != nil {
 						p.t.Error(err)
 						return
 					}

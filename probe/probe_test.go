@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/step"
 )
 
@@ -57,14 +58,7 @@ func TestProbe(t *testing.T) {
 	}))
 	defer server.Close()
 	here := tcp(server.Listener.Addr())
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := tcp(closed.Addr())
-	if err := closed.Close(); err != nil {
-		t.Fatal(err)
-	}
+	nobody := step.Address{Kind: "tcp", Address: "127.0.0.1", Port: need.Port(t)}
 	gone := &lab{health: step.Health{State: step.Ended, How: "exit status 1"}}
 	done := &lab{health: step.Health{State: step.Ended, Success: true}, console: "a line\r\nready\r\n"}
 	up := &lab{console: "a line\r\nready\r\n"}
@@ -96,6 +90,9 @@ func TestProbe(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			asked.Store(0)
 			test.probe.Interval, test.probe.Failures, test.probe.Window = "100ms", 2, "300ms"
+			if test.fail != "" { // a success at the window's end would end it
+				test.probe.Window = "1h"
+			}
 			began := time.Now()
 			out, err := Prober{host{test.lab}}.Probe(t.Context(), step.Probation{Machine: at(test.addresses...), Probe: test.probe})
 			name := strings.NewReplacer("HERE", here.String(), "NOBODY", nobody.String())

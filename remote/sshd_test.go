@@ -60,14 +60,7 @@ func serve(t testing.TB, extra ...string) *server {
 		t.Fatal(err)
 	}
 	s.write("authorized", string(public))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.port = l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	s.port = need.Port(t)
 	s.know("host")
 	s.configure("")
 	s.start("host")

@@ -179,14 +179,7 @@ func ServeSSH(t testing.TB) *SSH {
 		}
 	}
 	s.write("authorized", s.read("user.pub"))
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.port = l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	s.port = need.Port(t)
 	s.Know("host")
 	s.Offer("user")
 	s.write("sshd_config", fmt.Sprintf("ListenAddress 127.0.0.1:%d\nHostKey %s\nAuthorizedKeysFile %s\nPasswordAuthentication no\n"+
@@ -198,7 +191,7 @@ func ServeSSH(t testing.TB) *SSH {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
 		if err == nil {
 			_ = c.Close()
