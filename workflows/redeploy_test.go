@@ -11,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/mock"
 	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/testsuite"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -158,9 +157,7 @@ func TestScheduleStaysWithTheDeployment(t *testing.T) {
 // The workflow Redeploy has the result and the error of its activity.
 func TestRedeploy(t *testing.T) {
 	for _, failure := range []*step.Error{nil, {Kind: step.BuildFailed, Op: "build", Err: errors.New("exit status 2")}, {Op: "boot", Err: errors.New("took too long")}} {
-		var suite testsuite.WorkflowTestSuite
-		suite.SetLogger(quiet)
-		env, tries := suite.NewTestWorkflowEnvironment(), 0
+		env, tries := newEnvironment(), 0
 		env.RegisterActivityWithOptions(func(_ context.Context, in RedeployInput) (RedeployResult, error) {
 			tries++
 			switch {

@@ -18,6 +18,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/morgana-deploy/morgana/step"
 )
@@ -43,11 +44,20 @@ type recorded struct {
 
 var quiet = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
 
-func newRecorded(t *testing.T) *recorded {
-	t.Helper()
+// newEnvironment returns one whose limits of real time are for a busy host: by default a
+// workflow task that takes a second fails.
+func newEnvironment() *testsuite.TestWorkflowEnvironment {
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet)
-	r := &recorded{env: suite.NewTestWorkflowEnvironment(), fail: map[string]error{}, failAt: map[string]error{}, digest: digest("1")}
+	env := suite.NewTestWorkflowEnvironment()
+	env.SetTestTimeout(2 * time.Minute)
+	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: 2 * time.Minute})
+	return env
+}
+
+func newRecorded(t *testing.T) *recorded {
+	t.Helper()
+	r := &recorded{env: newEnvironment(), fail: map[string]error{}, failAt: map[string]error{}, digest: digest("1")}
 	register(r, "Check", func(_ context.Context, in step.Spec) (step.Spec, error) { in.Host = "h1"; return in, nil })
 	register(r, "Configure", func(_ context.Context, in step.Spec) (step.Source, error) {
 		return step.Source{Spec: in, Host: "b1", Tree: "/tree", Log: &step.Artifact{URI: "file:///configured"}}, nil
