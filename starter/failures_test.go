@@ -9,6 +9,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"go.temporal.io/api/common/v1"
+	enums "go.temporal.io/api/enums/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/worker"
 
@@ -93,6 +96,17 @@ func TestFailures(t *testing.T) {
 		t.Errorf("of one: %s", errOut)
 	}
 
+	// They end soon after their rollouts, and later still the list of Temporal knows it.
+	known := &connection{Client: to, namespace: "default"}
+	for target := range failures {
+		ended := to.GetWorkflow(t.Context(), workflows.DeploymentID("two", target), "")
+		_ = ended.Get(t.Context(), nil) // the failure of its deploy
+		listed := &workflowpb.WorkflowExecutionInfo{Execution: &common.WorkflowExecution{WorkflowId: ended.GetID(), RunId: ended.GetRunID()},
+			Status: enums.WORKFLOW_EXECUTION_STATUS_RUNNING}
+		if l, ok := known.describe(t.Context(), listed, false); ok {
+			t.Errorf("status lists a deployment that has ended: %+v", l)
+		}
+	}
 	status, out, errOut = morgana(t, "status", "--all", "two/whole")
 	lines := strings.Split(out, "\n")
 	if status != 0 || len(lines) != 3 || !strings.HasSuffix(lines[0], "  FAILURE") ||

@@ -276,20 +276,23 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 	switch {
 	case err != nil:
 		l.State, l.Note = "unknown", "no worker answers"
-	case l.Destroying:
+	case l.Destroying, l.Rolling == nil && l.Machine == nil && l.LastDeploy != "":
 		// Temporal's list lags behind: the deployment may have ended by now.
 		now, err := to.DescribeWorkflowExecution(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId())
 		l.Note = to.stuck(asking, now)
 		if err == nil && now.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
 			return to.describe(ctx, now.GetWorkflowExecutionInfo(), ended)
 		}
-		l.State = "destroying"
+		switch {
+		case l.Destroying:
+			l.State = "destroying"
+		case l.LastDeploy == workflows.EndCancelled:
+			l.State = string(l.LastDeploy)
+		default: // it stays for what its deploy has left
+			l.State = "failed"
+		}
 	case l.Rolling != nil:
 		l.State = "rolling"
-	case l.Machine == nil && l.LastDeploy != "": // it stays for what its deploy has left
-		if l.State = "failed"; l.LastDeploy == workflows.EndCancelled {
-			l.State = string(l.LastDeploy)
-		}
 	case l.Machine != nil && l.Machine.Ended:
 		l.State = "ended"
 	case l.Machine != nil:
