@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/morgana-deploy/morgana/config"
+	"github.com/morgana-deploy/morgana/need"
 	"github.com/morgana-deploy/morgana/own"
 )
 
@@ -191,6 +192,9 @@ func TestServerKeepsItsPorts(t *testing.T) {
 	programs(t, map[string]string{"morgana-devserver": "BE_SERVER=1 exec " + self + ` "$@"`})
 	d := dev{folder: t.TempDir()}
 	t.Cleanup(func() { d.down(context.Background()) })
+	if err := writeJSON(d.path(lastFile), serverInfo{Address: fmt.Sprintf("127.0.0.1:%d", need.Port(t))}); err != nil {
+		t.Fatal(err)
+	}
 	first, err := d.startServer(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +25,7 @@ import (
 func TestWaitingIsSaidOnce(t *testing.T) {
 	to := withServer(t)
 	serveWorkflows(t, to)
+	var out, errOut lines
 	serve(t, to, "moon", func(w worker.Worker) {
 		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, nil }, named("Check"))
@@ -30,44 +33,74 @@ func TestWaitingIsSaidOnce(t *testing.T) {
 			return step.Source{}, workflows.Fail(&step.Error{Kind: step.BuildFailed, Err: errors.New("no")})
 		}, named("Configure"))
 		w.RegisterActivityWithOptions(func(ctx context.Context, _ step.Spec) (step.Destroyed, error) {
-			if activity.GetInfo(ctx).Attempt == 1 {
+			if !out.has(" of moon.Clean follows: not yet") {
 				return step.Destroyed{}, errors.New("not yet")
 			}
-			for i := range 6 {
-				activity.RecordHeartbeat(ctx, step.Progress{Note: fmt.Sprint("tree ", i)})
-				if err := step.Pause(ctx, 2*look); err != nil {
-					return step.Destroyed{}, err
-				}
-			}
-			return step.Destroyed{}, nil
+			return step.Destroyed{}, out.say(ctx, step.Progress{Note: "tree 0"}, step.Progress{Note: "tree 1"}, step.Progress{Note: "tree 2"})
 		}, named("Clean"))
 	})
 	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
 
-	_, out, errOut := morgana(t, "deploy", "-o", "json")
-	for _, note := range []string{"failed; removing what it made", "try 2 of moon.Clean follows: not yet", "tree 2", "tree 5"} {
-		if n := strings.Count(out, `"note":"`+note+`"`); n != 1 {
+	_ = run(t.Context(), []string{"deploy", "-o", "json"}, &out, &errOut) // it fails
+	notes := map[string]int{}
+	for line := range strings.Lines(out.text.String()) {
+		var e event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Error(err)
+		}
+		notes[e.Note]++
+	}
+	delete(notes, "") // the end of a note
+	for _, note := range []string{"failed; removing what it made", "tree 0", "tree 1", "tree 2"} {
+		if notes[note] == 0 {
+			t.Errorf("%q is not said", note)
+		}
+	}
+	for note, n := range notes {
+		if n != 1 {
 			t.Errorf("%q is said %d times", note, n)
 		}
 	}
 	if t.Failed() {
-		t.Logf("%s%s", out, errOut)
+		t.Logf("%s%s", &out.text, &errOut.text)
 	}
+}
+
+// say sends a heartbeat with each progress, and goes on a while after l has its note.
+func (l *lines) say(ctx context.Context, all ...step.Progress) error {
+	for _, p := range all {
+		for !l.has(p.Note) {
+			activity.RecordHeartbeat(ctx, p)
+			if err := step.Pause(ctx, look/5); err != nil {
+				return err
+			}
+		}
+		if err := step.Pause(ctx, 2*look); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // What a step waits for is said where progress is not, and so is the end of the wait.
 func TestWaitIsSaidInText(t *testing.T) {
 	to := withServer(t)
 	serveWorkflows(t, to)
+	var out, errOut lines
 	serve(t, to, "moon", func(w worker.Worker) {
 		named := func(name string) activity.RegisterOptions { return activity.RegisterOptions{Name: "moon." + name} }
 		w.RegisterActivityWithOptions(func(_ context.Context, in step.Spec) (step.Spec, error) { return in, nil }, named("Check"))
 		w.RegisterActivityWithOptions(func(ctx context.Context, _ step.Spec) (step.Source, error) {
-			for _, p := range []step.Progress{{Note: "looking"}, {Note: "waiting for the switch of two/high's build", Waiting: true}, {Note: "command 1"}, {Note: "command 2"}} {
-				activity.RecordHeartbeat(ctx, p)
-				if err := step.Pause(ctx, 4*look); err != nil {
-					return step.Source{}, err
-				}
+			silent := func(note string) error {
+				activity.RecordHeartbeat(ctx, step.Progress{Note: note})
+				return step.Pause(ctx, 4*look)
+			}
+			err := silent("looking")
+			if err == nil {
+				err = out.say(ctx, step.Progress{Note: "waiting for the switch of two/high's build", Waiting: true}, step.Progress{Note: "command 1"})
+			}
+			if err = cmp.Or(err, silent("command 2")); err != nil {
+				return step.Source{}, err
 			}
 			return step.Source{}, workflows.Fail(&step.Error{Kind: step.BuildFailed, Err: errors.New("no")})
 		}, named("Configure"))
@@ -75,10 +108,10 @@ func TestWaitIsSaidInText(t *testing.T) {
 	})
 	inFolder(t, map[string]string{config.Filename: "app: two\ntoolchain: {kind: moon}\ntargets: {low: {kind: moon}}\n"})
 
-	_, out, errOut := morgana(t, "deploy")
+	_ = run(t.Context(), []string{"deploy"}, &out, &errOut) // it fails
 	for note, want := range map[string]int{"looking": 0, "waiting for the switch of two/high's build": 1, "command 1": 1, "command 2": 0} {
-		if n := strings.Count(out, "two/low "+note+"\n"); n != want {
-			t.Errorf("%q is said %d times, want %d:\n%s%s", note, n, want, out, errOut)
+		if n := strings.Count(out.text.String(), "two/low "+note+"\n"); n != want {
+			t.Errorf("%q is said %d times, want %d:\n%s%s", note, n, want, &out.text, &errOut.text)
 		}
 	}
 }

@@ -42,13 +42,13 @@ func withServer(t *testing.T) client.Client {
 	}
 	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() }) // its database goes with it
 	var server serverInfo
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(5 * time.Minute); ; {
 		data, err := os.ReadFile(ready)
 		if err == nil && json.Unmarshal(data, &server) == nil {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("no server after a minute")
+			t.Fatal("no server after five minutes")
 		}
 		if step.Pause(t.Context(), 50*time.Millisecond) != nil {
 			t.Fatal(t.Context().Err())

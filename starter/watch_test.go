@@ -59,7 +59,7 @@ func TestWatchFitsTheWindow(t *testing.T) {
 		up           string
 		lines, width int
 		last         string
-	}{{"", 9, 99, "app-07"}, {"\x1b[9A", 5, 49, "app-03"}, {"\x1b[5A", 5, 49, "no answer for 0s: "}} {
+	}{{"", 9, 99, "app-07"}, {"\x1b[9A", 5, 49, "app-03"}, {"\x1b[5A", 5, 49, "no answer for "}} {
 		rest, begins := strings.CutPrefix(screens[i], want.up)
 		lines := strings.Split(strings.TrimSuffix(rest, "\x1b[J"), "\x1b[K\r\n")
 		if !begins || len(lines) != want.lines+1 || lines[want.lines] != "" || !strings.HasPrefix(lines[want.lines-1], "\r"+want.last) {
