@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,7 +96,7 @@ func (c *cli) emitChanges(lines []deploymentLine, printed map[string]string) {
 			c.emit(l)
 		}
 	}
-	for name := range printed {
+	for _, name := range slices.Sorted(maps.Keys(printed)) {
 		if !listed[name] {
 			delete(printed, name)
 			app, target, _ := strings.Cut(name, "/")

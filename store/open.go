@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,7 +74,7 @@ func Open(ctx context.Context, location string) (*Store, error) {
 		if err != nil {
 			return nil, invalid("parameters: %w", err)
 		}
-		for name := range q {
+		for _, name := range slices.Sorted(maps.Keys(q)) {
 			if name != "region" && name != "profile" && name != "endpoint" {
 				return nil, invalid("unknown parameter %q", name)
 			}

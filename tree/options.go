@@ -1,9 +1,11 @@
 package tree
 
 import (
+	"maps"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,11 +47,11 @@ var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // CheckEnv accepts variables that an environment can hold.
 func CheckEnv(field string, env map[string]string) error {
-	for name, value := range env {
+	for _, name := range slices.Sorted(maps.Keys(env)) {
 		if !variableForm.MatchString(name) {
 			return step.Invalid(field, "letters, digits and underscores, not starting with a digit", "%q is not a variable's name", name)
 		}
-		if strings.ContainsRune(value, 0) {
+		if strings.ContainsRune(env[name], 0) {
 			return step.Invalid(field+"."+name, "", "has a NUL byte")
 		}
 	}
