@@ -232,13 +232,16 @@ func (p *passes) Read(b []byte) (int, error) {
 
 func TestCancelledPutLeavesNothing(t *testing.T) {
 	anyStore(t, func(t *testing.T, s *Store) {
-		for name, after := range map[string]int{"at once": 0, "in the middle": 20, "at the end": 80} {
-			t.Run(name, func(t *testing.T) {
+		for _, c := range []struct {
+			name  string
+			after int
+		}{{"at once", 0}, {"in the middle", 20}, {"at the end", 80}} {
+			t.Run(c.name, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				reads := 0
 				r := &passes{Reader: bytes.NewReader(content(20 << 20)), second: func() {
-					if reads++; reads > after {
+					if reads++; reads > c.after {
 						cancel()
 					}
 				}}
@@ -286,15 +289,18 @@ func wantEmpty(t *testing.T, s *Store) {
 
 func TestContentThatChangesIsNotStored(t *testing.T) {
 	anyStore(t, func(t *testing.T, s *Store) {
-		for name, second := range map[string][]byte{
-			"other bytes": content(400_001)[:400_000], "shorter": content(400_000)[:399_999],
-			"longer": append(content(400_000), 'x'), "empty": nil,
+		for _, c := range []struct {
+			name   string
+			second []byte
+		}{
+			{"other bytes", content(400_001)[:400_000]}, {"shorter", content(400_000)[:399_999]},
+			{"longer", append(content(400_000), 'x')}, {"empty", nil},
 		} {
-			t.Run(name, func(t *testing.T) {
+			t.Run(c.name, func(t *testing.T) {
 				r := &passes{Reader: bytes.NewReader(content(400_000))}
 				r.second = func() {
 					r.starts++ // once
-					r.Reset(second)
+					r.Reset(c.second)
 				}
 				_, err := s.Put(t.Context(), r)
 				wantError(t, err, "", "changed while")

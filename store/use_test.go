@@ -39,22 +39,25 @@ func TestRemove(t *testing.T) {
 	week := time.Now().Add(-7 * 24 * time.Hour)
 	b := content(1000)
 	a := put(t, s, b)
-	for name, use := range map[string]func(){
-		"Put": func() { put(t, s, b) },
-		"Open": func() {
+	for _, use := range []struct {
+		name string
+		do   func()
+	}{
+		{"Put", func() { put(t, s, b) }},
+		{"Open", func() {
 			r, err := s.Open(t.Context(), a)
 			if err != nil {
 				t.Fatal(err)
 			}
 			_ = r.Close() // nothing was read
-		},
+		}},
 	} {
 		agedFile(t, s, a)
-		if use(); used(t, s).Before(week) {
-			t.Errorf("%s did not renew it", name)
+		if use.do(); used(t, s).Before(week) {
+			t.Errorf("%s did not renew it", use.name)
 		}
 		if removed, err := s.Remove(t.Context(), a, week); removed || err != nil {
-			t.Errorf("after %s: removed %t, %v", name, removed, err)
+			t.Errorf("after %s: removed %t, %v", use.name, removed, err)
 		}
 	}
 	agedFile(t, s, a)

@@ -306,20 +306,21 @@ func diskFullTest(t *testing.T, disk string) {
 	_ = wantError(t, err, step.NoSpace, disk)
 	b := newBench(t)
 	b.Site.State = disk
-	for name, c := range map[string]struct {
+	for _, c := range []struct {
+		name    string
 		options options
 		files   map[string]string
 	}{
-		"source": {makeIt(), with(project, "big", strings.Repeat("x", 2<<20))},
-		"build":  {sh("dd if=/dev/zero of=big bs=64k; exit 1"), project},
-		"log":    {sh("yes"), project},
+		{"source", makeIt(), with(project, "big", strings.Repeat("x", 2<<20))},
+		{"build", sh("dd if=/dev/zero of=big bs=64k; exit 1"), project},
+		{"log", sh("yes"), project},
 	} {
 		spec := b.Spec(c.options, c.files)
 		_, err := b.deploy(t.Context(), spec)
 		e := wantError(t, err, step.NoSpace, disk)
-		t.Logf("%s: %v\n%s", name, e, e.Hint)
+		t.Logf("%s: %v\n%s", c.name, e, e.Hint)
 		if _, err := b.toolchain().Clean(t.Context(), spec); err != nil {
-			t.Errorf("%s: clean of a full disk: %v", name, err)
+			t.Errorf("%s: clean of a full disk: %v", c.name, err)
 		}
 	}
 	b.WantNothing()
