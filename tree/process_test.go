@@ -78,7 +78,7 @@ func TestCancel(t *testing.T) {
 func TestBackgroundProcesses(t *testing.T) {
 	b := newBench(t)
 	tc := b.toolchain()
-	src, err := tc.Configure(t.Context(), b.Spec(sh("(sh -c 'echo $$ > pid; exec sleep 1000') & sleep 0.3"), project))
+	src, err := tc.Configure(t.Context(), b.Spec(sh("(sh -c 'echo $$ > pid; exec sleep 1000') & until test -s pid; do sleep 0.05; done"), project))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestBackgroundProcesses(t *testing.T) {
 func TestDaemon(t *testing.T) {
 	b := newBench(t)
 	o := makeIt()
-	o.Build = append(o.Build, []string{"sh", "-c", "(setsid sh -c 'echo $$ > daemon; exec sleep 1000') & sleep 0.2"})
+	o.Build = append(o.Build, []string{"sh", "-c", "(setsid sh -c 'echo $$ > daemon; exec sleep 1000') & until test -s daemon; do sleep 0.05; done"})
 	spec := b.Spec(o, project)
 	begun := time.Now()
 	tc := b.toolchain()
