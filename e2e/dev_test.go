@@ -38,11 +38,7 @@ func newDevLab(t *testing.T) *devLab {
 			t.Fatal(err)
 		}
 	}
-	for _, port := range []string{"7233", "8233"} { // a worker of another server may poll there
-		if held, err := net.Listen("tcp4", "127.0.0.1:"+port); err == nil { // else another has it
-			t.Cleanup(func() { _ = held.Close() }) // nobody spoke to it
-		}
-	}
+	usualPorts()
 	t.Cleanup(func() {
 		for _, pid := range slices.Concat(l.background("morgana-worker"), l.background("morgana-devserver"), l.machines()) {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // may have ended meanwhile
@@ -56,6 +52,16 @@ func newDevLab(t *testing.T) *devLab {
 	})
 	return l
 }
+
+// usualPorts holds the ports that the server of morgana dev up takes if they are free: a
+// worker of another server may poll there. They are held to the end of all tests, because
+// several tests need that at a time.
+var usualPorts = sync.OnceValue(func() (held [2]net.Listener) {
+	for i, port := range []string{"7233", "8233"} {
+		held[i], _ = net.Listen("tcp4", "127.0.0.1:"+port) // or another has it
+	}
+	return held
+})
 
 func copyFile(to, from string) error {
 	in, err := os.Open(from)
