@@ -149,8 +149,8 @@ func TestJSON(t *testing.T) {
 func TestDetach(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	gate := filepath.Join(l.folder, "gate")
-	folder := l.source("slow", "while ! test -e "+gate+"; do sleep 0.1; done\nmake\n", stays)
+	build, letGo := l.gated()
+	folder := l.source("slow", build, stays)
 
 	began := time.Now()
 	r := l.deployed(folder, "--detach")
@@ -172,7 +172,7 @@ func TestDetach(t *testing.T) {
 
 	attached := l.begin(folder, "deploy")
 	l.eventually("it attached", func() bool { return strings.Contains(attached.out.String(), "going on already") })
-	l.write(gate, "")
+	letGo()
 	if r := l.ends(attached, 0); !strings.Contains(r.out, "slow/dev deployed: machine ") {
 		t.Errorf("attached: %+v", r)
 	}

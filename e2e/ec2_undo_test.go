@@ -32,7 +32,7 @@ func TestKillTheWorkerAtEC2(t *testing.T) {
 	folder := e.atEC2(e.kernel(), "killed", "")
 	killed := func(verb string, calls ...string) {
 		for _, call := range calls {
-			e.cloud.Fault(ec2lab.Fault{Call: call, Delay: 2 * time.Second})
+			e.cloud.Fault(ec2lab.Fault{Call: call, Delay: 10 * time.Second})
 		}
 		command := e.begin(folder, verb)
 		for _, call := range calls {
@@ -64,7 +64,7 @@ func TestCancelAtEC2(t *testing.T) {
 		folder := e.atEC2(kernel, app, "")
 		for generation, more := range [][]string{{}, {"--set", "dev.args=stay anew"}} {
 			there := e.cloud.Resources()
-			fault := ec2lab.Fault{Call: call, Delay: 2 * time.Second}
+			fault := ec2lab.Fault{Call: call, Delay: 5 * time.Second}
 			if call == "RunInstances" {
 				fault.Skip = generation // check's dry run, which needs an AMI
 			}

@@ -39,11 +39,11 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	before := l.one("sick")
 
 	watch := lookAt(fmt.Sprintf("127.0.0.1:%d", port))
-	version("0 80 2 two", ", health: {http: /, interval: 2s, failures: 2, window: 30m}")
+	version("0 80 2 two", ", health: {http: /, interval: 3s, failures: 2, window: 30m}")
 	began := time.Now()
 	r := l.ends(l.begin(folder, "deploy"), 1)
 	took := time.Since(began)
-	gap := watch.end()
+	gap := watch.end(l)
 	t.Logf("rolled back after %v; %v without a good answer", took.Round(10*time.Millisecond), gap.Round(10*time.Millisecond))
 	for _, want := range []string{
 		"sick/dev health     failed",
@@ -57,8 +57,8 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 	if now := l.one("sick"); now != before {
 		t.Errorf("process %d runs, it was %d", now, before)
 	}
-	if gap == 0 || gap > waits || watch.bad == 0 || !watch.good {
-		t.Errorf("%v without a good answer, %d bad ones; the last one was good: %v", gap, watch.bad, watch.good)
+	if gap == 0 || gap > waits || watch.bad == 0 {
+		t.Errorf("%v without a good answer, %d bad ones", gap, watch.bad)
 	}
 	if s := l.morgana(folder, "status"); !strings.Contains(s.out, "up, last deploy rolled back") {
 		t.Errorf("status:\n%s", s.out)
@@ -72,40 +72,49 @@ func TestUnhealthyIsRolledBack(t *testing.T) {
 
 // watcher asks an HTTP server again and again.
 type watcher struct {
+	url     string
 	stop    chan struct{}
 	stopped sync.WaitGroup
 	gap     time.Duration // the longest time between two good answers
 	bad     int
-	good    bool // the last answer was good
 }
 
 func lookAt(address string) *watcher {
-	w := &watcher{stop: make(chan struct{})}
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	w := &watcher{url: "http://" + address, stop: make(chan struct{})}
 	last := time.Now()
 	w.stopped.Go(func() {
-		for {
-			answer, err := client.Get("http://" + address)
-			if w.good = err == nil && answer.StatusCode == http.StatusOK; w.good {
+		for over := false; !over; {
+			select {
+			case <-w.stop:
+				over = true // after a last look
+			case <-time.After(20 * time.Millisecond):
+			}
+			if w.asks() {
 				w.gap = max(w.gap, time.Since(last))
 				last = time.Now()
 			} else {
 				w.bad++
-			}
-			if err == nil {
-				_ = answer.Body.Close() // only its status counts
-			}
-			select {
-			case <-w.stop:
-				return
-			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	})
 	return w
 }
 
-func (w *watcher) end() time.Duration {
+// asks reports whether the answer is good.
+func (w *watcher) asks() bool {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := client.Get(w.url)
+	if err != nil {
+		return false
+	}
+	_ = answer.Body.Close() // only its status counts
+	return answer.StatusCode == http.StatusOK
+}
+
+// end waits for a good answer, ends the questions, and returns the longest time between two.
+func (w *watcher) end(l *lab) time.Duration {
+	l.t.Helper()
+	l.eventually("the machine before answers", w.asks)
 	close(w.stop)
 	w.stopped.Wait()
 	return w.gap
@@ -142,7 +151,7 @@ func TestUnhealthyIsRolledBackAtEC2(t *testing.T) {
 	e.write(folder+"/morgana.yaml", strings.Replace(yaml, "kind: ec2", "kind: ec2, health: {http: ':"+port+"/', interval: 1s, failures: 2, window: 30m}", 1))
 	watch := lookAt(address)
 	r := e.ends(e.begin(folder, "deploy", "--set", "dev.args=stay anew"), 1)
-	gap := watch.end()
+	gap := watch.end(e.lab)
 	t.Logf("%v without a good answer", gap.Round(10*time.Millisecond))
 	for _, want := range []string{"sick/dev health     failed", "error: probe generation 2: GET http://" + address + "/: ", ", 2 times in a row", "hint: rolled back: generation 1 runs at "} {
 		if !strings.Contains(r.out+r.errOut, want) {
@@ -155,8 +164,8 @@ func TestUnhealthyIsRolledBackAtEC2(t *testing.T) {
 	if now := e.cloud.Targets(); !slices.Equal(now, first) {
 		t.Errorf("in the target group: %q, before: %q", now, first)
 	}
-	if gap == 0 || gap > waits || watch.bad == 0 || !watch.good {
-		t.Errorf("%v without a good answer, %d bad ones; the last one was good: %v", gap, watch.bad, watch.good)
+	if gap == 0 || gap > waits || watch.bad == 0 {
+		t.Errorf("%v without a good answer, %d bad ones", gap, watch.bad)
 	}
 	e.ends(e.begin(folder, "destroy"), 0)
 	e.asBefore()
@@ -167,27 +176,29 @@ func TestWorkerDiesInTheWindow(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	c := l.client()
-	first, second := need.Port(t), need.Port(t)
+	first, second, bad := need.Port(t), need.Port(t), filepath.Join(l.folder, "bad")
 	folder := l.serving("window", fmt.Sprintf(`"0", "%d", "0", one`, first), "")
 	l.deployed(folder)
-	deploy := func(generation, status int, args string, port int) result {
+	deploy := func(generation, status int, args, times string) result {
 		t.Helper()
-		yaml := l.read(filepath.Join(l.serving("window", args, fmt.Sprintf("health: {http: ':%d/', interval: 500ms, failures: 2, window: 8s}", port)), "morgana.yaml"))
+		yaml := l.read(filepath.Join(l.serving("window", args, fmt.Sprintf("health: {http: ':%d/', failures: 2, %s}", second, times)), "morgana.yaml"))
 		l.write(filepath.Join(folder, "morgana.yaml"), yaml)
 		deploy := l.begin(folder, "deploy")
 		l.started(c, rollout("window", generation), "local.Probe")
 		l.kill(l.worker)
 		l.startWorker()
+		l.write(bad, "")
 		return l.ends(deploy, status)
 	}
-	if r := deploy(2, 1, fmt.Sprintf(`"0", "%d", "3", two`, second), second); !strings.Contains(r.errOut, "500 Bad, 2 times in a row") ||
+	if r := deploy(2, 1, fmt.Sprintf(`"0", "%d", %q, two`, second, bad), "interval: 2s, window: 30m"); !strings.Contains(r.errOut, "500 Bad, 2 times in a row") ||
 		!strings.Contains(r.errOut, "hint: rolled back: generation 1 runs") {
 		t.Errorf("the bad version:\n%s%s", r.out, r.errOut)
 	}
 	if c := l.morgana(folder, "console"); c.out != "ready one\n" || len(l.programs()) != 1 {
 		t.Errorf("console %+v, programs %q", c, l.programs())
 	}
-	if r := deploy(3, 0, fmt.Sprintf(`"0", "%d", "0", three`, second), second); !strings.Contains(r.out, fmt.Sprintf("GET http://127.0.0.1:%d/: 200 OK", second)) {
+	// A probe may take as long as the interval.
+	if r := deploy(3, 0, fmt.Sprintf(`"0", "%d", "0", three`, second), "interval: 10s, window: 15s"); !strings.Contains(r.out, fmt.Sprintf("GET http://127.0.0.1:%d/: 200 OK", second)) {
 		t.Errorf("the good version:\n%s%s", r.out, r.errOut)
 	}
 	if c := l.morgana(folder, "console"); c.out != "ready three\n" || len(l.programs()) != 1 {

@@ -57,7 +57,7 @@ func TestBadInput(t *testing.T) {
 		{name: "port taken", code: 2, line: "morgana.yaml:9: ports[0]: tcp:127.0.0.1:" + port + " is taken by another program", hint: "ss -lnp", in: readyMade(kernel, "    ports: ['"+port+":80']\n")},
 		{name: "no QEMU", code: 2, line: "morgana.yaml:9: qemu: qemu-nowhere is not installed", hint: "qemu-system-x86_64", in: readyMade(kernel, "    qemu: qemu-nowhere\n")},
 		{name: "silent console", code: 1, hint: "hello from a unikernel",
-			line: `boot bad.dev.LIFE-1: its console did not match "never" within 8s`, in: readyMade(kernel, "    args: stay\n    expect: never\n    timeout: 8s\n")},
+			line: `boot bad.dev.LIFE-1: its console did not match "never" within 15s`, in: readyMade(kernel, "    args: stay\n    expect: never\n    timeout: 15s\n")},
 		{name: "Temporal away", code: 2, env: []string{"TEMPORAL_ADDRESS=127.0.0.1:1"},
 			line: "connect to Temporal at 127.0.0.1:1: connection refused", hint: "TEMPORAL_ADDRESS", in: readyMade(kernel, "")},
 		{name: "no worker", code: 2, env: empty.env, hint: "morgana-worker",

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,7 +54,7 @@ func newLab(t *testing.T) *lab {
 func newServerLab(t *testing.T) *lab {
 	t.Helper()
 	l := emptyLab(t)
-	l.startServer("0")
+	l.startServer()
 	l.env = append(l.env, "TEMPORAL_ADDRESS="+l.ready.Address)
 	l.startWorker()
 	return l
@@ -94,9 +95,13 @@ func (l *lab) start(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// startServer starts it on a port, on the database of its earlier runs.
-func (l *lab) startServer(port string) {
+// startServer starts it on the port and the database of its earlier runs.
+func (l *lab) startServer() {
 	l.t.Helper()
+	_, port, err := net.SplitHostPort(l.ready.Address)
+	if err != nil { // there was none
+		port = "0"
+	}
 	file := filepath.Join(l.folder, "ready.json")
 	_ = os.Remove(file) // there is none the first time
 	l.server = l.start("morgana-devserver", "--port", port, "--ui-port", "0",

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -55,8 +54,8 @@ targets:
 	}
 	back := func(restarts int) {
 		t.Helper()
-		for _, app := range []string{"prog", "vm"} {
-			l.eventually(app+" is restarted", func() bool { return l.deployment(c, app).Restarts == restarts })
+		for _, name := range []string{"prog/dev", "prog/failing", "vm/dev"} {
+			l.eventually(name+" is restarted", func() bool { s, _ := of(name); return s.Restarts == restarts })
 		}
 		l.one("vm")
 		if s, state := of("prog/dev"); state != "up" || s.Watch.InRow != restarts || !strings.HasPrefix(s.Watch.Ended.How, "killed") {
@@ -73,19 +72,17 @@ targets:
 	back(1)
 	t.Logf("back %s after the kill", time.Since(began).Round(time.Second))
 
-	at, err := url.Parse("tcp://" + l.ready.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
 	l.kill(l.worker)
 	l.kill(l.server)
 	kill(true)
-	l.startServer(at.Port())
+	l.startServer()
 	began = time.Now()
 	l.startWorker()
 	back(2)
 	t.Logf("back %s after the worker's start", time.Since(began).Round(time.Second))
-	l.eventually("three machines run", func() bool { return len(l.programs()) == 2 })
+	if n := len(l.programs()); n != 2 {
+		t.Errorf("%d programs, want 2: %q", n, l.programs())
+	}
 	if s, state := of("prog/failing"); state != "up" || s.Restarts != 2 {
 		t.Errorf("prog/failing is %s, %d restarts", state, s.Restarts)
 	}

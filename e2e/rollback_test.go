@@ -10,7 +10,8 @@ import (
 )
 
 // server is a program that is ready after WAIT seconds. Then it answers HTTP on PORT,
-// unless that is 0: with status 200, and BAD seconds later, unless that is 0, with 500.
+// unless that is 0: with status 200, and with 500 BAD seconds later, unless that is 0, or as
+// soon as there is a file BAD.
 const server = `#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@ const server = `#include <arpa/inet.h>
 #include <time.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
-	int port = atoi(argv[2]), bad = atoi(argv[3]), on = 1, l = socket(AF_INET, SOCK_STREAM, 0);
+	int port = atoi(argv[2]), bad = atoi(argv[3]), file = argv[3][0] == '/', on = 1, l = socket(AF_INET, SOCK_STREAM, 0);
 	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_ANY) };
 	char *ok = "HTTP/1.0 200 OK\r\n\r\n", *wrong = "HTTP/1.0 500 Bad\r\n\r\n", in[999];
 	sleep(atoi(argv[1]));
@@ -31,7 +32,7 @@ int main(int argc, char **argv) {
 	for (;;) {
 		if (!port) pause();
 		int c = accept(l, 0, 0);
-		char *say = bad && time(0) - began >= bad ? wrong : ok;
+		char *say = (file ? !access(argv[3], F_OK) : bad && time(0) - began >= bad) ? wrong : ok;
 		read(c, in, sizeof in);
 		write(c, say, strlen(say));
 		close(c);

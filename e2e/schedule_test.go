@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,12 +133,8 @@ func TestSchedule(t *testing.T) {
 		waiting = l.scheduled("nightly/dev").Last[0]
 		return waiting.State == "running"
 	})
-	address, err := url.Parse("tcp://" + l.ready.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
 	l.kill(l.server)
-	l.startServer(address.Port())
+	l.startServer()
 	l.startWorker()
 	if line := l.redeployed("nightly/dev", waiting.Time.Add(-1)).line(); line != "unchanged" {
 		t.Errorf("a redeploy over the death of worker and server: %s", line)

