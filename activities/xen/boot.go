@@ -58,7 +58,11 @@ func (t *Target) boot(ctx context.Context, r step.Registration, name, id string)
 	}
 	m.Adopted, m.Ended = how != "created", how == "ended"
 	if m.Ready == "" {
-		w := &wait{k: k, d: d, s: s, name: name, uuid: id, match: machine.NewMatch(s.expect), began: time.Now(), settled: machine.Settled}
+		w := &wait{k: k, d: d, s: s, name: name, uuid: id, match: machine.NewMatch(s.expect), began: time.Now(), settled: machine.Settled,
+			awaited: "the console", unmet: "it printed nothing"}
+		if s.expect != nil {
+			w.awaited, w.unmet = fmt.Sprintf("the console to match %q", s.expect), fmt.Sprintf("its console did not match %q", s.expect)
+		}
 		if m.Ready, err = w.run(ctx); err != nil {
 			return m, err
 		}
@@ -98,6 +102,8 @@ type wait struct {
 	match      *machine.Match
 	began      time.Time
 	settled    time.Duration
+	// awaited names what w waits for, and unmet says that it did not come.
+	awaited, unmet string
 }
 
 func (w *wait) run(ctx context.Context) (string, error) {
@@ -129,9 +135,9 @@ func (w *wait) run(ctx context.Context) (string, error) {
 			}
 		}
 		if left <= 0 {
-			return "", bootFailed(w.tail(), "%s within %s", w.unmet(), w.s.timeout)
+			return "", bootFailed(w.tail(), "%s within %s", w.unmet, w.s.timeout)
 		}
-		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", w.awaited(), time.Since(w.began).Round(time.Second))})
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", w.awaited, time.Since(w.began).Round(time.Second))})
 		var err error
 		if piece, over, err = w.next(ctx, left); err != nil {
 			return "", err
@@ -179,27 +185,13 @@ func (w *wait) silent(ctx context.Context, unread bool) (string, error) {
 	case err != nil:
 		return "", err
 	case h.State != step.Running:
-		return "", bootFailed(w.tail(), "the domain %s and %s", cmp.Or(h.How, "ended"), w.unmet())
+		return "", bootFailed(w.tail(), "the domain %s and %s", cmp.Or(h.How, "ended"), w.unmet)
 	case w.s.expect == nil && time.Since(w.began) > silence:
 		return fmt.Sprintf("ran for %s", silence), nil
 	case w.s.expect != nil && unread:
-		return "", bootFailed(w.tail(), "its console is kept no longer (64 MiB, or xenconsoled or its reader was ended) and %s", w.unmet())
+		return "", bootFailed(w.tail(), "its console is kept no longer (64 MiB, or xenconsoled or its reader was ended) and %s", w.unmet)
 	}
 	return "", nil
-}
-
-func (w *wait) awaited() string {
-	if w.s.expect == nil {
-		return "the console"
-	}
-	return fmt.Sprintf("the console to match %q", w.s.expect)
-}
-
-func (w *wait) unmet() string {
-	if w.s.expect == nil {
-		return "it printed nothing"
-	}
-	return fmt.Sprintf("its console did not match %q", w.s.expect)
 }
 
 // tail returns the console's last lines as an error's hint.

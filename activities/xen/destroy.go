@@ -1,6 +1,7 @@
 package xen
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,7 +47,7 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (done step.Dest
 	if what.KeepImage {
 		keep = "keep"
 	}
-	var errs []error
+	var failure error // the first one
 	var left []string
 	for _, name := range slices.Compact(names) {
 		step.Report(ctx, step.Progress{Note: "destroying " + name})
@@ -55,20 +56,10 @@ func (t *Target) Destroy(ctx context.Context, what step.Removal) (done step.Dest
 			done.Removed = append(done.Removed, strings.TrimSpace(line))
 		}
 		if err != nil {
-			errs = append(errs, err)
-			left = append(left, "domain "+name)
+			failure, left = cmp.Or(failure, err), append(left, "domain "+name)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		// The error is the first one, with all domains that are left.
-		e := &step.Error{Kind: step.KindOf(err), Left: left, Err: errs[0]}
-		var first *step.Error
-		if errors.As(errs[0], &first) {
-			e.Field, e.Hint, e.Err = first.Field, first.Hint, first.Err
-		}
-		return done, e
-	}
-	return done, nil
+	return done, step.Leaving(failure, left)
 }
 
 // reach opens the host of a spec, even of a spec that Check refuses: an earlier
