@@ -45,7 +45,8 @@ func (t *Target) Boot(ctx context.Context, r step.Registration) (_ step.Machine,
 		return step.Machine{}, err
 	}
 	if !ready {
-		return step.Machine{}, b.failed(ctx, "%s within %s", b.unmet(), s.timeout)
+		_, unmet := b.waits()
+		return step.Machine{}, b.failed(ctx, "%s within %s", unmet, s.timeout)
 	}
 	if err := b.finish(ctx); err != nil {
 		if strings.HasPrefix(code(err), "InvalidInstanceID") { // a list has shown it: the next try finds it, or makes another
@@ -239,7 +240,8 @@ func (b *boot) outcome(ctx context.Context) (ready bool, err error) {
 	if b.s.Port == 0 && (b.s.expect == nil || b.printed) {
 		return true, nil
 	}
-	return false, b.failed(ctx, "the instance %s and %s", reason(b.in), b.unmet())
+	_, unmet := b.waits()
+	return false, b.failed(ctx, "the instance %s and %s", reason(b.in), unmet)
 }
 
 // finish records on the instance that it was ready, and moves the stable addresses.
@@ -330,25 +332,18 @@ func (b *boot) note() string {
 	if b.id == "" {
 		return "looking for the instance"
 	}
-	what := "the instance to run"
-	switch {
-	case b.in.State == nil || b.in.State.Name != types.InstanceStateNameRunning:
-	case b.s.expect != nil && !b.printed:
-		what = fmt.Sprintf("the console of %s to match %q", b.id, b.s.expect)
-	case b.s.Port != 0:
-		what = fmt.Sprintf("port %d of %s", b.s.Port, b.id)
-	}
-	return fmt.Sprintf("waiting for %s (%s)", what, time.Since(b.began).Round(time.Second))
+	event, _ := b.waits()
+	return fmt.Sprintf("waiting for %s (%s)", event, time.Since(b.began).Round(time.Second))
 }
 
-// unmet says why the instance is not ready.
-func (b *boot) unmet() string {
+// waits names the event that the instance lacks to be ready. unmet says that it did not come.
+func (b *boot) waits() (event, unmet string) {
 	switch {
 	case b.in.State == nil || b.in.State.Name == types.InstanceStateNamePending:
 	case b.s.expect != nil && !b.printed:
-		return fmt.Sprintf("its console did not match %q", b.s.expect)
+		return fmt.Sprintf("the console of %s to match %q", b.id, b.s.expect), fmt.Sprintf("its console did not match %q", b.s.expect)
 	case b.s.Port != 0:
-		return fmt.Sprintf("the worker could not connect to its port %d", b.s.Port)
+		return fmt.Sprintf("port %d of %s", b.s.Port, b.id), fmt.Sprintf("the worker could not connect to its port %d", b.s.Port)
 	}
-	return "the instance did not run"
+	return "the instance to run", "the instance did not run"
 }

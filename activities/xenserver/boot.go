@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -103,10 +102,11 @@ func (b *boot) run(ctx context.Context) error {
 			}
 			next, pause = time.Now().Add(pause), min(pause*3/2, time.Second)
 		}
+		event, unmet := b.waits()
 		if time.Since(b.began) > b.s.timeout {
-			return b.failed("%s within %s", b.unmet(), b.s.timeout)
+			return b.failed("%s within %s", unmet, b.s.timeout)
 		}
-		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", b.awaited(), time.Since(b.began).Round(time.Second))})
+		step.Report(ctx, step.Progress{Note: fmt.Sprintf("waiting for %s (%s)", event, time.Since(b.began).Round(time.Second))})
 		if err := step.Pause(ctx, tick); err != nil {
 			return err
 		}
@@ -339,7 +339,8 @@ func (b *boot) outcome(ctx context.Context, how string) (ready bool, err error) 
 		return false, b.failed("the kernel ended: %s", status)
 	}
 	if b.s.ExpectPort != 0 || b.s.expect != nil && !heard || how == crashed && !heard {
-		return false, b.failed("the VM %s and %s", how, b.unmet())
+		_, unmet := b.waits()
+		return false, b.failed("the VM %s and %s", how, unmet)
 	}
 	return true, b.finish(ctx, heard)
 }
@@ -370,25 +371,14 @@ func (b *boot) failed(format string, args ...any) error {
 	return machine.BootFailed(hint, format, args...)
 }
 
-func (b *boot) awaited() string {
-	switch {
-	case b.rec.PowerState != running:
-	case b.s.expect != nil && b.found.IsZero():
-		return fmt.Sprintf("the console to match %q", b.s.expect)
-	case b.s.ExpectPort != 0:
-		return "port " + strconv.Itoa(b.s.ExpectPort)
-	}
-	return "the VM to run"
-}
-
-// unmet says why the VM is not ready.
-func (b *boot) unmet() string {
+// waits names the event that the VM lacks to be ready. unmet says that it did not come.
+func (b *boot) waits() (event, unmet string) {
 	switch {
 	case !b.ran:
 	case b.s.expect != nil && b.found.IsZero():
-		return fmt.Sprintf("its console did not match %q", b.s.expect)
+		return fmt.Sprintf("the console to match %q", b.s.expect), fmt.Sprintf("its console did not match %q", b.s.expect)
 	case b.s.ExpectPort != 0:
-		return fmt.Sprintf("the worker could not connect to its port %d", b.s.ExpectPort)
+		return fmt.Sprintf("port %d", b.s.ExpectPort), fmt.Sprintf("the worker could not connect to its port %d", b.s.ExpectPort)
 	}
-	return "the VM did not run"
+	return "the VM to run", "the VM did not run"
 }
