@@ -129,7 +129,5 @@ func CheckMemory(info Info, mib int, modules []step.File) error {
 		return nil
 	}
 	least := (need + 1<<20 - 1) >> 20
-	return &step.Error{Kind: step.InvalidSpec, Field: "memory",
-		Err:  fmt.Errorf("%d MiB is too little: %s takes all up to %d MiB", mib, what, least),
-		Hint: fmt.Sprintf("at least %d, and what it works with", least)}
+	return step.Invalid("memory", fmt.Sprintf("at least %d, and what it works with", least), "%d MiB is too little: %s takes all up to %d MiB", mib, what, least)
 }

@@ -3,7 +3,6 @@ package machine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -22,7 +21,7 @@ const consolePiece = 32 << 10
 func (r *Machines) Console(ctx context.Context, from step.ConsoleFrom) (step.ConsoleText, error) {
 	m, err := r.Of(from.Machine.Registration.Spec.Tags)
 	if err == nil && from.Offset < 0 {
-		err = &step.Error{Kind: step.InvalidSpec, Field: "offset", Hint: "0 or more", Err: fmt.Errorf("%d is no offset", from.Offset)}
+		err = step.Invalid("offset", "0 or more", "%d is no offset", from.Offset)
 	}
 	if err != nil {
 		return step.ConsoleText{}, step.During("read console", err)

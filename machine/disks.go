@@ -213,6 +213,5 @@ func TooBig(err error, folder, field, size string) error {
 	if !errors.Is(err, syscall.EFBIG) {
 		return err
 	}
-	return &step.Error{Kind: step.InvalidSpec, Field: field, Err: fmt.Errorf("the file system of %s has no files of %s", folder, size),
-		Hint: "a smaller one, or a state folder on another file system (xfs has files of 8 EiB)"}
+	return step.Invalid(field, "a smaller one, or a state folder on another file system (xfs has files of 8 EiB)", "the file system of %s has no files of %s", folder, size)
 }

@@ -125,8 +125,7 @@ func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prep
 func (r *Machines) make(ctx context.Context, made Machine, img step.Image, prepare Prepare) error {
 	config, ok := step.FileNamed(img.Files, RecordFile)
 	if !ok {
-		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", RecordFile),
-			Hint: "only images of the " + r.kind + " target can be registered here"}
+		return step.Invalid("", "only images of the "+r.kind+" target can be registered here", "the image has no %s", RecordFile)
 	}
 	options, err := r.readSmall(ctx, config)
 	if err == nil {
@@ -154,7 +153,7 @@ var OwnFiles = []string{RecordFile, PidFile, ConsoleFile, readyFile, lockFile}
 
 func (r *Machines) fetch(ctx context.Context, made Machine, f step.File) error {
 	if f.Name != filepath.Base(f.Name) || !filepath.IsLocal(f.Name) || slices.Contains(OwnFiles, f.Name) {
-		return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has a file named %q", f.Name)}
+		return step.Invalid("", "", "the image has a file named %q", f.Name)
 	}
 	step.Report(ctx, step.Progress{Total: f.Artifact.Size, Unit: "bytes", Note: "fetching " + f.Name})
 	return r.store.Fetch(ctx, f.Artifact, made.File(f.Name))

@@ -88,8 +88,7 @@ func Open(address string) (*Host, error) {
 		return &Host{}, nil
 	}
 	invalid := func(err error) error {
-		return &step.Error{Kind: step.InvalidSpec, Field: "host", Err: err,
-			Hint: "write ssh://user@host or ssh://user@host:port, or leave it out for this host"}
+		return step.Invalid("host", "write ssh://user@host or ssh://user@host:port, or leave it out for this host", "%w", err)
 	}
 	u, err := url.Parse(address)
 	if err != nil {

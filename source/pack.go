@@ -85,8 +85,7 @@ func pack(ctx context.Context, folder, project string, w io.Writer) (Packed, err
 		return Packed{}, err
 	}
 	if p.files == 0 {
-		return Packed{}, &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("%s has no files to build from", folder),
-			Hint: "is it the right folder, and does its .gitignore leave anything?"}
+		return Packed{}, step.Invalid("", "is it the right folder, and does its .gitignore leave anything?", "%s has no files to build from", folder)
 	}
 	err = p.tar.Close()
 	p.packed.Size = counted.n

@@ -23,8 +23,7 @@ func CheckName(field, name string) error {
 	if nameForm.MatchString(name) {
 		return nil
 	}
-	return &Error{Kind: InvalidSpec, Field: field, Err: fmt.Errorf("%q is not a valid name", name),
-		Hint: "a name is a lower-case letter, then at most 39 lower-case letters, digits or hyphens"}
+	return Invalid(field, "a name is a lower-case letter, then at most 39 lower-case letters, digits or hyphens", "%q is not a valid name", name)
 }
 
 // Decode reads a step's options into *into. An unknown field is InvalidSpec with the
@@ -51,10 +50,10 @@ func decode(options json.RawMessage, into any) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(options))
 	if err := d.Decode(into); err != nil {
-		return &Error{Kind: InvalidSpec, Err: fmt.Errorf("options: %w", err)}
+		return Invalid("", "", "options: %w", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return &Error{Kind: InvalidSpec, Err: errors.New("options: more than one JSON value")}
+		return Invalid("", "", "options: more than one JSON value")
 	}
 	return nil
 }
@@ -125,8 +124,7 @@ func checkType(raw json.RawMessage, t reflect.Type, path, sample string) error {
 }
 
 func unknownField(path, name string, known []string) error {
-	e := &Error{Kind: InvalidSpec, Field: path, Err: errors.New("unknown field"),
-		Hint: "known fields: " + strings.Join(known, ", ")}
+	e := Invalid(path, "known fields: "+strings.Join(known, ", "), "unknown field")
 	if near := Nearest(name, known); near != "" {
 		e.Hint = fmt.Sprintf("did you mean %q?", near)
 	}
@@ -200,7 +198,7 @@ func wrongType(raw json.RawMessage, t reflect.Type, path, sample string) error {
 	if t.Kind() == reflect.Struct {
 		hint += "; known fields: " + strings.Join(sortedKeys(jsonFields(t)), ", ")
 	}
-	return &Error{Kind: InvalidSpec, Field: path, Err: fmt.Errorf("want %s, not %s", want, have), Hint: hint}
+	return Invalid(path, hint, "want %s, not %s", want, have)
 }
 
 // example returns a YAML value of type t. A string in it is text, or "..." if text is

@@ -232,8 +232,7 @@ func (s *Store) belongs(a step.Artifact) error {
 	}
 	other, ok := strings.CutSuffix(a.URI, "/"+key(a.SHA256))
 	if !ok || other == s.base {
-		return &step.Error{Kind: step.InvalidSpec,
-			Err: fmt.Errorf("artifact %q does not have digest %s in its name", a.URI, a.SHA256)}
+		return step.Invalid("", "", "artifact %q does not have digest %s in its name", a.URI, a.SHA256)
 	}
 	return &step.Error{Kind: step.NotFound,
 		Err:  fmt.Errorf("the artifact is in store %s, and this is store %s", other, s.base),

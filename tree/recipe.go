@@ -121,9 +121,7 @@ func (t *Toolchain) read(spec step.Spec) (*work, error) {
 	}
 	w := &work{Recipe: recipe, spec: spec}
 	if spec.Origin.Archive == nil {
-		return nil, &step.Error{Kind: step.InvalidSpec, Field: "toolchain",
-			Err:  errors.New(t.kind + " builds from source, and there is none"),
-			Hint: "give a source folder, or use toolchain prebuilt for a kernel that exists already"}
+		return nil, step.Invalid("toolchain", "give a source folder, or use toolchain prebuilt for a kernel that exists already", "%s builds from source, and there is none", t.kind)
 	}
 	folder, err := spec.Folder()
 	if err != nil {

@@ -3,7 +3,6 @@ package ec2
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -165,8 +164,7 @@ func (k *checker) reachable(context.Context) error {
 	if near(k.nets[i].cidr, addresses) {
 		return nil
 	}
-	return &step.Error{Kind: step.InvalidSpec, Field: "port", Err: errors.New(k.nets[i].id + " gives no public address, so the worker cannot reach the port"),
-		Hint: "public_ip: true; or public_ip: false if the worker reaches the subnet by a VPN; or expect instead of port"}
+	return step.Invalid("port", "public_ip: true; or public_ip: false if the worker reaches the subnet by a VPN; or expect instead of port", "%s gives no public address, so the worker cannot reach the port", k.nets[i].id)
 }
 
 // near reports whether an address of this host may be in the VPC of a subnet. A VPC is at

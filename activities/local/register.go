@@ -25,8 +25,7 @@ func (t *Target) Register(ctx context.Context, img step.Image) (step.Registratio
 			return err
 		}
 		if _, err := os.Lstat(made.File(kernelFile)); err != nil || s.ABI == "" {
-			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", kernelFile),
-				Hint: "only images of the local target can be registered here"}
+			return step.Invalid("", "only images of the local target can be registered here", "the image has no %s", kernelFile)
 		}
 		if err := os.Chmod(made.File(kernelFile), 0o700); err != nil { //nolint:gosec // it is to be executed
 			return err

@@ -3,7 +3,6 @@ package prebuilt
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -114,9 +113,7 @@ func read(spec step.Spec) (step.Artifact, error) {
 		return step.Artifact{}, err
 	}
 	if spec.Origin.Kernel == nil {
-		return step.Artifact{}, &step.Error{Kind: step.InvalidSpec, Field: "toolchain",
-			Err:  errors.New(Kind + " takes a kernel that exists already, and none is given"),
-			Hint: "name the kernel's file, or use toolchain command to build one"}
+		return step.Artifact{}, step.Invalid("toolchain", "name the kernel's file, or use toolchain command to build one", "%s takes a kernel that exists already, and none is given", Kind)
 	}
 	return *spec.Origin.Kernel, nil
 }

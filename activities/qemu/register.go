@@ -37,8 +37,7 @@ func prepare(ctx context.Context, made machine.Machine, options json.RawMessage)
 	}
 	for _, name := range files {
 		if _, err := os.Lstat(made.File(name)); err != nil {
-			return &step.Error{Kind: step.InvalidSpec, Err: fmt.Errorf("the image has no %s", name),
-				Hint: "only images of the qemu target can be registered here"}
+			return step.Invalid("", "only images of the qemu target can be registered here", "the image has no %s", name)
 		}
 	}
 	if s.disk() {

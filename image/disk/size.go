@@ -21,8 +21,7 @@ func ParseSize(field, s string) (int64, error) {
 		}
 	}
 	if n <= 0 || n > 64<<40 {
-		return 0, &step.Error{Kind: step.InvalidSpec, Field: field, Err: fmt.Errorf("%q is no size", s),
-			Hint: `a whole number with its unit, as "512MiB" or "1GiB", at most "64TiB"`}
+		return 0, step.Invalid(field, `a whole number with its unit, as "512MiB" or "1GiB", at most "64TiB"`, "%q is no size", s)
 	}
 	return n, nil
 }
