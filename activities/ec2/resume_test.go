@@ -293,3 +293,79 @@ func (r *registry) putsOf(app string) map[int]int {
 	}
 	return r.lab.Puts(*out.Snapshots[0].SnapshotId)
 }
+
+// TestImportKilled kills the process in the upload, while it polls, and at random moments.
+func TestImportKilled(t *testing.T) {
+	kills := 16
+	if testing.Short() {
+		kills = 4
+	}
+	environ(t)
+	r := newRegistry(t)
+	const part, look = "UploadPart", "DescribeImportSnapshotTasks"
+	inUpload, inPoll := 0, 0
+	for round := 0; kills > 0; round++ {
+		img := r.importing(r.image(1, 150*blockSize, fewContent, nil))
+		img.Spec.App = fmt.Sprintf("hello%d", round)
+		uploads, imports := r.count("CreateMultipartUpload"), r.count("ImportSnapshot")
+		for done := false; !done; {
+			r.lab.Heal()
+			for _, call := range []string{part, look} {
+				r.lab.Fault(ec2lab.Fault{Call: call, Times: -1, Delay: 50 * time.Millisecond})
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			c, out := r.victim(ctx, img, false)
+			at := ec2lab.Fault{Call: part, Skip: rand.N(5), Times: -1, Delay: time.Hour, Lose: ec2lab.Before} // it waits for the kill
+			switch after := rand.N(1200 * time.Millisecond); {
+			case kills == 0:
+			case kills%2 == 1:
+				time.AfterFunc(after, cancel)
+			default:
+				if kills%4 != 0 {
+					at.Call, at.Skip = look, 1 // the first is before the upload
+				}
+				r.lab.Fault(at)
+				go func(before int) {
+					for ctx.Err() == nil && r.came(at.Call) <= before+at.Skip {
+						time.Sleep(2 * time.Millisecond)
+					}
+					cancel()
+				}(r.came(at.Call))
+			}
+			err := c.Run()
+			cancel()
+			if done = err == nil; done {
+				break
+			}
+			if c.ProcessState.Exited() {
+				t.Fatalf("register: %v\n%s", err, out.String())
+			}
+			kills--
+			time.Sleep(60 * time.Millisecond) // the lab still takes what was on the way
+			switch lines := strings.Join(r.lab.Resources(), "\n"); {
+			case strings.Contains(lines, "upload "):
+				inUpload++
+			case r.count("ImportSnapshot") > imports:
+				inPoll++
+			}
+		}
+		r.lab.Heal()
+		reg, err := New(r.site).Register(t.Context(), img)
+		if err != nil || !reg.Adopted {
+			t.Fatalf("register again: %+v, %v", reg, err)
+		}
+		_, snapshot := r.ami(reg.ID)
+		r.same(snapshot, fewContent)
+		r.tidy()
+		if made, want := r.made(), slices.Sorted(slices.Values(slices.Repeat(oneOfEach, round+1))); !slices.Equal(made, want) {
+			t.Errorf("made %q, want %q", made, want)
+		}
+		if u, i := r.count("CreateMultipartUpload")-uploads, r.count("ImportSnapshot")-imports; u != 1 || i != 1 {
+			t.Errorf("round %d: %d uploads and %d imports", round, u, i)
+		}
+	}
+	t.Logf("%d kills left an upload unfinished, %d came after the import began", inUpload, inPoll)
+	if inUpload == 0 || inPoll == 0 {
+		t.Error("no kill was in the upload, or none while it polled")
+	}
+}

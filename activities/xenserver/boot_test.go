@@ -2,7 +2,6 @@ package xenserver
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -192,26 +191,6 @@ func TestOneHostMayComeBack(t *testing.T) {
 	b.destroy(r.Spec)
 }
 
-// TestConsoleComesLate waits for a console that the pool does not show at once.
-func TestConsoleComesLate(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, xapilab.Config{})
-	x := newBetween(t, b.lab)
-	looks := 0
-	x.after = func(method, answer string) string {
-		if method != "console.get_record" || looks == 2 {
-			return answer
-		}
-		looks++ // the calls of a Boot come one after the other
-		return strings.Replace(answer, "vt100", "rfb", 1)
-	}
-	r := b.register(b.image("slow", usual))
-	if m, err := b.target().Boot(t.Context(), x.through(r)); err != nil || looks != 2 {
-		t.Errorf("after %d looks: %+v, %v", looks, m, err)
-	}
-	b.destroy(r.Spec)
-}
-
 // TestEarlierText boots a VM while the console of its earlier start is still being read. The
 // text of that start does not make it ready.
 func TestEarlierText(t *testing.T) {
@@ -364,22 +343,6 @@ func TestAnswersLost(t *testing.T) {
 			})
 		}
 	}
-}
-
-// TestConsoleOfMember reads the console of a VM at the other host of the pool, which refuses it
-// at first. The master tells that host's certificate.
-func TestConsoleOfMember(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, xapilab.Config{})
-	b.lab.Fault(xapilab.Fault{Call: "CONNECT /console", Times: 2, Status: 500})
-	r := b.register(b.image("member", usual+`,"affinity":"lab-2"`))
-	r.Spec.Options = json.RawMessage(strings.Replace(string(r.Spec.Options), " "+b.lab.MemberFingerprint, "", 1))
-	m := b.boot(r)
-	host := b.lab.Get(b.lab.Ref("VM", "morgana-member-lab-1"), "resident_on")
-	if m.Ready != `console matched "staying"` || host != b.lab.Ref("host", "lab-2") || b.count("CONNECT /console") != 3 {
-		t.Errorf("booted on %s: %+v", host, m)
-	}
-	b.destroy(r.Spec)
 }
 
 // TestStartCutOff ends a boot while the pool starts its VM, by a context and as by a kill. The

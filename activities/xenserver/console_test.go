@@ -1,11 +1,13 @@
 package xenserver
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/morgana-deploy/morgana/machine"
 	"github.com/morgana-deploy/morgana/step"
+	"github.com/morgana-deploy/morgana/xapilab"
 )
 
 // TestRecord appends consoles to a file with the text of an earlier worker.
@@ -49,4 +51,40 @@ func TestRecord(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestConsoleComesLate waits for a console that the pool does not show at once.
+func TestConsoleComesLate(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	x := newBetween(t, b.lab)
+	looks := 0
+	x.after = func(method, answer string) string {
+		if method != "console.get_record" || looks == 2 {
+			return answer
+		}
+		looks++ // the calls of a Boot come one after the other
+		return strings.Replace(answer, "vt100", "rfb", 1)
+	}
+	r := b.register(b.image("slow", usual))
+	if m, err := b.target().Boot(t.Context(), x.through(r)); err != nil || looks != 2 {
+		t.Errorf("after %d looks: %+v, %v", looks, m, err)
+	}
+	b.destroy(r.Spec)
+}
+
+// TestConsoleOfMember reads the console of a VM at the other host of the pool, which refuses it
+// at first. The master tells that host's certificate.
+func TestConsoleOfMember(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	b.lab.Fault(xapilab.Fault{Call: "CONNECT /console", Times: 2, Status: 500})
+	r := b.register(b.image("member", usual+`,"affinity":"lab-2"`))
+	r.Spec.Options = json.RawMessage(strings.Replace(string(r.Spec.Options), " "+b.lab.MemberFingerprint, "", 1))
+	m := b.boot(r)
+	host := b.lab.Get(b.lab.Ref("VM", "morgana-member-lab-1"), "resident_on")
+	if m.Ready != `console matched "staying"` || host != b.lab.Ref("host", "lab-2") || b.count("CONNECT /console") != 3 {
+		t.Errorf("booted on %s: %+v", host, m)
+	}
+	b.destroy(r.Spec)
 }
