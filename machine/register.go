@@ -123,11 +123,7 @@ func (r *Machines) register(ctx context.Context, m Machine, img step.Image, prep
 
 // make fills the folder, which still has its scratch name.
 func (r *Machines) make(ctx context.Context, made Machine, img step.Image, prepare Prepare) error {
-	config, ok := step.FileNamed(img.Files, RecordFile)
-	if !ok {
-		return step.Invalid("", "only images of the "+r.kind+" target can be registered here", "the image has no %s", RecordFile)
-	}
-	options, err := r.readSmall(ctx, config)
+	options, err := r.Part(ctx, img, RecordFile)
 	if err == nil {
 		err = os.WriteFile(made.File(lockFile), nil, 0o600)
 	}
@@ -173,15 +169,20 @@ func (m Machine) write(rec Record, parts []step.File) error {
 	return files.Write(m.File(RecordFile), append(b, '\n'))
 }
 
-func (r *Machines) readSmall(ctx context.Context, a step.Artifact) ([]byte, error) {
+// Part reads a file of an image, at most 1 MiB. InvalidSpec if the image does not have it.
+func (r *Machines) Part(ctx context.Context, img step.Image, name string) ([]byte, error) {
 	const limit = 1 << 20
+	a, ok := step.FileNamed(img.Files, name)
+	if !ok {
+		return nil, step.Invalid("", "only images of the "+r.kind+" target can be registered here", "the image has no %s", name)
+	}
 	f, err := r.store.Open(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if len(b) > limit {
-		err = fmt.Errorf("%s is larger than %d bytes", RecordFile, limit)
+		err = fmt.Errorf("%s is larger than %d bytes", name, limit)
 	}
 	return b, errors.Join(err, f.Close())
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -116,17 +115,13 @@ func (r *registering) prepare(ctx context.Context) error {
 		return err
 	}
 	r.tags = append(r.tags, tag(tagDigest, r.digest), r.use)
-	for _, name := range []string{packedDisk, blocksFile, amiFile} {
+	for _, name := range []string{packedDisk, blocksFile} {
 		if _, ok := step.FileNamed(r.img.Files, name); !ok {
 			return step.Invalid("", "only images of the ec2 target can be registered here", "the image has no %s", name)
 		}
 	}
-	config, err := r.site.Store.Open(ctx, r.file(amiFile))
+	b, err := r.machines.Part(ctx, r.img, amiFile)
 	if err != nil {
-		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(config, 1<<20))
-	if err := errors.Join(err, config.Close()); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(b, &r.ami); err != nil {

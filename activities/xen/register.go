@@ -74,16 +74,7 @@ func (t *Target) Register(ctx context.Context, img step.Image) (_ step.Registrat
 
 // domainOf reads the image's domain.json.
 func (t *Target) domainOf(ctx context.Context, img step.Image) (dom domain, err error) {
-	a, ok := step.FileNamed(img.Files, domainFile)
-	if !ok {
-		return dom, step.Invalid("", "only images of the xen target can be registered here", "the image has no %s", domainFile)
-	}
-	r, err := t.site.Store.Open(ctx, a)
-	if err != nil {
-		return dom, err
-	}
-	defer r.Close() //nolint:errcheck // only read
-	b, err := io.ReadAll(io.LimitReader(r, 1<<20))
+	b, err := t.machines.Part(ctx, img, domainFile)
 	if err != nil {
 		return dom, err
 	}
