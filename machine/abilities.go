@@ -12,16 +12,13 @@ import (
 // Observe returns the state of m. If the process is gone and has removed its pid file,
 // Observe calls ended, which returns How, Success and Since of its end. Since is zero if
 // none ever ran.
-func (r *Machines) Observe(m step.Machine, ended func(Machine) (step.Health, error)) (step.Health, error) {
+func (r *Machines) Observe(m step.Machine, ended func(Machine) (step.Health, error)) (_ step.Health, err error) {
 	at, err := r.Of(m.Registration.Spec.Tags)
 	if err != nil {
 		return step.Health{}, step.During("observe", err)
 	}
-	h, err := at.observe(m.ID, ended)
-	if err != nil {
-		return step.Health{}, step.During("observe "+at.Name(), err)
-	}
-	return h, nil
+	defer step.SetOp("observe "+at.Name(), &err)
+	return at.observe(m.ID, ended)
 }
 
 func (m Machine) observe(id string, ended func(Machine) (step.Health, error)) (step.Health, error) {

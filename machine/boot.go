@@ -62,16 +62,13 @@ type Process interface {
 // They are Conflict if another image is registered under its name, NotFound if none is, and
 // those of enter, of the Process and of ctx.
 func (r *Machines) Boot(ctx context.Context, reg step.Registration,
-	enter func(Machine, Record) (p Process, timeout time.Duration, err error)) (step.Machine, error) {
+	enter func(Machine, Record) (p Process, timeout time.Duration, err error)) (_ step.Machine, err error) {
 	m, err := r.Of(reg.Spec.Tags)
 	if err != nil {
 		return step.Machine{}, step.During("boot", err)
 	}
-	out, err := m.boot(ctx, reg, enter)
-	if err != nil {
-		return step.Machine{}, step.During("boot "+m.Name(), err)
-	}
-	return out, nil
+	defer step.SetOp("boot "+m.Name(), &err)
+	return m.boot(ctx, reg, enter)
 }
 
 func (m Machine) boot(ctx context.Context, reg step.Registration, enter func(Machine, Record) (Process, time.Duration, error)) (out step.Machine, err error) {

@@ -61,25 +61,20 @@ func (c TapConfig) Interface() string {
 // Morgana made is gone when the last process has closed the file. Frames have no header
 // before them (IFF_NO_PI, no IFF_VNET_HDR). A tap that another process has open is
 // Conflict.
-func OpenTap(ctx context.Context, c TapConfig) (*os.File, error) {
-	f, err := openTap(ctx, c, false)
-	if err != nil {
-		return nil, step.During("open tap "+c.Interface(), err)
-	}
-	return f, nil
+func OpenTap(ctx context.Context, c TapConfig) (_ *os.File, err error) {
+	defer step.SetOp("open tap "+c.Interface(), &err)
+	return openTap(ctx, c, false)
 }
 
 // MakeTap makes the tap for a program that opens it by its name. It belongs to the
 // worker's user and stays until [RemoveTaps].
-func MakeTap(ctx context.Context, c TapConfig) error {
+func MakeTap(ctx context.Context, c TapConfig) (err error) {
+	defer step.SetOp("make tap "+c.Interface(), &err)
 	f, err := openTap(ctx, c, true)
 	if err == nil {
 		err = f.Close()
 	}
-	if err != nil {
-		return step.During("make tap "+c.Interface(), err)
-	}
-	return nil
+	return err
 }
 
 func openTap(ctx context.Context, c TapConfig, keep bool) (f *os.File, err error) {

@@ -32,12 +32,10 @@ type Prober struct{ Target step.Target }
 //
 // The time that has passed is a part of the progress: a try after a worker's death goes on
 // with the rest of the window.
-func (p Prober) Probe(ctx context.Context, in step.Probation) (step.Probed, error) {
-	answer, err := p.probe(ctx, in)
-	if err != nil {
-		return step.Probed{}, step.During(fmt.Sprintf("probe generation %d", in.Of().Generation), err)
-	}
-	return step.Probed{Answer: answer}, nil
+func (p Prober) Probe(ctx context.Context, in step.Probation) (out step.Probed, err error) {
+	defer step.SetOp(fmt.Sprintf("probe generation %d", in.Of().Generation), &err)
+	out.Answer, err = p.probe(ctx, in)
+	return out, err
 }
 
 func (p Prober) probe(ctx context.Context, in step.Probation) (answer string, err error) {

@@ -19,16 +19,13 @@ const silence = time.Second
 // that ran to its end is not started again: it is returned as Ended if it was ready, else
 // the error is BootFailed. An error of xl is final, and only its first error line is
 // returned.
-func (t *Target) Boot(ctx context.Context, r step.Registration) (step.Machine, error) {
+func (t *Target) Boot(ctx context.Context, r step.Registration) (_ step.Machine, err error) {
 	name, id, err := identify(r.Spec.Tags)
 	if err != nil {
 		return step.Machine{}, step.During("boot", err)
 	}
-	m, err := t.boot(ctx, r, name, id)
-	if err != nil {
-		return step.Machine{}, step.During("boot domain "+name, err)
-	}
-	return m, nil
+	defer step.SetOp("boot domain "+name, &err)
+	return t.boot(ctx, r, name, id)
 }
 
 func (t *Target) boot(ctx context.Context, r step.Registration, name, id string) (step.Machine, error) {
