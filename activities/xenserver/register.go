@@ -18,20 +18,6 @@ import (
 	"github.com/morgana-deploy/morgana/step"
 )
 
-// Register makes a VDI and sends the disk into it. If a rollout of this life has made a whole
-// one of the same disk in the SR of the options, Register adopts it and sends nothing; but an
-// hvm VM can write to its disk, so it gets one that no other rollout uses. A half-filled VDI
-// of a try that was cut off is destroyed: it looks like a whole one.
-//
-// Errors: Conflict if the SR has too little space.
-func (t *Target) Register(ctx context.Context, img step.Image) (step.Registration, error) {
-	reg, err := t.register(ctx, img)
-	if err != nil {
-		return step.Registration{}, step.During("register image", err)
-	}
-	return reg, nil
-}
-
 // registering is one call of Register.
 type registering struct {
 	*Target
@@ -43,7 +29,14 @@ type registering struct {
 	sr     ref    // of option sr; "" if that is not given
 }
 
-func (t *Target) register(ctx context.Context, img step.Image) (reg step.Registration, err error) {
+// Register makes a VDI and sends the disk into it. If a rollout of this life has made a whole
+// one of the same disk in the SR of the options, Register adopts it and sends nothing; but an
+// hvm VM can write to its disk, so it gets one that no other rollout uses. A half-filled VDI
+// of a try that was cut off is destroyed: it looks like a whole one.
+//
+// Errors: Conflict if the SR has too little space.
+func (t *Target) Register(ctx context.Context, img step.Image) (reg step.Registration, err error) {
+	defer step.SetOp("register image", &err)
 	reg = step.Registration{Spec: img.Spec, Digest: img.Digest}
 	if err := img.Valid(); err != nil {
 		return reg, err
@@ -110,10 +103,8 @@ func (r *registering) adopt(ctx context.Context) (ref, vdiRecord, error) {
 			return null, vdiRecord{}, nil
 		}
 		step.Report(ctx, step.Progress{Note: "waiting for the end of an earlier import into " + used})
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return null, vdiRecord{}, ctx.Err()
+		if err := step.Pause(ctx, pause); err != nil {
+			return null, vdiRecord{}, err
 		}
 	}
 }
