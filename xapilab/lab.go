@@ -222,6 +222,15 @@ func (l *Lab) Restart() {
 	})
 }
 
+// Failover makes the member the master, and the master a member.
+func (l *Lab) Failover() {
+	l.Restart()
+	l.locked(func() {
+		l.master, l.member = l.member, l.master
+		l.set(l.all("pool")[0], "master", l.master.ref)
+	})
+}
+
 // Role sets the role of the user, such as "vm-operator". Later sessions have it, as those of a
 // real pool. It is "pool-admin" at first.
 func (l *Lab) Role(name string) { l.locked(func() { l.role = name }) }

@@ -52,6 +52,40 @@ func TestObserveEnds(t *testing.T) {
 	b.destroy(m.Registration.Spec)
 }
 
+// TestFailover goes on with a pool that has another master than its configuration names, in a worker
+// that knows the former.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	img := b.image("failover", usual)
+	target := b.target()
+	r, err := target.Register(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.lab.Failover()
+	m, err := target.Boot(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if h, err := target.Observe(t.Context(), m); err != nil || h.State != step.Running {
+			t.Errorf("observed %+v, %v", h, err)
+		}
+		b.lab.Failover()
+	}
+	if again, err := target.Register(t.Context(), img); err != nil || !again.Adopted {
+		t.Errorf("registered %+v, %v", again, err)
+	}
+	if _, err := target.Destroy(t.Context(), step.Removal{Spec: img.Spec}); err != nil {
+		t.Error(err)
+	}
+	b.asBefore()
+	if h, err := target.Observe(t.Context(), m); err != nil || h.State != step.Gone {
+		t.Errorf("observed %+v, %v", h, err)
+	}
+}
+
 // TestObserveMany observes many VMs at the same time with few calls, also after the pool has
 // forgotten the token, or the session.
 func TestObserveMany(t *testing.T) {
