@@ -33,18 +33,23 @@ type Fault struct {
 // Lose says when a connection is closed.
 type Lose int
 
-// A call is lost before or after its effect, or before it by a [Lab.Restart].
+// A call is lost before or after its effect, or before it by a [Lab.Restart]. Expires ends all sessions
+// before it, and loses nothing.
 const (
 	Nothing Lose = iota
 	Before
 	After
 	Restarts
+	Expires
 )
 
 // lost waits for the delay of a fault, and reports whether the call is lost without an effect.
 func (l *Lab) lost(f Fault) bool {
-	if f.Lose == Restarts {
+	switch f.Lose {
+	case Restarts:
 		l.Restart()
+	case Expires:
+		l.Expire()
 	}
 	return !l.sleep(f.Delay) || f.Lose == Before || f.Lose == Restarts
 }
