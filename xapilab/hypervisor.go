@@ -1,6 +1,10 @@
 package xapilab
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"slices"
+)
 
 // Guest is the machine of a VM.
 type Guest struct {
@@ -40,4 +44,39 @@ type Running interface {
 	Ended() bool
 	// Stop ends the guest and removes what the hypervisor has of it.
 	Stop() error
+}
+
+// guest describes the machine of a VM.
+func (c *call) guest(vm *object, vbds []*object) (Guest, error) {
+	g := Guest{ID: vm.text("uuid"), Name: vm.text("name_label"), Type: vm.text("domain_type"), Memory: vm.int("memory_static_max"), VCPUs: int(vm.int("VCPUs_at_startup"))}
+	if g.Type == "pv" && c.config.NoPV {
+		return g, fail("INTERNAL_ERROR", `xenopsd internal error: Xenctrl.Error("22: Invalid argument")`)
+	}
+	limits := []int64{vm.int("memory_static_min"), vm.int("memory_dynamic_min"), vm.int("memory_dynamic_max"), vm.int("memory_static_max")}
+	if !slices.IsSorted(limits) || limits[0] < 0 || g.Memory == 0 || g.VCPUs == 0 {
+		return g, fail("MEMORY_CONSTRAINT_VIOLATION", "Memory limits must satisfy: static_min <= dynamic_min <= dynamic_max <= static_max")
+	}
+	slices.SortFunc(vbds, func(a, b *object) int { return cmp.Compare(a.text("userdevice"), b.text("userdevice")) })
+	for _, vbd := range vbds {
+		if vdi := c.objects[vbd.text("VDI")]; vdi != nil && (vbd.is("bootable") || g.Type == "hvm") && g.Disk == "" {
+			g.Disk = c.path(vdi)
+		}
+	}
+	for _, vif := range c.with("VIF", "VM", vm.ref) {
+		g.MACs = append(g.MACs, vif.text("MAC"))
+	}
+	if g.Type == "hvm" {
+		return g, nil
+	}
+	g.Bootloader, g.BootloaderArgs = vm.text("PV_bootloader"), vm.text("PV_bootloader_args")
+	switch {
+	case g.Bootloader == "" && vm.text("PV_kernel") != "": // this host has no kernels
+		return g, fail("INTERNAL_ERROR", "xenopsd internal error: No such file: "+vm.text("PV_kernel"))
+	case g.Bootloader != "pygrub" && g.Bootloader != "eliloader":
+		return g, fail("UNKNOWN_BOOTLOADER", vm.ref, g.Bootloader)
+	case g.Disk == "":
+		return g, fail("INTERNAL_ERROR", "xenopsd internal error: Xenops_interface.Xenopsd_error([S(No_bootable_device)])")
+	}
+	g.Args = " " + vm.text("PV_legacy_args") + " " + vm.text("PV_args")
+	return g, nil
 }
