@@ -37,6 +37,7 @@ func TestCancelAndLogs(t *testing.T) {
 		matches(t, l.morgana(folder, "logs", "--stage", "build"))
 	queued := l.begin(folder, "deploy", "--set", "dev.memory=72")
 	l.eventually("a deploy is queued", func() bool { return strings.Contains(queued.out.String(), "generation 3") })
+	l.eventually("the build runs, perhaps in another try", func() bool { return l.runs("sleep 1000") })
 	r := l.morgana(folder, "cancel", "cancelled/dev", "-o", "json")
 	var got struct {
 		Event, App, Target string
