@@ -196,7 +196,7 @@ func TestStatusThatSaysNothing(t *testing.T) {
 // break, and not in any argument, which all users can read.
 func TestEnvironmentIsTheProgramsOwn(t *testing.T) {
 	b := newBench(t)
-	r := b.register(linux, b.spec(`{"args":["env","stay"],"expect":"GODEBUG","env":{"GODEBUG":"abracadabra-43","PATH":"/nowhere"}}`))
+	r := b.register(linux, b.spec(`{"args":["env","hello","stay"],"expect":"hello","env":{"GODEBUG":"abracadabra-43","PATH":"/nowhere"}}`))
 	text := b.console(b.boot(r))
 	if !strings.Contains(text, "env: GODEBUG=abracadabra-43\n") || !strings.Contains(text, "env: PATH=/nowhere\n") {
 		t.Errorf("got\n%s", text)

@@ -38,7 +38,7 @@ static void arp(int fd)
     uint8_t frame[42] = { 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 8, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1,
         2, 0, 0, 0, 0, 8, 10, 213, 8, 2, 0, 0, 0, 0, 0, 0, 10, 213, 8, 1 };
     uint8_t got[2048];
-    time_t until = time(NULL) + 5;
+    time_t until = time(NULL) + 50;
     while (time(NULL) < until) {
         struct pollfd p = { .fd = fd, .events = POLLIN };
         /* Again and again: at first the host's end may not have seen the cable. */
