@@ -212,6 +212,10 @@ func beginImport(t *testing.T, l *Lab, request, task string) io.Closer {
 	if err != nil || answer.StatusCode != http.StatusOK {
 		t.Fatal(answer, err)
 	}
+	busy := false // the VDI is soon after the answer
+	for end := time.Now().Add(2 * time.Minute); !busy && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		l.locked(func() { busy = l.inUse(l.objects[params[1].(string)]) })
+	}
 	_, _ = w.Write(make([]byte, 1<<20)) // the lab tells if it is cut
 	return both{w, answer.Body}
 }

@@ -81,6 +81,8 @@ put.putheader("Content-Length", str(len(content)))
 put.endheaders()
 answer = put.getresponse()
 check("import", answer.status, 200)
+while not any(x.VBD.get_currently_attached(vbd) for vbd in x.VDI.get_VBDs(vdi)):
+    time.sleep(0.01)  # it is attached after the answer
 check("busy", refused(x.VDI.destroy, vdi), ["VDI_IN_USE", vdi, "destroy"])
 answer.fp.raw._sock.sendall(content)
 answer.read()
