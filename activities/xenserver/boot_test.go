@@ -113,7 +113,7 @@ func TestStartTaskLies(t *testing.T) {
 // TestStartAnswerLost goes on with a start whose answer was lost, and destroys its task.
 func TestStartAnswerLost(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, xapilab.Config{Moment: time.Second})
+	b := newBench(t, xapilab.Config{Moment: 5 * time.Second}) // long enough for a look at the VM
 	r := b.register(b.image("lost", usual))
 	b.lab.Fault(xapilab.Fault{Call: "Async.VM.start", Lose: xapilab.After})
 	if m := b.boot(r); m.Ended || b.count("Async.VM.start") != 1 {
