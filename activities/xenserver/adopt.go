@@ -50,14 +50,16 @@ func (b *boot) claim(ctx context.Context) (taken bool, err error) {
 		if have := is.OtherConfig[keyDigest]; have != b.r.Digest {
 			return false, &step.Error{Kind: step.Conflict, Hint: "deploy again", Err: fmt.Errorf("the VM %s has image %s, not %s", is.UUID, have, b.r.Digest)}
 		}
-		if is.UUID == chosen {
-			b.vm, b.rec = r, is
-			delete(vms, r)
-			return true, b.discard(ctx, vms)
-		}
-		if rec.UUID == "" || is.UUID < rec.UUID {
+		switch {
+		case is.UUID == chosen:
+			b.vm, b.rec, taken = r, is, true
+		case rec.UUID == "" || is.UUID < rec.UUID:
 			vm, rec = r, is
 		}
+	}
+	if taken {
+		delete(vms, b.vm)
+		return true, b.discard(ctx, vms)
 	}
 	if vm == "" {
 		if vm, err = b.create(ctx); err != nil {

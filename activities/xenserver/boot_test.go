@@ -375,3 +375,16 @@ func TestStartCutOff(t *testing.T) {
 		b.destroy(img.Spec)
 	}
 }
+
+// A VM that says it is the rollout's and has another image is never adopted nor removed.
+func TestBootConflict(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xapilab.Config{})
+	m := b.booted("two", usual)
+	b.lab.AddVM(map[string]any{"other_config": (&settings{}).otherConfig(m.Registration.Spec.Tags, "another")})
+	for range 8 {
+		if _, err := b.target().Boot(t.Context(), m.Registration); step.KindOf(err) != step.Conflict {
+			t.Fatal(err)
+		}
+	}
+}
