@@ -33,8 +33,8 @@ type Fault struct {
 // Lose says when a connection is closed.
 type Lose int
 
-// A call is lost before or after its effect, or before it by a [Lab.Restart]. Expires ends all sessions
-// before it, and loses nothing.
+// Before and After lose a call before and after its effect. Restarts loses it before, by a
+// [Lab.Restart]. Expires ends all sessions before the call, which is then answered.
 const (
 	Nothing Lose = iota
 	Before

@@ -2,6 +2,7 @@ package xapilab
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,12 +98,20 @@ func setMemoryLimits(c *call) (any, error) {
 func (c *call) halted() (*object, error) { return c.vm("Halted") }
 
 // vm returns the VM, if it may do the call: it is in one of the states, and nothing blocks it. While
-// another operation goes on the call waits, as xapi's do for up to two hours (helpers.ml).
+// another operation goes on the call waits, as xapi's do for up to two hours (helpers.ml). But
+// hard_shutdown is allowed beside all operations of another kind (xapi_vm_lifecycle.ml).
 func (c *call) vm(states ...string) (*object, error) {
 	for {
 		vm, err := c.allowed(states)
-		if err != nil || len(vm.table("current_operations")) == 0 {
-			return vm, err
+		if err != nil {
+			return nil, err
+		}
+		others := maps.Clone(vm.table("current_operations"))
+		if c.method == "VM.hard_shutdown" {
+			maps.DeleteFunc(others, func(_, operation string) bool { return operation != "hard_shutdown" })
+		}
+		if len(others) == 0 {
+			return vm, nil
 		}
 		changed := c.changed
 		c.unlocked(func() {
@@ -140,7 +149,7 @@ func (c *call) allowed(states []string) (*object, error) {
 }
 
 // during shows an operation in the VM's current_operations while the lab is unlocked for it.
-// The key is the task, which only an asynchronous call has in the pool.
+// The key is the task. Only an asynchronous call has one in the pool.
 func (l *Lab) during(vm, task *object, operation string, do func()) {
 	key := "DummyRef:|" + newUUID() + "|VM." + operation
 	if task != nil {

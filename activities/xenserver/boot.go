@@ -132,7 +132,7 @@ func (b *boot) look(ctx context.Context) (ready bool, err error) {
 		switch {
 		case b.ran:
 			return b.outcome(ctx, "has ended")
-		case len(b.rec.CurrentOperations) > 0: // a start of another worker, or whose answer was lost
+		case len(b.rec.CurrentOperations) > 0: // another worker starts it, or the answer of a start was lost
 			return false, b.keep(ctx)
 		case b.starts == maxStarts:
 			return false, b.failed("the VM was halted %d times before it was ready", b.starts)
@@ -371,7 +371,7 @@ func (b *boot) failed(format string, args ...any) error {
 	return machine.BootFailed(hint, format, args...)
 }
 
-// waits names the event that the VM lacks to be ready. unmet says that it did not come.
+// waits names the event for which the VM is not ready yet. unmet says that it did not come.
 func (b *boot) waits() (event, unmet string) {
 	switch {
 	case !b.ran:

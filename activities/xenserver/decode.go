@@ -56,7 +56,7 @@ func normalize(answer []byte) ([]byte, error) {
 					return nil, err
 				}
 			}
-			if open = append(open, e); len(open)/3 > maxDepth { // a value in a value is the third element in it
+			if open = append(open, e); len(open)/3 > maxDepth { // three elements a level: value, struct or array, member or data
 				return nil, fmt.Errorf("values are nested more than %d deep", maxDepth)
 			}
 			if !e.scalar {
@@ -79,7 +79,7 @@ func normalize(answer []byte) ([]byte, error) {
 // element is an element of an answer whose end was not read yet.
 type element struct {
 	name     string
-	scalar   bool // a value has it, and it is neither a struct nor an array
+	scalar   bool // the type of a simple value, as int or string
 	text     strings.Builder
 	children int
 }

@@ -166,7 +166,8 @@ func (p *pool) stop(ctx context.Context, vm ref, name string) error {
 }
 
 // whenFree calls a method of an object again and again, up to a limit, as long as another call
-// uses the object. It looks for operations first: xapi itself waits for their end, for hours.
+// uses the object. It looks for other operations first: xapi waits up to two hours for their end.
+// VM.hard_shutdown ends all others but its own kind.
 func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string, of ref, name string) error {
 	end := time.Now().Add(limit)
 	class, _, _ := strings.Cut(method, ".")
@@ -174,6 +175,9 @@ func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string,
 		var others map[string]string
 		err := p.call(ctx, &others, class+".get_current_operations", of)
 		for _, operation := range others {
+			if method == "VM.hard_shutdown" && operation != "hard_shutdown" {
+				continue
+			}
 			err = explained(&apiError{"OTHER_OPERATION_IN_PROGRESS", []string{class + "." + operation}})
 		}
 		if err == nil {
@@ -189,8 +193,8 @@ func (p *pool) whenFree(ctx context.Context, limit time.Duration, method string,
 	}
 }
 
-// foreignTask is the refusal to destroy a task whose session has ended, unless the user is a pool
-// operator. The pool removes it after a day.
+// foreignTask is the code by which a pool refuses to destroy a task whose session has ended. Only a
+// pool operator may. The pool removes the task after a day.
 const foreignTask = "RBAC_PERMISSION_DENIED"
 
 // tasks destroys the tasks of imports that were cut off.

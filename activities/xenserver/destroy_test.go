@@ -110,6 +110,13 @@ func TestDestroyWaits(t *testing.T) {
 	img := b.image("waits", usual)
 	b.boot(b.register(img))
 	vm := b.lab.Ref("VM", "morgana-waits-lab-1")
+	p, _, err := b.target().reach(t.Context(), img.Spec)
+	if err == nil {
+		err = p.stop(t.Context(), ref(vm), "")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	b.lab.Set(vm, "current_operations", map[string]string{"OpaqueRef:1": "export"}) // as of a backup
 	b.lab.Fault(xapilab.Fault{Call: "VDI.destroy", Times: 3, Error: []string{"VDI_IN_USE", "OpaqueRef:1", "destroy"}})
 	var notes []string
@@ -118,24 +125,26 @@ func TestDestroyWaits(t *testing.T) {
 			b.lab.Set(vm, "current_operations", map[string]string{})
 		}
 	}, nil)
-	_, err := b.target().Destroy(ctx, step.Removal{Spec: img.Spec})
+	_, err = b.target().Destroy(ctx, step.Removal{Spec: img.Spec})
 	for _, want := range []string{"VM morgana-waits-lab-1 is busy with another operation", "VDI morgana-waits-lab-1 is busy with another operation"} {
 		if err != nil || !slices.Contains(notes, want) {
 			t.Errorf("no note %q in %q: %v", want, notes, err)
 		}
 	}
 	b.asBefore()
-	if n, m := b.count("VM.hard_shutdown"), b.count("VDI.destroy"); n != 1 || m != 4 {
+	if n, m := b.count("VM.hard_shutdown"), b.count("VDI.destroy"); n != 2 || m != 4 {
 		t.Errorf("VM.hard_shutdown was called %d times and VDI.destroy %d times", n, m)
 	}
 	img.Spec.Life = "0a1b2c3e"
 	b.boot(b.register(img))
-	b.lab.Set(b.lab.Ref("VM", "morgana-waits-lab-1"), "blocked_operations", map[string]string{"hard_shutdown": "no"})
+	vm = b.lab.Ref("VM", "morgana-waits-lab-1")
+	b.lab.Set(vm, "blocked_operations", map[string]string{"hard_shutdown": "no"})
 	began := time.Now()
 	if _, err := b.target().Destroy(t.Context(), step.Removal{Spec: img.Spec}); step.KindOf(err) != step.Conflict || time.Since(began) > time.Minute {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
-	b.lab.Set(b.lab.Ref("VM", "morgana-waits-lab-1"), "blocked_operations", map[string]string{})
+	b.lab.Set(vm, "blocked_operations", map[string]string{})
+	b.lab.Set(vm, "current_operations", map[string]string{"OpaqueRef:1": "pool_migrate"}) // VM.hard_shutdown ends it
 	b.destroy(img.Spec)
 }
 

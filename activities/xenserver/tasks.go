@@ -41,8 +41,8 @@ func (p *pool) await(ctx context.Context, task ref, progress func(float64)) (res
 	}
 }
 
-// discard destroys a task, when it has ended. An answer that is lost does not undo what the task
-// did, so it is no error: the pool removes tasks that stay after a day.
+// discard destroys a task. xapi removes a task that goes on at its end. A lost answer is no error:
+// the pool removes tasks that stay after a day.
 func (p *pool) discard(ctx context.Context, task ref) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
@@ -53,8 +53,8 @@ func (p *pool) discard(ctx context.Context, task ref) {
 	}
 }
 
-// abandon destroys the task of an import that does not end it any more. Its status is set first:
-// xapi only marks a pending task that is destroyed, and waits for its end.
+// abandon destroys the task of an import that was cut off. Nothing ends such a task, and xapi
+// removes a task only after its end. So abandon ends it first.
 func (p *pool) abandon(ctx context.Context, task ref) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()

@@ -34,7 +34,7 @@ func (p *pool) upload(ctx context.Context, vdi ref, name, format string, size in
 	}
 	err := p.send(ctx, vdi, task, format, size, body, progress)
 	if err != nil && code(err) == "" {
-		_ = p.abandon(ctx, task) // that of an import that did not begin stays pending; Destroy removes it, too
+		_ = p.abandon(ctx, task) // if the import did not begin, nothing else ends it; Destroy removes what stays
 	}
 	return err
 }

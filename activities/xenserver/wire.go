@@ -19,8 +19,8 @@ import (
 const (
 	// callTimeout is the limit of one call. Long work is in tasks.
 	callTimeout = 2 * time.Minute
-	// makeTimeout is that of VDI.create: an SR may be slow, or busy with other VDIs. A call that is
-	// given up makes its VDI nevertheless, and the next try makes another, as slowly.
+	// makeTimeout is the limit of VDI.create: an SR may be slow, or busy with other VDIs. xapi makes
+	// the VDI of a call that was given up too, and the next try makes another, as slowly.
 	makeTimeout = 15 * time.Minute
 	// maxAnswer is the limit of an answer: that of VDI.get_all_records of a large pool has
 	// some 2 KiB for each VDI.
