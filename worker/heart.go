@@ -103,9 +103,10 @@ func (h *heart) failed(byItself bool, now time.Time) (again bool) {
 	return again
 }
 
-// accepted is how long the server may take to accept a heartbeat. After another pulse the
-// heartbeat timeout has passed, and the server gives the activity to another worker.
-const accepted = 4 * pulse
+// accepted is how long the server may take to accept a heartbeat. It begins a pulse after the last
+// accepted one, and the server gives the activity to another worker when the heartbeat timeout, 5
+// pulses, has passed since that. The rest is for the end of the step.
+const accepted = 3 * pulse
 
 // patient gives the call of a heartbeat the time accepted. The SDK gives it half a pulse and
 // then ends the try, so a server that hangs or restarts would end every build and upload.
