@@ -280,7 +280,8 @@ func (to *connection) describe(ctx context.Context, info *workflowpb.WorkflowExe
 		// Temporal's list lags behind: the deployment may have ended by now.
 		now, err := to.DescribeWorkflowExecution(asking, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId())
 		l.Note = to.stuck(asking, now)
-		if err == nil && now.GetWorkflowExecutionInfo().GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		status := now.GetWorkflowExecutionInfo().GetStatus()
+		if err == nil && status != enums.WORKFLOW_EXECUTION_STATUS_RUNNING && status != enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW {
 			return to.describe(ctx, now.GetWorkflowExecutionInfo(), ended)
 		}
 		switch {
