@@ -65,11 +65,11 @@ func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
 	return p, nil
 }
 
-// ownPorts returns ports for this process, which other servers do not choose. Linux does not
-// give them to connections: a connection could take a port between its release and the
-// server's bind. There are none if Linux is set to give out these ports too.
+// ownPorts returns ports for this process. Other processes get others, and Linux gives these to no
+// connection: one that took a port between its release and the server's bind would end the server.
+// There are none if Linux is set to give out these ports too.
 func ownPorts() (all []int) {
-	const first, count, each = 10000, 10000, 8
+	const first, count, each = 20000, 10000, 8
 	if lowest, err := lowestGiven(); err != nil || lowest < first+count {
 		return nil
 	}
