@@ -94,7 +94,7 @@ func (w *watch) vm(ctx context.Context, p *pool, m step.Machine) (vm vmRecord, t
 	case w.turn <- struct{}{}:
 		defer func() { <-w.turn }()
 	case <-ctx.Done():
-		return vm, false, ctx.Err()
+		return vm, false, explained(unreachable(p.first, ctx.Err()))
 	}
 	if !w.began.After(asked) {
 		if err := w.update(ctx, p); err != nil {
