@@ -156,7 +156,7 @@ func Amend(err error, change func(*Error)) error {
 	return &own
 }
 
-// SetOp sets *err to [During] with op, unless it is nil. A step defers it.
+// SetOp adds op to *err as [During] does. Nil stays nil. A step defers it.
 func SetOp(op string, err *error) {
 	if *err != nil {
 		*err = During(op, *err)

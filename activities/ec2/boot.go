@@ -332,11 +332,14 @@ func (b *boot) note() string {
 	if b.id == "" {
 		return "looking for the instance"
 	}
-	event, _ := b.waits()
+	event := "the instance to run"
+	if b.in.State != nil && b.in.State.Name == types.InstanceStateNameRunning {
+		event, _ = b.waits()
+	}
 	return fmt.Sprintf("waiting for %s (%s)", event, time.Since(b.began).Round(time.Second))
 }
 
-// waits names the event that the instance lacks to be ready. unmet says that it did not come.
+// waits names the event for which the instance is not ready yet. unmet says that it did not come.
 func (b *boot) waits() (event, unmet string) {
 	switch {
 	case b.in.State == nil || b.in.State.Name == types.InstanceStateNamePending:
