@@ -209,7 +209,7 @@ func TestPortsAreNotGivenOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lowest < 20000 {
+	if ownPorts() == nil {
 		t.Skipf("Linux gives out the ports from %d", lowest)
 	}
 	p, err := choosePorts(t.Context(), 0, 0)

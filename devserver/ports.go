@@ -65,9 +65,9 @@ func choosePorts(ctx context.Context, frontend, ui int) (ports, error) {
 	return p, nil
 }
 
-// ownPorts returns ports for this process. Other processes get others, and Linux gives these to no
-// connection: one that took a port between its release and the server's bind would end the server.
-// There are none if Linux is set to give out these ports too.
+// ownPorts returns ports for this process, by its id: processes at the same time seldom have the
+// same. Linux gives these ports to no connection. One that took a port between its release and the
+// server's bind would end the server. There are none if Linux is set to give out these ports too.
 func ownPorts() (all []int) {
 	const first, count, each = 20000, 10000, 8
 	if lowest, err := lowestGiven(); err != nil || lowest < first+count {
