@@ -141,11 +141,8 @@ func (f *file) identifyPacked(p *packer) (Info, error) {
 	if in.err != nil {
 		return Info{}, in.err
 	}
-	var e *step.Error
-	if errors.As(err, &e) {
-		inside := *e
-		inside.Err = fmt.Errorf("in the %s file: %w", p.name, e.Err)
-		return Info{}, &inside
+	if errors.As(err, new(*step.Error)) {
+		return Info{}, step.Amend(err, func(e *step.Error) { e.Err = fmt.Errorf("in the %s file: %w", p.name, e.Err) })
 	}
 	info.Compression = p.name
 	return info, err

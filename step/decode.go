@@ -114,9 +114,7 @@ func checkType(raw json.RawMessage, t reflect.Type, path, sample string) error {
 		if own.Field != "" {
 			return own
 		}
-		located := *own
-		located.Field = path
-		return &located
+		return Amend(own, func(e *Error) { e.Field = path })
 	case errors.As(err, &wrong):
 		return wrongType(raw, t, path, sample)
 	}

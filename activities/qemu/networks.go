@@ -172,9 +172,7 @@ func (s *settings) tap(tags step.Tags, i int) machine.TapConfig {
 func (s *settings) blame(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && len(s.Networks) == 0 && e.Field == "tap" {
-		with := *e
-		with.Field = "network"
-		return &with
+		return step.Amend(err, func(e *step.Error) { e.Field = "network" })
 	}
 	return err
 }

@@ -181,9 +181,7 @@ func (m *manifest) list() string {
 func (s *settings) blameNetwork(err error) error {
 	var e *step.Error
 	if errors.As(err, &e) && len(s.Networks) == 0 && e.Field != "networks" {
-		with := *e
-		with.Field = "network"
-		return &with
+		return step.Amend(err, func(e *step.Error) { e.Field = "network" })
 	}
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"strconv"
 	"time"
+
+	"github.com/morgana-deploy/morgana/step"
 )
 
 const (
@@ -33,10 +35,8 @@ func (p *pool) await(ctx context.Context, task ref, progress func(float64)) (res
 		if done, err := strconv.ParseFloat(t.Progress, 64); err == nil && progress != nil {
 			progress(done)
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return "", ctx.Err()
+		if err := step.Pause(ctx, pause); err != nil {
+			return "", err
 		}
 	}
 }
